@@ -1,0 +1,97 @@
+"""The guest's side of the boundary: one JSON request, one JSON response, failures as exceptions."""
+
+import json
+
+import _rlm
+
+_dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_loads = json.loads
+
+
+class QueryError(Exception):
+    """A request to the host was refused or failed."""
+
+
+class BudgetExceeded(QueryError):
+    """A budget of this run does not cover the request."""
+
+
+class DepthExceeded(QueryError):
+    """The request would go deeper than the policy allows."""
+
+
+class QueryTimeout(QueryError):
+    """No answer came in time."""
+
+
+class QueryCancelled(QueryError):
+    """The run ended before an answer came."""
+
+
+class ProviderError(QueryError):
+    """The model provider failed."""
+
+
+_ERRORS = {c.__name__: c for c in (BudgetExceeded, DepthExceeded, QueryTimeout, QueryCancelled, ProviderError)}
+
+
+class Finished(BaseException):
+    """Ends the cell after a finish; not an Exception, so that `except Exception` lets it through."""
+
+
+def _ask(request):
+    # Lone surrogates are legal in a str and not in UTF-8: they become question marks here.
+    return _loads(_rlm.call(_dumps(request).encode("utf-8", "replace")))
+
+
+def _failure(item):
+    error = item["error"]
+    return _ERRORS.get(error["type"], QueryError)(error["message"])
+
+
+def llm_query(prompt, model=None):
+    """Ask a language model; return its answer as a str, or raise a QueryError."""
+    request = {"type": "llm_query", "prompt": prompt if type(prompt) is str else str(prompt)}
+    if model is not None:
+        request["model"] = str(model)
+    response = _ask(request)
+    if response["status"] != "completed":
+        raise _failure(response)
+    return response["text"]
+
+
+def llm_query_batched(prompts, model=None, return_exceptions=False):
+    """Ask many questions at once; answers come back in the order of the prompts.
+
+    The first failure is raised, with `.results` holding every answer (or exception) in order; with
+    `return_exceptions=True` that list is returned instead.
+    """
+    prompts = [p if type(p) is str else str(p) for p in prompts]
+    if not prompts:
+        return []
+    request = {"type": "llm_query_batch", "prompts": prompts}
+    if model is not None:
+        request["model"] = str(model)
+    response = _ask(request)
+    if response["status"] != "completed":
+        raise _failure(response)
+    results = [i["text"] if i["status"] == "completed" else _failure(i) for i in response["items"]]
+    if not return_exceptions:
+        for result in results:
+            if isinstance(result, QueryError):
+                result.results = results
+                raise result
+    return results
+
+
+def budget():
+    """What is left: a dict of dimension to {"limit", "spent", "reserved", "available"}."""
+    response = _ask({"type": "budget"})
+    if response["status"] != "completed":
+        raise _failure(response)
+    return response["budget"]
+
+
+def finish(answer):
+    """Tell the host the final answer. The cell ends when this is called through FINAL."""
+    _ask({"type": "finish", "answer": str(answer)})

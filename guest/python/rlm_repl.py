@@ -1,0 +1,211 @@
+"""The REPL: one persistent namespace, one cell at a time.
+
+A cell's streams: 1 stdout, 2 stderr, 3 the shown last expression, 4 the error (JSON), 5 the
+report (JSON). The host bounds each of them again.
+"""
+
+import ast
+import builtins
+import inspect
+import io
+import json
+import linecache
+import random
+import sys
+import types
+
+import _rlm
+import rlm_asyncio
+import rlm_display
+import rlm_queries
+
+STREAM_RESULT, STREAM_ERROR, STREAM_REPORT = 3, 4, 5
+CELLS_REMEMBERED = 64
+VARIABLES_REPORTED = 200
+
+main = types.ModuleType("__main__")
+namespace = main.__dict__
+_contexts = {}
+_cells = 0
+_finished = False
+
+
+class _Stream(io.RawIOBase):
+    def __init__(self, number):
+        self._number = number
+
+    def writable(self):
+        return True
+
+    def fileno(self):
+        return self._number
+
+    def isatty(self):
+        return False
+
+    def write(self, data):
+        return _rlm.emit(self._number, data)
+
+
+def _text_stream(number, name):
+    raw = _Stream(number)
+    raw.name = name
+    buffered = io.BufferedWriter(raw, 8192)
+    return io.TextIOWrapper(buffered, encoding="utf-8", errors="backslashreplace", newline="\n")
+
+
+# -- what a cell finds in its namespace ----------------------------------------------------------
+
+
+def FINAL(value=""):
+    """End the run with this answer."""
+    global _finished
+    _finished = True
+    rlm_queries.finish(value)
+    raise rlm_queries.Finished
+
+
+def FINAL_VAR(name):
+    """End the run with the value of a variable, named by a str."""
+    if type(name) is str:
+        key = name.strip().strip("'\"")
+        if key not in namespace:
+            raise NameError(f"FINAL_VAR: there is no variable {key!r}; SHOW_VARS() lists what there is")
+        name = namespace[key]
+    FINAL(name)
+
+
+def SHOW_VARS():
+    """The variables made so far: a dict of name to type name."""
+    return {name: type(namespace[name]).__name__ for name in _variables()}
+
+
+def _exit(code=None):
+    raise SystemExit(code)
+
+
+_RESERVED = {
+    "llm_query": rlm_queries.llm_query,
+    "llm_query_batched": rlm_queries.llm_query_batched,
+    "budget": rlm_queries.budget,
+    "FINAL": FINAL,
+    "FINAL_VAR": FINAL_VAR,
+    "SHOW_VARS": SHOW_VARS,
+    "QueryError": rlm_queries.QueryError,
+    "BudgetExceeded": rlm_queries.BudgetExceeded,
+    "ProviderError": rlm_queries.ProviderError,
+    "QueryTimeout": rlm_queries.QueryTimeout,
+}
+
+
+def _variables():
+    hidden = _RESERVED.keys() | _contexts.keys() | {"answer"}
+    return [n for n in namespace if type(n) is str and not n.startswith("_") and n not in hidden]
+
+
+def _restore():
+    """Bring back the reserved names, the streams and `__main__`, whatever the last cell did."""
+    sys.modules["__main__"] = main
+    namespace["__name__"] = "__main__"
+    namespace["__builtins__"] = builtins
+    namespace.update(_RESERVED)
+    namespace.update(_contexts)
+    if type(namespace.get("answer")) is not dict:
+        namespace["answer"] = {"content": "", "ready": False}
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        stream = getattr(sys, name, None)
+        if type(stream) is not io.TextIOWrapper or stream.closed or stream is not _streams.get(name):
+            _streams[name] = _text_stream(number, f"<{name}>")
+            setattr(sys, name, _streams[name])
+
+
+_streams = {}
+sys.stdin = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+builtins.exit = builtins.quit = _exit
+
+
+def set_context(name, value):
+    """Bind an input of the run; it comes back before each cell if a cell overwrites it."""
+    _contexts[name] = value
+    namespace[name] = value
+
+
+def reset():
+    """Back to the state of a fresh session. Used once, after the warm-up before the image is taken."""
+    global _cells
+    namespace.clear()
+    _contexts.clear()
+    _contexts["context"] = ""
+    _streams.clear()
+    linecache.cache.clear()
+    rlm_asyncio.forget_cell_loop()
+    _cells = 0
+    _restore()
+
+
+# -- one cell ----------------------------------------------------------------------------------
+
+
+def run_cell(source, seed, report):
+    """Run one cell; 0 if it ran to its end, 1 if it raised. Never raises itself."""
+    global _cells, _finished
+    _finished = False
+    status = 0
+    try:
+        if seed is not None:
+            random.seed(int.from_bytes(seed, "little"))
+        _cells += 1
+        _restore()
+        result = _execute(source, f"<cell {_cells}>")
+        if result is not None:
+            namespace["_"] = result
+            _send(STREAM_RESULT, rlm_display.show(result))
+        answer = namespace.get("answer")
+        if not _finished and type(answer) is dict and answer.get("ready"):
+            rlm_queries.finish(answer.get("content", ""))
+    except rlm_queries.Finished:
+        pass
+    except BaseException as error:
+        status = 1
+        _flush()
+        name, message, text = rlm_display.describe(error)
+        _send(STREAM_ERROR, json.dumps({"type": name, "message": message, "traceback": text}))
+        error = None
+    _flush()
+    if report:
+        _send(STREAM_REPORT, json.dumps({"variables": _variables()[:VARIABLES_REPORTED]}))
+    return status
+
+
+def _execute(source, filename):
+    linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
+    linecache.cache.pop(f"<cell {_cells - CELLS_REMEMBERED}>", None)
+    tree = ast.parse(source, filename, "exec")
+    last = None
+    if tree.body and type(tree.body[-1]) is ast.Expr:
+        last = ast.Expression(tree.body.pop().value)
+    if tree.body:
+        _evaluate(tree, filename, "exec")
+    if last is not None:
+        return _evaluate(last, filename, "eval")
+    return None
+
+
+def _evaluate(tree, filename, mode):
+    code = compile(tree, filename, mode, flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+    value = eval(code, namespace)
+    if code.co_flags & inspect.CO_COROUTINE:
+        return rlm_asyncio.run_cell_coroutine(value)
+    return value
+
+
+def _send(stream, text):
+    _rlm.emit(stream, text.encode("utf-8", "backslashreplace"))
+
+
+def _flush():
+    for name in ("stdout", "stderr"):
+        try:
+            getattr(sys, name).flush()
+        except BaseException:
+            pass

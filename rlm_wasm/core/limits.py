@@ -1,0 +1,98 @@
+"""The limits that the pure core works with: plain frozen integers, unit and bound in each name.
+
+`policy/` builds these from the operator's file and is the only place that reads one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class CellLimits:
+    """Limits of one execution in a session. `wall_ms_max` counts execution, not waits for the host."""
+
+    fuel_max: int
+    wall_ms_max: int
+    stdout_bytes_max: int
+    stderr_bytes_max: int
+    result_bytes_max: int
+    source_bytes_max: int
+    requests_max: int
+    sleep_ms_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLimits:
+    """Limits and grants of one session, whatever cell runs in it."""
+
+    memory_bytes_max: int
+    context_bytes_max: int
+    clock: Literal["virtual", "real"]
+    entropy: Literal["seeded", "fresh"]
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class BoundaryLimits:
+    """What one request frame may be."""
+
+    frame_bytes_max: int
+    control_frame_bytes_max: int
+    prompt_bytes_max: int
+    batch_items_max: int
+    nesting_max: int
+    host_wait_ms_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class ObservationLimits:
+    """What goes back to the model after a cell."""
+
+    bytes_max: int
+    variables_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetLimits:
+    """What a whole run may use up, over every depth. Fields are the ledger's dimensions."""
+
+    calls_max: int
+    requests_max: int
+    input_tokens_max: int
+    output_tokens_max: int
+    cost_microdollars_max: int
+    iterations_max: int
+    fuel_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunLimits:
+    """Limits of a run that are not used up but bound it."""
+
+    wall_ms_max: int
+    depth_max: int
+    permits_max: int
+    events_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class QueryLimits:
+    """Limits of one query to a provider. `attempts_max` counts the first try."""
+
+    timeout_ms_max: int
+    attempts_max: int
+    backoff_ms_first: int
+    backoff_ms_max: int
+    input_overhead_tokens: int
+    output_tokens_max: int
+    response_bytes_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPrice:
+    """What a model costs, in micro-dollars for a million tokens."""
+
+    input_microdollars_per_mtok: int
+    output_microdollars_per_mtok: int

@@ -1,0 +1,107 @@
+"""The cache of compiled modules. A compiled module is native code: it is loaded only if its MAC fits.
+
+The MAC is made with this machine's key over everything the code depends on (wasmtime's version,
+the engine's configuration, the wasm module's hash) and the code itself. The bytes that were
+checked are the bytes that are loaded: they go from one read into a sealed memory file.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import wasmtime
+
+from rlm_wasm.errors import ArtifactError, InternalError
+from rlm_wasm.image.files import read_owned, write_private
+from rlm_wasm.image.machine_key import MAC_BYTES, mac, machine_key, same
+from rlm_wasm.image.memfd import sealed_memfd
+from rlm_wasm.image.paths import compiled_dir
+
+_PURPOSE: Final = "compiled-module"
+COMPILED_BYTES_MAX: Final = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledModule:
+    """A module ready to instantiate, and whether it came from the cache."""
+
+    module: wasmtime.Module
+    path: Path
+    from_cache: bool
+
+
+@functools.cache
+def wasmtime_version() -> str:
+    """Return the version of the wasmtime package in use."""
+    return importlib.metadata.version("wasmtime")
+
+
+def cache_path(code: bytes, configuration: str) -> Path:
+    """Return where the compiled form of `code` lies for this wasmtime and engine configuration."""
+    return compiled_dir() / f"{_identity(code, configuration).hex()[:32]}.cwasm"
+
+
+def load_module(engine: wasmtime.Engine, code: bytes, configuration: str) -> CompiledModule:
+    """Return the compiled `code`, from the cache if its MAC fits, else compiled now and cached.
+
+    A file whose MAC does not fit is removed and never loaded. A cache that cannot be written costs
+    the next start a compilation, nothing more.
+    """
+    key = machine_key()
+    identity = _identity(code, configuration)
+    path = cache_path(code, configuration)
+    native = _authenticated(path, key, identity)
+    if native is not None:
+        return CompiledModule(_deserialise(engine, native), path, from_cache=True)
+    module = wasmtime.Module(engine, code)
+    native = bytes(module.serialize())
+    try:
+        write_private(path, [mac(key, _PURPOSE, identity, native), native])
+    except ArtifactError:
+        return CompiledModule(module, path, from_cache=False)
+    return CompiledModule(module, path, from_cache=False)
+
+
+def is_cached(code: bytes, configuration: str) -> bool:
+    """Return whether a compiled module lies in the cache and its MAC fits."""
+    path = cache_path(code, configuration)
+    return path.exists() and _authenticated(path, machine_key(), _identity(code, configuration)) is not None
+
+
+def _identity(code: bytes, configuration: str) -> bytes:
+    digest = hashlib.blake2b(digest_size=32)
+    for part in (wasmtime_version().encode(), configuration.encode(), hashlib.sha256(code).digest()):
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.digest()
+
+
+def _authenticated(path: Path, key: bytes, identity: bytes) -> memoryview | None:
+    try:
+        data = read_owned(path, bytes_max=COMPILED_BYTES_MAX)
+    except FileNotFoundError:
+        return None
+    except ArtifactError:
+        path.unlink(missing_ok=True)
+        return None
+    found, native = data[:MAC_BYTES], memoryview(data)[MAC_BYTES:]
+    if not same(found, mac(key, _PURPOSE, identity, native)):
+        path.unlink(missing_ok=True)
+        return None
+    return native
+
+
+def _deserialise(engine: wasmtime.Engine, native: memoryview) -> wasmtime.Module:
+    fd = sealed_memfd("rlm-code", native)
+    try:
+        return wasmtime.Module.deserialize_file(engine, f"/proc/self/fd/{fd}")
+    except wasmtime.WasmtimeError as error:
+        raise InternalError(f"an authenticated module did not load: {error}") from error
+    finally:
+        os.close(fd)

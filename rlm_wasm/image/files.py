@@ -1,0 +1,67 @@
+"""Reading and writing the files that must be what they were: one open, one read, atomic writes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from rlm_wasm.errors import ArtifactError
+
+_CHUNK_BYTES: Final = 1 << 20
+
+
+def read_owned(path: Path, *, bytes_max: int) -> bytes:
+    """Read a regular file that this user owns and no other may write, whole, through one descriptor.
+
+    Symbolic links are not followed. FileNotFoundError passes through; every other failure is an
+    ArtifactError.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ArtifactError(f"cannot open {path}: {error.strerror}") from error
+    try:
+        facts = os.fstat(fd)
+        if not stat.S_ISREG(facts.st_mode) or facts.st_uid != os.geteuid():
+            raise ArtifactError(f"{path} is not a regular file of this user")
+        if facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise ArtifactError(f"{path} can be written by another user")
+        if facts.st_size > bytes_max:
+            raise ArtifactError(f"{path} has {facts.st_size} bytes; at most {bytes_max} are allowed")
+        data = bytearray()
+        while chunk := os.read(fd, _CHUNK_BYTES):
+            data += chunk
+            if len(data) > bytes_max:
+                raise ArtifactError(f"{path} grew past {bytes_max} bytes while it was read")
+        return bytes(data)
+    finally:
+        os.close(fd)
+
+
+def write_private(path: Path, parts: Iterable[bytes]) -> None:
+    """Write a file of mode 0600 beside its final name, then rename it into place.
+
+    Raises:
+        ArtifactError: the file could not be written (a full disk, say); nothing is left behind.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "wb") as stream:
+            for part in parts:
+                stream.write(part)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        hint = "free some space, or set RLM_WASM_CACHE to another disk" if error.errno == errno.ENOSPC else None
+        raise ArtifactError(f"cannot write {path}: {error.strerror}", hint=hint) from error
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,85 @@
+"""One call into a guest, on a fiber of its own. Its owner polls it; nothing else may."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any, Final
+
+import wasmtime
+from wasmtime import _bindings as ffi
+
+from rlm_wasm.errors import InternalError
+from rlm_wasm.sandbox import imports
+from rlm_wasm.sandbox.imports import ImportHandler
+
+_TRAP_POINTER: Final = ctypes.POINTER(ffi.wasm_trap_t)
+_ERROR_POINTER: Final = ctypes.POINTER(ffi.wasmtime_error_t)
+_poll_future = ffi._wasmtime_call_future_poll
+_delete_future = ffi._wasmtime_call_future_delete
+
+
+class Call:
+    """A future of wasmtime with everything it borrows: arguments, results, trap and error slots.
+
+    The order is fixed, because the alternatives abort the process: poll until done or drop; the
+    future is deleted once; the store is closed only afterwards.
+    """
+
+    __slots__ = ("_arguments", "_error", "_function", "_future", "_handler", "_results", "_trap", "done")
+
+    def __init__(
+        self, handler: ImportHandler, context: Any, function: Any, arguments: tuple[int, ...], results_n: int
+    ) -> None:
+        self._handler = handler
+        self._function = function
+        self._arguments = (ffi.wasmtime_val_t * max(1, len(arguments)))()
+        for slot, value in zip(self._arguments, arguments, strict=False):
+            slot.kind = 0
+            slot.of.i32 = value
+        self._results = (ffi.wasmtime_val_t * max(1, results_n))()
+        self._trap = _TRAP_POINTER()
+        self._error = _ERROR_POINTER()
+        self.done = False
+        self._future: Any = ffi.wasmtime_func_call_async(
+            context,
+            ctypes.byref(function),
+            self._arguments,
+            len(arguments),
+            self._results,
+            results_n,
+            ctypes.byref(self._trap),
+            ctypes.byref(self._error),
+        )
+
+    def poll(self) -> bool:
+        """Run the fiber until it ends (True), waits, or has used its slice (False)."""
+        if self._future is None:
+            raise InternalError("a finished call was polled")
+        imports.enter(self._handler)
+        try:
+            finished = bool(_poll_future(self._future))
+        finally:
+            imports.leave()
+        if finished:
+            self.done = True
+            self.close()
+        return finished
+
+    @property
+    def result(self) -> int:
+        """The first result as a signed 32-bit integer, once done."""
+        return int(self._results[0].of.i32)
+
+    def take_trap(self) -> wasmtime.Trap | wasmtime.WasmtimeError | None:
+        """Return why the call failed, or None if it did not. Call it once, after `done`."""
+        if self._trap:
+            return wasmtime.Trap._from_ptr(self._trap)
+        if self._error:
+            return wasmtime.WasmtimeError._from_ptr(self._error)
+        return None
+
+    def close(self) -> None:
+        """Drop the future; a suspended fiber is unwound. Safe to call again."""
+        future, self._future = self._future, None
+        if future is not None:
+            _delete_future(future)

@@ -1,0 +1,65 @@
+"""What happens when a callback of ours fails inside wasmtime: the process ends, at once.
+
+An exception that leaves a ctypes callback leaves the C return value unset. For the memory
+callbacks that value is the base address that compiled code uses without bounds checks, so going on
+is an escape. Every callback therefore catches everything itself, and because an exception can
+strike before its first line (MemoryError, RecursionError), `sys.unraisablehook` ends the process
+as well: ctypes calls it before control returns to wasmtime.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, Final, NoReturn, ParamSpec, TypeVar
+
+EXIT_CODE: Final = 70
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+_guarded: set[int] = set()
+_previous: Callable[[sys.UnraisableHookArgs], Any] | None = None
+
+
+def die(what: str) -> NoReturn:
+    """Say `what` on fd 2 and end the process without running anything else."""
+    try:
+        os.write(2, f"rlm-wasm: fatal: {what}\n".encode("ascii", "replace"))
+    finally:
+        os._exit(EXIT_CODE)
+
+
+def guarded(body: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Return `body` as a callback for wasmtime: any exception in it ends the process."""
+
+    def callback(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return body(*args, **kwargs)
+        except BaseException as error:  # noqa: BLE001 - nothing may unwind into wasmtime
+            die(f"{type(error).__name__} in the callback {body.__name__}")
+
+    _guarded.add(id(callback))
+    _kept.append(callback)
+    return callback
+
+
+_kept: list[object] = []
+
+
+def install_hook() -> None:
+    """Make an unraisable exception of one of our callbacks end the process; others go where they went.
+
+    Called before each guest call, because test runners and frameworks replace the hook.
+    """
+    global _previous
+    if sys.unraisablehook is not _hook:
+        _previous = sys.unraisablehook
+        sys.unraisablehook = _hook
+
+
+def _hook(unraisable: sys.UnraisableHookArgs) -> None:
+    if id(unraisable.object) in _guarded:
+        die(f"{unraisable.exc_type.__name__} on entry to a callback")
+    if _previous is not None:
+        _previous(unraisable)

@@ -1,0 +1,206 @@
+"""The six functions a guest can call: the whole of what it can touch outside its own memory.
+
+They run on the guest's fiber, inside wasmtime. So they only check bounds, copy at most what a cap
+allows, and note what the guest wants; decoding and answering happen later, on the host's stack.
+None of them raises into wasmtime: a refusal becomes a fault in the handler and a trap.
+
+Every call charges fuel for itself and for each byte, since host work costs the guest none, and
+gives the slice back to the loop once it has used its wall quota.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from time import monotonic_ns
+from typing import Any, Final, Protocol
+
+import wasmtime
+from wasmtime import _bindings as ffi
+
+from rlm_wasm.errors import GuestError, InternalError
+from rlm_wasm.sandbox.fatal import guarded
+
+MODULE: Final = "rlm"
+# About what a call and a byte cost the host, in fuel: 100 M fuel ran 8.5 ms, a call takes up to 10 µs.
+FUEL_PER_CALL: Final = 100_000
+FUEL_PER_BYTE: Final = 4
+SLICE_WALL_NS: Final = 10_000_000
+ENTROPY_BYTES_MAX: Final = 256
+
+
+class ImportHandler(Protocol):
+    """What a guest call needs from its owner. Each method may raise a GuestError to end the call."""
+
+    slice_began_ns: int
+
+    def charge(self, fuel: int) -> None:
+        """Take `fuel` from what the guest has left, down to nothing."""
+
+    def refuse(self, error: GuestError) -> None:
+        """Note why the call is about to trap."""
+
+    def on_call(self, pointer: int, length: int) -> None:
+        """The guest hands over a request and waits."""
+
+    def on_take(self, pointer: int, capacity: int) -> int:
+        """The guest takes the response it was told of."""
+
+    def on_emit(self, stream: int, pointer: int, length: int) -> int:
+        """The guest writes to a stream."""
+
+    def on_clock(self, clock_id: int) -> int:
+        """The guest reads a clock, in nanoseconds."""
+
+    def on_entropy(self, pointer: int, length: int) -> int:
+        """The guest asks for random bytes."""
+
+    def on_sleep(self, nanoseconds: int) -> bool:
+        """The guest sleeps; False if there is nothing to wait for."""
+
+    def wait_result(self) -> int | None:
+        """Return the result of the call that waits, or None while there is none."""
+
+
+# Set around each poll by `Call`. One thread polls, and a fiber runs only inside a poll, so this is
+# always the guest that is calling.
+_current: ImportHandler | None = None
+_waiting_results: Any = None
+
+
+def enter(handler: ImportHandler) -> None:
+    """Name the guest that the next poll runs."""
+    global _current
+    _current = handler
+
+
+def leave() -> None:
+    """No guest runs."""
+    global _current
+    _current = None
+
+
+def _handler() -> ImportHandler:
+    if _current is None:
+        raise InternalError("an import was called outside a poll")
+    return _current
+
+
+def _always(env: Any) -> bool:
+    return True
+
+
+def _once_later(env: Any) -> bool:
+    # The slice's wall quota is used up. The loop starts the next slice by setting slice_began_ns.
+    return monotonic_ns() - _handler().slice_began_ns < SLICE_WALL_NS
+
+
+def _when_answered(env: Any) -> bool:
+    handler = _handler()
+    result = handler.wait_result()
+    if result is None:
+        return False
+    ctypes.cast(env, _VALUES)[0].of.i32 = result
+    return True
+
+
+_VALUES: Final = ctypes.POINTER(ffi.wasmtime_val_t)
+_CONTINUE_NOW = ffi.wasmtime_func_async_continuation_callback_t(guarded(_always))
+_CONTINUE_NEXT_SLICE = ffi.wasmtime_func_async_continuation_callback_t(guarded(_once_later))
+_CONTINUE_WHEN_ANSWERED = ffi.wasmtime_func_async_continuation_callback_t(guarded(_when_answered))
+_KIND_I32, _KIND_I64 = 0, 1
+_I32, _I64 = wasmtime.ValType.i32, wasmtime.ValType.i64
+
+
+def _define(
+    kind: int, body: Callable[[ImportHandler, Any], tuple[int, bool]]
+) -> Any:
+    """Wrap `body` (handler, args) -> (result, waits) as wasmtime's asynchronous callback."""
+
+    def callback(
+        env: Any, caller: Any, args: Any, args_n: int, results: Any, results_n: int, trap: Any, then: Any
+    ) -> None:
+        handler = _handler()
+        results[0].kind = kind
+        continuation = then[0]
+        # Also with a trap: wasmtime panics over a continuation that is not set.
+        continuation.callback = _CONTINUE_NOW
+        try:
+            result, waits = body(handler, args)
+        except GuestError as error:
+            handler.refuse(error)
+            trap[0] = ffi.wasmtime_trap_new(b"refused", 7)
+            return
+        if kind == _KIND_I64:
+            results[0].of.i64 = result
+        else:
+            results[0].of.i32 = result
+        if waits:
+            # The results stay valid until the continuation says it is done (wasmtime/async.h).
+            continuation.env = ctypes.cast(results, ctypes.c_void_p)
+            continuation.callback = _CONTINUE_WHEN_ANSWERED
+        elif monotonic_ns() - handler.slice_began_ns >= SLICE_WALL_NS:
+            continuation.callback = _CONTINUE_NEXT_SLICE
+
+    callback.__name__ = f"import_{body.__name__.lstrip('_')}"
+    return ffi.wasmtime_func_async_callback_t(guarded(callback))
+
+
+def _call(handler: ImportHandler, args: Any) -> tuple[int, bool]:
+    pointer, length = args[0].of.i32, args[1].of.i32
+    handler.charge(FUEL_PER_CALL + FUEL_PER_BYTE * (length & 0xFFFF_FFFF))
+    handler.on_call(pointer, length)
+    return 0, True
+
+
+def _take(handler: ImportHandler, args: Any) -> tuple[int, bool]:
+    count = handler.on_take(args[0].of.i32, args[1].of.i32)
+    handler.charge(FUEL_PER_CALL + FUEL_PER_BYTE * max(count, 0))
+    return count, False
+
+
+def _emit(handler: ImportHandler, args: Any) -> tuple[int, bool]:
+    length = args[2].of.i32
+    handler.charge(FUEL_PER_CALL + FUEL_PER_BYTE * (length & 0xFFFF_FFFF))
+    return handler.on_emit(args[0].of.i32, args[1].of.i32, length), False
+
+
+def _clock(handler: ImportHandler, args: Any) -> tuple[int, bool]:
+    handler.charge(FUEL_PER_CALL)
+    return handler.on_clock(args[0].of.i32), False
+
+
+def _entropy(handler: ImportHandler, args: Any) -> tuple[int, bool]:
+    handler.charge(FUEL_PER_CALL)
+    return handler.on_entropy(args[0].of.i32, args[1].of.i32), False
+
+
+def _sleep(handler: ImportHandler, args: Any) -> tuple[int, bool]:
+    handler.charge(FUEL_PER_CALL)
+    return 0, handler.on_sleep(args[0].of.i64)
+
+
+# name: parameters, result, callback. threat_model/host_imports.toml says why each exists.
+IMPORTS: Final[dict[str, tuple[list[wasmtime.ValType], wasmtime.ValType, Any]]] = {
+    "call": ([_I32(), _I32()], _I32(), _define(_KIND_I32, _call)),
+    "take": ([_I32(), _I32()], _I32(), _define(_KIND_I32, _take)),
+    "emit": ([_I32(), _I32(), _I32()], _I32(), _define(_KIND_I32, _emit)),
+    "clock": ([_I32()], _I64(), _define(_KIND_I64, _clock)),
+    "entropy": ([_I32(), _I32()], _I32(), _define(_KIND_I32, _entropy)),
+    "sleep": ([_I64()], _I32(), _define(_KIND_I32, _sleep)),
+}
+_NO_FINALIZER = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(0)
+
+
+def define_imports(linker: wasmtime.Linker) -> None:
+    """Define the six functions, and nothing else, in `linker`."""
+    for name, (parameters, result, callback) in IMPORTS.items():
+        kind = wasmtime.FuncType(parameters, [result])  # kept until the call has returned
+        error = ffi.wasmtime_linker_define_async_func(
+            linker.ptr(),
+            ctypes.create_string_buffer(MODULE.encode()), len(MODULE),
+            ctypes.create_string_buffer(name.encode()), len(name),
+            kind.ptr(), callback, None, _NO_FINALIZER,
+        )  # fmt: skip
+        if error:
+            raise InternalError(f"import {name}: {wasmtime.WasmtimeError._from_ptr(error)}")

@@ -1,0 +1,62 @@
+"""The one reader and writer of guest memory. Nothing else in this package touches guest addresses.
+
+Every pointer and length comes from hostile code and arrives as a signed 32-bit integer; bounds are
+those of our own record of the mapping, read at the moment of the access.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Final
+
+from rlm_wasm.errors import BoundaryViolation
+from rlm_wasm.sandbox.linear_unsafe import LinearMemory
+
+_U32: Final = 0xFFFF_FFFF
+
+
+class GuestMemory:
+    """Bounds-checked access to one linear memory."""
+
+    __slots__ = ("_linear",)
+
+    def __init__(self, linear: LinearMemory) -> None:
+        self._linear = linear
+
+    @property
+    def size(self) -> int:
+        """The memory's size in bytes; it never shrinks."""
+        return self._linear.size
+
+    @property
+    def base(self) -> int:
+        """The host address of byte 0, for comparison with wasmtime's own record."""
+        return self._linear.base
+
+    def check(self, pointer: int, length: int, *, length_max: int) -> int:
+        """Return the unsigned offset of a range, after checking that it lies inside.
+
+        Raises:
+            BoundaryViolation: the range is longer than `length_max` or leaves the memory.
+        """
+        start, count = pointer & _U32, length & _U32
+        if count > length_max:
+            raise BoundaryViolation(f"{count} bytes where at most {length_max} are allowed")
+        if self._linear.closed or start + count > self._linear.size:
+            raise BoundaryViolation(f"{count} bytes at {start:#x} are outside guest memory")
+        return start
+
+    def read(self, pointer: int, length: int, *, length_max: int) -> bytes:
+        """Return a copy of `length` bytes at `pointer`. Raises BoundaryViolation."""
+        start = self.check(pointer, length, length_max=length_max)
+        return ctypes.string_at(self._linear.base + start, length & _U32)
+
+    def write(self, pointer: int, data: bytes) -> None:
+        """Copy `data` to `pointer`. Raises BoundaryViolation."""
+        start = self.check(pointer, len(data), length_max=len(data))
+        ctypes.memmove(self._linear.base + start, data, len(data))
+
+    def write_from(self, pointer: int, address: int, length: int) -> None:
+        """Copy `length` bytes from the host `address`, which the caller keeps alive. Raises BoundaryViolation."""
+        start = self.check(pointer, length, length_max=length)
+        ctypes.memmove(self._linear.base + start, address, length)

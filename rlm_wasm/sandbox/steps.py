@@ -1,0 +1,50 @@
+"""What a session tells the loop that drives it, and what a finished cell left behind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rlm_wasm.errors import GuestError
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """The guest used its slice and can go on at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostRequest:
+    """The guest waits for the response to `frame`, hostile bytes not longer than the policy's cap."""
+
+    frame: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """The guest sleeps until `until_ns` of the host's monotonic clock."""
+
+    until_ns: int
+
+
+Step = Slice | HostRequest | Sleep
+SLICE = Slice()
+
+
+@dataclass(frozen=True, slots=True)
+class CellEnd:
+    """What a cell left behind. All bytes are the guest's, cut at the policy's caps, not decoded.
+
+    `raised`: the guest reported an exception in `error`. `fault`: the host ended the cell; the
+    session is lost then.
+    """
+
+    raised: bool
+    fault: GuestError | None
+    stdout: bytes
+    stderr: bytes
+    result: bytes | None
+    error: bytes | None
+    report: bytes | None
+    fuel_used: int
+    memory_bytes: int
+    executed_ns: int
