@@ -8,11 +8,8 @@ import secrets
 import stat
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
 
 from rlm_wasm.errors import ArtifactError
-
-_CHUNK_BYTES: Final = 1 << 20
 
 
 def read_owned(path: Path, *, bytes_max: int) -> bytes:
@@ -35,12 +32,14 @@ def read_owned(path: Path, *, bytes_max: int) -> bytes:
             raise ArtifactError(f"{path} can be written by another user")
         if facts.st_size > bytes_max:
             raise ArtifactError(f"{path} has {facts.st_size} bytes; at most {bytes_max} are allowed")
-        data = bytearray()
-        while chunk := os.read(fd, _CHUNK_BYTES):
-            data += chunk
-            if len(data) > bytes_max:
-                raise ArtifactError(f"{path} grew past {bytes_max} bytes while it was read")
-        return bytes(data)
+        parts = []
+        left = facts.st_size + 1  # one more, to see the end
+        while left > 0 and (part := os.read(fd, left)):
+            parts.append(part)
+            left -= len(part)
+        if left == 0:
+            raise ArtifactError(f"{path} grew while it was read")
+        return parts[0] if len(parts) == 1 else b"".join(parts)
     finally:
         os.close(fd)
 

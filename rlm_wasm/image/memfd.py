@@ -44,8 +44,9 @@ def _runs(view: memoryview) -> Iterator[tuple[int, int]]:
     """Yield (offset, length) of the stretches that are not all zero, in blocks of 64 KiB."""
     start = -1
     for offset in range(0, len(view), _CHUNK_BYTES):
-        block = view[offset : offset + _CHUNK_BYTES]
-        empty = block == _ZEROS[: len(block)]
+        # As bytes: comparing memoryviews goes element by element.
+        block = view[offset : offset + _CHUNK_BYTES].tobytes()
+        empty = block == (_ZEROS if len(block) == _CHUNK_BYTES else _ZEROS[: len(block)])
         if not empty and start < 0:
             start = offset
         elif empty and start >= 0:

@@ -1,0 +1,37 @@
+"""rlm-wasm: the secure runtime for Recursive Language Models.
+
+The names below are the documented API; everything else may change without notice.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rlm_wasm.policy.model import Policy
+    from rlm_wasm.runtime.run import RunResult
+    from rlm_wasm.runtime.runtime import Runtime
+    from rlm_wasm.runtime.sandbox import Sandbox, SandboxSession
+    from rlm_wasm.worker.result import CellResult
+
+__version__ = "0.1.0"
+
+# Loaded on first use: `rlm-wasm --version` should not wait for a WebAssembly engine.
+_WHERE = {
+    "CellResult": "rlm_wasm.worker.result",
+    "Policy": "rlm_wasm.policy.model",
+    "RunResult": "rlm_wasm.runtime.run",
+    "Runtime": "rlm_wasm.runtime.runtime",
+    "Sandbox": "rlm_wasm.runtime.sandbox",
+    "SandboxSession": "rlm_wasm.runtime.sandbox",
+}
+
+__all__ = ["CellResult", "Policy", "RunResult", "Runtime", "Sandbox", "SandboxSession", "__version__"]
+
+
+def __getattr__(name: str) -> object:
+    where = _WHERE.get(name)
+    if where is None:
+        raise AttributeError(f"module 'rlm_wasm' has no attribute {name!r}")
+    return getattr(import_module(where), name)

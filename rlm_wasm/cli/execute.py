@@ -1,0 +1,78 @@
+"""``rlm-wasm exec``: Python in a fresh session, its outcome as text or as one JSON document."""
+
+from __future__ import annotations
+
+from time import monotonic_ns
+
+import click
+
+from rlm_wasm.cli import output
+from rlm_wasm.cli.exit_codes import of_outcome
+from rlm_wasm.cli.inputs import read_contexts, read_file
+from rlm_wasm.errors import GuestException
+
+
+@click.command("exec")
+@click.argument("file", metavar="FILE|-")
+@click.option("--policy", "policy_name", default="standard", show_default=True, help="A built-in policy or a file.")
+@click.option("--context", "contexts", multiple=True, metavar="[NAME=]FILE|-", help="An input for the guest.")
+@click.option("--bytes", "as_bytes", is_flag=True, help="Give the inputs as bytes instead of text.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def execute(file: str, policy_name: str, contexts: tuple[str, ...], as_bytes: bool, as_json: bool) -> int:
+    """Run the Python in FILE (or standard input) in a fresh session.
+
+    The last expression's value is shown. The exit status tells the outcome.
+    """
+    import anyio
+
+    from rlm_wasm.policy.model import Policy
+    from rlm_wasm.runtime.sandbox import Sandbox
+    from rlm_wasm.worker.result import CellResult
+
+    policy = Policy.open(policy_name)
+    source = read_file(file, as_bytes=False, bytes_max=policy.cell.source_bytes_max)
+    given = read_contexts(contexts, as_bytes=as_bytes, bytes_max=policy.sandbox.context_bytes_max)
+    assert isinstance(source, str)
+
+    async def main() -> tuple[CellResult, int]:
+        async with Sandbox(policy) as sandbox, await sandbox.session() as session:
+            for name, value in given.items():
+                await session.load(name, value)
+            began = monotonic_ns()
+            result = await session.exec(source)
+            return result, (monotonic_ns() - began) // 1_000_000
+
+    result, wall_ms = anyio.run(main)
+    if as_json:
+        output.document(
+            {
+                "outcome": result.outcome,
+                "stdout": result.stdout,
+                "stderr": result.stderr,
+                "result": result.result,
+                "fuel_used": result.fuel_used,
+                "memory_peak_bytes": result.memory_peak_bytes,
+                "wall_ms": wall_ms,
+                "error": None if result.error is None else _error_document(result),
+            }
+        )
+    else:
+        output.untrusted(result.stdout)
+        if result.result is not None:
+            output.untrusted(result.result, newline=True)
+        output.untrusted(result.stderr, err=True)
+        if isinstance(result.error, GuestException):
+            output.untrusted(result.error.traceback or str(result.error), err=True, newline=True)
+        elif result.error is not None:
+            output.failure(f"{result.outcome}: {result.error}")
+    return int(of_outcome(result.outcome))
+
+
+def _error_document(result: object) -> dict[str, str | None]:
+    from rlm_wasm.worker.result import CellResult
+
+    assert isinstance(result, CellResult)
+    error = result.error
+    if isinstance(error, GuestException):
+        return {"type": error.type_name, "message": error.guest_message, "traceback": error.traceback}
+    return {"type": type(error).__name__, "message": str(error), "traceback": None}

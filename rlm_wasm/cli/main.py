@@ -1,0 +1,95 @@
+"""``rlm-wasm``: the commands, and the one place where an error becomes an exit status."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any, Final
+
+import click
+
+from rlm_wasm import __version__
+from rlm_wasm.cli.exit_codes import ExitCode
+from rlm_wasm.cli.output import failure
+from rlm_wasm.errors import InternalError, RlmWasmError
+
+# Loaded when they are asked for: `--help` should not wait for a WebAssembly engine.
+_COMMANDS: Final = {
+    "run": ("rlm_wasm.cli.run", "run", "Answer a question about an input of any size."),
+    "exec": ("rlm_wasm.cli.execute", "execute", "Run Python in a fresh session."),
+    "guest": ("rlm_wasm.cli.guest", "guest", "Build, verify and describe the guest."),
+    "policy": ("rlm_wasm.cli.policy", "policy", "Check policy files and show the limits in force."),
+    "doctor": ("rlm_wasm.cli.doctor", "doctor", "Say what this machine can do."),
+    "bench": ("rlm_wasm.cli.bench", "bench", "Measure this machine."),
+}
+
+
+class _Commands(click.Group):
+    """A group that imports a command's module only to run it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        found = _COMMANDS.get(cmd_name)
+        if found is None:
+            return None
+        command: click.Command = getattr(importlib.import_module(found[0]), found[1])
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, _, line) in _COMMANDS.items()])
+
+
+@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="rlm-wasm")
+def main() -> None:
+    """The secure runtime for Recursive Language Models.
+
+    Model-written Python runs in CPython compiled to WebAssembly, with fuel, memory and output
+    caps, no files and no network; its llm_query calls go through one budget.
+
+    Exit status: 0 done, 1 the guest's exception or no answer, 2 usage or policy, 3 a limit,
+    4 boundary violation or trap, 70 a bug of ours, 130 interrupted.
+    """
+
+
+def entry(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with its status."""
+    sys.exit(invoke(arguments))
+
+
+def invoke(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its status; errors go to stderr."""
+    try:
+        result: Any = main.main(args=arguments, prog_name="rlm-wasm", standalone_mode=False)
+        return int(result or 0)
+    except click.exceptions.Exit as exit_:
+        return exit_.exit_code
+    except click.exceptions.Abort:
+        failure("interrupted")
+        return ExitCode.INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        return ExitCode.USAGE
+    except KeyboardInterrupt:
+        failure("interrupted")
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone; a second failing flush at exit would only repeat that.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.GUEST
+    except RlmWasmError as error:
+        failure(error.message, error.hint)
+        return ExitCode.INTERNAL if isinstance(error, InternalError) else ExitCode.USAGE
+    except Exception as error:  # noqa: BLE001 - the last line of defence; status 70 says "our bug"
+        failure(f"internal error: {type(error).__name__}: {error}", "please report this")
+        if os.environ.get("RLM_WASM_TRACEBACK"):
+            raise
+        return ExitCode.INTERNAL
+
+
+if __name__ == "__main__":
+    entry()

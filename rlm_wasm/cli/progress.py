@@ -1,0 +1,70 @@
+"""Live progress of a run on a terminal's stderr, made from its events alone."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import Self
+
+from rlm_wasm.events import Event
+from rlm_wasm.policy.model import Policy
+
+
+class RunProgress:
+    """A line that says how far the run is and what it has used. Silent where stderr is no terminal."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._iteration = 0
+        self._calls = 0
+        self._waiting = 0
+        self._tokens = 0
+        self._cost = 0
+        self._fuel = 0
+        self._status = None
+        if sys.stderr.isatty():
+            from rich.console import Console
+
+            self._status = Console(stderr=True).status("starting")
+
+    def __call__(self, event: Event) -> None:
+        """Take one event."""
+        data = event.data
+        match event.kind:
+            case "iteration_started":
+                self._iteration = _number(data.get("iteration"))
+            case "query_received":
+                self._waiting += 1
+            case "query_answered":
+                self._waiting = max(0, self._waiting - 1)
+                self._calls += 1
+                self._tokens += _number(data.get("input_tokens")) + _number(data.get("output_tokens"))
+                self._cost += _number(data.get("cost_microdollars"))
+            case "fuel_used":
+                self._fuel = _number(data.get("total"))
+        if self._status is not None:
+            self._status.update(self.line())
+
+    def line(self) -> str:
+        """Return the line: iteration, calls, tokens, cost, fuel."""
+        budget = self._policy.budget
+        waiting = f" ({self._waiting} waiting)" if self._waiting else ""
+        return (
+            f"turn {self._iteration}/{budget.iterations_max} · calls {self._calls}/{budget.calls_max}{waiting} · "
+            f"{self._tokens:,} tokens · ${self._cost / 1e6:.4f} · fuel {100 * self._fuel / budget.fuel_max:.1f}%"
+        )
+
+    def __enter__(self) -> Self:
+        if self._status is not None:
+            self._status.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._status is not None:
+            self._status.stop()
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) else 0

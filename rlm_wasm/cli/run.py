@@ -1,0 +1,104 @@
+"""``rlm-wasm run``: answer a question; the answer alone goes to stdout."""
+
+from __future__ import annotations
+
+import signal
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import click
+
+from rlm_wasm.cli import output
+from rlm_wasm.cli.exit_codes import INTERRUPTED_REASON, of_run
+from rlm_wasm.cli.inputs import read_contexts
+from rlm_wasm.cli.progress import RunProgress
+
+if TYPE_CHECKING:
+    from rlm_wasm.runtime.run import RunResult
+    from rlm_wasm.runtime.runtime import Runtime
+
+
+@click.command("run")
+@click.argument("question")
+@click.option("--policy", "policy_name", required=True, metavar="P", help="A built-in policy or a file.")
+@click.option(
+    "--context", "contexts", multiple=True, metavar="[NAME=]FILE|-",
+    help="An input, bound to `context` (then context_2, …) or NAME in the guest.",
+)  # fmt: skip
+@click.option("--bytes", "as_bytes", is_flag=True, help="Give the inputs as bytes instead of text.")
+@click.option("--model", metavar="M", help="The root model, as provider:name; also the sub-model if that is not given.")
+@click.option("--sub-model", metavar="M", help="The model that answers llm_query.")
+@click.option("--events", "events_file", metavar="FILE.jsonl", help="Write every event of the run to a file.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the answer.")
+def run(
+    question: str,
+    policy_name: str,
+    contexts: tuple[str, ...],
+    as_bytes: bool,
+    model: str | None,
+    sub_model: str | None,
+    events_file: str | None,
+    as_json: bool,
+) -> int:
+    """Answer QUESTION about the given contexts.
+
+    Progress goes to stderr when that is a terminal. Ctrl-C once ends the run with the best partial
+    answer; twice stops at once.
+    """
+    import anyio
+
+    from rlm_wasm.audit.sink import JsonlSink
+    from rlm_wasm.policy.model import Policy
+    from rlm_wasm.runtime.runtime import Runtime
+
+    policy = Policy.open(policy_name)
+    runtime = Runtime(policy, model=model, sub_model=sub_model)
+    given = read_contexts(contexts, as_bytes=as_bytes, bytes_max=policy.sandbox.context_bytes_max)
+    if policy.sandbox.isolation == "inline":
+        output.note("isolation: inline: the guest runs in this process, behind the wasm wall only")
+
+    with ExitStack() as stack:
+        progress = stack.enter_context(RunProgress(policy))
+        sinks = [progress.__call__]
+        if events_file is not None:
+            sinks.append(stack.enter_context(JsonlSink(events_file)).write)
+
+        async def main() -> RunResult:
+            async with runtime, anyio.create_task_group() as tasks:
+                tasks.start_soon(_interrupt, runtime)
+                result = await runtime.ask(question, given, sinks=sinks)
+                tasks.cancel_scope.cancel()
+            return result
+
+        result = anyio.run(main)
+    _show(result, as_json=as_json)
+    return int(of_run(partial=result.partial, reason=result.reason))
+
+
+async def _interrupt(runtime: Runtime) -> None:
+    """First signal: end the run with what it has. Second: Python's own KeyboardInterrupt."""
+    import anyio
+
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for _ in signals:
+            runtime.cancel(INTERRUPTED_REASON)
+            break
+
+
+def _show(result: RunResult, *, as_json: bool) -> None:
+    if as_json:
+        output.document(
+            {
+                "answer": result.answer,
+                "partial": result.partial,
+                "reason": result.reason,
+                "run_id": result.run_id,
+                "spent": result.spent,
+                "wall_ms": result.wall_ms,
+            }
+        )
+        return
+    if result.partial:
+        output.note(f"the run ended early ({result.reason}); {'a partial answer follows' if result.answer else 'there is no answer'}")
+    if result.answer is not None:
+        output.untrusted(result.answer, newline=True)

@@ -1,0 +1,243 @@
+"""The RLM loop as a pure state machine: the model writes code, sees what it did, until it finishes."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, TypeAlias
+
+from rlm_wasm.core.cell_report import AnsweredQuery, CellReport
+from rlm_wasm.core.dialects.dialect import Dialect
+from rlm_wasm.core.dialects.observations import (
+    EARLY_FINAL_NOTE,
+    NUDGE,
+    UNCLOSED_NOTE,
+    RanCell,
+    observation_messages,
+)
+from rlm_wasm.core.dialects.prompts import ContextFacts, first_user_message, system_prompt, turn_prompt
+from rlm_wasm.core.dialects.replies import parse_reply
+from rlm_wasm.core.limits import ObservationLimits
+from rlm_wasm.core.messages import Message
+from rlm_wasm.errors import InternalError, QueryError
+
+__all__ = [
+    "AnsweredQuery",
+    "AskModel",
+    "Begin",
+    "BudgetEnded",
+    "Cancelled",
+    "CellFinished",
+    "CellReport",
+    "ContextFacts",
+    "Dialect",
+    "Finish",
+    "LoopEffect",
+    "LoopInput",
+    "ModelFailed",
+    "ModelReplied",
+    "RlmLoop",
+    "RunCell",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """Start the loop."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReplied:
+    """The root model answered AskModel."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFailed:
+    """The root model's query ended without an answer."""
+
+    error: QueryError
+
+
+@dataclass(frozen=True, slots=True)
+class CellFinished:
+    """The cell of RunCell is over."""
+
+    report: CellReport
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetEnded:
+    """A budget or the deadline of the run is used up."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """Somebody outside wants the run stopped."""
+
+    reason: str = "cancelled"
+
+
+LoopInput: TypeAlias = Begin | ModelReplied | ModelFailed | CellFinished | BudgetEnded | Cancelled
+
+
+@dataclass(frozen=True, slots=True)
+class AskModel:
+    """Ask the root model; answer with ModelReplied or ModelFailed. One turn of the run's iterations."""
+
+    messages: tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RunCell:
+    """Run this source in the session; answer with CellFinished."""
+
+    source: str
+    block_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The run is over. `partial` is False only for an answer that the model declared final."""
+
+    answer: str | None
+    reason: str
+    partial: bool
+
+
+LoopEffect: TypeAlias = AskModel | RunCell | Finish
+
+
+class _Phase(Enum):
+    """What the loop waits for."""
+
+    START = "begin"
+    MODEL = "the model's reply"
+    CELL = "the cell"
+    DONE = "nothing"
+
+
+class RlmLoop:
+    """One question's conversation.
+
+    `handle` returns exactly one effect, until a Finish; from then on every input is ignored, because
+    a cell or a reply that was under way may still report. A finish counts at once: blocks behind it
+    do not run. Anything but a declared answer ends with the best there is, marked partial.
+    """
+
+    def __init__(
+        self,
+        question: str,
+        contexts: tuple[ContextFacts, ...],
+        dialect: Dialect | str,
+        observation: ObservationLimits,
+        iterations_max: int,
+        *,
+        lenient_fences: bool = False,
+    ) -> None:
+        self._dialect: Final = Dialect(dialect)
+        self._limits: Final = observation
+        self._iterations_max: Final = iterations_max
+        self._lenient: Final = lenient_fences
+        self._phase = _Phase.START
+        self._history = [
+            Message("system", system_prompt(self._dialect, observation)),
+            Message("user", first_user_message(question, contexts)),
+        ]
+        self._turn = 0
+        self._pending: deque[str] = deque()
+        self._ran: list[RanCell] = []
+        self._running = ""
+        self._notes: list[str] = []
+        self._candidate: str | None = None
+        self._last_reply: str | None = None
+
+    @property
+    def history(self) -> tuple[Message, ...]:
+        """The conversation so far, without the line that asks for the next turn."""
+        return tuple(self._history)
+
+    def handle(self, given: LoopInput) -> list[LoopEffect]:
+        """Take one input and return what to do next; an input out of turn is an InternalError."""
+        if self._phase is _Phase.DONE:
+            return []
+        match given, self._phase:
+            case Begin(), _Phase.START:
+                return [self._ask()]
+            case ModelReplied(text), _Phase.MODEL:
+                return [self._replied(text)]
+            case ModelFailed(error), _Phase.MODEL:
+                return [self._give_up(f"model_failed: {type(error).__name__}: {error.message}")]
+            case CellFinished(report), _Phase.CELL:
+                return [self._cell_finished(report)]
+            case ((BudgetEnded(reason) | Cancelled(reason)), _):
+                return [self._give_up(reason)]
+        raise InternalError(f"{type(given).__name__} came while the loop waits for {self._phase.value}")
+
+    def _ask(self) -> LoopEffect:
+        if self._turn >= self._iterations_max:
+            return self._give_up("iterations_exhausted")
+        self._turn += 1
+        self._phase = _Phase.MODEL
+        # The turn line is not kept: it says what is true now.
+        return AskModel((*self._history, Message("user", turn_prompt(self._turn, self._iterations_max))))
+
+    def _replied(self, text: str) -> LoopEffect:
+        self._last_reply = text
+        self._history.append(Message("assistant", text))
+        reply = parse_reply(text, self._lenient)
+        if reply.unclosed:
+            self._notes.append(UNCLOSED_NOTE)
+        if reply.blocks_dropped:
+            self._notes.append(
+                f"{reply.blocks_dropped} blocks beyond the first {len(reply.blocks)} did not run."
+            )
+        self._pending.extend(reply.blocks)
+        if self._dialect is not Dialect.ANSWER:
+            if reply.final_var is not None:
+                # The value is the guest's to give; an unknown name comes back as its exception.
+                self._pending.append(f"FINAL_VAR({reply.final_var!r})")
+            elif reply.final is not None:
+                self._candidate = reply.final
+                if not reply.blocks:
+                    return self._finish(reply.final, "final")
+                # Written before the output of the code was known: often made up.
+                self._notes.append(EARLY_FINAL_NOTE)
+        if not self._pending and not self._notes:
+            self._notes.append(NUDGE)
+        return self._next_cell_or_turn()
+
+    def _cell_finished(self, report: CellReport) -> LoopEffect:
+        if report.finish is not None:
+            return self._finish(report.finish, "finished")
+        self._ran.append(RanCell(self._running, report))
+        if report.session_lost and self._pending:
+            # The blocks behind it were written for a session that no longer is.
+            self._notes.append(f"{len(self._pending)} later blocks of that reply did not run.")
+            self._pending.clear()
+        return self._next_cell_or_turn()
+
+    def _next_cell_or_turn(self) -> LoopEffect:
+        if self._pending:
+            self._running = self._pending.popleft()
+            self._phase = _Phase.CELL
+            return RunCell(self._running, block_index=len(self._ran))
+        self._history += observation_messages(self._ran, self._notes, self._dialect, self._limits)
+        self._ran.clear()
+        self._notes.clear()
+        return self._ask()
+
+    def _finish(self, answer: str, reason: str) -> Finish:
+        self._phase = _Phase.DONE
+        self._pending.clear()
+        return Finish(answer, reason, partial=False)
+
+    def _give_up(self, reason: str) -> Finish:
+        self._phase = _Phase.DONE
+        self._pending.clear()
+        best = self._candidate if self._candidate is not None else self._last_reply
+        return Finish(best, reason, partial=True)

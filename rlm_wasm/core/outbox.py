@@ -1,0 +1,59 @@
+"""Where the effects of one input are gathered, in order, with the time at which it came."""
+
+from __future__ import annotations
+
+from rlm_wasm.core.effects import ClearTimer, Effect, EmitEvent, SetTimer
+from rlm_wasm.core.inputs import QueryReceived
+from rlm_wasm.core.run_state import NS_PER_MS, RunState
+from rlm_wasm.events import Event
+from rlm_wasm.ids import RequestId
+
+
+class Outbox:
+    """The effects since the last `drain`. A clock that goes back is taken to stand still."""
+
+    def __init__(self) -> None:
+        self.now_ns = 0
+        self._effects: list[Effect] = []
+
+    def tick(self, now_ns: int) -> None:
+        """Take the time of the next input."""
+        self.now_ns = max(self.now_ns, now_ns)
+
+    def drain(self) -> list[Effect]:
+        """Return the effects gathered, and start again."""
+        effects, self._effects = self._effects, []
+        return effects
+
+    def add(self, effect: Effect) -> None:
+        """Gather one effect."""
+        self._effects.append(effect)
+
+    def record(
+        self, run: RunState, kind: str, data: dict[str, object], query: QueryReceived | None = None
+    ) -> None:
+        """Write one event of a run, at the depth of the query it is about."""
+        depth, parent = (query.depth, query.parent) if query else (0, None)
+        self._emit(run.journal.record(kind, self.now_ns, data, depth=depth, parent=parent))
+
+    def record_end(self, run: RunState, data: dict[str, object]) -> None:
+        """Write the last event of a run."""
+        self._emit(run.journal.close(self.now_ns, data))
+
+    def set_timer(self, run: RunState, timer_id: str, request_id: RequestId | None, at_ns: int) -> None:
+        """Set a timer for a request, or for the run itself (None)."""
+        run.timers[timer_id] = request_id
+        self.add(SetTimer(run.run_id, timer_id, at_ns))
+
+    def clear_timer(self, run: RunState, timer_id: str) -> None:
+        """Clear a timer if it is set."""
+        if timer_id in run.timers:
+            del run.timers[timer_id]
+            self.add(ClearTimer(run.run_id, timer_id))
+
+    def after_ms(self, delay_ms: int) -> int:
+        """Return the time in `delay_ms` milliseconds."""
+        return self.now_ns + delay_ms * NS_PER_MS
+
+    def _emit(self, events: list[Event]) -> None:
+        self._effects.extend(EmitEvent(event) for event in events)

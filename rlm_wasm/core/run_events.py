@@ -1,0 +1,114 @@
+"""What is written about a run: the data of each kind of event, nothing decided here.
+
+Texts (prompts, answers, messages of errors, which may quote an answer) only if the run grants them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from rlm_wasm.core.inputs import ProviderAnswered, ProviderFailed
+from rlm_wasm.core.ledger import Charge, Dimension
+from rlm_wasm.core.messages import Usage
+from rlm_wasm.core.pricing import utf8_bytes
+from rlm_wasm.core.request import Completed, Response, error_of
+from rlm_wasm.core.run_state import OpenRequest, RunState
+from rlm_wasm.errors import QueryError
+
+Data = dict[str, object]
+
+
+def run_started(run: RunState) -> Data:
+    """Every limit the run is held to, so that the log can be judged without the policy file."""
+    facts = run.facts
+    limits: Data = {
+        **asdict(facts.budget),
+        **{f"run_{name}": value for name, value in asdict(facts.run).items()},
+        **{f"query_{name}": value for name, value in asdict(facts.query).items()},
+    }
+    return {**limits, "models": sorted(facts.prices), "seed": facts.seed, "texts": facts.texts}
+
+
+def query_received(run: RunState, request: OpenRequest) -> Data:
+    """An accepted query and what is reserved for it."""
+    query = request.query
+    data: Data = {
+        "request": query.request_id,
+        "group": query.group,
+        "origin": query.origin,
+        "model": query.model,
+        "messages": len(query.prompt_messages),
+        "prompt_bytes": sum(utf8_bytes(message.content) for message in query.prompt_messages),
+        "timeout_ms": request.timeout_ms,
+        **_amounts("reserved_", request.charge),
+    }
+    if run.facts.texts:
+        data["roles"] = [message.role for message in query.prompt_messages]
+        data["texts"] = [message.content for message in query.prompt_messages]
+    return data
+
+
+def query_retry(run: RunState, request: OpenRequest, error: QueryError, delay_ms: int) -> Data:
+    """A failed attempt after which another one follows."""
+    data: Data = {"request": request.request_id, "attempt": request.attempt, "delay_ms": delay_ms}
+    return data | _error(run, error)
+
+
+def query_answered(run: RunState, request: OpenRequest, response: Response) -> Data:
+    """The one terminal response. `assumed`: the cost holds reservations that no bill confirmed."""
+    data: Data = {
+        "request": request.request_id,
+        "status": response.status,
+        "attempts": request.attempt,
+        "assumed": request.assumed,
+        **_amounts("", request.billed),
+    }
+    error = error_of(response)
+    if error is not None:
+        data |= _error(run, error)
+    if isinstance(response, Completed) and run.facts.texts:
+        data["text"] = response.text
+    return data
+
+
+def late_result(given: ProviderAnswered | ProviderFailed, usage: Usage | None, billed: Charge) -> Data:
+    """What became of an attempt that nobody waited for any more; `billed` is what it costs now."""
+    believed = usage if usage is not None and usage.plausible else None
+    return {
+        "request": given.request_id,
+        "attempt": given.attempt,
+        "answered": isinstance(given, ProviderAnswered),
+        "reported_input_tokens": believed.input_tokens if believed else None,
+        "reported_output_tokens": believed.output_tokens if believed else None,
+        **_amounts("", billed),
+    }
+
+
+def overdraft(run: RunState) -> Data:
+    """The dimensions whose spend went beyond the limit."""
+    return {"dimensions": [dimension.value for dimension in run.ledger.overdrawn]}
+
+
+def run_ended(run: RunState, outcome: str) -> Data:
+    """The final account."""
+    ledger = run.ledger
+    data: Data = {"outcome": outcome, "stopped": run.stopping}
+    data |= {f"{d.value}_spent": ledger.spent(d) for d in Dimension}
+    unconfirmed = (Dimension.CALLS, Dimension.INPUT_TOKENS, Dimension.OUTPUT_TOKENS, Dimension.COST)
+    data |= {f"{d.value}_unconfirmed": ledger.unconfirmed(d) for d in unconfirmed}
+    return data
+
+
+def _amounts(prefix: str, charge: Charge) -> Data:
+    return {
+        f"{prefix}input_tokens": charge.input_tokens,
+        f"{prefix}output_tokens": charge.output_tokens,
+        f"{prefix}cost_microdollars": charge.cost_microdollars,
+    }
+
+
+def _error(run: RunState, error: QueryError) -> Data:
+    data: Data = {"error": type(error).__name__}
+    if run.facts.texts:
+        data["message"] = error.message
+    return data

@@ -1,0 +1,213 @@
+"""From validation errors to sentences an operator can act on, each with the line it is about.
+
+A value is quoted only where it cannot be a secret: an operator who pastes an API key into the
+wrong place must not find it in a CI log.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from rlm_wasm.errors import PolicyError
+
+Key: TypeAlias = tuple[str | int, ...]
+Lines: TypeAlias = Mapping[Key, int]
+
+RULES_ERROR: Final = "policy_rules"
+PROBLEMS_SHOWN_MAX: Final = 50
+_QUOTED_CHARS_MAX: Final = 60
+
+_TYPE_WORDS: Final = {
+    "int_type": "must be an integer",
+    "bool_type": "must be true or false",
+    "string_type": "must be a string",
+    "model_type": "must be a table",
+    "model_attributes_type": "must be a table",
+    "dict_type": "must be a table",
+}
+_PATTERN_WORDS: Final = {
+    "api_key_env": "must be the name of an environment variable (letters, digits, _), never the key itself",
+    "root": 'must be "provider:model", for example "openai:gpt-5"',
+    "sub": 'must be "provider:model", for example "openai:gpt-5-mini"',
+    "prices": 'each key must be "provider:model", for example "openai:gpt-5"',
+}
+_FUTURE_ISOLATION: Final = ("shared", "tenant", "session")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with a policy, and where."""
+
+    key: Key
+    message: str
+
+    def render(self, origin: str, lines: Lines) -> str:
+        """Return ``origin:line: key: message``, without the parts that are not known."""
+        line = self.line(lines)
+        place = origin if line is None else f"{origin}:{line}"
+        return f"{place}: {dotted(self.key)}: {self.message}" if self.key else f"{place}: {self.message}"
+
+    def line(self, lines: Lines) -> int | None:
+        """Return the line of the key, or of the table that lacks it, or None."""
+        return lines.get(self.key, lines.get(self.key[:-1]))
+
+
+def policy_error(problems: list[Problem], origin: str, lines: Lines) -> PolicyError:
+    """Return one error that lists every problem in the order of the file, up to a bound."""
+    ordered = sorted(problems, key=lambda problem: problem.line(lines) or 0)
+    rendered = [problem.render(origin, lines) for problem in ordered[:PROBLEMS_SHOWN_MAX]]
+    if len(ordered) > PROBLEMS_SHOWN_MAX:
+        rendered.append(f"{origin}: and {len(ordered) - PROBLEMS_SHOWN_MAX} more problems")
+    return PolicyError("\n".join(rendered))
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
+    """Turn pydantic's report about `model` into problems; a misspelt key is told once, not twice."""
+    details = error.errors(include_url=False)
+    missing = dict.fromkeys(_key(detail) for detail in details if detail["type"] == "missing")
+    problems: list[Problem] = []
+    for detail in details:
+        key = _key(detail)
+        match detail["type"]:
+            case "missing":
+                continue
+            case "extra_forbidden":
+                meant = _nearest(key, model)
+                if meant is not None:
+                    missing.pop(meant, None)
+                problems.append(Problem(key, _unknown(detail["input"], meant)))
+            case kind if kind == RULES_ERROR:
+                problems.extend(detail["ctx"]["problems"])
+            case _:
+                problems.append(Problem(key, _message(key, detail)))
+    problems.extend(Problem(key, _missing(key)) for key in missing)
+    return problems
+
+
+def dotted(key: Key) -> str:
+    """Return `key` as TOML would write it, with nothing in it that a terminal could obey."""
+    return ".".join(_bare(str(part)) for part in key)
+
+
+def quoted(value: object) -> str:
+    """Return a short, printable form of `value`; ``repr`` of a huge int would raise."""
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"an integer of {value.bit_length()} bits"
+    if isinstance(value, dict):
+        return "a table"
+    if isinstance(value, list):
+        return "an array"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    text = ascii(value)
+    return text if len(text) <= _QUOTED_CHARS_MAX else text[:_QUOTED_CHARS_MAX] + "..."
+
+
+def _key(detail: ErrorDetails) -> Key:
+    # pydantic marks an error about a mapping's key, rather than its value, with a last "[key]".
+    return tuple(part for part in detail["loc"] if part != "[key]")
+
+
+def _message(key: Key, detail: ErrorDetails) -> str:
+    kind, value = detail["type"], detail["input"]
+    context: dict[str, Any] = detail.get("ctx", {})
+    if kind in _TYPE_WORDS:
+        return f"{_TYPE_WORDS[kind]} (got {_kind_of(value)})"
+    match kind:
+        case "greater_than":
+            return f"must be greater than {context['gt']} (got {quoted(value)})"
+        case "greater_than_equal":
+            return f"must be at least {context['ge']} (got {quoted(value)})"
+        case "less_than_equal":
+            return f"must be at most {context['le']} (got {quoted(value)})"
+        case "less_than":
+            return f"must be less than {context['lt']} (got {quoted(value)})"
+        case "string_pattern_mismatch":
+            field = "prices" if "prices" in key else str(key[-1])
+            return _PATTERN_WORDS.get(field, "has the wrong form")
+        case "string_too_long":
+            return f"must be at most {context['max_length']} characters"
+        case "too_long":
+            return f"must have at most {context['max_length']} entries"
+        case "literal_error":
+            return _not_in_list(key, value, str(context["expected"]))
+        case _:
+            return detail["msg"]
+
+
+def _not_in_list(key: Key, value: object, expected: str) -> str:
+    # A string here is a choice between words, and only a short word is worth quoting.
+    got = quoted(value) if isinstance(value, str) and len(value) <= 20 else _kind_of(value)
+    message = f"must be {expected} (got {got})"
+    if key[-1:] == ("isolation",) and value in _FUTURE_ISOLATION:
+        return f"{message}: worker processes are not there yet"
+    return message
+
+
+def _kind_of(value: object) -> str:
+    match value:
+        case bool() | int() | float() | dict() | list():
+            return quoted(value)
+        case str():
+            return "a string"
+        case _:
+            return "a date or time"
+
+
+def _missing(key: Key) -> str:
+    if len(key) == 1:
+        return f"the table [{dotted(key)}] is missing"
+    return "is missing; no limit or grant has a default"
+
+
+def _unknown(value: object, meant: Key | None) -> str:
+    noun = "table" if isinstance(value, dict) else "key"
+    return f"unknown {noun}" if meant is None else f"unknown {noun}; did you mean `{_bare(str(meant[-1]))}`?"
+
+
+def _nearest(key: Key, model: type[BaseModel]) -> Key | None:
+    fields = _fields_at(key[:-1], model)
+    matches = difflib.get_close_matches(str(key[-1])[:100], fields, n=1, cutoff=0.6)
+    return (*key[:-1], matches[0]) if matches else None
+
+
+def _fields_at(path: Key, model: type[BaseModel]) -> list[str]:
+    """Return the field names of the table at `path` below `model`."""
+    current: type[BaseModel] | None = model
+    for part in path:
+        if current is None:
+            return []
+        field = current.model_fields.get(str(part))
+        if field is not None:
+            current = _table_in(field.annotation)
+        # Otherwise `part` is a free key of a mapping (a model's name), whose table we already have.
+    return [] if current is None else list(current.model_fields)
+
+
+def _table_in(annotation: object) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in get_args(annotation):
+        if (found := _table_in(argument)) is not None:
+            return found
+    return None
+
+
+def _bare(part: str) -> str:
+    if part and all(c.isascii() and (c.isalnum() or c in "_-") for c in part):
+        return part
+    shown = part if len(part) <= _QUOTED_CHARS_MAX else part[:_QUOTED_CHARS_MAX] + "..."
+    body = "".join(c if c.isprintable() and c not in '"\\' else _escaped(c) for c in shown)
+    return f'"{body}"'
+
+
+def _escaped(char: str) -> str:
+    if char in '"\\':
+        return "\\" + char
+    return f"\\u{ord(char):04X}" if ord(char) <= 0xFFFF else f"\\U{ord(char):08X}"

@@ -1,0 +1,111 @@
+"""What must hold between the keys of a policy, once each key is right by itself."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+from urllib.parse import SplitResult, urlsplit
+
+from rlm_wasm.policy.problems import Key, Problem, dotted
+from rlm_wasm.policy.sections import OpenAISection
+
+if TYPE_CHECKING:
+    from rlm_wasm.policy.model import Policy
+
+SCRIPT_PREFIX: Final = "script:"
+OPENAI_PREFIX: Final = "openai:"
+
+_URL_CHARS: Final = re.compile(r"[!-~]+")
+
+# (smaller, larger, why): the first must not exceed the second.
+_ORDERED: Final[tuple[tuple[Key, Key, str], ...]] = (
+    (("sandbox", "context_bytes_max"), ("sandbox", "memory_bytes_max"), "the context lives in that memory"),
+    (("cell", "fuel_max"), ("budget", "fuel_max"), "a cell spends the run's fuel"),
+    (("cell", "wall_ms_max"), ("run", "wall_ms_max"), "a cell runs inside a run"),
+    (("cell", "sleep_ms_max"), ("run", "wall_ms_max"), "a cell sleeps inside a run"),
+    (("boundary", "prompt_bytes_max"), ("boundary", "frame_bytes_max"), "a prompt travels in a frame"),
+    (("boundary", "control_frame_bytes_max"), ("boundary", "frame_bytes_max"), "it is a kind of frame"),
+    (("boundary", "batch_items_max"), ("cell", "requests_max"), "each item of a batch is a request"),
+    (("query", "timeout_ms_max"), ("boundary", "host_wait_ms_max"), "the guest waits for the query"),
+    (("query", "timeout_ms_max"), ("run", "wall_ms_max"), "a query runs inside a run"),
+    (("query", "backoff_ms_first"), ("query", "backoff_ms_max"), "the first wait is the shortest"),
+    (("query", "output_tokens_max"), ("budget", "output_tokens_max"), "one query must fit the run's budget"),
+    (("query", "input_overhead_tokens"), ("budget", "input_tokens_max"), "every query reserves the overhead"),
+)
+
+
+def violations(policy: Policy) -> list[Problem]:
+    """Return every broken rule of `policy`; an empty list means the policy may be used."""
+    return [*_order(policy), *_isolation(policy), *_models(policy), *_endpoint(policy)]
+
+
+def _order(policy: Policy) -> Iterator[Problem]:
+    for smaller, larger, why in _ORDERED:
+        low, high = _value(policy, smaller), _value(policy, larger)
+        if low > high:
+            yield Problem(
+                smaller, f"must be at most {dotted(larger)}: {why} (got {low}, which is over {high})"
+            )
+
+
+def _value(policy: Policy, key: Key) -> int:
+    section, field = key
+    value = getattr(getattr(policy, str(section)), str(field))
+    assert isinstance(value, int)
+    return value
+
+
+def _isolation(policy: Policy) -> Iterator[Problem]:
+    if policy.sandbox.require_lockdown and policy.sandbox.isolation == "inline":
+        yield Problem(
+            ("sandbox", "require_lockdown"),
+            'cannot be true with isolation = "inline": locked-down workers are not there yet',
+        )
+
+
+def _models(policy: Policy) -> Iterator[Problem]:
+    models = policy.models
+    for spec in models.prices:
+        if spec.startswith(SCRIPT_PREFIX):
+            yield Problem(("models", "prices", spec), "a script model is free by rule; remove its price")
+    for field in ("root", "sub"):
+        spec = str(getattr(models, field))
+        if not spec.startswith(SCRIPT_PREFIX) and spec not in models.prices:
+            yield Problem(("models", field), f"has no price; add the table [models.prices.{dotted((spec,))}]")
+        if spec.startswith(OPENAI_PREFIX) and policy.providers.openai is None:
+            yield Problem(("models", field), "needs the table [providers.openai]")
+
+
+def _endpoint(policy: Policy) -> Iterator[Problem]:
+    if policy.providers.openai is not None and (message := _url_fault(policy.providers.openai)) is not None:
+        yield Problem(("providers", "openai", "base_url"), message)
+
+
+def _url_fault(endpoint: OpenAISection) -> str | None:
+    # The URL is never quoted: the commonest fault is a password inside it.
+    try:
+        url = urlsplit(endpoint.base_url)
+        _ = url.port
+    except ValueError:
+        return "is not a URL"
+    if url.scheme not in ("http", "https") or not _URL_CHARS.fullmatch(endpoint.base_url) or not url.hostname:
+        return 'must be a URL such as "https://api.openai.com/v1"'
+    if url.username is not None or url.password is not None:
+        return "must not hold a user name or password; name the key's variable in api_key_env"
+    if url.query or url.fragment:
+        return "must not have a query or fragment"
+    if url.scheme == "http" and endpoint.api_key_env and not _is_loopback(url):
+        return "must be https: a key would cross the network in the clear"
+    return None
+
+
+def _is_loopback(url: SplitResult) -> bool:
+    host = url.hostname or ""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,131 @@
+"""The tables of a policy file, one class each: every key required, nothing else accepted."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from rlm_wasm.policy import fields as f
+
+
+class Section(BaseModel):
+    """A table of the file. Strict: no coercion, no defaults, no unknown keys, no later change."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+
+
+class SandboxSection(Section):
+    """What a session is and what it is granted."""
+
+    # Further kinds of isolation join this list when they exist, never before.
+    isolation: Literal["inline"]
+    require_lockdown: f.Flag
+    memory_bytes_max: f.Bytes4G
+    context_bytes_max: f.Bytes4G
+    clock: Literal["virtual", "real"]
+    entropy: Literal["seeded", "fresh"]
+    seed: f.Seed
+
+
+class CellSection(Section):
+    """One execution; the fields of `core.limits.CellLimits`."""
+
+    fuel_max: f.Fuel
+    wall_ms_max: f.Milliseconds
+    stdout_bytes_max: f.Bytes256M
+    stderr_bytes_max: f.Bytes256M
+    result_bytes_max: f.Bytes64M
+    source_bytes_max: f.Bytes64M
+    requests_max: f.Count
+    sleep_ms_max: f.Milliseconds
+
+
+class RunSection(Section):
+    """What bounds a run without being used up; the fields of `core.limits.RunLimits`."""
+
+    wall_ms_max: f.Milliseconds
+    depth_max: f.Depth
+    permits_max: f.SmallCount
+    # run_started, run_ended and what a single query needs must fit.
+    events_max: Annotated[int, Field(ge=16, le=10_000_000)]
+
+
+class BudgetSection(Section):
+    """What a whole run may use up; the fields of `core.limits.BudgetLimits`."""
+
+    calls_max: f.Count
+    requests_max: f.Count
+    input_tokens_max: f.Tokens
+    output_tokens_max: f.Tokens
+    cost_microdollars_max: f.Microdollars
+    iterations_max: f.SmallCount
+    fuel_max: f.Fuel
+
+
+class BoundarySection(Section):
+    """What one request frame may be; the fields of `core.limits.BoundaryLimits`."""
+
+    frame_bytes_max: f.Bytes64M
+    control_frame_bytes_max: f.Bytes64M
+    prompt_bytes_max: f.Bytes64M
+    batch_items_max: f.SmallCount
+    nesting_max: f.Nesting
+    host_wait_ms_max: f.Milliseconds
+
+
+class ObservationSection(Section):
+    """What goes back to the model, and how its replies are read."""
+
+    bytes_max: f.Bytes64M
+    variables_max: f.SmallCount
+    dialect: Literal["answer", "final", "both"]
+    lenient_fences: f.Flag
+
+
+class QuerySection(Section):
+    """One query to a provider; the fields of `core.limits.QueryLimits`."""
+
+    timeout_ms_max: f.Milliseconds
+    attempts_max: f.Attempts
+    backoff_ms_first: f.Milliseconds
+    backoff_ms_max: f.Milliseconds
+    input_overhead_tokens: Annotated[int, Field(ge=0, le=1_000_000)]
+    output_tokens_max: Annotated[int, Field(gt=0, le=10_000_000)]
+    response_bytes_max: f.Bytes64M
+
+
+class EventsSection(Section):
+    """What the event log may hold."""
+
+    texts: f.Flag
+
+
+class PriceSection(Section):
+    """One model's price; the fields of `core.limits.ModelPrice`."""
+
+    input_microdollars_per_mtok: f.Microdollars
+    output_microdollars_per_mtok: f.Microdollars
+
+
+class ModelsSection(Section):
+    """Which models answer, and what each costs. A model that is not here cannot be asked."""
+
+    root: f.ModelSpec
+    sub: f.ModelSpec
+    prices: dict[f.ModelSpec, PriceSection] = Field(max_length=256)
+
+
+class OpenAISection(Section):
+    """One OpenAI-compatible endpoint. `api_key_env` is a variable's name; empty: no key is sent."""
+
+    base_url: f.Url
+    api_key_env: f.EnvName
+    connect_timeout_ms: f.Milliseconds
+    output_tokens_field: Literal["max_completion_tokens", "max_tokens"]
+
+
+class ProvidersSection(Section):
+    """The endpoints that the models need. Absent: that provider cannot be used."""
+
+    openai: OpenAISection | None = None

@@ -1,0 +1,58 @@
+"""What the runtime asks of a model provider: one query in, one completion or one typed failure out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from rlm_wasm.core.messages import Message
+from rlm_wasm.errors import ProviderError
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One attempt at one model. `timeout_ms` covers everything from connecting to the last byte."""
+
+    model: str
+    messages: tuple[Message, ...]
+    output_tokens_max: int
+    timeout_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A model's answer. A token count is None when the provider did not state a believable one."""
+
+    text: str
+    input_tokens: int | None
+    output_tokens: int | None
+
+
+class ProviderFailure(Exception):
+    """The only exception a provider raises from `complete`, cancellation aside.
+
+    `sent` is about money: False when the request never left this process, or when the provider
+    refused it before doing any work (every 3xx and 4xx status); True whenever work may have been
+    done and billed. It never carries a key, a request header or a raw response.
+    """
+
+    def __init__(
+        self, error: ProviderError, *, retryable: bool, sent: bool, retry_after_ms: int | None = None
+    ) -> None:
+        super().__init__(error.message)
+        self.error: Final = error
+        self.retryable: Final = retryable
+        self.sent: Final = sent
+        self.retry_after_ms: Final = retry_after_ms
+
+
+class Provider(Protocol):
+    """A model behind an interface. Safe for many concurrent `complete` calls in one event loop."""
+
+    async def complete(self, query: Query) -> Completion:
+        """Answer `query` or raise ProviderFailure; cancelling abandons the request and frees it."""
+        ...
+
+    async def aclose(self) -> None:
+        """Release every connection. Calling it twice is harmless."""
+        ...

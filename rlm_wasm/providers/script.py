@@ -1,0 +1,127 @@
+"""A model that answers from a file: the same messages always get the same text, without a key.
+
+``script:FILE.toml`` holds replies that are tried in order; the first that fits answers.
+``script:FILE.py`` is the operator's own Python, run with the operator's own rights; a guest can
+never name one, because models are asked by names from the policy only.
+"""
+
+from __future__ import annotations
+
+import inspect
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+
+from rlm_wasm.core.messages import Message
+from rlm_wasm.errors import ProviderError, UsageError
+from rlm_wasm.providers.base import Completion, ProviderFailure, Query
+from rlm_wasm.providers.script_file import Reply, read_replies
+
+_SHOWN_CHARS_MAX: Final = 80
+
+
+class ScriptProvider:
+    """Answers from a list of replies. A query that no reply fits is a failure that quotes it."""
+
+    def __init__(self, replies: tuple[Reply, ...], origin: str) -> None:
+        self._replies: Final = replies
+        self._origin: Final = origin
+
+    async def complete(self, query: Query) -> Completion:
+        """Answer with the first reply that fits; ends at once, so no deadline is needed."""
+        role, turn, prompt = role_of(query.messages), turn_of(query.messages), _last_user(query.messages)
+        for reply in self._replies:
+            text = reply.answer(role, turn, prompt)
+            if text is not None:
+                return _completion(query, text, reply.input_tokens, reply.output_tokens)
+        raise _failure(
+            f"the script {self._origin} has no reply for turn {turn} of a {role} model, "
+            f"last message {prompt[:_SHOWN_CHARS_MAX]!a}"
+        )
+
+    async def aclose(self) -> None:
+        """Do nothing: there is nothing open."""
+
+
+class FunctionProvider:
+    """Answers with ``reply(messages, model)`` of a Python file, plain or ``async``."""
+
+    def __init__(self, reply: Callable[..., Any], origin: str) -> None:
+        self._reply: Final = reply
+        self._origin: Final = origin
+
+    async def complete(self, query: Query) -> Completion:
+        """Call the function; what it raises becomes a ProviderFailure. The deadline needs ``async``."""
+        messages = [{"role": message.role, "content": message.content} for message in query.messages]
+        text: object = None
+        with anyio.move_on_after(query.timeout_ms / 1000) as scope:
+            try:
+                text = self._reply(messages, query.model)
+                if inspect.isawaitable(text):
+                    text = await text
+            # Whatever the operator's function raises is its answer to this query, not our bug.
+            except Exception as exc:
+                raise _failure(f"the script {self._origin} raised {type(exc).__name__}: {exc}") from exc
+        if scope.cancelled_caught:
+            raise _failure(f"the script {self._origin} did not answer within {query.timeout_ms} ms")
+        if not isinstance(text, str):
+            raise _failure(f"the script {self._origin} returned {type(text).__name__}, not str")
+        return _completion(query, text, None, None)
+
+    async def aclose(self) -> None:
+        """Do nothing: there is nothing open."""
+
+
+def open_script(path: Path) -> ScriptProvider | FunctionProvider:
+    """Load the script at `path`; raise UsageError that names the file and what is wrong with it."""
+    if path.suffix == ".py":
+        return FunctionProvider(_load_function(path), str(path))
+    if path.suffix == ".toml":
+        return ScriptProvider(read_replies(path), str(path))
+    raise UsageError(f"a model script must be a .toml or .py file, not {str(path)!a}")
+
+
+def role_of(messages: tuple[Message, ...]) -> str:
+    """Return ``root`` if there is a system message, which only the RLM loop writes, else ``sub``."""
+    return "root" if any(message.role == "system" for message in messages) else "sub"
+
+
+def turn_of(messages: tuple[Message, ...]) -> int:
+    """Return which reply is asked for, from 1: one more than the model has already given."""
+    return 1 + sum(message.role == "assistant" for message in messages)
+
+
+def _last_user(messages: tuple[Message, ...]) -> str:
+    return next((message.content for message in reversed(messages) if message.role == "user"), "")
+
+
+def _completion(query: Query, text: str, input_tokens: int | None, output_tokens: int | None) -> Completion:
+    if input_tokens is None:
+        input_tokens = sum(_estimate(message.content) for message in query.messages)
+    return Completion(text, input_tokens, _estimate(text) if output_tokens is None else output_tokens)
+
+
+def _estimate(text: str) -> int:
+    # Four bytes a token, rounded up: the usual rule of thumb, so that budgets behave as with a model.
+    return (len(text.encode("utf-8", "replace")) + 3) // 4
+
+
+def _failure(message: str) -> ProviderFailure:
+    # Never retryable: a deterministic model gives the same answer again.
+    return ProviderFailure(ProviderError(message), retryable=False, sent=False)
+
+
+def _load_function(path: Path) -> Callable[..., Any]:
+    if not path.is_file():
+        raise UsageError(f"the model script {str(path)!a} is not a file")
+    try:
+        found = runpy.run_path(str(path)).get("reply")
+    except Exception as exc:
+        raise UsageError(f"the model script {path} raised {type(exc).__name__}: {exc}") from exc
+    if not callable(found):
+        raise UsageError(f"the model script {path} defines no function `reply(messages, model)`")
+    function: Callable[..., Any] = found
+    return function

@@ -1,0 +1,119 @@
+"""The TOML form of a scripted model: ``[[reply]]`` tables, checked when the file is read.
+
+``role`` ("root", "sub" or "any") and ``text`` are required. ``turn`` (from 1) and ``pattern`` (a
+regular expression searched in the last user message) narrow when the reply fits; with a pattern,
+``\\1`` to ``\\9`` and ``\\g<name>`` in the text stand for its groups, and every other backslash for
+itself. ``input_tokens`` and ``output_tokens`` replace the usage that is estimated otherwise.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from rlm_wasm.errors import UsageError
+
+_FILE_BYTES_MAX: Final = 16 * 1024 * 1024
+_ROLES: Final = ("root", "sub", "any")
+_KEYS: Final = ("role", "turn", "pattern", "text", "input_tokens", "output_tokens")
+_GROUP: Final = re.compile(r"\\(?:([1-9])|g<([A-Za-z_][A-Za-z0-9_]*)>)")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One scripted reply and when it fits."""
+
+    role: str
+    turn: int | None
+    pattern: re.Pattern[str] | None
+    text: str
+    input_tokens: int | None
+    output_tokens: int | None
+
+    def answer(self, role: str, turn: int, prompt: str) -> str | None:
+        """Return the text for this conversation, or None if the reply does not fit it."""
+        if self.role not in ("any", role) or self.turn not in (None, turn):
+            return None
+        if self.pattern is None:
+            return self.text
+        found = self.pattern.search(prompt)
+        if found is None:
+            return None
+        # Not `found.expand`: a reply is often code, whose own backslashes must survive.
+        return _GROUP.sub(lambda group: found[_group_name(group)] or "", self.text)
+
+
+def read_replies(path: Path) -> tuple[Reply, ...]:
+    """Read and check `path`; the only exception out is UsageError, which names the file and reply."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(_FILE_BYTES_MAX + 1)
+    except (OSError, ValueError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else "not a usable path"
+        raise UsageError(f"cannot read the model script {str(path)!a}: {reason}") from exc
+    if len(raw) > _FILE_BYTES_MAX:
+        raise UsageError(f"the model script {path} is larger than {_FILE_BYTES_MAX} bytes")
+    try:
+        data = tomllib.loads(raw.decode("utf-8"))
+    except (ValueError, RecursionError) as exc:
+        raise UsageError(f"the model script {path} is not valid TOML: {exc}") from exc
+    tables = data.pop("reply", None)
+    if data:
+        raise UsageError(f"{path}: unknown key {next(iter(data))!a}; a script holds [[reply]] tables")
+    if not isinstance(tables, list) or not tables:
+        raise UsageError(f"{path}: holds no [[reply]] table")
+    return tuple(_reply(table, f"{path}: reply {number}") for number, table in enumerate(tables, 1))
+
+
+def _reply(table: object, place: str) -> Reply:
+    if not isinstance(table, dict):
+        raise UsageError(f"{place}: must be a table")
+    for key in table:
+        if key not in _KEYS:
+            raise UsageError(f"{place}: unknown key {key!a}; there are {', '.join(_KEYS)}")
+    role, text = table.get("role"), table.get("text")
+    if role not in _ROLES:
+        raise UsageError(f'{place}: role must be "root", "sub" or "any"')
+    if not isinstance(text, str):
+        raise UsageError(f"{place}: text must be a string")
+    pattern = _pattern(table.get("pattern"), text, place)
+    return Reply(
+        role=str(role),
+        turn=_integer(table, "turn", 1, place),
+        pattern=pattern,
+        text=text,
+        input_tokens=_integer(table, "input_tokens", 0, place),
+        output_tokens=_integer(table, "output_tokens", 0, place),
+    )
+
+
+def _pattern(source: object, text: str, place: str) -> re.Pattern[str] | None:
+    if source is None:
+        return None
+    if not isinstance(source, str):
+        raise UsageError(f"{place}: pattern must be a string")
+    try:
+        pattern = re.compile(source)
+    except (re.error, RecursionError, OverflowError) as exc:
+        raise UsageError(f"{place}: pattern is not a regular expression: {exc}") from exc
+    for group in _GROUP.finditer(text):
+        name = _group_name(group)
+        if name not in pattern.groupindex if isinstance(name, str) else name > pattern.groups:
+            raise UsageError(f"{place}: text uses {group[0]}, which the pattern does not have")
+    return pattern
+
+
+def _group_name(group: re.Match[str]) -> int | str:
+    return int(group[1]) if group[1] else group[2]
+
+
+def _integer(table: dict[str, Any], key: str, least: int, place: str) -> int | None:
+    value = table.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**53:
+        raise UsageError(f"{place}: {key} must be an integer of at least {least}")
+    return value

@@ -1,0 +1,213 @@
+"""Performs what the scheduler decides: the thin shell around `core.scheduler`.
+
+Everything happens on one event loop's thread; inputs are handled in the order they come in. The
+broker holds no policy and makes no decision.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from time import monotonic_ns
+from typing import Any, Final
+
+import anyio
+from anyio.abc import TaskGroup
+
+from rlm_wasm.core.ledger import Dimension, DimensionView
+from rlm_wasm.core.messages import Usage
+from rlm_wasm.core.request import Cancelled, Response
+from rlm_wasm.core.scheduler import (
+    CancelQuery,
+    ClearTimer,
+    Effect,
+    EmitEvent,
+    EndRun,
+    Input,
+    ProviderAnswered,
+    ProviderFailed,
+    QueryReceived,
+    Respond,
+    RunStarted,
+    Scheduler,
+    SendQuery,
+    SetTimer,
+    TimerFired,
+)
+from rlm_wasm.errors import ProviderError, RlmWasmError
+from rlm_wasm.events import Event
+from rlm_wasm.ids import RequestId, RunId
+from rlm_wasm.providers.base import Completion, Provider, ProviderFailure, Query
+from rlm_wasm.runtime.timers import Timers
+
+Sink = Callable[[Event], None]
+# From a model's name in the policy to its provider and its name there.
+Router = Callable[[str], tuple[Provider, str]]
+_Attempt = tuple[RunId, RequestId, int]
+
+
+@dataclass(slots=True)
+class _Waiter:
+    """Somebody who waits for a terminal response."""
+
+    answered: anyio.Event = field(default_factory=anyio.Event)
+    response: Response | None = None
+
+
+@dataclass(slots=True)
+class _Run:
+    """What the broker keeps for an open run."""
+
+    route: Router
+    sinks: list[Sink]
+    end: Callable[[str], None]
+    waiters: dict[RequestId, _Waiter] = field(default_factory=dict)
+    numbers: Any = field(default_factory=lambda: itertools.count(1))
+
+
+class Broker:
+    """One scheduler with its providers, timers and event sinks. Run `serve` in a task group.
+
+    `clock` gives the nanoseconds the scheduler sees.
+    """
+
+    def __init__(self, permits_max: int, clock: Callable[[], int] = monotonic_ns) -> None:
+        self._scheduler: Final = Scheduler(permits_max)
+        self._clock: Final = clock
+        self._timers: Final = Timers(lambda run_id, timer_id: self.submit(TimerFired(run_id, timer_id)))
+        self._runs: dict[RunId, _Run] = {}
+        self._sending: dict[_Attempt, anyio.CancelScope] = {}
+        self._tasks: TaskGroup | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is open: no run, no query in flight, no timer, no permit."""
+        return not (self._runs or self._sending or len(self._timers) or self._scheduler.permits_held)
+
+    async def serve(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Perform effects until cancelled."""
+        async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
+            tasks.start_soon(self._timers.run)
+            task_status.started()
+
+    def start_run(
+        self, started: RunStarted, route: Router, sinks: Iterable[Sink], end: Callable[[str], None]
+    ) -> None:
+        """Open a run. `end(reason)` is called once if the scheduler wants the run stopped."""
+        self._runs[started.run_id] = _Run(route, list(sinks), end)
+        self.submit(started)
+
+    def finish_run(self, ended: Input, run_id: RunId) -> None:
+        """Close a run with `ended` and forget it."""
+        self.submit(ended)
+        run = self._runs.pop(run_id)
+        for waiter in run.waiters.values():
+            # The scheduler answers every request before it closes a run; nobody is left to wait.
+            waiter.answered.set()
+
+    def next_request(self, run_id: RunId) -> RequestId:
+        """Return a number that no request of this run has had."""
+        return RequestId(next(self._runs[run_id].numbers))
+
+    def budget_view(self, run_id: RunId) -> dict[Dimension, DimensionView]:
+        """Return the account of an open run."""
+        return self._scheduler.budget_view(run_id)
+
+    async def query(self, received: QueryReceived) -> Response:
+        """Submit a query and wait for its one terminal response."""
+        (response,) = await self.query_all([received])
+        return response
+
+    async def query_all(self, batch: list[QueryReceived]) -> list[Response]:
+        """Submit queries together and return their responses in order, when all are there."""
+        waiters = []
+        for received in batch:
+            waiter = _Waiter()
+            self._runs[received.run_id].waiters[received.request_id] = waiter
+            waiters.append(waiter)
+            self.submit(received)
+        responses = []
+        for waiter in waiters:
+            await waiter.answered.wait()
+            responses.append(waiter.response or Cancelled("the run ended"))
+        return responses
+
+    def submit(self, given: Input) -> None:
+        """Let the scheduler decide about one input, and do what it says."""
+        for effect in self._scheduler.handle(given, self._clock()):
+            self._perform(effect)
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case EmitEvent(event=event):
+                self._emit(self._runs[event.run_id], event)
+            case Respond(run_id=run_id, request_id=request_id, response=response):
+                run = self._runs.get(run_id)
+                waiter = run.waiters.pop(request_id, None) if run else None
+                if waiter is not None:
+                    waiter.response = response
+                    waiter.answered.set()
+            case SendQuery():
+                scope = anyio.CancelScope()
+                self._sending[effect.run_id, effect.request_id, effect.attempt] = scope
+                assert self._tasks is not None, "the broker does not serve"
+                self._tasks.start_soon(self._send, effect, scope)
+            case CancelQuery(run_id=run_id, request_id=request_id, attempt=attempt):
+                sending = self._sending.get((run_id, request_id, attempt))
+                if sending is not None:
+                    sending.cancel()
+            case SetTimer(run_id=run_id, timer_id=timer_id, at_ns=at_ns):
+                self._timers.set(run_id, timer_id, at_ns)
+            case ClearTimer(run_id=run_id, timer_id=timer_id):
+                self._timers.clear(run_id, timer_id)
+            case EndRun(run_id=run_id, reason=reason):
+                self._runs[run_id].end(reason)
+
+    @staticmethod
+    def _emit(run: _Run, event: Event) -> None:
+        for sink in list(run.sinks):
+            try:
+                sink(event)
+            except RlmWasmError as error:
+                # A run whose events cannot be written is not one that may go on unseen.
+                run.sinks.remove(sink)
+                run.end(f"events: {error}")
+
+    async def _send(self, effect: SendQuery, scope: anyio.CancelScope) -> None:
+        key = (effect.run_id, effect.request_id, effect.attempt)
+        try:
+            with scope:
+                self.submit(await self._attempt(effect))
+        finally:
+            del self._sending[key]
+
+    async def _attempt(self, effect: SendQuery) -> ProviderAnswered | ProviderFailed:
+        key = (effect.run_id, effect.request_id, effect.attempt)
+        run = self._runs.get(effect.run_id)
+        if run is None:
+            return ProviderFailed(*key, ProviderError("the run is over"), retryable=False, sent=False)
+        try:
+            provider, model = run.route(effect.model)
+            query = Query(model, effect.messages, effect.output_tokens_max, effect.timeout_ms)
+            completion = await provider.complete(query)
+        except ProviderFailure as failure:
+            return ProviderFailed(
+                *key,
+                failure.error,
+                retryable=failure.retryable,
+                sent=failure.sent,
+                retry_after_ms=failure.retry_after_ms,
+            )
+        except Exception as error:  # noqa: BLE001 - a provider's bug must not end other runs
+            # Its text may hold anything, a key included: only the type is told.
+            broken = ProviderError(f"the provider failed with {type(error).__name__}")
+            return ProviderFailed(*key, broken, retryable=False, sent=True)
+        return ProviderAnswered(*key, completion.text, _usage(completion))
+
+
+def _usage(completion: Completion) -> Usage | None:
+    if completion.input_tokens is None or completion.output_tokens is None:
+        return None
+    return Usage(completion.input_tokens, completion.output_tokens)

@@ -1,0 +1,43 @@
+"""The inputs of a run as the model is told about them, without their contents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from rlm_wasm.core.dialects.prompts import PEEK_CHARS_MAX, ContextFacts
+from rlm_wasm.errors import UsageError
+
+DEFAULT_NAME: Final = "context"
+Contexts = str | bytes | Mapping[str, str | bytes] | None
+
+
+def named_contexts(contexts: Contexts) -> dict[str, str | bytes]:
+    """Return the inputs by variable name; a single one is called ``context``.
+
+    Raises:
+        UsageError: a name is no Python identifier, or a value is neither str nor bytes.
+    """
+    if contexts is None:
+        return {}
+    named = {DEFAULT_NAME: contexts} if isinstance(contexts, str | bytes) else dict(contexts)
+    for name, value in named.items():
+        if not name.isidentifier():
+            raise UsageError(f"{name!r} is not a variable name")
+        if not isinstance(value, str | bytes):
+            raise UsageError(f"the context {name} is a {type(value).__name__}; give a str or bytes")
+    return named
+
+
+def describe(named: Mapping[str, str | bytes]) -> tuple[ContextFacts, ...]:
+    """Return what the model is told: name, type, length, and the first few hundred characters."""
+    return tuple(
+        ContextFacts(
+            name=name,
+            type_name=type(value).__name__,
+            length=len(value),
+            unit="characters" if isinstance(value, str) else "bytes",
+            peek=value[:PEEK_CHARS_MAX] if isinstance(value, str) else repr(value[: PEEK_CHARS_MAX // 4]),
+        )
+        for name, value in named.items()
+    )

@@ -1,0 +1,125 @@
+"""`Runtime`: answers questions about inputs of any size, within a policy."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+
+from rlm_wasm.core.scheduler import RunCancelled, RunStarted
+from rlm_wasm.errors import InternalError, UsageError
+from rlm_wasm.events import Event
+from rlm_wasm.ids import RunId, make_run_id
+from rlm_wasm.policy.model import Policy
+from rlm_wasm.providers.registry import ProviderSet
+from rlm_wasm.runtime.broker import Broker, Router
+from rlm_wasm.runtime.contexts import Contexts, named_contexts
+from rlm_wasm.runtime.run import ActiveRun, RunResult
+from rlm_wasm.worker.inline import InlineWorker
+
+
+class Runtime:
+    """Runs questions under one policy; many at once share its permits.
+
+    Use it as an async context manager, on asyncio or trio, or call `ask_sync`. `model` and
+    `sub_model` override the policy's, as ``provider:name``; `environ` is where provider keys are
+    read, the process's environment unless given. `route` replaces the providers (for embedding a
+    model of your own): it maps a model's name to a provider and the name there.
+
+    Raises:
+        PolicyError: a model has no price, so that its cost cannot be budgeted.
+        UsageError: a model or its key is not there.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        model: str | None = None,
+        sub_model: str | None = None,
+        environ: Mapping[str, str] | None = None,
+        route: Router | None = None,
+    ) -> None:
+        self.policy = policy.with_models(root=model, sub=sub_model)
+        self._providers = ProviderSet(self.policy, environ)
+        self._route: Router = route or self._providers.get
+        self._worker = InlineWorker()
+        self._broker: Broker | None = None
+        self._stack = AsyncExitStack()
+        self._runs: dict[RunId, ActiveRun] = {}
+
+    async def __aenter__(self) -> Self:
+        # Before any guest runs: a missing key or a broken script is the operator's to know at once.
+        for name in {self.policy.models.root, self.policy.models.sub}:
+            self._route(name)
+        await self._stack.__aenter__()
+        self._broker = Broker(self.policy.run.permits_max)
+        self._stack.push_async_callback(self._providers.aclose)
+        tasks = await self._stack.enter_async_context(anyio.create_task_group())
+        self._stack.callback(tasks.cancel_scope.cancel)
+        self._stack.push_async_callback(self._worker.aclose)
+        await tasks.start(self._broker.serve)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        return await self._stack.__aexit__(kind, error, trace)
+
+    async def ask(
+        self,
+        question: str,
+        context: Contexts = None,
+        *,
+        sinks: Iterable[Callable[[Event], None]] = (),
+    ) -> RunResult:
+        """Answer `question`. `context` is a str or bytes, or several by variable name.
+
+        Every event of the run goes to each of `sinks`, in order. Ending early (a budget, a
+        deadline, `cancel`) is a result with `partial=True`, not an exception.
+        """
+        if self._broker is None:
+            raise InternalError("use the runtime as an async context manager")
+        if not question.strip():
+            raise UsageError("the question is empty")
+        run_id = make_run_id(os.urandom(8))
+        run = ActiveRun(run_id, self.policy, self._broker, self._worker, question, named_contexts(context))
+        self._broker.start_run(
+            RunStarted(
+                run_id=run_id,
+                budget=self.policy.budget_limits(),
+                run=self.policy.run_limits(),
+                query=self.policy.query_limits(),
+                boundary=self.policy.boundary_limits(),
+                prices=self.policy.prices(),
+                seed=self.policy.sandbox.seed,
+                texts=self.policy.events.texts,
+            ),
+            self._route,
+            sinks,
+            run.end,
+        )
+        self._runs[run_id] = run
+        try:
+            return await run.drive()
+        finally:
+            del self._runs[run_id]
+
+    def cancel(self, reason: str = "cancelled") -> None:
+        """Ask every run to end now; each returns its best partial answer."""
+        if self._broker is not None:
+            for run_id in list(self._runs):
+                self._broker.submit(RunCancelled(run_id, reason))
+
+    def ask_sync(self, question: str, context: Contexts = None, **arguments: Any) -> RunResult:
+        """Answer one question from code that is not async. Starts and stops everything it needs."""
+
+        async def main() -> RunResult:
+            async with self:
+                return await self.ask(question, context, **arguments)
+
+        return anyio.run(main)

@@ -1,0 +1,93 @@
+"""`Sandbox`: full CPython behind the wall, without the RLM on top."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Self
+
+import anyio
+
+from rlm_wasm.policy.model import Policy
+from rlm_wasm.runtime.no_host import nobody_answers
+from rlm_wasm.sandbox.session import Cell
+from rlm_wasm.worker.inline import InlineSession, InlineWorker
+from rlm_wasm.worker.result import CellResult
+
+
+class SandboxSession:
+    """One guest with its variables; cells run in it one after another. Close it, or use `async with`."""
+
+    def __init__(self, session: InlineSession, policy: Policy) -> None:
+        self._session = session
+        self._policy = policy
+
+    async def load(self, name: str, value: str | bytes) -> None:
+        """Bind a str or bytes in the guest, in one copy.
+
+        Raises:
+            UsageError: the name is no identifier, or the value exceeds `sandbox.context_bytes_max`.
+            MemoryExceeded: the guest has no room for it.
+        """
+        await self._session.load(name, value)
+
+    async def exec(
+        self, source: str, *, answer: Callable[[bytes], Awaitable[bytes]] = nobody_answers
+    ) -> CellResult:
+        """Run Python and return what it came to; the guest's failures are in the result, not raised.
+
+        `answer` turns the guest's request frames into response frames (`wire.boundary` has both
+        directions); without it, `llm_query` raises QueryError in the guest. Cancelling this call
+        ends the cell and loses the session.
+        """
+        cell = Cell(source, self._policy.cell_limits(), report_variables=True)
+        return await self._session.run(cell, answer)
+
+    async def aclose(self) -> None:
+        """Free the guest."""
+        await self._session.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with anyio.CancelScope(shield=True):
+            await self.aclose()
+
+
+class Sandbox:
+    """Makes sessions under one policy. Use it as an async context manager, on asyncio or trio."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self._worker = InlineWorker()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._worker.aclose()
+
+    async def session(self) -> SandboxSession:
+        """Make a fresh guest.
+
+        Raises:
+            ArtifactError: no guest is built, or it is not what was built.
+        """
+        made = await self._worker.session(self.policy.session_limits(), self.policy.boundary_limits())
+        return SandboxSession(made, self.policy)
+
+    def exec_sync(self, source: str, *, context: str | bytes | None = None) -> CellResult:
+        """Run Python in a fresh session from code that is not async."""
+
+        async def main() -> CellResult:
+            async with self, await self.session() as session:
+                if context is not None:
+                    await session.load("context", context)
+                return await session.exec(source)
+
+        return anyio.run(main)

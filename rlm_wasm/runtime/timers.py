@@ -1,0 +1,62 @@
+"""Timers of many runs in one task: a heap, and an event that says the earliest one changed."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from time import monotonic_ns
+
+import anyio
+
+from rlm_wasm.ids import RunId
+
+TimerKey = tuple[RunId, str]
+
+
+class Timers:
+    """Calls `fired(run_id, timer_id)` when a timer is due. A cleared timer never fires."""
+
+    def __init__(self, fired: Callable[[RunId, str], None]) -> None:
+        self._fired = fired
+        self._heap: list[tuple[int, TimerKey]] = []
+        self._due: dict[TimerKey, int] = {}
+        self._changed = anyio.Event()
+
+    def __len__(self) -> int:
+        return len(self._due)
+
+    def set(self, run_id: RunId, timer_id: str, at_ns: int) -> None:
+        """Fire at `at_ns` of the monotonic clock; a timer of the same name is replaced."""
+        key = (run_id, timer_id)
+        self._due[key] = at_ns
+        heapq.heappush(self._heap, (at_ns, key))
+        if self._heap[0] == (at_ns, key):
+            self._changed.set()
+
+    def clear(self, run_id: RunId, timer_id: str) -> None:
+        """Forget a timer; its heap entry is skipped when its time comes."""
+        self._due.pop((run_id, timer_id), None)
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        while True:
+            self._changed = anyio.Event()
+            self._fire_due()
+            if not self._heap:
+                await self._changed.wait()
+                continue
+            delay = max(0, self._heap[0][0] - monotonic_ns()) / 1e9
+            with anyio.move_on_after(delay):
+                await self._changed.wait()
+
+    def _fire_due(self) -> None:
+        while self._heap:
+            at_ns, key = self._heap[0]
+            if self._due.get(key) != at_ns:
+                heapq.heappop(self._heap)  # cleared or replaced
+            elif at_ns > monotonic_ns():
+                return
+            else:
+                heapq.heappop(self._heap)
+                del self._due[key]
+                self._fired(*key)

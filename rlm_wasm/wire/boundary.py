@@ -1,0 +1,167 @@
+"""The gate between guest and host: request frames in, response frames out.
+
+A frame is JSON made by hostile code. What passes `decode_request` is typed and bounded; what does
+not becomes a BoundaryViolation, whose message never quotes the frame. A frame says what is asked,
+never who asks: depth, run and session are the host's to know.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Annotated, Final, TypeAlias
+
+import msgspec
+
+from rlm_wasm.core.ledger import Dimension, DimensionView
+from rlm_wasm.core.limits import BoundaryLimits
+from rlm_wasm.core.pricing import utf8_bytes
+from rlm_wasm.core.request import Completed, Response, error_of
+from rlm_wasm.errors import BoundaryViolation
+
+# Every honest frame has these keys and values as strings, and its prompts: {"type": "llm_query_batch",
+# "model": "m", "prompts": [...]}. Counted before decoding, so that nobody can make us build millions.
+_STRINGS_BESIDE_PROMPTS: Final = 8
+_CONTAINERS_MAX: Final = 1_024  # arrays and objects of a frame, all together
+_MODEL_CHARS_MAX: Final = 256
+
+ModelName: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=_MODEL_CHARS_MAX)]
+
+
+class LlmQuery(msgspec.Struct, frozen=True, tag_field="type", tag="llm_query", forbid_unknown_fields=True):
+    """Ask a model one thing. Without `model` the policy's sub-model answers."""
+
+    prompt: str
+    model: ModelName | None = None
+
+
+class LlmQueryBatch(
+    msgspec.Struct, frozen=True, tag_field="type", tag="llm_query_batch", forbid_unknown_fields=True
+):
+    """Ask a model several things at once; the answers come back in order."""
+
+    prompts: tuple[str, ...]
+    model: ModelName | None = None
+
+
+class Finish(msgspec.Struct, frozen=True, tag_field="type", tag="finish", forbid_unknown_fields=True):
+    """End the run with this answer."""
+
+    answer: str
+
+
+class Budget(msgspec.Struct, frozen=True, tag_field="type", tag="budget", forbid_unknown_fields=True):
+    """Ask what is left."""
+
+
+Request: TypeAlias = LlmQuery | LlmQueryBatch | Finish | Budget
+
+_DECODER: Final[msgspec.json.Decoder[Request]] = msgspec.json.Decoder(
+    LlmQuery | LlmQueryBatch | Finish | Budget
+)
+_ENCODER: Final = msgspec.json.Encoder()
+
+
+def decode_request(frame: bytes, limits: BoundaryLimits) -> Request:
+    """Decode one request; the only exception that leaves this function is BoundaryViolation.
+
+    Time and memory are linear in the frame, whose size `frame_bytes_max` bounds. Of a key that
+    occurs twice the last value counts; there is no second decoder that could see it otherwise.
+    """
+    try:
+        check_shape(
+            frame,
+            bytes_max=limits.frame_bytes_max,
+            nesting_max=limits.nesting_max,
+            strings_max=limits.batch_items_max + _STRINGS_BESIDE_PROMPTS,
+        )
+        request = _DECODER.decode(frame)
+        _check_size(request, frame, limits)
+    except BoundaryViolation:
+        raise
+    except Exception as exc:  # noqa: BLE001 - whatever a decoder raises, the guest did it
+        # Not chained: the decoder's message may quote the frame.
+        raise BoundaryViolation(f"the request frame is malformed ({type(exc).__name__})") from None
+    return request
+
+
+_STRING: Final = re.compile(rb'"[^"]*"?')
+_NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
+
+
+def check_shape(frame: bytes, *, bytes_max: int, nesting_max: int, strings_max: int) -> None:
+    """Refuse a frame that is too long or too deep or has too many parts, without decoding it."""
+    if len(frame) > bytes_max:
+        raise BoundaryViolation(f"a frame of {len(frame)} bytes, {bytes_max} allowed")
+    # Backslashes come in pairs, or one escapes a quote. Without both, a quote is a string's border.
+    bare = frame.replace(b"\\\\", b"").replace(b'\\"', b"")
+    strings = (bare.count(b'"') + 1) // 2
+    if strings > strings_max:
+        raise BoundaryViolation(f"a frame with {strings} strings, {strings_max} allowed")
+    brackets = _STRING.sub(b"", bare).translate(None, _NOT_BRACKETS)
+    if len(brackets) > 2 * _CONTAINERS_MAX:
+        raise BoundaryViolation(f"a frame with {len(brackets)} brackets, {2 * _CONTAINERS_MAX} allowed")
+    depth = 0
+    for bracket in brackets:
+        depth += 1 if bracket in b"[{" else -1
+        if depth > nesting_max:
+            raise BoundaryViolation(f"a frame nested deeper than {nesting_max}")
+
+
+def _check_size(request: Request, frame: bytes, limits: BoundaryLimits) -> None:
+    match request:
+        case LlmQuery(prompt=prompt):
+            _check_prompt(prompt, limits)
+        case LlmQueryBatch(prompts=prompts):
+            if not 1 <= len(prompts) <= limits.batch_items_max:
+                raise BoundaryViolation(f"a batch of {len(prompts)}, 1 to {limits.batch_items_max} allowed")
+            for prompt in prompts:
+                _check_prompt(prompt, limits)
+        case Finish():
+            pass  # an answer may be as long as a frame
+        case Budget():
+            if len(frame) > limits.control_frame_bytes_max:
+                raise BoundaryViolation(
+                    f"a control frame of {len(frame)} bytes, {limits.control_frame_bytes_max} allowed"
+                )
+
+
+def _check_prompt(prompt: str, limits: BoundaryLimits) -> None:
+    size = utf8_bytes(prompt)
+    if size > limits.prompt_bytes_max:
+        raise BoundaryViolation(f"a prompt of {size} bytes, {limits.prompt_bytes_max} allowed")
+
+
+def encode_response(response: Response) -> bytes:
+    """Encode the answer to LlmQuery: `status`, and `text` or `error` with its type and message."""
+    return _ENCODER.encode(_response_document(response))
+
+
+def encode_batch_response(responses: Sequence[Response]) -> bytes:
+    """Encode the answer to LlmQueryBatch: each item ends in its own way."""
+    return _ENCODER.encode({"status": "completed", "items": [_response_document(r) for r in responses]})
+
+
+def encode_budget_response(view: Mapping[Dimension, DimensionView]) -> bytes:
+    """Encode the answer to Budget: limit, spent, reserved and available of each dimension."""
+    budget = {dimension.value: asdict(line) for dimension, line in view.items()}
+    return _ENCODER.encode({"status": "completed", "budget": budget})
+
+
+def encode_finish_response() -> bytes:
+    """Encode the answer to Finish."""
+    return _ENCODER.encode({"status": "completed"})
+
+
+def _response_document(response: Response) -> dict[str, object]:
+    if isinstance(response, Completed):
+        return {"status": response.status, "text": _encodable(response.text)}
+    error = error_of(response)
+    document = {"type": type(error).__name__, "message": _encodable(str(error))}
+    return {"status": response.status, "error": document}
+
+
+def _encodable(text: str) -> str:
+    """Replace lone surrogates, which a provider's answer may hold and UTF-8 cannot."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()

@@ -1,0 +1,182 @@
+"""Sessions in this process, for an async host: the worker loop's thread behind awaitable calls.
+
+`isolation = "inline"`: lowest latency, for trusted code and tests. The wasm wall stands; there is
+no locked-down process around it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections import deque
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+from anyio.lowlevel import EventLoopToken, checkpoint, current_token
+
+from rlm_wasm.core.limits import BoundaryLimits, SessionLimits
+from rlm_wasm.errors import CellCancelled, DeadlineExceeded, GuestError, InternalError
+from rlm_wasm.ids import SessionId
+from rlm_wasm.sandbox.session import Cell
+from rlm_wasm.worker.entropy import seeded_entropy
+from rlm_wasm.worker.loop import Close, Command, Done, Load, Open, Report, Requested, Respond, Run, Stop, WorkerLoop
+from rlm_wasm.worker.result import CellResult
+
+Answer = Callable[[bytes], Awaitable[bytes]]
+
+
+def _post_soon(token: EventLoopToken, function: Callable[[Any], None], argument: object) -> None:
+    """Call `function(argument)` on the event loop soon, from another thread, without waiting for it."""
+    native: Any = token.native_token
+    schedule = getattr(native, "call_soon_threadsafe", None) or native.run_sync_soon
+    schedule(function, argument)
+
+
+class _Mailbox:
+    """Reports of one session, delivered on the event loop's thread."""
+
+    def __init__(self) -> None:
+        self._reports: deque[Report] = deque()
+        self._arrived = anyio.Event()
+
+    def put(self, report: Report) -> None:
+        self._reports.append(report)
+        self._arrived.set()
+
+    async def get(self) -> Report:
+        while not self._reports:
+            self._arrived = anyio.Event()
+            await self._arrived.wait()
+        return self._reports.popleft()
+
+
+class InlineSession:
+    """One guest. Not for concurrent use: one operation at a time. Close it, or use `async with`."""
+
+    def __init__(self, loop: WorkerLoop, number: SessionId, boundary: BoundaryLimits) -> None:
+        self._loop = loop
+        self._number = number
+        self._boundary = boundary
+        self._mailbox = _Mailbox()
+        self._closed = False
+
+    async def load(self, name: str, value: str | bytes) -> None:
+        """Bind an input in the guest. Raises UsageError, MemoryExceeded or another GuestError."""
+        await self._operate(Load(self._number, name, value), None)
+
+    async def run(self, cell: Cell, answer: Answer | None = None) -> CellResult:
+        """Run a cell; `answer` turns each request frame of the guest into a response frame.
+
+        A GuestError raised by `answer` ends the cell and is its result. Cancelling this call ends
+        the cell and loses the session.
+        """
+        done = await self._operate(Run(self._number, cell), answer)
+        if done.result is None:
+            raise InternalError("a cell ended without a result")
+        return done.result
+
+    async def aclose(self) -> None:
+        """Free the guest. Safe to call again."""
+        if not self._closed:
+            self._closed = True
+            self._loop.submit(Close(self._number))
+            await checkpoint()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with anyio.CancelScope(shield=True):
+            await self.aclose()
+
+    async def open(
+        self, limits: SessionLimits, entropy: Callable[[int], bytes]
+    ) -> None:
+        """Make the guest. Called once, by InlineWorker."""
+        token = current_token()
+        mailbox = self._mailbox
+        await self._operate(
+            Open(
+                self._number, limits, self._boundary, entropy,
+                lambda report: _post_soon(token, mailbox.put, report),
+            ),
+            None,
+        )  # fmt: skip
+
+    async def _operate(self, command: Command, answer: Answer | None) -> Done:
+        if self._closed:
+            raise InternalError("the session is closed")
+        self._loop.submit(command)
+        try:
+            while True:
+                report = await self._mailbox.get()
+                if isinstance(report, Done):
+                    break
+                self._loop.submit(await self._answer(report, answer))
+        except BaseException:
+            # Cancelled, or a bug above: the guest must be still before the caller goes on.
+            with anyio.CancelScope(shield=True):
+                self._loop.submit(Stop(self._number, CellCancelled("the cell was cancelled")))
+                while not isinstance(await self._mailbox.get(), Done):
+                    pass
+            raise
+        if report.error is not None:
+            raise report.error
+        return report
+
+    async def _answer(self, request: Requested, answer: Answer | None) -> Command:
+        """Return what to tell the guest: a response, or that its cell is over."""
+        if answer is None:
+            return Stop(self._number, CellCancelled("the guest asked the host where nobody answers"))
+        wait_ms = self._boundary.host_wait_ms_max
+        try:
+            with anyio.fail_after(wait_ms / 1000):
+                return Respond(self._number, await answer(request.frame))
+        except TimeoutError:
+            return Stop(self._number, DeadlineExceeded(f"the guest waited for the host longer than {wait_ms} ms"))
+        except GuestError as error:
+            return Stop(self._number, error)
+
+
+class InlineWorker:
+    """Makes sessions in this process. Close it, or use `async with`; that ends every session."""
+
+    def __init__(self) -> None:
+        self._loop = WorkerLoop()
+        self._numbers = itertools.count(1)
+        self._started = False
+
+    async def session(self, limits: SessionLimits, boundary: BoundaryLimits) -> InlineSession:
+        """Make a session.
+
+        Raises:
+            ArtifactError: no guest is built, or it is not what was built.
+            PolicyError: the memory cap is below the guest's image.
+        """
+        if not self._started:
+            self._started = True
+            self._loop.start()
+        number = SessionId(next(self._numbers))
+        session = InlineSession(self._loop, number, boundary)
+        entropy = os.urandom if limits.entropy == "fresh" else seeded_entropy(limits.seed, number)
+        await session.open(limits, entropy)
+        return session
+
+    async def aclose(self) -> None:
+        """End every session and the thread."""
+        if self._started:
+            self._started = False
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(self._loop.stop)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()

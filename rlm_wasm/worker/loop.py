@@ -1,0 +1,285 @@
+"""The worker loop: one thread, many sessions, a fair slice for each.
+
+Commands come in through a queue; what happens goes out through a callback, on this thread. A
+session that waits for the host, or sleeps, costs nothing until it can go on.
+"""
+
+from __future__ import annotations
+
+import heapq
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from time import monotonic_ns
+from typing import Final
+
+from rlm_wasm.core.limits import BoundaryLimits, SessionLimits
+from rlm_wasm.errors import GuestError, InternalError, RlmWasmError, UsageError
+from rlm_wasm.ids import SessionId
+from rlm_wasm.sandbox.session import Cell, Operation, Session
+from rlm_wasm.sandbox.steps import CellEnd, HostRequest, Sleep
+from rlm_wasm.worker.program import load_guest_program
+from rlm_wasm.worker.result import CellResult, decode_cell
+
+STOP_SECONDS_MAX: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Make a session. `entropy(n)` gives its random bytes."""
+
+    session: SessionId
+    limits: SessionLimits
+    boundary: BoundaryLimits
+    entropy: Callable[[int], bytes]
+    sink: Callable[[Report], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Bind an input in the guest."""
+
+    session: SessionId
+    name: str
+    value: str | bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Run a cell."""
+
+    session: SessionId
+    cell: Cell
+
+
+@dataclass(frozen=True, slots=True)
+class Respond:
+    """Answer the request the session waits with."""
+
+    session: SessionId
+    response: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End the session's operation with this error; it still reports Done."""
+
+    session: SessionId
+    error: GuestError
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Free the session, whatever it does."""
+
+    session: SessionId
+
+
+Command = Open | Load | Run | Respond | Stop | Close
+
+
+@dataclass(frozen=True, slots=True)
+class Requested:
+    """The guest waits for the response to this frame."""
+
+    frame: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The operation is over: with a cell's result, with nothing, or with an error."""
+
+    result: CellResult | None = None
+    error: RlmWasmError | None = None
+
+
+Report = Requested | Done
+
+
+@dataclass(slots=True)
+class _Seat:
+    """One session and the operation it is busy with."""
+
+    session: Session
+    sink: Callable[[Report], None]
+    operation: Operation[CellEnd] | Operation[None] | None = None
+    response: bytes | None = None
+    waits_for_host: bool = False
+    stopped: GuestError | None = None
+    queued: bool = field(default=False)
+
+
+class WorkerLoop:
+    """Runs sessions on a thread of its own, never the main one: no signal handler runs there."""
+
+    def __init__(self) -> None:
+        self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
+        self._seats: dict[SessionId, _Seat] = {}
+        self._runnable: deque[SessionId] = deque()
+        self._sleepers: list[tuple[int, SessionId]] = []
+        self._thread = threading.Thread(target=self._main, name="rlm-wasm-worker", daemon=True)
+        self._stopping = False
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def submit(self, command: Command) -> None:
+        """Hand a command to the thread; any thread may call this."""
+        self._commands.put(command)
+
+    def stop(self) -> None:
+        """Close every session and end the thread.
+
+        Raises:
+            InternalError: the thread did not end within STOP_SECONDS_MAX.
+        """
+        self._commands.put(None)
+        self._thread.join(STOP_SECONDS_MAX)
+        if self._thread.is_alive():
+            raise InternalError("the worker thread did not stop")
+
+    @property
+    def open_sessions(self) -> int:
+        """How many sessions exist; exact only on the worker's thread or when it is idle."""
+        return len(self._seats)
+
+    # -- the thread ---------------------------------------------------------------------------------
+
+    def _main(self) -> None:
+        try:
+            while not self._stopping:
+                self._take_commands()
+                self._wake_sleepers()
+                if self._runnable:
+                    self._advance(self._runnable.popleft())
+        finally:
+            for session in list(self._seats):
+                self._close(session)
+
+    def _take_commands(self) -> None:
+        timeout: float | None = None
+        if self._runnable:
+            timeout = 0.0
+        elif self._sleepers:
+            timeout = max(0, self._sleepers[0][0] - monotonic_ns()) / 1e9
+        try:
+            command = self._commands.get(block=timeout != 0.0, timeout=timeout or None)
+            while True:
+                if command is None:
+                    self._stopping = True
+                    return
+                self._perform(command)
+                command = self._commands.get_nowait()
+        except queue.Empty:
+            return
+
+    def _perform(self, command: Command) -> None:
+        if isinstance(command, Open):
+            self._open(command)
+            return
+        seat = self._seats.get(command.session)
+        if seat is None:
+            return  # closed meanwhile; its sink has been told
+        match command:
+            case Load(name=name, value=value):
+                self._begin(command.session, seat, lambda: seat.session.load(name, value))
+            case Run(cell=cell):
+                self._begin(command.session, seat, lambda: seat.session.run(cell))
+            case Respond(response=response):
+                if seat.waits_for_host:
+                    seat.waits_for_host = False
+                    seat.response = response
+                    self._queue(command.session, seat)
+            case Stop(error=error):
+                if seat.operation is not None:
+                    seat.stopped = error
+                    seat.waits_for_host = False
+                    self._queue(command.session, seat)
+            case Close():
+                self._close(command.session)
+
+    def _open(self, command: Open) -> None:
+        try:
+            loaded = load_guest_program()
+            session = Session(
+                loaded.program, loaded.guest.facts, command.limits, command.boundary, command.entropy
+            )
+        except RlmWasmError as error:
+            command.sink(Done(error=error))
+        except Exception as error:  # noqa: BLE001 - the thread serves others; the caller gets it typed
+            command.sink(Done(error=_internal(error)))
+        else:
+            self._seats[command.session] = _Seat(session, command.sink)
+            command.sink(Done())
+
+    def _begin(
+        self, session: SessionId, seat: _Seat, make: Callable[[], Operation[CellEnd] | Operation[None]]
+    ) -> None:
+        if seat.operation is not None:
+            seat.sink(Done(error=UsageError("the session is busy")))
+            return
+        seat.operation = make()
+        seat.response = None
+        seat.stopped = None
+        self._queue(session, seat)
+
+    def _queue(self, session: SessionId, seat: _Seat) -> None:
+        if not seat.queued:
+            seat.queued = True
+            self._runnable.append(session)
+
+    def _wake_sleepers(self) -> None:
+        now = monotonic_ns()
+        while self._sleepers and self._sleepers[0][0] <= now:
+            _, session = heapq.heappop(self._sleepers)
+            seat = self._seats.get(session)
+            if seat is not None and seat.operation is not None and not seat.waits_for_host:
+                self._queue(session, seat)
+
+    def _advance(self, session: SessionId) -> None:
+        seat = self._seats.get(session)
+        if seat is None:
+            return
+        seat.queued = False
+        operation, response, stopped = seat.operation, seat.response, seat.stopped
+        if operation is None:
+            return
+        seat.response = seat.stopped = None
+        try:
+            step = operation.throw(stopped) if stopped is not None else operation.send(response)
+        except StopIteration as ended:
+            seat.operation = None
+            end: CellEnd | None = ended.value
+            seat.sink(Done(result=None if end is None else decode_cell(end)))
+        except RlmWasmError as error:
+            seat.operation = None
+            seat.sink(Done(error=error))
+        except Exception as error:  # noqa: BLE001 - the thread serves others; the caller gets it typed
+            seat.operation = None
+            seat.session.close()
+            seat.sink(Done(error=_internal(error)))
+        else:
+            match step:
+                case HostRequest(frame=frame):
+                    seat.waits_for_host = True
+                    seat.sink(Requested(frame))
+                case Sleep(until_ns=until_ns):
+                    heapq.heappush(self._sleepers, (until_ns, session))
+                case _:
+                    self._queue(session, seat)
+
+    def _close(self, session: SessionId) -> None:
+        seat = self._seats.pop(session)
+        if seat.operation is not None:
+            seat.operation.close()
+            seat.sink(Done(error=UsageError("the session was closed")))
+        seat.session.close()
+
+
+def _internal(error: Exception) -> InternalError:
+    internal = InternalError(f"{type(error).__name__}: {error}")
+    internal.__cause__ = error
+    return internal

@@ -1,0 +1,34 @@
+"""The guest this process runs: found, authenticated and linked once, shared by every session."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+from rlm_wasm.image.artifact import Guest, find_guest
+from rlm_wasm.sandbox.instance import Program
+
+_lock = threading.Lock()
+_loaded: LoadedGuest | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedGuest:
+    """A linked program and the authenticated facts it was built with."""
+
+    program: Program
+    guest: Guest
+
+
+def load_guest_program() -> LoadedGuest:
+    """Return the process's guest, loading it on first use.
+
+    Raises:
+        ArtifactError: no guest is built, or its files are not what was built.
+    """
+    global _loaded
+    with _lock:
+        if _loaded is None:
+            guest = find_guest()
+            _loaded = LoadedGuest(Program(guest.read_code(), guest.read_image()), guest)
+        return _loaded

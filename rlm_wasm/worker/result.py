@@ -1,0 +1,72 @@
+"""A finished cell, decoded: from the guest's raw streams to typed, bounded text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from rlm_wasm.errors import BoundaryViolation, GuestError, GuestException, MemoryExceeded
+from rlm_wasm.sandbox.steps import CellEnd
+from rlm_wasm.wire.guest_error import decode_cell_report, decode_guest_error
+
+COMPLETED: Final = "completed"
+
+
+@dataclass(frozen=True, slots=True)
+class CellResult:
+    """What one cell came to. `error` is None exactly when `outcome` is "completed".
+
+    `result` is the repr of the last expression. `session_lost` says that the guest is gone, with
+    its variables: a limit or a trap ended it. `executed_ns` does not count waits for the host.
+    """
+
+    outcome: str
+    stdout: str
+    stderr: str
+    result: str | None
+    error: GuestError | None
+    variables: tuple[str, ...]
+    fuel_used: int
+    memory_peak_bytes: int
+    executed_ns: int
+    session_lost: bool
+
+
+def decode_cell(end: CellEnd) -> CellResult:
+    """Decode what a cell left behind. A guest that reports nonsense is a BoundaryViolation in the result."""
+    error = end.fault
+    variables: tuple[str, ...] = ()
+    lost = end.fault is not None
+    try:
+        if end.report is not None:
+            variables = decode_cell_report(end.report).variables
+        if end.raised and error is None:
+            error = _exception(end)
+    except BoundaryViolation as violation:
+        error = violation
+    return CellResult(
+        outcome=COMPLETED if error is None else error.outcome,
+        stdout=_text(end.stdout),
+        stderr=_text(end.stderr),
+        result=None if end.result is None else _text(end.result),
+        error=error,
+        variables=variables,
+        fuel_used=end.fuel_used,
+        memory_peak_bytes=end.memory_bytes,
+        executed_ns=end.executed_ns,
+        session_lost=lost,
+    )
+
+
+def _exception(end: CellEnd) -> GuestError:
+    if end.error is None:
+        raise BoundaryViolation("the guest raised and did not say what")
+    told = decode_guest_error(end.error)
+    if told.type_name == "MemoryError":
+        # The guest met its memory cap, caught by CPython: the session lives.
+        return MemoryExceeded(told.traceback or "MemoryError")
+    return GuestException(told.type_name, told.message, told.traceback)
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "replace")
