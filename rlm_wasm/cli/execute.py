@@ -14,7 +14,9 @@ from rlm_wasm.errors import GuestException
 
 @click.command("exec")
 @click.argument("file", metavar="FILE|-")
-@click.option("--policy", "policy_name", default="standard", show_default=True, help="A built-in policy or a file.")
+@click.option(
+    "--policy", "policy_name", default="standard", show_default=True, help="A built-in policy or a file."
+)
 @click.option("--context", "contexts", multiple=True, metavar="[NAME=]FILE|-", help="An input for the guest.")
 @click.option("--bytes", "as_bytes", is_flag=True, help="Give the inputs as bytes instead of text.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")

@@ -29,7 +29,13 @@ _BY_OUTCOME: Final = {
     "guest_trap": ExitCode.VIOLATION,
     "cancelled": ExitCode.INTERRUPTED,
 }
-_LIMIT_REASONS: Final = ("budget:", "deadline:", "overdraft:", "iterations_exhausted", "model_failed: BudgetExceeded")
+_LIMIT_REASONS: Final = (
+    "budget:",
+    "deadline:",
+    "overdraft:",
+    "iterations_exhausted",
+    "model_failed: BudgetExceeded",
+)
 
 
 def of_outcome(outcome: str) -> ExitCode:

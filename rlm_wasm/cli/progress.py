@@ -50,8 +50,10 @@ class RunProgress:
         budget = self._policy.budget
         waiting = f" ({self._waiting} waiting)" if self._waiting else ""
         return (
-            f"turn {self._iteration}/{budget.iterations_max} · calls {self._calls}/{budget.calls_max}{waiting} · "
-            f"{self._tokens:,} tokens · ${self._cost / 1e6:.4f} · fuel {100 * self._fuel / budget.fuel_max:.1f}%"
+            f"turn {self._iteration}/{budget.iterations_max}"
+            f" · calls {self._calls}/{budget.calls_max}{waiting}"
+            f" · {self._tokens:,} tokens · ${self._cost / 1e6:.4f}"
+            f" · fuel {100 * self._fuel / budget.fuel_max:.1f}%"
         )
 
     def __enter__(self) -> Self:

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     help="An input, bound to `context` (then context_2, …) or NAME in the guest.",
 )  # fmt: skip
 @click.option("--bytes", "as_bytes", is_flag=True, help="Give the inputs as bytes instead of text.")
-@click.option("--model", metavar="M", help="The root model, as provider:name; also the sub-model if that is not given.")
+@click.option(
+    "--model", metavar="M", help="The root model, as provider:name; also the sub-model if that is not given."
+)
 @click.option("--sub-model", metavar="M", help="The model that answers llm_query.")
 @click.option("--events", "events_file", metavar="FILE.jsonl", help="Write every event of the run to a file.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the answer.")
@@ -99,6 +101,7 @@ def _show(result: RunResult, *, as_json: bool) -> None:
         )
         return
     if result.partial:
-        output.note(f"the run ended early ({result.reason}); {'a partial answer follows' if result.answer else 'there is no answer'}")
+        what = "there is no answer" if result.answer is None else "a partial answer follows"
+        output.note(f"the run ended early ({result.reason}); {what}")
     if result.answer is not None:
         output.untrusted(result.answer, newline=True)

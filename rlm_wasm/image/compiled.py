@@ -56,9 +56,9 @@ def load_module(engine: wasmtime.Engine, code: bytes, configuration: str) -> Com
     key = machine_key()
     identity = _identity(code, configuration)
     path = cache_path(code, configuration)
-    native = _authenticated(path, key, identity)
-    if native is not None:
-        return CompiledModule(_deserialise(engine, native), path, from_cache=True)
+    found = _authenticated(path, key, identity)
+    if found is not None:
+        return CompiledModule(_deserialise(engine, found), path, from_cache=True)
     module = wasmtime.Module(engine, code)
     native = bytes(module.serialize())
     try:

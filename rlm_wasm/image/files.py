@@ -60,7 +60,9 @@ def write_private(path: Path, parts: Iterable[bytes]) -> None:
             os.fsync(stream.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        hint = "free some space, or set RLM_WASM_CACHE to another disk" if error.errno == errno.ENOSPC else None
+        hint = (
+            "free some space, or set RLM_WASM_CACHE to another disk" if error.errno == errno.ENOSPC else None
+        )
         raise ArtifactError(f"cannot write {path}: {error.strerror}", hint=hint) from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ rights, who could read the key as well (threat_model/limitations.md).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import os
@@ -38,10 +39,8 @@ def machine_key() -> bytes:
         try:
             with os.fdopen(fd, "wb") as stream:
                 stream.write(secrets.token_bytes(KEY_BYTES))
-            try:
+            with contextlib.suppress(FileExistsError):
                 os.link(temporary, path)
-            except FileExistsError:
-                pass
         finally:
             temporary.unlink(missing_ok=True)
         return _read(path)
@@ -57,7 +56,7 @@ def _read(path: Path) -> bytes:
 
 
 def mac(key: bytes, purpose: str, *parts: bytes | memoryview) -> bytes:
-    """Return the keyed BLAKE2b of `parts`, each framed by its length, under a key of its own for `purpose`."""
+    """Return the keyed BLAKE2b of `parts`, each framed by its length; each `purpose` has its own key."""
     subkey = hashlib.blake2b(purpose.encode(), key=key, digest_size=KEY_BYTES).digest()
     digest = hashlib.blake2b(key=subkey, digest_size=MAC_BYTES)
     for part in parts:

@@ -10,7 +10,7 @@ from rlm_wasm.core.limits import BoundaryLimits
 from rlm_wasm.core.messages import Message
 from rlm_wasm.core.request import Completed, Denied, Response
 from rlm_wasm.core.scheduler import QueryReceived
-from rlm_wasm.errors import QueryError
+from rlm_wasm.errors import BudgetExceeded, QueryError
 from rlm_wasm.ids import RunId
 from rlm_wasm.runtime.broker import Broker
 from rlm_wasm.wire.boundary import (
@@ -39,13 +39,16 @@ class GuestRequests:
     sub_model: str
     models: frozenset[str]
     boundary: BoundaryLimits
+    cell_requests_max: int
     finish: str | None = None
     answered: list[AnsweredQuery] = field(default_factory=list)
+    asked: int = 0
 
     def begin_cell(self) -> None:
         """Forget what the last cell asked."""
         self.finish = None
         self.answered = []
+        self.asked = 0
 
     async def answer(self, frame: bytes) -> bytes:
         """Return the response frame. Raises BoundaryViolation, which ends the cell, and nothing else."""
@@ -66,11 +69,20 @@ class GuestRequests:
                 assert_never(request)
 
     async def _ask(self, prompts: list[str], model: str | None) -> list[Response]:
+        self.asked += len(prompts)
+        if self.asked > self.cell_requests_max:
+            left = max(0, self.cell_requests_max - self.asked + len(prompts))
+            too_many = BudgetExceeded(
+                "cell.requests", requested=len(prompts), available=left, limit=self.cell_requests_max
+            )
+            return [Denied(too_many)] * len(prompts)
         name = model or self.sub_model
         if name not in self.models:
             # Not a secret and not a violation: models invent model names. Never a provider's path.
             known = ", ".join(sorted(self.models))
-            return [Denied(QueryError(f"no model of that name may be asked; there are: {known}"))] * len(prompts)
+            return [Denied(QueryError(f"no model of that name may be asked; there are: {known}"))] * len(
+                prompts
+            )
         group = self.broker.next_request(self.run_id) if len(prompts) > 1 else None
         batch = [
             QueryReceived(
@@ -89,4 +101,3 @@ class GuestRequests:
             if isinstance(response, Completed) and len(self.answered) < ANSWERED_KEPT_MAX:
                 self.answered.append(AnsweredQuery(prompt, response.text))
         return responses
-

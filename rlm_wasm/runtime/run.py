@@ -80,6 +80,7 @@ class ActiveRun:
             sub_model=policy.models.sub,
             models=frozenset(policy.prices()),
             boundary=policy.boundary_limits(),
+            cell_requests_max=policy.cell.requests_max,
         )
         self._loop = RlmLoop(
             question,
@@ -122,6 +123,8 @@ class ActiveRun:
     async def _perform(self, effect: LoopEffect) -> LoopInput:
         given: LoopInput | None = None
         if self._ending is None:
+            # A scope of its own for each effect: one that was left cannot be entered again.
+            self._scope = anyio.CancelScope()
             with self._scope:
                 if isinstance(effect, AskModel):
                     given = await self._ask_model(effect)
@@ -213,4 +216,3 @@ def error_text(error: GuestError) -> str:
     """Return a guest's traceback if there is one, else the sentence that says what ended the cell."""
     traceback = getattr(error, "traceback", "")
     return traceback if isinstance(traceback, str) and traceback else str(error)
-

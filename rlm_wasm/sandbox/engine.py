@@ -1,4 +1,4 @@
-"""The one wasmtime engine of the process: Cranelift, fuel, our own memories, nothing a guest does not need."""
+"""The one wasmtime engine of the process: Cranelift, fuel, our own memories, no feature to spare."""
 
 from __future__ import annotations
 

@@ -112,9 +112,7 @@ _KIND_I32, _KIND_I64 = 0, 1
 _I32, _I64 = wasmtime.ValType.i32, wasmtime.ValType.i64
 
 
-def _define(
-    kind: int, body: Callable[[ImportHandler, Any], tuple[int, bool]]
-) -> Any:
+def _define(kind: int, body: Callable[[ImportHandler, Any], tuple[int, bool]]) -> Any:
     """Wrap `body` (handler, args) -> (result, waits) as wasmtime's asynchronous callback."""
 
     def callback(

@@ -117,9 +117,7 @@ def _error(what: str) -> int:
     return ctypes.cast(pointer, ctypes.c_void_p).value or die("no memory for an error object")
 
 
-def _new_memory(
-    env: Any, ty: Any, minimum: int, maximum: int, reserved: int, guard: int, out: Any
-) -> int:
+def _new_memory(env: Any, ty: Any, minimum: int, maximum: int, reserved: int, guard: int, out: Any) -> int:
     global _next_id, _last_made
     source = _next_source
     size = minimum if source is None else source.size
@@ -184,7 +182,7 @@ _GET_MEMORY = ffi.wasmtime_memory_get_callback_t(guarded(_get_memory))
 _GROW_MEMORY = ffi.wasmtime_memory_grow_callback_t(guarded(_grow_memory))
 _FINALIZER = _FINALIZER_TYPE(guarded(_finalize))
 _NEW_MEMORY = ffi.wasmtime_new_memory_callback_t(guarded(_new_memory))
-_CREATOR = ffi.wasmtime_memory_creator()
+_CREATOR: Any = ffi.wasmtime_memory_creator()
 _CREATOR.env = None
 _CREATOR.new_memory = _NEW_MEMORY
 _CREATOR.finalizer = _FINALIZER_TYPE(0)

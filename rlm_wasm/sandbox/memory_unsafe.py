@@ -57,6 +57,6 @@ class GuestMemory:
         ctypes.memmove(self._linear.base + start, data, len(data))
 
     def write_from(self, pointer: int, address: int, length: int) -> None:
-        """Copy `length` bytes from the host `address`, which the caller keeps alive. Raises BoundaryViolation."""
+        """Copy `length` bytes from the host `address`, kept alive by the caller. Raises BoundaryViolation."""
         start = self.check(pointer, length, length_max=length)
         ctypes.memmove(self._linear.base + start, address, length)

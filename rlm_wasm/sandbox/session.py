@@ -40,6 +40,7 @@ STDOUT, STDERR, RESULT, ERROR, REPORT = 1, 2, 3, 4, 5
 # The error and report documents are made by the guest's REPL, which bounds them well below this.
 CONTROL_STREAM_BYTES_MAX: Final = 256 << 10
 NAME_BYTES_MAX: Final = 256
+FLOOD_FACTOR: Final = 4
 SEED_BYTES: Final = 32
 _RESEED, _REPORT_VARIABLES = 1, 2
 # Loading an input is charged and bounded like a cell; finalisers of earlier cells may run in it.
@@ -185,9 +186,11 @@ class Session:
             MemoryExceeded: the guest has no room for it.
             GuestError: the guest failed otherwise; the session is lost.
         """
-        key = name.encode()
+        key = name.encode("utf-8", "replace")
         if not name.isidentifier() or len(key) > NAME_BYTES_MAX:
-            raise UsageError(f"{name!r} is not a variable name of at most {NAME_BYTES_MAX} bytes")
+            raise UsageError(f"{name!a} is not a variable name of at most {NAME_BYTES_MAX} bytes")
+        if not isinstance(value, str | bytes):
+            raise UsageError(f"{name} is a {type(value).__name__}; give a str or bytes")
         encoding = encoding_of(value)
         size = len(value) * encoding.bytes_per_unit
         if size > self._limits.context_bytes_max:
@@ -266,6 +269,9 @@ class Session:
         call = self._instance.begin(self, name, arguments, results_n)
         try:
             while not self._poll(call):
+                # Before anything else: a guest that only asks or sleeps gets no slice, and no more time.
+                if self._executed_ns > self._cell.wall_ms_max * 1_000_000:
+                    raise DeadlineExceeded(f"the cell ran longer than {self._cell.wall_ms_max} ms")
                 if self._request is not None:
                     frame, self._request = self._request, None
                     response = yield HostRequest(frame)
@@ -276,8 +282,6 @@ class Session:
                 elif self._wake_ns is not None:
                     yield Sleep(self._wake_ns)
                 else:
-                    if self._executed_ns > self._cell.wall_ms_max * 1_000_000:
-                        raise DeadlineExceeded(f"the cell ran longer than {self._cell.wall_ms_max} ms")
                     yield SLICE
             reason = call.take_trap()
             if reason is not None:
@@ -303,7 +307,9 @@ class Session:
             return FuelExhausted(f"the cell used all of its {self._cell.fuel_max} fuel")
         if code is wasmtime.TrapCode.STACK_OVERFLOW:
             return GuestTrap("the guest's stack overflowed")
-        status = int.from_bytes(self._memory.read(self._facts.exit_status, 4, length_max=4), "little", signed=True)
+        status = int.from_bytes(
+            self._memory.read(self._facts.exit_status, 4, length_max=4), "little", signed=True
+        )
         if status >= 0:
             return GuestTrap(f"the guest's process exited with status {status & 0xFF}")
         return GuestTrap(f"the guest trapped: {code.name.lower() if code else 'unknown'}")
@@ -327,8 +333,10 @@ class Session:
         """Copy the request; the fiber waits until the owner answers."""
         self._only_in_cell()
         self._requests += 1
-        if self._requests > self._cell.requests_max:
-            raise BoundaryViolation(f"more than {self._cell.requests_max} requests in one cell")
+        # The host denies what goes beyond requests_max with an exception the guest can handle. Far
+        # beyond it nobody is listening any more, and every denial costs the host real work.
+        if self._requests > FLOOD_FACTOR * self._cell.requests_max:
+            raise BoundaryViolation(f"{self._requests} requests where {self._cell.requests_max} are allowed")
         self._request = self._memory.read(pointer, length, length_max=self._boundary.frame_bytes_max)
         self._response = None
         self._answered = False
@@ -374,7 +382,9 @@ class Session:
             buffer += self._memory.read(pointer, part, length_max=part)
         if wanted > room and stream != RESULT:
             if stream in (STDOUT, STDERR):
-                raise OutputExceeded(f"the cell wrote more than {cap} bytes to {('stdout', 'stderr')[stream - 1]}")
+                raise OutputExceeded(
+                    f"the cell wrote more than {cap} bytes to {('stdout', 'stderr')[stream - 1]}"
+                )
             raise BoundaryViolation(f"more than {cap} bytes on stream {stream}")
         return 0
 
@@ -429,4 +439,3 @@ def drive(operation: Operation[_T], answer: Callable[[bytes], bytes] | None = No
         return value
     finally:
         operation.close()
-

@@ -65,7 +65,9 @@ def chunks(value: str | bytes, encoding: Encoding) -> Iterator[tuple[int, int, o
         return
     assert isinstance(value, str)
     for start in range(0, len(value), CHUNK_UNITS):
-        part = value[start : start + CHUNK_UNITS].encode(encoding.codec, "surrogatepass" if encoding is not LATIN_1 else "strict")
+        part = value[start : start + CHUNK_UNITS].encode(
+            encoding.codec, "surrogatepass" if encoding is not LATIN_1 else "strict"
+        )
         yield _in_place(part), len(part), part
 
 

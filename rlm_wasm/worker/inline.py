@@ -21,7 +21,19 @@ from rlm_wasm.errors import CellCancelled, DeadlineExceeded, GuestError, Interna
 from rlm_wasm.ids import SessionId
 from rlm_wasm.sandbox.session import Cell
 from rlm_wasm.worker.entropy import seeded_entropy
-from rlm_wasm.worker.loop import Close, Command, Done, Load, Open, Report, Requested, Respond, Run, Stop, WorkerLoop
+from rlm_wasm.worker.loop import (
+    Close,
+    Command,
+    Done,
+    Load,
+    Open,
+    Report,
+    Requested,
+    Respond,
+    Run,
+    Stop,
+    WorkerLoop,
+)
 from rlm_wasm.worker.result import CellResult
 
 Answer = Callable[[bytes], Awaitable[bytes]]
@@ -93,9 +105,7 @@ class InlineSession:
         with anyio.CancelScope(shield=True):
             await self.aclose()
 
-    async def open(
-        self, limits: SessionLimits, entropy: Callable[[int], bytes]
-    ) -> None:
+    async def open(self, limits: SessionLimits, entropy: Callable[[int], bytes]) -> None:
         """Make the guest. Called once, by InlineWorker."""
         token = current_token()
         mailbox = self._mailbox
@@ -137,7 +147,9 @@ class InlineSession:
             with anyio.fail_after(wait_ms / 1000):
                 return Respond(self._number, await answer(request.frame))
         except TimeoutError:
-            return Stop(self._number, DeadlineExceeded(f"the guest waited for the host longer than {wait_ms} ms"))
+            return Stop(
+                self._number, DeadlineExceeded(f"the guest waited for the host longer than {wait_ms} ms")
+            )
         except GuestError as error:
             return Stop(self._number, error)
 

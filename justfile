@@ -1,0 +1,40 @@
+# The developer's recipes. CI needs none of them: it calls scripts/check.sh.
+
+default:
+    @just --list
+
+# virtual environment, pinned dependencies, guest
+setup:
+    sh scripts/setup.sh
+
+# what CI runs: lint, types, tests
+check:
+    sh scripts/check.sh
+
+# tests alone; arguments go to pytest
+test *args:
+    .venv/bin/python -m pytest {{args}}
+
+lint:
+    .venv/bin/ruff check .
+    .venv/bin/mypy
+
+guest-build *args:
+    .venv/bin/rlm-wasm guest build {{args}}
+
+guest-verify:
+    .venv/bin/rlm-wasm guest verify
+
+# the 50 MB example, end to end
+run-example:
+    sh scripts/first-light.sh
+
+bench *args:
+    .venv/bin/rlm-wasm bench {{args}}
+
+doctor:
+    .venv/bin/rlm-wasm doctor
+
+# pin the dependencies again (needs uv)
+lock:
+    uv pip compile --extra dev --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -o requirements.lock pyproject.toml

@@ -1,0 +1,140 @@
+"""``rlm-wasm doctor``: what this machine can do, checked by doing it."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import click
+
+from rlm_wasm import __version__
+from rlm_wasm.cli import output
+from rlm_wasm.cli.exit_codes import ExitCode
+from rlm_wasm.errors import RlmWasmError
+
+Status = Literal["ok", "missing", "failed", "unavailable"]
+_MARKS = {"ok": "ok", "missing": "--", "failed": "!!", "unavailable": "--"}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at. `required`: without it, guests do not run here."""
+
+    name: str
+    status: Status
+    detail: str
+    hint: str | None = None
+    required: bool = True
+
+
+@click.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def doctor(as_json: bool) -> int:
+    """Say what this machine can do: wasmtime, isolation, cache, guest.
+
+    Exits with 0 if guests can run here, else with 2.
+    """
+    findings = [_checked(name, check) for name, check in _CHECKS.items()]
+    able = all(f.status == "ok" for f in findings if f.required)
+    if as_json:
+        output.document({"version": __version__, "able": able, "findings": [asdict(f) for f in findings]})
+    else:
+        for finding in findings:
+            click.echo(f"{_MARKS[finding.status]:>3}  {finding.name:<22}{finding.detail}")
+            if finding.hint and finding.status != "ok":
+                click.echo(f"{'':<27}hint: {finding.hint}")
+    return int(ExitCode.DONE if able else ExitCode.USAGE)
+
+
+def _checked(name: str, check: Callable[[], Finding]) -> Finding:
+    try:
+        return check()
+    except RlmWasmError as error:
+        return Finding(name, "failed", error.message, error.hint)
+
+
+def _python() -> Finding:
+    version = platform.python_version()
+    supported = (3, 11) <= sys.version_info[:2] <= (3, 13)
+    hint = None if supported else "use Python 3.11, 3.12 or 3.13"
+    detail = f"{version} on {platform.system()} {platform.machine()}"
+    return Finding("python", "ok" if supported else "failed", detail, hint)
+
+
+def _wasmtime() -> Finding:
+    from rlm_wasm.image.compiled import wasmtime_version
+    from rlm_wasm.sandbox.engine import engine
+
+    engine()
+    return Finding("wasmtime", "ok", f"{wasmtime_version()}, engine with fuel and our own memories")
+
+
+def _cache() -> Finding:
+    from rlm_wasm.image.paths import cache_dir
+
+    path = cache_dir()
+    free = shutil.disk_usage(path).free
+    return Finding("cache", "ok", f"{path} ({free / 1e9:.1f} GB free)")
+
+
+def _key() -> Finding:
+    from rlm_wasm.image.machine_key import machine_key
+    from rlm_wasm.image.paths import state_dir
+
+    machine_key()
+    return Finding("machine key", "ok", f"{state_dir() / 'machine.key'} (0600)")
+
+
+def _guest() -> Finding:
+    from rlm_wasm.image.artifact import find_guest
+
+    guest = find_guest()
+    wasi = [name for name in guest.facts.imports if "wasi" in name]
+    detail = f"CPython {guest.facts.cpython}, {len(guest.facts.imports)} imports, {len(wasi)} of them wasi"
+    return Finding("guest", "failed" if wasi else "ok", detail)
+
+
+def _session() -> Finding:
+    from rlm_wasm.policy.model import Policy
+    from rlm_wasm.runtime.sandbox import Sandbox
+
+    result = Sandbox(Policy.builtin("strict")).exec_sync("6*7")
+    return Finding(
+        "a session", "ok" if result.result == "42" else "failed", f"6*7 is {result.result or result.outcome}"
+    )
+
+
+def _inline() -> Finding:
+    return Finding(
+        "isolation inline", "ok", "the guest in this process, behind the wasm wall", required=False
+    )
+
+
+def _processes() -> Finding:
+    return Finding(
+        "isolation in processes", "unavailable", "locked-down worker processes are not part of this version",
+        required=False,
+    )  # fmt: skip
+
+
+def _compiler() -> Finding:
+    found = shutil.which("cc") or shutil.which("gcc")
+    hint = "needed only to build the guest: apt-get install gcc"
+    return Finding("C compiler", "ok" if found else "missing", found or "none on PATH", hint, required=False)
+
+
+_CHECKS: dict[str, Callable[[], Finding]] = {
+    "python": _python,
+    "wasmtime": _wasmtime,
+    "cache": _cache,
+    "machine key": _key,
+    "guest": _guest,
+    "a session": _session,
+    "isolation inline": _inline,
+    "isolation in processes": _processes,
+    "C compiler": _compiler,
+}

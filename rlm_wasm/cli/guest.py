@@ -1,0 +1,143 @@
+"""``rlm-wasm guest``: build the guest from pinned sources, verify what is installed, show what it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import click
+
+from rlm_wasm.cli.build_progress import build_progress
+from rlm_wasm.image.artifact import Guest, find_guest
+from rlm_wasm.image.build import build_guest
+from rlm_wasm.image.manifest import load_manifest
+from rlm_wasm.image.paths import cache_dir
+from rlm_wasm.image.recipe import DEFAULT_SERIES, recipes
+from rlm_wasm.image.verify import verify_guest
+
+
+@click.group("guest")
+def guest() -> None:
+    """Build, verify and describe the CPython guest."""
+
+
+@guest.command("build")
+@click.option(
+    "--python", "series", default=DEFAULT_SERIES, show_default=True, metavar="SERIES",
+    help="The CPython series to build, one of those pinned in guest/manifest.toml.",
+)  # fmt: skip
+@click.option(
+    "--jobs", type=click.IntRange(min=1), metavar="N", help="Compile N files at once (default: one per CPU)."
+)
+@click.option(
+    "--sources", type=click.Path(exists=True, file_okay=False, path_type=Path), envvar="RLM_WASM_SOURCES",
+    help="A folder to look for pinned files in before anything is downloaded (or RLM_WASM_SOURCES).",
+)  # fmt: skip
+@click.option("--force", is_flag=True, help="Link and prepare again although nothing has changed.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document about the result.")
+def build(series: str, jobs: int | None, sources: Path | None, force: bool, as_json: bool) -> None:
+    """Build the guest from pinned sources; needs a C compiler, nothing else, and no root.
+
+    The first build takes some minutes. After a change of the shim or the guest's Python it takes
+    seconds; when nothing has changed, nothing runs. An interrupted build continues where it was.
+    """
+    # Here and not above: wasmtime and the sandbox are needed only for the last step.
+    from rlm_wasm.sandbox.prepare import prepare_guest
+
+    started = time.monotonic()
+    with build_progress() as progress, _interruptible():
+        try:
+            built = build_guest(
+                list(recipes(load_manifest(), series)),
+                prepare_guest,
+                cache=cache_dir(),
+                jobs=jobs or len(os.sched_getaffinity(0)),
+                progress=progress,
+                sources=sources,
+                force=force,
+            )
+        except KeyboardInterrupt:
+            progress.note("interrupted; what is finished is kept, and the same command continues from there")
+            raise
+    if as_json:
+        document = {
+            "folder": str(built.folder),
+            "recipe": built.recipe_hash,
+            "cpython": built.recipe.cpython.version,
+            "zlib": built.recipe.zlib.version,
+            "toolchain": built.recipe.toolchain.name,
+            "reused": built.reused,
+            "wall_ms": int((time.monotonic() - started) * 1000),
+        }
+        click.echo(json.dumps(document, indent=1))
+    elif built.reused:
+        click.echo(f"the guest is up to date: {built.folder}")
+    else:
+        click.echo(f"built {built.recipe.text}: {built.folder}")
+
+
+@guest.command("verify")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document about the result.")
+def verify(as_json: bool) -> None:
+    """Prove hashes, imports and exports of the guest that is installed."""
+    installed = find_guest()
+    checks = verify_guest(installed, load_manifest().boundary)
+    if as_json:
+        click.echo(json.dumps({"folder": str(installed.folder), "verified": list(checks)}, indent=1))
+        return
+    for check in checks:
+        click.echo(f"ok  {check}")
+
+
+@guest.command("info")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def info(as_json: bool) -> None:
+    """Show what the installed guest was made from, and every function that crosses its boundary."""
+    installed = find_guest()
+    document = _describe(installed)
+    if as_json:
+        click.echo(json.dumps(document, indent=1))
+        return
+    for name, value in document.items():
+        if isinstance(value, list):
+            click.echo(f"{name} ({len(value)}): {', '.join(value)}")
+        else:
+            click.echo(f"{name}: {value}")
+
+
+def _describe(installed: Guest) -> dict[str, str | int | list[str]]:
+    facts = installed.facts
+    return {
+        "folder": str(installed.folder),
+        "recipe": facts.recipe,
+        "cpython": facts.cpython,
+        "wasmtime": facts.wasmtime,
+        "raw_sha256": facts.raw_sha256,
+        "code_sha256": facts.code_sha256,
+        "image_sha256": facts.image_sha256,
+        "image_bytes": facts.image_bytes,
+        "wasi_imports": sum("wasi" in name for name in facts.imports),
+        "imports": list(facts.imports),
+        "exports": list(facts.exports),
+    }
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Treat a termination or a closed terminal like Ctrl-C: the compilers are ended with us."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,56 @@
+"""`rlm-wasm bench` measures what it says; its times are for people and are never asserted."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from rlm_wasm.bench.measurement import median_ns
+
+FIRST_LIGHT = {"instantiate_us", "first_result_us", "host_call_us", "exec_process_ms", "str_500mb_ms"}
+
+
+def _bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "rlm_wasm.cli.main", "bench", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+
+
+@pytest.mark.guest
+def test_every_measurement_is_reported_as_one_json_list():
+    done = _bench("--json", "--quick")
+    assert done.returncode == 0, done.stderr
+    taken = json.loads(done.stdout)
+    assert {m["name"] for m in taken} >= FIRST_LIGHT
+    for m in taken:
+        assert set(m) == {"name", "value", "unit", "n", "note"}
+        assert m["value"] > 0
+        assert m["n"] >= 3
+        assert m["name"].endswith(m["unit"]) or m["unit"] == "x"
+
+
+@pytest.mark.guest
+def test_one_measurement_can_be_taken_alone():
+    done = _bench("--json", "--quick", "--only", "warm_cell_us")
+    assert [m["name"] for m in json.loads(done.stdout)] == ["warm_cell_us"]
+
+
+def test_an_unknown_measurement_is_a_usage_error_that_lists_the_known():
+    done = _bench("--only", "speed")
+    assert done.returncode == 2
+    assert "speed" in done.stderr
+    assert "instantiate_us" in done.stderr
+
+
+def test_the_clock_stops_before_the_clean_up():
+    worked, cleaned = [], []
+
+    def slow() -> None:
+        cleaned.append(sum(range(2_000_000)))
+
+    with_clean_up, _ = median_ns(lambda: worked.append(1), 5, clean_up=slow)
+    alone, tail = median_ns(slow, 5)
+    assert (len(worked), len(cleaned)) == (5, 10)
+    assert with_clean_up < alone <= tail

@@ -1,0 +1,127 @@
+"""The ledger against an account kept apart: lists of what was charged, summed anew at every step."""
+
+from __future__ import annotations
+
+from dataclasses import astuple
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
+
+from rlm_wasm.core.ledger import Charge, Dimension, Ledger
+from rlm_wasm.core.limits import BudgetLimits
+from rlm_wasm.errors import BudgetExceeded
+
+WIDTH = len(Dimension)
+amounts = st.integers(0, 12)
+charges = st.builds(Charge, *[amounts] * WIDTH)
+Vector = tuple[int, ...]
+
+
+def total(vectors: list[Vector]) -> Vector:
+    return tuple(sum(column) for column in zip(*vectors, strict=True)) if vectors else (0,) * WIDTH
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Invariant 7: spent + reserved equals an independent model's books at every step."""
+
+    open = Bundle("open")
+    unconfirmed = Bundle("unconfirmed")
+
+    @initialize(limits=st.tuples(*[st.integers(0, 60)] * WIDTH))
+    def begin(self, limits: Vector) -> None:
+        self.limits = limits
+        self.ledger = Ledger(BudgetLimits(*limits))
+        self.paid: list[Vector] = []
+        self.held: dict[int, Vector] = {}
+        self.doubtful: dict[int, Vector] = {}
+
+    def books(self) -> tuple[Vector, Vector]:
+        return total(self.paid + list(self.doubtful.values())), total(list(self.held.values()))
+
+    def fits(self, charge: Charge) -> bool:
+        spent, reserved = self.books()
+        rows = zip(astuple(charge), spent, reserved, self.limits, strict=True)
+        return all(c == 0 or s + r + c <= limit for c, s, r, limit in rows)
+
+    @rule(target=open, charge=charges)
+    def reserve(self, charge: Charge):
+        fits = self.fits(charge)
+        try:
+            reservation = self.ledger.reserve(charge)
+        except BudgetExceeded as exc:
+            assert not fits
+            place = [d.value for d in Dimension].index(exc.dimension)
+            spent, reserved = self.books()
+            assert exc.requested == astuple(charge)[place]
+            assert exc.limit == self.limits[place]
+            assert exc.available == max(0, exc.limit - spent[place] - reserved[place]) < exc.requested
+            return multiple()
+        assert fits
+        assert reservation not in self.held
+        assert reservation not in self.doubtful
+        self.held[reservation] = astuple(charge)
+        return reservation
+
+    @rule(reservation=consumes(open), actual=st.none() | charges)
+    def settle(self, reservation: int, actual: Charge | None) -> None:
+        self.ledger.settle(reservation, actual)
+        held = self.held.pop(reservation)
+        self.paid.append(held if actual is None else astuple(actual))
+
+    @rule(reservation=consumes(open))
+    def release(self, reservation: int) -> None:
+        self.ledger.release(reservation)
+        del self.held[reservation]
+
+    @rule(target=unconfirmed, reservation=consumes(open))
+    def settle_unconfirmed(self, reservation: int) -> int:
+        self.ledger.settle_unconfirmed(reservation)
+        self.doubtful[reservation] = self.held.pop(reservation)
+        return reservation
+
+    @rule(reservation=consumes(unconfirmed), actual=st.none() | charges)
+    def correct(self, reservation: int, actual: Charge | None) -> None:
+        billed = self.ledger.correct(reservation, actual)
+        bound = self.doubtful.pop(reservation)
+        expected = bound if actual is None else tuple(map(min, astuple(actual), bound))
+        assert astuple(billed) == expected
+        self.paid.append(expected)
+
+    @rule(charge=charges)
+    def spend(self, charge: Charge) -> None:
+        fits = self.fits(charge)
+        try:
+            self.ledger.spend(charge)
+        except BudgetExceeded:
+            assert not fits
+        else:
+            assert fits
+            self.paid.append(astuple(charge))
+
+    @rule(charge=charges)
+    def absorb(self, charge: Charge) -> None:
+        self.ledger.absorb(charge)
+        self.paid.append(astuple(charge))
+
+    @invariant()
+    def agrees_with_the_books(self) -> None:
+        spent, reserved = self.books()
+        doubtful = total(list(self.doubtful.values()))
+        assert self.ledger.open_reservations == len(self.held)
+        over = []
+        for place, (dimension, view) in enumerate(self.ledger.snapshot().items()):
+            assert (view.limit, view.spent, view.reserved) == (
+                self.limits[place],
+                spent[place],
+                reserved[place],
+            )
+            assert view.available == max(0, self.limits[place] - spent[place] - reserved[place])
+            assert self.ledger.unconfirmed(dimension) == doubtful[place]
+            if spent[place] > self.limits[place]:
+                over.append(dimension)
+        assert list(self.ledger.overdrawn) == over
+
+
+TestLedger = LedgerMachine.TestCase
+TestLedger.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)

@@ -1,0 +1,95 @@
+"""Small, round limits for tests of the core; each test overrides what it is about."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from rlm_wasm.core.limits import (
+    BoundaryLimits,
+    BudgetLimits,
+    ModelPrice,
+    ObservationLimits,
+    QueryLimits,
+    RunLimits,
+)
+from rlm_wasm.core.messages import Message
+from rlm_wasm.core.scheduler import QueryReceived, RunStarted
+from rlm_wasm.ids import RequestId, RunId
+
+MS = 1_000_000  # nanoseconds
+RUN = RunId("run_a")
+OTHER = RunId("run_b")
+PRICE = ModelPrice(input_microdollars_per_mtok=2_000_000, output_microdollars_per_mtok=4_000_000)
+
+
+def budget(**over: int) -> BudgetLimits:
+    base = BudgetLimits(
+        calls_max=100,
+        requests_max=100,
+        input_tokens_max=100_000,
+        output_tokens_max=100_000,
+        cost_microdollars_max=1_000_000,
+        iterations_max=10,
+        fuel_max=1_000,
+    )
+    return replace(base, **over)
+
+
+def run_limits(**over: int) -> RunLimits:
+    return replace(RunLimits(wall_ms_max=60_000, depth_max=1, permits_max=2, events_max=1_000), **over)
+
+
+def query_limits(**over: int) -> QueryLimits:
+    base = QueryLimits(
+        timeout_ms_max=1_000,
+        attempts_max=3,
+        backoff_ms_first=10,
+        backoff_ms_max=40,
+        input_overhead_tokens=6,
+        output_tokens_max=100,
+        response_bytes_max=10_000,
+    )
+    return replace(base, **over)
+
+
+def boundary(**over: int) -> BoundaryLimits:
+    base = BoundaryLimits(
+        frame_bytes_max=4_096,
+        control_frame_bytes_max=256,
+        prompt_bytes_max=1_024,
+        batch_items_max=4,
+        nesting_max=8,
+        host_wait_ms_max=2_000,
+    )
+    return replace(base, **over)
+
+
+def observation(**over: int) -> ObservationLimits:
+    return replace(ObservationLimits(bytes_max=2_000, variables_max=20), **over)
+
+
+def started(run_id: RunId = RUN, **over: Any) -> RunStarted:
+    base = RunStarted(
+        run_id=run_id,
+        budget=budget(),
+        run=run_limits(),
+        query=query_limits(),
+        boundary=boundary(),
+        prices={"m": PRICE},
+        seed=7,
+    )
+    return replace(base, **over)
+
+
+def query(number: int, run_id: RunId = RUN, prompt: str = "hello", **over: Any) -> QueryReceived:
+    base = QueryReceived(
+        run_id=run_id,
+        request_id=RequestId(number),
+        depth=0,
+        origin="guest",
+        model="m",
+        # 4 bytes of role and 6 of overhead: the input bound is 10 and the prompt's bytes.
+        prompt_messages=(Message("user", prompt),),
+    )
+    return replace(base, **over)

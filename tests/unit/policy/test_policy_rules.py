@@ -1,0 +1,110 @@
+"""What must hold between the keys of a policy."""
+
+from __future__ import annotations
+
+import pytest
+
+from rlm_wasm.errors import PolicyError
+from rlm_wasm.policy.model import Policy
+from rlm_wasm.policy.rules import _ORDERED
+
+
+@pytest.mark.parametrize("name", ["strict", "standard"])
+@pytest.mark.parametrize(("smaller", "larger", "why"), _ORDERED)
+def test_smaller_limit_may_equal_but_not_exceed_the_larger(name, smaller, larger, why):
+    data = Policy.builtin(name).to_mapping()
+    bound = data[larger[0]][larger[1]]
+    # Only the pair under test: lower the larger one to the smaller, then one less.
+    low = data[smaller[0]][smaller[1]]
+    for others in _ORDERED:
+        if others[1] == larger:
+            data[others[0][0]][others[0][1]] = min(data[others[0][0]][others[0][1]], low)
+    del bound
+    key = f"{smaller[0]}.{smaller[1]}"
+    data[larger[0]][larger[1]] = low
+    assert key not in _problems(data)
+    data[larger[0]][larger[1]] = low - 1
+    assert f"{key}: must be at most {larger[0]}.{larger[1]}: {why}" in _problems(data)
+
+
+def test_lockdown_cannot_be_required_of_inline_isolation(edited, problems_of, line_of):
+    old = "require_lockdown = false"
+    assert problems_of(edited((old, "require_lockdown = true"))) == [
+        f'p.toml:{line_of(old)}: sandbox.require_lockdown: cannot be true with isolation = "inline": '
+        "locked-down workers are not there yet"
+    ]
+
+
+@pytest.mark.parametrize("field", ["root", "sub"])
+def test_model_without_a_price_is_refused(edited, problems_of, line_of, field):
+    old = {"root": 'root = "openai:gpt-5"', "sub": 'sub = "openai:gpt-5-mini"'}[field]
+    assert problems_of(edited((old, f'{field} = "openai:other"'))) == [
+        f'p.toml:{line_of(old)}: models.{field}: has no price; add the table [models.prices."openai:other"]'
+    ]
+
+
+def test_script_model_with_a_price_is_refused(edited, problems_of):
+    [problem] = problems_of(
+        edited(
+            ("[events]", '[models.prices."script:a.toml"]\ninput_microdollars_per_mtok = 1\n'
+             "output_microdollars_per_mtok = 1\n[events]")
+        )
+    )  # fmt: skip
+    assert 'models.prices."script:a.toml": a script model is free by rule' in problem
+
+
+def test_openai_model_needs_an_endpoint():
+    data = Policy.builtin("strict").to_mapping()
+    data["providers"] = {}
+    assert _problems(data) == (
+        "policy: models.root: needs the table [providers.openai]\n"
+        "policy: models.sub: needs the table [providers.openai]"
+    )
+
+
+def test_script_models_need_no_endpoint_and_no_price():
+    data = Policy.builtin("strict").to_mapping()
+    data["models"] = {"root": "script:a.toml", "sub": "script:a.toml", "prices": {}}
+    del data["providers"]
+    assert _problems(data) == ""
+
+
+@pytest.mark.parametrize(
+    ("url", "key", "fault"),
+    [
+        ("https://api.example.com/v1", "KEY", None),
+        ("http://127.0.0.1:8000/v1", "KEY", None),
+        ("http://[::1]:8000/v1", "KEY", None),
+        ("http://localhost:8000", "KEY", None),
+        ("http://gpu-box:8000/v1", "", None),
+        ("http://gpu-box:8000/v1", "KEY", "must be https"),
+        ("http://127.0.0.1.example.com/v1", "KEY", "must be https"),
+        ("ftp://api.example.com", "KEY", "must be a URL such as"),
+        ("api.example.com/v1", "KEY", "must be a URL such as"),
+        ("https://", "KEY", "must be a URL such as"),
+        ("https://api.example.com/v 1", "KEY", "must be a URL such as"),
+        ("https://api.example.com/v1\r\nX: y", "KEY", "must be a URL such as"),
+        ("https://bücher.example", "KEY", "must be a URL such as"),
+        ("https://api.example.com:99999", "KEY", "is not a URL"),
+        ("https://[::1", "KEY", "is not a URL"),
+        ("https://u@api.example.com", "KEY", "must not hold a user name"),
+        ("https://api.example.com/v1?x=1", "KEY", "must not have a query"),
+        ("https://api.example.com/v1#x", "KEY", "must not have a query"),
+    ],
+)
+def test_endpoint_is_a_plain_url_that_keeps_the_key_private(url, key, fault):
+    data = Policy.builtin("strict").to_mapping()
+    data["providers"]["openai"] |= {"base_url": url, "api_key_env": key}
+    problems = _problems(data)
+    if fault is None:
+        assert problems == ""
+    else:
+        assert problems.startswith(f"policy: providers.openai.base_url: {fault}")
+
+
+def _problems(data: dict[str, object]) -> str:
+    try:
+        Policy.from_mapping(data)
+    except PolicyError as exc:
+        return exc.message
+    return ""

@@ -1,0 +1,214 @@
+"""A model that answers from a file."""
+
+from __future__ import annotations
+
+import pytest
+
+from rlm_wasm.core.messages import Message
+from rlm_wasm.errors import UsageError
+from rlm_wasm.providers.base import Completion, ProviderFailure, Query
+from rlm_wasm.providers.script import open_script
+
+pytestmark = pytest.mark.anyio
+
+SYSTEM = Message("system", "You have a REPL.")
+
+
+def asks(*messages: Message, timeout_ms: int = 30_000) -> Query:
+    return Query("m", messages, 100, timeout_ms)
+
+
+def user(text: str) -> Message:
+    return Message("user", text)
+
+
+def assistant(text: str) -> Message:
+    return Message("assistant", text)
+
+
+@pytest.fixture
+def script(tmp_path):
+    """Return a function that writes a script and opens it."""
+
+    def write(text: str, name: str = "model.toml"):
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        return open_script(path)
+
+    return write
+
+
+async def test_first_reply_that_fits_answers(script):
+    provider = script(
+        '[[reply]]\nrole="root"\nturn=1\ntext="look"\n'
+        '[[reply]]\nrole="root"\nturn=3\ntext="third"\n'
+        '[[reply]]\nrole="root"\ntext="later"\n'
+        '[[reply]]\nrole="sub"\npattern="never"\ntext="no"\n'
+        '[[reply]]\nrole="any"\ntext="any"\n'
+    )
+    turns = [SYSTEM, user("question")]
+    said = []
+    for _ in range(4):
+        said.append((await provider.complete(asks(*turns))).text)
+        turns += [assistant(said[-1]), user("REPL output:")]
+    assert said == ["look", "later", "third", "later"]
+    assert (await provider.complete(asks(user("part")))).text == "any"
+    await provider.aclose()
+
+
+async def test_root_is_who_has_a_system_message_and_sub_who_has_none(script):
+    provider = script('[[reply]]\nrole="root"\ntext="r"\n[[reply]]\nrole="sub"\ntext="s"\n')
+    assert (await provider.complete(asks(SYSTEM, user("x")))).text == "r"
+    assert (await provider.complete(asks(user("x")))).text == "s"
+
+
+async def test_groups_of_the_pattern_fill_the_text(script):
+    provider = script(
+        r"""[[reply]]
+role = "sub"
+pattern = '(?P<what>\w+) is (\d+)(!)?'
+text = '\g<what>=\2\3'
+"""
+    )
+    assert (await provider.complete(asks(user("first"), user("the number is 42")))).text == "number=42"
+
+
+async def test_other_backslashes_in_the_text_stand_for_themselves(script):
+    """A reply is often code; its regular expressions must survive."""
+    provider = script(
+        "[[reply]]\nrole='sub'\npattern='(x)'\ntext='''re.sub(r\"\\d+\\n\\\\\", \"\\1\")'''\n"
+        "[[reply]]\nrole='sub'\ntext='no pattern: \\1 \\g<a>'\n"
+    )
+    assert (await provider.complete(asks(user("x")))).text == 're.sub(r"\\d+\\n\\\\", "x")'
+    assert (await provider.complete(asks(user("y")))).text == "no pattern: \\1 \\g<a>"
+
+
+async def test_usage_is_the_files_or_a_quarter_of_the_bytes(script):
+    provider = script(
+        '[[reply]]\nrole="root"\ntext="ä"\n[[reply]]\nrole="any"\ntext="x"\ninput_tokens=0\noutput_tokens=9\n'
+    )
+    assert await provider.complete(asks(SYSTEM, user("12345"))) == Completion("ä", 4 + 2, 1)
+    assert await provider.complete(asks(user("12345"))) == Completion("x", 0, 9)
+
+
+async def test_same_messages_always_get_the_same_answer(script):
+    provider = script('[[reply]]\nrole="any"\npattern="(.)$"\ntext="\\\\1"\n')
+    answers = {await provider.complete(asks(user("abc"))) for _ in range(5)}
+    assert answers == {Completion("c", 1, 1)}
+
+
+async def test_query_that_no_reply_fits_is_a_failure_that_quotes_it(script):
+    provider = script('[[reply]]\nrole="root"\ntext="x"\n')
+    with pytest.raises(ProviderFailure) as caught:
+        await provider.complete(asks(user("Who?\x1b" + "y" * 10_000)))
+    failure = caught.value
+    assert (failure.retryable, failure.sent) == (False, False)
+    assert "has no reply for turn 1 of a sub model, last message 'Who?\\x1by" in failure.error.message
+    assert len(failure.error.message) < 400
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("", "holds no [[reply]] table"),
+        ("reply = 3", "holds no [[reply]] table"),
+        ("reply = [3]", "reply 1: must be a table"),
+        ("[[reply]\n", "is not valid TOML"),
+        ("a = " + "[" * 5000 + "]" * 5000, "is not valid TOML"),
+        ('[[replies]]\nrole="any"', "unknown key 'replies'"),
+        ('[[reply]]\nrole="any"\ntext="x"\n[[reply]]\nrole="all"\ntext="x"', "reply 2: role must be"),
+        ('[[reply]]\nrole=["any"]\ntext="x"', "reply 1: role must be"),
+        ('[[reply]]\nrole="any"', "reply 1: text must be a string"),
+        ('[[reply]]\nrole="any"\ntext="x"\nturns=1', "reply 1: unknown key 'turns'; there are role, turn"),
+        ('[[reply]]\nrole="any"\ntext="x"\nturn=0', "reply 1: turn must be an integer of at least 1"),
+        ('[[reply]]\nrole="any"\ntext="x"\nturn=true', "reply 1: turn must be an integer"),
+        ('[[reply]]\nrole="any"\ntext="x"\ninput_tokens=-1', "reply 1: input_tokens must be an integer"),
+        ('[[reply]]\nrole="any"\ntext="x"\noutput_tokens=1.5', "reply 1: output_tokens must be"),
+        ('[[reply]]\nrole="any"\ntext="x"\npattern=1', "reply 1: pattern must be a string"),
+        ('[[reply]]\nrole="any"\ntext="x"\npattern="("', "reply 1: pattern is not a regular expression"),
+        ("[[reply]]\nrole='any'\ntext='\\2'\npattern='(x)'", "reply 1: text uses \\2, which the pattern"),
+        ("[[reply]]\nrole='any'\ntext='\\g<a>'\npattern='(x)'", "reply 1: text uses \\g<a>, which"),
+    ],
+)
+def test_bad_script_is_refused_when_it_is_opened(script, text, fault):
+    with pytest.raises(UsageError) as caught:
+        script(text)
+    assert fault in caught.value.message
+    assert "model.toml" in caught.value.message
+
+
+def test_script_that_is_not_utf8_is_refused(tmp_path):
+    path = tmp_path / "model.toml"
+    path.write_bytes(b"# \xff")
+    with pytest.raises(UsageError, match="is not valid TOML"):
+        open_script(path)
+
+
+def test_script_that_is_huge_is_refused_after_reading_a_little(tmp_path):
+    path = tmp_path / "model.toml"
+    with path.open("wb") as file:
+        file.truncate(10**9)  # sparse
+    with pytest.raises(UsageError, match="is larger than"):
+        open_script(path)
+
+
+@pytest.mark.parametrize("name", ["none.toml", "none.py", "model.json", "model", "a\0.toml"])
+def test_file_that_is_no_script_is_named(tmp_path, name):
+    with pytest.raises(UsageError) as caught:
+        open_script(tmp_path / name)
+    assert caught.value.message.isprintable()
+    assert name.replace("\0", "\\x00") in caught.value.message
+
+
+async def test_python_script_gets_the_messages_and_the_model(script):
+    provider = script(
+        "def reply(messages, model):\n"
+        "    return f\"{model}: {messages[-1]['role']} {messages[-1]['content']}\"\n",
+        "model.py",
+    )
+    assert await provider.complete(asks(SYSTEM, user("hi"))) == Completion("m: user hi", 4 + 1, 3)
+    await provider.aclose()
+
+
+async def test_async_python_script_is_awaited(script):
+    provider = script("async def reply(messages, model):\n    return 'yes'\n", "model.py")
+    assert (await provider.complete(asks(user("hi")))).text == "yes"
+
+
+async def test_async_python_script_that_hangs_meets_the_deadline(script):
+    provider = script(
+        "import anyio\nasync def reply(messages, model):\n    await anyio.sleep_forever()\n", "model.py"
+    )
+    with pytest.raises(ProviderFailure, match="did not answer within 5 ms"):
+        await provider.complete(asks(user("hi"), timeout_ms=5))
+
+
+@pytest.mark.parametrize(
+    ("body", "fault"),
+    [
+        ("raise ValueError('no idea')", "raised ValueError: no idea"),
+        ("return None", "returned NoneType, not str"),
+        ("return 42", "returned int, not str"),
+    ],
+)
+async def test_python_script_that_fails_is_a_failure_of_that_query(script, body, fault):
+    provider = script(f"def reply(messages, model):\n    {body}\n", "model.py")
+    with pytest.raises(ProviderFailure) as caught:
+        await provider.complete(asks(user("hi")))
+    assert fault in caught.value.error.message
+    assert not caught.value.retryable
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("x = 1", "defines no function"),
+        ("reply = 'text'", "defines no function"),
+        ("def reply(:", "raised SyntaxError"),
+        ("1 / 0", "raised ZeroDivisionError"),
+    ],
+)
+def test_bad_python_script_is_refused_when_it_is_opened(script, text, fault):
+    with pytest.raises(UsageError) as caught:
+        script(text, "model.py")
+    assert fault in caught.value.message
