@@ -84,7 +84,7 @@ def invoke(arguments: list[str] | None = None) -> int:
     except RlmWasmError as error:
         failure(error.message, error.hint)
         return ExitCode.INTERNAL if isinstance(error, InternalError) else ExitCode.USAGE
-    except Exception as error:
+    except Exception as error:  # the last line of defence; status 70 says "our bug"
         failure(f"internal error: {type(error).__name__}: {error}", "please report this")
         if os.environ.get("RLM_WASM_TRACEBACK"):
             raise

@@ -200,7 +200,7 @@ class Broker:
                 sent=failure.sent,
                 retry_after_ms=failure.retry_after_ms,
             )
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a provider's bug must not end other runs
             # Its text may hold anything, a key included: only the type is told.
             broken = ProviderError(f"the provider failed with {type(error).__name__}")
             return ProviderFailed(*key, broken, retryable=False, sent=True)

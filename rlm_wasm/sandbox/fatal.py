@@ -36,7 +36,7 @@ def guarded(body: Callable[_P, _R]) -> Callable[_P, _R]:
     def callback(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         try:
             return body(*args, **kwargs)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - nothing may unwind into wasmtime
             die(f"{type(error).__name__} in the callback {body.__name__}")
 
     _guarded.add(id(callback))

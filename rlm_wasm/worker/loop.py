@@ -209,7 +209,7 @@ class WorkerLoop:
             )
         except RlmWasmError as error:
             command.sink(Done(error=error))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the thread serves others; the caller gets it typed
             command.sink(Done(error=_internal(error)))
         else:
             self._seats[command.session] = _Seat(session, command.sink)
@@ -257,7 +257,7 @@ class WorkerLoop:
         except RlmWasmError as error:
             seat.operation = None
             seat.sink(Done(error=error))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the thread serves others; the caller gets it typed
             seat.operation = None
             seat.session.close()
             seat.sink(Done(error=_internal(error)))
