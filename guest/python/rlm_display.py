@@ -4,6 +4,7 @@ import traceback
 
 RESULT_CHARS = 65_536
 MESSAGE_CHARS = 4_096
+NAME_CHARS = 200
 TRACEBACK_CHARS = 16_384
 FRAMES_FIRST = 4
 FRAMES_LAST = 12
@@ -28,7 +29,7 @@ def describe(error):
     """(type name, message, traceback) of an exception, whatever its own methods do."""
     try:
         name = type(error).__name__
-        name = str.__str__(name)
+        name = cut(str.__str__(name), NAME_CHARS) or "Exception"
     except BaseException:
         name = "Exception"
     try:

@@ -22,7 +22,9 @@ import rlm_queries
 STREAM_RESULT, STREAM_ERROR, STREAM_REPORT = 3, 4, 5
 CELLS_REMEMBERED = 64
 VARIABLES_REPORTED = 200
+NAME_CHARS = 200
 
+_dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 main = types.ModuleType("__main__")
 namespace = main.__dict__
 _contexts = {}
@@ -100,7 +102,10 @@ _RESERVED = {
 
 def _variables():
     hidden = _RESERVED.keys() | _contexts.keys() | {"answer"}
-    return [n for n in namespace if type(n) is str and not n.startswith("_") and n not in hidden]
+    return [
+        n for n in namespace
+        if type(n) is str and 0 < len(n) <= NAME_CHARS and not n.startswith("_") and n not in hidden
+    ]
 
 
 def _restore():
@@ -113,10 +118,16 @@ def _restore():
     if type(namespace.get("answer")) is not dict:
         namespace["answer"] = {"content": "", "ready": False}
     for number, name in ((1, "stdout"), (2, "stderr")):
-        stream = getattr(sys, name, None)
-        if type(stream) is not io.TextIOWrapper or stream.closed or stream is not _streams.get(name):
+        if not _usable(getattr(sys, name, None), name):
             _streams[name] = _text_stream(number, f"<{name}>")
             setattr(sys, name, _streams[name])
+
+
+def _usable(stream, name):
+    try:
+        return stream is _streams.get(name) and not stream.closed
+    except ValueError:  # detached
+        return False
 
 
 _streams = {}
@@ -169,11 +180,11 @@ def run_cell(source, seed, report):
         status = 1
         _flush()
         name, message, text = rlm_display.describe(error)
-        _send(STREAM_ERROR, json.dumps({"type": name, "message": message, "traceback": text}))
+        _send_document(STREAM_ERROR, {"type": name, "message": message, "traceback": text})
         error = None
     _flush()
     if report:
-        _send(STREAM_REPORT, json.dumps({"variables": _variables()[:VARIABLES_REPORTED]}))
+        _send_document(STREAM_REPORT, {"variables": _variables()[:VARIABLES_REPORTED]})
     return status
 
 
@@ -201,6 +212,11 @@ def _evaluate(tree, filename, mode):
 
 def _send(stream, text):
     _rlm.emit(stream, text.encode("utf-8", "backslashreplace"))
+
+
+def _send_document(stream, document):
+    # Not escaped: a lone surrogate would be valid as \ud800 in JSON's grammar and refused by the host.
+    _rlm.emit(stream, _dumps(document).encode("utf-8", "replace"))
 
 
 def _flush():

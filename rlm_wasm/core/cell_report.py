@@ -31,4 +31,5 @@ class CellReport:
     variables: tuple[str, ...] = ()
     finish: str | None = None
     session_lost: bool = False
+    restored: bool = True
     queries_answered: tuple[AnsweredQuery, ...] = ()

@@ -29,6 +29,8 @@ class SessionLimits:
 
     memory_bytes_max: int
     context_bytes_max: int
+    # What the state kept before each cell may take, to go back to if the cell ends the guest; 0: none.
+    checkpoint_bytes_max: int
     clock: Literal["virtual", "real"]
     entropy: Literal["seeded", "fresh"]
     seed: int

@@ -6,10 +6,12 @@ resize the contents.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
-from collections.abc import Iterator
-from typing import Final
+import weakref
+from collections.abc import Iterable, Iterator
+from typing import Final, Self
 
 from rlm_wasm.errors import ArtifactError
 
@@ -17,6 +19,7 @@ _F_ADD_SEALS: Final = 1033
 _F_GET_SEALS: Final = 1034
 ALL_SEALS: Final = 0x1 | 0x2 | 0x4 | 0x8  # SEAL, SHRINK, GROW, WRITE
 _CHUNK_BYTES: Final = 1 << 16
+_COPY_BYTES: Final = 1 << 20
 _ZEROS: Final = bytes(_CHUNK_BYTES)
 
 
@@ -26,11 +29,46 @@ def sealed_memfd(name: str, data: bytes | bytearray | memoryview) -> int:
     Blocks of zeros stay holes, so that they cost no memory. The caller closes the descriptor.
     """
     view = memoryview(data).cast("B")
+    return _filled(name, len(view), ((offset, view[offset : offset + n]) for offset, n in _runs(view)))
+
+
+class MemoryFile:
+    """A sealed memory file whose descriptor is open for as long as this object lives.
+
+    Mappings of it live on without the descriptor.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self.fd: Final = fd
+        weakref.finalize(self, os.close, fd)
+
+    @classmethod
+    def of(cls, name: str, data: bytes | bytearray) -> Self:
+        """Return a sealed file of `data`."""
+        return cls(sealed_memfd(name, data))
+
+    @classmethod
+    def over(cls, below: int, size: int, runs: Iterable[tuple[int, bytes]]) -> Self:
+        """Return a sealed file of `size` bytes: the file `below`, with `runs` written over it."""
+
+        def parts() -> Iterator[tuple[int, memoryview]]:
+            for offset, length in _data_ranges(below):
+                yield offset, memoryview(os.pread(below, length, offset))
+            for offset, data in runs:
+                yield offset, memoryview(data)
+
+        return cls(_filled("rlm-snapshot", size, parts()))
+
+
+def _filled(name: str, size: int, parts: Iterable[tuple[int, memoryview]]) -> int:
+    """Return a sealed memory file of `size` bytes with `parts` written in order; the rest is zero."""
     fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
-        os.ftruncate(fd, len(view))
-        for offset, length in _runs(view):
-            _write_all(fd, view[offset : offset + length], offset)
+        os.ftruncate(fd, size)
+        for offset, part in parts:
+            if offset + len(part) > size:
+                raise ArtifactError(f"the memory file {name} is too small for its contents")
+            _write_all(fd, part, offset)
         fcntl.fcntl(fd, _F_ADD_SEALS, ALL_SEALS)
         if fcntl.fcntl(fd, _F_GET_SEALS) & ALL_SEALS != ALL_SEALS:
             raise ArtifactError(f"the memory file {name} could not be sealed")
@@ -38,6 +76,24 @@ def sealed_memfd(name: str, data: bytes | bytearray | memoryview) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def _data_ranges(fd: int) -> Iterator[tuple[int, int]]:
+    """Yield (offset, length) of what is not a hole, in pieces of at most 1 MiB."""
+    end = os.fstat(fd).st_size
+    offset = 0
+    while offset < end:
+        try:
+            offset = os.lseek(fd, offset, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing but a hole up to the end
+                return
+            raise
+        hole = os.lseek(fd, offset, os.SEEK_HOLE)
+        while offset < hole:
+            length = min(_COPY_BYTES, hole - offset)
+            yield offset, length
+            offset += length
 
 
 def _runs(view: memoryview) -> Iterator[tuple[int, int]]:

@@ -20,6 +20,7 @@ DAY_MS: Final = 24 * 60 * 60 * 1000
 
 Flag = bool
 Bytes4G = Annotated[int, Field(gt=0, le=WASM_MEMORY_BYTES)]
+BytesOrNone4G = Annotated[int, Field(ge=0, le=WASM_MEMORY_BYTES)]
 Bytes256M = Annotated[int, Field(gt=0, le=256 * MIB)]
 Bytes64M = Annotated[int, Field(gt=0, le=64 * MIB)]
 Milliseconds = Annotated[int, Field(gt=0, le=DAY_MS)]

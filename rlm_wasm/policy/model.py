@@ -104,6 +104,7 @@ class Policy(s.Section):
         return SessionLimits(
             memory_bytes_max=box.memory_bytes_max,
             context_bytes_max=box.context_bytes_max,
+            checkpoint_bytes_max=box.checkpoint_bytes_max,
             clock=box.clock,
             entropy=box.entropy,
             seed=box.seed,

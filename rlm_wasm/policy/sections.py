@@ -23,6 +23,7 @@ class SandboxSection(Section):
     require_lockdown: f.Flag
     memory_bytes_max: f.Bytes4G
     context_bytes_max: f.Bytes4G
+    checkpoint_bytes_max: f.BytesOrNone4G
     clock: Literal["virtual", "real"]
     entropy: Literal["seeded", "fresh"]
     seed: f.Seed

@@ -35,6 +35,9 @@ from rlm_wasm.sandbox.session import Cell
 from rlm_wasm.worker.inline import InlineSession, InlineWorker
 from rlm_wasm.worker.result import CellResult
 
+# Characters or bytes of inputs from which a session's origin is taken anew after loading them.
+REBASE_FROM_UNITS = 1 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
@@ -73,6 +76,8 @@ class ActiveRun:
         self._scope = anyio.CancelScope()
         self._ending: str | None = None
         self._session: InlineSession | None = None
+        self._variables: tuple[str, ...] = ()
+        self._inputs_size = sum(len(value) for value in contexts.values())
         self._requests = GuestRequests(
             broker=broker,
             run_id=run_id,
@@ -175,9 +180,16 @@ class ActiveRun:
             too_long = f"The block is longer than the {limits.source_bytes_max} bytes a cell may have."
             return CellFinished(CellReport(outcome="guest_exception", error=too_long))
         self._requests.begin_cell()
-        result = await session.run(Cell(effect.source, limits, report_variables=True), self._requests.answer)
+        result = await session.run(
+            Cell(effect.source, limits, report_variables=True),
+            self._requests.answer,
+            checkpoint_bytes_max=self._policy.sandbox.checkpoint_bytes_max,
+        )
         self._broker.submit(FuelUsed(self.run_id, result.fuel_used))
-        if result.session_lost:
+        if not result.session_lost:
+            self._variables = result.variables
+        elif not result.restored:
+            self._variables = ()
             await self._close_session()
         return CellFinished(self._report(result))
 
@@ -186,6 +198,9 @@ class ActiveRun:
         try:
             for name, value in self._contexts.items():
                 await session.load(name, value)
+            if self._policy.sandbox.checkpoint_bytes_max and self._inputs_size > REBASE_FROM_UNITS:
+                # Else every checkpoint would copy the inputs again.
+                await session.rebase()
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await session.aclose()
@@ -205,9 +220,10 @@ class ActiveRun:
             stderr=result.stderr,
             result=result.result,
             error=None if result.error is None else error_text(result.error),
-            variables=result.variables,
+            variables=self._variables,
             finish=self._requests.finish,
             session_lost=result.session_lost,
+            restored=result.restored,
             queries_answered=tuple(self._requests.answered) if result.session_lost else (),
         )
 

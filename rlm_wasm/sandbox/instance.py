@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import os
 import threading
 from typing import Any, Final
 
@@ -13,7 +12,7 @@ from wasmtime import _bindings as ffi
 
 from rlm_wasm.errors import GuestTrap, InternalError, PolicyError
 from rlm_wasm.image.compiled import load_module
-from rlm_wasm.image.memfd import sealed_memfd
+from rlm_wasm.image.memfd import MemoryFile
 from rlm_wasm.sandbox import linear_unsafe
 from rlm_wasm.sandbox.call import Call
 from rlm_wasm.sandbox.engine import CONFIGURATION, engine
@@ -49,7 +48,8 @@ class Program:
         if error:
             # For example an import that is none of the six: refused here, before anything runs.
             raise PolicyError(f"the guest does not link: {wasmtime.WasmtimeError._from_ptr(error)}")
-        self.image: Final = ImageSource(sealed_memfd("rlm-image", image), len(image))
+        file = MemoryFile.of("rlm-image", image)
+        self.image: Final = ImageSource(file.fd, len(image), len(image), file)
         self._closed = False
 
     @property
@@ -63,7 +63,6 @@ class Program:
         """Free the image and wasmtime's handle. Safe to call again."""
         if not self._closed:
             self._closed = True
-            os.close(self.image.fd)
             ffi.wasmtime_instance_pre_delete(self._pre)
             self._linker.close()
             self._module.close()

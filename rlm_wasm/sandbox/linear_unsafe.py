@@ -34,10 +34,16 @@ MAP_FAILED: Final = (1 << 64) - 1
 
 @dataclass(frozen=True, slots=True)
 class ImageSource:
-    """What a memory starts from: a sealed memory file of `size` bytes (a multiple of 64 KiB)."""
+    """What a memory starts from: a sealed memory file, then zeros up to `size`, a multiple of 64 KiB.
+
+    `file_bytes` of the file are mapped, a multiple of 64 KiB too. `owner` keeps the descriptor open
+    for as long as this object lives.
+    """
 
     fd: int
+    file_bytes: int
     size: int
+    owner: object = None
 
 
 class LinearMemory:
@@ -106,8 +112,9 @@ def make_next_from(source: ImageSource | None) -> None:
 
 def take_last_made() -> LinearMemory | None:
     """Return the memory made since `make_next_from`, once."""
-    global _last_made
+    global _last_made, _next_source
     made, _last_made = _last_made, None
+    _next_source = None  # it would keep the image's file open
     return made
 
 
@@ -115,6 +122,12 @@ def _error(what: str) -> int:
     """Return a real wasmtime error object: a small integer here would be taken for a pointer to one."""
     pointer = ffi.wasmtime_error_new(ctypes.create_string_buffer(what.encode()))
     return ctypes.cast(pointer, ctypes.c_void_p).value or die("no memory for an error object")
+
+
+def _refuse(base: int, total: int, what: str) -> int:
+    if system.munmap(base, total) != 0:
+        die("a half-made memory could not be unmapped")
+    return _error(what)
 
 
 def _new_memory(env: Any, ty: Any, minimum: int, maximum: int, reserved: int, guard: int, out: Any) -> int:
@@ -133,12 +146,16 @@ def _new_memory(env: Any, ty: Any, minimum: int, maximum: int, reserved: int, gu
     if source is None:
         ready = system.mprotect(base, size, _PROT_READ_WRITE) == 0
     else:
-        ready = system.mmap(base, size, _PROT_READ_WRITE, flags | _MAP_FIXED, source.fd) == base
+        # A file shorter than its mapping would be a SIGBUS in the middle of a guest.
+        if source.file_bytes > size or os.fstat(source.fd).st_size < source.file_bytes:
+            return _refuse(base, total, "the image is shorter than it should be")
+        mapped = source.file_bytes
+        ready = (
+            system.mmap(base, mapped, _PROT_READ_WRITE, flags | _MAP_FIXED, source.fd) == base
+            and system.mprotect(base + mapped, size - mapped, _PROT_READ_WRITE) == 0
+        )
     if not ready:
-        reason = os.strerror(ctypes.get_errno())
-        if system.munmap(base, total) != 0:
-            die("a half-made memory could not be unmapped")
-        return _error(f"the image could not be mapped: {reason}")
+        return _refuse(base, total, f"the image could not be mapped: {os.strerror(ctypes.get_errno())}")
     _next_id += 1
     _live[_next_id] = _last_made = LinearMemory(base, size, reserved, total)
     out[0].env = _next_id

@@ -33,6 +33,7 @@ from rlm_wasm.image.artifact import GuestFacts
 from rlm_wasm.sandbox.call import Call
 from rlm_wasm.sandbox.imports import ENTROPY_BYTES_MAX
 from rlm_wasm.sandbox.instance import Instance, Program
+from rlm_wasm.sandbox.snapshot import Snapshot, take
 from rlm_wasm.sandbox.steps import SLICE, CellEnd, HostRequest, Sleep, Step
 from rlm_wasm.sandbox.text import chunks, encoding_of
 
@@ -91,17 +92,27 @@ class Session:
         limits: SessionLimits,
         boundary: BoundaryLimits,
         entropy: Callable[[int], bytes],
+        *,
+        start: Snapshot | None = None,
     ) -> None:
+        self._program = program
         self._facts = facts
         self._limits = limits
         self._boundary = boundary
         self._entropy = entropy
-        self._instance = Instance(program, memory_bytes_max=limits.memory_bytes_max)
+        cap = limits.memory_bytes_max
+        # What this session's pages are compared with when a snapshot is taken.
+        self._origin = start
+        self._instance = (
+            Instance(program, memory_bytes_max=cap) if start is None else start.fork(memory_bytes_max=cap)
+        )
         self._memory = self._instance.memory
+        # A fork gets fresh entropy in its first cell, like a new session.
         self._seeded = False
         self._lost = False
+        self._closed = False
         self._busy = False
-        self._virtual_ns = 0
+        self._virtual_ns = 0 if start is None else start.virtual_ns
         # One operation's state; `_start` resets all of it.
         self.slice_began_ns = 0
         self._cell: CellLimits = _SETUP_LIMITS
@@ -224,16 +235,65 @@ class Session:
         finally:
             self._finish(lost=lost)
 
+    def snapshot(self, *, bytes_max: int | None = None) -> Snapshot | None:
+        """Return the state between two cells: the pages written since the session's origin.
+
+        None if they take more than `bytes_max`.
+
+        Raises:
+            UsageError: the session is lost or busy.
+        """
+        self._require_idle()
+        return take(
+            self._instance,
+            self._program,
+            self._origin,
+            stack=self._facts.stack_pointer,
+            virtual_ns=self._virtual_ns,
+            bytes_max=self._limits.memory_bytes_max if bytes_max is None else bytes_max,
+        )
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go back to a snapshot of this session, lost or not; its variables are what they were then."""
+        if self._busy or self._closed:
+            raise UsageError("the session is closed" if self._closed else "the session is busy")
+        if snapshot.origin is not self._origin:
+            raise UsageError("a session goes back only to a snapshot of its own")
+        instance = snapshot.restore(memory_bytes_max=self._limits.memory_bytes_max)
+        self._instance.close()
+        self._instance = instance
+        self._memory = instance.memory
+        self._virtual_ns = snapshot.virtual_ns
+        self._lost = False
+
+    def rebase(self) -> None:
+        """Make the present state the session's origin, so that later snapshots hold only what comes after.
+
+        Worth its one copy of the memory after large inputs have been loaded.
+        """
+        snapshot = self.snapshot()
+        if snapshot is None:
+            raise InternalError("a snapshot without a limit was refused")
+        instance = snapshot.fork(memory_bytes_max=self._limits.memory_bytes_max)
+        self._instance.close()
+        self._instance = instance
+        self._memory = instance.memory
+        self._origin = snapshot
+
     def close(self) -> None:
         """Free everything. An operation in progress must have been closed before. Safe to call again."""
-        self._lost = True
+        self._lost = self._closed = True
         self._instance.close()
+        self._origin = None  # its memory file may be the last thing that holds a large image
 
     # -- driving one call ---------------------------------------------------------------------------
 
-    def _start(self, limits: CellLimits, *, in_cell: bool) -> None:
+    def _require_idle(self) -> None:
         if self._lost or self._busy:
             raise UsageError("the session is lost" if self._lost else "the session is busy")
+
+    def _start(self, limits: CellLimits, *, in_cell: bool) -> None:
+        self._require_idle()
         self._busy = True
         self._cell = limits
         self._in_cell = in_cell
@@ -254,7 +314,9 @@ class Session:
         self._busy = False
         self._request = self._response = None
         if lost:
-            self.close()
+            # The store is freed at once; the session can still go back to a snapshot.
+            self._lost = True
+            self._instance.close()
         else:
             self._instance.verify_memory()
         return used

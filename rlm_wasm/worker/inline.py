@@ -20,6 +20,7 @@ from rlm_wasm.core.limits import BoundaryLimits, SessionLimits
 from rlm_wasm.errors import CellCancelled, DeadlineExceeded, GuestError, InternalError
 from rlm_wasm.ids import SessionId
 from rlm_wasm.sandbox.session import Cell
+from rlm_wasm.sandbox.snapshot import Snapshot
 from rlm_wasm.worker.entropy import seeded_entropy
 from rlm_wasm.worker.loop import (
     Close,
@@ -27,11 +28,13 @@ from rlm_wasm.worker.loop import (
     Done,
     Load,
     Open,
+    Rebase,
     Report,
     Requested,
     Respond,
     Run,
     Stop,
+    TakeSnapshot,
     WorkerLoop,
 )
 from rlm_wasm.worker.result import CellResult
@@ -78,13 +81,27 @@ class InlineSession:
         """Bind an input in the guest. Raises UsageError, MemoryExceeded or another GuestError."""
         await self._operate(Load(self._number, name, value), None)
 
-    async def run(self, cell: Cell, answer: Answer | None = None) -> CellResult:
+    async def rebase(self) -> None:
+        """Make the present state the session's origin: worth one copy after large inputs were loaded."""
+        await self._operate(Rebase(self._number), None)
+
+    async def snapshot(self) -> Snapshot:
+        """Return the state between two cells. Raises UsageError if the session is lost."""
+        done = await self._operate(TakeSnapshot(self._number), None)
+        if done.snapshot is None:
+            raise InternalError("a snapshot ended without one")
+        return done.snapshot
+
+    async def run(
+        self, cell: Cell, answer: Answer | None = None, *, checkpoint_bytes_max: int = 0
+    ) -> CellResult:
         """Run a cell; `answer` turns each request frame of the guest into a response frame.
 
-        A GuestError raised by `answer` ends the cell and is its result. Cancelling this call ends
-        the cell and loses the session.
+        A GuestError raised by `answer` ends the cell and is its result. Where a cell ends the
+        guest, the session goes back to the state before it if that took no more than
+        `checkpoint_bytes_max`; else it is lost. Cancelling this call ends the cell.
         """
-        done = await self._operate(Run(self._number, cell), answer)
+        done = await self._operate(Run(self._number, cell, checkpoint_bytes_max), answer)
         if done.result is None:
             raise InternalError("a cell ended without a result")
         return done.result
@@ -105,14 +122,16 @@ class InlineSession:
         with anyio.CancelScope(shield=True):
             await self.aclose()
 
-    async def open(self, limits: SessionLimits, entropy: Callable[[int], bytes]) -> None:
+    async def open(
+        self, limits: SessionLimits, entropy: Callable[[int], bytes], start: Snapshot | None
+    ) -> None:
         """Make the guest. Called once, by InlineWorker."""
         token = current_token()
         mailbox = self._mailbox
         await self._operate(
             Open(
                 self._number, limits, self._boundary, entropy,
-                lambda report: _post_soon(token, mailbox.put, report),
+                lambda report: _post_soon(token, mailbox.put, report), start,
             ),
             None,
         )  # fmt: skip
@@ -162,8 +181,10 @@ class InlineWorker:
         self._numbers = itertools.count(1)
         self._started = False
 
-    async def session(self, limits: SessionLimits, boundary: BoundaryLimits) -> InlineSession:
-        """Make a session.
+    async def session(
+        self, limits: SessionLimits, boundary: BoundaryLimits, *, start: Snapshot | None = None
+    ) -> InlineSession:
+        """Make a session, or fork one from a snapshot.
 
         Raises:
             ArtifactError: no guest is built, or it is not what was built.
@@ -175,7 +196,7 @@ class InlineWorker:
         number = SessionId(next(self._numbers))
         session = InlineSession(self._loop, number, boundary)
         entropy = os.urandom if limits.entropy == "fresh" else seeded_entropy(limits.seed, number)
-        await session.open(limits, entropy)
+        await session.open(limits, entropy, start)
         return session
 
     async def aclose(self) -> None:

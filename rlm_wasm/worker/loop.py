@@ -11,30 +11,34 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import monotonic_ns
 from typing import Final
 
 from rlm_wasm.core.limits import BoundaryLimits, SessionLimits
 from rlm_wasm.errors import GuestError, InternalError, RlmWasmError, UsageError
 from rlm_wasm.ids import SessionId
-from rlm_wasm.sandbox.session import Cell, Operation, Session
-from rlm_wasm.sandbox.steps import CellEnd, HostRequest, Sleep
+from rlm_wasm.sandbox.session import Cell, Session
+from rlm_wasm.sandbox.snapshot import Snapshot
+from rlm_wasm.sandbox.steps import HostRequest, Sleep
+from rlm_wasm.worker import operations
+from rlm_wasm.worker.operations import Outcome, SessionOperation
 from rlm_wasm.worker.program import load_guest_program
-from rlm_wasm.worker.result import CellResult, decode_cell
+from rlm_wasm.worker.result import CellResult
 
 STOP_SECONDS_MAX: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """Make a session. `entropy(n)` gives its random bytes."""
+    """Make a session, from a snapshot if there is one. `entropy(n)` gives its random bytes."""
 
     session: SessionId
     limits: SessionLimits
     boundary: BoundaryLimits
     entropy: Callable[[int], bytes]
     sink: Callable[[Report], None]
+    start: Snapshot | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +52,29 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Run a cell."""
+    """Run a cell.
+
+    With `checkpoint_bytes_max` above 0 the state before it is kept, if it takes no more, and the
+    session goes back to it should the cell end the guest.
+    """
 
     session: SessionId
     cell: Cell
+    checkpoint_bytes_max: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Rebase:
+    """Make the present state the session's origin."""
+
+    session: SessionId
+
+
+@dataclass(frozen=True, slots=True)
+class TakeSnapshot:
+    """Report a snapshot of the session."""
+
+    session: SessionId
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +100,7 @@ class Close:
     session: SessionId
 
 
-Command = Open | Load | Run | Respond | Stop | Close
+Command = Open | Load | Run | Rebase | TakeSnapshot | Respond | Stop | Close
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +112,10 @@ class Requested:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The operation is over: with a cell's result, with nothing, or with an error."""
+    """The operation is over: with a cell's result, a snapshot, with nothing, or with an error."""
 
     result: CellResult | None = None
+    snapshot: Snapshot | None = None
     error: RlmWasmError | None = None
 
 
@@ -104,11 +128,11 @@ class _Seat:
 
     session: Session
     sink: Callable[[Report], None]
-    operation: Operation[CellEnd] | Operation[None] | None = None
+    operation: SessionOperation | None = None
     response: bytes | None = None
     waits_for_host: bool = False
     stopped: GuestError | None = None
-    queued: bool = field(default=False)
+    queued: bool = False
 
 
 class WorkerLoop:
@@ -185,9 +209,13 @@ class WorkerLoop:
             return  # closed meanwhile; its sink has been told
         match command:
             case Load(name=name, value=value):
-                self._begin(command.session, seat, lambda: seat.session.load(name, value))
-            case Run(cell=cell):
-                self._begin(command.session, seat, lambda: seat.session.run(cell))
+                self._begin(command.session, seat, operations.load(seat.session, name, value))
+            case Run(cell=cell, checkpoint_bytes_max=bytes_max):
+                self._begin(command.session, seat, operations.run_cell(seat.session, cell, bytes_max))
+            case Rebase():
+                self._begin(command.session, seat, operations.rebase(seat.session))
+            case TakeSnapshot():
+                self._begin(command.session, seat, operations.take_snapshot(seat.session))
             case Respond(response=response):
                 if seat.waits_for_host:
                     seat.waits_for_host = False
@@ -205,7 +233,12 @@ class WorkerLoop:
         try:
             loaded = load_guest_program()
             session = Session(
-                loaded.program, loaded.guest.facts, command.limits, command.boundary, command.entropy
+                loaded.program,
+                loaded.guest.facts,
+                command.limits,
+                command.boundary,
+                command.entropy,
+                start=command.start,
             )
         except RlmWasmError as error:
             command.sink(Done(error=error))
@@ -215,13 +248,11 @@ class WorkerLoop:
             self._seats[command.session] = _Seat(session, command.sink)
             command.sink(Done())
 
-    def _begin(
-        self, session: SessionId, seat: _Seat, make: Callable[[], Operation[CellEnd] | Operation[None]]
-    ) -> None:
+    def _begin(self, session: SessionId, seat: _Seat, operation: SessionOperation) -> None:
         if seat.operation is not None:
             seat.sink(Done(error=UsageError("the session is busy")))
             return
-        seat.operation = make()
+        seat.operation = operation
         seat.response = None
         seat.stopped = None
         self._queue(session, seat)
@@ -252,8 +283,13 @@ class WorkerLoop:
             step = operation.throw(stopped) if stopped is not None else operation.send(response)
         except StopIteration as ended:
             seat.operation = None
-            end: CellEnd | None = ended.value
-            seat.sink(Done(result=None if end is None else decode_cell(end)))
+            outcome: Outcome = ended.value
+            seat.sink(
+                Done(
+                    result=outcome if isinstance(outcome, CellResult) else None,
+                    snapshot=outcome if isinstance(outcome, Snapshot) else None,
+                )
+            )
         except RlmWasmError as error:
             seat.operation = None
             seat.sink(Done(error=error))

@@ -16,8 +16,9 @@ COMPLETED: Final = "completed"
 class CellResult:
     """What one cell came to. `error` is None exactly when `outcome` is "completed".
 
-    `result` is the repr of the last expression. `session_lost` says that the guest is gone, with
-    its variables: a limit or a trap ended it. `executed_ns` does not count waits for the host.
+    `result` is the repr of the last expression. `session_lost` says that a limit or a trap ended
+    the guest in this cell; `restored`, that the session lives on with the variables it had before.
+    `executed_ns` does not count waits for the host.
     """
 
     outcome: str
@@ -30,6 +31,7 @@ class CellResult:
     memory_peak_bytes: int
     executed_ns: int
     session_lost: bool
+    restored: bool = False
 
 
 def decode_cell(end: CellEnd) -> CellResult:

@@ -30,7 +30,12 @@ def cell_limits(**over: int) -> CellLimits:
 
 def session_limits(**over: Any) -> SessionLimits:
     base = SessionLimits(
-        memory_bytes_max=128 * MIB, context_bytes_max=64 * MIB, clock="virtual", entropy="fresh", seed=0
+        memory_bytes_max=128 * MIB,
+        context_bytes_max=64 * MIB,
+        checkpoint_bytes_max=16 * MIB,
+        clock="virtual",
+        entropy="fresh",
+        seed=0,
     )
     return replace(base, **over)
 

@@ -30,6 +30,10 @@ _SYNTAX_NOTE: Final = (
     "The block is not valid Python, so no line of it ran. Send the whole block again, corrected."
 )
 _LOST_NOTE: Final = "The session is back to where it was before this cell; nothing the cell assigned is left."
+_ANEW_NOTE: Final = (
+    "The session had to start anew: the variables of earlier cells are gone, the context variables are "
+    "there again."
+)
 
 NUDGE: Final = (
     "No ```repl block was found in your reply, so nothing ran. Write code in a block that begins with a "
@@ -136,7 +140,7 @@ def _notes(report: CellReport) -> list[str]:
     if last_line.startswith(_SYNTAX_ERRORS) and report.outcome == "guest_exception":
         notes.append(_SYNTAX_NOTE)
     if report.session_lost:
-        notes.append(_LOST_NOTE)
+        notes.append(_LOST_NOTE if report.restored else _ANEW_NOTE)
     return notes
 
 

@@ -1,0 +1,47 @@
+"""What the loop can drive a session through, each a generator: run a cell, load, rebase, snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import replace
+
+from rlm_wasm.sandbox.session import Cell, Operation, Session
+from rlm_wasm.sandbox.snapshot import Snapshot
+from rlm_wasm.sandbox.steps import SLICE, Step
+from rlm_wasm.worker.result import CellResult, decode_cell
+
+Outcome = CellResult | Snapshot | None
+SessionOperation = Generator[Step, bytes | None, Outcome]
+
+
+def run_cell(session: Session, cell: Cell, checkpoint_bytes_max: int) -> Operation[Outcome]:
+    """Run a cell; where it ends the guest, go back to the state before it, if that was kept.
+
+    It is kept when it takes no more than `checkpoint_bytes_max`.
+    """
+    checkpoint = session.snapshot(bytes_max=checkpoint_bytes_max) if checkpoint_bytes_max > 0 else None
+    end = yield from session.run(cell)
+    result = decode_cell(end)
+    if result.session_lost and checkpoint is not None:
+        session.restore(checkpoint)
+        result = replace(result, restored=True)
+    return result
+
+
+def load(session: Session, name: str, value: str | bytes) -> Operation[Outcome]:
+    """Bind an input in the guest."""
+    yield from session.load(name, value)
+    return None
+
+
+def rebase(session: Session) -> Operation[Outcome]:
+    """Make the present state the session's origin."""
+    yield SLICE
+    session.rebase()
+    return None
+
+
+def take_snapshot(session: Session) -> Operation[Outcome]:
+    """Return a snapshot of the session."""
+    yield SLICE
+    return session.snapshot()

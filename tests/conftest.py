@@ -1,0 +1,71 @@
+"""What every test may use: the built guest, sessions over it, and a look at the host's health."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from rlm_wasm.policy.model import Policy
+from rlm_wasm.sandbox.session import Session
+from rlm_wasm.worker.program import LoadedGuest, load_guest_program
+from tests.support.host_health import assert_same, health
+from tests.support.sandbox_facts import boundary_limits, session_limits
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    """Every async test runs on both."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def guest() -> LoadedGuest:
+    """The guest this machine has built; `rlm-wasm guest build` makes one."""
+    return load_guest_program()
+
+
+@pytest.fixture
+def healthy_host() -> Iterator[None]:
+    """Fail the test if it leaves a descriptor, a memory or a fiber behind. Set up before what it watches."""
+    before = health()
+    yield
+    assert_same(before, health())
+
+
+@pytest.fixture
+def make_session(guest: LoadedGuest) -> Iterator[Callable[..., Session]]:
+    """Return a function that makes a session; keywords override its limits. All are closed at the end."""
+    made: list[Session] = []
+    before = health()
+
+    def make(
+        *, boundary: dict[str, int] | None = None, entropy: Callable[[int], bytes] = os.urandom, **limits: Any
+    ) -> Session:
+        session = Session(
+            guest.program,
+            guest.guest.facts,
+            session_limits(**limits),
+            boundary_limits(**(boundary or {})),
+            entropy,
+        )
+        made.append(session)
+        return session
+
+    yield make
+    for session in made:
+        session.close()
+    assert_same(before, health())
+
+
+@pytest.fixture
+def session(make_session: Callable[..., Session]) -> Session:
+    """One fresh session with small limits."""
+    return make_session()
+
+
+@pytest.fixture
+def strict() -> Policy:
+    return Policy.builtin("strict")
