@@ -23,6 +23,7 @@ STREAM_RESULT, STREAM_ERROR, STREAM_REPORT = 3, 4, 5
 CELLS_REMEMBERED = 64
 VARIABLES_REPORTED = 200
 NAME_CHARS = 200
+RESERVE_BYTES = 1 << 20
 
 _dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 main = types.ModuleType("__main__")
@@ -30,6 +31,8 @@ namespace = main.__dict__
 _contexts = {}
 _cells = 0
 _finished = False
+# Given back when a cell runs out of memory: without it the next cell, `del big`, could not even be parsed.
+_reserve = bytes(RESERVE_BYTES)
 
 
 class _Stream(io.RawIOBase):
@@ -159,7 +162,7 @@ def reset():
 
 def run_cell(source, seed, report):
     """Run one cell; 0 if it ran to its end, 1 if it raised. Never raises itself."""
-    global _cells, _finished
+    global _cells, _finished, _reserve
     _finished = False
     status = 0
     try:
@@ -178,11 +181,18 @@ def run_cell(source, seed, report):
         pass
     except BaseException as error:
         status = 1
+        if isinstance(error, MemoryError):
+            _reserve = None
         _flush()
         name, message, text = rlm_display.describe(error)
         _send_document(STREAM_ERROR, {"type": name, "message": message, "traceback": text})
         error = None
     _flush()
+    if status == 0 and _reserve is None:
+        try:
+            _reserve = bytes(RESERVE_BYTES)
+        except MemoryError:
+            pass
     if report:
         _send_document(STREAM_REPORT, {"variables": _variables()[:VARIABLES_REPORTED]})
     return status

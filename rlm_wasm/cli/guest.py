@@ -14,8 +14,9 @@ from types import FrameType
 import click
 
 from rlm_wasm.cli.build_progress import build_progress
+from rlm_wasm.errors import RlmWasmError
 from rlm_wasm.image.artifact import Guest, find_guest
-from rlm_wasm.image.build import build_guest
+from rlm_wasm.image.build import build_guest, recipe_hash
 from rlm_wasm.image.manifest import load_manifest
 from rlm_wasm.image.paths import cache_dir
 from rlm_wasm.image.recipe import DEFAULT_SERIES, recipes
@@ -108,7 +109,16 @@ def info(as_json: bool) -> None:
         if isinstance(value, list):
             click.echo(f"{name} ({len(value)}): {', '.join(value)}")
         else:
-            click.echo(f"{name}: {value}")
+            click.echo(f"{name}: {json.dumps(value) if isinstance(value, bool) else value}")
+
+
+def _is_current(installed: Guest) -> bool:
+    """Whether the sources beside this program would give the same guest."""
+    series = installed.facts.cpython.rpartition(".")[0]
+    try:
+        return any(recipe_hash(r) == installed.facts.recipe for r in recipes(load_manifest(), series))
+    except RlmWasmError:
+        return False
 
 
 def _describe(installed: Guest) -> dict[str, str | int | list[str]]:
@@ -116,6 +126,7 @@ def _describe(installed: Guest) -> dict[str, str | int | list[str]]:
     return {
         "folder": str(installed.folder),
         "recipe": facts.recipe,
+        "up_to_date": _is_current(installed),
         "cpython": facts.cpython,
         "wasmtime": facts.wasmtime,
         "raw_sha256": facts.raw_sha256,

@@ -12,6 +12,7 @@ from rlm_wasm.cli import output
 from rlm_wasm.cli.exit_codes import INTERRUPTED_REASON, of_run
 from rlm_wasm.cli.inputs import read_contexts
 from rlm_wasm.cli.progress import RunProgress
+from rlm_wasm.errors import RlmWasmError
 
 if TYPE_CHECKING:
     from rlm_wasm.runtime.run import RunResult
@@ -66,11 +67,16 @@ def run(
             sinks.append(stack.enter_context(JsonlSink(events_file)).write)
 
         async def main() -> RunResult:
-            async with runtime, anyio.create_task_group() as tasks:
-                tasks.start_soon(_interrupt, runtime)
-                result = await runtime.ask(question, given, sinks=sinks)
-                tasks.cancel_scope.cancel()
-            return result
+            async with runtime:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(_interrupt, runtime)
+                    try:
+                        return await runtime.ask(question, given, sinks=sinks)
+                    except RlmWasmError as error:
+                        failed = error
+                    finally:
+                        tasks.cancel_scope.cancel()
+                raise failed  # out here, since the task group would wrap it
 
         result = anyio.run(main)
     _show(result, as_json=as_json)

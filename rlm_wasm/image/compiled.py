@@ -7,6 +7,7 @@ checked are the bytes that are loaded: they go from one read into a sealed memor
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -88,13 +89,19 @@ def _authenticated(path: Path, key: bytes, identity: bytes) -> memoryview | None
     except FileNotFoundError:
         return None
     except ArtifactError:
-        path.unlink(missing_ok=True)
+        _remove(path)
         return None
     found, native = data[:MAC_BYTES], memoryview(data)[MAC_BYTES:]
     if not same(found, mac(key, _PURPOSE, identity, native)):
-        path.unlink(missing_ok=True)
+        _remove(path)
         return None
     return native
+
+
+def _remove(path: Path) -> None:
+    # What cannot be removed, a folder say, is only in the way: it is not loaded, and nothing is cached.
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 def _deserialise(engine: wasmtime.Engine, native: memoryview) -> wasmtime.Module:

@@ -32,18 +32,26 @@ def machine_key() -> bytes:
     try:
         return _read(path)
     except FileNotFoundError:
-        # Written whole under another name and linked into place: a process that starts at the same
-        # moment sees either no key or all of it, and the first link wins.
-        temporary = path.with_name(f".machine.key.{secrets.token_hex(6)}")
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            with os.fdopen(fd, "wb") as stream:
-                stream.write(secrets.token_bytes(KEY_BYTES))
-            with contextlib.suppress(FileExistsError):
-                os.link(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        _make(path)
         return _read(path)
+
+
+def _make(path: Path) -> None:
+    # Written whole under another name and linked into place: a process that starts at the same
+    # moment sees either no key or all of it, and the first link wins.
+    temporary = path.with_name(f".machine.key.{secrets.token_hex(6)}")
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "wb") as stream:
+            stream.write(secrets.token_bytes(KEY_BYTES))
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary, path)
+    except OSError as error:
+        raise ArtifactError(
+            f"cannot write {path}: {error.strerror}", hint="set RLM_WASM_STATE to a folder you can write"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> bytes:

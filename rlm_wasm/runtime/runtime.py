@@ -53,22 +53,29 @@ class Runtime:
         self._runs: dict[RunId, ActiveRun] = {}
 
     async def __aenter__(self) -> Self:
-        # Before any guest runs: a missing key or a broken script is the operator's to know at once.
-        for name in {self.policy.models.root, self.policy.models.sub}:
-            self._route(name)
-        await self._stack.__aenter__()
-        self._broker = Broker(self.policy.run.permits_max)
-        self._stack.push_async_callback(self._providers.aclose)
-        tasks = await self._stack.enter_async_context(anyio.create_task_group())
-        self._stack.callback(tasks.cancel_scope.cancel)
-        self._stack.push_async_callback(self._worker.aclose)
-        await tasks.start(self._broker.serve)
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._providers.aclose)
+            # Before any guest runs: a missing key or a broken script is the operator's to know at once.
+            for name in {self.policy.models.root, self.policy.models.sub}:
+                self._route(name)
+            self._broker = Broker(self.policy.run.permits_max)
+            tasks = await stack.enter_async_context(anyio.create_task_group())
+            stack.callback(tasks.cancel_scope.cancel)
+            stack.push_async_callback(self._worker.aclose)
+            await tasks.start(self._broker.serve)
+            self._stack = stack.pop_all()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
-        return await self._stack.__aexit__(kind, error, trace)
+        try:
+            return await self._stack.__aexit__(kind, error, trace)
+        except BaseExceptionGroup as group:
+            # The task group wraps what the body raised; who wrote the body wants it as it was.
+            if error is not None and group.exceptions == (error,):
+                return False
+            raise
 
     async def ask(
         self,

@@ -10,6 +10,7 @@ from wasmtime import _bindings as ffi
 
 from rlm_wasm.errors import InternalError
 from rlm_wasm.sandbox import imports
+from rlm_wasm.sandbox.fatal import install_hook
 from rlm_wasm.sandbox.imports import ImportHandler
 
 _TRAP_POINTER: Final = ctypes.POINTER(ffi.wasm_trap_t)
@@ -55,6 +56,7 @@ class Call:
         """Run the fiber until it ends (True), waits, or has used its slice (False)."""
         if self._future is None:
             raise InternalError("a finished call was polled")
+        install_hook()
         imports.enter(self._handler)
         try:
             finished = bool(_poll_future(self._future))

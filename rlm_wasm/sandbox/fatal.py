@@ -20,6 +20,7 @@ _R = TypeVar("_R")
 
 _guarded: set[int] = set()
 _previous: Callable[[sys.UnraisableHookArgs], Any] | None = None
+_forwarding = False
 
 
 def die(what: str) -> NoReturn:
@@ -50,7 +51,7 @@ _kept: list[object] = []
 def install_hook() -> None:
     """Make an unraisable exception of one of our callbacks end the process; others go where they went.
 
-    Called before each guest call, because test runners and frameworks replace the hook.
+    Called before each poll, because test runners and frameworks replace the hook.
     """
     global _previous
     if sys.unraisablehook is not _hook:
@@ -59,7 +60,13 @@ def install_hook() -> None:
 
 
 def _hook(unraisable: sys.UnraisableHookArgs) -> None:
+    global _forwarding
     if id(unraisable.object) in _guarded:
         die(f"{unraisable.exc_type.__name__} on entry to a callback")
-    if _previous is not None:
-        _previous(unraisable)
+    # A hook that was put over ours calls us again: forwarded once, not for ever.
+    if _previous is not None and not _forwarding:
+        _forwarding = True
+        try:
+            _previous(unraisable)
+        finally:
+            _forwarding = False

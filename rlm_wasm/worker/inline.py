@@ -6,6 +6,7 @@ no locked-down process around it.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from collections import deque
@@ -17,7 +18,7 @@ import anyio
 from anyio.lowlevel import EventLoopToken, checkpoint, current_token
 
 from rlm_wasm.core.limits import BoundaryLimits, SessionLimits
-from rlm_wasm.errors import CellCancelled, DeadlineExceeded, GuestError, InternalError
+from rlm_wasm.errors import CellCancelled, DeadlineExceeded, GuestError, InternalError, UsageError
 from rlm_wasm.ids import SessionId
 from rlm_wasm.sandbox.session import Cell
 from rlm_wasm.sandbox.snapshot import Snapshot
@@ -76,6 +77,7 @@ class InlineSession:
         self._boundary = boundary
         self._mailbox = _Mailbox()
         self._closed = False
+        self._busy = False
 
     async def load(self, name: str, value: str | bytes) -> None:
         """Bind an input in the guest. Raises UsageError, MemoryExceeded or another GuestError."""
@@ -108,10 +110,15 @@ class InlineSession:
 
     async def aclose(self) -> None:
         """Free the guest. Safe to call again."""
+        self.abandon()
+        await checkpoint()
+
+    def abandon(self) -> None:
+        """Free the guest without waiting for anything. Safe to call again, and after the worker closed."""
         if not self._closed:
             self._closed = True
-            self._loop.submit(Close(self._number))
-            await checkpoint()
+            with contextlib.suppress(UsageError):  # the worker is closed, and so are its guests
+                self._loop.submit(Close(self._number))
 
     async def __aenter__(self) -> Self:
         return self
@@ -137,9 +144,10 @@ class InlineSession:
         )  # fmt: skip
 
     async def _operate(self, command: Command, answer: Answer | None) -> Done:
-        if self._closed:
-            raise InternalError("the session is closed")
+        if self._closed or self._busy:
+            raise UsageError("the session is closed" if self._closed else "the session is busy")
         self._loop.submit(command)
+        self._busy = True
         try:
             while True:
                 report = await self._mailbox.get()
@@ -153,6 +161,8 @@ class InlineSession:
                 while not isinstance(await self._mailbox.get(), Done):
                     pass
             raise
+        finally:
+            self._busy = False
         if report.error is not None:
             raise report.error
         return report
@@ -196,15 +206,20 @@ class InlineWorker:
         number = SessionId(next(self._numbers))
         session = InlineSession(self._loop, number, boundary)
         entropy = os.urandom if limits.entropy == "fresh" else seeded_entropy(limits.seed, number)
-        await session.open(limits, entropy, start)
+        try:
+            await session.open(limits, entropy, start)
+        except BaseException:
+            session.abandon()  # cancelled: the guest may be there although nobody wants it
+            raise
         return session
 
     async def aclose(self) -> None:
         """End every session and the thread."""
         if self._started:
             self._started = False
+            loop, self._loop = self._loop, WorkerLoop()
             with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(self._loop.stop)
+                await anyio.to_thread.run_sync(loop.stop)
 
     async def __aenter__(self) -> Self:
         return self

@@ -151,7 +151,13 @@ class WorkerLoop:
         self._thread.start()
 
     def submit(self, command: Command) -> None:
-        """Hand a command to the thread; any thread may call this."""
+        """Hand a command to the thread; any thread may call this.
+
+        Raises:
+            UsageError: the loop is closed.
+        """
+        if self._stopping:
+            raise UsageError("the worker is closed")
         self._commands.put(command)
 
     def stop(self) -> None:
@@ -180,6 +186,7 @@ class WorkerLoop:
                 if self._runnable:
                     self._advance(self._runnable.popleft())
         finally:
+            self._stopping = True
             for session in list(self._seats):
                 self._close(session)
 
@@ -245,12 +252,12 @@ class WorkerLoop:
         except Exception as error:  # noqa: BLE001 - the thread serves others; the caller gets it typed
             command.sink(Done(error=_internal(error)))
         else:
-            self._seats[command.session] = _Seat(session, command.sink)
-            command.sink(Done())
+            seat = self._seats[command.session] = _Seat(session, command.sink)
+            self._tell(command.session, seat, Done())
 
     def _begin(self, session: SessionId, seat: _Seat, operation: SessionOperation) -> None:
         if seat.operation is not None:
-            seat.sink(Done(error=UsageError("the session is busy")))
+            self._tell(session, seat, Done(error=UsageError("the session is busy")))
             return
         seat.operation = operation
         seat.response = None
@@ -284,34 +291,41 @@ class WorkerLoop:
         except StopIteration as ended:
             seat.operation = None
             outcome: Outcome = ended.value
-            seat.sink(
-                Done(
-                    result=outcome if isinstance(outcome, CellResult) else None,
-                    snapshot=outcome if isinstance(outcome, Snapshot) else None,
-                )
+            done = Done(
+                result=outcome if isinstance(outcome, CellResult) else None,
+                snapshot=outcome if isinstance(outcome, Snapshot) else None,
             )
+            self._tell(session, seat, done)
         except RlmWasmError as error:
             seat.operation = None
-            seat.sink(Done(error=error))
+            self._tell(session, seat, Done(error=error))
         except Exception as error:  # noqa: BLE001 - the thread serves others; the caller gets it typed
             seat.operation = None
             seat.session.close()
-            seat.sink(Done(error=_internal(error)))
+            self._tell(session, seat, Done(error=_internal(error)))
         else:
             match step:
                 case HostRequest(frame=frame):
                     seat.waits_for_host = True
-                    seat.sink(Requested(frame))
+                    self._tell(session, seat, Requested(frame))
                 case Sleep(until_ns=until_ns):
                     heapq.heappush(self._sleepers, (until_ns, session))
                 case _:
                     self._queue(session, seat)
 
+    def _tell(self, session: SessionId, seat: _Seat, report: Report) -> None:
+        try:
+            seat.sink(report)
+        except Exception:  # noqa: BLE001 - an event loop that is gone: nobody waits for this session
+            if session in self._seats:
+                self._close(session)
+
     def _close(self, session: SessionId) -> None:
         seat = self._seats.pop(session)
-        if seat.operation is not None:
-            seat.operation.close()
-            seat.sink(Done(error=UsageError("the session was closed")))
+        operation, seat.operation = seat.operation, None
+        if operation is not None:
+            operation.close()
+            self._tell(session, seat, Done(error=UsageError("the session was closed")))
         seat.session.close()
 
 

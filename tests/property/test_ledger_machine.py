@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import astuple
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
@@ -44,20 +45,22 @@ class LedgerMachine(RuleBasedStateMachine):
         rows = zip(astuple(charge), spent, reserved, self.limits, strict=True)
         return all(c == 0 or s + r + c <= limit for c, s, r, limit in rows)
 
+    def agrees_with_the_refusal(self, charge: Charge, refusal: BudgetExceeded) -> None:
+        place = [d.value for d in Dimension].index(refusal.dimension)
+        spent, reserved = self.books()
+        assert refusal.requested == astuple(charge)[place]
+        assert refusal.limit == self.limits[place]
+        assert refusal.available == max(0, refusal.limit - spent[place] - reserved[place])
+        assert refusal.available < refusal.requested
+
     @rule(target=open, charge=charges)
     def reserve(self, charge: Charge):
-        fits = self.fits(charge)
-        try:
-            reservation = self.ledger.reserve(charge)
-        except BudgetExceeded as exc:
-            assert not fits
-            place = [d.value for d in Dimension].index(exc.dimension)
-            spent, reserved = self.books()
-            assert exc.requested == astuple(charge)[place]
-            assert exc.limit == self.limits[place]
-            assert exc.available == max(0, exc.limit - spent[place] - reserved[place]) < exc.requested
+        if not self.fits(charge):
+            with pytest.raises(BudgetExceeded) as caught:
+                self.ledger.reserve(charge)
+            self.agrees_with_the_refusal(charge, caught.value)
             return multiple()
-        assert fits
+        reservation = self.ledger.reserve(charge)
         assert reservation not in self.held
         assert reservation not in self.doubtful
         self.held[reservation] = astuple(charge)
@@ -90,14 +93,13 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(charge=charges)
     def spend(self, charge: Charge) -> None:
-        fits = self.fits(charge)
-        try:
-            self.ledger.spend(charge)
-        except BudgetExceeded:
-            assert not fits
-        else:
-            assert fits
-            self.paid.append(astuple(charge))
+        if not self.fits(charge):
+            with pytest.raises(BudgetExceeded) as caught:
+                self.ledger.spend(charge)
+            self.agrees_with_the_refusal(charge, caught.value)
+            return
+        self.ledger.spend(charge)
+        self.paid.append(astuple(charge))
 
     @rule(charge=charges)
     def absorb(self, charge: Charge) -> None:

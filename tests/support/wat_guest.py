@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import wasmtime
 
+from rlm_wasm.image import compiled
 from rlm_wasm.image.artifact import GuestFacts
 from rlm_wasm.sandbox.instance import Program
 from rlm_wasm.sandbox.session import Session
@@ -96,7 +100,9 @@ def program_of(body: str = "", **parts: str) -> Iterator[Program]:
     """Compile a module for the length of the block. -1 is where the real shim keeps its exit status."""
     image = bytearray(MEMORY_BYTES)
     image[4_128:4_132] = b"\xff\xff\xff\xff"
-    program = Program(assemble(body, **parts), image)
+    # These modules have no place in the user's cache of compiled code.
+    with TemporaryDirectory() as folder, patch.object(compiled, "compiled_dir", lambda: Path(folder)):
+        program = Program(assemble(body, **parts), image)
     try:
         yield program
     finally:

@@ -18,8 +18,9 @@ LENIENT_TAGS: Final = frozenset({"repl", "python", "py", "python3", "py3", ""})
 
 _CLOSING_INDENT_MAX: Final = 3  # deeper, it is text in a string of the block
 _TAG: Final = re.compile(r"[\w+#.-]+")
-_FENCE_LINE: Final = re.compile(r"([ \t]*)(`{3,})[ \t]*([\w+#.-]*)[ \t\r]*")
-_INLINE_OPENER: Final = re.compile(r"(?<!`)(`{3,})[ \t]*([\w+#.-]+)[ \t\r]*$")
+# For lines without blanks at the end: two runs of blanks in one pattern would take quadratic time.
+_FENCE_LINE: Final = re.compile(r"([ \t]*)(`{3,})[ \t]*([\w+#.-]*)")
+_INLINE_OPENER: Final = re.compile(r"(?<!`)(`{3,})[ \t]*([\w+#.-]+)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,7 @@ def _scan(lines: list[str], tags: frozenset[str]) -> _Scan:
 def _opened_by(line: str, tags: frozenset[str]) -> _Fence | None:
     if "```" not in line:
         return None
+    line = line.rstrip(" \t\r")
     if whole := _FENCE_LINE.fullmatch(line):
         indent, ticks, tag = whole.groups()
         return _Fence(len(indent), len(ticks), tag.lower() in tags)

@@ -171,6 +171,13 @@ def test_no_permit_is_held_during_a_backoff() -> None:
     assert sent(driver.give(answered(2))) == [(RUN, 1, 2)]
 
 
+def test_a_result_of_an_earlier_attempt_is_not_taken_for_the_present_one() -> None:
+    driver = Driver()
+    driver.give(started(), query(1), failed(1), fired("query_backoff:1"))
+    assert driver.give(answered(1, attempt=1), failed(1, attempt=1)) == []
+    assert responses(driver.give(answered(1, attempt=2))) == {1: Completed("yes", None)}
+
+
 def test_attempts_are_bounded() -> None:
     driver = Driver()
     driver.give(started(query=query_limits(attempts_max=2)), query(1), failed(1))

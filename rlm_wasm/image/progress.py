@@ -1,0 +1,69 @@
+"""What a build tells whoever watches it. The command line draws it; here are only the words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Receives the build's progress, in order, from one thread."""
+
+    def plan(self, stages: Sequence[tuple[str, int]]) -> None:
+        """The stages that will run, with the share of time (any unit) each is expected to take."""
+
+    def begin(self, stage: str, text: str) -> None:
+        """A stage starts; `text` says what it does."""
+
+    def advance(self, fraction: float) -> None:
+        """The running stage is done to `fraction` (0 to 1, never falling)."""
+
+    def end(self) -> None:
+        """The running stage is finished and published."""
+
+    def note(self, text: str) -> None:
+        """One line worth knowing: a fall-back taken, a damaged stage thrown away."""
+
+
+class Silent:
+    """A `Progress` that nobody watches."""
+
+    def plan(self, stages: Sequence[tuple[str, int]]) -> None:
+        pass
+
+    def begin(self, stage: str, text: str) -> None:
+        pass
+
+    def advance(self, fraction: float) -> None:
+        pass
+
+    def end(self) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """How a command shows that it moves on: about `expected` lines that contain `marker`."""
+
+    marker: bytes
+    expected: int
+
+
+def count_steps(
+    progress: Progress, steps: Steps | None, start: float, stop: float
+) -> Callable[[bytes], None]:
+    """Return a function that is given a command's lines and moves `progress` from `start` to `stop`."""
+    seen = 0
+
+    def on_line(line: bytes) -> None:
+        nonlocal seen
+        if steps is None or steps.marker not in line:
+            return
+        seen += 1
+        progress.advance(start + (stop - start) * min(seen / steps.expected, 1.0))
+
+    return on_line

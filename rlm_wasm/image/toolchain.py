@@ -1,0 +1,134 @@
+"""Lays out a compiler for wasm from Debian packages, without installing anything.
+
+    cc ar ranlib   wrappers that find everything relative to themselves
+    usr/           clang, lld, llvm-ar and the libraries they need
+    sysroot/       wasi-libc's headers and libraries
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+from rlm_wasm.errors import GuestBuildError
+from rlm_wasm.image.archive import Keep, below, unpack_deb
+from rlm_wasm.image.host import clean_env, write_script
+from rlm_wasm.image.manifest import HostFile, PinnedFile, ToolchainPin
+
+Fetch = Callable[[PinnedFile], Path]
+
+_PROGRAMS: Final = ("clang", "lld", "wasm-ld", "llvm-ar", "llvm-ranlib")
+_NOT_FOUND: Final = re.compile(r"^\s*(\S+) => not found", re.MULTILINE)
+# Chains of libraries that need libraries are short; this only ends a loop that cannot end well.
+_ROUNDS_MAX: Final = 8
+
+
+def lay_out(
+    pin: ToolchainPin, libraries: tuple[HostFile, ...], target: str, fetch: Fetch, into: Path
+) -> None:
+    """Fill `into` with the toolchain `pin` for `target`, fetching host libraries the machine lacks.
+
+    Raises:
+        GuestBuildError: a package cannot be had, or the compiler does not run on this machine.
+    """
+    library_dir = f"usr/lib/{pin.machine}-linux-gnu"
+    major = pin.llvm.rpartition("-")[2]
+    programs = [f"{pin.llvm}/bin/{name}" for name in _PROGRAMS]
+    keep = _either(below(f"{pin.llvm}/lib/clang", *programs), _libraries(library_dir))
+    for package in pin.packages:
+        unpack_deb(fetch(package), into, keep)
+    unpack_deb(fetch(pin.wasi_libc), into, _sysroot)
+    # The names under which Debian's clang looks for its linker and its runtime; which of the two it
+    # takes for the runtime depends on the release.
+    (into / pin.llvm / "bin" / f"wasm-ld-{major}").symlink_to("wasm-ld")
+    architecture, _, system = target.partition("-")
+    runtime = into / pin.llvm / "lib" / "clang" / major / "lib" / f"{architecture}-unknown-{system}"
+    runtime.mkdir(parents=True)
+    (runtime / "libclang_rt.builtins.a").symlink_to(f"../wasi/libclang_rt.builtins-{architecture}.a")
+    start = f'LD_LIBRARY_PATH="$here/{library_dir}" exec "$here/{pin.llvm}/bin/'
+    write_script(into / "cc", f'{start}clang" --target={target} --sysroot="$here/sysroot" "$@"')
+    write_script(into / "ar", f'{start}llvm-ar" "$@"')
+    write_script(into / "ranlib", f'{start}llvm-ranlib" "$@"')
+    _complete(pin, {library.name: library for library in libraries}, fetch, into, library_dir)
+    _trial(pin, into / "cc")
+
+
+def _complete(
+    pin: ToolchainPin, known: Mapping[str, HostFile], fetch: Fetch, into: Path, library_dir: str
+) -> None:
+    tools = [into / pin.llvm / "bin" / name for name in ("clang", "wasm-ld", "llvm-ar")]
+    for _ in range(_ROUNDS_MAX):
+        missing = sorted({name for tool in tools for name in _missing(tool, into / library_dir)})
+        if not missing:
+            return
+        for name in missing:
+            if name not in known:
+                raise GuestBuildError(
+                    f"{pin.name} needs {name}, which this machine lacks",
+                    hint="install the package that provides it",
+                )
+            unpack_deb(fetch(known[name].file), into, _libraries(library_dir))
+    raise GuestBuildError(f"{pin.name} still lacks {', '.join(missing)}")
+
+
+def _missing(tool: Path, libraries: Path) -> list[str]:
+    """Ask the dynamic loader which libraries of `tool` it cannot find; nothing is run."""
+    env = clean_env({"LD_TRACE_LOADED_OBJECTS": "1", "LD_LIBRARY_PATH": str(libraries)})
+    try:
+        done = subprocess.run(
+            [str(tool)], env=env, capture_output=True, text=True, check=False
+        )
+    except OSError as error:
+        raise _unfit(tool.name, str(error.strerror)) from error
+    missing = _NOT_FOUND.findall(done.stdout)
+    if done.returncode != 0 and not missing:
+        raise _unfit(tool.name, done.stderr)
+    return missing
+
+
+def _trial(pin: ToolchainPin, compiler: Path) -> None:
+    """Run the compiler once: a C library that is too old shows only now."""
+    done = subprocess.run(
+        [str(compiler), "--version"], env=clean_env(), capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise _unfit(pin.name, done.stderr)
+
+
+def _unfit(name: str, reason: str) -> GuestBuildError:
+    first = next(iter(reason.splitlines()), "it failed without a word")
+    return GuestBuildError(
+        f"{name} does not run on this machine: {first}",
+        hint="the pinned toolchains need a Linux with glibc 2.36 or newer",
+    )
+
+
+def _sysroot(name: str) -> str | None:
+    """wasi-libc's usr/include/wasm32-* and usr/lib/wasm32-*, under sysroot/."""
+    parts = name.split("/")
+    if len(parts) >= 3 and parts[0] == "usr" and parts[1] in ("include", "lib"):
+        if not parts[2].startswith("wasm32-"):
+            return None
+        return "/".join(("sysroot", *parts[1:]))
+    return None
+
+
+def _libraries(folder: str) -> Keep:
+    """The shared libraries of /lib and /usr/lib, all into `folder`."""
+    short = folder.removeprefix("usr/")
+
+    def keep(name: str) -> str | None:
+        parent, _, file = name.rpartition("/")
+        return f"{folder}/{file}" if parent in (folder, short) and ".so" in file else None
+
+    return keep
+
+
+def _either(*keeps: Keep) -> Keep:
+    def keep(name: str) -> str | None:
+        return next((new for each in keeps if (new := each(name)) is not None), None)
+
+    return keep

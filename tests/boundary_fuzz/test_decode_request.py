@@ -1,0 +1,232 @@
+"""Whatever bytes a guest sends, decode_request returns a bounded request or raises BoundaryViolation."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tracemalloc
+from collections.abc import Callable
+from contextlib import suppress
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from rlm_wasm.core.limits import BoundaryLimits
+from rlm_wasm.errors import BoundaryViolation
+from rlm_wasm.wire.boundary import Budget, Finish, LlmQuery, LlmQueryBatch, Request, decode_request
+from rlm_wasm.wire.guest_error import (
+    ERROR_FRAME_BYTES_MAX,
+    VARIABLES_FRAME_BYTES_MAX,
+    VARIABLES_MAX,
+    decode_cell_report,
+    decode_guest_error,
+)
+from tests.support.core_facts import boundary
+
+SMALL = boundary()
+BIG = boundary(frame_bytes_max=4 * 2**20, prompt_bytes_max=4 * 2**20, batch_items_max=64, nesting_max=32)
+
+text = st.text(max_size=40)
+valid_documents = st.one_of(
+    st.builds(lambda p: {"type": "llm_query", "prompt": p}, text),
+    st.builds(lambda p, m: {"type": "llm_query", "prompt": p, "model": m}, text, st.none() | text),
+    st.builds(lambda p: {"type": "llm_query_batch", "prompts": p}, st.lists(text, max_size=6)),
+    st.builds(lambda a: {"type": "finish", "answer": a}, text),
+    st.just({"type": "budget"}),
+)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | text,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(text, inner, max_size=4),
+    max_leaves=20,
+)
+field_names = st.sampled_from(
+    ["type", "prompt", "prompts", "model", "answer", "depth", "run_id", "session", "tenant", ""]
+)
+almost_documents = st.dictionaries(
+    field_names,
+    st.sampled_from(["llm_query", "llm_query_batch", "finish", "budget", "rlm_query"]) | json_values,
+    max_size=6,
+)
+
+
+@st.composite
+def damaged_frames(draw: st.DrawFn) -> bytes:
+    """Return a frame that was valid until some of its bytes were changed, cut, doubled or inserted."""
+    frame = bytearray(
+        json.dumps(draw(valid_documents), ensure_ascii=draw(st.booleans())).encode("utf-8", "surrogatepass")
+    )
+    for _ in range(draw(st.integers(0, 6))):
+        start = draw(st.integers(0, len(frame)))
+        end = draw(st.integers(start, min(len(frame), start + 8)))
+        piece = draw(
+            st.binary(max_size=6)
+            | st.sampled_from(
+                [b'"', b"\\", b"[", b"{", b"]", b"}", b"\x00", b"\xff", b"\\ud800", b'","prompt":"']
+            )
+            | st.just(bytes(frame[start:end]) * 2)
+        )
+        frame[start:end] = piece
+    return bytes(frame)
+
+
+def bounded(request: Request, limits: BoundaryLimits) -> bool:
+    prompts: tuple[str, ...]
+    match request:
+        case LlmQuery():
+            prompts = (request.prompt,)
+        case LlmQueryBatch():
+            prompts = request.prompts
+            assert 1 <= len(prompts) <= limits.batch_items_max
+        case Finish():
+            return type(request.answer) is str
+        case Budget():
+            return True
+    assert request.model is None or (type(request.model) is str and 1 <= len(request.model) <= 256)
+    return all(type(p) is str and len(p.encode()) <= limits.prompt_bytes_max for p in prompts)
+
+
+def decode_or_refuse(frame: bytes, limits: BoundaryLimits) -> Request | None:
+    violation = None
+    try:
+        request = decode_request(frame, limits)
+    except BoundaryViolation as exc:
+        violation = exc
+    if violation is not None:
+        assert len(violation.message) < 200
+        return None
+    assert len(frame) <= limits.frame_bytes_max
+    assert bounded(request, limits)
+    return request
+
+
+@given(st.binary(max_size=5_000))
+@example(b"")
+@example(b"null")
+@example(b"\xef\xbb\xbf{}")
+@example(b'{"type":"llm_query","prompt":"\\ud800"}')
+@example(b'{"type":"llm_query","prompt":"\xed\xa0\x80"}')
+@example(b'{"type":"budget","type":"llm_query"}')
+@example(b'{"type":"budget"}\x00')
+def test_no_bytes_raise_anything_but_a_boundary_violation(frame: bytes) -> None:
+    decode_or_refuse(frame, SMALL)
+
+
+@given(damaged_frames())
+@settings(max_examples=300)
+def test_no_damaged_frame_raises_anything_but_a_boundary_violation(frame: bytes) -> None:
+    decode_or_refuse(frame, SMALL)
+
+
+@given(json_values | almost_documents)
+@settings(max_examples=300)
+def test_no_json_document_raises_anything_but_a_boundary_violation(document: object) -> None:
+    frame = json.dumps(document).encode("utf-8", "surrogatepass")
+    request = decode_or_refuse(frame, SMALL)
+    if request is not None:
+        assert isinstance(document, dict)
+        assert set(document) <= {"type", "prompt", "prompts", "model", "answer"}
+
+
+@given(valid_documents)
+def test_every_honest_frame_within_the_limits_is_understood(document: dict[str, object]) -> None:
+    frame = json.dumps(document).encode()
+    honest = "\\ud" not in frame.decode() or _has_no_lone_surrogate(frame)
+    size_ok = 1 <= len(document.get("prompts", "x")) <= SMALL.batch_items_max  # type: ignore[arg-type]
+    model_ok = document.get("model") != ""
+    request = decode_or_refuse(frame, SMALL)
+    assert (request is not None) == (honest and size_ok and model_ok)
+
+
+def _has_no_lone_surrogate(frame: bytes) -> bool:
+    try:
+        json.dumps(json.loads(frame), ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+@given(st.binary(max_size=2_000) | damaged_frames() | json_values.map(lambda v: json.dumps(v).encode()))
+@settings(max_examples=200)
+@pytest.mark.parametrize("decode", [decode_guest_error, decode_cell_report])
+def test_no_report_frame_raises_anything_but_a_boundary_violation(
+    decode: Callable[[bytes], object], frame: bytes
+) -> None:
+    with suppress(BoundaryViolation):
+        decode(frame)
+
+
+SIZE = BIG.frame_bytes_max
+BOMBS = {
+    "open brackets": b"[" * SIZE,
+    "open objects": b'{"a":' * (SIZE // 5),
+    "empty lists": b"[" + b"[]," * (SIZE // 3 - 2) + b"[]]",
+    "nested to the limit, often": (b"[" * 32 + b"]" * 32) * (SIZE // 64),
+    "empty strings in a batch": b'{"type":"llm_query_batch","prompts":['
+    + b'"",' * (SIZE // 3 - 20)
+    + b'""]}',
+    "numbers in a batch": b'{"type":"llm_query_batch","prompts":[' + b"1," * (SIZE // 2 - 30) + b"1]}",
+    "unknown field first": b'{"x":[' + b"1," * (SIZE // 2 - 30) + b'1],"type":"budget"}',
+    "quotes": b'"' * SIZE,
+    "escaped quotes": b'\\"' * (SIZE // 2),
+    "a string of escaped quotes": b'"' + b'\\"' * (SIZE // 2 - 1),
+    "backslashes": b"\\" * SIZE,
+    "spaces": b" " * (SIZE - 17) + b'{"type":"budget"}',
+    "not UTF-8": b'{"type":"finish","answer":"' + b"\xff" * (SIZE - 29) + b'"}',
+    "a huge number": b'{"type":"finish","answer":' + b"9" * (SIZE - 28) + b"}",
+    "a huge tag": b'{"type":"' + b"a" * (SIZE - 11) + b'"}',
+    "a huge field name": b'{"' + b"a" * (SIZE - 20) + b'":1}',
+    "a doubled key": b'{"type":"finish"' + b',"answer":""' * (SIZE // 12 - 2) + b"}",
+    "a huge model": b'{"type":"llm_query","prompt":"","model":"' + b"m" * (SIZE - 50) + b'"}',
+    "a huge control frame": b'{"type":"budget"' + b" " * (SIZE - 17) + b"}",
+}
+
+
+@pytest.mark.parametrize("frame", BOMBS.values(), ids=BOMBS.keys())
+def test_a_frame_at_the_cap_is_refused_in_bounded_time_and_memory(frame: bytes) -> None:
+    """Work is counted in lines of Python run, memory in bytes allocated: neither depends on the machine."""
+    assert len(frame) <= BIG.frame_bytes_max
+    lines = 0
+
+    def count(*_: object) -> Callable[..., object]:
+        nonlocal lines
+        lines += 1
+        return count
+
+    tracemalloc.start()
+    before = sys.gettrace()
+    sys.settrace(count)
+    try:
+        with pytest.raises(BoundaryViolation):
+            decode_request(frame, BIG)
+    finally:
+        sys.settrace(before)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert lines < 20_000, "the work grows with the frame"
+    assert peak < 4 * len(frame) + 2**20
+
+
+def test_an_honest_frame_at_the_cap_is_understood_in_bounded_memory() -> None:
+    prompt = 'the "text" \\ of €uro' * (SIZE // 40)
+    frame = json.dumps({"type": "llm_query", "prompt": prompt}).encode()
+    tracemalloc.start()
+    request = decode_request(frame, BIG)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert request == LlmQuery(prompt)
+    assert peak < 4 * len(frame) + 2**20
+
+
+@pytest.mark.parametrize(
+    ("decode", "frame"),
+    [
+        (decode_guest_error, b" " * (ERROR_FRAME_BYTES_MAX + 1)),
+        (decode_cell_report, b" " * (VARIABLES_FRAME_BYTES_MAX + 1)),
+        (decode_cell_report, json.dumps({"variables": ["a"] * VARIABLES_MAX}).encode()),
+        (decode_guest_error, b"[" * 10_000),
+    ],
+)
+def test_a_report_frame_beyond_its_caps_is_refused(decode: Callable[[bytes], object], frame: bytes) -> None:
+    with pytest.raises(BoundaryViolation):
+        decode(frame)

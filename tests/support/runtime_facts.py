@@ -1,0 +1,78 @@
+"""A runtime over real parts: strict with small limits, a scripted model in a file, every event kept."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from rlm_wasm.events import Event
+from rlm_wasm.policy.model import Policy
+from rlm_wasm.runtime.runtime import Runtime
+
+
+def small_policy(**sections: dict[str, Any]) -> Policy:
+    """Return strict with limits that tests meet quickly, and the given keys of sections replaced."""
+    data = Policy.builtin("strict").to_mapping()
+    data["sandbox"] |= {"memory_bytes_max": 128 << 20, "context_bytes_max": 64 << 20}
+    data["cell"] |= {"fuel_max": 3_000_000_000, "requests_max": 16}
+    data["boundary"] |= {"batch_items_max": 16}
+    data["query"] |= {"backoff_ms_first": 1, "backoff_ms_max": 2}
+    for name, keys in sections.items():
+        data[name] |= keys
+    return Policy.from_mapping(data)
+
+
+class Script:
+    """A model's replies, written to a TOML file as an operator would."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "model.toml"
+        self._text = ""
+
+    def reply(self, role: str, text: str, **more: int | str) -> Script:
+        """Add a reply: a root's text is code, put into a block."""
+        body = f"```repl\n{text}\n```" if role == "root" and not more.pop("plain", False) else text
+        self._text += f"[[reply]]\nrole = {role!r}\ntext = '''\n{body}'''\n"
+        for key, value in more.items():
+            self._text += f"{key} = {value!r}\n"
+        self.path.write_text(self._text)
+        return self
+
+    @property
+    def spec(self) -> str:
+        return f"script:{self.path}"
+
+
+class Events(list[Event]):
+    """A sink that keeps every event."""
+
+    def kinds(self) -> list[str]:
+        return [event.kind for event in self]
+
+    def of(self, kind: str) -> list[dict[str, object]]:
+        return [event.data for event in self if event.kind == kind]
+
+    def assert_complete(self) -> None:
+        """From run_started to run_ended, without a gap."""
+        assert [event.seq for event in self] == list(range(len(self)))
+        assert self[0].kind == "run_started"
+        assert self[-1].kind == "run_ended"
+        assert len({event.run_id for event in self}) == 1
+        received = [data["request"] for data in self.of("query_received")]
+        answered = [data["request"] for data in self.of("query_answered")]
+        assert sorted(received) == sorted(answered)  # type: ignore[type-var]
+        assert len(set(answered)) == len(answered)
+
+
+@asynccontextmanager
+async def running(policy: Policy, model: str | None = None, **more: Any) -> AsyncIterator[Runtime]:
+    """Open a runtime; at the end nothing may be open in it."""
+    async with Runtime(policy, model=model, **more) as runtime:
+        yield runtime
+        assert runtime._broker is not None
+        assert runtime._broker.idle
+        # Commands are taken in order: once this session is there, every earlier one has been closed.
+        async with await runtime._worker.session(policy.session_limits(), policy.boundary_limits()):
+            assert runtime._worker._loop.open_sessions == 1

@@ -1,0 +1,291 @@
+"""Whole runs with real parts: a scripted model, the guest, the scheduler; on asyncio and on trio."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anyio
+import pytest
+
+from rlm_wasm.audit.sink import JsonlSink
+from rlm_wasm.errors import UsageError
+from rlm_wasm.events import Event
+from rlm_wasm.runtime.runtime import Runtime
+from tests.support.runtime_facts import Events, Script, running, small_policy
+
+pytestmark = [pytest.mark.guest, pytest.mark.anyio, pytest.mark.usefixtures("guest", "healthy_host")]
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Script:
+    return Script(tmp_path)
+
+
+async def test_an_answer_in_the_dict_finishes_the_run(script: Script) -> None:
+    script.reply("root", "answer['content'] = len(context)\nanswer['ready'] = True")
+    events = Events()
+    async with running(small_policy(), script.spec) as runtime:
+        result = await runtime.ask("How long?", "x" * 1000, sinks=[events.append])
+    assert (result.answer, result.partial, result.reason) == ("1000", False, "finished")
+    assert result.spent["iterations"] == 1
+    assert result.spent["fuel"] > 0
+    events.assert_complete()
+
+
+async def test_final_finishes_and_later_blocks_do_not_run(script: Script) -> None:
+    script.reply("root", "FINAL('first')\n```\n\n```repl\nFINAL('second')")
+    async with running(small_policy(), script.spec) as runtime:
+        assert (await runtime.ask("?")).answer == "first"
+
+
+async def test_final_var_in_text_gives_the_variables_value(script: Script) -> None:
+    script.reply("root", "found = [1, 2]", turn=1).reply("root", "FINAL_VAR(found)", plain=True)
+    async with running(small_policy(), script.spec) as runtime:
+        assert (await runtime.ask("?")).answer == "[1, 2]"
+
+
+async def test_the_model_sees_its_error_and_recovers(script: Script) -> None:
+    script.reply("root", "kept = 5\nunknown + 1", turn=1)
+    script.reply("root", r"FINAL(f'{kept} \1')", pattern=r"NameError: name '(\w+)' is not defined")
+    async with running(small_policy(), script.spec) as runtime:
+        assert (await runtime.ask("?")).answer == "5 unknown"
+
+
+async def test_broken_code_gets_an_observation_that_helps(script: Script) -> None:
+    script.reply("root", "x = (", turn=1)
+    script.reply("root", "FINAL('told')", pattern="not valid Python")
+    async with running(small_policy(), script.spec) as runtime:
+        assert (await runtime.ask("?")).answer == "told"
+
+
+@pytest.mark.threat("T-002")
+async def test_after_a_runaway_cell_the_next_turn_has_its_context(script: Script) -> None:
+    script.reply("root", "llm_query('costly')\nwhile True: pass", turn=1)
+    script.reply("root", "FINAL(len(context))", pattern=r"used up its fuel[\s\S]*costly[\s\S]*the answer")
+    script.reply("sub", "the answer")
+    events = Events()
+    async with running(small_policy(), script.spec) as runtime:
+        result = await runtime.ask("?", "x" * 77, sinks=[events.append])
+    assert (result.answer, result.partial) == ("77", False)
+    assert len(events.of("fuel_used")) == 2
+    events.assert_complete()
+
+
+async def test_queries_and_batches_go_through_the_ledger(script: Script) -> None:
+    script.reply("root", "a = llm_query('one')\nb = llm_query_batched(['two', 'three'])\nFINAL([a, *b])")
+    script.reply("sub", r"<\1>", pattern=r"^(\w+)$")
+    events = Events()
+    async with running(small_policy(), script.spec) as runtime:
+        result = await runtime.ask("?", sinks=[events.append])
+    assert result.answer == "['<one>', '<two>', '<three>']"
+    assert result.spent["calls"] == 4
+    groups = [data["group"] for data in events.of("query_received") if data["origin"] == "guest"]
+    assert groups[0] is None
+    assert groups[1] == groups[2] is not None
+    events.assert_complete()
+
+
+@pytest.mark.threat("T-020")
+@pytest.mark.parametrize("model", ["gpt-99", "script:/etc/passwd", "openai:", ""])
+async def test_a_model_the_policy_does_not_name_is_a_query_error_in_the_guest(
+    script: Script, model: str
+) -> None:
+    source = (
+        f"try: FINAL(llm_query('x', model={model!r}))\nexcept QueryError as e: FINAL('refused: ' + str(e))"
+    )
+    script.reply("root", source).reply("sub", "answered")
+    async with running(small_policy(), script.spec) as runtime:
+        result = await runtime.ask("?")
+    # An empty name is no valid frame at all; it ends the cell, and the loop goes on to its last turn.
+    assert result.answer is None or "answered" not in result.answer
+    if model:
+        assert "no model of that name" in str(result.answer)
+
+
+@pytest.mark.threat("T-012")
+async def test_a_boundary_violation_is_an_observation_and_the_run_goes_on(script: Script) -> None:
+    script.reply("root", 'import _rlm\n_rlm.call(b\'{"type":"llm_query","depth":0,"prompt":"x"}\')', turn=1)
+    script.reply("root", "FINAL('went on')", pattern="not a valid request")
+    async with running(small_policy(), script.spec) as runtime:
+        assert (await runtime.ask("?")).answer == "went on"
+
+
+@pytest.mark.threat("T-007")
+async def test_requests_over_a_cells_cap_are_denied_with_an_exception(script: Script) -> None:
+    source = "n = 0\ntry:\n    while True:\n        llm_query('x'); n += 1\nexcept BudgetExceeded: FINAL(n)"
+    script.reply("root", source).reply("sub", "ok")
+    async with running(small_policy(), script.spec) as runtime:
+        assert (await runtime.ask("?")).answer == "16"
+
+
+@pytest.mark.threat("T-024")
+async def test_a_budget_that_is_used_up_ends_with_the_best_answer_so_far(script: Script) -> None:
+    script.reply("root", "Nothing to run; my best guess is 7.", plain=True)
+    events = Events()
+    policy = small_policy(budget={"calls_max": 2})
+    async with running(policy, script.spec) as runtime:
+        result = await runtime.ask("?", sinks=[events.append])
+    assert result.partial
+    assert "my best guess is 7" in str(result.answer)
+    assert "BudgetExceeded" in result.reason
+    assert result.spent["calls"] == 2
+    events.assert_complete()
+
+
+@pytest.mark.threat("T-024")
+async def test_iterations_end_the_run(script: Script) -> None:
+    script.reply("root", "1")
+    async with running(small_policy(budget={"iterations_max": 3}), script.spec) as runtime:
+        result = await runtime.ask("?")
+    assert result.partial
+    assert result.spent["iterations"] == 3
+
+
+@pytest.mark.threat("T-024")
+async def test_the_fuel_of_a_run_is_shared_by_its_cells(script: Script) -> None:
+    script.reply("root", "while True: pass")
+    policy = small_policy(cell={"fuel_max": 1_000_000_000}, budget={"fuel_max": 2_500_000_000})
+    events = Events()
+    async with running(policy, script.spec) as runtime:
+        result = await runtime.ask("?", sinks=[events.append])
+    assert result.partial
+    assert 2_500_000_000 <= result.spent["fuel"] < 2_600_000_000
+    events.assert_complete()
+
+
+async def test_the_wall_clock_ends_a_run_in_the_middle_of_a_cell(script: Script) -> None:
+    script.reply("root", "while True: pass")
+    policy = small_policy(
+        run={"wall_ms_max": 1_000},
+        cell={"wall_ms_max": 1_000, "sleep_ms_max": 100, "fuel_max": 10**12},
+        budget={"fuel_max": 10**13},
+        query={"timeout_ms_max": 1_000},
+    )
+    events = Events()
+    async with running(policy, script.spec) as runtime:
+        result = await runtime.ask("?", sinks=[events.append])
+    assert result.partial
+    assert result.reason.startswith("deadline")
+    assert 1_000 <= result.wall_ms < 4_000
+    events.assert_complete()
+
+
+async def test_cancelling_a_run_gives_the_partial_answer(script: Script) -> None:
+    script.reply("root", "A first thought: 42.", plain=True, turn=1).reply("root", "while True: pass")
+    events = Events()
+    policy = small_policy(cell={"fuel_max": 10**12}, budget={"fuel_max": 10**13})
+    async with running(policy, script.spec) as runtime:
+
+        def cancel_in_second_turn(event: Event) -> None:
+            events.append(event)
+            if event.kind == "query_answered" and len(events.of("query_answered")) == 2:
+                runtime.cancel("stopped by the operator")
+
+        result = await runtime.ask("?", sinks=[cancel_in_second_turn])
+    assert result.partial
+    assert "stopped by the operator" in result.reason
+    assert result.answer is not None
+    events.assert_complete()
+
+
+async def test_cancelling_the_task_leaves_nothing_open(script: Script) -> None:
+    script.reply("root", "while True: pass")
+    events = Events()
+    policy = small_policy(cell={"fuel_max": 10**12}, budget={"fuel_max": 10**13})
+    async with running(policy, script.spec) as runtime:
+        async with anyio.create_task_group() as tasks:
+
+            def stop(event: Event) -> None:
+                events.append(event)
+                if event.kind == "query_answered":
+                    tasks.cancel_scope.cancel()
+
+            async def ask() -> None:
+                await runtime.ask("?", sinks=[stop])
+
+            tasks.start_soon(ask)
+    events.assert_complete()
+
+
+async def test_many_runs_at_once_share_one_runtime(script: Script) -> None:
+    script.reply("root", "FINAL(llm_query(context))").reply("sub", r"<\1>", pattern=r"(\w+)")
+    answers: dict[int, str | None] = {}
+    async with running(small_policy(run={"permits_max": 2}), script.spec) as runtime:
+
+        async def one(number: int) -> None:
+            answers[number] = (await runtime.ask("?", f"c{number}")).answer
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(12):
+                tasks.start_soon(one, number)
+    assert answers == {number: f"<c{number}>" for number in range(12)}
+
+
+@pytest.mark.threat("T-025")
+async def test_a_log_that_cannot_be_written_ends_the_run(script: Script) -> None:
+    """/dev/full gives the kernel's own ENOSPC."""
+    script.reply("root", "FINAL('unseen')")
+    events = Events()
+    async with running(small_policy(), script.spec) as runtime:
+        with JsonlSink("/dev/full") as sink:
+            result = await runtime.ask("?", sinks=[sink.write, events.append])
+    assert result.partial
+    assert result.answer is None
+    assert "No space left on device" in result.reason
+    events.assert_complete()
+
+
+async def test_a_context_that_does_not_fit_is_the_callers_error(script: Script) -> None:
+    script.reply("root", "FINAL(1)")
+    events = Events()
+    async with running(small_policy(sandbox={"context_bytes_max": 1_000}), script.spec) as runtime:
+        with pytest.raises(UsageError, match="context_bytes_max"):
+            await runtime.ask("?", "x" * 1_001, sinks=[events.append])
+    events.assert_complete()
+
+
+@pytest.mark.parametrize("context", [{"not a name": "x"}, {"c": 5}])
+async def test_a_context_of_another_kind_is_the_callers_error(script: Script, context: dict) -> None:
+    script.reply("root", "FINAL(1)")
+    async with running(small_policy(), script.spec) as runtime:
+        with pytest.raises(UsageError):
+            await runtime.ask("?", context)
+
+
+async def test_several_contexts_have_their_names(script: Script) -> None:
+    script.reply("root", "FINAL((first, second))")
+    async with running(small_policy(), script.spec) as runtime:
+        result = await runtime.ask("?", {"first": "a", "second": b"b"})
+    assert result.answer == "('a', b'b')"
+
+
+async def test_an_empty_question_is_refused(script: Script) -> None:
+    script.reply("root", "FINAL(1)")
+    async with running(small_policy(), script.spec) as runtime:
+        with pytest.raises(UsageError, match="empty"):
+            await runtime.ask("  ")
+
+
+async def test_a_script_with_no_reply_ends_the_run_with_its_reason(script: Script) -> None:
+    script.reply("sub", "never asked")
+    async with running(small_policy(), script.spec) as runtime:
+        result = await runtime.ask("?")
+    assert (result.answer, result.partial) == (None, True)
+    assert result.reason.startswith("model_failed: ProviderError")
+
+
+async def test_a_missing_script_is_told_before_any_guest_runs(tmp_path: Path) -> None:
+    with pytest.raises(UsageError):
+        async with Runtime(small_policy(), model=f"script:{tmp_path / 'none.toml'}"):
+            pass
+
+
+async def test_texts_are_in_the_events_only_if_the_policy_says_so(script: Script) -> None:
+    script.reply("root", "FINAL(llm_query('SECRET-PROMPT'))").reply("sub", "SECRET-ANSWER")
+    for texts in (False, True):
+        events = Events()
+        async with running(small_policy(events={"texts": texts}), script.spec) as runtime:
+            await runtime.ask("?", sinks=[events.append])
+        written = repr([event.data for event in events])
+        assert ("SECRET-PROMPT" in written) is texts
+        assert ("SECRET-ANSWER" in written) is texts

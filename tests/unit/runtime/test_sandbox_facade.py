@@ -1,0 +1,49 @@
+"""`Sandbox` and the synchronous calls: what the README shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rlm_wasm import Policy, Runtime, Sandbox
+from rlm_wasm.errors import UsageError
+from tests.support.runtime_facts import Script, small_policy
+
+pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("guest", "healthy_host")]
+
+
+def test_exec_sync_runs_a_cell_and_can_be_called_again(strict: Policy) -> None:
+    box = Sandbox(strict)
+    assert box.exec_sync("6 * 7").result == "42"
+    assert box.exec_sync("len(context)", context="abc").result == "3"
+
+
+def test_without_a_host_llm_query_is_a_query_error(strict: Policy) -> None:
+    result = Sandbox(strict).exec_sync("llm_query('x')")
+    assert result.outcome == "guest_exception"
+    assert "no model to ask" in str(result.error)
+
+
+def test_ask_sync_answers_and_can_be_called_again(tmp_path: Path) -> None:
+    script = Script(tmp_path).reply("root", "FINAL(len(context))")
+    runtime = Runtime(small_policy(), model=script.spec)
+    assert runtime.ask_sync("?", "abc").answer == "3"
+    assert runtime.ask_sync("?", "abcd").answer == "4"
+
+
+@pytest.mark.anyio
+async def test_sessions_of_a_sandbox_are_apart(strict: Policy) -> None:
+    async with Sandbox(strict) as box, await box.session() as one, await box.session() as two:
+        await one.load("context", b"bytes")
+        await one.exec("x = 1")
+        assert (await one.exec("x, context")).result == "(1, b'bytes')"
+        assert (await two.exec("'x' in globals(), context")).result == "(False, '')"
+
+
+@pytest.mark.anyio
+async def test_a_bad_name_is_a_usage_error(strict: Policy) -> None:
+    async with Sandbox(strict) as box, await box.session() as session:
+        with pytest.raises(UsageError):
+            await session.load("a b", "x")
+        assert (await session.exec("1")).result == "1"

@@ -1,0 +1,243 @@
+"""Who may import whom, read from the source of every module.
+
+Arrows point one way:
+cli -> runtime -> {worker, providers, audit} -> {sandbox, wire, policy} -> image -> core -> leaves.
+A package may import what stands to its right, never to its left or beside it.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+import rlm_wasm
+
+ROOT: Final = Path(rlm_wasm.__file__).parent
+PACKAGE: Final = "rlm_wasm"
+
+# The higher may import the lower. `rlm_wasm` itself is the façade: the public names, gathered.
+LEVELS: Final[dict[str, int]] = {
+    "cli": 9,
+    "bench": 8,  # measures what a user meets, so it may use all that a user may
+    PACKAGE: 7,
+    "runtime": 6,
+    "worker": 5,
+    "providers": 5,
+    "audit": 5,
+    "sandbox": 4,
+    "wire": 4,
+    "policy": 4,
+    "image": 3,
+    "core": 2,
+    "events": 1,
+    "errors": 0,
+    "ids": 0,
+}
+
+# Third-party packages: who may import them, and why nobody else may.
+THIRD_PARTY: Final[dict[str, tuple[frozenset[str], str]]] = {
+    "wasmtime": (frozenset({"sandbox", "image"}), "one place to review for what can reach host memory"),
+    "httpx": (frozenset({"providers"}), "one place through which anything leaves the machine"),
+    "anyio": (
+        frozenset({"runtime", "worker", "providers", "cli"}),
+        "decisions are pure; only the shell waits, and the command line starts the shell's loop",
+    ),
+    "msgspec": (frozenset({"wire", "audit"}), "one gate where bytes from outside become types"),
+    "pydantic": (frozenset({"policy"}), "one place that reads what the operator wrote"),
+    "cryptography": (frozenset({"audit", "image"}), "keys and MACs stay with what they authenticate"),
+    "click": (frozenset({"cli"}), "a library must not parse command lines"),
+    "rich": (frozenset({"cli"}), "a library must not draw on terminals"),
+    "platformdirs": (frozenset({"image.paths"}), "one place that decides where files of ours live"),
+}
+
+# Packages that come with another one and go by its row.
+COMES_WITH: Final = {"pydantic_core": "pydantic"}
+
+# Modules that load others by name, and why. The names are strings in them, and are read as imports.
+BY_NAME: Final[dict[str, str]] = {
+    "": "the façade loads a public name on first use",
+    "cli.main": "a command is loaded when it is called",
+}
+
+# What the pure core may use of the standard library. No clock, randomness, thread, file or socket.
+CORE_STDLIB: Final[dict[str, str]] = {
+    "__future__": "annotations stay text",
+    "collections": "deque",
+    "collections.abc": "types",
+    "dataclasses": "records",
+    "enum": "states",
+    "functools": "pure",
+    "hashlib": "jitter out of a seed",
+    "itertools": "pure",
+    "math": "pure",
+    "re": "parsing replies",
+    "types": "types",
+    "typing": "types",
+}
+
+
+@dataclass(frozen=True)
+class Import:
+    importer: str  # dotted, without the package's own name: "core.ledger"
+    imported: str  # dotted and absolute: "rlm_wasm.errors", "os.path"
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.importer}:{self.line} imports {self.imported}"
+
+
+def modules() -> dict[str, Path]:
+    """Return every module of the package by its dotted name within it; "" is the façade."""
+    found = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        if parts[0].startswith("_") and parts[0] not in ("__init__", "__main__"):
+            continue  # data that the wheel carries: the guest's own Python
+        found[".".join(part for part in parts if part != "__init__")] = path
+    return found
+
+
+MODULES: Final = modules()
+
+
+def imports_of(name: str, source: str, *, is_package: bool) -> Iterator[Import]:
+    """Yield what a module imports, wherever in it the import stands, relative ones resolved."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(name, alias.name, node.lineno)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parts = [PACKAGE, *name.split(".")] if name else [PACKAGE]
+                parts = parts[: len(parts) - node.level + (1 if is_package else 0)]
+                base = ".".join([*parts, base] if base else parts)
+            for alias in node.names:
+                # `from rlm_wasm import errors` imports a module, `from rlm_wasm import Policy` the façade.
+                inner = f"{base}.{alias.name}".removeprefix(f"{PACKAGE}.")
+                is_module = base.split(".")[0] == PACKAGE and inner in MODULES
+                yield Import(name, f"{PACKAGE}.{inner}" if is_module else base, node.lineno)
+        elif name in BY_NAME and isinstance(node, ast.Constant) and str(node.value).startswith(f"{PACKAGE}."):
+            yield Import(name, str(node.value), node.lineno)
+
+
+def all_imports() -> list[Import]:
+    return [
+        found
+        for name, path in MODULES.items()
+        for found in imports_of(name, path.read_text(), is_package=path.name == "__init__.py")
+    ]
+
+
+IMPORTS: Final = all_imports()
+
+
+def part(module: str) -> str:
+    """Return the name in LEVELS of a module within the package."""
+    top = module.split(".")[0]
+    return PACKAGE if top == "" else "cli" if top == "__main__" else top
+
+
+def faults(imports: list[Import]) -> list[str]:
+    """Return every import that the three tables do not allow."""
+    found = []
+    for each in imports:
+        importer = part(each.importer)
+        top = each.imported.split(".")[0]
+        if top == PACKAGE:
+            imported = part(each.imported.removeprefix(PACKAGE).removeprefix("."))
+            allowed = importer == imported or LEVELS[importer] > LEVELS[imported]
+        elif top in sys.stdlib_module_names:
+            allowed = importer != "core" or each.imported in CORE_STDLIB
+        else:
+            who = THIRD_PARTY.get(COMES_WITH.get(top, top), (frozenset[str](), ""))[0]
+            allowed = importer in who or each.importer in who
+        if not allowed:
+            found.append(str(each))
+    return found
+
+
+def test_every_part_of_the_package_has_its_level() -> None:
+    assert {part(name) for name in MODULES} <= set(LEVELS)
+
+
+def test_no_import_goes_up_or_sideways_or_to_a_library_that_is_not_its_own() -> None:
+    assert faults(IMPORTS) == []
+
+
+def test_the_tables_name_nothing_that_is_not_a_dependency() -> None:
+    project = (ROOT.parent / "pyproject.toml").read_text()
+    for library in THIRD_PARTY:
+        assert f'"{library}' in project
+
+
+def test_only_those_who_must_import_by_name() -> None:
+    by_name = set()
+    for name, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute | ast.Name | ast.alias):
+                word = getattr(node, "attr", None) or getattr(node, "id", None) or getattr(node, "name", "")
+                if word in ("__import__", "import_module"):
+                    by_name.add(name)
+    assert by_name == set(BY_NAME)
+
+
+def test_every_public_name_is_there_and_comes_from_below_the_facade() -> None:
+    for name in rlm_wasm.__all__:
+        home = getattr(getattr(rlm_wasm, name), "__module__", PACKAGE)
+        assert home == PACKAGE or LEVELS[part(home.removeprefix(f"{PACKAGE}."))] < LEVELS[PACKAGE]
+
+
+@pytest.mark.parametrize(
+    ("importer", "source"),
+    [
+        ("core.ledger", "import os"),
+        ("core.ledger", "import time"),
+        ("core.ledger", "from random import Random"),
+        ("core.ledger", "def f():\n    import asyncio"),
+        ("core.ledger", "from rlm_wasm.wire.boundary import Finish"),
+        ("core.ledger", "from rlm_wasm import Policy"),
+        ("core.ledger", "import msgspec"),
+        ("core.ledger", "from ..runtime import bridge"),
+        ("sandbox.session", "import httpx"),
+        ("sandbox.session", "from rlm_wasm.wire import boundary"),
+        ("wire.boundary", "from rlm_wasm.policy.model import Policy"),
+        ("image.compiled", "from rlm_wasm.sandbox.engine import Engine"),
+        ("image.compiled", "import platformdirs"),
+        ("providers.openai", "from rlm_wasm.worker import pool"),
+        ("providers.openai", "from rlm_wasm.audit.sink import JsonlSink"),
+        ("runtime.shell", "from rlm_wasm.cli.main import entry"),
+        ("runtime.shell", "import click"),
+        ("runtime.shell", "import wasmtime._bindings"),
+        ("errors", "from rlm_wasm.ids import RunId"),
+        ("policy.model", "import yaml"),
+        ("", "WHERE = 'rlm_wasm.cli.main'"),
+    ],
+)
+def test_an_import_that_may_not_be_is_found(importer: str, source: str) -> None:
+    assert faults(list(imports_of(importer, source, is_package=False)))
+
+
+@pytest.mark.parametrize(
+    ("importer", "source"),
+    [
+        ("core.ledger", "from rlm_wasm.errors import InternalError"),
+        ("core.ledger", "from .limits import BudgetLimits"),
+        ("core.ledger", "from collections.abc import Mapping"),
+        ("sandbox.session", "from rlm_wasm.image.artifact import Artifact"),
+        ("sandbox.session", "import wasmtime"),
+        ("image.paths", "import platformdirs"),
+        ("runtime.shell", "from rlm_wasm.core.scheduler import Scheduler"),
+        ("runtime.shell", "from rlm_wasm import errors"),
+        ("cli.main", "from rlm_wasm import Policy"),
+        ("events", "from rlm_wasm.ids import RunId"),
+    ],
+)
+def test_an_import_that_may_be_is_not_found(importer: str, source: str) -> None:
+    assert faults(list(imports_of(importer, source, is_package=False))) == []

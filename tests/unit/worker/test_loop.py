@@ -1,0 +1,296 @@
+"""One thread, many sessions: fair slices, free waits, and endings that touch nobody else."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from rlm_wasm.errors import (
+    CellCancelled,
+    DeadlineExceeded,
+    InternalError,
+    MemoryExceeded,
+    PolicyError,
+    UsageError,
+)
+from rlm_wasm.sandbox import imports
+from rlm_wasm.sandbox.session import Session
+from rlm_wasm.worker import loop as loop_module
+from rlm_wasm.worker.loop import Respond, Stop
+from tests.support.worker_facts import Seat, worker_loop
+
+pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("guest", "healthy_host")]
+
+ENDLESS = "while True: pass"
+
+
+@pytest.fixture
+def open_seat(healthy_host: None) -> Iterator[Callable[..., Seat]]:
+    with worker_loop() as seat:
+        yield seat
+
+
+def test_cells_run_and_variables_stay(open_seat: Callable[..., Seat]) -> None:
+    seat = open_seat()
+    seat.load("context", "text")
+    assert seat.done().error is None
+    assert seat.result("n = len(context)\nn") == "4"
+    assert seat.result("n + 1") == "5"
+
+
+def test_guests_run_on_a_thread_that_is_not_the_main_one(
+    open_seat: Callable[..., Seat], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal handler, which Python runs on the main thread, can then never raise inside a callback."""
+    names = set()
+    real = imports.enter
+    monkeypatch.setattr(
+        imports, "enter", lambda handler: (names.add(threading.current_thread().name), real(handler))
+    )
+    assert open_seat().result("1") == "1"
+    assert names == {"rlm-wasm-worker"}
+    assert threading.main_thread().name not in names
+
+
+@pytest.mark.threat("T-018")
+def test_endless_sessions_share_the_thread_fairly_and_a_newcomer_gets_its_turn(
+    open_seat: Callable[..., Seat],
+) -> None:
+    greedy = [open_seat() for _ in range(3)]
+    for seat in greedy:
+        seat.start(ENDLESS, fuel_max=2_000_000_000)
+    newcomer = open_seat()
+    assert newcomer.result("6 * 7") == "42"
+    ends = [seat.done().result for seat in greedy]
+    assert [end.outcome for end in ends if end] == ["fuel_exhausted"] * 3
+    # Each had the thread for the same share: none ended before another had begun.
+    shares = [end.executed_ns for end in ends if end]
+    assert max(shares) < 5 * min(shares)
+
+
+@pytest.mark.threat("T-018")
+def test_two_endless_sessions_both_make_progress(open_seat: Callable[..., Seat]) -> None:
+    """Turn by turn: between any two requests of one, the other has had its own."""
+    source = "i = 0\nwhile True:\n for _ in range(200_000): i += 1\n llm_query(str(i))"
+    seats = [open_seat(), open_seat()]
+    for seat in seats:
+        seat.start(source, requests_max=1_000)
+    for _ in range(3):
+        for seat in seats:
+            assert seat.requested()
+            seat.respond("on")
+    for seat in seats:
+        seat.close()
+
+
+def test_a_session_that_waits_for_the_host_spends_no_deadline(open_seat: Callable[..., Seat]) -> None:
+    """While the first waits, the second executes for longer than the first's whole deadline."""
+    waiting, busy = open_seat(), open_seat()
+    waiting.start("llm_query('x')", wall_ms_max=150)
+    waiting.requested()
+    busy.start(ENDLESS, wall_ms_max=300)
+    assert isinstance(busy.done().result.error, DeadlineExceeded)
+    waiting.respond("late but fine")
+    result = waiting.done().result
+    assert (result.outcome, result.result) == ("completed", "'late but fine'")
+    assert result.executed_ns < 150_000_000
+
+
+@pytest.mark.threat("T-018")
+def test_a_thousand_sessions_wait_at_once_on_one_thread(open_seat: Callable[..., Seat]) -> None:
+    threads = threading.active_count()
+    seats = [open_seat() for _ in range(1_000)]
+    for seat in seats:
+        seat.start(f"llm_query('{seat.number}')")
+    for seat in seats:
+        assert f'"{seat.number}"'.encode() in seat.requested()
+    assert threading.active_count() == threads
+    for seat in reversed(seats):
+        seat.respond(f"answer {seat.number}")
+    for seat in seats:
+        assert seat.done().result.result == f"'answer {seat.number}'"
+    for seat in seats:
+        seat.close()
+
+
+def test_a_real_sleep_wakes_by_itself_and_lets_others_run(open_seat: Callable[..., Seat]) -> None:
+    sleeper, other = open_seat(clock="real"), open_seat()
+    began = time.monotonic()
+    sleeper.start("import time\nt = time.monotonic()\ntime.sleep(0.2)\ntime.monotonic() - t >= 0.2")
+    assert other.result("6 * 7") == "42"
+    result = sleeper.done().result
+    assert result.result == "True"
+    assert time.monotonic() - began >= 0.2
+    assert result.executed_ns < 150_000_000
+
+
+def test_sleepers_wake_in_the_order_of_their_times(open_seat: Callable[..., Seat]) -> None:
+    order: list[int] = []
+    seats = [open_seat(clock="real") for _ in range(3)]
+    for seat, delay in zip(seats, (0.15, 0.05, 0.1), strict=True):
+        put = seat.reports.put
+        number = seat.number
+        seat.loop._seats[number].sink = lambda report, n=number, put=put: (order.append(n), put(report))
+        seat.start(f"import time\ntime.sleep({delay})")
+    for seat in seats:
+        seat.done()
+    assert order == [seats[1].number, seats[2].number, seats[0].number]
+
+
+# -- endings -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "waits"),
+    [(ENDLESS, False), ("llm_query('x')", True), ("import time\ntime.sleep(0.9)", False)],
+)
+def test_stop_ends_a_cell_whatever_it_does(open_seat: Callable[..., Seat], source: str, waits: bool) -> None:
+    seat = open_seat(clock="real")
+    seat.start(source, fuel_max=10**15)
+    if waits:
+        seat.requested()
+    seat.loop.submit(Stop(seat.number, CellCancelled("enough")))
+    done = seat.done()
+    ended = done.error or done.result.error
+    assert isinstance(ended, CellCancelled)
+    assert open_seat().result("6 * 7") == "42"
+
+
+def test_stop_before_the_first_slice_leaves_the_session_alive(open_seat: Callable[..., Seat]) -> None:
+    seat, blocker = open_seat(), open_seat()
+    blocker.start("llm_query('x')")
+    blocker.requested()
+    # In one go, so that both commands are taken before the loop runs anything.
+    taken = threading.Event()
+    real = seat.loop._take_commands
+    seat.loop._take_commands = lambda: (taken.wait(10), real())
+    seat.start("x = 1")
+    seat.loop.submit(Stop(seat.number, CellCancelled("enough")))
+    taken.set()
+    blocker.respond("wake up")
+    done = seat.done()
+    assert isinstance(done.error, CellCancelled) or done.result.outcome in ("cancelled", "completed")
+
+
+def test_stop_without_an_operation_is_ignored(open_seat: Callable[..., Seat]) -> None:
+    seat = open_seat()
+    seat.loop.submit(Stop(seat.number, CellCancelled("enough")))
+    assert seat.result("6 * 7") == "42"
+
+
+@pytest.mark.threat("T-008")
+def test_a_response_nobody_waits_for_is_dropped(open_seat: Callable[..., Seat]) -> None:
+    seat = open_seat()
+    seat.respond("early")
+    seat.start("llm_query('a')")
+    seat.requested()
+    seat.respond("first")
+    seat.respond("second")
+    assert seat.done().result.result == "'first'"
+    seat.start("llm_query('b')")
+    seat.requested()
+    seat.respond("third")
+    assert seat.done().result.result == "'third'"
+    seat.loop.submit(Respond(999, b"{}"))
+    assert seat.result("6 * 7") == "42"
+
+
+@pytest.mark.parametrize("source", [ENDLESS, "llm_query('x')", "import time\ntime.sleep(0.9)"])
+def test_closing_in_the_middle_of_a_cell_reports_and_frees(
+    open_seat: Callable[..., Seat], source: str
+) -> None:
+    seat = open_seat(clock="real")
+    seat.start(source, fuel_max=10**15)
+    if "llm" in source:
+        seat.requested()
+    seat.close()
+    assert isinstance(seat.done().error, UsageError)
+    seat.close()
+    assert open_seat().result("1") == "1"
+    assert seat.loop.open_sessions == 1
+
+
+def test_a_busy_session_refuses_a_second_operation_and_goes_on(open_seat: Callable[..., Seat]) -> None:
+    seat = open_seat()
+    seat.start("llm_query('x')")
+    seat.requested()
+    seat.start("1")
+    assert isinstance(seat.done().error, UsageError)
+    seat.respond("still here")
+    assert seat.done().result.result == "'still here'"
+
+
+def test_stopping_the_loop_ends_every_session() -> None:
+    with worker_loop() as open_seat:
+        seats = [open_seat() for _ in range(5)]
+        for seat in seats:
+            seat.start(ENDLESS, fuel_max=10**15)
+    for seat in seats:
+        assert isinstance(seat.done().error, UsageError)
+
+
+def test_a_policy_below_the_image_refuses_the_session(open_seat: Callable[..., Seat]) -> None:
+    with pytest.raises(PolicyError):
+        open_seat(memory_bytes_max=65_536)
+
+
+def test_an_input_without_room_is_an_error_and_the_session_lives(open_seat: Callable[..., Seat]) -> None:
+    seat = open_seat(memory_bytes_max=48 << 20)
+    seat.load("context", "x" * (40 << 20))
+    assert isinstance(seat.done().error, MemoryExceeded)
+    assert seat.result("6 * 7") == "42"
+
+
+@pytest.mark.threat("T-018")
+def test_a_bug_in_one_session_is_typed_and_others_live(
+    open_seat: Callable[..., Seat], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken, other = open_seat(), open_seat()
+    other.start("llm_query('x')")
+    other.requested()
+
+    def explode(self: Session, cell: object) -> object:
+        raise RuntimeError("a bug of ours")
+        yield
+
+    monkeypatch.setattr(Session, "run", explode)
+    broken.start("1")
+    error = broken.done().error
+    monkeypatch.undo()
+    assert isinstance(error, InternalError)
+    assert "a bug of ours" in str(error)
+    other.respond("alive")
+    assert other.done().result.result == "'alive'"
+    broken.start("1")
+    assert isinstance(broken.done().error, UsageError)  # its session is closed
+
+
+def test_a_bug_while_opening_is_typed_and_others_live(
+    open_seat: Callable[..., Seat], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def explode(*args: object, **more: object) -> object:
+        raise RuntimeError("a bug of ours")
+
+    other = open_seat()
+    monkeypatch.setattr(loop_module, "Session", explode)
+    with pytest.raises(InternalError, match="a bug of ours"):
+        open_seat()
+    monkeypatch.undo()
+    assert other.result("6 * 7") == "42"
+
+
+def test_a_sink_that_fails_loses_its_own_session_and_no_other(open_seat: Callable[..., Seat]) -> None:
+    """As when the event loop that a session reports to is gone."""
+    orphan, other = open_seat(), open_seat()
+
+    def gone(report: object) -> None:
+        raise RuntimeError("Event loop is closed")
+
+    orphan.loop._seats[orphan.number].sink = gone
+    orphan.start("llm_query('x')")
+    assert other.result("6 * 7") == "42"
+    assert other.result("7 * 7") == "49"
+    assert orphan.loop.open_sessions == 1
