@@ -11,6 +11,7 @@ import io
 import json
 import linecache
 import random
+import signal
 import sys
 import types
 
@@ -23,6 +24,7 @@ STREAM_RESULT, STREAM_ERROR, STREAM_REPORT = 3, 4, 5
 CELLS_REMEMBERED = 64
 VARIABLES_REPORTED = 200
 NAME_CHARS = 200
+RESERVE_BYTES = 1 << 20
 
 _dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 main = types.ModuleType("__main__")
@@ -30,6 +32,8 @@ namespace = main.__dict__
 _contexts = {}
 _cells = 0
 _finished = False
+# Given back when a cell runs out of memory: without it the next cell, `del big`, could not even be parsed.
+_reserve = bytes(RESERVE_BYTES)
 
 
 class _Stream(io.RawIOBase):
@@ -157,9 +161,55 @@ def reset():
 # -- one cell ----------------------------------------------------------------------------------
 
 
+class CellInterrupted(KeyboardInterrupt):
+    """The host ends the cell. A KeyboardInterrupt, so that asyncio and `except Exception` let it through."""
+
+
+class FuelExhausted(CellInterrupted):
+    """The cell's fuel is almost used up; what is left is for cleaning up."""
+
+
+class DeadlineExceeded(CellInterrupted):
+    """The cell's time is almost over; what is left is for cleaning up."""
+
+
+class OutputExceeded(CellInterrupted):
+    """The cell wrote more than it may; what it writes from now on is dropped."""
+
+
+class CellCancelled(CellInterrupted):
+    """Somebody outside cancelled the cell."""
+
+
+_INTERRUPTS = {1: FuelExhausted, 2: DeadlineExceeded, 3: OutputExceeded, 4: CellCancelled}
+
+
+def _on_interrupt(number, frame):
+    # The host has written a reason and the flags of a signal into this guest's memory.
+    raise _INTERRUPTS.get(_rlm.take_interrupt(), KeyboardInterrupt)
+
+
+signal.signal(signal.SIGINT, _on_interrupt)
+
+
 def run_cell(source, seed, report):
     """Run one cell; 0 if it ran to its end, 1 if it raised. Never raises itself."""
-    global _cells, _finished
+    try:
+        return _run_cell(source, seed, report)
+    except BaseException as error:
+        # An interrupt between the cell's own code and the end of its report.
+        _tell(error)
+        return 1
+
+
+def _tell(error):
+    _flush()
+    name, message, text = rlm_display.describe(error)
+    _send_document(STREAM_ERROR, {"type": name, "message": message, "traceback": text})
+
+
+def _run_cell(source, seed, report):
+    global _cells, _finished, _reserve
     _finished = False
     status = 0
     try:
@@ -178,11 +228,16 @@ def run_cell(source, seed, report):
         pass
     except BaseException as error:
         status = 1
-        _flush()
-        name, message, text = rlm_display.describe(error)
-        _send_document(STREAM_ERROR, {"type": name, "message": message, "traceback": text})
+        if isinstance(error, MemoryError):
+            _reserve = None
+        _tell(error)
         error = None
     _flush()
+    if status == 0 and _reserve is None:
+        try:
+            _reserve = bytes(RESERVE_BYTES)
+        except MemoryError:
+            pass
     if report:
         _send_document(STREAM_REPORT, {"variables": _variables()[:VARIABLES_REPORTED]})
     return status
