@@ -39,6 +39,7 @@ _reserve = bytes(RESERVE_BYTES)
 class _Stream(io.RawIOBase):
     def __init__(self, number):
         self._number = number
+        self.dead = False
 
     def writable(self):
         return True
@@ -50,12 +51,13 @@ class _Stream(io.RawIOBase):
         return False
 
     def write(self, data):
-        return _rlm.emit(self._number, data)
+        return len(data) if self.dead else _rlm.emit(self._number, data)
 
 
 def _text_stream(number, name):
     raw = _Stream(number)
-    raw.name = name
+    raw.name = f"<{name}>"
+    _raws[name] = raw
     buffered = io.BufferedWriter(raw, 8192)
     return io.TextIOWrapper(buffered, encoding="utf-8", errors="backslashreplace", newline="\n")
 
@@ -123,18 +125,19 @@ def _restore():
         namespace["answer"] = {"content": "", "ready": False}
     for number, name in ((1, "stdout"), (2, "stderr")):
         if not _usable(getattr(sys, name, None), name):
-            _streams[name] = _text_stream(number, f"<{name}>")
+            _streams[name] = _text_stream(number, name)
             setattr(sys, name, _streams[name])
 
 
 def _usable(stream, name):
     try:
-        return stream is _streams.get(name) and not stream.closed
+        return stream is not None and stream is _streams.get(name) and not stream.closed
     except ValueError:  # detached
         return False
 
 
 _streams = {}
+_raws = {}
 sys.stdin = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
 builtins.exit = builtins.quit = _exit
 
@@ -279,4 +282,8 @@ def _flush():
         try:
             getattr(sys, name).flush()
         except BaseException:
-            pass
+            # What it still holds belongs to this cell; the next one gets a stream of its own.
+            raw = _raws.get(name)
+            if raw is not None:
+                raw.dead = True
+            _streams.pop(name, None)

@@ -348,6 +348,9 @@ class Session:
                     if response is None:
                         raise InternalError("a session that waits for a response was resumed without one")
                     exchange.answer(response)
+                    if self._cancel_wanted:
+                        # Before the guest goes on with the response.
+                        self._check_limits()
                 elif exchange.wake_ns is not None:
                     yield Sleep(exchange.wake_ns)
                 else:
