@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rlm_wasm.policy.model import Policy
+    from rlm_wasm.runtime.image import Image
     from rlm_wasm.runtime.run import RunResult
     from rlm_wasm.runtime.runtime import Runtime
     from rlm_wasm.runtime.sandbox import Sandbox, SandboxSession
@@ -20,6 +21,7 @@ __version__ = "0.1.0"
 # Loaded on first use: `rlm-wasm --version` should not wait for a WebAssembly engine.
 _WHERE = {
     "CellResult": "rlm_wasm.worker.result",
+    "Image": "rlm_wasm.runtime.image",
     "Policy": "rlm_wasm.policy.model",
     "RunResult": "rlm_wasm.runtime.run",
     "Runtime": "rlm_wasm.runtime.runtime",
@@ -27,7 +29,16 @@ _WHERE = {
     "SandboxSession": "rlm_wasm.runtime.sandbox",
 }
 
-__all__ = ["CellResult", "Policy", "RunResult", "Runtime", "Sandbox", "SandboxSession", "__version__"]
+__all__ = [
+    "CellResult",
+    "Image",
+    "Policy",
+    "RunResult",
+    "Runtime",
+    "Sandbox",
+    "SandboxSession",
+    "__version__",
+]
 
 
 def __getattr__(name: str) -> object:

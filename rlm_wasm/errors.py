@@ -44,6 +44,11 @@ class GuestError(RlmWasmError):
 
     outcome: ClassVar[str] = "guest_error"
 
+    def __init__(self, message: str, *, hint: str | None = None, traceback: str = "") -> None:
+        super().__init__(message, hint=hint)
+        # Guest-made text, already bounded: where the guest was, if it got to say so.
+        self.traceback: Final = traceback
+
 
 class GuestException(GuestError):
     """The guest's own code raised. ``type_name`` and ``traceback`` are guest-made text, already bounded."""
@@ -51,10 +56,9 @@ class GuestException(GuestError):
     outcome = "guest_exception"
 
     def __init__(self, type_name: str, message: str, traceback: str = "") -> None:
-        super().__init__(f"{type_name}: {message}" if message else type_name)
+        super().__init__(f"{type_name}: {message}" if message else type_name, traceback=traceback)
         self.type_name: Final = type_name
         self.guest_message: Final = message
-        self.traceback: Final = traceback
 
 
 class FuelExhausted(GuestError):

@@ -67,7 +67,16 @@ def run_cell_coroutine(coroutine):
     if _cell_loop is None or _cell_loop.is_closed():
         _cell_loop = Loop()
     asyncio.events.set_event_loop(_cell_loop)
-    return _cell_loop.run_until_complete(coroutine)
+    try:
+        return _cell_loop.run_until_complete(coroutine)
+    except BaseException:
+        # As asyncio.run does: what still waits is cancelled, so that its `finally` blocks run.
+        waiting = asyncio.all_tasks(_cell_loop)
+        for task in waiting:
+            task.cancel()
+        if waiting:
+            _cell_loop.run_until_complete(asyncio.gather(*waiting, return_exceptions=True))
+        raise
 
 
 def forget_cell_loop():

@@ -11,6 +11,7 @@ import io
 import json
 import linecache
 import random
+import signal
 import sys
 import types
 
@@ -38,6 +39,7 @@ _reserve = bytes(RESERVE_BYTES)
 class _Stream(io.RawIOBase):
     def __init__(self, number):
         self._number = number
+        self.dead = False
 
     def writable(self):
         return True
@@ -49,12 +51,13 @@ class _Stream(io.RawIOBase):
         return False
 
     def write(self, data):
-        return _rlm.emit(self._number, data)
+        return len(data) if self.dead else _rlm.emit(self._number, data)
 
 
 def _text_stream(number, name):
     raw = _Stream(number)
-    raw.name = name
+    raw.name = f"<{name}>"
+    _raws[name] = raw
     buffered = io.BufferedWriter(raw, 8192)
     return io.TextIOWrapper(buffered, encoding="utf-8", errors="backslashreplace", newline="\n")
 
@@ -122,18 +125,19 @@ def _restore():
         namespace["answer"] = {"content": "", "ready": False}
     for number, name in ((1, "stdout"), (2, "stderr")):
         if not _usable(getattr(sys, name, None), name):
-            _streams[name] = _text_stream(number, f"<{name}>")
+            _streams[name] = _text_stream(number, name)
             setattr(sys, name, _streams[name])
 
 
 def _usable(stream, name):
     try:
-        return stream is _streams.get(name) and not stream.closed
+        return stream is not None and stream is _streams.get(name) and not stream.closed
     except ValueError:  # detached
         return False
 
 
 _streams = {}
+_raws = {}
 sys.stdin = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
 builtins.exit = builtins.quit = _exit
 
@@ -160,8 +164,54 @@ def reset():
 # -- one cell ----------------------------------------------------------------------------------
 
 
+class CellInterrupted(KeyboardInterrupt):
+    """The host ends the cell. A KeyboardInterrupt, so that asyncio and `except Exception` let it through."""
+
+
+class FuelExhausted(CellInterrupted):
+    """The cell's fuel is almost used up; what is left is for cleaning up."""
+
+
+class DeadlineExceeded(CellInterrupted):
+    """The cell's time is almost over; what is left is for cleaning up."""
+
+
+class OutputExceeded(CellInterrupted):
+    """The cell wrote more than it may; what it writes from now on is dropped."""
+
+
+class CellCancelled(CellInterrupted):
+    """Somebody outside cancelled the cell."""
+
+
+_INTERRUPTS = {1: FuelExhausted, 2: DeadlineExceeded, 3: OutputExceeded, 4: CellCancelled}
+
+
+def _on_interrupt(number, frame):
+    # The host has written a reason and the flags of a signal into this guest's memory.
+    raise _INTERRUPTS.get(_rlm.take_interrupt(), KeyboardInterrupt)
+
+
+signal.signal(signal.SIGINT, _on_interrupt)
+
+
 def run_cell(source, seed, report):
     """Run one cell; 0 if it ran to its end, 1 if it raised. Never raises itself."""
+    try:
+        return _run_cell(source, seed, report)
+    except BaseException as error:
+        # An interrupt between the cell's own code and the end of its report.
+        _tell(error)
+        return 1
+
+
+def _tell(error):
+    _flush()
+    name, message, text = rlm_display.describe(error)
+    _send_document(STREAM_ERROR, {"type": name, "message": message, "traceback": text})
+
+
+def _run_cell(source, seed, report):
     global _cells, _finished, _reserve
     _finished = False
     status = 0
@@ -183,9 +233,7 @@ def run_cell(source, seed, report):
         status = 1
         if isinstance(error, MemoryError):
             _reserve = None
-        _flush()
-        name, message, text = rlm_display.describe(error)
-        _send_document(STREAM_ERROR, {"type": name, "message": message, "traceback": text})
+        _tell(error)
         error = None
     _flush()
     if status == 0 and _reserve is None:
@@ -234,4 +282,8 @@ def _flush():
         try:
             getattr(sys, name).flush()
         except BaseException:
-            pass
+            # What it still holds belongs to this cell; the next one gets a stream of its own.
+            raw = _raws.get(name)
+            if raw is not None:
+                raw.dead = True
+            _streams.pop(name, None)

@@ -1,7 +1,12 @@
 /* The reactor around CPython: starts the interpreter once (before the image is taken), then runs
  * cells. Nothing here is a security control; limits live on the host's side of the boundary. */
 #define PY_SSIZE_T_CLEAN
+/* For the addresses that an interrupt is written to; no other internal is used. */
+#define Py_BUILD_CORE 1
 #include <Python.h>
+#include <internal/pycore_ceval.h>
+#include <internal/pycore_runtime.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -20,7 +25,13 @@ static unsigned char seed[RLM_SEED_BYTES];
 /* Read by the host once, when the image is made; a running guest cannot change the host's copy. */
 static struct {
   uint32_t version, inbox, inbox_bytes, seed, exit_status;
+  /* Where the host writes to interrupt a cell the way a signal would: the reason, the handler's
+   * and the process's flag, the interpreter's breaker and the bit to set in it. */
+  uint32_t interrupt_reason, signal_tripped, any_tripped, eval_breaker, eval_breaker_bit;
 } facts;
+
+/* Why the host interrupts: a code that rlm_repl turns into an exception. */
+static volatile int32_t interrupt_reason;
 
 static PyObject *run_cell, *set_context;
 static PyObject *incoming; /* the str or bytes that the host is filling */
@@ -65,9 +76,16 @@ static PyObject *emit(PyObject *self, PyObject *args) {
   return PyLong_FromSsize_t(written);
 }
 
+static PyObject *take_interrupt(PyObject *self, PyObject *ignored) {
+  int32_t reason = interrupt_reason;
+  interrupt_reason = 0;
+  return PyLong_FromLong(reason);
+}
+
 static PyMethodDef methods[] = {
     {"call", call, METH_O, "Hand one request frame to the host and return its response."},
     {"emit", emit, METH_VARARGS, "Write bytes to one of the host's output streams."},
+    {"take_interrupt", take_interrupt, METH_NOARGS, "Return and clear the reason of an interrupt."},
     {0}};
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_rlm", 0, -1, methods};
 static PyObject *init_module(void) { return PyModule_Create(&module); }
@@ -133,11 +151,16 @@ RLM_EXPORT(rlm_init) void rlm_init(void) {
   Py_DECREF(boot);
   if (run_cell == NULL || set_context == NULL) die("rlm_boot is incomplete");
 
-  facts.version = 1;
+  facts.version = 2;
   facts.inbox = (uint32_t)(uintptr_t)inbox;
   facts.inbox_bytes = sizeof inbox;
   facts.seed = (uint32_t)(uintptr_t)seed;
   facts.exit_status = (uint32_t)(uintptr_t)&rlm_exit_status;
+  facts.interrupt_reason = (uint32_t)(uintptr_t)&interrupt_reason;
+  facts.signal_tripped = (uint32_t)(uintptr_t)&_PyRuntime.signals.handlers[SIGINT].tripped;
+  facts.any_tripped = (uint32_t)(uintptr_t)&_PyRuntime.signals.is_tripped;
+  facts.eval_breaker = (uint32_t)(uintptr_t)&PyThreadState_Get()->eval_breaker;
+  facts.eval_breaker_bit = _PY_SIGNALS_PENDING_BIT;
 }
 
 RLM_EXPORT(rlm_facts) void *rlm_facts(void) { return &facts; }

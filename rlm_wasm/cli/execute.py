@@ -77,4 +77,8 @@ def _error_document(result: object) -> dict[str, str | None]:
     error = result.error
     if isinstance(error, GuestException):
         return {"type": error.type_name, "message": error.guest_message, "traceback": error.traceback}
-    return {"type": type(error).__name__, "message": str(error), "traceback": None}
+    return {
+        "type": type(error).__name__,
+        "message": str(error),
+        "traceback": error.traceback or None if error else None,
+    }

@@ -25,7 +25,7 @@ from rlm_wasm.core.loop import (
 )
 from rlm_wasm.core.request import Completed, error_of
 from rlm_wasm.core.scheduler import FuelUsed, IterationStarted, QueryReceived, RunEnded
-from rlm_wasm.errors import GuestError, InternalError
+from rlm_wasm.errors import GuestError, GuestException, InternalError
 from rlm_wasm.ids import RunId
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.runtime.broker import Broker
@@ -229,6 +229,7 @@ class ActiveRun:
 
 
 def error_text(error: GuestError) -> str:
-    """Return a guest's traceback if there is one, else the sentence that says what ended the cell."""
-    traceback = getattr(error, "traceback", "")
-    return traceback if isinstance(traceback, str) and traceback else str(error)
+    """Return a guest's traceback if there is one, and the sentence that says what ended the cell."""
+    if isinstance(error, GuestException):
+        return error.traceback or str(error)
+    return f"{error.traceback}{error}"

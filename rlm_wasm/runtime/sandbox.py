@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import anyio
 
+from rlm_wasm.image.snapshot_file import load_image
 from rlm_wasm.policy.model import Policy
+from rlm_wasm.runtime.image import Image, guest_identity
 from rlm_wasm.runtime.no_host import nobody_answers
 from rlm_wasm.sandbox.session import Cell
+from rlm_wasm.sandbox.snapshot import Layer, Snapshot
 from rlm_wasm.worker.inline import InlineSession, InlineWorker
+from rlm_wasm.worker.program import load_guest_program
 from rlm_wasm.worker.result import CellResult
 
 
 class SandboxSession:
     """One guest with its variables; cells run in it one after another. Close it, or use `async with`."""
 
-    def __init__(self, session: InlineSession, policy: Policy) -> None:
+    def __init__(self, session: InlineSession, sandbox: Sandbox) -> None:
         self._session = session
-        self._policy = policy
+        self._sandbox = sandbox
 
     async def load(self, name: str, value: str | bytes) -> None:
         """Bind a str or bytes in the guest, in one copy.
@@ -40,8 +45,23 @@ class SandboxSession:
         directions); without it, `llm_query` raises QueryError in the guest. Cancelling this call
         ends the cell and loses the session.
         """
-        cell = Cell(source, self._policy.cell_limits(), report_variables=True)
+        cell = Cell(source, self._sandbox.policy.cell_limits(), report_variables=True)
         return await self._session.run(cell, answer)
+
+    def interrupt(self) -> None:
+        """Ask the cell that runs to end, with an exception it can unwind from; the session lives on.
+
+        A cell that ignores it is stopped soon after. Returns at once; does nothing between cells.
+        """
+        self._session.interrupt()
+
+    async def snapshot(self) -> Image:
+        """Return the session's state between two cells, to fork or to save.
+
+        Raises:
+            UsageError: the session is lost, or a cell runs.
+        """
+        return Image(self._sandbox, await self._session.snapshot())
 
     async def aclose(self) -> None:
         """Free the guest."""
@@ -72,14 +92,29 @@ class Sandbox:
     ) -> None:
         await self._worker.aclose()
 
-    async def session(self) -> SandboxSession:
-        """Make a fresh guest.
+    async def session(self, *, image: Image | None = None) -> SandboxSession:
+        """Make a fresh guest, or fork one from an image.
 
         Raises:
             ArtifactError: no guest is built, or it is not what was built.
         """
-        made = await self._worker.session(self.policy.session_limits(), self.policy.boundary_limits())
-        return SandboxSession(made, self.policy)
+        made = await self._worker.session(
+            self.policy.session_limits(),
+            self.policy.boundary_limits(),
+            start=None if image is None else image._snapshot,
+        )
+        return SandboxSession(made, self)
+
+    def load_image(self, path: str | Path, *, key: bytes, tenant: str = "") -> Image:
+        """Read an image that `Image.save` wrote.
+
+        Raises:
+            UsageError: the key has not 32 bytes.
+            ArtifactError: the file is missing, cut, changed, or of another key, tenant or guest build.
+        """
+        loaded = load_guest_program()
+        header, runs = load_image(Path(path), key, guest=guest_identity(loaded), tenant=tenant)
+        return Image(self, Snapshot(loaded.program, None, Layer(runs), header.size, header.virtual_ns))
 
     def exec_sync(self, source: str, *, context: str | bytes | None = None) -> CellResult:
         """Run Python in a fresh session from code that is not async."""

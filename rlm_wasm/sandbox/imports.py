@@ -33,6 +33,10 @@ class ImportHandler(Protocol):
     """What a guest call needs from its owner. Each method may raise a GuestError to end the call."""
 
     slice_began_ns: int
+    # Set here when a call gives its slice back, cleared by the owner before each poll.
+    gave_way: bool
+    # Whether the owner wants to look at the guest before it goes on.
+    must_stop: bool
 
     def charge(self, fuel: int) -> None:
         """Take `fuel` from what the guest has left, down to nothing."""
@@ -91,14 +95,15 @@ def _always(env: Any) -> bool:
 
 
 def _once_later(env: Any) -> bool:
-    # The slice's wall quota is used up. The loop starts the next slice by setting slice_began_ns.
-    return monotonic_ns() - _handler().slice_began_ns < SLICE_WALL_NS
+    # False ends this poll; the owner clears the flag before the next one.
+    return not _handler().gave_way
 
 
 def _when_answered(env: Any) -> bool:
     handler = _handler()
     if monotonic_ns() - handler.slice_began_ns >= SLICE_WALL_NS:
         # A wait that is over at once, a sleep of nothing, must not get around the slice's wall quota.
+        handler.gave_way = True
         return False
     result = handler.wait_result()
     if result is None:
@@ -140,7 +145,8 @@ def _define(kind: int, body: Callable[[ImportHandler, Any], tuple[int, bool]]) -
             # The results stay valid until the continuation says it is done (wasmtime/async.h).
             continuation.env = ctypes.cast(results, ctypes.c_void_p)
             continuation.callback = _CONTINUE_WHEN_ANSWERED
-        elif monotonic_ns() - handler.slice_began_ns >= SLICE_WALL_NS:
+        elif handler.must_stop or monotonic_ns() - handler.slice_began_ns >= SLICE_WALL_NS:
+            handler.gave_way = True
             continuation.callback = _CONTINUE_NEXT_SLICE
 
     callback.__name__ = f"import_{body.__name__.lstrip('_')}"

@@ -95,7 +95,8 @@ class Instance:
         self._instance = ffi.wasmtime_instance_t()
         try:
             self.set_fuel(SLICE_FUEL)
-            self._check(ffi.wasmtime_context_fuel_async_yield_interval(self._context, SLICE_FUEL))
+            self._slice_fuel = 0
+            self.set_slice_fuel(SLICE_FUEL)
             self.memory: Final = GuestMemory(self._instantiate(source))
         except BaseException:
             self.close()
@@ -155,6 +156,12 @@ class Instance:
     def set_fuel(self, fuel: int) -> None:
         """Set the fuel left."""
         self._check(_set_fuel(self._context, fuel))
+
+    def set_slice_fuel(self, fuel: int) -> None:
+        """Yield after each `fuel`; takes effect with the next `set_fuel`."""
+        if fuel != self._slice_fuel:
+            self._check(ffi.wasmtime_context_fuel_async_yield_interval(self._context, fuel))
+            self._slice_fuel = fuel
 
     def verify_memory(self) -> None:
         """Check that wasmtime's record of the memory is ours: address and size, never while a call lives.

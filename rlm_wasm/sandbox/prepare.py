@@ -23,8 +23,8 @@ from rlm_wasm.sandbox.instance import Instance, Program
 
 _INIT_FUEL: Final = 400_000_000_000
 _MEMORY_BYTES_MAX: Final = 1 << 30
-_FACTS: Final = struct.Struct("<5I")
-_FACTS_VERSION: Final = 1
+_FACTS: Final = struct.Struct("<10I")
+_FACTS_VERSION: Final = 2
 
 
 class _NoHost:
@@ -32,6 +32,8 @@ class _NoHost:
 
     def __init__(self) -> None:
         self.slice_began_ns = 0
+        self.gave_way = False
+        self.must_stop = False
         self.fault: GuestError | None = None
 
     def charge(self, fuel: int) -> None:
@@ -73,8 +75,9 @@ def prepare_guest(raw_path: Path, folder: Path, *, recipe: str, cpython: str) ->
         dumped, addresses, stack_pointer = _initialise(program)
     finally:
         program.close()
-    version, inbox, inbox_bytes, seed, exit_status = addresses
-    if version != _FACTS_VERSION or max(inbox + inbox_bytes, seed + 32, exit_status + 4) > len(dumped):
+    version, inbox, inbox_bytes, seed, exit_status, reason, signal, anything, breaker, bit = addresses
+    words = max(exit_status, reason, signal, anything, breaker) + 4
+    if version != _FACTS_VERSION or max(inbox + inbox_bytes, seed + 32, words) > len(dumped):
         raise ArtifactError(f"{raw_path}: rlm_facts does not describe a guest of ours")
     facts = GuestFacts(
         format=artifact.FORMAT,
@@ -91,6 +94,11 @@ def prepare_guest(raw_path: Path, folder: Path, *, recipe: str, cpython: str) ->
         inbox_bytes=inbox_bytes,
         seed=seed,
         exit_status=exit_status,
+        interrupt_reason=reason,
+        signal_tripped=signal,
+        any_tripped=anything,
+        eval_breaker=breaker,
+        eval_breaker_bit=bit,
         imports=tuple(f"{module}.{name}" for module, name, _ in read_imports(raw)),
         exports=tuple(name for name, _ in read_exports(raw)),
     )

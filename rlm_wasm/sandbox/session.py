@@ -11,7 +11,7 @@ from __future__ import annotations
 import select
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from time import monotonic_ns, time_ns
+from time import monotonic_ns
 from typing import Final, TypeVar
 
 import wasmtime
@@ -26,30 +26,24 @@ from rlm_wasm.errors import (
     GuestTrap,
     InternalError,
     MemoryExceeded,
-    OutputExceeded,
     UsageError,
 )
 from rlm_wasm.image.artifact import GuestFacts
 from rlm_wasm.sandbox.call import Call
-from rlm_wasm.sandbox.imports import ENTROPY_BYTES_MAX
-from rlm_wasm.sandbox.instance import Instance, Program
+from rlm_wasm.sandbox.exchange import ERROR, REPORT, RESULT, STDERR, STDOUT, Exchange
+from rlm_wasm.sandbox.instance import SLICE_FUEL, Instance, Program
+from rlm_wasm.sandbox.interrupt import Interrupt, Reason
 from rlm_wasm.sandbox.snapshot import Snapshot, take
+from rlm_wasm.sandbox.soft_limits import CANCEL_GRACE_NS, SoftLimits, slice_fuel
 from rlm_wasm.sandbox.steps import SLICE, CellEnd, HostRequest, Sleep, Step
 from rlm_wasm.sandbox.text import chunks, encoding_of
 
-STDOUT, STDERR, RESULT, ERROR, REPORT = 1, 2, 3, 4, 5
-# The error and report documents are made by the guest's REPL, which bounds them well below this.
-CONTROL_STREAM_BYTES_MAX: Final = 256 << 10
 NAME_BYTES_MAX: Final = 256
-FLOOD_FACTOR: Final = 4
 SEED_BYTES: Final = 32
 _RESEED, _REPORT_VARIABLES = 1, 2
 # Loading an input is charged and bounded like a cell; finalisers of earlier cells may run in it.
 SETUP_FUEL: Final = 2_000_000_000
 SETUP_WALL_NS: Final = 10_000_000_000
-# The virtual clock: starts at a fixed date, runs with fuel (12 fuel a nanosecond, the measured speed).
-VIRTUAL_EPOCH_NS: Final = 1_700_000_000_000_000_000
-FUEL_PER_VIRTUAL_NS: Final = 12
 
 _T = TypeVar("_T")
 Operation = Generator[Step, bytes | None, _T]
@@ -113,20 +107,16 @@ class Session:
         self._closed = False
         self._busy = False
         self._virtual_ns = 0 if start is None else start.virtual_ns
-        # One operation's state; `_start` resets all of it.
-        self.slice_began_ns = 0
+        self._interrupt = Interrupt(facts)
+        self._cancel_wanted = False
+        # One operation's state; `_start` makes all of it anew.
         self._cell: CellLimits = _SETUP_LIMITS
-        self._in_cell = False
+        self._exchange: Exchange = self._new_exchange(in_cell=False)
         self._fault: GuestError | None = None
-        self._fuel_given = 0
-        self._request: bytes | None = None
-        self._requests = 0
-        self._response: bytes | None = None
-        self._answered = False
-        self._wake_ns: int | None = None
-        self._slept_ns = 0
-        self._streams: dict[int, bytearray] = {}
+        self._soft: GuestError | None = None
+        self._soft_limits: SoftLimits | None = None
         self._executed_ns = 0
+        self._cancel_by_ns: int | None = None
 
     # -- what an owner can do ---------------------------------------------------------------------
 
@@ -152,6 +142,7 @@ class Session:
                 f"the cell has {len(source)} bytes; cell.source_bytes_max is {cell.limits.source_bytes_max}"
             )
         self._start(cell.limits, in_cell=True)
+        self._interrupt.clear(self._memory)
         status: int | None = None
         try:
             pointer = self._facts.inbox
@@ -175,15 +166,17 @@ class Session:
             self._fault = error
         finally:
             fuel_used = self._finish(lost=self._fault is not None or status is None)
-        take = self._streams.get
+        streams = {number: bytes(data) for number, data in self._exchange.streams.items()}
         return CellEnd(
             raised=status == 1 and self._fault is None,
             fault=self._fault,
-            stdout=bytes(take(STDOUT, b"")),
-            stderr=bytes(take(STDERR, b"")),
-            result=bytes(take(RESULT, b"")) if RESULT in self._streams else None,
-            error=bytes(take(ERROR, b"")) if ERROR in self._streams else None,
-            report=bytes(take(REPORT, b"")) if REPORT in self._streams else None,
+            soft=self._soft,
+            output_cut=self._exchange.dropped_bytes > 0,
+            stdout=streams.get(STDOUT, b""),
+            stderr=streams.get(STDERR, b""),
+            result=streams.get(RESULT),
+            error=streams.get(ERROR),
+            report=streams.get(REPORT),
             fuel_used=fuel_used,
             memory_bytes=self._memory.size,
             executed_ns=self._executed_ns,
@@ -280,6 +273,13 @@ class Session:
         self._memory = instance.memory
         self._origin = snapshot
 
+    def interrupt(self) -> None:
+        """Ask the cell to end: it gets an exception it can unwind from, and is stopped if it does not.
+
+        The session lives if the guest unwinds. Without a cell in progress this does nothing.
+        """
+        self._cancel_wanted = self._busy
+
     def close(self) -> None:
         """Free everything. An operation in progress must have been closed before. Safe to call again."""
         self._lost = self._closed = True
@@ -292,27 +292,36 @@ class Session:
         if self._lost or self._busy:
             raise UsageError("the session is lost" if self._lost else "the session is busy")
 
+    def _new_exchange(self, *, in_cell: bool) -> Exchange:
+        return Exchange(
+            self._instance,
+            self._cell,
+            self._limits,
+            self._boundary,
+            self._entropy,
+            in_cell=in_cell,
+            virtual_ns=self._virtual_ns,
+            fuel_low_from=self._cell.fuel_max - SoftLimits.of(self._cell).fuel if in_cell else -1,
+        )
+
     def _start(self, limits: CellLimits, *, in_cell: bool) -> None:
         self._require_idle()
         self._busy = True
+        self._cancel_wanted = False
         self._cell = limits
-        self._in_cell = in_cell
-        self._fault = None
-        self._request = self._response = None
-        self._requests = 0
-        self._wake_ns = None
-        self._slept_ns = 0
-        self._streams = {}
+        self._exchange = self._new_exchange(in_cell=in_cell)
+        self._fault = self._soft = None
+        self._soft_limits = SoftLimits.of(limits) if in_cell else None
+        self._cancel_by_ns = None
         self._executed_ns = 0
-        self._fuel_given = limits.fuel_max
+        self._instance.set_slice_fuel(slice_fuel(limits.fuel_max, SLICE_FUEL))
         self._instance.set_fuel(limits.fuel_max)
 
     def _finish(self, *, lost: bool) -> int:
         """End the operation; return the fuel it used. A lost session is freed at once."""
-        used = self._fuel_given - self._instance.fuel()
-        self._virtual_ns += used // FUEL_PER_VIRTUAL_NS
+        used = self._exchange.fuel_used()
+        self._virtual_ns = self._exchange.virtual_now_ns()
         self._busy = False
-        self._request = self._response = None
         if lost:
             # The store is freed at once; the session can still go back to a snapshot.
             self._lost = True
@@ -328,21 +337,22 @@ class Session:
         return self._memory.check(pointer, length, length_max=length)
 
     def _invoke(self, name: str, arguments: tuple[int, ...], results_n: int) -> Operation[int]:
-        call = self._instance.begin(self, name, arguments, results_n)
+        exchange = self._exchange
+        call = self._instance.begin(exchange, name, arguments, results_n)
         try:
             while not self._poll(call):
                 # Before anything else: a guest that only asks or sleeps gets no slice, and no more time.
-                if self._executed_ns > self._cell.wall_ms_max * 1_000_000:
-                    raise DeadlineExceeded(f"the cell ran longer than {self._cell.wall_ms_max} ms")
-                if self._request is not None:
-                    frame, self._request = self._request, None
+                self._check_limits()
+                if (frame := exchange.take_request()) is not None:
                     response = yield HostRequest(frame)
                     if response is None:
                         raise InternalError("a session that waits for a response was resumed without one")
-                    self._response = response
-                    self._answered = True
-                elif self._wake_ns is not None:
-                    yield Sleep(self._wake_ns)
+                    exchange.answer(response)
+                    if self._cancel_wanted:
+                        # Before the guest goes on with the response.
+                        self._check_limits()
+                elif exchange.wake_ns is not None:
+                    yield Sleep(exchange.wake_ns)
                 else:
                     yield SLICE
             reason = call.take_trap()
@@ -356,14 +366,47 @@ class Session:
             call.close()
 
     def _poll(self, call: Call) -> bool:
-        began = self.slice_began_ns = monotonic_ns()
+        exchange = self._exchange
+        exchange.gave_way = exchange.must_stop = False
+        began = exchange.slice_began_ns = monotonic_ns()
         done = call.poll()
         self._executed_ns += monotonic_ns() - began
         return done
 
+    def _check_limits(self) -> None:
+        """Interrupt the guest at a soft limit; raise at a hard one. Called while its fiber is suspended."""
+        if self._executed_ns > self._cell.wall_ms_max * 1_000_000:
+            raise DeadlineExceeded(f"the cell ran longer than {self._cell.wall_ms_max} ms")
+        if self._cancel_by_ns is not None and self._executed_ns > self._cancel_by_ns:
+            raise CellCancelled("the cell was cancelled")
+        if self._soft_limits is None:
+            return
+        if self._soft is not None:
+            self._interrupt.repeat(self._memory)
+            return
+        exchange = self._exchange
+        if exchange.dropped_bytes:
+            self._interrupt_for(Reason.OUTPUT, exchange.output_exceeded())
+            return
+        waits = exchange.request is not None or exchange.wake_ns is not None
+        by_fuel = exchange.fuel_low or not (waits or exchange.gave_way)
+        reached = self._soft_limits.reached(
+            fuel_used=exchange.fuel_used() if by_fuel else None,
+            executed_ns=self._executed_ns,
+            cancelled=self._cancel_wanted,
+        )
+        if reached is not None:
+            self._interrupt_for(*reached)
+
+    def _interrupt_for(self, reason: Reason, error: GuestError) -> None:
+        self._soft = error
+        self._interrupt.request(self._memory, reason)
+        if reason is Reason.CANCELLED:
+            self._cancel_by_ns = self._executed_ns + CANCEL_GRACE_NS
+
     def _explain(self, reason: wasmtime.Trap | wasmtime.WasmtimeError) -> GuestError:
-        if self._fault is not None:
-            return self._fault
+        if self._exchange.fault is not None:
+            return self._exchange.fault
         code = reason.trap_code if isinstance(reason, wasmtime.Trap) else None
         if code is wasmtime.TrapCode.OUT_OF_FUEL:
             return FuelExhausted(f"the cell used all of its {self._cell.fuel_max} fuel")
@@ -375,109 +418,6 @@ class Session:
         if status >= 0:
             return GuestTrap(f"the guest's process exited with status {status & 0xFF}")
         return GuestTrap(f"the guest trapped: {code.name.lower() if code else 'unknown'}")
-
-    # -- the guest's six imports (ImportHandler) -------------------------------------------------------
-
-    def charge(self, fuel: int) -> None:
-        """Take fuel for host work."""
-        self._instance.set_fuel(max(self._instance.fuel() - fuel, 0))
-
-    def refuse(self, error: GuestError) -> None:
-        """Keep the first reason why this call traps."""
-        if self._fault is None:
-            self._fault = error
-
-    def _only_in_cell(self) -> None:
-        if not self._in_cell:
-            raise BoundaryViolation("the guest called the host outside a cell")
-
-    def on_call(self, pointer: int, length: int) -> None:
-        """Copy the request; the fiber waits until the owner answers."""
-        self._only_in_cell()
-        self._requests += 1
-        # The host denies what goes beyond requests_max with an exception the guest can handle. Far
-        # beyond it nobody is listening any more, and every denial costs the host real work.
-        if self._requests > FLOOD_FACTOR * self._cell.requests_max:
-            raise BoundaryViolation(f"{self._requests} requests where {self._cell.requests_max} are allowed")
-        self._request = self._memory.read(pointer, length, length_max=self._boundary.frame_bytes_max)
-        self._response = None
-        self._answered = False
-
-    def wait_result(self) -> int | None:
-        """The response's length once it is there; 0 once a sleep is over."""
-        if self._wake_ns is not None:
-            if monotonic_ns() < self._wake_ns:
-                return None
-            self._wake_ns = None
-            return 0
-        if not self._answered or self._response is None:
-            return None
-        return len(self._response)
-
-    def on_take(self, pointer: int, capacity: int) -> int:
-        """Write the response where the guest wants it, once."""
-        self._only_in_cell()
-        response, self._response = self._response, None
-        if response is None or capacity < len(response):
-            raise BoundaryViolation("the guest took a response that is not there, or too large for it")
-        self._memory.write(pointer, response)
-        return len(response)
-
-    def on_emit(self, stream: int, pointer: int, length: int) -> int:
-        """Append to a stream, up to its cap."""
-        self._only_in_cell()
-        cap = {
-            STDOUT: self._cell.stdout_bytes_max,
-            STDERR: self._cell.stderr_bytes_max,
-            RESULT: self._cell.result_bytes_max,
-            ERROR: CONTROL_STREAM_BYTES_MAX,
-            REPORT: CONTROL_STREAM_BYTES_MAX,
-        }.get(stream)
-        if cap is None:
-            raise BoundaryViolation(f"the guest wrote to stream {stream}")
-        buffer = self._streams.setdefault(stream, bytearray())
-        room = cap - len(buffer)
-        wanted = length & 0xFFFF_FFFF
-        self._memory.check(pointer, length, length_max=self._limits.memory_bytes_max)
-        if room > 0:
-            part = min(room, wanted)
-            buffer += self._memory.read(pointer, part, length_max=part)
-        if wanted > room and stream != RESULT:
-            if stream in (STDOUT, STDERR):
-                raise OutputExceeded(
-                    f"the cell wrote more than {cap} bytes to {('stdout', 'stderr')[stream - 1]}"
-                )
-            raise BoundaryViolation(f"more than {cap} bytes on stream {stream}")
-        return 0
-
-    def on_clock(self, clock_id: int) -> int:
-        """Nanoseconds: of the virtual clock, or of the host's if the policy grants it."""
-        self._only_in_cell()
-        if self._limits.clock == "real":
-            return time_ns() if clock_id == 0 else monotonic_ns()
-        used = self._fuel_given - self._instance.fuel()
-        now = self._virtual_ns + used // FUEL_PER_VIRTUAL_NS
-        return now + (VIRTUAL_EPOCH_NS if clock_id == 0 else 0)
-
-    def on_entropy(self, pointer: int, length: int) -> int:
-        """Write random bytes of this session's stream."""
-        self._only_in_cell()
-        self._memory.check(pointer, length, length_max=ENTROPY_BYTES_MAX)
-        self._memory.write(pointer, self._entropy(length))
-        return 0
-
-    def on_sleep(self, nanoseconds: int) -> bool:
-        """Start a sleep. On the virtual clock it is over at once, and the clock has moved."""
-        self._only_in_cell()
-        allowed = self._cell.sleep_ms_max * 1_000_000 - self._slept_ns
-        if nanoseconds < 0 or nanoseconds > allowed:
-            raise DeadlineExceeded(f"the cell slept longer than {self._cell.sleep_ms_max} ms")
-        self._slept_ns += nanoseconds
-        if self._limits.clock == "virtual":
-            self._virtual_ns += nanoseconds
-            return False
-        self._wake_ns = monotonic_ns() + nanoseconds
-        return True
 
 
 def drive(operation: Operation[_T], answer: Callable[[bytes], bytes] | None = None) -> _T:

@@ -15,7 +15,7 @@ from typing import Final
 
 from rlm_wasm.errors import InternalError
 from rlm_wasm.image.memfd import MemoryFile
-from rlm_wasm.sandbox.dirty_unsafe import written_ranges
+from rlm_wasm.sandbox.dirty_unsafe import PAGE, written_ranges
 from rlm_wasm.sandbox.instance import Instance, Program
 from rlm_wasm.sandbox.linear_unsafe import ImageSource
 
@@ -54,6 +54,25 @@ class Snapshot:
     def layers(self) -> tuple[Layer, ...]:
         """Every layer over the base image, oldest first."""
         return (*(self.origin.layers if self.origin else ()), self.layer)
+
+    def flattened(self) -> tuple[tuple[int, bytes], ...]:
+        """Return one layer that says what all of them say: runs in order, without overlaps."""
+        if self.origin is None:
+            return self.layer.runs
+        pages: dict[int, memoryview] = {}
+        for layer in self.layers:
+            for offset, data in layer.runs:
+                view = memoryview(data)
+                for start in range(0, len(view), PAGE):
+                    pages[offset + start] = view[start : start + PAGE]
+        runs: list[tuple[int, list[memoryview]]] = []
+        end = -1
+        for offset in sorted(pages):
+            if offset != end:
+                runs.append((offset, []))
+            runs[-1][1].append(pages[offset])
+            end = offset + PAGE
+        return tuple((offset, b"".join(parts)) for offset, parts in runs)
 
     def restore(self, *, memory_bytes_max: int) -> Instance:
         """Return an instance with this memory, written over a mapping of what the session came from."""

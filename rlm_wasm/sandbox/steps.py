@@ -35,11 +35,14 @@ class CellEnd:
     """What a cell left behind. All bytes are the guest's, cut at the policy's caps, not decoded.
 
     `raised`: the guest reported an exception in `error`. `fault`: the host ended the cell; the
-    session is lost then.
+    session is lost then. `soft`: the cell was asked to end, because of this limit. `output_cut`: some
+    of its output was dropped.
     """
 
     raised: bool
     fault: GuestError | None
+    soft: GuestError | None
+    output_cut: bool
     stdout: bytes
     stderr: bytes
     result: bytes | None

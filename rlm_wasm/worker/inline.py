@@ -12,21 +12,24 @@ import os
 from collections import deque
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import anyio
 from anyio.lowlevel import EventLoopToken, checkpoint, current_token
 
 from rlm_wasm.core.limits import BoundaryLimits, SessionLimits
+from rlm_wasm.core.request import Cancelled
 from rlm_wasm.errors import CellCancelled, DeadlineExceeded, GuestError, InternalError, UsageError
 from rlm_wasm.ids import SessionId
 from rlm_wasm.sandbox.session import Cell
 from rlm_wasm.sandbox.snapshot import Snapshot
+from rlm_wasm.wire.boundary import encode_response
 from rlm_wasm.worker.entropy import seeded_entropy
 from rlm_wasm.worker.loop import (
     Close,
     Command,
     Done,
+    Interrupt,
     Load,
     Open,
     Rebase,
@@ -41,6 +44,8 @@ from rlm_wasm.worker.loop import (
 from rlm_wasm.worker.result import CellResult
 
 Answer = Callable[[bytes], Awaitable[bytes]]
+# What a guest that waits for the host gets when its cell is interrupted.
+_CANCELLED_RESPONSE: Final = encode_response(Cancelled("the cell was cancelled"))
 
 
 def _post_soon(token: EventLoopToken, function: Callable[[Any], None], argument: object) -> None:
@@ -78,6 +83,7 @@ class InlineSession:
         self._mailbox = _Mailbox()
         self._closed = False
         self._busy = False
+        self._answering: anyio.CancelScope | None = None
 
     async def load(self, name: str, value: str | bytes) -> None:
         """Bind an input in the guest. Raises UsageError, MemoryExceeded or another GuestError."""
@@ -107,6 +113,13 @@ class InlineSession:
         if done.result is None:
             raise InternalError("a cell ended without a result")
         return done.result
+
+    def interrupt(self) -> None:
+        """Ask the cell that runs to end by an exception in the guest. Does nothing between cells."""
+        if not self._closed:
+            self._loop.submit(Interrupt(self._number))
+            if self._answering is not None:
+                self._answering.cancel()
 
     async def aclose(self) -> None:
         """Free the guest. Safe to call again."""
@@ -173,8 +186,10 @@ class InlineSession:
             return Stop(self._number, CellCancelled("the guest asked the host where nobody answers"))
         wait_ms = self._boundary.host_wait_ms_max
         try:
-            with anyio.fail_after(wait_ms / 1000):
+            with anyio.CancelScope() as self._answering, anyio.fail_after(wait_ms / 1000):
                 return Respond(self._number, await answer(request.frame))
+            # Interrupted: the guest has to run again to be interrupted.
+            return Respond(self._number, _CANCELLED_RESPONSE)
         except TimeoutError:
             return Stop(
                 self._number, DeadlineExceeded(f"the guest waited for the host longer than {wait_ms} ms")

@@ -94,13 +94,20 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
+class Interrupt:
+    """Ask the session's cell to end by an exception in the guest."""
+
+    session: SessionId
+
+
+@dataclass(frozen=True, slots=True)
 class Close:
     """Free the session, whatever it does."""
 
     session: SessionId
 
 
-Command = Open | Load | Run | Rebase | TakeSnapshot | Respond | Stop | Close
+Command = Open | Load | Run | Rebase | TakeSnapshot | Respond | Interrupt | Stop | Close
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +235,8 @@ class WorkerLoop:
                     seat.waits_for_host = False
                     seat.response = response
                     self._queue(command.session, seat)
+            case Interrupt():
+                seat.session.interrupt()
             case Stop(error=error):
                 if seat.operation is not None:
                     seat.stopped = error

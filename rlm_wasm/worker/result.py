@@ -44,6 +44,9 @@ def decode_cell(end: CellEnd) -> CellResult:
             variables = decode_cell_report(end.report).variables
         if end.raised and error is None:
             error = _exception(end)
+        if error is None and end.output_cut and end.soft is not None:
+            # The cell ran to its end, but not everything it wrote is there.
+            error = end.soft
     except BoundaryViolation as violation:
         error = violation
     return CellResult(
@@ -66,7 +69,10 @@ def _exception(end: CellEnd) -> GuestError:
     told = decode_guest_error(end.error)
     if told.type_name == "MemoryError":
         # The guest met its memory cap, caught by CPython: the session lives.
-        return MemoryExceeded(told.traceback or "MemoryError")
+        return MemoryExceeded("the guest ran out of memory", traceback=told.traceback)
+    if end.soft is not None and told.type_name == type(end.soft).__name__:
+        # It ended as it was asked to. Whether it was asked is the host's to know, not the name's.
+        return type(end.soft)(end.soft.message, traceback=told.traceback)
     return GuestException(told.type_name, told.message, told.traceback)
 
 

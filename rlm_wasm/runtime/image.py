@@ -1,0 +1,59 @@
+"""`Image`: a session's state, to fork as often as wanted, or to keep in a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlm_wasm.image.snapshot_file import save_image
+from rlm_wasm.sandbox.snapshot import Snapshot
+from rlm_wasm.worker.program import LoadedGuest, load_guest_program
+
+if TYPE_CHECKING:
+    from rlm_wasm.runtime.sandbox import Sandbox, SandboxSession
+
+
+class Image:
+    """The state of one session at one moment: functions, objects, imports, a half-read generator.
+
+    Immutable. Sessions made from it share its memory until they write, and do not see each other.
+    """
+
+    def __init__(self, sandbox: Sandbox, snapshot: Snapshot) -> None:
+        self._sandbox = sandbox
+        self._snapshot = snapshot
+
+    @property
+    def bytes_held(self) -> int:
+        """The memory that the pages this image adds to its origin take."""
+        return self._snapshot.bytes_held
+
+    async def session(self) -> SandboxSession:
+        """Fork a session. The first fork lays the image out in memory; the others take microseconds."""
+        return await self._sandbox.session(image=self)
+
+    def save(self, path: str | Path, *, key: bytes, tenant: str = "") -> None:
+        """Write the image to a file, compressed, encrypted and authenticated with `key` (32 bytes).
+
+        It can be loaded only with the same key, for the same tenant, by the same guest build.
+
+        Raises:
+            UsageError: the key has another length.
+            ArtifactError: the file cannot be written.
+        """
+        snapshot = self._snapshot
+        save_image(
+            Path(path),
+            key,
+            guest=guest_identity(load_guest_program()),
+            tenant=tenant,
+            size=snapshot.size,
+            virtual_ns=snapshot.virtual_ns,
+            runs=snapshot.flattened(),
+        )
+
+
+def guest_identity(loaded: LoadedGuest) -> tuple[str, str]:
+    """Return what binds an image to its guest: the hashes of code and base image."""
+    facts = loaded.guest.facts
+    return facts.code_sha256, facts.image_sha256
