@@ -1,4 +1,7 @@
-"""Model-written code that asks for too much: each way has its own outcome, and the host lives on."""
+"""Model-written code that asks for too much: each way has its own outcome, and the host lives on.
+
+A cell that lets itself be interrupted keeps its session; one that swallows the interrupt loses it.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ from dataclasses import dataclass
 import pytest
 
 from rlm_wasm.errors import GuestException
-from rlm_wasm.sandbox.session import FLOOD_FACTOR, Session
+from rlm_wasm.sandbox.exchange import FLOOD_FACTOR
+from rlm_wasm.sandbox.session import Session
 from rlm_wasm.worker.entropy import seeded_entropy
 from rlm_wasm.worker.result import CellResult
 from tests.support.sandbox_facts import MIB, Recorder, completed, run_cell
@@ -32,7 +36,7 @@ class Case:
 
 
 CASES = {
-    "endless loop": Case("while True: pass", "fuel_exhausted", lost=True),
+    "endless loop": Case("while True: pass", "fuel_exhausted", lost=False),
     "endless loop that swallows": Case(
         "while True:\n try:\n  while True: pass\n except BaseException: pass", "fuel_exhausted", lost=True
     ),
@@ -42,7 +46,7 @@ CASES = {
     "growing str": Case("s = 'x'\nwhile True: s += s", "memory_exceeded", lost=False),
     "small objects": Case("x = []\nwhile True: x.append([1])", "memory_exceeded", lost=False),
     "small objects kept by a frame": Case(
-        "def f():\n x = None\n while True: x = (x,)\nf()", "memory_exceeded", lost=False
+        "def f():\n x = None\n while True: x = (x,)\nf()", "memory_exceeded", False, fuel=10**10
     ),
     "dict bomb": Case("d = {}\nfor i in range(10**9): d[i] = 'x' * i", "memory_exceeded", lost=False),
     "recursion": Case("def f(): f()\nf()", "guest_exception", False, "RecursionError"),
@@ -54,12 +58,12 @@ CASES = {
     ),
     "print of a gigabyte": Case("print('x' * 10**9)", "memory_exceeded", lost=False),
     "print of more than the cap": Case("print('x' * 10**7)", "output_exceeded", lost=True),
-    "print flood": Case("while True: print('y' * 100)", "output_exceeded", lost=True),
-    "stderr flood": Case("import sys\nwhile True: sys.stderr.write('y' * 100)", "output_exceeded", lost=True),
-    "raw stdout flood": Case("import os\nwhile True: os.write(1, b'y' * 100)", "output_exceeded", lost=True),
-    "catastrophic regex": Case("import re\nre.match(r'(a+)+$', 'a' * 40 + 'b')", "fuel_exhausted", lost=True),
-    "big power": Case("9 ** 9 ** 9", "fuel_exhausted", lost=True),
-    "memory copies": Case("b = bytearray(8_000_000)\nwhile True: bytes(b)", "fuel_exhausted", lost=True),
+    "print flood": Case("while True: print('y' * 100)", "output_exceeded", lost=False),
+    "stderr flood": Case("import sys\nwhile True: sys.stderr.write('y' * 100)", "output_exceeded", lost=False),
+    "raw stdout flood": Case("import os\nwhile True: os.write(1, b'y' * 100)", "output_exceeded", lost=False),
+    "catastrophic regex": Case("import re\nre.match(r'(a+)+$', 'a' * 40 + 'b')", "fuel_exhausted", lost=False),
+    "big power": Case("9 ** 9 ** 9", "fuel_exhausted", lost=False),
+    "memory copies": Case("b = bytearray(8_000_000)\nwhile True: bytes(b)", "fuel_exhausted", lost=False),
     "sleep over the limit": Case("import time\ntime.sleep(2)", "deadline_exceeded", lost=True),
     "many sleeps over the limit": Case(
         "import time\nwhile True: time.sleep(0.3)", "deadline_exceeded", lost=True
@@ -128,7 +132,7 @@ def test_the_deadline_ends_a_cell_that_has_fuel_left(session: Session, source: s
     result = run_cell(session, source, wall_ms_max=150, fuel_max=10**15)
     assert result.outcome == "deadline_exceeded"
     assert result.executed_ns < 150 * NS_PER_MS + GRACE_NS
-    assert session.lost
+    assert completed(session, "6 * 7").result == "42"  # it was asked first, and unwound
 
 
 @pytest.mark.parametrize(("source", "stream"), [("sys.stdout", "stdout"), ("sys.stderr", "stderr")])

@@ -11,7 +11,8 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from rlm_wasm.sandbox import linear_unsafe
-from rlm_wasm.sandbox.session import Cell, Session, drive
+from rlm_wasm.sandbox.exchange import Exchange
+from rlm_wasm.sandbox.session import Cell, drive
 from tests.support.sandbox_facts import cell_limits
 from tests.support.wat_guest import session_of
 
@@ -56,7 +57,7 @@ def probe(what: str) -> None:
         elif what == "get memory":
             linear_unsafe._live = Once(linear_unsafe._live)
         elif what == "import":
-            session.on_clock = broken
+            Exchange.on_clock = broken
         elif what == "entry of an import":
             sys.settrace(raise_on_entry)
         elif what == "finalizer":

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+
+import anyio
+import anyio.lowlevel
 
 from rlm_wasm.events import Event
 from rlm_wasm.policy.model import Policy
@@ -36,13 +40,32 @@ class Script:
         body = f"```repl\n{text}\n```" if role == "root" and not more.pop("plain", False) else text
         self._text += f"[[reply]]\nrole = {role!r}\ntext = '''\n{body}'''\n"
         for key, value in more.items():
-            self._text += f"{key} = {value!r}\n"
+            self._text += f"{key} = {json.dumps(value)}\n"
         self.path.write_text(self._text)
         return self
 
     @property
     def spec(self) -> str:
         return f"script:{self.path}"
+
+
+def observant_model(folder: Path, first: str, seen: str, then: str, sub: str = "") -> str:
+    """Write a root model that runs `first`, and `then` once the pattern `seen` is in what it was shown.
+
+    `then` may use the pattern's groups. Returns the model's name.
+    """
+    path = folder / "model.py"
+    path.write_text(
+        "import re\n"
+        f"FIRST, SEEN, THEN, SUB = {first!r}, {seen!r}, {then!r}, {sub!r}\n"
+        "def reply(messages, model):\n"
+        "    if messages[0]['role'] != 'system': return SUB\n"
+        "    if len(messages) <= 3: return f'```repl\\n{FIRST}\\n```'\n"
+        "    found = re.search(SEEN, '\\n'.join(m['content'] for m in messages[3:]))\n"
+        "    code = found.expand(THEN) if found else 'FINAL(\"not shown\")'\n"
+        "    return f'```repl\\n{code}\\n```'\n"
+    )
+    return f"script:{path}"
 
 
 class Events(list[Event]):
@@ -72,7 +95,9 @@ async def running(policy: Policy, model: str | None = None, **more: Any) -> Asyn
     async with Runtime(policy, model=model, **more) as runtime:
         yield runtime
         assert runtime._broker is not None
-        assert runtime._broker.idle
+        with anyio.fail_after(10):
+            while not runtime._broker.idle:  # a cancelled call to a provider is still hanging up
+                await anyio.lowlevel.checkpoint()
         # Commands are taken in order: once this session is there, every earlier one has been closed.
         async with await runtime._worker.session(policy.session_limits(), policy.boundary_limits()):
             assert runtime._worker._loop.open_sessions == 1

@@ -89,6 +89,11 @@ def facts(**over: Any) -> GuestFacts:
         "inbox_bytes": 4_096,
         "seed": 4_096,
         "exit_status": 4_128,
+        "interrupt_reason": 4_132,
+        "signal_tripped": 4_136,
+        "any_tripped": 4_140,
+        "eval_breaker": 4_144,
+        "eval_breaker_bit": 2,
         "imports": (),
         "exports": (),
     }

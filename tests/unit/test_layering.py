@@ -51,6 +51,7 @@ THIRD_PARTY: Final[dict[str, tuple[frozenset[str], str]]] = {
     "msgspec": (frozenset({"wire", "audit"}), "one gate where bytes from outside become types"),
     "pydantic": (frozenset({"policy"}), "one place that reads what the operator wrote"),
     "cryptography": (frozenset({"audit", "image"}), "keys and MACs stay with what they authenticate"),
+    "zstandard": (frozenset({"image"}), "one place that unpacks what lies on disk"),
     "click": (frozenset({"cli"}), "a library must not parse command lines"),
     "rich": (frozenset({"cli"}), "a library must not draw on terminals"),
     "platformdirs": (frozenset({"image.paths"}), "one place that decides where files of ours live"),

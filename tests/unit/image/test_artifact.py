@@ -33,6 +33,7 @@ def make(name: str = "one") -> Path:
         folder,
         replace(
             facts(),
+            format=artifact.FORMAT,
             raw_sha256=hashlib.sha256(RAW).hexdigest(),
             code_sha256=hashlib.sha256(CODE).hexdigest(),
             image_sha256=hashlib.sha256(IMAGE).hexdigest(),
@@ -90,7 +91,7 @@ def test_facts_of_another_machine_are_refused() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"format": 2},
+        {"format": artifact.FORMAT + 1},
         {"extra": 1},
         {"image_bytes": 100},
         {"stack_pointer": 0},

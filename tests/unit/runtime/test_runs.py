@@ -11,7 +11,7 @@ from rlm_wasm.audit.sink import JsonlSink
 from rlm_wasm.errors import UsageError
 from rlm_wasm.events import Event
 from rlm_wasm.runtime.runtime import Runtime
-from tests.support.runtime_facts import Events, Script, running, small_policy
+from tests.support.runtime_facts import Events, Script, observant_model, running, small_policy
 
 pytestmark = [pytest.mark.guest, pytest.mark.anyio, pytest.mark.usefixtures("guest", "healthy_host")]
 
@@ -44,27 +44,34 @@ async def test_final_var_in_text_gives_the_variables_value(script: Script) -> No
         assert (await runtime.ask("?")).answer == "[1, 2]"
 
 
-async def test_the_model_sees_its_error_and_recovers(script: Script) -> None:
-    script.reply("root", "kept = 5\nunknown + 1", turn=1)
-    script.reply("root", r"FINAL(f'{kept} \1')", pattern=r"NameError: name '(\w+)' is not defined")
-    async with running(small_policy(), script.spec) as runtime:
+async def test_the_model_sees_its_error_and_recovers(tmp_path: Path) -> None:
+    model = observant_model(
+        tmp_path, "kept = 5\nunknown + 1", r"NameError: name '(\w+)' is not defined", r"FINAL(f'{kept} \1')"
+    )
+    async with running(small_policy(), model) as runtime:
         assert (await runtime.ask("?")).answer == "5 unknown"
 
 
-async def test_broken_code_gets_an_observation_that_helps(script: Script) -> None:
-    script.reply("root", "x = (", turn=1)
-    script.reply("root", "FINAL('told')", pattern="not valid Python")
-    async with running(small_policy(), script.spec) as runtime:
+async def test_broken_code_gets_an_observation_that_helps(tmp_path: Path) -> None:
+    model = observant_model(
+        tmp_path, "x = (", "'\\(' was never closed[\\s\\S]*not valid Python", "FINAL('told')"
+    )
+    async with running(small_policy(), model) as runtime:
         assert (await runtime.ask("?")).answer == "told"
 
 
 @pytest.mark.threat("T-002")
-async def test_after_a_runaway_cell_the_next_turn_has_its_context(script: Script) -> None:
-    script.reply("root", "llm_query('costly')\nwhile True: pass", turn=1)
-    script.reply("root", "FINAL(len(context))", pattern=r"used up its fuel[\s\S]*costly[\s\S]*the answer")
-    script.reply("sub", "the answer")
+async def test_after_a_runaway_cell_the_next_turn_has_its_context(tmp_path: Path) -> None:
+    """The observation repeats what was asked and answered, since the guest has forgotten it."""
+    model = observant_model(
+        tmp_path,
+        "llm_query('costly')\nwhile True: pass",
+        r"used up its fuel[\s\S]*costly[\s\S]*the answer",
+        "FINAL(len(context))",
+        sub="the answer",
+    )
     events = Events()
-    async with running(small_policy(), script.spec) as runtime:
+    async with running(small_policy(), model) as runtime:
         result = await runtime.ask("?", "x" * 77, sinks=[events.append])
     assert (result.answer, result.partial) == ("77", False)
     assert len(events.of("fuel_used")) == 2
@@ -103,10 +110,10 @@ async def test_a_model_the_policy_does_not_name_is_a_query_error_in_the_guest(
 
 
 @pytest.mark.threat("T-012")
-async def test_a_boundary_violation_is_an_observation_and_the_run_goes_on(script: Script) -> None:
-    script.reply("root", 'import _rlm\n_rlm.call(b\'{"type":"llm_query","depth":0,"prompt":"x"}\')', turn=1)
-    script.reply("root", "FINAL('went on')", pattern="not a valid request")
-    async with running(small_policy(), script.spec) as runtime:
+async def test_a_boundary_violation_is_an_observation_and_the_run_goes_on(tmp_path: Path) -> None:
+    source = 'import _rlm\n_rlm.call(b\'{"type":"llm_query","depth":0,"prompt":"x"}\')'
+    model = observant_model(tmp_path, source, "not a valid request", "FINAL('went on')")
+    async with running(small_policy(), model) as runtime:
         assert (await runtime.ask("?")).answer == "went on"
 
 

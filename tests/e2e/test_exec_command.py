@@ -1,0 +1,251 @@
+"""`rlm-wasm exec` from outside: text, JSON, and the exit status of every outcome."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from rlm_wasm.policy.model import Policy
+from tests.support.command_line import COMMAND, document, environment, rlm_wasm
+from tests.support.policy_file import write_policy
+
+pytestmark = pytest.mark.guest
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> Path:
+    """A policy with limits that are met quickly."""
+    return write_policy(
+        tmp_path / "small.toml",
+        sandbox={"memory_bytes_max": 128 << 20, "context_bytes_max": 1_000},
+        cell={"fuel_max": 1_000_000_000, "wall_ms_max": 500, "source_bytes_max": 10_000},
+    )
+
+
+def test_text_output_is_the_programs_own() -> None:
+    ended = rlm_wasm("exec", "-", stdin="import sys\nprint('out')\nprint('err', file=sys.stderr)\n6 * 7")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"out\n42\n", b"err\n")
+
+
+def test_an_exception_is_a_traceback_on_stderr() -> None:
+    ended = rlm_wasm("exec", "-", stdin="print('before')\n1/0")
+    assert (ended.returncode, ended.stdout) == (1, b"before\n")
+    assert ended.stderr.decode().splitlines() == [
+        "Traceback (most recent call last):",
+        '  File "<cell 1>", line 2, in <module>',
+        "    1/0",
+        "ZeroDivisionError: division by zero",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("source", "outcome", "status"),
+    [
+        ("6 * 7", "completed", 0),
+        ("1/0", "guest_exception", 1),
+        ("import sys; sys.exit(3)", "guest_exception", 1),
+        ("x = (", "guest_exception", 1),
+        ("while True: pass", "fuel_exhausted", 3),
+        ("'x' * 10**9", "memory_exceeded", 3),
+        ("while True: print('x' * 1000)", "output_exceeded", 3),
+        ("import time; time.sleep(5)", "deadline_exceeded", 3),
+        ("import os; os._exit(3)", "guest_trap", 4),
+        ("import _rlm; _rlm.emit(9, b'x')", "boundary_violation", 4),
+    ],
+)
+def test_each_outcome_has_its_word_and_its_status(
+    policy: Path, source: str, outcome: str, status: int
+) -> None:
+    ended = rlm_wasm("exec", "--json", "--policy", policy, "-", stdin=source)
+    found = document(ended)
+    assert (found["outcome"], ended.returncode) == (outcome, status)
+    assert ended.stderr == b""
+    assert set(found) == {
+        "outcome", "stdout", "stderr", "result", "fuel_used", "memory_peak_bytes", "wall_ms", "error",
+    }  # fmt: skip
+    assert (found["error"] is None) == (outcome == "completed")
+    assert 0 < found["fuel_used"] <= 1_000_000_000
+    assert found["memory_peak_bytes"] <= 128 << 20
+
+
+def test_a_deadline_ends_a_loop_with_fuel_left(tmp_path: Path) -> None:
+    path = write_policy(
+        tmp_path / "p.toml", cell={"fuel_max": 10**12, "wall_ms_max": 300}, budget={"fuel_max": 10**13}
+    )
+    found = document(rlm_wasm("exec", "--json", "--policy", path, "-", stdin="while True: pass"))
+    assert found["outcome"] == "deadline_exceeded"
+    assert 300 <= found["wall_ms"] < 2_300
+
+
+def test_json_holds_the_guests_exception() -> None:
+    found = document(rlm_wasm("exec", "--json", "-", stdin="raise ValueError('ü \\ud800')"))
+    assert found["error"]["type"] == "ValueError"
+    assert found["error"]["message"].startswith("ü ")
+    assert "Traceback" in found["error"]["traceback"]
+
+
+def test_a_file_and_contexts_are_read(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text("print(context, len(more))")
+    (tmp_path / "a.txt").write_text("grüße")
+    (tmp_path / "b.txt").write_text("xyz")
+    ended = rlm_wasm(
+        "exec",
+        tmp_path / "program.py",
+        "--context",
+        tmp_path / "a.txt",
+        "--context",
+        f"more={tmp_path / 'b.txt'}",
+    )
+    assert (ended.returncode, ended.stdout.decode()) == (0, "grüße 3\n")
+
+
+def test_bytes_contexts_are_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a.bin").write_bytes(b"\xff\x00")
+    program = tmp_path / "p.py"
+    program.write_text("context")
+    ended = rlm_wasm("exec", program, "--bytes", "--context", tmp_path / "a.bin")
+    assert ended.stdout == b"b'\\xff\\x00'\n"
+
+
+def _big(path: Path) -> Path:
+    (path / "big").write_text("x" * 1_001)
+    return path / "big"
+
+
+def _latin(path: Path) -> Path:
+    (path / "latin").write_bytes(b"gr\xfc\xdfe")
+    return path / "latin"
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda path: path / "none", "cannot read"),
+        (lambda path: path, "cannot read"),
+        (_latin, "not UTF-8 text (byte 2)"),
+        (_big, "larger than the 1000 bytes"),
+    ],
+)
+def test_a_context_that_cannot_be_used_is_a_usage_error(
+    tmp_path: Path, policy: Path, make, says: str
+) -> None:
+    program = tmp_path / "p.py"
+    program.write_text("1")
+    ended = rlm_wasm("exec", "--policy", policy, program, "--context", make(tmp_path))
+    assert (ended.returncode, ended.stdout) == (2, b"")
+    assert says in ended.stderr.decode()
+    assert "Traceback" not in ended.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["exec"],
+        ["exec", "none.py"],
+        ["exec", "--policy", "no-such-policy", "-"],
+        ["exec", "--policy", "/dev/null", "-"],
+        ["exec", "-", "--context", "a=-", "--context", "a=-"],
+        ["run", "question"],
+        ["run", "--policy", "strict", "--model", "script:none.toml", "question"],
+        ["run", "--policy", "strict", "--model", "nothing", "question"],
+        ["nothing"],
+    ],
+)
+def test_a_wrong_command_line_is_status_2_and_no_traceback(arguments: list[str]) -> None:
+    ended = rlm_wasm(*arguments, OPENAI_API_KEY="")
+    assert ended.returncode == 2, ended.stderr
+    assert ended.stdout == b""
+    assert ended.stderr
+    assert b"Traceback" not in ended.stderr
+
+
+def test_a_program_over_the_cap_is_status_2(policy: Path) -> None:
+    ended = rlm_wasm("exec", "--policy", policy, "-", stdin="#" * 10_001)
+    assert ended.returncode == 2
+    assert b"10000 bytes" in ended.stderr
+
+
+def test_a_machine_without_a_guest_says_how_to_build_one(tmp_path: Path) -> None:
+    ended = rlm_wasm("exec", "-", stdin="1", RLM_WASM_GUEST="", RLM_WASM_CACHE=str(tmp_path))
+    assert ended.returncode == 2
+    assert b"rlm-wasm guest build" in ended.stderr
+    script = tmp_path / "m.toml"
+    script.write_text("[[reply]]\nrole = 'any'\ntext = '''```repl\n1\n```'''\n")
+    run = rlm_wasm(
+        "run",
+        "--policy",
+        "strict",
+        "--model",
+        f"script:{script}",
+        "?",
+        RLM_WASM_GUEST="",
+        RLM_WASM_CACHE=str(tmp_path),
+    )
+    assert run.returncode == 2, run.stderr
+    assert b"rlm-wasm guest build" in run.stderr
+
+
+@pytest.mark.threat("T-021")
+def test_control_characters_reach_a_pipe_and_no_terminal() -> None:
+    source = "print('\\x1b[2J\\x07red\\u202e\\tend')\n'\\x1b[31m'.join('ab')\nprint('\\x9b1m')"
+    assert b"\x1b[2J\x07red" in rlm_wasm("exec", "-", stdin=source).stdout
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, "exec", "-"], env=environment(), stdin=subprocess.PIPE, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    assert process.stdin is not None
+    process.stdin.write(source.encode())
+    process.stdin.close()
+    shown = b""
+    try:
+        while part := os.read(ours, 4_096):
+            shown += part
+    except OSError:  # how a terminal says that the other side has gone
+        pass
+    finally:
+        os.close(ours)
+        assert process.wait(60) == 0
+    text = shown.decode()
+    assert "\ufffd[2J\ufffdred\ufffd\tend" in text
+    assert not set(text) & {"\x1b", "\x07", "\x9b", "\u202e"}
+
+
+def test_a_reader_that_goes_away_is_no_traceback() -> None:
+    with subprocess.Popen(
+        [*COMMAND, "exec", "-"],
+        env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        process.stdin.write(b"print('x' * 500_000)")
+        process.stdin.close()
+        errors = process.stderr.read()
+        assert process.wait(60) == 1
+    assert b"Traceback" not in errors
+    assert b"internal error" not in errors
+
+
+def test_help_and_version_do_not_load_an_engine() -> None:
+    for arguments in (["--version"], ["--help"], ["exec", "--help"], ["run", "--help"]):
+        program = (
+            "import sys\nfrom rlm_wasm.cli.main import invoke\n"
+            f"status = invoke({arguments!r})\n"
+            "heavy = {'wasmtime', 'httpx', 'pydantic'} & set(sys.modules)\n"
+            "print(heavy, file=sys.stderr)\nsys.exit(status)"
+        )
+        ended = subprocess.run(
+            [COMMAND[0], "-c", program], env=environment(), capture_output=True, text=True, timeout=60
+        )
+        assert (ended.returncode, ended.stderr) == (0, "set()\n")
+        assert ended.stdout
+
+
+def test_the_default_policy_exists() -> None:
+    assert Policy.open("standard").cell.fuel_max > 0

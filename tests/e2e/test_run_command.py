@@ -1,0 +1,161 @@
+"""`rlm-wasm run` from outside: the answer, the events, interruptions."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.command_line import ROOT, document, rlm_wasm, start
+from tests.support.policy_file import write_policy
+
+pytestmark = pytest.mark.guest
+NEEDLE = ROOT / "examples" / "needle"
+
+
+def events_of(path: Path) -> list[dict[str, Any]]:
+    """Return the events of a complete log: whole lines, numbered without a gap, begun and ended."""
+    text = path.read_text()
+    assert text.endswith("\n")
+    events = [json.loads(line) for line in text.splitlines()]
+    assert [event["seq"] for event in events] == list(range(len(events)))
+    assert (events[0]["kind"], events[-1]["kind"]) == ("run_started", "run_ended")
+    return events
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Callable[..., str]:
+    """Return a function that writes a scripted model and gives its name."""
+
+    def write(*blocks: str) -> str:
+        path = tmp_path / "model.toml"
+        text = "".join(
+            f"[[reply]]\nrole = 'root'\nturn = {turn}\ntext = '''\n```repl\n{block}\n```'''\n"
+            for turn, block in enumerate(blocks, 1)
+        )
+        path.write_text(text + "[[reply]]\nrole = 'sub'\ntext = 'sub answer'\n")
+        return f"script:{path}"
+
+    return write
+
+
+def test_the_example_is_answered(tmp_path: Path) -> None:
+    haystack, events = tmp_path / "haystack.txt", tmp_path / "events.jsonl"
+    with haystack.open("wb") as file:
+        maker = [sys.executable, NEEDLE / "make_haystack.py", "--bytes", "500000", "--seed", "7"]
+        subprocess.run(maker, stdout=file, check=True, timeout=60)
+    ended = rlm_wasm(
+        "run", "--policy", ROOT / "policies" / "strict.toml", "--model", f"script:{NEEDLE / 'model.toml'}",
+        "--context", haystack, "--events", events, "What is the magic number?",
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    answer = ended.stdout.decode().strip()
+    assert answer.isdigit()
+    assert f"magic number is {answer}" in " ".join(haystack.read_text().split())
+    assert b"inline" in ended.stderr
+    assert events.stat().st_mode & 0o777 == 0o600
+    assert events_of(events)[-1]["data"]["outcome"] == "finished"
+
+
+def test_json_is_one_document(model: Callable[..., str]) -> None:
+    ended = rlm_wasm("run", "--policy", "strict", "--model", model("FINAL(llm_query('x'))"), "--json", "?")
+    found = document(ended)
+    assert (ended.returncode, found["answer"], found["partial"]) == (0, "sub answer", False)
+    assert found["spent"]["calls"] == 2
+
+
+def test_a_context_from_standard_input(model: Callable[..., str]) -> None:
+    ended = rlm_wasm(
+        "run",
+        "--policy",
+        "strict",
+        "--model",
+        model("FINAL(context[::-1])"),
+        "--context",
+        "-",
+        "?",
+        stdin="abc",
+    )
+    assert ended.stdout == b"cba\n"
+
+
+def test_a_budget_ends_with_status_3_and_the_partial_answer(
+    tmp_path: Path, model: Callable[..., str]
+) -> None:
+    policy = write_policy(tmp_path / "p.toml", budget={"iterations_max": 2})
+    ended = rlm_wasm("run", "--policy", policy, "--model", model("1", "2", "3"), "--json", "?")
+    assert ended.returncode == 3
+    assert document(ended)["partial"] is True
+
+
+def test_a_model_that_fails_is_status_1(model: Callable[..., str]) -> None:
+    ended = rlm_wasm("run", "--policy", "strict", "--model", model("1"), "--json", "?")
+    assert ended.returncode == 1
+    assert document(ended)["reason"].startswith("model_failed")
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_gives_what_it_has(
+    tmp_path: Path, model: Callable[..., str], how: signal.Signals
+) -> None:
+    policy = write_policy(
+        tmp_path / "p.toml",
+        cell={"fuel_max": 10**13, "wall_ms_max": 120_000},
+        budget={"fuel_max": 10**14},
+    )
+    events = tmp_path / "events.jsonl"
+    with start(
+        "run", "--policy", policy, "--model", model("1", "while True: pass"), "--events", events, "--json", "?",
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stderr is not None
+        # The second turn's answer is in the log: now the endless cell runs.
+        while not events.exists() or events.read_text().count('"query_answered"') < 2:
+            assert process.poll() is None, process.stderr.read()
+        process.send_signal(how)
+        found = json.loads(process.stdout.read())
+        process.stderr.read()
+        assert process.wait(60) == 130
+    assert (found["partial"], found["reason"]) == (True, "interrupted")
+    assert "while True" in found["answer"]
+    assert events_of(events)[-1]["data"]["outcome"] == "interrupted"
+
+
+@pytest.mark.threat("T-025")
+def test_events_on_a_full_disk_end_the_run_with_a_reason(model: Callable[..., str]) -> None:
+    ended = rlm_wasm(
+        "run",
+        "--policy",
+        "strict",
+        "--model",
+        model("FINAL('unseen')"),
+        "--events",
+        "/dev/full",
+        "--json",
+        "?",
+    )
+    assert ended.returncode != 0
+    assert "No space left on device" in document(ended)["reason"]
+
+
+def test_events_that_cannot_be_opened_are_told_at_once(model: Callable[..., str]) -> None:
+    ended = rlm_wasm("run", "--policy", "strict", "--model", model("1"), "--events", "/none/e.jsonl", "?")
+    assert ended.returncode == 2
+    assert b"/none/e.jsonl" in ended.stderr
+    assert b"Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("name", ["none.txt", "."])
+def test_a_context_that_cannot_be_read_is_status_2(
+    model: Callable[..., str], tmp_path: Path, name: str
+) -> None:
+    ended = rlm_wasm("run", "--policy", "strict", "--model", model("1"), "--context", tmp_path / name, "?")
+    assert ended.returncode == 2
+    assert b"cannot read" in ended.stderr
