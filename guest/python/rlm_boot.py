@@ -24,18 +24,19 @@ rlm_threads.install()
 
 run_cell = rlm_repl.run_cell
 set_context = rlm_repl.set_context
+settle = rlm_repl.settle
 
 # One cell of each kind now, so that the first cell of a session touches no cold code: every page
 # written here is one that no session has to copy.
-for _warm in ("1+1", "print('warm')", "raise ValueError('warm')", "x = [", "await asyncio.sleep(0)",
-              "import asyncio\nawait asyncio.sleep(0)", "async def f(): return 1\nasyncio.run(f())",
-              "len(context)", "SHOW_VARS()", "del x"):
-    run_cell(_warm, bytes(32), True)
+# Often enough for the interpreter to have specialised its code: that writes into it as well.
+for _ in range(40):
+    for _warm in ("1+1", "print('warm')", "x = 1\nx", "raise ValueError('warm')", "x = [", "len(context)",
+                  "import asyncio\nawait asyncio.sleep(0)", "async def f(): return 1\nasyncio.run(f())",
+                  "SHOW_VARS()", "def f(a): return [b for b in range(a)]\nf(3)", "del x"):
+        run_cell(_warm, None if _ else bytes(32), False)
 rlm_repl.reset()
 
 # A small-object bomb spends its time in the collector at the default threshold: 55 s to a
 # MemoryError at 128 MiB instead of 1.6 s.
 gc.set_threshold(100_000, 20, 100)
 gc.collect()
-# Frozen objects are never traversed again, so a collection does not dirty the image's pages.
-gc.freeze()

@@ -5,7 +5,8 @@ import json
 import _rlm
 
 _dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-_loads = json.loads
+_quote = json.encoder.encode_basestring
+_scan = json.decoder.JSONDecoder().scan_once
 
 
 class QueryError(Exception):
@@ -40,8 +41,13 @@ class Finished(BaseException):
 
 
 def _ask(request):
+    return _exchange(_dumps(request))
+
+
+def _exchange(frame):
     # Lone surrogates are legal in a str and not in UTF-8: they become question marks here.
-    return _loads(_rlm.call(_dumps(request).encode("utf-8", "replace")))
+    # The host's JSON has no white space around it, so the scanner alone reads it.
+    return _scan(_rlm.call(frame.encode("utf-8", "replace")).decode(), 0)[0]
 
 
 def _failure(item):
@@ -51,10 +57,12 @@ def _failure(item):
 
 def llm_query(prompt, model=None):
     """Ask a language model; return its answer as a str, or raise a QueryError."""
-    request = {"type": "llm_query", "prompt": prompt if type(prompt) is str else str(prompt)}
-    if model is not None:
-        request["model"] = str(model)
-    response = _ask(request)
+    if type(prompt) is not str:
+        prompt = str(prompt)
+    if model is None:
+        response = _exchange('{"type":"llm_query","prompt":' + _quote(prompt) + "}")
+    else:
+        response = _ask({"type": "llm_query", "prompt": prompt, "model": str(model)})
     if response["status"] != "completed":
         raise _failure(response)
     return response["text"]

@@ -23,6 +23,9 @@ import rlm_queries
 STREAM_RESULT, STREAM_ERROR, STREAM_REPORT = 3, 4, 5
 CELLS_REMEMBERED = 64
 VARIABLES_REPORTED = 200
+_FLAGS = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+# First words that no expression has.
+_STATEMENTS = [[word] for word in ("import", "from", "pass", "del", "raise", "assert", "global", "for", "if")]
 NAME_CHARS = 200
 RESERVE_BYTES = 1 << 20
 
@@ -33,7 +36,7 @@ _contexts = {}
 _cells = 0
 _finished = False
 # Given back when a cell runs out of memory: without it the next cell, `del big`, could not even be parsed.
-_reserve = bytes(RESERVE_BYTES)
+_reserve = None
 
 
 class _Stream(io.RawIOBase):
@@ -150,7 +153,8 @@ def set_context(name, value):
 
 def reset():
     """Back to the state of a fresh session. Used once, after the warm-up before the image is taken."""
-    global _cells
+    global _cells, _reserve
+    _reserve = None
     namespace.clear()
     _contexts.clear()
     _contexts["context"] = ""
@@ -159,6 +163,12 @@ def reset():
     rlm_asyncio.forget_cell_loop()
     _cells = 0
     _restore()
+
+
+def settle():
+    """The last step of all, after every object of the image was made immortal: this one must not be."""
+    global _reserve
+    _reserve = bytes(RESERVE_BYTES)
 
 
 # -- one cell ----------------------------------------------------------------------------------
@@ -248,7 +258,16 @@ def _run_cell(source, seed, report):
 
 def _execute(source, filename):
     linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
-    linecache.cache.pop(f"<cell {_cells - CELLS_REMEMBERED}>", None)
+    if _cells > CELLS_REMEMBERED:
+        linecache.cache.pop(f"<cell {_cells - CELLS_REMEMBERED}>", None)
+    if "\n" not in source and "=" not in source and source.split(None, 1)[:1] not in _STATEMENTS:
+        try:
+            # The commonest cell is one expression, and needs no syntax tree to be taken apart.
+            code = compile(source, filename, "eval", flags=_FLAGS, dont_inherit=True)
+        except SyntaxError:
+            pass
+        else:
+            return _run_code(code)
     tree = ast.parse(source, filename, "exec")
     last = None
     if tree.body and type(tree.body[-1]) is ast.Expr:
@@ -261,7 +280,10 @@ def _execute(source, filename):
 
 
 def _evaluate(tree, filename, mode):
-    code = compile(tree, filename, mode, flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+    return _run_code(compile(tree, filename, mode, flags=_FLAGS, dont_inherit=True))
+
+
+def _run_code(code):
     value = eval(code, namespace)
     if code.co_flags & inspect.CO_COROUTINE:
         return rlm_asyncio.run_cell_coroutine(value)

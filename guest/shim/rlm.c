@@ -5,6 +5,7 @@
 #define Py_BUILD_CORE 1
 #include <Python.h>
 #include <internal/pycore_ceval.h>
+#include <internal/pycore_object.h>
 #include <internal/pycore_runtime.h>
 #include <signal.h>
 #include <stdio.h>
@@ -38,6 +39,9 @@ static PyObject *incoming; /* the str or bytes that the host is filling */
 
 /* -- module _rlm ------------------------------------------------------------------------- */
 
+/* Where the host puts a response that fits; a longer one is taken into a buffer of its size. */
+static char reply[16384];
+
 static PyObject *call(PyObject *self, PyObject *frame) {
   Py_buffer view;
   if (!rlm_live) {
@@ -45,12 +49,13 @@ static PyObject *call(PyObject *self, PyObject *frame) {
     return NULL;
   }
   if (PyObject_GetBuffer(frame, &view, PyBUF_SIMPLE) != 0) return NULL;
-  int32_t length = rlm_call(view.buf, (int32_t)view.len);
+  int32_t length = rlm_call(view.buf, (int32_t)view.len, reply, sizeof reply);
   PyBuffer_Release(&view);
   if (length < 0) {
     PyErr_Format(PyExc_RuntimeError, "the host refused the request (%d)", (int)length);
     return NULL;
   }
+  if (length <= (int32_t)sizeof reply) return PyBytes_FromStringAndSize(reply, length);
   PyObject *response = PyBytes_FromStringAndSize(NULL, length);
   if (response == NULL) return NULL;
   if (rlm_take(PyBytes_AS_STRING(response), length) != length) {
@@ -103,6 +108,65 @@ static void check(PyStatus status) {
   if (PyStatus_Exception(status)) die(status.err_msg ? status.err_msg : "initialisation failed");
 }
 
+/* -- immortal ------------------------------------------------------------------------------- */
+
+/* Every object of the image becomes immortal: its reference count is never written again, so that a
+ * session does not copy a page only because something on it was looked at. None of them would be
+ * freed in a session anyway. */
+static PyObject **pending;
+static size_t pending_count, pending_room;
+
+static int make_immortal(PyObject *object, void *unused) {
+  (void)unused;
+  if (object == NULL || _Py_IsImmortal(object)) return 0;
+  _Py_SetImmortalUntracked(object);
+  if (pending_count == pending_room) {
+    pending_room = pending_room ? 2 * pending_room : 4096;
+    pending = realloc(pending, pending_room * sizeof *pending);
+    if (pending == NULL) die("no memory for the image's objects");
+  }
+  pending[pending_count++] = object;
+  return 0;
+}
+
+static void visit_code(PyCodeObject *code) {
+  /* Code objects are not known to the collector, so nothing else visits what they hold. */
+  make_immortal(code->co_consts, NULL);
+  make_immortal(code->co_names, NULL);
+  make_immortal(code->co_exceptiontable, NULL);
+  make_immortal(code->co_localsplusnames, NULL);
+  make_immortal(code->co_localspluskinds, NULL);
+  make_immortal(code->co_filename, NULL);
+  make_immortal(code->co_name, NULL);
+  make_immortal(code->co_qualname, NULL);
+  make_immortal(code->co_linetable, NULL);
+}
+
+static void immortalise_everything(void) {
+  PyObject *gc = PyImport_ImportModule("gc");
+  PyObject *objects = gc ? PyObject_CallMethod(gc, "get_objects", NULL) : NULL;
+  if (objects == NULL) die("gc.get_objects failed");
+  for (Py_ssize_t k = 0; k < PyList_GET_SIZE(objects); k++) {
+    make_immortal(PyList_GET_ITEM(objects, k), NULL);
+  }
+  while (pending_count > 0) {
+    PyObject *object = pending[--pending_count];
+    if (PyCode_Check(object)) {
+      visit_code((PyCodeObject *)object);
+    } else if (Py_TYPE(object)->tp_traverse != NULL) {
+      Py_TYPE(object)->tp_traverse(object, make_immortal, NULL);
+    }
+  }
+  free(pending);
+  pending = NULL;
+  pending_room = 0;
+  Py_DECREF(objects);
+  PyObject *frozen = PyObject_CallMethod(gc, "freeze", NULL);
+  if (frozen == NULL) die("gc.freeze failed");
+  Py_DECREF(frozen);
+  Py_DECREF(gc);
+}
+
 RLM_EXPORT(rlm_init) void rlm_init(void) {
   PyImport_FrozenModules = frozen_modules;
   PyImport_AppendInittab("_rlm", init_module);
@@ -148,8 +212,12 @@ RLM_EXPORT(rlm_init) void rlm_init(void) {
   if (boot == NULL) die("import of rlm_boot failed");
   run_cell = PyObject_GetAttrString(boot, "run_cell");
   set_context = PyObject_GetAttrString(boot, "set_context");
-  Py_DECREF(boot);
   if (run_cell == NULL || set_context == NULL) die("rlm_boot is incomplete");
+
+  immortalise_everything();
+  PyObject *settled = PyObject_CallMethod(boot, "settle", NULL);
+  if (settled == NULL) die("settle failed");
+  Py_DECREF(settled);
 
   facts.version = 2;
   facts.inbox = (uint32_t)(uintptr_t)inbox;

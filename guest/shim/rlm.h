@@ -9,7 +9,7 @@
 #define RLM_EXPORT(name) __attribute__((export_name(#name), used, visibility("default")))
 
 /* The whole import section. threat_model/host_imports.toml gives the reason for each. */
-RLM_IMPORT(call) extern int32_t rlm_call(const void *frame, int32_t length);
+RLM_IMPORT(call) extern int32_t rlm_call(const void *frame, int32_t length, void *reply, int32_t capacity);
 RLM_IMPORT(take) extern int32_t rlm_take(void *buffer, int32_t capacity);
 RLM_IMPORT(emit) extern int32_t rlm_emit(int32_t stream, const void *data, int32_t length);
 RLM_IMPORT(clock) extern int64_t rlm_clock(int32_t clock_id);

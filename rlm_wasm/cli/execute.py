@@ -27,6 +27,7 @@ def execute(file: str, policy_name: str, contexts: tuple[str, ...], as_bytes: bo
     """
     import anyio
 
+    from rlm_wasm.cli.interrupts import interruptible
     from rlm_wasm.policy.model import Policy
     from rlm_wasm.runtime.sandbox import Sandbox
     from rlm_wasm.worker.result import CellResult
@@ -41,7 +42,7 @@ def execute(file: str, policy_name: str, contexts: tuple[str, ...], as_bytes: bo
             for name, value in given.items():
                 await session.load(name, value)
             began = monotonic_ns()
-            result = await session.exec(source)
+            result = await interruptible(lambda: session.exec(source), session.interrupt)
             return result, (monotonic_ns() - began) // 1_000_000
 
     result, wall_ms = anyio.run(main)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -12,11 +11,9 @@ from rlm_wasm.cli import output
 from rlm_wasm.cli.exit_codes import INTERRUPTED_REASON, of_run
 from rlm_wasm.cli.inputs import read_contexts
 from rlm_wasm.cli.progress import RunProgress
-from rlm_wasm.errors import RlmWasmError
 
 if TYPE_CHECKING:
     from rlm_wasm.runtime.run import RunResult
-    from rlm_wasm.runtime.runtime import Runtime
 
 
 @click.command("run")
@@ -51,6 +48,7 @@ def run(
     import anyio
 
     from rlm_wasm.audit.sink import JsonlSink
+    from rlm_wasm.cli.interrupts import interruptible
     from rlm_wasm.policy.model import Policy
     from rlm_wasm.runtime.runtime import Runtime
 
@@ -68,29 +66,14 @@ def run(
 
         async def main() -> RunResult:
             async with runtime:
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(_interrupt, runtime)
-                    try:
-                        return await runtime.ask(question, given, sinks=sinks)
-                    except RlmWasmError as error:
-                        failed = error
-                    finally:
-                        tasks.cancel_scope.cancel()
-                raise failed  # out here, since the task group would wrap it
+                return await interruptible(
+                    lambda: runtime.ask(question, given, sinks=sinks),
+                    lambda: runtime.cancel(INTERRUPTED_REASON),
+                )
 
         result = anyio.run(main)
     _show(result, as_json=as_json)
     return int(of_run(partial=result.partial, reason=result.reason))
-
-
-async def _interrupt(runtime: Runtime) -> None:
-    """First signal: end the run with what it has. Second: Python's own KeyboardInterrupt."""
-    import anyio
-
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async for _ in signals:
-            runtime.cancel(INTERRUPTED_REASON)
-            break
 
 
 def _show(result: RunResult, *, as_json: bool) -> None:

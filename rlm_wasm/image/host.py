@@ -16,7 +16,7 @@ APT_LINE: Final = (
     "install one, on Debian or Ubuntu with: sudo apt-get install --no-install-recommends gcc libc6-dev"
 )
 _COMPILERS: Final = ("gcc", "cc", "clang")
-_PROGRAM: Final = "#include <stdio.h>\nint main(void) { return puts(\"\") < 0; }\n"
+_PROGRAM: Final = '#include <stdio.h>\nint main(void) { return puts("") < 0; }\n'
 
 
 def find_compiler() -> str:

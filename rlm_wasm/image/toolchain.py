@@ -1,8 +1,8 @@
 """Lays out a compiler for wasm from Debian packages, without installing anything.
 
-    cc ar ranlib   wrappers that find everything relative to themselves
-    usr/           clang, lld, llvm-ar and the libraries they need
-    sysroot/       wasi-libc's headers and libraries
+cc ar ranlib   wrappers that find everything relative to themselves
+usr/           clang, lld, llvm-ar and the libraries they need
+sysroot/       wasi-libc's headers and libraries
 """
 
 from __future__ import annotations
@@ -78,9 +78,7 @@ def _missing(tool: Path, libraries: Path) -> list[str]:
     """Ask the dynamic loader which libraries of `tool` it cannot find; nothing is run."""
     env = clean_env({"LD_TRACE_LOADED_OBJECTS": "1", "LD_LIBRARY_PATH": str(libraries)})
     try:
-        done = subprocess.run(
-            [str(tool)], env=env, capture_output=True, text=True, check=False
-        )
+        done = subprocess.run([str(tool)], env=env, capture_output=True, text=True, check=False)
     except OSError as error:
         raise _unfit(tool.name, str(error.strerror)) from error
     missing = _NOT_FOUND.findall(done.stdout)

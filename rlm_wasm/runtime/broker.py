@@ -7,6 +7,7 @@ broker holds no policy and makes no decision.
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from time import monotonic_ns
@@ -76,6 +77,8 @@ class Broker:
         self._scheduler: Final = Scheduler(permits_max)
         self._clock: Final = clock
         self._timers: Final = Timers(lambda run_id, timer_id: self.submit(TimerFired(run_id, timer_id)))
+        self._inputs: deque[Input] = deque()
+        self._performing = False
         self._runs: dict[RunId, _Run] = {}
         self._sending: dict[_Attempt, anyio.CancelScope] = {}
         self._tasks: TaskGroup | None = None
@@ -135,9 +138,21 @@ class Broker:
         return responses
 
     def submit(self, given: Input) -> None:
-        """Let the scheduler decide about one input, and do what it says."""
-        for effect in self._scheduler.handle(given, self._clock()):
-            self._perform(effect)
+        """Let the scheduler decide about one input, and do what it says.
+
+        Called while an effect is performed (an event sink that cancels the run), the input waits
+        its turn: an effect must not overtake those before it.
+        """
+        self._inputs.append(given)
+        if self._performing:
+            return
+        self._performing = True
+        try:
+            while self._inputs:
+                for effect in self._scheduler.handle(self._inputs.popleft(), self._clock()):
+                    self._perform(effect)
+        finally:
+            self._performing = False
 
     def _perform(self, effect: Effect) -> None:
         match effect:

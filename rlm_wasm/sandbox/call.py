@@ -15,6 +15,8 @@ from rlm_wasm.sandbox.imports import ImportHandler
 
 _TRAP_POINTER: Final = ctypes.POINTER(ffi.wasm_trap_t)
 _ERROR_POINTER: Final = ctypes.POINTER(ffi.wasmtime_error_t)
+_VALUES: Final = ffi.wasmtime_val_t * 3  # no export of ours takes more
+_VALUE: Final = ffi.wasmtime_val_t * 1
 _poll_future = ffi._wasmtime_call_future_poll
 _delete_future = ffi._wasmtime_call_future_delete
 
@@ -33,11 +35,11 @@ class Call:
     ) -> None:
         self._handler = handler
         self._function = function
-        self._arguments = (ffi.wasmtime_val_t * max(1, len(arguments)))()
-        for slot, value in zip(self._arguments, arguments, strict=False):
-            slot.kind = 0
-            slot.of.i32 = value
-        self._results = (ffi.wasmtime_val_t * max(1, results_n))()
+        # Zeroed by ctypes, and 0 is the kind of an i32.
+        self._arguments = _VALUES()
+        for slot, value in enumerate(arguments):
+            self._arguments[slot].of.i32 = value
+        self._results = _VALUE()
         self._trap = _TRAP_POINTER()
         self._error = _ERROR_POINTER()
         self.done = False

@@ -65,6 +65,7 @@ class Exchange:
         self.streams: dict[int, bytearray] = {}
         self._requests = 0
         self._response: bytes | None = None
+        self._reply = self._reply_capacity = 0
         self._answered = False
         self._slept_ns = 0
 
@@ -112,9 +113,14 @@ class Exchange:
             return 0
         if not self._answered or self._response is None:
             return None
-        return len(self._response)
+        length = len(self._response)
+        if length <= self._reply_capacity:
+            # The buffer was checked when the call came; a memory never shrinks.
+            self._memory.write(self._reply, self._response)
+            self._response = None
+        return length
 
-    def on_call(self, pointer: int, length: int) -> None:
+    def on_call(self, pointer: int, length: int, reply: int, capacity: int) -> None:
         """Copy the request; the fiber waits until the owner answers."""
         self._only_in_cell()
         self._requests += 1
@@ -123,6 +129,8 @@ class Exchange:
         if self._requests > FLOOD_FACTOR * self._cell.requests_max:
             raise BoundaryViolation(f"{self._requests} requests where {self._cell.requests_max} are allowed")
         self.request = self._memory.read(pointer, length, length_max=self._boundary.frame_bytes_max)
+        self._reply = self._memory.check(reply, capacity, length_max=self._session.memory_bytes_max)
+        self._reply_capacity = capacity & 0xFFFF_FFFF
         self._response = None
         self._answered = False
 

@@ -44,11 +44,11 @@ class ImportHandler(Protocol):
     def refuse(self, error: GuestError) -> None:
         """Note why the call is about to trap."""
 
-    def on_call(self, pointer: int, length: int) -> None:
-        """The guest hands over a request and waits."""
+    def on_call(self, pointer: int, length: int, reply: int, capacity: int) -> None:
+        """The guest hands over a request and waits; a response that fits goes to `reply`."""
 
     def on_take(self, pointer: int, capacity: int) -> int:
-        """The guest takes the response it was told of."""
+        """The guest takes the response it was told of, which did not fit."""
 
     def on_emit(self, stream: int, pointer: int, length: int) -> int:
         """The guest writes to a stream."""
@@ -154,9 +154,9 @@ def _define(kind: int, body: Callable[[ImportHandler, Any], tuple[int, bool]]) -
 
 
 def _call(handler: ImportHandler, args: Any) -> tuple[int, bool]:
-    pointer, length = args[0].of.i32, args[1].of.i32
+    length = args[1].of.i32
     handler.charge(FUEL_PER_CALL + FUEL_PER_BYTE * (length & 0xFFFF_FFFF))
-    handler.on_call(pointer, length)
+    handler.on_call(args[0].of.i32, length, args[2].of.i32, args[3].of.i32)
     return 0, True
 
 
@@ -189,7 +189,7 @@ def _sleep(handler: ImportHandler, args: Any) -> tuple[int, bool]:
 
 # name: parameters, result, callback. threat_model/host_imports.toml says why each exists.
 IMPORTS: Final[dict[str, tuple[list[wasmtime.ValType], wasmtime.ValType, Any]]] = {
-    "call": ([_I32(), _I32()], _I32(), _define(_KIND_I32, _call)),
+    "call": ([_I32(), _I32(), _I32(), _I32()], _I32(), _define(_KIND_I32, _call)),
     "take": ([_I32(), _I32()], _I32(), _define(_KIND_I32, _take)),
     "emit": ([_I32(), _I32(), _I32()], _I32(), _define(_KIND_I32, _emit)),
     "clock": ([_I32()], _I64(), _define(_KIND_I64, _clock)),

@@ -47,7 +47,7 @@ class _NoHost:
 
     on_take = on_emit = on_clock = on_entropy = _refused
 
-    def on_call(self, pointer: int, length: int) -> None:
+    def on_call(self, pointer: int, length: int, reply: int, capacity: int) -> None:
         self._refused()
 
     def on_sleep(self, nanoseconds: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from rlm_wasm.core.limits import CellLimits
@@ -30,6 +31,7 @@ class SoftLimits:
     wall_ns: int
 
     @classmethod
+    @lru_cache(maxsize=64)
     def of(cls, limits: CellLimits) -> SoftLimits:
         """Return the soft limits under `limits`."""
         wall_ns = limits.wall_ms_max * 1_000_000

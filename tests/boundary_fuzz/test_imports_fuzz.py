@@ -35,7 +35,8 @@ INTERPRETER = f"""
   (br_if $end (i32.eqz (local.get $i)))
   (block $b7 (block $b6 (block $b5 (block $b4 (block $b3 (block $b2 (block $b1 (block $b0
     (br_table $b0 $b1 $b2 $b3 $b4 $b5 $b6 $b7 (i32.load (local.get $at))))
-    (drop (call $call (i32.load offset=4 (local.get $at)) (i32.load offset=8 (local.get $at)))) (br $b7))
+    (drop (call $call_into (i32.load offset=4 (local.get $at)) (i32.load offset=8 (local.get $at))
+                           (i32.load offset=12 (local.get $at)) (i32.load offset=16 (local.get $at)))) (br $b7))
     (drop (call $take (i32.load offset=4 (local.get $at)) (i32.load offset=8 (local.get $at)))) (br $b7))
     (drop (call $emit (i32.load offset=12 (local.get $at)) (i32.load offset=4 (local.get $at))
                       (i32.load offset=8 (local.get $at)))) (br $b7))
@@ -97,8 +98,8 @@ def run(program: Program, steps: list[tuple[int, int, int, int, int]], response:
             return response
 
         limits = cell_limits(
-            fuel_max=100_000_000_000, requests_max=3, sleep_ms_max=2, stdout_bytes_max=500, stderr_bytes_max=500,
-            result_bytes_max=500,
+            fuel_max=100_000_000_000, requests_max=3, sleep_ms_max=2, stdout_bytes_max=500,
+            stderr_bytes_max=500, result_bytes_max=500,
         )  # fmt: skip
         end = drive(session.run(Cell("", limits)), answer)
         assert end.fault is None or isinstance(end.fault, GuestError)
@@ -120,10 +121,13 @@ def _check_against_a_model(
     """Our own books for the first memory access of a program: inside or a violation, nothing between."""
     if not steps or steps[0][0] not in (CALL, TAKE, ENTROPY):
         return
-    operation, pointer, length, _, _ = steps[0]
+    operation, pointer, length, reply, capacity = steps[0]
     start, count = pointer % 2**32, length % 2**32
     cap = {CALL: 1_000, TAKE: -1, ENTROPY: 256}[operation]
-    if count > cap or start + count > MEMORY_BYTES:
+    outside = count > cap or start + count > MEMORY_BYTES
+    if operation == CALL:
+        outside = outside or reply % 2**32 + capacity % 2**32 > MEMORY_BYTES
+    if outside:
         assert type(fault) is BoundaryViolation
     elif len(steps) == 1:
         assert fault is None

@@ -78,7 +78,7 @@ def test_a_deadline_ends_a_loop_with_fuel_left(tmp_path: Path) -> None:
     )
     found = document(rlm_wasm("exec", "--json", "--policy", path, "-", stdin="while True: pass"))
     assert found["outcome"] == "deadline_exceeded"
-    assert 300 <= found["wall_ms"] < 2_300
+    assert 250 <= found["wall_ms"] < 2_300  # it is asked to end a little before it has to
 
 
 def test_json_holds_the_guests_exception() -> None:
@@ -237,7 +237,7 @@ def test_help_and_version_do_not_load_an_engine() -> None:
         program = (
             "import sys\nfrom rlm_wasm.cli.main import invoke\n"
             f"status = invoke({arguments!r})\n"
-            "heavy = {'wasmtime', 'httpx', 'pydantic'} & set(sys.modules)\n"
+            "heavy = {'wasmtime', 'httpx', 'anyio'} & set(sys.modules)\n"
             "print(heavy, file=sys.stderr)\nsys.exit(status)"
         )
         ended = subprocess.run(

@@ -17,7 +17,11 @@ PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 @pytest.mark.guest
 @pytest.mark.parametrize(
     ("block", "printed"),
-    [(0, "5000\n['a', 'any', 'of', 'size', 'text']\n"), (1, "7 finished 3\n")],
+    [
+        (0, "5000\n['a', 'any', 'of', 'size', 'text']\n"),
+        (1, "([1, 2, 3], 'b')\n([1, 2], 'b')\n"),
+        (2, "7 finished 3\n"),
+    ],
 )
 def test_each_python_example_runs_as_it_stands(block, printed):
     done = subprocess.run(
@@ -28,7 +32,7 @@ def test_each_python_example_runs_as_it_stands(block, printed):
 
 
 def test_the_readme_has_exactly_the_examples_tested_here():
-    assert len(PYTHON_BLOCKS) == 2
+    assert len(PYTHON_BLOCKS) == 3
 
 
 def test_the_two_commands_of_the_first_screen_are_scripts_of_this_project():

@@ -111,7 +111,8 @@ def test_an_interrupted_run_gives_what_it_has(
     )
     events = tmp_path / "events.jsonl"
     with start(
-        "run", "--policy", policy, "--model", model("1", "while True: pass"), "--events", events, "--json", "?",
+        "run", "--policy", policy, "--model", model("1", "while True: pass"), "--events", events,
+        "--json", "?",
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     ) as process:  # fmt: skip
         assert process.stdout is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 from dataclasses import dataclass
@@ -28,10 +29,8 @@ def health() -> Health:
     """Look at the process now."""
     fds = set()
     for fd in os.listdir("/proc/self/fd"):
-        try:
+        with contextlib.suppress(FileNotFoundError):  # the descriptor that lists the folder
             fds.add(f"{fd} {os.readlink(f'/proc/self/fd/{fd}')}")
-        except FileNotFoundError:
-            pass  # the descriptor that lists the folder
     with open("/proc/self/maps") as file:
         maps = file.read().splitlines()
     sizes = [_size(line) for line in maps]

@@ -28,7 +28,7 @@ FREE = 8_192
 
 _MODULE = """
 (module
-  (import "rlm" "call" (func $call (param i32 i32) (result i32)))
+  (import "rlm" "call" (func $call_into (param i32 i32 i32 i32) (result i32)))
   (import "rlm" "take" (func $take (param i32 i32) (result i32)))
   (import "rlm" "emit" (func $emit (param i32 i32 i32) (result i32)))
   (import "rlm" "clock" (func $clock (param i32) (result i64)))
@@ -39,6 +39,8 @@ _MODULE = """
   (global (export "__stack_pointer") (mut i32) (i32.const 65536))
   (global $n (mut i32) (i32.const 0))
   {more}
+  (func $call (param i32 i32) (result i32)
+    (call $call_into (local.get 0) (local.get 1) (i32.const 0) (i32.const 0)))
   (func (export "rlm_exec") (param $source i32) (param $length i32) (param $flags i32) (result i32)
     (local $i i32) {body} (i32.const 0))
   (func (export "rlm_alloc") (param i32) (result i32) {alloc})

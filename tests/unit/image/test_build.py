@@ -133,9 +133,7 @@ def test_force_prepares_again(tmp_path: Path, recipe: Recipe) -> None:
     """The linked module is discarded too; here it cannot be made again, and that is the proof."""
     build(tmp_path, recipe, Preparing())
     with pytest.raises(GuestBuildError, match="no C compiler is installed"):
-        build_guest(
-            [recipe], Preparing(), cache=tmp_path / "cache", jobs=1, progress=Watched(), force=True
-        )
+        build_guest([recipe], Preparing(), cache=tmp_path / "cache", jobs=1, progress=Watched(), force=True)
 
 
 @pytest.mark.parametrize("name", [CODE_FILE, IMAGE_FILE, artifact.RAW_FILE, artifact.FACTS_FILE])

@@ -15,6 +15,7 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RLM_WASM_STATE", str(tmp_path / "state"))
 
 
+@pytest.mark.usefixtures("own_folders")
 @pytest.mark.parametrize("command", ["info", "verify"])
 def test_without_a_guest_the_command_that_builds_it_is_named(
     command: str, capsys: pytest.CaptureFixture[str]

@@ -62,10 +62,10 @@ async def test_broken_code_gets_an_observation_that_helps(tmp_path: Path) -> Non
 
 @pytest.mark.threat("T-002")
 async def test_after_a_runaway_cell_the_next_turn_has_its_context(tmp_path: Path) -> None:
-    """The observation repeats what was asked and answered, since the guest has forgotten it."""
+    """It swallows the interrupt and is ended: the observation repeats what was asked and answered."""
     model = observant_model(
         tmp_path,
-        "llm_query('costly')\nwhile True: pass",
+        "llm_query('costly')\nwhile True:\n try:\n  while True: pass\n except BaseException: pass",
         r"used up its fuel[\s\S]*costly[\s\S]*the answer",
         "FINAL(len(context))",
         sub="the answer",
@@ -76,6 +76,13 @@ async def test_after_a_runaway_cell_the_next_turn_has_its_context(tmp_path: Path
     assert (result.answer, result.partial) == ("77", False)
     assert len(events.of("fuel_used")) == 2
     events.assert_complete()
+
+
+@pytest.mark.threat("T-002")
+async def test_variables_survive_a_cell_that_ran_out_of_fuel(tmp_path: Path) -> None:
+    model = observant_model(tmp_path, "kept = 5\nwhile True: pass", "used up its fuel", "FINAL(kept)")
+    async with running(small_policy(), model) as runtime:
+        assert (await runtime.ask("?")).answer == "5"
 
 
 async def test_queries_and_batches_go_through_the_ledger(script: Script) -> None:

@@ -121,7 +121,7 @@ async def test_one_failed_item_of_a_batch_leaves_the_others(server: Loopback) ->
 @pytest.mark.threat("T-024")
 async def test_cost_is_reserved_before_a_query_is_sent(server: Loopback) -> None:
     """With room for the root's call and one more, the second sub-query never reaches the server."""
-    source = "try: FINAL([llm_query('a'), llm_query('b'), llm_query('c')])\nexcept BudgetExceeded: FINAL('stopped')"
+    source = "try: FINAL([llm_query(p) for p in 'abc'])\nexcept BudgetExceeded: FINAL('stopped')"
     server.behaviour = conversation(source, answered)
     async with running(policy_at(server, budget={"calls_max": 2}), environ=ENVIRON) as runtime:
         result = await runtime.ask("?")

@@ -86,7 +86,8 @@ def test_no_guest_is_current_between_polls() -> None:
 def test_sessions_suspended_together_answer_in_any_order() -> None:
     """Each fiber's pending state is its own: a response cannot reach another session."""
     body = """(drop (call $call (i32.const 0) (i32.const 2)))
-              (drop (call $emit (i32.const 1) (i32.const 8192) (call $take (i32.const 8192) (i32.const 100))))"""
+              (drop (call $emit (i32.const 1) (i32.const 8192)
+                                (call $take (i32.const 8192) (i32.const 100))))"""
     from contextlib import ExitStack
 
     with ExitStack() as stack:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
@@ -18,8 +17,8 @@ I32 = st.integers(-(2**31), 2**31 - 1) | st.integers(-5, 5) | st.integers(SIZE -
 
 
 @pytest.fixture(scope="module")
-def buffer() -> Iterator[ctypes.Array[ctypes.c_char]]:
-    yield ctypes.create_string_buffer(bytes(range(256)) * (SIZE // 256), SIZE)
+def buffer() -> ctypes.Array[ctypes.c_char]:
+    return ctypes.create_string_buffer(bytes(range(256)) * (SIZE // 256), SIZE)
 
 
 @pytest.fixture(scope="module")

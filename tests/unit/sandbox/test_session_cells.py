@@ -164,7 +164,9 @@ HOSTILE_EXCEPTIONS = {
     "module is a liar": "raise type('E', (Exception,), {'__module__': 5})('m')",
     "lone surrogate": "raise ValueError('\\ud800 and \\udfff')",
     "surrogate in a name": "raise type('N\\ud800', (Exception,), {})('m')",
-    "a context that is a ring": "a, b = ValueError('a'), ValueError('b')\na.__context__, b.__context__ = b, a\nraise a",
+    "a context that is a ring": (
+        "a, b = ValueError('a'), ValueError('b')\na.__context__, b.__context__ = b, a\nraise a"
+    ),
     "a group of groups": "e = ValueError('x')\nfor _ in range(50): e = ExceptionGroup('g', [e])\nraise e",
     "a wide group": "raise ExceptionGroup('g', [ValueError('y' * 100) for _ in range(20_000)])",
     "notes": "e = ValueError('x')\nfor _ in range(10_000): e.add_note('n' * 100)\nraise e",
@@ -174,7 +176,9 @@ HOSTILE_EXCEPTIONS = {
     "keyboard interrupt": "raise KeyboardInterrupt",
     "system exit": "import sys\nsys.exit(3)",
     "exit": "exit()",
-    "metaclass": "class M(type):\n __name__ = property(lambda c: 1/0)\nclass E(Exception, metaclass=M): pass\nraise E",
+    "metaclass": (
+        "class M(type):\n __name__ = property(lambda c: 1/0)\nclass E(Exception, metaclass=M): pass\nraise E"
+    ),
     "a line of a megabyte": "x = '" + "y" * 100_000 + "'; 1/0",
     "repr of the result": "class A:\n def __repr__(s): raise ValueError('no')\nA()",
     "repr is no str": "class A:\n def __repr__(s): return 5\nA()",

@@ -184,7 +184,8 @@ def test_a_set_context_that_never_ends_meets_the_limits_of_a_cell(
     monkeypatch.setattr(module, "_SETUP_LIMITS", replace(module._SETUP_LIMITS, fuel_max=200_000_000))
     completed(
         session,
-        "import rlm_repl\nclass Slow:\n def __del__(self):\n  while True: pass\nrlm_repl._contexts['v'] = Slow()\nv = None",
+        "import rlm_repl\nclass Slow:\n def __del__(self):\n  while True: pass\n"
+        "rlm_repl._contexts['v'] = Slow()\nv = None",
     )
     with pytest.raises(FuelExhausted):
         drive(session.load("v", "new"))

@@ -145,9 +145,8 @@ def test_a_closed_session_does_not_come_back(session: Session):
 
 
 def test_no_snapshot_is_taken_in_the_middle_of_a_cell(session: Session):
-    from tests.support.sandbox_facts import cell_limits
-
     from rlm_wasm.sandbox.session import Cell
+    from tests.support.sandbox_facts import cell_limits
 
     operation = session.run(Cell("while True: pass", cell_limits()))
     next(operation)

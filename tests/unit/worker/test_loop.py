@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -56,17 +57,33 @@ def test_guests_run_on_a_thread_that_is_not_the_main_one(
 
 
 @pytest.mark.threat("T-018")
-def test_endless_sessions_share_the_thread_fairly_and_a_newcomer_gets_its_turn(
-    open_seat: Callable[..., Seat],
+def test_endless_sessions_share_the_thread_turn_by_turn_and_a_newcomer_gets_its_own(
+    open_seat: Callable[..., Seat], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    greedy = [open_seat() for _ in range(3)]
+    turns: list[int] = []
+    real = imports.enter
+    monkeypatch.setattr(imports, "enter", lambda handler: (turns.append(id(handler)), real(handler)))
+    for seat in greedy:
+        seat.start(ENDLESS, fuel_max=10**13)
+    newcomer = open_seat()
+    assert newcomer.result("6 * 7") == "42"
+    assert newcomer.result("7 * 7") == "49"
+    assert all(seat.reports.empty() for seat in greedy), "the newcomer had to wait for an end"
+    for seat in greedy:
+        seat.close()
+        seat.done()
+    seen = turns[len(turns) // 2 :]  # by then all three have begun
+    assert not [1 for one, two in itertools.pairwise(seen[:20]) if one == two], "two slices in a row"
+
+
+@pytest.mark.threat("T-018")
+def test_the_same_work_begun_together_ends_together(open_seat: Callable[..., Seat]) -> None:
     greedy = [open_seat() for _ in range(3)]
     for seat in greedy:
         seat.start(ENDLESS, fuel_max=2_000_000_000)
-    newcomer = open_seat()
-    assert newcomer.result("6 * 7") == "42"
     ends = [seat.done().result for seat in greedy]
     assert [end.outcome for end in ends if end] == ["fuel_exhausted"] * 3
-    # Each had the thread for the same share: none ended before another had begun.
     shares = [end.executed_ns for end in ends if end]
     assert max(shares) < 5 * min(shares)
 

@@ -1,4 +1,4 @@
-"""From raw streams to a typed result: nonsense from a guest is a violation in the result, never an exception."""
+"""From raw streams to a typed result: nonsense from a guest is a violation, never an exception."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from rlm_wasm.worker.result import decode_cell
 
 def end(**over: Any) -> CellEnd:
     values: dict[str, Any] = {
-        "raised": False, "fault": None, "soft": None, "output_cut": False, "stdout": b"", "stderr": b"", "result": None, "error": None,
+        "raised": False, "fault": None, "soft": None, "output_cut": False, "stdout": b"", "stderr": b"",
+        "result": None, "error": None,
         "report": None, "fuel_used": 1, "memory_bytes": 2, "executed_ns": 3,
     }  # fmt: skip
     return CellEnd(**(values | over))
