@@ -9,6 +9,7 @@ import click
 from rlm_wasm.cli import output
 from rlm_wasm.cli.exit_codes import of_outcome
 from rlm_wasm.cli.inputs import read_contexts, read_file
+from rlm_wasm.cli.preload import preload_guest
 from rlm_wasm.errors import GuestException
 
 
@@ -25,6 +26,7 @@ def execute(file: str, policy_name: str, contexts: tuple[str, ...], as_bytes: bo
 
     The last expression's value is shown. The exit status tells the outcome.
     """
+    preload_guest()
     import anyio
 
     from rlm_wasm.cli.interrupts import interruptible

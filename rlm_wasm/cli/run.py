@@ -10,6 +10,7 @@ import click
 from rlm_wasm.cli import output
 from rlm_wasm.cli.exit_codes import INTERRUPTED_REASON, of_run
 from rlm_wasm.cli.inputs import read_contexts
+from rlm_wasm.cli.preload import preload_guest
 from rlm_wasm.cli.progress import RunProgress
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def run(
     Progress goes to stderr when that is a terminal. Ctrl-C once ends the run with the best partial
     answer; twice stops at once.
     """
+    preload_guest()
     import anyio
 
     from rlm_wasm.audit.sink import JsonlSink

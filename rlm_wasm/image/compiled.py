@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import importlib.metadata
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,8 +37,21 @@ class CompiledModule:
 
 
 @functools.cache
+def _wasmtime_identity() -> bytes:
+    """Return what changes when another wasmtime is installed, without reading package metadata.
+
+    wasmtime refuses code of another version as well; this keeps the cache from being asked.
+    """
+    library = next(Path(wasmtime.__file__).parent.rglob("_libwasmtime.*"))
+    facts = library.stat()
+    return f"{library} {facts.st_size} {facts.st_mtime_ns}".encode()
+
+
+@functools.cache
 def wasmtime_version() -> str:
     """Return the version of the wasmtime package in use."""
+    import importlib.metadata  # slow to load, and only builds and reports want it
+
     return importlib.metadata.version("wasmtime")
 
 
@@ -77,7 +89,7 @@ def is_cached(code: bytes, configuration: str) -> bool:
 
 def _identity(code: bytes, configuration: str) -> bytes:
     digest = hashlib.blake2b(digest_size=32)
-    for part in (wasmtime_version().encode(), configuration.encode(), hashlib.sha256(code).digest()):
+    for part in (_wasmtime_identity(), configuration.encode(), hashlib.sha256(code).digest()):
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
     return digest.digest()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlm_wasm.image.snapshot_file import save_image
 from rlm_wasm.sandbox.snapshot import Snapshot
 from rlm_wasm.worker.program import LoadedGuest, load_guest_program
 
@@ -41,6 +40,9 @@ class Image:
             UsageError: the key has another length.
             ArtifactError: the file cannot be written.
         """
+        # Here and not above: most sessions are never saved, and compression and ciphers take time to load.
+        from rlm_wasm.image.snapshot_file import save_image
+
         snapshot = self._snapshot
         save_image(
             Path(path),

@@ -9,7 +9,6 @@ from typing import Self
 
 import anyio
 
-from rlm_wasm.image.snapshot_file import load_image
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.runtime.image import Image, guest_identity
 from rlm_wasm.runtime.no_host import nobody_answers
@@ -112,6 +111,8 @@ class Sandbox:
             UsageError: the key has not 32 bytes.
             ArtifactError: the file is missing, cut, changed, or of another key, tenant or guest build.
         """
+        from rlm_wasm.image.snapshot_file import load_image
+
         loaded = load_guest_program()
         header, runs = load_image(Path(path), key, guest=guest_identity(loaded), tenant=tenant)
         return Image(self, Snapshot(loaded.program, None, Layer(runs), header.size, header.virtual_ns))

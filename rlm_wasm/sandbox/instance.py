@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import threading
+from collections.abc import Callable
 from typing import Any, Final
 
 import wasmtime
@@ -31,11 +32,12 @@ _set_fuel = ffi._wasmtime_context_set_fuel
 class Program:
     """Compiled code, linked to the six imports, over one image. Shared by all its instances.
 
-    The code comes from the compiled-module cache when its MAC fits. `close` frees the image; the
+    The code comes from the compiled-module cache when its MAC fits. `image` may be a function that
+    waits for the contents, so that reading them overlaps with loading the code. `close` frees the image; the
     instances must be closed before.
     """
 
-    def __init__(self, code: bytes, image: bytes | bytearray) -> None:
+    def __init__(self, code: bytes, image: bytes | bytearray | Callable[[], bytes]) -> None:
         loaded = load_module(engine(), code, CONFIGURATION)
         self.from_cache: Final = loaded.from_cache
         self._module = loaded.module
@@ -48,8 +50,9 @@ class Program:
         if error:
             # For example an import that is none of the six: refused here, before anything runs.
             raise PolicyError(f"the guest does not link: {wasmtime.WasmtimeError._from_ptr(error)}")
-        file = MemoryFile.of("rlm-image", image)
-        self.image: Final = ImageSource(file.fd, len(image), len(image), file)
+        contents = image() if callable(image) else image
+        file = MemoryFile.of("rlm-image", contents)
+        self.image: Final = ImageSource(file.fd, len(contents), len(contents), file)
         self._closed = False
 
     @property

@@ -36,7 +36,8 @@ INTERPRETER = f"""
   (block $b7 (block $b6 (block $b5 (block $b4 (block $b3 (block $b2 (block $b1 (block $b0
     (br_table $b0 $b1 $b2 $b3 $b4 $b5 $b6 $b7 (i32.load (local.get $at))))
     (drop (call $call_into (i32.load offset=4 (local.get $at)) (i32.load offset=8 (local.get $at))
-                           (i32.load offset=12 (local.get $at)) (i32.load offset=16 (local.get $at)))) (br $b7))
+                           (i32.load offset=12 (local.get $at)) (i32.load offset=16 (local.get $at))))
+    (br $b7))
     (drop (call $take (i32.load offset=4 (local.get $at)) (i32.load offset=8 (local.get $at)))) (br $b7))
     (drop (call $emit (i32.load offset=12 (local.get $at)) (i32.load offset=4 (local.get $at))
                       (i32.load offset=8 (local.get $at)))) (br $b7))

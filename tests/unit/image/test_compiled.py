@@ -34,9 +34,9 @@ def loaded_from_cache(monkeypatch: pytest.MonkeyPatch) -> bool:
     """Load again; whatever is not from the cache must not have been given to wasmtime as native code."""
     deserialised = []
     real = compiled._deserialise
-    monkeypatch.setattr(compiled, "_deserialise", lambda *args: (deserialised.append(1), real(*args))[1])
-    found = load_module(engine(), CODE, CONFIGURATION).from_cache
-    monkeypatch.undo()
+    with monkeypatch.context() as patched:
+        patched.setattr(compiled, "_deserialise", lambda *args: (deserialised.append(1), real(*args))[1])
+        found = load_module(engine(), CODE, CONFIGURATION).from_cache
     assert bool(deserialised) == found
     return found
 
