@@ -113,7 +113,7 @@ class BudgetExceeded(QueryError):
     def __init__(self, dimension: str, *, requested: int, available: int, limit: int) -> None:
         super().__init__(
             f"{dimension} budget exceeded: requested {requested}, {available} of {limit} available",
-            hint=f"raise `budget.{dimension}_max` in the policy",
+            hint=f"raise `{dimension if '.' in dimension else 'budget.' + dimension}_max` in the policy",
         )
         self.dimension: Final = dimension
         self.requested: Final = requested

@@ -12,7 +12,9 @@ from rlm_wasm.policy import fields as f
 class Section(BaseModel):
     """A table of the file. Strict: no coercion, no defaults, no unknown keys, no later change."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True, defer_build=True)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, hide_input_in_errors=True, defer_build=True
+    )
 
 
 class SandboxSection(Section):

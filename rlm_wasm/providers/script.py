@@ -95,7 +95,14 @@ def turn_of(messages: tuple[Message, ...]) -> int:
 
 
 def _last_user(messages: tuple[Message, ...]) -> str:
-    return next((message.content for message in reversed(messages) if message.role == "user"), "")
+    """Return everything said to the model since it last spoke: an observation, and the turn's own line."""
+    since: list[str] = []
+    for message in reversed(messages):
+        if message.role == "assistant":
+            break
+        if message.role == "user":
+            since.append(message.content)
+    return "\n\n".join(reversed(since))
 
 
 def _completion(query: Query, text: str, input_tokens: int | None, output_tokens: int | None) -> Completion:

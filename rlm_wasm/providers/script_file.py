@@ -1,9 +1,10 @@
 """The TOML form of a scripted model: ``[[reply]]`` tables, checked when the file is read.
 
 ``role`` ("root", "sub" or "any") and ``text`` are required. ``turn`` (from 1) and ``pattern`` (a
-regular expression searched in the last user message) narrow when the reply fits; with a pattern,
-``\\1`` to ``\\9`` and ``\\g<name>`` in the text stand for its groups, and every other backslash for
-itself. ``input_tokens`` and ``output_tokens`` replace the usage that is estimated otherwise.
+regular expression searched in what the user said since the last reply) narrow when the reply fits.
+With a pattern, ``\\1`` to ``\\9`` and ``\\g<name>`` in the text stand for its groups, and every
+other backslash for itself. ``input_tokens`` and ``output_tokens`` replace the usage that is
+estimated otherwise.
 """
 
 from __future__ import annotations

@@ -45,6 +45,8 @@ from rlm_wasm.runtime.timers import Timers
 Sink = Callable[[Event], None]
 # From a model's name in the policy to its provider and its name there.
 Router = Callable[[str], tuple[Provider, str]]
+# A cancelled provider call has this long to close its connection before its run is over without it.
+HANG_UP_SECONDS_MAX: Final = 5.0
 _Attempt = tuple[RunId, RequestId, int]
 
 
@@ -54,6 +56,14 @@ class _Waiter:
 
     answered: anyio.Event = field(default_factory=anyio.Event)
     response: Response | None = None
+
+
+@dataclass(slots=True)
+class _Sent:
+    """A provider call under way."""
+
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    gone: anyio.Event = field(default_factory=anyio.Event)
 
 
 @dataclass(slots=True)
@@ -80,7 +90,7 @@ class Broker:
         self._inputs: deque[Input] = deque()
         self._performing = False
         self._runs: dict[RunId, _Run] = {}
-        self._sending: dict[_Attempt, anyio.CancelScope] = {}
+        self._sending: dict[_Attempt, _Sent] = {}
         self._tasks: TaskGroup | None = None
 
     @property
@@ -102,13 +112,16 @@ class Broker:
         self._runs[started.run_id] = _Run(route, list(sinks), end)
         self.submit(started)
 
-    def finish_run(self, ended: Input, run_id: RunId) -> None:
-        """Close a run with `ended` and forget it."""
+    async def finish_run(self, ended: Input, run_id: RunId) -> None:
+        """Close a run with `ended` and forget it; return when its provider calls have hung up."""
         self.submit(ended)
         run = self._runs.pop(run_id)
         for waiter in run.waiters.values():
             # The scheduler answers every request before it closes a run; nobody is left to wait.
             waiter.answered.set()
+        with anyio.move_on_after(HANG_UP_SECONDS_MAX):
+            for gone in [sent.gone for key, sent in self._sending.items() if key[0] == run_id]:
+                await gone.wait()
 
     def next_request(self, run_id: RunId) -> RequestId:
         """Return a number that no request of this run has had."""
@@ -165,14 +178,14 @@ class Broker:
                     waiter.response = response
                     waiter.answered.set()
             case SendQuery():
-                scope = anyio.CancelScope()
-                self._sending[effect.run_id, effect.request_id, effect.attempt] = scope
+                sent = _Sent()
+                self._sending[effect.run_id, effect.request_id, effect.attempt] = sent
                 assert self._tasks is not None, "the broker does not serve"
-                self._tasks.start_soon(self._send, effect, scope)
+                self._tasks.start_soon(self._send, effect, sent)
             case CancelQuery(run_id=run_id, request_id=request_id, attempt=attempt):
                 sending = self._sending.get((run_id, request_id, attempt))
                 if sending is not None:
-                    sending.cancel()
+                    sending.scope.cancel()
             case SetTimer(run_id=run_id, timer_id=timer_id, at_ns=at_ns):
                 self._timers.set(run_id, timer_id, at_ns)
             case ClearTimer(run_id=run_id, timer_id=timer_id):
@@ -190,13 +203,14 @@ class Broker:
                 run.sinks.remove(sink)
                 run.end(f"events: {error}")
 
-    async def _send(self, effect: SendQuery, scope: anyio.CancelScope) -> None:
+    async def _send(self, effect: SendQuery, sent: _Sent) -> None:
         key = (effect.run_id, effect.request_id, effect.attempt)
         try:
-            with scope:
+            with sent.scope:
                 self.submit(await self._attempt(effect))
         finally:
             del self._sending[key]
+            sent.gone.set()
 
     async def _attempt(self, effect: SendQuery) -> ProviderAnswered | ProviderFailed:
         key = (effect.run_id, effect.request_id, effect.attempt)

@@ -9,6 +9,10 @@ from rlm_wasm.core.dialects.prompts import PEEK_CHARS_MAX, ContextFacts
 from rlm_wasm.errors import UsageError
 
 DEFAULT_NAME: Final = "context"
+# Names of the REPL's own, which an input would hide or be hidden by.
+RESERVED: Final = frozenset(
+    {"answer", "budget", "llm_query", "llm_query_batched", "FINAL", "FINAL_VAR", "SHOW_VARS"}
+)
 Contexts = str | bytes | Mapping[str, str | bytes] | None
 
 
@@ -24,6 +28,8 @@ def named_contexts(contexts: Contexts) -> dict[str, str | bytes]:
     for name, value in named.items():
         if not name.isidentifier():
             raise UsageError(f"{name!r} is not a variable name")
+        if name in RESERVED:
+            raise UsageError(f"{name} is a name of the session's own; call the context something else")
         if not isinstance(value, str | bytes):
             raise UsageError(f"the context {name} is a {type(value).__name__}; give a str or bytes")
     return named

@@ -115,7 +115,7 @@ class ActiveRun:
         finally:
             with anyio.CancelScope(shield=True):
                 await self._close_session()
-            self._broker.finish_run(RunEnded(self.run_id, outcome), self.run_id)
+                await self._broker.finish_run(RunEnded(self.run_id, outcome), self.run_id)
 
     async def _until_finish(self) -> Finish:
         given: LoopInput = Begin()

@@ -6,6 +6,7 @@ session that waits for the host, or sleeps, costs nothing until it can go on.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import queue
 import threading
@@ -257,12 +258,18 @@ class WorkerLoop:
                 start=command.start,
             )
         except RlmWasmError as error:
-            command.sink(Done(error=error))
+            self._refuse(command, error)
         except Exception as error:  # noqa: BLE001 - the thread serves others; the caller gets it typed
-            command.sink(Done(error=_internal(error)))
+            self._refuse(command, _internal(error))
         else:
             seat = self._seats[command.session] = _Seat(session, command.sink)
             self._tell(command.session, seat, Done())
+
+    @staticmethod
+    def _refuse(command: Open, error: RlmWasmError) -> None:
+        # A sink that fails has nobody left to hear of it, and no session to free.
+        with contextlib.suppress(Exception):
+            command.sink(Done(error=error))
 
     def _begin(self, session: SessionId, seat: _Seat, operation: SessionOperation) -> None:
         if seat.operation is not None:

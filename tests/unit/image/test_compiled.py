@@ -132,7 +132,7 @@ def test_a_cache_that_cannot_be_written_costs_a_compilation(monkeypatch: pytest.
 
 
 def test_another_version_of_wasmtime_is_another_file(cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiled, "wasmtime_version", lambda: "49.0.0")
+    monkeypatch.setattr(compiled, "_wasmtime_identity", lambda: b"another")
     assert cache_path(CODE, CONFIGURATION) != cached
     assert not is_cached(CODE, CONFIGURATION)
 

@@ -24,7 +24,8 @@ ENDLESS = {
     "await": "import asyncio\nwhile True: await asyncio.sleep(0)",
     "clock": "import time\nwhile True: time.time()",
     "entropy": "import os\nwhile True: os.urandom(16)",
-    "recursion": "def f(n): return f(n - 1) if n else f(900)\nwhile True:\n    try: f(900)\n    except RecursionError: pass",
+    "recursion": "def f(n): return f(n - 1) if n else f(900)\n"
+    "while True:\n    try: f(900)\n    except RecursionError: pass",
 }
 
 
@@ -105,7 +106,8 @@ def test_output_cut_at_the_end_of_a_cell_is_not_called_complete(session: Session
 
 @guest
 def test_a_guest_that_writes_on_after_the_interrupt_is_stopped(session: Session):
-    source = "import os\nwhile True:\n    try:\n        while True: os.write(1, b'x' * 60_000)\n    except BaseException: pass"
+    flood = "while True: os.write(1, b'x' * 60_000)"
+    source = f"import os\nwhile True:\n    try:\n        {flood}\n    except BaseException: pass"
     result = run_cell(session, source, stdout_bytes_max=5_000)
     assert isinstance(result.error, OutputExceeded)
     assert result.session_lost
