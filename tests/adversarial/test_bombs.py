@@ -68,7 +68,8 @@ MEMORY = {
     "wide characters": Hostile("'\\U0010ffff' * 10**8", MEMORY_OUT),
     "a str that doubles in upper case": Hostile("('ß' * 2 * 10**7).upper()", MEMORY_OUT),
     "a compressed bomb": Hostile(
-        "import zlib\nb = zlib.compress(b'\\0' * 10**7)\nwhile True: b = zlib.decompress(b) * 9", (FUEL_OUT, MEMORY_OUT, EXCEPTION)
+        "import zlib\nb = zlib.compress(b'\\0' * 10**7)\nwhile True: b = zlib.decompress(b) * 9",
+        (FUEL_OUT, MEMORY_OUT, EXCEPTION),
     ),
     "a nested entity bomb": Hostile(
         "import xml.etree.ElementTree as e\ndefs = ''.join('<!ENTITY %s \"%s\">' % (chr(98 + i), "
@@ -226,7 +227,8 @@ FINALIZERS = {
         "import os\nclass D:\n def __del__(s): os.abort()\nx = D(); del x", TRAP, restored=True
     ),
     "a weak reference's callback loops": Hostile(
-        "import weakref\nclass O: pass\ndef cb(r):\n while True: pass\no = O(); r = weakref.ref(o, cb); del o",
+        "import weakref\nclass O: pass\ndef cb(r):\n while True: pass\n"
+        "o = O(); r = weakref.ref(o, cb); del o",
         (DONE, FUEL_OUT),
         restored=None,
     ),
