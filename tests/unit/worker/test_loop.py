@@ -20,7 +20,7 @@ from rlm_wasm.errors import (
 from rlm_wasm.sandbox import imports
 from rlm_wasm.sandbox.session import Session
 from rlm_wasm.worker import loop as loop_module
-from rlm_wasm.worker.loop import Respond, Stop
+from rlm_wasm.worker.loop import Interrupt, Respond, Stop
 from tests.support.worker_facts import Seat, worker_loop
 
 pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("guest", "healthy_host")]
@@ -311,3 +311,16 @@ def test_a_sink_that_fails_loses_its_own_session_and_no_other(open_seat: Callabl
     assert other.result("6 * 7") == "42"
     assert other.result("7 * 7") == "49"
     assert orphan.loop.open_sessions == 1
+
+
+def test_an_interrupt_right_behind_its_cell_is_not_lost(open_seat: Callable[..., Seat]) -> None:
+    """It comes before the cell has run at all; the cell must not then run to its limits."""
+    seat = open_seat()
+    for _ in range(20):
+        seat.start(ENDLESS, fuel_max=200_000_000)
+        seat.loop.submit(Interrupt(seat.number))
+        result = seat.done().result
+        assert result is not None
+        assert (result.outcome, result.session_lost) == ("cancelled", False)
+    seat.loop.submit(Interrupt(seat.number))  # nothing runs: it is for no later cell
+    assert seat.result("6 * 7") == "42"
