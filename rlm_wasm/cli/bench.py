@@ -36,9 +36,16 @@ def bench(as_json: bool, only: tuple[str, ...], quick: bool) -> None:
 
 
 def _measurements(quick: bool) -> dict[str, Callable[[], Measurement]]:
+    from rlm_wasm.bench.density_bench import DensityBench
+    from rlm_wasm.bench.image_bench import ImageBench
     from rlm_wasm.bench.process_bench import exec_process
     from rlm_wasm.bench.sandbox_bench import SandboxBench
     from rlm_wasm.policy.model import Policy
 
-    sandbox = SandboxBench(Policy.builtin("standard"), quick=quick)
-    return {**sandbox.measurements(), "exec_process_ms": lambda: exec_process(quick=quick)}
+    policy = Policy.builtin("standard")
+    return {
+        **SandboxBench(policy, quick=quick).measurements(),
+        **ImageBench(policy, quick=quick).measurements(),
+        **DensityBench(policy, quick=quick).measurements(),
+        "exec_process_ms": lambda: exec_process(quick=quick),
+    }

@@ -11,7 +11,7 @@ from rlm_wasm.sandbox.session import Session
 from tests.support.churn import RSS_SLACK_KB, Churn, Figures, soak
 from tests.support.host_health import assert_same
 
-pytestmark = [pytest.mark.guest, pytest.mark.threat("T-026"), pytest.mark.usefixtures("guest")]
+pytestmark = [pytest.mark.guest, pytest.mark.threat("T-018", "T-027"), pytest.mark.usefixtures("guest")]
 
 
 def test_sessions_in_random_order_leave_no_descriptor_mapping_or_memory() -> None:
