@@ -12,6 +12,7 @@ from rlm_wasm.bench import density_bench
 from rlm_wasm.bench.measurement import median_ns
 from rlm_wasm.errors import InternalError
 from rlm_wasm.policy.model import Policy
+from rlm_wasm.worker.program import LoadedGuest
 
 SOME = {
     "instantiate_us", "first_result_us", "host_call_us", "exec_process_ms", "str_500mb_ms", "fork_us",
@@ -52,7 +53,7 @@ def test_an_unknown_measurement_is_a_usage_error_that_lists_the_known():
 
 @pytest.mark.guest
 def test_where_the_kernel_allows_fewer_mappings_fewer_sessions_wait_and_the_note_says_so(
-    healthy_host: None, strict: Policy, monkeypatch: pytest.MonkeyPatch
+    guest: LoadedGuest, healthy_host: None, strict: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     room = density_bench._MAPS_RESERVE + 400
     monkeypatch.setattr(density_bench, "_maps_max", lambda: density_bench._maps() + room)
@@ -63,7 +64,7 @@ def test_where_the_kernel_allows_fewer_mappings_fewer_sessions_wait_and_the_note
 
 @pytest.mark.guest
 def test_too_few_mappings_to_measure_are_an_error_that_names_the_setting(
-    healthy_host: None, strict: Policy, monkeypatch: pytest.MonkeyPatch
+    guest: LoadedGuest, healthy_host: None, strict: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(density_bench, "_maps_max", lambda: 1_000)
     with pytest.raises(InternalError, match="max_map_count"):
