@@ -35,8 +35,10 @@ LIVE_MAX: Final = 12
 KEPT_MAX: Final = 6
 WAITING_MAX: Final = 6
 CHECKPOINT_BYTES: Final = 16 * MIB
-# Before the first look: code pages faulted in, allocator arenas made, every way walked once.
+# Before the first look: code pages faulted in, allocator arenas made, every way walked. Resident memory is
+# level after some thousand sessions; a short run allows for what is missing.
 WARM_UP: Final = 300
+WARM_UP_LONG: Final = 5_000
 # What an allocator may keep. Over 100,000 sessions it is 168 bytes for each.
 RSS_SLACK_KB: Final = 16 * 1024
 
@@ -301,10 +303,10 @@ def _resumed(operation: Generator[Step, bytes | None, Any]) -> Generator[Step, b
 
 
 def soak(
-    count: int, seed: int, progress: Callable[[int], None] = lambda opened: None
+    count: int, seed: int, *, warm_up: int = WARM_UP, progress: Callable[[int], None] = lambda opened: None
 ) -> tuple[Figures, Figures, Counter[str]]:
     """Warm up, look, run `count` sessions, look again."""
-    Churn(WARM_UP, seed + 1).run()
+    Churn(warm_up, seed + 1).run()
     before = Figures.now()
     churn = Churn(count, seed, progress)
     churn.run()
@@ -324,7 +326,7 @@ def main() -> int:
         if opened // 1000 % 10 == 0:
             print(f"{opened:>8}: {Figures.now()}, {monotonic() - began:.0f} s", flush=True)
 
-    before, after, steps = soak(count, seed, tell)
+    before, after, steps = soak(count, seed, warm_up=WARM_UP_LONG, progress=tell)
     print(f"before: {before}\nafter:  {after}\n{monotonic() - began:.0f} s; {dict(steps)}")
     try:
         assert_same(before.health, after.health)
