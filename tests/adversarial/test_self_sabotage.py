@@ -13,6 +13,7 @@ import pytest
 from rlm_wasm.sandbox.session import Session
 from tests.support.hostile_cells import (
     DONE,
+    EXCEPTION,
     MEMORY_BYTES,
     TRAP,
     Hostile,
@@ -49,11 +50,11 @@ REPAIRED = {
     "json is gone": Hostile(
         "import json\njson.JSONEncoder.encode = json.dumps = json.loads = None\n"
         "import rlm_queries; rlm_queries._loads = lambda x: 5\nllm_query('x')",
-        "guest_exception",
+        (EXCEPTION, DONE),
     ),
     "traceback is gone": Hostile(
         "import traceback\ntraceback.StackSummary = traceback.format_exception_only = None\n1/0",
-        "guest_exception",
+        EXCEPTION,
     ),
     "random cannot be seeded": Hostile("import random\nrandom.seed = None", DONE),
     "no module is known": Hostile("import sys\nsys.modules.clear()", DONE),
