@@ -15,6 +15,10 @@ check:
 test *args:
     .venv/bin/python -m pytest {{args}}
 
+# sessions opened, broken, forked and closed in random order; fails if anything is left behind
+soak sessions="100000" *seed:
+    .venv/bin/python -m tests.support.churn {{sessions}} {{seed}}
+
 lint:
     .venv/bin/ruff check .
     .venv/bin/mypy

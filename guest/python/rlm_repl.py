@@ -234,9 +234,8 @@ def _run_cell(source, seed, report):
         if result is not None:
             namespace["_"] = result
             _send(STREAM_RESULT, rlm_display.show(result))
-        answer = namespace.get("answer")
-        if not _finished and type(answer) is dict and answer.get("ready"):
-            rlm_queries.finish(answer.get("content", ""))
+        if not _finished:
+            _finish_if_ready()
     except rlm_queries.Finished:
         pass
     except BaseException as error:
@@ -256,7 +255,37 @@ def _run_cell(source, seed, report):
     return status
 
 
+def _finish_if_ready():
+    answer = namespace.get("answer")
+    if type(answer) is not dict:
+        return
+    try:
+        if answer.get("ready"):
+            rlm_queries.finish(answer.get("content", ""))
+    except BaseException:
+        # An answer that cannot be read would fail every later cell too.
+        namespace["answer"] = {"content": "", "ready": False}
+        raise
+
+
 def _execute(source, filename):
+    global _reserve
+    try:
+        codes = _compiled(source, filename)
+    except MemoryError:
+        # An earlier cell filled the memory and lived with it. This one may be the `del` that helps.
+        if _reserve is None:
+            raise
+        _reserve = None
+        codes = _compiled(source, filename)
+    result = None
+    for code in codes:
+        result = _evaluate(code)
+    return result
+
+
+def _compiled(source, filename):
+    """The cell's code objects: its statements, and its last expression if it ends with one."""
     linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
     if _cells > CELLS_REMEMBERED:
         linecache.cache.pop(f"<cell {_cells - CELLS_REMEMBERED}>", None)
@@ -267,23 +296,22 @@ def _execute(source, filename):
         except SyntaxError:
             pass
         else:
-            return _run_code(code)
+            return [code]
     tree = ast.parse(source, filename, "exec")
     last = None
     if tree.body and type(tree.body[-1]) is ast.Expr:
         last = ast.Expression(tree.body.pop().value)
-    if tree.body:
-        _evaluate(tree, filename, "exec")
+    codes = [_compile(tree, filename, "exec")] if tree.body else []
     if last is not None:
-        return _evaluate(last, filename, "eval")
-    return None
+        codes.append(_compile(last, filename, "eval"))
+    return codes
 
 
-def _evaluate(tree, filename, mode):
-    return _run_code(compile(tree, filename, mode, flags=_FLAGS, dont_inherit=True))
+def _compile(tree, filename, mode):
+    return compile(tree, filename, mode, flags=_FLAGS, dont_inherit=True)
 
 
-def _run_code(code):
+def _evaluate(code):
     value = eval(code, namespace)
     if code.co_flags & inspect.CO_COROUTINE:
         return rlm_asyncio.run_cell_coroutine(value)

@@ -84,6 +84,7 @@ class InlineSession:
         self._closed = False
         self._busy = False
         self._answering: anyio.CancelScope | None = None
+        self._interrupted = False
 
     async def load(self, name: str, value: str | bytes) -> None:
         """Bind an input in the guest. Raises UsageError, MemoryExceeded or another GuestError."""
@@ -118,6 +119,7 @@ class InlineSession:
         """Ask the cell that runs to end by an exception in the guest. Does nothing between cells."""
         if not self._closed:
             self._loop.submit(Interrupt(self._number))
+            self._interrupted = True
             if self._answering is not None:
                 self._answering.cancel()
 
@@ -161,6 +163,7 @@ class InlineSession:
             raise UsageError("the session is closed" if self._closed else "the session is busy")
         self._loop.submit(command)
         self._busy = True
+        self._interrupted = False
         try:
             while True:
                 report = await self._mailbox.get()
@@ -185,6 +188,8 @@ class InlineSession:
         """Return what to tell the guest: a response, or that its cell is over."""
         if answer is None:
             return Stop(self._number, CellCancelled("the guest asked the host where nobody answers"))
+        if self._interrupted:
+            return Respond(self._number, _CANCELLED_RESPONSE)
         wait_ms = self._boundary.host_wait_ms_max
         try:
             with anyio.CancelScope() as self._answering, anyio.fail_after(wait_ms / 1000):

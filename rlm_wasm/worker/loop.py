@@ -140,6 +140,8 @@ class _Seat:
     response: bytes | None = None
     waits_for_host: bool = False
     stopped: GuestError | None = None
+    # An interrupt may come before the operation's first step, when its session knows of no cell yet.
+    interrupted: bool = False
     queued: bool = False
 
 
@@ -245,6 +247,7 @@ class WorkerLoop:
                     self._queue(command.session, seat)
             case Interrupt():
                 seat.session.interrupt()
+                seat.interrupted = True
             case Stop(error=error):
                 if seat.operation is not None:
                     seat.stopped = error
@@ -285,6 +288,7 @@ class WorkerLoop:
         seat.operation = operation
         seat.response = None
         seat.stopped = None
+        seat.interrupted = False
         self._queue(session, seat)
 
     def _queue(self, session: SessionId, seat: _Seat) -> None:
@@ -327,6 +331,9 @@ class WorkerLoop:
             seat.session.close()
             self._tell(session, seat, Done(error=_internal(error)))
         else:
+            if seat.interrupted:
+                seat.interrupted = False
+                seat.session.interrupt()
             match step:
                 case HostRequest(frame=frame):
                     seat.waits_for_host = True

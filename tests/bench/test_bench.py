@@ -8,9 +8,16 @@ import sys
 
 import pytest
 
+from rlm_wasm.bench import density_bench
 from rlm_wasm.bench.measurement import median_ns
+from rlm_wasm.errors import InternalError
+from rlm_wasm.policy.model import Policy
+from rlm_wasm.worker.program import LoadedGuest
 
-FIRST_LIGHT = {"instantiate_us", "first_result_us", "host_call_us", "exec_process_ms", "str_500mb_ms"}
+SOME = {
+    "instantiate_us", "first_result_us", "host_call_us", "exec_process_ms", "str_500mb_ms", "fork_us",
+    "snapshot_1mb_us", "restore_us", "checkpoint_us", "idle_pss_kb", "suspended_10k_kb_each", "resume_us",
+}  # fmt: skip
 
 
 def _bench(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -23,12 +30,12 @@ def test_every_measurement_is_reported_as_one_json_list():
     done = _bench("--json", "--quick")
     assert done.returncode == 0, done.stderr
     taken = json.loads(done.stdout)
-    assert {m["name"] for m in taken} >= FIRST_LIGHT
+    assert {m["name"] for m in taken} >= SOME
     for m in taken:
         assert set(m) == {"name", "value", "unit", "n", "note"}
         assert m["value"] > 0
         assert m["n"] >= 3
-        assert m["name"].endswith(m["unit"]) or m["unit"] == "x"
+        assert m["unit"] in m["name"].split("_") or m["unit"] == "x"
 
 
 @pytest.mark.guest
@@ -42,6 +49,26 @@ def test_an_unknown_measurement_is_a_usage_error_that_lists_the_known():
     assert done.returncode == 2
     assert "speed" in done.stderr
     assert "instantiate_us" in done.stderr
+
+
+@pytest.mark.guest
+def test_where_the_kernel_allows_fewer_mappings_fewer_sessions_wait_and_the_note_says_so(
+    guest: LoadedGuest, healthy_host: None, strict: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = density_bench._MAPS_RESERVE + 400
+    monkeypatch.setattr(density_bench, "_maps_max", lambda: density_bench._maps() + room)
+    each = density_bench.DensityBench(strict, quick=True).measurements()["suspended_10k_kb_each"]()
+    assert 20 <= each.n < 200
+    assert each.note.startswith(f"{each.n} sessions")
+
+
+@pytest.mark.guest
+def test_too_few_mappings_to_measure_are_an_error_that_names_the_setting(
+    guest: LoadedGuest, healthy_host: None, strict: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(density_bench, "_maps_max", lambda: 1_000)
+    with pytest.raises(InternalError, match="max_map_count"):
+        density_bench.DensityBench(strict, quick=True).measurements()["resume_us"]()
 
 
 def test_the_clock_stops_before_the_clean_up():

@@ -256,3 +256,31 @@ async def test_a_cell_after_a_lost_first_cell_has_random_numbers_of_its_own() ->
                 assert (await session.run(cell, checkpoint_bytes_max=1 << 28)).restored
                 drawn.append((await run(session, "import random; random.random()")).result)
     assert drawn[0] != drawn[1]
+
+
+async def test_an_interrupt_does_not_wait_for_an_answer_that_was_not_begun() -> None:
+    """It comes when the guest's request is on its way and nobody works on it yet."""
+
+    async def never(frame: bytes) -> bytes:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    async with worker() as made, await opened(made) as session, anyio.create_task_group() as group:
+        results: list[CellResult] = []
+        started = anyio.Event()
+
+        async def cell() -> None:
+            started.set()  # it goes on, to where it waits for the guest, before anybody else does
+            results.append(await run(session, "llm_query('?')", never))
+
+        group.start_soon(cell)
+        await started.wait()
+        session.interrupt()
+    assert results[0].outcome == "cancelled"
+
+
+async def test_an_interrupt_between_cells_is_for_no_later_request() -> None:
+    async with worker() as made, await opened(made) as session:
+        await run(session, "1")
+        session.interrupt()
+        assert (await run(session, "llm_query('hi')", echo_soon)).result == "'HI'"

@@ -20,7 +20,7 @@ from rlm_wasm.errors import (
 from rlm_wasm.sandbox import imports
 from rlm_wasm.sandbox.session import Session
 from rlm_wasm.worker import loop as loop_module
-from rlm_wasm.worker.loop import Respond, Stop
+from rlm_wasm.worker.loop import Interrupt, Respond, Stop
 from tests.support.worker_facts import Seat, worker_loop
 
 pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("guest", "healthy_host")]
@@ -338,3 +338,16 @@ def test_a_command_that_comes_while_the_loop_stops_is_refused_and_not_forgotten(
     finally:
         go_on.set()
         stopping.join()
+
+
+def test_an_interrupt_right_behind_its_cell_is_not_lost(open_seat: Callable[..., Seat]) -> None:
+    """It comes before the cell has run at all; the cell must not then run to its limits."""
+    seat = open_seat()
+    for _ in range(20):
+        seat.start(ENDLESS, fuel_max=200_000_000)
+        seat.loop.submit(Interrupt(seat.number))
+        result = seat.done().result
+        assert result is not None
+        assert (result.outcome, result.session_lost) == ("cancelled", False)
+    seat.loop.submit(Interrupt(seat.number))  # nothing runs: it is for no later cell
+    assert seat.result("6 * 7") == "42"
