@@ -198,10 +198,11 @@ class Broker:
         for sink in list(run.sinks):
             try:
                 sink(event)
-            except RlmWasmError as error:
+            except Exception as error:  # noqa: BLE001 - one run's sink must not end the others
                 # A run whose events cannot be written is not one that may go on unseen.
                 run.sinks.remove(sink)
-                run.end(f"events: {error}")
+                what = str(error) if isinstance(error, RlmWasmError) else f"{type(error).__name__}: {error}"
+                run.end(f"events: {what}")
 
     async def _send(self, effect: SendQuery, sent: _Sent) -> None:
         key = (effect.run_id, effect.request_id, effect.attempt)

@@ -334,3 +334,26 @@ async def test_a_provider_of_ones_own_without_text_fails_its_query_and_no_other(
         result = await runtime.ask("?")
     assert (result.answer, result.partial) == (None, True)
     assert result.reason.startswith("model_failed: ProviderError")
+
+
+@pytest.mark.threat("T-025")
+async def test_a_sink_that_raises_ends_its_run_and_no_other(script: Script) -> None:
+    script.reply("root", "FINAL('done')")
+
+    def broken(event: Event) -> None:
+        raise KeyError("mine")
+
+    async with running(small_policy(), script.spec) as runtime:
+        result = await runtime.ask("?", sinks=[broken])
+        assert (result.partial, result.reason) == (True, "events: KeyError: 'mine'")
+        assert (await runtime.ask("?")).answer == "done"
+
+
+async def test_a_runtime_opened_twice_or_used_closed_says_so(script: Script) -> None:
+    script.reply("root", "FINAL('done')")
+    async with running(small_policy(), script.spec) as runtime:
+        with pytest.raises(UsageError, match="open already"):
+            await runtime.__aenter__()
+        assert (await runtime.ask("?")).answer == "done"
+    with pytest.raises(UsageError, match="not open"):
+        await runtime.ask("?")
