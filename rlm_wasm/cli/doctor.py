@@ -44,9 +44,9 @@ def doctor(as_json: bool) -> int:
         output.document({"version": __version__, "able": able, "findings": [asdict(f) for f in findings]})
     else:
         for finding in findings:
-            click.echo(f"{_MARKS[finding.status]:>3}  {finding.name:<22}{finding.detail}")
+            click.echo(f"{_MARKS[finding.status]:>3}  {finding.name:<24}{finding.detail}")
             if finding.hint and finding.status != "ok":
-                click.echo(f"{'':<27}hint: {finding.hint}")
+                click.echo(f"{'':<29}hint: {finding.hint}")
     return int(ExitCode.DONE if able else ExitCode.USAGE)
 
 

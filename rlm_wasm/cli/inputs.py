@@ -18,13 +18,18 @@ def read_contexts(arguments: tuple[str, ...], *, as_bytes: bool, bytes_max: int)
     ``context`` and the following ``context_2``, ``context_3``, …
 
     Raises:
-        UsageError: a file is missing, unreadable, too large or not UTF-8; a name is used twice.
+        UsageError: a file is missing, unreadable, too large or not UTF-8; a name or standard
+            input is used twice.
     """
     contexts: dict[str, str | bytes] = {}
+    stdin_taken = False
     for position, argument in enumerate(arguments, 1):
         name, file = _split(argument, "context" if position == 1 else f"context_{position}")
         if name in contexts:
             raise UsageError(f"two contexts are called {name}")
+        if file == STDIN and stdin_taken:
+            raise UsageError("standard input can be one context only")
+        stdin_taken = stdin_taken or file == STDIN
         contexts[name] = read_file(file, as_bytes=as_bytes, bytes_max=bytes_max)
     return contexts
 

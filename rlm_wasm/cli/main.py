@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import os
@@ -64,7 +65,22 @@ def main() -> None:
 
 def entry(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its status."""
+    open_standard_streams()
     sys.exit(invoke(arguments))
+
+
+def open_standard_streams() -> None:
+    """Put /dev/null where the caller closed a standard stream: no other file may get its number.
+
+    What ends the process in an emergency writes to number 2, whatever that is.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            with contextlib.suppress(OSError):
+                os.fstat(number)
+                continue
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8", closefd=False))
 
 
 def invoke(arguments: list[str] | None = None) -> int:

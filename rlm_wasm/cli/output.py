@@ -9,6 +9,8 @@ from typing import Any, Final
 
 import click
 
+from rlm_wasm.errors import UsageError
+
 # C0 and C1 control characters but tab and newline, and the characters that reorder text.
 _CONTROL: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
@@ -23,12 +25,21 @@ def untrusted(text: str, *, err: bool = False, newline: bool = False) -> None:
     stream = sys.stderr if err else sys.stdout
     shown = clean(text) if stream.isatty() else text
     data = shown.encode("utf-8", "replace")
-    click.echo(data + (b"\n" if newline and not data.endswith(b"\n") else b""), nl=False, err=err)
+    _write(data + (b"\n" if newline and not data.endswith(b"\n") else b""), nl=False, err=err)
 
 
 def document(value: dict[str, Any] | list[Any]) -> None:
     """Write one JSON document to stdout."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=True))
+    _write(json.dumps(value, indent=2, ensure_ascii=True))
+
+
+def _write(text: str | bytes, *, nl: bool = True, err: bool = False) -> None:
+    try:
+        click.echo(text, nl=nl, err=err)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UsageError(f"cannot write the output: {error.strerror}") from error
 
 
 def note(text: str) -> None:

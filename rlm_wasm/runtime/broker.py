@@ -198,10 +198,11 @@ class Broker:
         for sink in list(run.sinks):
             try:
                 sink(event)
-            except RlmWasmError as error:
+            except Exception as error:  # noqa: BLE001 - one run's sink must not end the others
                 # A run whose events cannot be written is not one that may go on unseen.
                 run.sinks.remove(sink)
-                run.end(f"events: {error}")
+                what = str(error) if isinstance(error, RlmWasmError) else f"{type(error).__name__}: {error}"
+                run.end(f"events: {what}")
 
     async def _send(self, effect: SendQuery, sent: _Sent) -> None:
         key = (effect.run_id, effect.request_id, effect.attempt)
@@ -221,6 +222,9 @@ class Broker:
             provider, model = run.route(effect.model)
             query = Query(model, effect.messages, effect.output_tokens_max, effect.timeout_ms)
             completion = await provider.complete(query)
+            if not isinstance(completion.text, str):
+                raise TypeError("a completion's text is a str")
+            usage = _usage(completion)
         except ProviderFailure as failure:
             return ProviderFailed(
                 *key,
@@ -233,10 +237,12 @@ class Broker:
             # Its text may hold anything, a key included: only the type is told.
             broken = ProviderError(f"the provider failed with {type(error).__name__}")
             return ProviderFailed(*key, broken, retryable=False, sent=True)
-        return ProviderAnswered(*key, completion.text, _usage(completion))
+        return ProviderAnswered(*key, completion.text, usage)
 
 
 def _usage(completion: Completion) -> Usage | None:
-    if completion.input_tokens is None or completion.output_tokens is None:
+    given, made = completion.input_tokens, completion.output_tokens
+    # A provider of an embedder's own may state anything; what is no count is not believed.
+    if type(given) is not int or type(made) is not int:
         return None
-    return Usage(completion.input_tokens, completion.output_tokens)
+    return Usage(given, made)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from keyword import iskeyword
 from typing import Final
+from unicodedata import normalize
 
 from rlm_wasm.core.dialects.prompts import PEEK_CHARS_MAX, ContextFacts
 from rlm_wasm.errors import UsageError
@@ -11,7 +13,11 @@ from rlm_wasm.errors import UsageError
 DEFAULT_NAME: Final = "context"
 # Names of the REPL's own, which an input would hide or be hidden by.
 RESERVED: Final = frozenset(
-    {"answer", "budget", "llm_query", "llm_query_batched", "FINAL", "FINAL_VAR", "SHOW_VARS"}
+    {
+        *("answer", "budget", "llm_query", "llm_query_batched", "FINAL", "FINAL_VAR", "SHOW_VARS"),
+        *("QueryError", "BudgetExceeded", "ProviderError", "QueryTimeout"),
+        *("_", "__name__", "__builtins__"),
+    }
 )
 Contexts = str | bytes | Mapping[str, str | bytes] | None
 
@@ -26,7 +32,8 @@ def named_contexts(contexts: Contexts) -> dict[str, str | bytes]:
         return {}
     named = {DEFAULT_NAME: contexts} if isinstance(contexts, str | bytes) else dict(contexts)
     for name, value in named.items():
-        if not name.isidentifier():
+        # Python reads ﬁ as fi, and so would not find a variable whose name is spelt with the former.
+        if not name.isidentifier() or iskeyword(name) or normalize("NFKC", name) != name:
             raise UsageError(f"{name!r} is not a variable name")
         if name in RESERVED:
             raise UsageError(f"{name} is a name of the session's own; call the context something else")

@@ -11,7 +11,7 @@ from typing import Any, Self
 import anyio
 
 from rlm_wasm.core.scheduler import RunCancelled, RunStarted
-from rlm_wasm.errors import InternalError, UsageError
+from rlm_wasm.errors import UsageError
 from rlm_wasm.events import Event
 from rlm_wasm.ids import RunId, make_run_id
 from rlm_wasm.policy.model import Policy
@@ -53,7 +53,11 @@ class Runtime:
         self._runs: dict[RunId, ActiveRun] = {}
 
     async def __aenter__(self) -> Self:
+        if self._broker is not None:
+            raise UsageError("the runtime is open already")
         async with AsyncExitStack() as stack:
+            # Also when opening fails: then it is not open.
+            stack.callback(self._forget_broker)
             stack.push_async_callback(self._providers.aclose)
             # Before any guest runs: a missing key or a broken script is the operator's to know at once.
             for name in {self.policy.models.root, self.policy.models.sub}:
@@ -65,6 +69,9 @@ class Runtime:
             await tasks.start(self._broker.serve)
             self._stack = stack.pop_all()
         return self
+
+    def _forget_broker(self) -> None:
+        self._broker = None
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -90,7 +97,7 @@ class Runtime:
         deadline, `cancel`) is a result with `partial=True`, not an exception.
         """
         if self._broker is None:
-            raise InternalError("use the runtime as an async context manager")
+            raise UsageError("the runtime is not open; use it as an async context manager")
         if not question.strip():
             raise UsageError("the question is empty")
         run_id = make_run_id(os.urandom(8))

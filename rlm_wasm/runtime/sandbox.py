@@ -121,7 +121,8 @@ class Sandbox:
         """Run Python in a fresh session from code that is not async."""
 
         async def main() -> CellResult:
-            async with self, await self.session() as session:
+            # Of its own, so that any thread may do this at any time.
+            async with Sandbox(self.policy) as sandbox, await sandbox.session() as session:
                 if context is not None:
                     await session.load("context", context)
                 return await session.exec(source)

@@ -136,6 +136,8 @@ class Session:
         Raises:
             UsageError: the source is longer than the policy allows, or the session is lost or busy.
         """
+        if not isinstance(cell.source, str):
+            raise UsageError(f"a cell is a str, not a {type(cell.source).__name__}")
         source = cell.source.encode("utf-8", "replace")
         if len(source) > cell.limits.source_bytes_max:
             raise UsageError(
@@ -190,11 +192,16 @@ class Session:
             MemoryExceeded: the guest has no room for it.
             GuestError: the guest failed otherwise; the session is lost.
         """
+        if not isinstance(name, str):
+            raise UsageError(f"a variable name is a str, not a {type(name).__name__}")
         key = name.encode("utf-8", "replace")
         if not name.isidentifier() or len(key) > NAME_BYTES_MAX:
             raise UsageError(f"{name!a} is not a variable name of at most {NAME_BYTES_MAX} bytes")
         if not isinstance(value, str | bytes):
             raise UsageError(f"{name} is a {type(value).__name__}; give a str or bytes")
+        if type(value) not in (str, bytes):
+            # A subclass may say another length than it has, and be copied from beyond its end.
+            value = str.__str__(value) if isinstance(value, str) else bytes(memoryview(value))
         encoding = encoding_of(value)
         size = len(value) * encoding.bytes_per_unit
         if size > self._limits.context_bytes_max:
@@ -349,7 +356,7 @@ class Session:
                 if (frame := exchange.take_request()) is not None:
                     response = yield HostRequest(frame)
                     # Written inside a callback of wasmtime, where an error of ours would end the process.
-                    if not isinstance(response, bytes):
+                    if type(response) is not bytes:
                         raise InternalError("a session that waits for a response was resumed without one")
                     exchange.answer(response)
                     if self._cancel_wanted:

@@ -16,7 +16,7 @@ from rlm_wasm.errors import (
     OutputExceeded,
     PolicyError,
 )
-from rlm_wasm.sandbox.imports import SLICE_WALL_NS
+from rlm_wasm.sandbox.imports import FUEL_PER_REQUEST_BYTE, SLICE_WALL_NS
 from rlm_wasm.sandbox.session import Cell, Session, drive
 from rlm_wasm.sandbox.steps import CellEnd, HostRequest, Slice
 from tests.support.sandbox_facts import cell_limits
@@ -366,6 +366,14 @@ def test_imports_charge_fuel() -> None:
         assert type(end.fault) is FuelExhausted
         assert end.fuel_used == 100_000_000
         assert end.executed_ns < 2_000_000_000
+
+
+@pytest.mark.threat("T-010")
+def test_a_request_charges_for_what_the_host_spends_on_decoding_it() -> None:
+    """Decoding is on no cell's clock; 60 G fuel, 10 s of guest, buys about as much of it."""
+    body = f"(drop (call $call {INTO} (i32.const 100000)))"
+    with session_of(body) as session:
+        assert run(session).fuel_used > 100_000 * FUEL_PER_REQUEST_BYTE
 
 
 @pytest.mark.threat("T-010", "T-019")

@@ -249,3 +249,27 @@ def test_help_and_version_do_not_load_an_engine() -> None:
 
 def test_the_default_policy_exists() -> None:
     assert Policy.open("standard").cell.fuel_max > 0
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)], ids=str)
+def test_standard_streams_that_are_closed_are_no_bug(closed: tuple[int, ...]) -> None:
+    redirections = " ".join(f"{number}>&-" for number in closed)
+    source = "'-'" if 0 in closed else "/dev/fd/0"
+    script = f'printf "6 * 7" | (exec "$@" exec {source} {redirections})'
+    ended = subprocess.run(
+        ["sh", "-c", script, "sh", *COMMAND], env=environment(), capture_output=True, timeout=60
+    )
+    assert ended.returncode == 0, ended.stderr
+    if closed == (2,):
+        assert ended.stdout == b"42\n"
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_a_full_disk_under_stdout_is_told_and_no_bug(options: tuple[str, ...]) -> None:
+    with open("/dev/full", "wb") as full:
+        ended = subprocess.run(
+            [*COMMAND, "exec", *options, "-"], input=b"6 * 7", stdout=full, stderr=subprocess.PIPE,
+            env=environment(), timeout=60,
+        )  # fmt: skip
+    assert ended.returncode == 2
+    assert b"No space left on device" in ended.stderr

@@ -160,3 +160,12 @@ def test_a_context_that_cannot_be_read_is_status_2(
     ended = rlm_wasm("run", "--policy", "strict", "--model", model("1"), "--context", tmp_path / name, "?")
     assert ended.returncode == 2
     assert b"cannot read" in ended.stderr
+
+
+def test_standard_input_is_one_context_only() -> None:
+    ended = rlm_wasm(
+        "run", "--policy", "strict", "--model", "script:none.toml",
+        "--context", "a=-", "--context", "b=-", "?", stdin="text",
+    )  # fmt: skip
+    assert ended.returncode == 2
+    assert b"standard input" in ended.stderr

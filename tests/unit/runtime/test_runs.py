@@ -10,6 +10,7 @@ import pytest
 from rlm_wasm.audit.sink import JsonlSink
 from rlm_wasm.errors import UsageError
 from rlm_wasm.events import Event
+from rlm_wasm.providers.base import Completion, Query
 from rlm_wasm.runtime.runtime import Runtime
 from tests.support.runtime_facts import Events, Script, observant_model, running, small_policy
 
@@ -303,3 +304,56 @@ async def test_texts_are_in_the_events_only_if_the_policy_says_so(script: Script
         written = repr([event.data for event in events])
         assert ("SECRET-PROMPT" in written) is texts
         assert ("SECRET-ANSWER" in written) is texts
+
+
+@pytest.mark.threat("T-024")
+@pytest.mark.parametrize("usage", [(True, "many"), (None, 3), (-1, 10**30), (1.5, 1)], ids=str)
+async def test_a_provider_of_ones_own_that_lies_about_usage_costs_its_reservation(usage: tuple) -> None:
+    class Liar:
+        async def complete(self, query: Query) -> Completion:
+            return Completion("```repl\nFINAL(1)\n```", *usage)
+
+        async def aclose(self) -> None: ...
+
+    policy = small_policy().with_models(root="script:own.py", sub=None)
+    async with running(policy, route=lambda name: (Liar(), name)) as runtime:
+        result = await runtime.ask("?")
+    assert result.answer == "1"
+    assert result.spent["output_tokens"] == policy.query.output_tokens_max
+
+
+async def test_a_provider_of_ones_own_without_text_fails_its_query_and_no_other() -> None:
+    class Broken:
+        async def complete(self, query: Query) -> Completion:
+            return Completion(None, 1, 1)  # type: ignore[arg-type]
+
+        async def aclose(self) -> None: ...
+
+    policy = small_policy().with_models(root="script:own.py", sub=None)
+    async with running(policy, route=lambda name: (Broken(), name)) as runtime:
+        result = await runtime.ask("?")
+    assert (result.answer, result.partial) == (None, True)
+    assert result.reason.startswith("model_failed: ProviderError")
+
+
+@pytest.mark.threat("T-025")
+async def test_a_sink_that_raises_ends_its_run_and_no_other(script: Script) -> None:
+    script.reply("root", "FINAL('done')")
+
+    def broken(event: Event) -> None:
+        raise KeyError("mine")
+
+    async with running(small_policy(), script.spec) as runtime:
+        result = await runtime.ask("?", sinks=[broken])
+        assert (result.partial, result.reason) == (True, "events: KeyError: 'mine'")
+        assert (await runtime.ask("?")).answer == "done"
+
+
+async def test_a_runtime_opened_twice_or_used_closed_says_so(script: Script) -> None:
+    script.reply("root", "FINAL('done')")
+    async with running(small_policy(), script.spec) as runtime:
+        with pytest.raises(UsageError, match="open already"):
+            await runtime.__aenter__()
+        assert (await runtime.ask("?")).answer == "done"
+    with pytest.raises(UsageError, match="not open"):
+        await runtime.ask("?")

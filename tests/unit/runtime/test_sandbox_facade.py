@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,15 @@ def test_exec_sync_runs_a_cell_and_can_be_called_again(strict: Policy) -> None:
     box = Sandbox(strict)
     assert box.exec_sync("6 * 7").result == "42"
     assert box.exec_sync("len(context)", context="abc").result == "3"
+
+
+def test_exec_sync_of_one_sandbox_may_be_called_from_many_threads(strict: Policy) -> None:
+    box = Sandbox(strict)
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(lambda n: box.exec_sync(f"print({n}); {n}"), range(12)))
+    assert [(r.outcome, r.stdout, r.result) for r in results] == [
+        ("completed", f"{n}\n", str(n)) for n in range(12)
+    ]
 
 
 def test_without_a_host_llm_query_is_a_query_error(strict: Policy) -> None:

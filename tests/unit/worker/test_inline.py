@@ -237,7 +237,38 @@ async def test_a_seeded_session_repeats_itself() -> None:
     assert await drawn() == await drawn()
 
 
-@pytest.mark.parametrize("wrong", ["text", bytearray(b"{}"), 5, {}, None], ids=repr)
+class LongBytes(bytes):
+    """Says to be longer than it is."""
+
+    def __len__(self) -> int:
+        return 1 << 20
+
+
+class LongStr(str):
+    """Says to be longer than it is."""
+
+    def __len__(self) -> int:
+        return 1 << 20
+
+
+@pytest.mark.threat("T-001")
+@pytest.mark.parametrize("value", [LongBytes(b"abc"), LongStr("abc"), LongStr("abé")], ids=repr)
+async def test_an_input_that_lies_about_its_length_is_copied_to_its_true_end(value: Any) -> None:
+    async with worker() as made, await opened(made) as session:
+        await session.load("context", value)
+        assert (await run(session, "len(context)")).result == "3"
+
+
+async def test_a_cell_or_name_that_is_no_str_is_the_callers_error_and_the_session_lives() -> None:
+    async with worker() as made, await opened(made) as session:
+        with pytest.raises(UsageError, match="str"):
+            await run(session, 5)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="str"):
+            await session.load(5, "x")  # type: ignore[arg-type]
+        assert (await run(session, "1")).result == "1"
+
+
+@pytest.mark.parametrize("wrong", [LongBytes(b"{}"), "text", bytearray(b"{}"), 5, {}, None], ids=repr)
 async def test_an_answer_that_is_not_bytes_is_the_callers_error_and_ends_no_process(wrong: object) -> None:
     async def answer(frame: bytes) -> Any:
         return wrong
