@@ -11,7 +11,7 @@ from typing import Final
 
 from rlm_wasm.errors import ArtifactError, GuestBuildError
 from rlm_wasm.image.manifest import Manifest, PythonPin, ToolchainPin, ZlibPin
-from rlm_wasm.image.patches import Patch, load_patch
+from rlm_wasm.image.patches import Patch, load_patches
 
 DEFAULT_SERIES: Final = "3.14"
 
@@ -50,7 +50,8 @@ def recipes(manifest: Manifest, series: str = DEFAULT_SERIES) -> Iterator[Recipe
             f"no toolchain is pinned for {machine} machines",
             hint="build on x86_64; the guest itself runs wherever wasmtime does",
         )
-    patches = tuple(load_patch(manifest.folder / "patches", name) for name in cpython.patches)
+    folder = manifest.folder / "patches"
+    patches = tuple(patch for name in cpython.patches for patch in load_patches(folder, name))
     shim = _read_folder(manifest.folder / "shim", (".c", ".h"))
     modules = _read_folder(manifest.folder / "python", (".py",))
     tools = _read_folder(manifest.folder / "tools", (".py",))

@@ -59,9 +59,21 @@ def install_hook() -> None:
         sys.unraisablehook = _hook
 
 
+def _is_ours(unraisable: sys.UnraisableHookArgs) -> bool:
+    """Whether the exception was raised on entry to one of our callbacks.
+
+    Python 3.11 and 3.12 hand over the callback itself; 3.13 only names it in the message, with its
+    address.
+    """
+    if id(unraisable.object) in _guarded:
+        return True
+    message = unraisable.err_msg or ""
+    return "ctypes callback" in message and any(f"at {number:#x}>" in message for number in _guarded)
+
+
 def _hook(unraisable: sys.UnraisableHookArgs) -> None:
     global _forwarding
-    if id(unraisable.object) in _guarded:
+    if _is_ours(unraisable):
         die(f"{unraisable.exc_type.__name__} on entry to a callback")
     # A hook that was put over ours calls us again: forwarded once, not for ever.
     if _previous is not None and not _forwarding:

@@ -11,6 +11,7 @@ gives the slice back to the loop once it has used its wall quota.
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Callable
 from time import monotonic_ns
 from typing import Any, Final, Protocol
@@ -66,28 +67,34 @@ class ImportHandler(Protocol):
         """Return the result of the call that waits, or None while there is none."""
 
 
-# Set around each poll by `Call`. One thread polls, and a fiber runs only inside a poll, so this is
-# always the guest that is calling.
-_current: ImportHandler | None = None
-_waiting_results: Any = None
+class _Current(threading.local):
+    """The guest that this thread runs. Set around each poll by `Call`.
+
+    A fiber runs only inside a poll, on the thread that polls, so this is always the guest that is
+    calling. One for each thread: a process may have several workers, and a poll runs without the GIL.
+    """
+
+    handler: ImportHandler | None = None
+
+
+_current: Final = _Current()
 
 
 def enter(handler: ImportHandler) -> None:
-    """Name the guest that the next poll runs."""
-    global _current
-    _current = handler
+    """Name the guest that the next poll on this thread runs."""
+    _current.handler = handler
 
 
 def leave() -> None:
-    """No guest runs."""
-    global _current
-    _current = None
+    """No guest runs on this thread."""
+    _current.handler = None
 
 
 def _handler() -> ImportHandler:
-    if _current is None:
+    handler = _current.handler
+    if handler is None:
         raise InternalError("an import was called outside a poll")
-    return _current
+    return handler
 
 
 def _always(env: Any) -> bool:

@@ -243,6 +243,7 @@ class Session:
             self._origin,
             stack=self._facts.stack_pointer,
             virtual_ns=self._virtual_ns,
+            seeded=self._seeded,
             bytes_max=self._limits.memory_bytes_max if bytes_max is None else bytes_max,
         )
 
@@ -257,6 +258,8 @@ class Session:
         self._instance = instance
         self._memory = instance.memory
         self._virtual_ns = snapshot.virtual_ns
+        # Before its first cell the guest's `random` is that of the image, the same in every session.
+        self._seeded = snapshot.seeded
         self._lost = False
 
     def rebase(self) -> None:
@@ -345,7 +348,8 @@ class Session:
                 self._check_limits()
                 if (frame := exchange.take_request()) is not None:
                     response = yield HostRequest(frame)
-                    if response is None:
+                    # Written inside a callback of wasmtime, where an error of ours would end the process.
+                    if not isinstance(response, bytes):
                         raise InternalError("a session that waits for a response was resumed without one")
                     exchange.answer(response)
                     if self._cancel_wanted:

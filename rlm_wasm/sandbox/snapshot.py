@@ -36,13 +36,21 @@ class Snapshot:
     """The state of one session at one moment. Immutable; sessions made from it do not see each other."""
 
     def __init__(
-        self, program: Program, origin: Snapshot | None, layer: Layer, size: int, virtual_ns: int
+        self,
+        program: Program,
+        origin: Snapshot | None,
+        layer: Layer,
+        size: int,
+        virtual_ns: int,
+        *,
+        seeded: bool = True,
     ) -> None:
         self.program: Final = program
         self.origin: Final = origin
         self.layer: Final = layer
         self.size: Final = size
         self.virtual_ns: Final = virtual_ns
+        self.seeded: Final = seeded
         self._laid_out: ImageSource | None = None
 
     @property
@@ -103,6 +111,7 @@ def take(
     *,
     stack: int,
     virtual_ns: int,
+    seeded: bool,
     bytes_max: int,
 ) -> Snapshot | None:
     """Return a snapshot of an instance that is between two calls; None if it takes over `bytes_max`.
@@ -118,4 +127,4 @@ def take(
     if sum(length for _, length in ranges) > bytes_max:
         return None
     runs = tuple((offset, ctypes.string_at(base + offset, length)) for offset, length in ranges)
-    return Snapshot(program, origin, Layer(runs), size, virtual_ns)
+    return Snapshot(program, origin, Layer(runs), size, virtual_ns, seeded=seeded)

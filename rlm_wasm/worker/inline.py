@@ -173,7 +173,8 @@ class InlineSession:
         except BaseException:
             # Cancelled, or a bug above: the guest must be still before the caller goes on.
             with anyio.CancelScope(shield=True):
-                self._loop.submit(Stop(self._number, CellCancelled("the cell was cancelled")))
+                with contextlib.suppress(UsageError):  # the worker closes, which ends the operation too
+                    self._loop.submit(Stop(self._number, CellCancelled("the cell was cancelled")))
                 while not isinstance(await self._mailbox.get(), Done):
                     pass
             raise
@@ -192,7 +193,10 @@ class InlineSession:
         wait_ms = self._boundary.host_wait_ms_max
         try:
             with anyio.CancelScope() as self._answering, anyio.fail_after(wait_ms / 1000):
-                return Respond(self._number, await answer(request.frame))
+                response = await answer(request.frame)
+                if not isinstance(response, bytes):
+                    raise UsageError(f"`answer` returned a {type(response).__name__}; give bytes")
+                return Respond(self._number, response)
             # Interrupted: the guest has to run again to be interrupted.
             return Respond(self._number, _CANCELLED_RESPONSE)
         except TimeoutError:

@@ -155,6 +155,9 @@ class WorkerLoop:
         self._sleepers: list[tuple[int, SessionId]] = []
         self._thread = threading.Thread(target=self._main, name="rlm-wasm-worker", daemon=True)
         self._stopping = False
+        # Together: whoever is not refused comes before the end in the queue, and so gets its Done.
+        self._door = threading.Lock()
+        self._refusing = False
 
     def start(self) -> None:
         """Start the thread."""
@@ -166,9 +169,10 @@ class WorkerLoop:
         Raises:
             UsageError: the loop is closed.
         """
-        if self._stopping:
-            raise UsageError("the worker is closed")
-        self._commands.put(command)
+        with self._door:
+            if self._refusing:
+                raise UsageError("the worker is closed")
+            self._commands.put(command)
 
     def stop(self) -> None:
         """Close every session and end the thread.
@@ -176,7 +180,9 @@ class WorkerLoop:
         Raises:
             InternalError: the thread did not end within STOP_SECONDS_MAX.
         """
-        self._commands.put(None)
+        with self._door:
+            self._refusing = True
+            self._commands.put(None)
         self._thread.join(STOP_SECONDS_MAX)
         if self._thread.is_alive():
             raise InternalError("the worker thread did not stop")
@@ -196,7 +202,8 @@ class WorkerLoop:
                 if self._runnable:
                     self._advance(self._runnable.popleft())
         finally:
-            self._stopping = True
+            with self._door:
+                self._refusing = True
             for session in list(self._seats):
                 self._close(session)
 

@@ -79,7 +79,7 @@ def test_no_guest_is_current_between_polls() -> None:
     with session_of(REQUEST) as session:
         cell = session.run(Cell("", cell_limits()))
         next(cell)
-        assert imports._current is None
+        assert imports._current.handler is None
         cell.close()
 
 
@@ -108,3 +108,30 @@ def test_a_cell_runs_on_a_thread_that_is_not_the_main_one(make_session) -> None:
     thread.start()
     thread.join()
     assert results[0].result == b"42"
+
+
+@pytest.mark.threat("T-026")
+def test_workers_on_two_threads_do_not_mix_up_their_guests() -> None:
+    """A poll runs without the GIL: one guest calls the host in the middle of another's poll."""
+    body = """(drop (call $entropy (i32.const 8192) (i32.const 1)))
+              (drop (call $emit (i32.const 1) (i32.const 8192) (i32.const 1)))"""
+    inside, go_on = threading.Event(), threading.Event()
+
+    def slow_entropy(count: int) -> bytes:
+        if count == 1:  # not the session's seed
+            inside.set()
+            go_on.wait(10)
+        return b"A" * count
+
+    with (
+        session_of(body, entropy=slow_entropy) as first,
+        session_of(body, entropy=lambda count: b"B" * count) as second,
+    ):
+        ends = []
+        thread = threading.Thread(target=lambda: ends.append(drive(first.run(Cell("", cell_limits())))))
+        thread.start()
+        assert inside.wait(10)
+        ends.append(drive(second.run(Cell("", cell_limits()))))
+        go_on.set()
+        thread.join()
+        assert [end.stdout for end in ends] == [b"B", b"A"]

@@ -237,6 +237,27 @@ async def test_a_seeded_session_repeats_itself() -> None:
     assert await drawn() == await drawn()
 
 
+@pytest.mark.parametrize("wrong", ["text", bytearray(b"{}"), 5, {}, None], ids=repr)
+async def test_an_answer_that_is_not_bytes_is_the_callers_error_and_ends_no_process(wrong: object) -> None:
+    async def answer(frame: bytes) -> Any:
+        return wrong
+
+    async with worker() as made, await opened(made) as session:
+        with pytest.raises(UsageError, match="give bytes"):
+            await run(session, "llm_query('q')", answer)
+
+
+async def test_a_cell_after_a_lost_first_cell_has_random_numbers_of_its_own() -> None:
+    drawn = []
+    async with worker() as made:
+        for _ in range(2):
+            async with await opened(made, entropy="fresh") as session:
+                cell = Cell("import os; os._exit(3)", cell_limits())
+                assert (await session.run(cell, checkpoint_bytes_max=1 << 28)).restored
+                drawn.append((await run(session, "import random; random.random()")).result)
+    assert drawn[0] != drawn[1]
+
+
 async def test_an_interrupt_does_not_wait_for_an_answer_that_was_not_begun() -> None:
     """It comes when the guest's request is on its way and nobody works on it yet."""
 

@@ -313,6 +313,33 @@ def test_a_sink_that_fails_loses_its_own_session_and_no_other(open_seat: Callabl
     assert orphan.loop.open_sessions == 1
 
 
+def test_a_command_that_comes_while_the_loop_stops_is_refused_and_not_forgotten(
+    open_seat: Callable[..., Seat],
+) -> None:
+    """Nothing would ever report on a command that is behind the end of the queue."""
+    seat, other = open_seat(), open_seat()
+    held, go_on = threading.Event(), threading.Event()
+
+    def hold(report: object) -> None:
+        held.set()
+        go_on.wait(30)
+
+    loop = seat.loop
+    loop._seats[seat.number].sink = hold
+    seat.start("1")
+    assert held.wait(30)  # the worker's thread is busy
+    stopping = threading.Thread(target=loop.stop)
+    stopping.start()
+    try:
+        while loop._commands.empty():
+            pass
+        with pytest.raises(UsageError, match="closed"):
+            other.start("1")
+    finally:
+        go_on.set()
+        stopping.join()
+
+
 def test_an_interrupt_right_behind_its_cell_is_not_lost(open_seat: Callable[..., Seat]) -> None:
     """It comes before the cell has run at all; the cell must not then run to its limits."""
     seat = open_seat()
