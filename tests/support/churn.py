@@ -111,7 +111,7 @@ class Churn:
         self._loop = WorkerLoop()
         self._loop.start()
         self._waiting: list[Seat] = []
-        actions: dict[Callable[[], None], int] = {
+        actions: dict[Callable[[], bool], int] = {
             self._open: 160, self._use: 160, self._lose: 60, self._load: 50, self._begin: 80, self._go_on: 40,
             self._interrupt: 20, self._snapshot: 50, self._restore: 40, self._rebase: 3, self._close: 130,
             self._in_the_loop: 40,
@@ -120,8 +120,7 @@ class Churn:
         try:
             while self._opened < self.count:
                 action = self._random.choices(list(actions), list(actions.values()))[0]
-                action()
-                self.steps[action.__name__.lstrip("_")] += 1
+                self.steps[action.__name__.lstrip("_")] += action()
                 if self._opened // 1000 > told:
                     told = self._opened // 1000
                     self.progress(self._opened)
@@ -132,9 +131,9 @@ class Churn:
             self._loop.stop()
             self._waiting.clear()
 
-    # -- sessions of this thread ------------------------------------------------------------------
+    # -- sessions of this thread; False where there is none to do it with ------------------------------
 
-    def _open(self) -> None:
+    def _open(self) -> bool:
         if len(self._living) >= LIVE_MAX:
             self._close()
         start = self._random.choice(self._kept) if self._kept and self._random.random() < 0.4 else None
@@ -144,96 +143,114 @@ class Churn:
         )  # fmt: skip
         self._opened += 1
         self._living.append(_Living(session, start))
+        return True
 
     def _idle(self) -> _Living | None:
         idle = [living for living in self._living if living.operation is None and not living.session.lost]
         return self._random.choice(idle) if idle else None
 
-    def _use(self) -> None:
-        if (living := self._idle()) is not None:
-            source, outcome = self._random.choice(list(_KEPT.items()))
-            result = drive(operations.run_cell(living.session, _cell(source), 0), echo)
-            assert isinstance(result, CellResult)
-            assert (result.outcome, result.session_lost) == (outcome, False), (source, result)
+    def _use(self) -> bool:
+        if (living := self._idle()) is None:
+            return False
+        source, outcome = self._random.choice(list(_KEPT.items()))
+        result = drive(operations.run_cell(living.session, _cell(source), 0), echo)
+        assert isinstance(result, CellResult)
+        assert (result.outcome, result.session_lost) == (outcome, False), (source, result)
+        return True
 
-    def _lose(self) -> None:
-        if (living := self._idle()) is not None:
-            source, outcome = self._random.choice(list(_LOST.items()))
-            checkpoint = CHECKPOINT_BYTES if self._random.random() < 0.5 else 0
-            result = drive(operations.run_cell(living.session, _cell(source), checkpoint), echo)
-            assert isinstance(result, CellResult)
-            assert (result.outcome, result.session_lost) == (outcome, True), (source, result)
-            assert living.session.lost == (not result.restored)
+    def _lose(self) -> bool:
+        if (living := self._idle()) is None:
+            return False
+        source, outcome = self._random.choice(list(_LOST.items()))
+        checkpoint = CHECKPOINT_BYTES if self._random.random() < 0.5 else 0
+        result = drive(operations.run_cell(living.session, _cell(source), checkpoint), echo)
+        assert isinstance(result, CellResult)
+        assert (result.outcome, result.session_lost) == (outcome, True), (source, result)
+        assert living.session.lost == (not result.restored)
+        return True
 
-    def _load(self) -> None:
-        if (living := self._idle()) is not None:
-            drive(living.session.load("context", self._random.choice(_INPUTS)))
+    def _load(self) -> bool:
+        if (living := self._idle()) is None:
+            return False
+        drive(living.session.load("context", self._random.choice(_INPUTS)))
+        return True
 
-    def _begin(self) -> None:
+    def _begin(self) -> bool:
         """Start a cell and leave it where it is: in a slice, or waiting for the host."""
-        if (living := self._idle()) is not None:
-            source = self._random.choice(("while True: pass", "llm_query('?')", "while True: llm_query('?')"))
-            living.operation = living.session.run(_cell(source))
-            next(living.operation)
+        if (living := self._idle()) is None:
+            return False
+        source = self._random.choice(("while True: pass", "llm_query('?')", "while True: llm_query('?')"))
+        living.operation = living.session.run(_cell(source))
+        next(living.operation)
+        return True
 
     def _busy(self) -> _Living | None:
         busy = [living for living in self._living if living.operation is not None]
         return self._random.choice(busy) if busy else None
 
-    def _go_on(self) -> None:
+    def _go_on(self) -> bool:
         """One step further in a cell, by an answer or by an error of the host."""
         if (living := self._busy()) is None or living.operation is None:
-            return
+            return False
         try:
             if self._random.random() < 0.3:
                 living.operation.throw(CellCancelled("enough"))
             else:
                 living.operation.send(b'{"status":"completed","text":"ok"}')
-        except StopIteration:
+        except (StopIteration, GuestError):
             living.operation = None
-        except GuestError:
-            living.operation = None
+        return True
 
-    def _interrupt(self) -> None:
-        if (living := self._busy()) is not None and living.operation is not None:
-            living.session.interrupt()
-            operation, living.operation = living.operation, None
-            drive(_resumed(operation), echo)
+    def _interrupt(self) -> bool:
+        if (living := self._busy()) is None or living.operation is None:
+            return False
+        living.session.interrupt()
+        operation, living.operation = living.operation, None
+        drive(_resumed(operation), echo)
+        return True
 
-    def _snapshot(self) -> None:
-        if (living := self._idle()) is not None:
-            living.back = living.session.snapshot()
-            # Now and then for forks: laying a snapshot out copies the guest's whole memory. Never a fork's
-            # own, so that layers do not pile up without end.
-            if living.back is not None and living.origin is None and self._random.random() < 0.15:
-                self._kept.append(living.back)
-                del self._kept[:-KEPT_MAX]
+    def _snapshot(self) -> bool:
+        if (living := self._idle()) is None:
+            return False
+        living.back = living.session.snapshot()
+        # Now and then for forks: laying a snapshot out copies the guest's whole memory. Never a fork's
+        # own, so that layers do not pile up without end.
+        if living.back is not None and living.origin is None and self._random.random() < 0.15:
+            self._kept.append(living.back)
+            del self._kept[:-KEPT_MAX]
+        return True
 
-    def _restore(self) -> None:
+    def _restore(self) -> bool:
         ready = [living for living in self._living if living.back is not None and living.operation is None]
-        if ready:
-            living = self._random.choice(ready)
-            assert living.back is not None
-            living.session.restore(living.back)
-            drive(living.session.run(_cell("1 + 1")))
+        if not ready:
+            return False
+        living = self._random.choice(ready)
+        assert living.back is not None
+        living.session.restore(living.back)
+        drive(living.session.run(_cell("1 + 1")))
+        return True
 
-    def _rebase(self) -> None:
-        if (living := self._idle()) is not None:
-            living.session.rebase()
-            living.back = None
-            living.origin = living.session.snapshot()
+    def _rebase(self) -> bool:
+        if (living := self._idle()) is None:
+            return False
+        living.session.rebase()
+        living.back = None
+        living.origin = living.session.snapshot()
+        return True
 
-    def _close(self) -> None:
+    def _close(self) -> bool:
         """Close a session, in the middle of its cell if that is where it is."""
-        if self._living:
-            living = self._living.pop(self._random.randrange(len(self._living)))
-            if living.operation is not None:
-                living.operation.close()
-            living.session.close()
+        if not self._living:
+            return False
+        living = self._living.pop(self._random.randrange(len(self._living)))
+        if living.operation is not None:
+            living.operation.close()
+        living.session.close()
+        return True
 
     # -- sessions of a worker's thread --------------------------------------------------------------
 
-    def _in_the_loop(self) -> None:
+    def _in_the_loop(self) -> bool:
         seat = Seat(self._loop, self._opened + 1)
         assert seat.done().error is None
         self._opened += 1
@@ -284,6 +301,7 @@ class Churn:
                 self._waiting.append(seat)
                 if len(self._waiting) > WAITING_MAX:
                     self._loop.submit(Close(self._waiting.pop(0).number))
+        return True
 
 
 def _cell(source: str) -> Cell:
