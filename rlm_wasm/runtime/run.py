@@ -138,9 +138,9 @@ class ActiveRun:
                 else:
                     raise InternalError(f"the loop wants {type(effect).__name__}")
         if self._ending is not None:
-            # A finish that came before the end was noticed still counts.
-            if isinstance(given, CellFinished) and given.report.finish is not None:
-                return given
+            # A finish that came before the end was noticed still counts, though its cell was cut off.
+            if isinstance(effect, RunCell) and self._requests.finish is not None:
+                return CellFinished(CellReport(outcome="completed", finish=self._requests.finish))
             return BudgetEnded(self._ending)
         if given is None:
             raise InternalError("the run was cancelled without a reason")

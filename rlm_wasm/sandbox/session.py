@@ -96,7 +96,7 @@ class Session:
         self._entropy = entropy
         cap = limits.memory_bytes_max
         # What this session's pages are compared with when a snapshot is taken.
-        self._origin = start
+        self._origin = None if start is None else start.as_origin()
         self._instance = (
             Instance(program, memory_bytes_max=cap) if start is None else start.fork(memory_bytes_max=cap)
         )
@@ -281,7 +281,7 @@ class Session:
         self._instance.close()
         self._instance = instance
         self._memory = instance.memory
-        self._origin = snapshot
+        self._origin = snapshot.as_origin()
 
     def interrupt(self) -> None:
         """Ask the cell to end: it gets an exception it can unwind from, and is stopped if it does not.

@@ -44,6 +44,7 @@ class Snapshot:
         virtual_ns: int,
         *,
         seeded: bool = True,
+        below: tuple[Layer, ...] = (),
     ) -> None:
         self.program: Final = program
         self.origin: Final = origin
@@ -51,7 +52,26 @@ class Snapshot:
         self.size: Final = size
         self.virtual_ns: Final = virtual_ns
         self.seeded: Final = seeded
+        # The layers of what this was forked from, where that itself is no longer held.
+        self._below: Final = below
         self._laid_out: ImageSource | None = None
+
+    def as_origin(self) -> Snapshot:
+        """Return the same state as the beginning of another session, without what led to it.
+
+        A fork of a fork would else hold the laid-out memory of every generation before it.
+        """
+        origin = Snapshot(
+            self.program,
+            None,
+            Layer(()),
+            self.size,
+            self.virtual_ns,
+            seeded=self.seeded,
+            below=self.layers,
+        )
+        origin._laid_out = self.lay_out()
+        return origin
 
     @property
     def bytes_held(self) -> int:
@@ -61,11 +81,11 @@ class Snapshot:
     @property
     def layers(self) -> tuple[Layer, ...]:
         """Every layer over the base image, oldest first."""
-        return (*(self.origin.layers if self.origin else ()), self.layer)
+        return (*(self.origin.layers if self.origin else self._below), self.layer)
 
     def flattened(self) -> tuple[tuple[int, bytes], ...]:
         """Return one layer that says what all of them say: runs in order, without overlaps."""
-        if self.origin is None:
+        if len(self.layers) == 1:
             return self.layer.runs
         pages: dict[int, memoryview] = {}
         for layer in self.layers:

@@ -13,6 +13,7 @@ from rlm_wasm.sandbox.session import Session
 from rlm_wasm.sandbox.snapshot import Snapshot
 from rlm_wasm.worker.entropy import seeded_entropy
 from rlm_wasm.worker.program import LoadedGuest
+from tests.support.host_health import health
 from tests.support.sandbox_facts import MIB, boundary_limits, completed, run_cell, session_limits
 
 pytestmark = pytest.mark.guest
@@ -70,6 +71,17 @@ def test_forks_of_forks_build_on_one_another(session: Session, fork: Fork):
         completed(session, f"seen.append({generation})")
         session = fork(taken(session))
     assert shown(session, "seen") == "['parent', 0, 1, 2, 3]"
+
+
+def test_generations_of_forks_hold_the_memory_of_the_last_only(session: Session, fork: Fork):
+    files = []
+    for generation in range(6):
+        completed(session, f"last = {generation}")
+        older, session = session, fork(taken(session))
+        older.close()
+        files.append(sum("memfd:rlm-snapshot" in fd for fd in health().fds))
+    assert files[-1] <= files[1]
+    assert shown(session, "last") == "5"
 
 
 def test_a_fork_of_a_grown_session_has_the_grown_part(session: Session, fork: Fork):
