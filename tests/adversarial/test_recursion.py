@@ -133,6 +133,8 @@ RAISES = {
     "str of a method": METHOD + "str(x)",
     "comparison of lists": "nest(lambda x: [x], 1) == nest(lambda x: [x], 1)",
     "comparison of tuples": "nest(lambda x: (x,), 1) < nest(lambda x: (x,), 2)",
+    "comparison of sets": "make = lambda x: frozenset([x])\nnest(make, 1, 100_000) == nest(make, 1, 100_000)",
+    "hash of a method": METHOD + "hash(x)",
     "format": "'%s' % nest(lambda x: [x], None)",
     "isinstance": "isinstance(1, nest(lambda x: (x,), int))",
     "issubclass": "issubclass(bool, nest(lambda x: (x,), int))",
