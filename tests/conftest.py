@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +14,11 @@ from rlm_wasm.sandbox.session import Session
 from rlm_wasm.worker.program import LoadedGuest, load_guest_program
 from tests.support.host_health import assert_same, health
 from tests.support.sandbox_facts import boundary_limits, session_limits
+
+# A shell that starts the tests in the background has them ignore SIGINT, and so every command they
+# start; those that are about Ctrl-C would wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(params=["asyncio", "trio"])
