@@ -66,7 +66,20 @@ def main() -> None:
 def entry(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its status."""
     open_standard_streams()
-    sys.exit(invoke(arguments))
+    status = invoke(arguments)
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        # What could not be written is still buffered, and Python would try again on its way out.
+        _drop_stdout()
+        status = status or ExitCode.USAGE
+    sys.exit(status)
+
+
+def _drop_stdout() -> None:
+    """Let whatever is still to be written to stdout go nowhere."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def open_standard_streams() -> None:
@@ -101,7 +114,7 @@ def invoke(arguments: list[str] | None = None) -> int:
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has gone; a second failing flush at exit would only repeat that.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_stdout()
         return ExitCode.GUEST
     except RlmWasmError as error:
         failure(error.message, error.hint)
