@@ -1,6 +1,6 @@
 """The cache of compiled modules. A compiled module is native code: it is loaded only if its MAC fits.
 
-The MAC is made with this machine's key over everything the code depends on (wasmtime's version,
+The MAC is made with this machine's key over everything the code depends on (the installed wasmtime,
 the engine's configuration, the wasm module's hash) and the code itself. The bytes that were
 checked are the bytes that are loaded: they go from one read into a sealed memory file.
 """
@@ -74,10 +74,8 @@ def load_module(engine: wasmtime.Engine, code: bytes, configuration: str) -> Com
         return CompiledModule(_deserialise(engine, found), path, from_cache=True)
     module = wasmtime.Module(engine, code)
     native = bytes(module.serialize())
-    try:
+    with contextlib.suppress(ArtifactError):
         write_private(path, [mac(key, _PURPOSE, identity, native), native])
-    except ArtifactError:
-        return CompiledModule(module, path, from_cache=False)
     return CompiledModule(module, path, from_cache=False)
 
 
