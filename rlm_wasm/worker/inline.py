@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import os
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -42,8 +42,8 @@ from rlm_wasm.worker.loop import (
     WorkerLoop,
 )
 from rlm_wasm.worker.result import CellResult
+from rlm_wasm.worker.worker import Answer, SessionImage
 
-Answer = Callable[[bytes], Awaitable[bytes]]
 # What a guest that waits for the host gets when its cell is interrupted.
 _CANCELLED_RESPONSE: Final = encode_response(Cancelled("the cell was cancelled"))
 
@@ -216,14 +216,22 @@ class InlineWorker:
         self._started = False
 
     async def session(
-        self, limits: SessionLimits, boundary: BoundaryLimits, *, start: Snapshot | None = None
+        self,
+        limits: SessionLimits,
+        boundary: BoundaryLimits,
+        *,
+        tenant: str = "",
+        start: SessionImage | None = None,
     ) -> InlineSession:
-        """Make a session, or fork one from a snapshot.
+        """Make a session, or fork one from a snapshot; every tenant's is in this process.
 
         Raises:
             ArtifactError: no guest is built, or it is not what was built.
             PolicyError: the memory cap is below the guest's image.
+            UsageError: `start` is no snapshot of this process.
         """
+        if start is not None and not isinstance(start, Snapshot):
+            raise UsageError("the image was made by another kind of worker; save it and load it here")
         if not self._started:
             self._started = True
             self._loop.start()
