@@ -24,8 +24,7 @@ from rlm_wasm.ids import SessionId
 from rlm_wasm.sandbox.session import Cell
 from rlm_wasm.sandbox.snapshot import Snapshot
 from rlm_wasm.wire.boundary import encode_response
-from rlm_wasm.worker.entropy import seeded_entropy
-from rlm_wasm.worker.loop import (
+from rlm_wasm.worker.commands import (
     Close,
     Command,
     Done,
@@ -39,8 +38,9 @@ from rlm_wasm.worker.loop import (
     Run,
     Stop,
     TakeSnapshot,
-    WorkerLoop,
 )
+from rlm_wasm.worker.entropy import seeded_entropy
+from rlm_wasm.worker.loop import WorkerLoop
 from rlm_wasm.worker.result import CellResult
 from rlm_wasm.worker.worker import Answer, SessionImage
 

@@ -16,118 +16,32 @@ from dataclasses import dataclass
 from time import monotonic_ns
 from typing import Final
 
-from rlm_wasm.core.limits import BoundaryLimits, SessionLimits
 from rlm_wasm.errors import GuestError, InternalError, RlmWasmError, UsageError
 from rlm_wasm.ids import SessionId
-from rlm_wasm.sandbox.session import Cell, Session
+from rlm_wasm.sandbox.session import Session
 from rlm_wasm.sandbox.snapshot import Snapshot
 from rlm_wasm.sandbox.steps import HostRequest, Sleep
 from rlm_wasm.worker import operations
+from rlm_wasm.worker.commands import (
+    Close,
+    Command,
+    Done,
+    Interrupt,
+    Load,
+    Open,
+    Rebase,
+    Report,
+    Requested,
+    Respond,
+    Run,
+    Stop,
+    TakeSnapshot,
+)
 from rlm_wasm.worker.operations import Outcome, SessionOperation
 from rlm_wasm.worker.program import load_guest_program
 from rlm_wasm.worker.result import CellResult
 
 STOP_SECONDS_MAX: Final = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Open:
-    """Make a session, from a snapshot if there is one. `entropy(n)` gives its random bytes."""
-
-    session: SessionId
-    limits: SessionLimits
-    boundary: BoundaryLimits
-    entropy: Callable[[int], bytes]
-    sink: Callable[[Report], None]
-    start: Snapshot | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """Bind an input in the guest."""
-
-    session: SessionId
-    name: str
-    value: str | bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """Run a cell.
-
-    With `checkpoint_bytes_max` above 0 the state before it is kept, if it takes no more, and the
-    session goes back to it should the cell end the guest.
-    """
-
-    session: SessionId
-    cell: Cell
-    checkpoint_bytes_max: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Rebase:
-    """Make the present state the session's origin."""
-
-    session: SessionId
-
-
-@dataclass(frozen=True, slots=True)
-class TakeSnapshot:
-    """Report a snapshot of the session."""
-
-    session: SessionId
-
-
-@dataclass(frozen=True, slots=True)
-class Respond:
-    """Answer the request the session waits with."""
-
-    session: SessionId
-    response: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """End the session's operation with this error; it still reports Done."""
-
-    session: SessionId
-    error: GuestError
-
-
-@dataclass(frozen=True, slots=True)
-class Interrupt:
-    """Ask the session's cell to end by an exception in the guest."""
-
-    session: SessionId
-
-
-@dataclass(frozen=True, slots=True)
-class Close:
-    """Free the session, whatever it does."""
-
-    session: SessionId
-
-
-Command = Open | Load | Run | Rebase | TakeSnapshot | Respond | Interrupt | Stop | Close
-
-
-@dataclass(frozen=True, slots=True)
-class Requested:
-    """The guest waits for the response to this frame."""
-
-    frame: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """The operation is over: with a cell's result, a snapshot, with nothing, or with an error."""
-
-    result: CellResult | None = None
-    snapshot: Snapshot | None = None
-    error: RlmWasmError | None = None
-
-
-Report = Requested | Done
 
 
 @dataclass(slots=True)

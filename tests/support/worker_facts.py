@@ -10,7 +10,8 @@ from typing import Any
 
 from rlm_wasm.ids import SessionId
 from rlm_wasm.sandbox.session import Cell
-from rlm_wasm.worker.loop import Close, Done, Load, Open, Report, Requested, Respond, Run, WorkerLoop
+from rlm_wasm.worker.commands import Close, Done, Load, Open, Report, Requested, Respond, Run
+from rlm_wasm.worker.loop import WorkerLoop
 from tests.support.sandbox_facts import boundary_limits, cell_limits, session_limits
 
 SECONDS_MAX = 30

@@ -20,7 +20,7 @@ from rlm_wasm.errors import (
 from rlm_wasm.sandbox import imports
 from rlm_wasm.sandbox.session import Session
 from rlm_wasm.worker import loop as loop_module
-from rlm_wasm.worker.loop import Interrupt, Respond, Stop
+from rlm_wasm.worker.commands import Interrupt, Respond, Stop
 from tests.support.worker_facts import Seat, worker_loop
 
 pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("guest", "healthy_host")]
