@@ -61,9 +61,10 @@ class Runtime:
             stack.callback(self._forget_broker)
             stack.push_async_callback(self._providers.aclose)
             # Before any guest runs: a missing key or a broken script is the operator's to know at once.
-            for name in {self.policy.models.root, self.policy.models.sub}:
+            models = self.policy.models
+            for name in {models.root, models.sub, *models.child}:
                 self._route(name)
-            self._broker = Broker(self.policy.run.permits_max)
+            self._broker = Broker(self.policy.permit_limits())
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
             stack.push_async_callback(self._worker.aclose)
@@ -91,8 +92,11 @@ class Runtime:
         context: Contexts = None,
         *,
         sinks: Iterable[Callable[[Event], None]] = (),
+        tenant: str = "",
     ) -> RunResult:
         """Answer `question`. `context` is a str or bytes, or several by variable name.
+
+        Runs of one `tenant` share its part of the permits, by the policy's weights.
 
         Every event of the run goes to each of `sinks`, in order. Ending early (a budget, a
         deadline, `cancel`) is a result with `partial=True`, not an exception.
@@ -102,7 +106,15 @@ class Runtime:
         if not question.strip():
             raise UsageError("the question is empty")
         run_id = make_run_id(os.urandom(8))
-        run = ActiveRun(run_id, self.policy, self._broker, self._worker, question, named_contexts(context))
+        run = ActiveRun(
+            run_id,
+            self.policy,
+            self._broker,
+            self._worker,
+            question,
+            named_contexts(context),
+            tenant=tenant,
+        )
         self._broker.start_run(
             RunStarted(
                 run_id=run_id,
@@ -111,12 +123,16 @@ class Runtime:
                 query=self.policy.query_limits(),
                 boundary=self.policy.boundary_limits(),
                 prices=self.policy.prices(),
+                cell_requests_max=self.policy.cell.requests_max,
                 seed=self.policy.sandbox.seed,
+                child_models=tuple(self.policy.models.child),
                 texts=self.policy.events.texts,
+                tenant=tenant,
+                weight=self.policy.permits.weights.get(tenant, 1),
             ),
             self._route,
             sinks,
-            run.end,
+            run,
         )
         self._runs[run_id] = run
         try:
