@@ -10,9 +10,10 @@ import ctypes
 from typing import Any
 
 from wasmtime import _bindings as ffi
+from wasmtime._ffi import dll
 
 # The same library, already loaded.
-_library = ctypes.PyDLL(ffi.dll._name, handle=ffi.dll._handle)
+_library = ctypes.PyDLL(dll._name, handle=dll._handle)
 
 
 def _short(name: str) -> Any:
