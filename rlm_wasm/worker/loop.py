@@ -18,9 +18,11 @@ from typing import Final
 
 from rlm_wasm.errors import GuestError, InternalError, RlmWasmError, UsageError
 from rlm_wasm.ids import SessionId
+from rlm_wasm.sandbox.instance import Instance
 from rlm_wasm.sandbox.session import Session
 from rlm_wasm.sandbox.snapshot import Snapshot
 from rlm_wasm.sandbox.steps import HostRequest, Sleep
+from rlm_wasm.sandbox.stock import PREPARED_MAX, Stock
 from rlm_wasm.worker import operations
 from rlm_wasm.worker.commands import (
     Close,
@@ -38,10 +40,12 @@ from rlm_wasm.worker.commands import (
     TakeSnapshot,
 )
 from rlm_wasm.worker.operations import Outcome, SessionOperation
-from rlm_wasm.worker.program import load_guest_program
+from rlm_wasm.worker.program import LoadedGuest, load_guest_program
 from rlm_wasm.worker.result import CellResult
 
 STOP_SECONDS_MAX: Final = 30.0
+# Nobody wants the thread for so long: then it prepares sessions, a fraction of a millisecond at a time.
+IDLE_SECONDS: Final = 0.005
 
 
 @dataclass(slots=True)
@@ -60,13 +64,19 @@ class _Seat:
 
 
 class WorkerLoop:
-    """Runs sessions on a thread of its own, never the main one: no signal handler runs there."""
+    """Runs sessions on a thread of its own, never the main one: no signal handler runs there.
 
-    def __init__(self) -> None:
+    While it has nothing to do it prepares sessions ahead of need, at most `prepared_max`.
+    """
+
+    def __init__(self, *, prepared_max: int = PREPARED_MAX) -> None:
         self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
         self._seats: dict[SessionId, _Seat] = {}
         self._runnable: deque[SessionId] = deque()
         self._sleepers: list[tuple[int, SessionId]] = []
+        self._prepared_max: Final = prepared_max
+        self._stock: Stock | None = None
+        self._idle = False
         self._thread = threading.Thread(target=self._main, name="rlm-wasm-worker", daemon=True)
         self._stopping = False
         # Together: whoever is not refused comes before the end in the queue, and so gets its Done.
@@ -115,28 +125,40 @@ class WorkerLoop:
                 self._wake_sleepers()
                 if self._runnable:
                     self._advance(self._runnable.popleft())
+                elif self._idle and self._stock is not None:
+                    self._stock.work()
         finally:
             with self._door:
                 self._refusing = True
             for session in list(self._seats):
                 self._close(session)
+            if self._stock is not None:
+                self._stock.close()
 
     def _take_commands(self) -> None:
         timeout: float | None = None
         if self._runnable:
+            self._idle = False
             timeout = 0.0
         elif self._sleepers:
             timeout = max(0, self._sleepers[0][0] - monotonic_ns()) / 1e9
+        if self._stock is not None and self._stock.wants and timeout != 0.0:
+            patience = 0.0 if self._idle else IDLE_SECONDS
+            timeout = patience if timeout is None else min(patience, timeout)
         try:
             command = self._commands.get(block=timeout != 0.0, timeout=timeout or None)
+        except queue.Empty:
+            # Waited as long as that in vain. A sleeper that wakes makes the thread busy again.
+            self._idle = not self._runnable
+            return
+        self._idle = False
+        with contextlib.suppress(queue.Empty):
             while True:
                 if command is None:
                     self._stopping = True
                     return
                 self._perform(command)
                 command = self._commands.get_nowait()
-        except queue.Empty:
-            return
 
     def _perform(self, command: Command) -> None:
         if isinstance(command, Open):
@@ -180,6 +202,7 @@ class WorkerLoop:
                 command.boundary,
                 command.entropy,
                 start=command.start,
+                prepared=self._take_prepared(loaded) if command.start is None else None,
             )
         except RlmWasmError as error:
             self._refuse(command, error)
@@ -188,6 +211,11 @@ class WorkerLoop:
         else:
             seat = self._seats[command.session] = _Seat(session, command.sink)
             self._tell(command.session, seat, Done())
+
+    def _take_prepared(self, loaded: LoadedGuest) -> Instance | None:
+        if self._stock is None:
+            self._stock = Stock(loaded.program, loaded.guest.facts, size_max=self._prepared_max)
+        return self._stock.take()
 
     @staticmethod
     def _refuse(command: Open, error: RlmWasmError) -> None:
