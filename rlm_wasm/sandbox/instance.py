@@ -83,14 +83,11 @@ class Instance:
 
     def __init__(self, program: Program, *, memory_bytes_max: int, image: ImageSource | None = None) -> None:
         source = image or program.image
-        if memory_bytes_max < source.size:
-            raise PolicyError(
-                f"sandbox.memory_bytes_max is {memory_bytes_max}, below the image's {source.size} bytes"
-            )
+        _require_room(memory_bytes_max, source.size)
         self._program = program
         self._store: wasmtime.Store | None = wasmtime.Store(engine())
         self._context: Any = self._store._context()
-        ffi.wasmtime_store_limiter(self._store.ptr(), memory_bytes_max, _TABLE_ELEMENTS_MAX, 1, 4, 1)
+        self._set_limits(memory_bytes_max)
         self._exports: dict[str, Any] = {}
         self._fuel_slot = ctypes.c_uint64()
         self._fuel_reference = ctypes.byref(self._fuel_slot)
@@ -128,6 +125,20 @@ class Instance:
         if linear is None:
             raise InternalError("the module was instantiated without a memory of ours")
         return linear
+
+    def set_memory_max(self, memory_bytes_max: int) -> None:
+        """Bound what the memory may grow to from now on.
+
+        Raises:
+            PolicyError: it is larger already.
+        """
+        _require_room(memory_bytes_max, self.memory.size)
+        self._set_limits(memory_bytes_max)
+
+    def _set_limits(self, memory_bytes_max: int) -> None:
+        if self._store is None:
+            raise InternalError("the instance is closed")
+        ffi.wasmtime_store_limiter(self._store.ptr(), memory_bytes_max, _TABLE_ELEMENTS_MAX, 1, 4, 1)
 
     # -- calls ------------------------------------------------------------------------------------
 
@@ -203,3 +214,8 @@ class Instance:
     def _check(error: Any) -> None:
         if error:
             raise InternalError(f"wasmtime: {wasmtime.WasmtimeError._from_ptr(error)}")
+
+
+def _require_room(memory_bytes_max: int, size: int) -> None:
+    if memory_bytes_max < size:
+        raise PolicyError(f"sandbox.memory_bytes_max is {memory_bytes_max}, below the image's {size} bytes")

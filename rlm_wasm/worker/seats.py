@@ -16,9 +16,11 @@ from typing import Final
 
 from rlm_wasm.errors import GuestError, InternalError, RlmWasmError, UsageError
 from rlm_wasm.ids import SessionId
+from rlm_wasm.sandbox.instance import Instance
 from rlm_wasm.sandbox.session import Session
 from rlm_wasm.sandbox.snapshot import Snapshot
 from rlm_wasm.sandbox.steps import HostRequest, Sleep
+from rlm_wasm.sandbox.stock import PREPARED_MAX, Stock
 from rlm_wasm.worker import operations
 from rlm_wasm.worker.commands import (
     Close,
@@ -36,7 +38,7 @@ from rlm_wasm.worker.commands import (
     TakeSnapshot,
 )
 from rlm_wasm.worker.operations import Outcome, SessionOperation
-from rlm_wasm.worker.program import load_guest_program
+from rlm_wasm.worker.program import LoadedGuest, load_guest_program
 from rlm_wasm.worker.result import CellResult
 
 # A session that the host answers goes on where it was, ahead of the others, until it has run for as
@@ -62,9 +64,14 @@ class _Seat:
 
 
 class Seats:
-    """The sessions of one worker, each with the operation it is busy with."""
+    """The sessions of one worker, each with the operation it is busy with.
 
-    def __init__(self) -> None:
+    At most `prepared_max` sessions are prepared ahead of need, where the owner has time for it.
+    """
+
+    def __init__(self, *, prepared_max: int = PREPARED_MAX) -> None:
+        self._prepared_max: Final = prepared_max
+        self._stock: Stock | None = None
         self._seats: dict[SessionId, _Seat] = {}
         self._runnable: deque[SessionId] = deque()
         self._sleepers: list[tuple[int, SessionId]] = []
@@ -86,10 +93,22 @@ class Seats:
         if self._runnable:
             self._advance(self._runnable.popleft())
 
+    @property
+    def wants_preparing(self) -> bool:
+        """Whether `prepare` has something to do."""
+        return self._stock is not None and self._stock.wants
+
+    def prepare(self) -> None:
+        """Do a small step, a fraction of a millisecond, towards the next prepared session."""
+        if self._stock is not None:
+            self._stock.work()
+
     def close_all(self) -> None:
         """Close every session; each operation in progress reports its end."""
         for session in list(self._seats):
             self._close(session)
+        if self._stock is not None:
+            self._stock.close()
 
     def perform(self, command: Command) -> None:
         """Begin what a command says, or do it. Whatever goes wrong is reported to the session's sink."""
@@ -138,6 +157,7 @@ class Seats:
                 command.boundary,
                 command.entropy,
                 start=command.start,
+                prepared=self._take_prepared(loaded) if command.start is None else None,
             )
         except RlmWasmError as error:
             self._refuse(command, error)
@@ -146,6 +166,11 @@ class Seats:
         else:
             seat = self._seats[command.session] = _Seat(session, command.sink)
             self._tell(command.session, seat, Done())
+
+    def _take_prepared(self, loaded: LoadedGuest) -> Instance | None:
+        if self._stock is None:
+            self._stock = Stock(loaded.program, loaded.guest.facts, size_max=self._prepared_max)
+        return self._stock.take()
 
     @staticmethod
     def _refuse(command: Open, error: RlmWasmError) -> None:
