@@ -66,10 +66,12 @@ class _Seat:
 class Seats:
     """The sessions of one worker, each with the operation it is busy with.
 
-    At most `prepared_max` sessions are prepared ahead of need, where the owner has time for it.
+    At most `prepared_max` sessions are prepared ahead of need, where the owner has time for it. `clock`
+    gives nanoseconds.
     """
 
-    def __init__(self, *, prepared_max: int = PREPARED_MAX) -> None:
+    def __init__(self, *, prepared_max: int = PREPARED_MAX, clock: Callable[[], int] = monotonic_ns) -> None:
+        self._clock: Final = clock
         self._prepared_max: Final = prepared_max
         self._stock: Stock | None = None
         self._seats: dict[SessionId, _Seat] = {}
@@ -84,7 +86,7 @@ class Seats:
         if self._runnable:
             return 0.0
         if self._sleepers:
-            return max(0, self._sleepers[0][0] - monotonic_ns()) / 1e9
+            return max(0, self._sleepers[0][0] - self._clock()) / 1e9
         return None
 
     def turn(self) -> None:
@@ -196,7 +198,7 @@ class Seats:
             self._runnable.append(session)
 
     def _wake_sleepers(self) -> None:
-        now = monotonic_ns()
+        now = self._clock()
         while self._sleepers and self._sleepers[0][0] <= now:
             _, session = heapq.heappop(self._sleepers)
             seat = self._seats.get(session)
@@ -212,7 +214,7 @@ class Seats:
         if operation is None:
             return
         seat.response = seat.stopped = None
-        began_ns = monotonic_ns()
+        began_ns = self._clock()
         try:
             step = operation.throw(stopped) if stopped is not None else operation.send(response)
         except StopIteration as ended:
@@ -231,7 +233,7 @@ class Seats:
             seat.session.close()
             self._tell(session, seat, Done(error=_internal(error)))
         else:
-            seat.turn_ns += monotonic_ns() - began_ns
+            seat.turn_ns += self._clock() - began_ns
             if seat.interrupted:
                 seat.interrupted = False
                 seat.session.interrupt()
