@@ -30,6 +30,7 @@ from rlm_wasm.core.scheduler import (
     ProviderFailed,
     QueryReceived,
     Respond,
+    RunCancelled,
     RunStarted,
     Scheduler,
     SendQuery,
@@ -90,6 +91,8 @@ class Broker:
             lambda run_id, timer_id: self.submit(TimerFired(run_id, timer_id)), clock
         )
         self._inputs: deque[Input] = deque()
+        self._soon: deque[Input] = deque()
+        self._soon_asked = anyio.Event()
         self._performing = False
         self._runs: dict[RunId, _Run] = {}
         self._sending: dict[_Attempt, _Sent] = {}
@@ -106,6 +109,11 @@ class Broker:
             self._tasks = tasks
             tasks.start_soon(self._timers.run)
             task_status.started()
+            while True:
+                await self._soon_asked.wait()
+                self._soon_asked = anyio.Event()
+                while self._soon:
+                    self.submit(self._soon.popleft())
 
     def start_run(
         self, started: RunStarted, route: Router, sinks: Iterable[Sink], end: Callable[[str], None]
@@ -169,6 +177,14 @@ class Broker:
         finally:
             self._performing = False
 
+    def submit_soon(self, given: Input) -> None:
+        """Submit an input from where no task runs, such as a signal handler of the event loop.
+
+        Effects start tasks and open scopes, which only a task may do: the broker's own does it.
+        """
+        self._soon.append(given)
+        self._soon_asked.set()
+
     def _perform(self, effect: Effect) -> None:
         match effect:
             case EmitEvent(event=event):
@@ -195,8 +211,7 @@ class Broker:
             case EndRun(run_id=run_id, reason=reason):
                 self._runs[run_id].end(reason)
 
-    @staticmethod
-    def _emit(run: _Run, event: Event) -> None:
+    def _emit(self, run: _Run, event: Event) -> None:
         for sink in list(run.sinks):
             try:
                 sink(event)
@@ -204,7 +219,8 @@ class Broker:
                 # A run whose events cannot be written is not one that may go on unseen.
                 run.sinks.remove(sink)
                 what = str(error) if isinstance(error, RlmWasmError) else f"{type(error).__name__}: {error}"
-                run.end(f"events: {what}")
+                # The scheduler ends it: whatever is in flight then is settled before the result tells it.
+                self.submit(RunCancelled(event.run_id, f"events: {what}"))
 
     async def _send(self, effect: SendQuery, sent: _Sent) -> None:
         key = (effect.run_id, effect.request_id, effect.attempt)
