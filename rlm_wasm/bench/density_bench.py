@@ -16,7 +16,8 @@ from rlm_wasm.errors import InternalError
 from rlm_wasm.ids import SessionId
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.sandbox.session import Cell, Session, drive
-from rlm_wasm.worker.loop import Done, Open, Report, Requested, Respond, Run, WorkerLoop
+from rlm_wasm.worker.commands import Done, Open, Report, Requested, Respond, Run
+from rlm_wasm.worker.loop import WorkerLoop
 from rlm_wasm.worker.program import load_guest_program
 
 _WAITING: Final = 10_000

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlm_wasm.sandbox.snapshot import Snapshot
 from rlm_wasm.worker.program import LoadedGuest, load_guest_program
+from rlm_wasm.worker.worker import SessionImage
 
 if TYPE_CHECKING:
     from rlm_wasm.runtime.sandbox import Sandbox, SandboxSession
@@ -18,7 +18,7 @@ class Image:
     Immutable. Sessions made from it share its memory until they write, and do not see each other.
     """
 
-    def __init__(self, sandbox: Sandbox, snapshot: Snapshot) -> None:
+    def __init__(self, sandbox: Sandbox, snapshot: SessionImage) -> None:
         self._sandbox = sandbox
         self._snapshot = snapshot
 

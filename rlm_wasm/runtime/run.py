@@ -32,8 +32,8 @@ from rlm_wasm.runtime.broker import Broker
 from rlm_wasm.runtime.contexts import describe
 from rlm_wasm.runtime.guest_requests import GuestRequests
 from rlm_wasm.sandbox.session import Cell
-from rlm_wasm.worker.inline import InlineSession, InlineWorker
 from rlm_wasm.worker.result import CellResult
+from rlm_wasm.worker.worker import Worker, WorkerSession
 
 # Characters or bytes of inputs from which a session's origin is taken anew after loading them.
 REBASE_FROM_UNITS = 1 << 20
@@ -64,7 +64,7 @@ class ActiveRun:
         run_id: RunId,
         policy: Policy,
         broker: Broker,
-        worker: InlineWorker,
+        worker: Worker,
         question: str,
         contexts: Mapping[str, str | bytes],
         clock: Callable[[], int] = monotonic_ns,
@@ -77,7 +77,7 @@ class ActiveRun:
         self._contexts = contexts
         self._scope = anyio.CancelScope()
         self._ending: str | None = None
-        self._session: InlineSession | None = None
+        self._session: WorkerSession | None = None
         self._variables: tuple[str, ...] = ()
         self._inputs_size = sum(len(value) for value in contexts.values())
         self._requests = GuestRequests(
@@ -184,7 +184,7 @@ class ActiveRun:
         self._requests.begin_cell()
         result = await session.run(
             Cell(effect.source, limits, report_variables=True),
-            self._requests.answer,
+            self._requests,
             checkpoint_bytes_max=self._policy.sandbox.checkpoint_bytes_max,
         )
         self._broker.submit(FuelUsed(self.run_id, result.fuel_used))
@@ -195,7 +195,7 @@ class ActiveRun:
             await self._close_session()
         return CellFinished(self._report(result))
 
-    async def _open_session(self) -> InlineSession:
+    async def _open_session(self) -> WorkerSession:
         session = await self._worker.session(self._policy.session_limits(), self._policy.boundary_limits())
         try:
             for name, value in self._contexts.items():

@@ -21,6 +21,7 @@ from rlm_wasm.runtime.broker import Broker, Router
 from rlm_wasm.runtime.contexts import Contexts, named_contexts
 from rlm_wasm.runtime.run import ActiveRun, RunResult
 from rlm_wasm.worker.inline import InlineWorker
+from rlm_wasm.worker.worker import Worker
 
 
 class Runtime:
@@ -54,7 +55,7 @@ class Runtime:
         self.policy = policy.with_models(root=model, sub=sub_model)
         self._providers = ProviderSet(self.policy, environ)
         self._route: Router = route or self._providers.get
-        self._worker = worker or InlineWorker()
+        self._worker: Worker = worker or InlineWorker()
         self._clock = clock
         self._entropy = entropy
         self._broker: Broker | None = None

@@ -14,15 +14,16 @@ from rlm_wasm.runtime.image import Image, guest_identity
 from rlm_wasm.runtime.no_host import nobody_answers
 from rlm_wasm.sandbox.session import Cell
 from rlm_wasm.sandbox.snapshot import Layer, Snapshot
-from rlm_wasm.worker.inline import InlineSession, InlineWorker
+from rlm_wasm.worker.inline import InlineWorker
 from rlm_wasm.worker.program import load_guest_program
 from rlm_wasm.worker.result import CellResult
+from rlm_wasm.worker.worker import Worker, WorkerSession
 
 
 class SandboxSession:
     """One guest with its variables; cells run in it one after another. Close it, or use `async with`."""
 
-    def __init__(self, session: InlineSession, sandbox: Sandbox) -> None:
+    def __init__(self, session: WorkerSession, sandbox: Sandbox) -> None:
         self._session = session
         self._sandbox = sandbox
 
@@ -81,7 +82,7 @@ class Sandbox:
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
-        self._worker = InlineWorker()
+        self._worker: Worker = InlineWorker()
 
     async def __aenter__(self) -> Self:
         return self

@@ -24,7 +24,8 @@ from rlm_wasm.sandbox.session import Cell, Session, drive
 from rlm_wasm.sandbox.snapshot import Snapshot
 from rlm_wasm.sandbox.steps import Step
 from rlm_wasm.worker import operations
-from rlm_wasm.worker.loop import Close, Interrupt, Open, Requested, Run, Stop, TakeSnapshot, WorkerLoop
+from rlm_wasm.worker.commands import Close, Interrupt, Open, Requested, Run, Stop, TakeSnapshot
+from rlm_wasm.worker.loop import WorkerLoop
 from rlm_wasm.worker.program import load_guest_program
 from rlm_wasm.worker.result import CellResult
 from tests.support.host_health import Health, health

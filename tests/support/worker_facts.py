@@ -10,7 +10,8 @@ from typing import Any
 
 from rlm_wasm.ids import SessionId
 from rlm_wasm.sandbox.session import Cell
-from rlm_wasm.worker.loop import Close, Done, Load, Open, Report, Requested, Respond, Run, WorkerLoop
+from rlm_wasm.worker.commands import Close, Done, Load, Open, Report, Requested, Respond, Run
+from rlm_wasm.worker.loop import WorkerLoop
 from tests.support.sandbox_facts import boundary_limits, cell_limits, session_limits
 
 SECONDS_MAX = 30
@@ -62,9 +63,9 @@ class Seat:
 
 
 @contextmanager
-def worker_loop() -> Iterator[Callable[..., Seat]]:
+def worker_loop(**options: int) -> Iterator[Callable[..., Seat]]:
     """Start a loop; yield a function that opens a session in it; stop it."""
-    loop = WorkerLoop()
+    loop = WorkerLoop(**options)
     loop.start()
     numbers = iter(range(1, 1_000_000))
 
