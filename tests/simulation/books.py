@@ -68,6 +68,7 @@ class _Run:
     seq: int = 0
     at_ns: int = 0
     ending: bool = False
+    ended_ns: int = 0
 
     def pay(self, amounts: Amounts) -> None:
         for name, amount in amounts.items():
@@ -294,6 +295,7 @@ class Books:
         self.check(not unanswered, f"3: the run ended and {sorted(unanswered)} have no response")
         for name in run.limits:
             self.check(data.get(f"{name}_spent") == run.spent(name), f"7: run_ended tells other {name}")
+        run.ended_ns = self._now_ns
         self.ended[run.facts.run_id] = self.runs.pop(run.facts.run_id)
 
     # -- after each input ---------------------------------------------------------------------------

@@ -40,11 +40,19 @@ _LATENCIES_MS: Final = (0, 0, 1, 1, 5, 20, 20, 100, 300, 900, 1_500)
 
 
 class SimulatedProvider:
-    """Every model of a world. `seen` is called with each query, before anything else."""
+    """Every model of a world. `seen` is called with each query before anything else, `left` at its end."""
 
-    def __init__(self, random: Random, seen: Callable[[Query], None], *, faults: float) -> None:
+    def __init__(
+        self,
+        random: Random,
+        seen: Callable[[Query], None],
+        left: Callable[[Query], None],
+        *,
+        faults: float,
+    ) -> None:
         self._random = random
         self._seen = seen
+        self._left = left
         self._faults = faults
         self._wire = openai_over(random, lambda prompt: f"re {prompt}|over the wire")
         self.calls = 0
@@ -59,6 +67,7 @@ class SimulatedProvider:
             return await self._complete(query)
         finally:
             self.open -= 1
+            self._left(query)
 
     async def aclose(self) -> None:
         """Close the client."""

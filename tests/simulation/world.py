@@ -32,7 +32,10 @@ from tests.simulation.provider import SimulatedProvider, is_root
 from tests.simulation.worker import SimulatedLoop, SimulatedWorker
 
 # What a run may take beyond its deadline: hanging up, and the slice its guest is in.
-GRACE_NS: Final = int(HANG_UP_SECONDS_MAX * 1e9) + 1_500_000_000
+HANG_UP_NS: Final = int(HANG_UP_SECONDS_MAX * 1e9)
+GRACE_NS: Final = HANG_UP_NS + 1_500_000_000
+# Between the last thing a run waits for and its return.
+PROMPT_NS: Final = 100_000_000
 # A user message beside its observations: notes, the turn's line, the question.
 _MESSAGE_BYTES_BESIDE: Final = 8_000
 _CUT_MARKS_BYTES: Final = 6 * 64
@@ -177,7 +180,8 @@ class World:
         self.plan = Plan.of(self._random)
         self._books = Books(self.plan.policy.run.permits_max)
         self._scopes: list[anyio.CancelScope] = []
-        self._ended: set[RunId] = set()
+        self._calls: dict[RunId, int] = {}  # provider calls under way
+        self._hung_up_ns: dict[RunId, int] = {}  # when the last one ended
         self._opened = 0
         self.inputs = 0
 
@@ -215,7 +219,9 @@ class World:
     async def _live(self, loop: VirtualLoop) -> None:
         random, plan = self._random, self.plan
         guests = SimulatedLoop(loop, random, self._note, self._refuse_open)
-        models = SimulatedProvider(random, self._seen, faults=plan.faults)
+        models = SimulatedProvider(
+            random, self._seen, lambda query: self._left(query, loop), faults=plan.faults
+        )
         runtime = Runtime(
             plan.policy,
             route=lambda name: (models, name),
@@ -287,7 +293,7 @@ class World:
         limit_ns = policy.run.wall_ms_max * 1_000_000 + GRACE_NS
         self._check(took_ns <= limit_ns, f"8: a run took {took_ns // 1_000_000} ms")
         self.results.append(f"{number} {ended} {result}")
-        self._check_end(runtime, recorded, result)
+        self._check_end(loop, runtime, recorded, result)
 
     def _record(self, recorded: list[Event], event: Event) -> None:
         recorded.append(event)
@@ -309,6 +315,8 @@ class World:
         """Look at what a provider gets: it was reserved and sent, and observations are bounded."""
         sends = [send for send in self._books.sends if send.messages is query.messages]
         self._check(bool(sends), "1: a provider was asked for what was not sent")
+        if sends:
+            self._calls[sends[-1].run_id] = self._calls.get(sends[-1].run_id, 0) + 1
         if not is_root(query.messages):
             return
         observation = self.plan.policy.observation
@@ -321,7 +329,16 @@ class World:
             room = outputs * (observation.bytes_max + _CUT_MARKS_BYTES + source) + _MESSAGE_BYTES_BESIDE
             self._check(len(message.content.encode()) <= room, "6: an observation is larger than its bound")
 
-    def _check_end(self, runtime: Runtime, recorded: list[Event], result: RunResult | None) -> None:
+    def _left(self, query: Query, loop: VirtualLoop) -> None:
+        for send in self._books.sends:
+            if send.messages is query.messages:
+                self._calls[send.run_id] -= 1
+                self._hung_up_ns[send.run_id] = loop.now_ns
+                return
+
+    def _check_end(
+        self, loop: VirtualLoop, runtime: Runtime, recorded: list[Event], result: RunResult | None
+    ) -> None:
         """Check at the end of a run, however it ended, that nothing of it is left."""
         if not recorded:
             return  # cancelled before it began, or its first sink failed
@@ -343,6 +360,10 @@ class World:
             self._check(run_id not in broker._scheduler.open_runs, "5: a run is left in the scheduler")
             self._check(broker._scheduler.permits_held == self._books.flying, "2: permits are left")
         self._check(run_id not in runtime._runs, "5: a run is left in the runtime")
+        loose = self._calls.get(run_id, 0)
+        waited_ns = loop.now_ns - max(book.ended_ns, self._hung_up_ns.get(run_id, 0))
+        limit_ns = HANG_UP_NS if loose else 0
+        self._check(waited_ns <= limit_ns + PROMPT_NS, "8: a run that was over returned late")
         if result is not None:
             spent = {name: book.spent(name) for name in result.spent}
             self._check(result.run_id == run_id, "4: another run's result")
