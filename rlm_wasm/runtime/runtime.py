@@ -136,10 +136,14 @@ class Runtime:
             del self._runs[run_id]
 
     def cancel(self, reason: str = "cancelled") -> None:
-        """Ask every run to end now; each returns its best partial answer."""
+        """Ask every run to end now; each returns its best partial answer.
+
+        To be called on the event loop's thread: from a task, a sink, or a callback of the loop such as
+        a signal handler.
+        """
         if self._broker is not None:
             for run_id in list(self._runs):
-                self._broker.submit(RunCancelled(run_id, reason))
+                self._broker.submit_soon(RunCancelled(run_id, reason))
 
     def ask_sync(self, question: str, context: Contexts = None, **arguments: Any) -> RunResult:
         """Answer one question from code that is not async. Starts and stops everything it needs."""
