@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from rlm_wasm.version import VERSION as __version__
+
 if TYPE_CHECKING:
     from rlm_wasm.events import Event, Gap
     from rlm_wasm.policy.model import Policy
@@ -17,8 +19,6 @@ if TYPE_CHECKING:
     from rlm_wasm.runtime.runtime import Runtime
     from rlm_wasm.runtime.sandbox import Sandbox, SandboxSession
     from rlm_wasm.worker.result import CellResult
-
-__version__ = "0.1.0"
 
 # Loaded on first use: `rlm-wasm --version` should not wait for a WebAssembly engine.
 _WHERE = {
