@@ -212,7 +212,7 @@ class ActiveRun:
         self._note("cell_started", {"cell": self._cells, "source_bytes": source_bytes})
         result = await session.run(
             Cell(effect.source, limits, report_variables=True),
-            self._requests.answer,
+            self._requests,
             checkpoint_bytes_max=self._policy.sandbox.checkpoint_bytes_max,
         )
         self._note("cell_ended", _cell_ended(self._cells, result))

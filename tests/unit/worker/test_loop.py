@@ -19,9 +19,10 @@ from rlm_wasm.errors import (
 )
 from rlm_wasm.sandbox import imports
 from rlm_wasm.sandbox.session import Session
-from rlm_wasm.worker import loop as loop_module
+from rlm_wasm.sandbox.stock import Stock
+from rlm_wasm.worker import seats as seats_module
 from rlm_wasm.worker.commands import Interrupt, Respond, Stop
-from tests.support.worker_facts import Seat, worker_loop
+from tests.support.worker_facts import SECONDS_MAX, Seat, worker_loop
 
 pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("guest", "healthy_host")]
 
@@ -150,7 +151,8 @@ def test_sleepers_wake_in_the_order_of_their_times(open_seat: Callable[..., Seat
     for seat, delay in zip(seats, (0.15, 0.05, 0.1), strict=True):
         put = seat.reports.put
         number = seat.number
-        seat.loop._seats[number].sink = lambda report, n=number, put=put: (order.append(n), put(report))
+        sink = lambda report, n=number, put=put: (order.append(n), put(report))  # noqa: E731
+        seat.loop._seats._seats[number].sink = sink
         seat.start(f"import time\ntime.sleep({delay})")
     for seat in seats:
         seat.done()
@@ -292,7 +294,7 @@ def test_a_bug_while_opening_is_typed_and_others_live(
         raise RuntimeError("a bug of ours")
 
     other = open_seat()
-    monkeypatch.setattr(loop_module, "Session", explode)
+    monkeypatch.setattr(seats_module, "Session", explode)
     with pytest.raises(InternalError, match="a bug of ours"):
         open_seat()
     monkeypatch.undo()
@@ -306,7 +308,7 @@ def test_a_sink_that_fails_loses_its_own_session_and_no_other(open_seat: Callabl
     def gone(report: object) -> None:
         raise RuntimeError("Event loop is closed")
 
-    orphan.loop._seats[orphan.number].sink = gone
+    orphan.loop._seats._seats[orphan.number].sink = gone
     orphan.start("llm_query('x')")
     assert other.result("6 * 7") == "42"
     assert other.result("7 * 7") == "49"
@@ -325,7 +327,7 @@ def test_a_command_that_comes_while_the_loop_stops_is_refused_and_not_forgotten(
         go_on.wait(30)
 
     loop = seat.loop
-    loop._seats[seat.number].sink = hold
+    loop._seats._seats[seat.number].sink = hold
     seat.start("1")
     assert held.wait(30)  # the worker's thread is busy
     stopping = threading.Thread(target=loop.stop)
@@ -351,3 +353,52 @@ def test_an_interrupt_right_behind_its_cell_is_not_lost(open_seat: Callable[...,
         assert (result.outcome, result.session_lost) == ("cancelled", False)
     seat.loop.submit(Interrupt(seat.number))  # nothing runs: it is for no later cell
     assert seat.result("6 * 7") == "42"
+
+
+@pytest.mark.threat("T-031")
+def test_an_idle_worker_prepares_sessions_and_the_next_ones_come_from_there(
+    open_seat: Callable[..., Seat], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[object] = []
+    full = threading.Event()
+    take, work = Stock.take, Stock.work
+
+    def noted(self: Stock) -> object:
+        given.append(take(self))
+        return given[-1]
+
+    def worked(self: Stock) -> None:
+        work(self)
+        if not self.wants:
+            full.set()
+
+    monkeypatch.setattr(Stock, "take", noted)
+    monkeypatch.setattr(Stock, "work", worked)
+    first = open_seat()
+    assert given == [None]
+    assert full.wait(SECONDS_MAX)
+    second = open_seat()
+    assert given[1] is not None
+    assert [first.result("x = 1; x"), second.result("'x' in globals()")] == ["1", "False"]
+
+
+@pytest.mark.threat("T-018", "T-031")
+def test_a_worker_with_a_runnable_session_prepares_nothing(
+    open_seat: Callable[..., Seat], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worked: list[int] = []
+    monkeypatch.setattr(Stock, "work", lambda self: worked.append(1))
+    busy = open_seat()
+    busy.start(ENDLESS, fuel_max=10**13)
+    others = [open_seat() for _ in range(3)]
+    worked.clear()  # before its cell began the worker may have been idle
+    for _ in range(3):
+        assert [seat.result("6 * 7") for seat in others] == ["42"] * 3
+    assert not worked
+    busy.close()
+    busy.done()
+
+
+def test_a_worker_may_be_told_to_prepare_nothing() -> None:
+    with worker_loop(prepared_max=0) as open_seat:
+        assert [open_seat().result("1") for _ in range(3)] == ["1"] * 3
