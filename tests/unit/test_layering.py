@@ -38,6 +38,7 @@ LEVELS: Final[dict[str, int]] = {
     "events": 1,
     "errors": 0,
     "ids": 0,
+    "version": 0,
 }
 
 # Third-party packages: who may import them, and why nobody else may.
