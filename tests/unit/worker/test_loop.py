@@ -19,7 +19,7 @@ from rlm_wasm.errors import (
 )
 from rlm_wasm.sandbox import imports
 from rlm_wasm.sandbox.session import Session
-from rlm_wasm.worker import loop as loop_module
+from rlm_wasm.worker import seats as seats_module
 from rlm_wasm.worker.commands import Interrupt, Respond, Stop
 from tests.support.worker_facts import Seat, worker_loop
 
@@ -150,7 +150,8 @@ def test_sleepers_wake_in_the_order_of_their_times(open_seat: Callable[..., Seat
     for seat, delay in zip(seats, (0.15, 0.05, 0.1), strict=True):
         put = seat.reports.put
         number = seat.number
-        seat.loop._seats[number].sink = lambda report, n=number, put=put: (order.append(n), put(report))
+        sink = lambda report, n=number, put=put: (order.append(n), put(report))  # noqa: E731
+        seat.loop._seats._seats[number].sink = sink
         seat.start(f"import time\ntime.sleep({delay})")
     for seat in seats:
         seat.done()
@@ -292,7 +293,7 @@ def test_a_bug_while_opening_is_typed_and_others_live(
         raise RuntimeError("a bug of ours")
 
     other = open_seat()
-    monkeypatch.setattr(loop_module, "Session", explode)
+    monkeypatch.setattr(seats_module, "Session", explode)
     with pytest.raises(InternalError, match="a bug of ours"):
         open_seat()
     monkeypatch.undo()
@@ -306,7 +307,7 @@ def test_a_sink_that_fails_loses_its_own_session_and_no_other(open_seat: Callabl
     def gone(report: object) -> None:
         raise RuntimeError("Event loop is closed")
 
-    orphan.loop._seats[orphan.number].sink = gone
+    orphan.loop._seats._seats[orphan.number].sink = gone
     orphan.start("llm_query('x')")
     assert other.result("6 * 7") == "42"
     assert other.result("7 * 7") == "49"
@@ -325,7 +326,7 @@ def test_a_command_that_comes_while_the_loop_stops_is_refused_and_not_forgotten(
         go_on.wait(30)
 
     loop = seat.loop
-    loop._seats[seat.number].sink = hold
+    loop._seats._seats[seat.number].sink = hold
     seat.start("1")
     assert held.wait(30)  # the worker's thread is busy
     stopping = threading.Thread(target=loop.stop)

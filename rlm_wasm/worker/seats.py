@@ -1,0 +1,241 @@
+"""Many sessions in one thread, a fair slice for each: the part of a worker that is the same in every process.
+
+A session that waits for the host, or sleeps, costs nothing until it can go on. Not thread-safe: who owns
+it gives it commands and turns, on one thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic_ns
+from typing import Final
+
+from rlm_wasm.errors import GuestError, InternalError, RlmWasmError, UsageError
+from rlm_wasm.ids import SessionId
+from rlm_wasm.sandbox.session import Session
+from rlm_wasm.sandbox.snapshot import Snapshot
+from rlm_wasm.sandbox.steps import HostRequest, Sleep
+from rlm_wasm.worker import operations
+from rlm_wasm.worker.commands import (
+    Close,
+    Command,
+    Done,
+    Interrupt,
+    Load,
+    Open,
+    Rebase,
+    Report,
+    Requested,
+    Respond,
+    Run,
+    Stop,
+    TakeSnapshot,
+)
+from rlm_wasm.worker.operations import Outcome, SessionOperation
+from rlm_wasm.worker.program import load_guest_program
+from rlm_wasm.worker.result import CellResult
+
+# A session that the host answers goes on where it was, ahead of the others, until it has run for as
+# long as a slice takes: its memory is still in the processor's caches. Then it is the others' turn.
+TURN_NS: Final = 4_000_000
+
+
+@dataclass(slots=True)
+class _Seat:
+    """One session and the operation it is busy with."""
+
+    session: Session
+    sink: Callable[[Report], None]
+    operation: SessionOperation | None = None
+    response: bytes | None = None
+    waits_for_host: bool = False
+    stopped: GuestError | None = None
+    # An interrupt may come before the operation's first step, when its session knows of no cell yet.
+    interrupted: bool = False
+    queued: bool = False
+    # What it has run since its turn began. A turn ends with a slice used up, or with as much time.
+    turn_ns: int = 0
+
+
+class Seats:
+    """The sessions of one worker, each with the operation it is busy with."""
+
+    def __init__(self) -> None:
+        self._seats: dict[SessionId, _Seat] = {}
+        self._runnable: deque[SessionId] = deque()
+        self._sleepers: list[tuple[int, SessionId]] = []
+
+    def __len__(self) -> int:
+        return len(self._seats)
+
+    def idle_seconds(self) -> float | None:
+        """How long nothing can go on without a command: 0 if something can now, None for ever."""
+        if self._runnable:
+            return 0.0
+        if self._sleepers:
+            return max(0, self._sleepers[0][0] - monotonic_ns()) / 1e9
+        return None
+
+    def turn(self) -> None:
+        """Wake who slept long enough, and give one session its slice."""
+        self._wake_sleepers()
+        if self._runnable:
+            self._advance(self._runnable.popleft())
+
+    def close_all(self) -> None:
+        """Close every session; each operation in progress reports its end."""
+        for session in list(self._seats):
+            self._close(session)
+
+    def perform(self, command: Command) -> None:
+        """Begin what a command says, or do it. Whatever goes wrong is reported to the session's sink."""
+        if isinstance(command, Open):
+            self._open(command)
+            return
+        seat = self._seats.get(command.session)
+        if seat is None:
+            return  # closed meanwhile; its sink has been told
+        match command:
+            case Load(name=name, value=value):
+                self._begin(command.session, seat, operations.load(seat.session, name, value))
+            case Run(cell=cell, checkpoint_bytes_max=bytes_max):
+                self._begin(command.session, seat, operations.run_cell(seat.session, cell, bytes_max))
+            case Rebase():
+                self._begin(command.session, seat, operations.rebase(seat.session))
+            case TakeSnapshot():
+                self._begin(command.session, seat, operations.take_snapshot(seat.session))
+            case Respond(response=response):
+                if seat.waits_for_host:
+                    seat.waits_for_host = False
+                    seat.response = response
+                    if seat.turn_ns < TURN_NS and not seat.queued:
+                        seat.queued = True
+                        self._runnable.appendleft(command.session)
+                    else:
+                        self._queue(command.session, seat)
+            case Interrupt():
+                seat.session.interrupt()
+                seat.interrupted = True
+            case Stop(error=error):
+                if seat.operation is not None:
+                    seat.stopped = error
+                    seat.waits_for_host = False
+                    self._queue(command.session, seat)
+            case Close():
+                self._close(command.session)
+
+    def _open(self, command: Open) -> None:
+        try:
+            loaded = load_guest_program()
+            session = Session(
+                loaded.program,
+                loaded.guest.facts,
+                command.limits,
+                command.boundary,
+                command.entropy,
+                start=command.start,
+            )
+        except RlmWasmError as error:
+            self._refuse(command, error)
+        except Exception as error:  # noqa: BLE001 - the thread serves others; the caller gets it typed
+            self._refuse(command, _internal(error))
+        else:
+            seat = self._seats[command.session] = _Seat(session, command.sink)
+            self._tell(command.session, seat, Done())
+
+    @staticmethod
+    def _refuse(command: Open, error: RlmWasmError) -> None:
+        # A sink that fails has nobody left to hear of it, and no session to free.
+        with contextlib.suppress(Exception):
+            command.sink(Done(error=error))
+
+    def _begin(self, session: SessionId, seat: _Seat, operation: SessionOperation) -> None:
+        if seat.operation is not None:
+            self._tell(session, seat, Done(error=UsageError("the session is busy")))
+            return
+        seat.operation = operation
+        seat.response = None
+        seat.stopped = None
+        seat.interrupted = False
+        self._queue(session, seat)
+
+    def _queue(self, session: SessionId, seat: _Seat) -> None:
+        """Put a session at the end of the line; its next turn is a new one."""
+        seat.turn_ns = 0
+        if not seat.queued:
+            seat.queued = True
+            self._runnable.append(session)
+
+    def _wake_sleepers(self) -> None:
+        now = monotonic_ns()
+        while self._sleepers and self._sleepers[0][0] <= now:
+            _, session = heapq.heappop(self._sleepers)
+            seat = self._seats.get(session)
+            if seat is not None and seat.operation is not None and not seat.waits_for_host:
+                self._queue(session, seat)
+
+    def _advance(self, session: SessionId) -> None:
+        seat = self._seats.get(session)
+        if seat is None:
+            return
+        seat.queued = False
+        operation, response, stopped = seat.operation, seat.response, seat.stopped
+        if operation is None:
+            return
+        seat.response = seat.stopped = None
+        began_ns = monotonic_ns()
+        try:
+            step = operation.throw(stopped) if stopped is not None else operation.send(response)
+        except StopIteration as ended:
+            seat.operation = None
+            outcome: Outcome = ended.value
+            done = Done(
+                result=outcome if isinstance(outcome, CellResult) else None,
+                snapshot=outcome if isinstance(outcome, Snapshot) else None,
+            )
+            self._tell(session, seat, done)
+        except RlmWasmError as error:
+            seat.operation = None
+            self._tell(session, seat, Done(error=error))
+        except Exception as error:  # noqa: BLE001 - the thread serves others; the caller gets it typed
+            seat.operation = None
+            seat.session.close()
+            self._tell(session, seat, Done(error=_internal(error)))
+        else:
+            seat.turn_ns += monotonic_ns() - began_ns
+            if seat.interrupted:
+                seat.interrupted = False
+                seat.session.interrupt()
+            match step:
+                case HostRequest(frame=frame):
+                    seat.waits_for_host = True
+                    self._tell(session, seat, Requested(frame))
+                case Sleep(until_ns=until_ns):
+                    heapq.heappush(self._sleepers, (until_ns, session))
+                case _:
+                    self._queue(session, seat)
+
+    def _tell(self, session: SessionId, seat: _Seat, report: Report) -> None:
+        try:
+            seat.sink(report)
+        except Exception:  # noqa: BLE001 - an event loop that is gone: nobody waits for this session
+            if session in self._seats:
+                self._close(session)
+
+    def _close(self, session: SessionId) -> None:
+        seat = self._seats.pop(session)
+        operation, seat.operation = seat.operation, None
+        if operation is not None:
+            operation.close()
+            self._tell(session, seat, Done(error=UsageError("the session was closed")))
+        seat.session.close()
+
+
+def _internal(error: Exception) -> InternalError:
+    internal = InternalError(f"{type(error).__name__}: {error}")
+    internal.__cause__ = error
+    return internal
