@@ -130,6 +130,7 @@ def _settle(start: dict[str, Any], findings: list[Finding]) -> _Settled:
     from rlm_wasm.sandbox.instance import NativeFile, Program
     from rlm_wasm.sandbox.linear_unsafe import ImageSource
     from rlm_wasm.worker.program import LoadedGuest, adopt_guest_program
+    from rlm_wasm.worker.warm import warm_sessions
 
     values: dict[str, Any] = start["facts"]
     for name in ("imports", "exports"):
@@ -141,6 +142,7 @@ def _settle(start: dict[str, Any], findings: list[Finding]) -> _Settled:
     for number in (SOCKET_FD, PAGEMAP_FD, layers.WORDS_FD):
         os.dup2(0, number, inheritable=False)
     adopt_guest_program(LoadedGuest(program, Guest(Path(start["folder"]), facts)))
+    warm_sessions()
     entry = importlib.import_module(start["entry"])
     entry.warm()
     required = frozenset(start["required"])

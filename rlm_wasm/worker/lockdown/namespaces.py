@@ -27,7 +27,7 @@ FLAGS: Final[dict[str, int]] = {
     "cgroup namespace": 0x0200_0000,
 }
 _DETAILS: Final[dict[str, str]] = {
-    "user namespace": "its own users",
+    "user namespace": "its own users, and no further namespace of users",
     "pid namespace": "its own process numbers",
     "net namespace": "no interface is up",
     "mount namespace": "its own mounts",
@@ -58,7 +58,17 @@ def _enter(layer: str) -> str:
 
 
 def _enter_user() -> str:
-    """Enter a user namespace in which this user, and nobody, exist.
+    """Enter a user namespace in which this user, and nobody, exist, and which cannot have another inside.
+
+    A further one would give its maker every capability in it, and with them much more of the kernel.
+    """
+    _make_user_namespace()
+    _write("/proc/sys/user/max_user_namespaces", "0")
+    return _DETAILS["user namespace"]
+
+
+def _make_user_namespace() -> None:
+    """Enter it and have its users written.
 
     Root wants two users mapped, to become the second: only a process outside may write that, so one is
     forked beforehand and told when to.
@@ -72,7 +82,7 @@ def _enter_user() -> str:
             ("gid_map", f"{NOBODY} {gid} 1"),
         ):
             _write(f"/proc/self/{name}", text)
-        return _DETAILS["user namespace"]
+        return
     ready, go = os.pipe()
     pid = os.getpid()
     helper = os.fork()
@@ -95,7 +105,6 @@ def _enter_user() -> str:
         _, status = os.waitpid(helper, 0)
     if status:
         raise missing_layer("user namespace", "its users could not be written")
-    return _DETAILS["user namespace"]
 
 
 def _write(path: str, text: str) -> None:
