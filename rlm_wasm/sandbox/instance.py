@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 import wasmtime
@@ -16,6 +17,7 @@ from rlm_wasm.image.compiled import load_module
 from rlm_wasm.image.memfd import MemoryFile
 from rlm_wasm.sandbox import linear_unsafe
 from rlm_wasm.sandbox.call import Call
+from rlm_wasm.sandbox.dirty_unsafe import Range
 from rlm_wasm.sandbox.engine import CONFIGURATION, engine
 from rlm_wasm.sandbox.fatal import install_hook
 from rlm_wasm.sandbox.imports import ImportHandler, define_imports
@@ -27,6 +29,19 @@ SLICE_FUEL: Final = 50_000_000
 _TABLE_ELEMENTS_MAX: Final = 100_000
 _get_fuel = ffi._wasmtime_context_get_fuel
 _set_fuel = ffi._wasmtime_context_set_fuel
+
+
+@dataclass(frozen=True, slots=True)
+class FirstTouched:
+    """The stretches of the base image that a first cell reads, and those it writes."""
+
+    read: tuple[Range, ...] = ()
+    written: tuple[Range, ...] = ()
+
+    @property
+    def written_bytes(self) -> int:
+        """What an instance holds of its own once they are populated."""
+        return sum(length for _, length in self.written)
 
 
 class Program:
@@ -53,6 +68,8 @@ class Program:
         contents = image() if callable(image) else image
         file = MemoryFile.of("rlm-image", contents)
         self.image: Final = ImageSource(file.fd, len(contents), len(contents), file)
+        # Learned by the first who wants to know (`rehearsal.py`).
+        self.first_touched: FirstTouched | None = None
         self._closed = False
 
     @property
@@ -84,14 +101,11 @@ class Instance:
 
     def __init__(self, program: Program, *, memory_bytes_max: int, image: ImageSource | None = None) -> None:
         source = image or program.image
-        if memory_bytes_max < source.size:
-            raise PolicyError(
-                f"sandbox.memory_bytes_max is {memory_bytes_max}, below the image's {source.size} bytes"
-            )
+        _require_room(memory_bytes_max, source.size)
         self._program = program
         self._store: wasmtime.Store | None = wasmtime.Store(engine())
         self._context: Any = self._store._context()
-        ffi.wasmtime_store_limiter(self._store.ptr(), memory_bytes_max, _TABLE_ELEMENTS_MAX, 1, 4, 1)
+        self._set_limits(memory_bytes_max)
         self._exports: dict[str, Any] = {}
         self._fuel_slot = ctypes.c_uint64()
         self._fuel_reference = ctypes.byref(self._fuel_slot)
@@ -129,6 +143,20 @@ class Instance:
         if linear is None:
             raise InternalError("the module was instantiated without a memory of ours")
         return linear
+
+    def set_memory_max(self, memory_bytes_max: int) -> None:
+        """Bound what the memory may grow to from now on.
+
+        Raises:
+            PolicyError: it is larger already.
+        """
+        _require_room(memory_bytes_max, self.memory.size)
+        self._set_limits(memory_bytes_max)
+
+    def _set_limits(self, memory_bytes_max: int) -> None:
+        if self._store is None:
+            raise InternalError("the instance is closed")
+        ffi.wasmtime_store_limiter(self._store.ptr(), memory_bytes_max, _TABLE_ELEMENTS_MAX, 1, 4, 1)
 
     # -- calls ------------------------------------------------------------------------------------
 
@@ -204,3 +232,8 @@ class Instance:
     def _check(error: Any) -> None:
         if error:
             raise InternalError(f"wasmtime: {wasmtime.WasmtimeError._from_ptr(error)}")
+
+
+def _require_room(memory_bytes_max: int, size: int) -> None:
+    if memory_bytes_max < size:
+        raise PolicyError(f"sandbox.memory_bytes_max is {memory_bytes_max}, below the image's {size} bytes")

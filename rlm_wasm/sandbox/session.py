@@ -65,7 +65,8 @@ _SETUP_LIMITS = CellLimits(
 class Session:
     """One guest over an image. Not thread-safe; the thread that made it drives and closes it.
 
-    `entropy(n)` returns n random bytes: fresh, or from a seeded stream for a deterministic run.
+    `entropy(n)` returns n random bytes: fresh, or from a seeded stream for a deterministic run. `prepared`
+    is an instance over the base image in which nothing has run yet, from a `Stock`; the session owns it.
 
     Raises:
         PolicyError: the policy's memory cap is below the image.
@@ -80,6 +81,7 @@ class Session:
         entropy: Callable[[int], bytes],
         *,
         start: Snapshot | None = None,
+        prepared: Instance | None = None,
     ) -> None:
         self._program = program
         self._facts = facts
@@ -89,9 +91,12 @@ class Session:
         cap = limits.memory_bytes_max
         # What this session's pages are compared with when a snapshot is taken.
         self._origin = None if start is None else start.as_origin()
-        self._instance = (
-            Instance(program, memory_bytes_max=cap) if start is None else start.fork(memory_bytes_max=cap)
-        )
+        if start is not None:
+            self._instance = start.fork(memory_bytes_max=cap)
+        elif prepared is not None:
+            self._instance = _adopted(prepared, cap)
+        else:
+            self._instance = Instance(program, memory_bytes_max=cap)
         self._memory = self._instance.memory
         # A fork gets fresh entropy in its first cell, like a new session.
         self._seeded = False
@@ -310,3 +315,12 @@ class Session:
         if pointer == 0:
             raise MemoryExceeded(f"the guest has no room for a cell of {length} bytes")
         return self._memory.check(pointer, length, length_max=length)
+
+
+def _adopted(prepared: Instance, memory_bytes_max: int) -> Instance:
+    try:
+        prepared.set_memory_max(memory_bytes_max)
+    except BaseException:
+        prepared.close()
+        raise
+    return prepared

@@ -10,6 +10,7 @@ import threading
 from typing import Final
 
 from rlm_wasm.errors import InternalError, UsageError
+from rlm_wasm.sandbox.stock import PREPARED_MAX
 from rlm_wasm.worker.commands import Command
 from rlm_wasm.worker.seats import Seats
 
@@ -17,11 +18,14 @@ STOP_SECONDS_MAX: Final = 30.0
 
 
 class WorkerLoop:
-    """Runs sessions on a thread of its own, never the main one: no signal handler runs there."""
+    """Runs sessions on a thread of its own, never the main one: no signal handler runs there.
 
-    def __init__(self) -> None:
+    While it has nothing to do it prepares sessions ahead of need, at most `prepared_max`.
+    """
+
+    def __init__(self, *, prepared_max: int = PREPARED_MAX) -> None:
         self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
-        self._seats = Seats()
+        self._seats = Seats(prepared_max=prepared_max)
         self._thread = threading.Thread(target=self._main, name="rlm-wasm-worker", daemon=True)
         self._stopping = False
         # Together: whoever is not refused comes before the end in the queue, and so gets its Done.

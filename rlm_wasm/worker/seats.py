@@ -12,12 +12,15 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic_ns
+from typing import Final
 
 from rlm_wasm.errors import GuestError, InternalError, RlmWasmError, UsageError
 from rlm_wasm.ids import SessionId
+from rlm_wasm.sandbox.instance import Instance
 from rlm_wasm.sandbox.session import Session
 from rlm_wasm.sandbox.snapshot import Snapshot
 from rlm_wasm.sandbox.steps import HostRequest, Sleep
+from rlm_wasm.sandbox.stock import PREPARED_MAX, Stock
 from rlm_wasm.worker import operations
 from rlm_wasm.worker.commands import (
     Close,
@@ -35,8 +38,11 @@ from rlm_wasm.worker.commands import (
     TakeSnapshot,
 )
 from rlm_wasm.worker.operations import Outcome, SessionOperation
-from rlm_wasm.worker.program import load_guest_program
+from rlm_wasm.worker.program import LoadedGuest, load_guest_program
 from rlm_wasm.worker.result import CellResult
+
+# Nobody wants the thread for so long: then it prepares sessions, a fraction of a millisecond at a time.
+IDLE_NS: Final = 5_000_000
 
 
 @dataclass(slots=True)
@@ -55,12 +61,18 @@ class _Seat:
 
 
 class Seats:
-    """The sessions of one worker, each with the operation it is busy with."""
+    """The sessions of one worker, each with the operation it is busy with.
 
-    def __init__(self) -> None:
+    While nobody wants anything, sessions are prepared ahead of need, at most `prepared_max`.
+    """
+
+    def __init__(self, *, prepared_max: int = PREPARED_MAX) -> None:
         self._seats: dict[SessionId, _Seat] = {}
         self._runnable: deque[SessionId] = deque()
         self._sleepers: list[tuple[int, SessionId]] = []
+        self._prepared_max: Final = prepared_max
+        self._stock: Stock | None = None
+        self._used_ns = 0
 
     def __len__(self) -> int:
         return len(self._seats)
@@ -69,23 +81,31 @@ class Seats:
         """How long nothing can go on without a command: 0 if something can now, None for ever."""
         if self._runnable:
             return 0.0
-        if self._sleepers:
-            return max(0, self._sleepers[0][0] - monotonic_ns()) / 1e9
-        return None
+        due_ns = self._sleepers[0][0] if self._sleepers else None
+        if self._stock is not None and self._stock.wants:
+            idle_ns = self._used_ns + IDLE_NS
+            due_ns = idle_ns if due_ns is None else min(due_ns, idle_ns)
+        return None if due_ns is None else max(0, due_ns - monotonic_ns()) / 1e9
 
     def turn(self) -> None:
-        """Wake who slept long enough, and give one session its slice."""
+        """Wake who slept long enough, and give one session its slice; with none, prepare for the next."""
         self._wake_sleepers()
         if self._runnable:
             self._advance(self._runnable.popleft())
+            self._used_ns = monotonic_ns()
+        elif self._stock is not None and self._stock.wants and monotonic_ns() - self._used_ns >= IDLE_NS:
+            self._stock.work()
 
     def close_all(self) -> None:
         """Close every session; each operation in progress reports its end."""
         for session in list(self._seats):
             self._close(session)
+        if self._stock is not None:
+            self._stock.close()
 
     def perform(self, command: Command) -> None:
         """Begin what a command says, or do it. Whatever goes wrong is reported to the session's sink."""
+        self._used_ns = monotonic_ns()
         if isinstance(command, Open):
             self._open(command)
             return
@@ -127,6 +147,7 @@ class Seats:
                 command.boundary,
                 command.entropy,
                 start=command.start,
+                prepared=self._take_prepared(loaded) if command.start is None else None,
             )
         except RlmWasmError as error:
             self._refuse(command, error)
@@ -135,6 +156,11 @@ class Seats:
         else:
             seat = self._seats[command.session] = _Seat(session, command.sink)
             self._tell(command.session, seat, Done())
+
+    def _take_prepared(self, loaded: LoadedGuest) -> Instance | None:
+        if self._stock is None:
+            self._stock = Stock(loaded.program, loaded.guest.facts, size_max=self._prepared_max)
+        return self._stock.take()
 
     @staticmethod
     def _refuse(command: Open, error: RlmWasmError) -> None:
