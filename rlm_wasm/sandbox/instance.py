@@ -27,6 +27,11 @@ from rlm_wasm.sandbox.memory_unsafe import GuestMemory
 # Fuel between two yields of a fiber: about 4 ms (100 M fuel ran 8.5 ms).
 SLICE_FUEL: Final = 50_000_000
 _TABLE_ELEMENTS_MAX: Final = 100_000
+# As an integer, where the bindings make an object of it.
+_memory_data: Final = ffi.dll["wasmtime_memory_data"]  # type: ignore[attr-defined]
+_memory_data.restype = ctypes.c_size_t
+_memory_data.argtypes = ffi._wasmtime_memory_data.argtypes
+_memory_size: Final = ffi._wasmtime_memory_data_size
 _get_fuel = ffi._wasmtime_context_get_fuel
 _set_fuel = ffi._wasmtime_context_set_fuel
 
@@ -200,11 +205,8 @@ class Instance:
         Raises:
             InternalError: they differ; the instance must not be used again.
         """
-        memory = self._export("memory").of.memory
-        base = ctypes.cast(
-            ffi.wasmtime_memory_data(self._context, ctypes.byref(memory)), ctypes.c_void_p
-        ).value
-        size = ffi.wasmtime_memory_data_size(self._context, ctypes.byref(memory))
+        memory = ctypes.byref(self._export("memory").of.memory)
+        base, size = _memory_data(self._context, memory), _memory_size(self._context, memory)
         if base != self.memory.base or size != self.memory.size:
             raise InternalError("wasmtime and the sandbox disagree about a guest's memory")
 
