@@ -23,17 +23,11 @@ from rlm_wasm.sandbox.fatal import install_hook
 from rlm_wasm.sandbox.imports import ImportHandler, define_imports
 from rlm_wasm.sandbox.linear_unsafe import ImageSource
 from rlm_wasm.sandbox.memory_unsafe import GuestMemory
+from rlm_wasm.sandbox.short_calls import get_fuel, memory_data, memory_size, set_fuel
 
 # Fuel between two yields of a fiber: about 4 ms (100 M fuel ran 8.5 ms).
 SLICE_FUEL: Final = 50_000_000
 _TABLE_ELEMENTS_MAX: Final = 100_000
-# As an integer, where the bindings make an object of it.
-_memory_data: Final = ffi.dll["wasmtime_memory_data"]  # type: ignore[attr-defined]
-_memory_data.restype = ctypes.c_size_t
-_memory_data.argtypes = ffi._wasmtime_memory_data.argtypes
-_memory_size: Final = ffi._wasmtime_memory_data_size
-_get_fuel = ffi._wasmtime_context_get_fuel
-_set_fuel = ffi._wasmtime_context_set_fuel
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,12 +180,12 @@ class Instance:
 
     def fuel(self) -> int:
         """Return the fuel left."""
-        self._check(_get_fuel(self._context, self._fuel_reference))
+        self._check(get_fuel(self._context, self._fuel_reference))
         return int(self._fuel_slot.value)
 
     def set_fuel(self, fuel: int) -> None:
         """Set the fuel left."""
-        self._check(_set_fuel(self._context, fuel))
+        self._check(set_fuel(self._context, fuel))
 
     def set_slice_fuel(self, fuel: int) -> None:
         """Yield after each `fuel`; takes effect with the next `set_fuel`."""
@@ -206,7 +200,7 @@ class Instance:
             InternalError: they differ; the instance must not be used again.
         """
         memory = ctypes.byref(self._export("memory").of.memory)
-        base, size = _memory_data(self._context, memory), _memory_size(self._context, memory)
+        base, size = memory_data(self._context, memory), memory_size(self._context, memory)
         if base != self.memory.base or size != self.memory.size:
             raise InternalError("wasmtime and the sandbox disagree about a guest's memory")
 

@@ -41,8 +41,9 @@ from rlm_wasm.worker.operations import Outcome, SessionOperation
 from rlm_wasm.worker.program import LoadedGuest, load_guest_program
 from rlm_wasm.worker.result import CellResult
 
-# Nobody wants the thread for so long: then it prepares sessions, a fraction of a millisecond at a time.
-IDLE_NS: Final = 5_000_000
+# A session that the host answers goes on where it was, ahead of the others, until it has run for as
+# long as a slice takes: its memory is still in the processor's caches. Then it is the others' turn.
+TURN_NS: Final = 4_000_000
 
 
 @dataclass(slots=True)
@@ -58,21 +59,24 @@ class _Seat:
     # An interrupt may come before the operation's first step, when its session knows of no cell yet.
     interrupted: bool = False
     queued: bool = False
+    # What it has run since its turn began. A turn ends with a slice used up, or with as much time.
+    turn_ns: int = 0
 
 
 class Seats:
     """The sessions of one worker, each with the operation it is busy with.
 
-    While nobody wants anything, sessions are prepared ahead of need, at most `prepared_max`.
+    At most `prepared_max` sessions are prepared ahead of need, where the owner has time for it. `clock`
+    gives nanoseconds.
     """
 
-    def __init__(self, *, prepared_max: int = PREPARED_MAX) -> None:
+    def __init__(self, *, prepared_max: int = PREPARED_MAX, clock: Callable[[], int] = monotonic_ns) -> None:
+        self._clock: Final = clock
+        self._prepared_max: Final = prepared_max
+        self._stock: Stock | None = None
         self._seats: dict[SessionId, _Seat] = {}
         self._runnable: deque[SessionId] = deque()
         self._sleepers: list[tuple[int, SessionId]] = []
-        self._prepared_max: Final = prepared_max
-        self._stock: Stock | None = None
-        self._used_ns = 0
 
     def __len__(self) -> int:
         return len(self._seats)
@@ -81,19 +85,24 @@ class Seats:
         """How long nothing can go on without a command: 0 if something can now, None for ever."""
         if self._runnable:
             return 0.0
-        due_ns = self._sleepers[0][0] if self._sleepers else None
-        if self._stock is not None and self._stock.wants:
-            idle_ns = self._used_ns + IDLE_NS
-            due_ns = idle_ns if due_ns is None else min(due_ns, idle_ns)
-        return None if due_ns is None else max(0, due_ns - monotonic_ns()) / 1e9
+        if self._sleepers:
+            return max(0, self._sleepers[0][0] - self._clock()) / 1e9
+        return None
 
     def turn(self) -> None:
-        """Wake who slept long enough, and give one session its slice; with none, prepare for the next."""
+        """Wake who slept long enough, and give one session its slice."""
         self._wake_sleepers()
         if self._runnable:
             self._advance(self._runnable.popleft())
-            self._used_ns = monotonic_ns()
-        elif self._stock is not None and self._stock.wants and monotonic_ns() - self._used_ns >= IDLE_NS:
+
+    @property
+    def wants_preparing(self) -> bool:
+        """Whether `prepare` has something to do."""
+        return self._stock is not None and self._stock.wants
+
+    def prepare(self) -> None:
+        """Do a small step, a fraction of a millisecond, towards the next prepared session."""
+        if self._stock is not None:
             self._stock.work()
 
     def close_all(self) -> None:
@@ -105,7 +114,6 @@ class Seats:
 
     def perform(self, command: Command) -> None:
         """Begin what a command says, or do it. Whatever goes wrong is reported to the session's sink."""
-        self._used_ns = monotonic_ns()
         if isinstance(command, Open):
             self._open(command)
             return
@@ -125,7 +133,11 @@ class Seats:
                 if seat.waits_for_host:
                     seat.waits_for_host = False
                     seat.response = response
-                    self._queue(command.session, seat)
+                    if seat.turn_ns < TURN_NS and not seat.queued:
+                        seat.queued = True
+                        self._runnable.appendleft(command.session)
+                    else:
+                        self._queue(command.session, seat)
             case Interrupt():
                 seat.session.interrupt()
                 seat.interrupted = True
@@ -179,12 +191,14 @@ class Seats:
         self._queue(session, seat)
 
     def _queue(self, session: SessionId, seat: _Seat) -> None:
+        """Put a session at the end of the line; its next turn is a new one."""
+        seat.turn_ns = 0
         if not seat.queued:
             seat.queued = True
             self._runnable.append(session)
 
     def _wake_sleepers(self) -> None:
-        now = monotonic_ns()
+        now = self._clock()
         while self._sleepers and self._sleepers[0][0] <= now:
             _, session = heapq.heappop(self._sleepers)
             seat = self._seats.get(session)
@@ -200,6 +214,7 @@ class Seats:
         if operation is None:
             return
         seat.response = seat.stopped = None
+        began_ns = self._clock()
         try:
             step = operation.throw(stopped) if stopped is not None else operation.send(response)
         except StopIteration as ended:
@@ -218,6 +233,7 @@ class Seats:
             seat.session.close()
             self._tell(session, seat, Done(error=_internal(error)))
         else:
+            seat.turn_ns += self._clock() - began_ns
             if seat.interrupted:
                 seat.interrupted = False
                 seat.session.interrupt()
