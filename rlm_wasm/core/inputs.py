@@ -172,6 +172,16 @@ class ObservationMade(NamedTuple):
     parent: RequestId | None = None
 
 
+class Noted(NamedTuple):
+    """Something the scheduler does not decide about, but that has its place among the run's events."""
+
+    run_id: RunId
+    kind: str
+    data: dict[str, object]
+    depth: int = 0
+    parent: RequestId | None = None
+
+
 class RunCancelled(NamedTuple):
     """Somebody outside wants the run stopped. Its requests end now; RunEnded is still due."""
 
@@ -199,6 +209,7 @@ InputInRun: TypeAlias = (
     | CellStarted
     | FuelUsed
     | ObservationMade
+    | Noted
     | RunCancelled
     | RunEnded
 )

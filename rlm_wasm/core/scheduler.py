@@ -41,6 +41,7 @@ from rlm_wasm.core.inputs import (
     Input,
     InputInRun,
     IterationStarted,
+    Noted,
     ObservationMade,
     Origin,
     ProviderAnswered,
@@ -75,6 +76,7 @@ __all__ = [
     "FuelUsed",
     "Input",
     "IterationStarted",
+    "Noted",
     "ObservationMade",
     "Origin",
     "ProviderAnswered",
@@ -187,6 +189,8 @@ class Scheduler:
                 self._fuel_used(run, fuel, parent)
             case ObservationMade(bytes=size, parent=parent):
                 self._observation_made(run, size, parent)
+            case Noted(kind=kind, data=data, depth=depth, parent=parent):
+                self._outbox.record(run, kind, data, depth, parent)
             case RunCancelled(reason=reason):
                 self._stop(run, reason)
             case RunEnded(outcome=outcome):

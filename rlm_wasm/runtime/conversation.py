@@ -22,8 +22,9 @@ from rlm_wasm.core.loop import (
     RlmLoop,
     RunCell,
 )
+from rlm_wasm.core.pricing import utf8_bytes
 from rlm_wasm.core.request import Completed, error_of
-from rlm_wasm.core.scheduler import FuelUsed, IterationStarted, ObservationMade, QueryReceived
+from rlm_wasm.core.scheduler import FuelUsed, IterationStarted, Noted, ObservationMade, QueryReceived
 from rlm_wasm.errors import GuestError, GuestException, InternalError
 from rlm_wasm.ids import RequestId, RunId
 from rlm_wasm.policy.model import Policy
@@ -70,6 +71,7 @@ class Conversation:
         self._scope: anyio.CancelScope | None = None
         self._ending: str | None = None
         self._session: WorkerSession | None = None
+        self._cells = 0
         self._variables: tuple[str, ...] = ()
         self._inputs_size = sum(len(value) for value in contexts.values())
         self._requests = GuestRequests(
@@ -170,10 +172,13 @@ class Conversation:
         limits = self._policy.cell_limits()
         left = self._broker.budget_view(place.run_id, place.parent)[Dimension.FUEL].available
         limits = replace(limits, fuel_max=max(1, min(limits.fuel_max, left)))
-        if len(effect.source.encode("utf-8", "replace")) > limits.source_bytes_max:
+        source_bytes = utf8_bytes(effect.source)
+        if source_bytes > limits.source_bytes_max:
             too_long = f"The block is longer than the {limits.source_bytes_max} bytes a cell may have."
             return CellFinished(CellReport(outcome="guest_exception", error=too_long))
-        self._requests.begin_cell()
+        self._cells += 1
+        self._requests.begin_cell(self._cells)
+        self._note("cell_started", {"cell": self._cells, "source_bytes": source_bytes})
         try:
             result = await session.run(
                 Cell(effect.source, limits, report_variables=True),
@@ -184,6 +189,7 @@ class Conversation:
             self._requests.end_cell()
             if (ended := session.last_result) is not None:
                 # Also of a cell that was cancelled: it has used it.
+                self._note("cell_ended", _cell_ended(self._cells, ended))
                 self._broker.submit(FuelUsed(place.run_id, ended.fuel_used, place.parent))
         if not result.session_lost:
             self._variables = result.variables
@@ -191,6 +197,9 @@ class Conversation:
             self._variables = ()
             await self._close_session()
         return CellFinished(self._report(result))
+
+    def _note(self, kind: str, data: dict[str, object]) -> None:
+        self._broker.submit(Noted(self.place.run_id, kind, data, self.place.depth, self.place.parent))
 
     async def _open_session(self) -> WorkerSession:
         policy = self._policy
@@ -228,6 +237,17 @@ class Conversation:
             restored=result.restored,
             queries_answered=tuple(self._requests.answered) if result.session_lost else (),
         )
+
+
+def _cell_ended(cell: int, result: CellResult) -> dict[str, object]:
+    return {
+        "cell": cell,
+        "outcome": result.outcome,
+        "fuel": result.fuel_used,
+        "memory_bytes": result.memory_peak_bytes,
+        "session_lost": result.session_lost,
+        "restored": result.restored,
+    }
 
 
 def error_text(error: GuestError) -> str:

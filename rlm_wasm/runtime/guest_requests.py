@@ -9,8 +9,9 @@ from typing import Final, assert_never
 from rlm_wasm.core.cell_report import AnsweredQuery
 from rlm_wasm.core.limits import BoundaryLimits
 from rlm_wasm.core.messages import Message
+from rlm_wasm.core.pricing import utf8_bytes
 from rlm_wasm.core.request import Completed, Response
-from rlm_wasm.core.scheduler import CellStarted, ChildRequested, QueryReceived, RequestAbandoned
+from rlm_wasm.core.scheduler import CellStarted, ChildRequested, Noted, QueryReceived, RequestAbandoned
 from rlm_wasm.errors import BoundaryViolation, DeadlineExceeded
 from rlm_wasm.ids import RequestId, RunId
 from rlm_wasm.runtime.broker import Answered, Broker
@@ -49,9 +50,11 @@ class GuestRequests(Answerer):
     answered: list[AnsweredQuery] = field(default_factory=list)
     decode_ns: int = 0
     open: tuple[RequestId, ...] = ()
+    cell: int = 0
 
-    def begin_cell(self) -> None:
-        """Forget what the last cell asked."""
+    def begin_cell(self, cell: int) -> None:
+        """Forget what the last cell asked; `cell` is the number of the one that begins."""
+        self.cell = cell
         self.finish = None
         self.answered = []
         self.decode_ns = 0
@@ -90,6 +93,9 @@ class GuestRequests(Answerer):
             case Finish(answer=answer):
                 if self.finish is None:
                     self.finish = answer
+                    data: dict[str, object] = {"cell": self.cell, "answer_bytes": utf8_bytes(answer)}
+                    noted = Noted(self.run_id, "answer_declared", data, self.depth, self.parent)
+                    self.broker.submit(noted)
                 reply(encode_finish_response())
             case Budget():
                 reply(encode_budget_response(self.broker.standing(self.run_id, self.parent)))

@@ -9,7 +9,7 @@ import anyio
 
 from rlm_wasm.core.dialects.prompts import child_question
 from rlm_wasm.core.loop import Finish
-from rlm_wasm.core.scheduler import ChildFinished, RunEnded, StartChild, StopChild
+from rlm_wasm.core.scheduler import ChildFinished, Noted, RunEnded, StartChild, StopChild
 from rlm_wasm.errors import (
     ArtifactError,
     ChildFailed,
@@ -24,6 +24,7 @@ from rlm_wasm.policy.model import Policy
 from rlm_wasm.runtime.broker import Broker
 from rlm_wasm.runtime.contexts import DEFAULT_NAME
 from rlm_wasm.runtime.conversation import Conversation, Place
+from rlm_wasm.runtime.description import answer_bytes, description
 from rlm_wasm.runtime.senders import Senders
 from rlm_wasm.worker.worker import Worker
 
@@ -63,6 +64,8 @@ class ActiveRun:
         self._policy = policy
         self._broker = broker
         self._worker = worker
+        self._question = question
+        self._contexts = contexts
         self._tenant = tenant
         root = Place(run_id, tenant, depth=0, parent=None, model=policy.models.root)
         self._root = Conversation(root, policy, broker, worker, question, contexts)
@@ -96,14 +99,35 @@ class ActiveRun:
         began_ns = self._broker.clock()
         outcome = "failed"
         try:
+            self._note("run_described", await description(self._policy, self._question, self._contexts))
             finish = await self._until_finish()
-            outcome = finish.reason
+            outcome = self._loggable(finish.reason)
+            self._note("run_answered", self._answered(finish, outcome))
             spent = {d.value: view.spent for d, view in self._broker.budget_view(self.run_id).items()}
             wall_ms = (self._broker.clock() - began_ns) // 1_000_000
             return RunResult(self.run_id, finish.answer, finish.partial, finish.reason, spent, wall_ms)
         finally:
             with anyio.CancelScope(shield=True):
                 await self._broker.finish_run(RunEnded(self.run_id, outcome), self.run_id)
+
+    def _note(self, kind: str, data: dict[str, object]) -> None:
+        self._broker.submit(Noted(self.run_id, kind, data))
+
+    def _answered(self, finish: Finish, reason: str) -> dict[str, object]:
+        data: dict[str, object] = {
+            "partial": finish.partial,
+            "reason": reason,
+            "answer_bytes": answer_bytes(finish.answer),
+        }
+        if self._policy.events.texts and finish.answer is not None:
+            data["answer"] = finish.answer
+        return data
+
+    def _loggable(self, reason: str) -> str:
+        """Return the reason without what a provider said, which may quote a prompt."""
+        if self._policy.events.texts or not reason.startswith("model_failed: "):
+            return reason
+        return ": ".join(reason.split(": ", 2)[:2])
 
     async def _until_finish(self) -> Finish:
         """Drive the root's conversation with its children beside it; at its end none of them goes on."""

@@ -10,9 +10,10 @@ import ctypes
 from typing import Any
 
 from wasmtime import _bindings as ffi
+from wasmtime._ffi import dll
 
 # The same library, already loaded.
-_library = ctypes.PyDLL(ffi.dll._name, handle=ffi.dll._handle)
+_library = ctypes.PyDLL(dll._name, handle=dll._handle)
 
 
 def _short(name: str) -> Any:
@@ -24,3 +25,7 @@ def _short(name: str) -> Any:
 
 get_fuel = _short("wasmtime_context_get_fuel")
 set_fuel = _short("wasmtime_context_set_fuel")
+memory_size = _short("wasmtime_memory_data_size")
+memory_data = _short("wasmtime_memory_data")
+# An address is compared, and never followed: as an integer, where the bindings make an object of it.
+memory_data.restype = ctypes.c_size_t
