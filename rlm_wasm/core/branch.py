@@ -9,7 +9,7 @@ sessions of its run until it is GONE.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from typing import Final
 
 from rlm_wasm.core.inputs import ChildRequested
@@ -18,7 +18,7 @@ from rlm_wasm.errors import InternalError
 from rlm_wasm.ids import RequestId
 
 
-class ChildState(Enum):
+class ChildState(StrEnum):
     """Where a child is. RECEIVED holds a reservation; RUNNING and ENDING still owe a response."""
 
     RECEIVED = "received"
@@ -28,7 +28,7 @@ class ChildState(Enum):
     GONE = "gone"
 
 
-class ChildStep(Enum):
+class ChildStep(StrEnum):
     """What moves a child on."""
 
     START = "start"  # admitted: its session is made

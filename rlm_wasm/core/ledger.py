@@ -59,7 +59,6 @@ class Charge(NamedTuple):
 
 
 NOTHING: Final = Charge()
-ONE_REQUEST: Final = Charge(requests=1)
 
 
 class DimensionView(NamedTuple):
@@ -179,6 +178,15 @@ class Ledger:
         """Reserve and settle at once, or raise BudgetExceeded and spend nothing."""
         self.refuse_unless_fits(charge, view)
         self.absorb(charge, view)
+
+    def spend_one(self, dimension: Dimension, view: View) -> None:
+        """Do what `spend` does, for an amount of 1 in one dimension: every request passes here."""
+        place = _PLACE[dimension]
+        for each in view.chain:
+            if each.limit[place] - each.spent[place] - each.reserved[place] < 1:
+                raise _refusal(each, place, 1)
+        for each in view.chain:
+            each.spent[place] += 1
 
     def refuse_unless_fits(self, charge: Charge, view: View | None = None) -> None:
         """Raise BudgetExceeded for the first dimension in which `charge` does not fit.

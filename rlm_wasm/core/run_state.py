@@ -8,7 +8,7 @@ from typing import Final
 from rlm_wasm.core.branch import Branch
 from rlm_wasm.core.inputs import QueryReceived, RunStarted
 from rlm_wasm.core.journal import Journal
-from rlm_wasm.core.ledger import NOTHING, ONE_REQUEST, Charge, Ledger
+from rlm_wasm.core.ledger import NOTHING, Charge, Dimension, Ledger
 from rlm_wasm.core.request import State, Step, next_state
 from rlm_wasm.errors import BudgetExceeded, InternalError
 from rlm_wasm.ids import RequestId, RunId
@@ -112,7 +112,7 @@ class RunState:
         What the cell's cap refuses is counted in the run's all the same: a refusal costs the guest
         almost nothing and the host real work.
         """
-        self.ledger.spend(ONE_REQUEST, branch.view)
+        self.ledger.spend_one(Dimension.REQUESTS, branch.view)
         if of_guest:
             branch.cell_requests += 1
             most = self.facts.cell_requests_max
