@@ -119,8 +119,6 @@ class Broker:
             lambda run_id, timer_id: self.submit(TimerFired(run_id, timer_id)), clock
         )
         self._inputs: deque[Input] = deque()
-        self._soon: deque[Input] = deque()
-        self._soon_asked = anyio.Event()
         self._performing = False
         self._runs: dict[RunId, _Run] = {}
         self._sending: dict[_Attempt, _Sent] = {}
@@ -137,11 +135,6 @@ class Broker:
             tasks.start_soon(self._senders.run)
             tasks.start_soon(self._timers.run)
             task_status.started()
-            while True:
-                await self._soon_asked.wait()
-                self._soon_asked = anyio.Event()
-                while self._soon:
-                    self.submit(self._soon.popleft())
 
     def start_run(
         self, started: RunStarted, route: Router, sinks: Iterable[Sink], end: Callable[[str], None]
@@ -212,14 +205,6 @@ class Broker:
                     self._perform(effect)
         finally:
             self._performing = False
-
-    def submit_soon(self, given: Input) -> None:
-        """Submit an input from where no task runs, such as a signal handler of the event loop.
-
-        Effects start tasks and open scopes, which only a task may do: the broker's own does it.
-        """
-        self._soon.append(given)
-        self._soon_asked.set()
 
     def _perform(self, effect: Effect) -> None:
         match effect:

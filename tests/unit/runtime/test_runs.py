@@ -378,17 +378,32 @@ class Slow:
         pass
 
 
+class OneSlow:
+    """A root model that asks two questions, of which one is never answered."""
+
+    async def complete(self, query: Query) -> Completion:
+        if query.messages[0].role == "system":
+            return Completion("```repl\nllm_query_batched(['slow', 'quick'])\n```", 1, 1)
+        if query.messages[0].content == "slow":
+            await anyio.sleep_forever()
+        return Completion("quick", 1, 1)
+
+    async def aclose(self) -> None:
+        pass
+
+
 async def test_a_run_that_its_sink_ends_tells_the_query_in_flight_as_spent() -> None:
-    def fails_at_the_query(event: Event) -> None:
-        if event.kind == "query_sent":
+    def fails_at_the_second_answer(event: Event) -> None:
+        events.append(event)
+        if len(events.of("query_answered")) == 2:
             raise OSError("full")
 
-    events = Events()
-    async with running(small_policy(), route=lambda name: (Slow(), name)) as runtime:
-        result = await runtime.ask("?", sinks=[fails_at_the_query, events.append])
-    assert result.spent["calls"] == 1
+    events, rest = Events(), Events()
+    async with running(small_policy(), route=lambda name: (OneSlow(), name)) as runtime:
+        result = await runtime.ask("?", sinks=[fails_at_the_second_answer, rest.append])
+    assert result.spent["calls"] == 3
     assert result.reason == "events: OSError: full"
-    ((ended,),) = [events.of("run_ended")]
+    (ended,) = rest.of("run_ended")
     assert {f"{name}_spent": amount for name, amount in result.spent.items()}.items() <= ended.items()
 
 
