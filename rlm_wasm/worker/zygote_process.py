@@ -98,6 +98,7 @@ def _inside(
         process.die_with_parent(0 if separate else outside)
         _place(channel, *fds)
         settled = _settle(start, findings)
+        process.die_with_parent(0 if separate else outside)  # changing the user undid it
         messages.send(
             channel, {"type": "ready", "layers": [[f.layer, f.applied, f.detail] for f in settled.findings]}
         )
