@@ -21,6 +21,7 @@ from rlm_wasm.worker.zygote import Exited, Gone, Spawned, Zygote, ZygoteGone, sp
 from rlm_wasm.worker.zygote_process import EXIT_FAILED, EXIT_NOT_LOCKED
 from tests.support.locked_churn import hostile_cells
 from tests.support.locked_facts import SECONDS_MAX, exchange, exit_of, process_limits, zygote
+from tests.support.sandbox_facts import MIB
 
 pytestmark = [pytest.mark.guest]
 
@@ -327,3 +328,16 @@ def test_reports_keep_their_order_and_numbers(warm: Zygote) -> None:
         for report in warm.wait(SECONDS_MAX):
             assert isinstance(report, Exited)
             numbers.remove(report.number)
+
+
+@pytest.mark.threat("T-050")
+def test_more_sessions_or_memory_than_a_worker_may_have_are_refused_by_the_kernel() -> None:
+    """The limits are the process's: they hold although the sessions' own would allow more."""
+    with zygote("hungry_worker", sessions_max=2, memory_bytes_max=64 * MIB, held_bytes_max=0) as made:
+        answer, ended = exchange(made, {"memory_bytes_max": 4096 * MIB, "bytes": 1500 * MIB})
+    assert ended.status == 0, ended
+    told = json.loads(answer)
+    assert 2 <= told["sessions"] < 6
+    assert "no address space" in told["met"]
+    assert told["big"] == "memory_exceeded"
+    assert told["after"] == "42"
