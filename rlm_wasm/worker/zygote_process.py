@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from rlm_wasm.errors import LockdownError
+from rlm_wasm.sandbox.dirty_unsafe import hold_pagemap
 from rlm_wasm.worker import zygote_messages as messages
 from rlm_wasm.worker.lockdown import layers, process
 from rlm_wasm.worker.lockdown.report import Finding
@@ -131,7 +132,6 @@ def _settle(start: dict[str, Any], findings: list[Finding]) -> _Settled:
     from rlm_wasm.sandbox.instance import NativeFile, Program
     from rlm_wasm.sandbox.linear_unsafe import ImageSource
     from rlm_wasm.worker.program import LoadedGuest, adopt_guest_program
-    from rlm_wasm.worker.warm import warm_sessions
 
     values: dict[str, Any] = start["facts"]
     for name in ("imports", "exports"):
@@ -143,10 +143,12 @@ def _settle(start: dict[str, Any], findings: list[Finding]) -> _Settled:
     for number in (SOCKET_FD, PAGEMAP_FD, layers.WORDS_FD):
         os.dup2(0, number, inheritable=False)
     adopt_guest_program(LoadedGuest(program, Guest(Path(start["folder"]), facts)))
-    warm_sessions()
     entry = importlib.import_module(start["entry"])
     entry.warm()
     required = frozenset(start["required"])
+    # When memory runs out, the kernel ends workers first, and never the host for one.
+    with contextlib.suppress(OSError):
+        process.oom_first(layers.PROC_FD)
     # Two descriptors a worker.
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -239,8 +241,6 @@ def _worker(channel: socket.socket, settled: _Settled, connection: int, says: in
 
 
 def _hold_pagemap() -> None:
-    from rlm_wasm.sandbox.dirty_unsafe import hold_pagemap
-
     # The kernel gives it to its owner only, and who cannot be traced owns nothing of its own /proc.
     process.dumpable(True)
     fd = os.open("self/pagemap", os.O_RDONLY, dir_fd=layers.PROC_FD)

@@ -106,6 +106,7 @@ def test_the_layers_are_what_the_kernel_says_of_the_process(worker: Served) -> N
         theirs = os.readlink(f"/proc/{worker.spawned.pid}/ns/{kind}")
         assert theirs != os.readlink(f"/proc/self/ns/{kind}"), kind
     assert os.listdir(f"/proc/{worker.spawned.pid}/root/") == []
+    assert Path(f"/proc/{worker.spawned.pid}/oom_score_adj").read_text().strip() == "1000"
 
 
 @pytest.mark.threat("T-046")
@@ -337,7 +338,7 @@ def test_more_sessions_or_memory_than_a_worker_may_have_are_refused_by_the_kerne
         answer, ended = exchange(made, {"memory_bytes_max": 4096 * MIB, "bytes": 1500 * MIB})
     assert ended.status == 0, ended
     told = json.loads(answer)
-    assert 2 <= told["sessions"] < 6
+    assert 2 <= told["sessions"] <= 4
     assert "no address space" in told["met"]
     assert told["big"] == "memory_exceeded"
     assert told["after"] == "42"
