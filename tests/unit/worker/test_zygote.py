@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from rlm_wasm.errors import InternalError
 from rlm_wasm.image.machine_key import machine_key
 from rlm_wasm.worker.lockdown.closures import writable_code
 from rlm_wasm.worker.lockdown.report import LAYERS, WORKER_LAYERS, ZYGOTE_LAYERS
@@ -300,6 +301,19 @@ def test_where_namespaces_are_refused_a_strict_zygote_does_not_start_and_says_wh
 def test_a_zygote_with_a_second_thread_does_not_start() -> None:
     with pytest.raises(ZygoteGone, match="2 threads"):
         Zygote.start("tests.support.threaded_worker", process_limits(), required=LAYERS)
+
+
+def test_a_fork_that_fails_is_told_and_the_zygote_goes_on() -> None:
+    with zygote("childless_worker") as made:
+        for _ in range(2):
+            answer, ended = exchange(made, {})
+            assert (answer, ended.exit_code) == (b"", EXIT_FAILED)
+            assert ended.reason.startswith("no fork: ")
+
+
+def test_a_layer_that_does_not_exist_cannot_be_required() -> None:
+    with pytest.raises(InternalError, match="moat"):
+        Zygote.start("tests.support.worker_entry", process_limits(), required=("moat",))
 
 
 def test_an_entry_that_does_not_exist_is_an_error_that_names_it() -> None:
