@@ -98,6 +98,17 @@ class FuelUsed:
 
 
 @dataclass(frozen=True, slots=True)
+class Noted:
+    """Something the scheduler does not decide about, but that has its place among the run's events."""
+
+    run_id: RunId
+    kind: str
+    data: dict[str, object]
+    depth: int = 0
+    parent: RequestId | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RunCancelled:
     """Somebody outside wants the run stopped. Its requests end now; RunEnded is still due."""
 
@@ -120,6 +131,7 @@ InputInRun: TypeAlias = (
     | ProviderFailed
     | TimerFired
     | FuelUsed
+    | Noted
     | RunCancelled
     | RunEnded
 )

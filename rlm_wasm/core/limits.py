@@ -80,6 +80,15 @@ class RunLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamLimits:
+    """What is kept for a reader that is slower than its run: memory, then a file, or a gap at once."""
+
+    buffer_events_max: int
+    when_full: Literal["drop", "spill"]
+    spill_bytes_max: int
+
+
+@dataclass(frozen=True, slots=True)
 class QueryLimits:
     """Limits of one query to a provider. `attempts_max` counts the first try."""
 

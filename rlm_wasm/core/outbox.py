@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rlm_wasm.core.effects import ClearTimer, Effect, EmitEvent, SetTimer
-from rlm_wasm.core.inputs import QueryReceived
+from rlm_wasm.core.inputs import Noted, QueryReceived
 from rlm_wasm.core.run_state import NS_PER_MS, RunState
 from rlm_wasm.events import Event
 from rlm_wasm.ids import RequestId
@@ -30,10 +30,10 @@ class Outbox:
         self._effects.append(effect)
 
     def record(
-        self, run: RunState, kind: str, data: dict[str, object], query: QueryReceived | None = None
+        self, run: RunState, kind: str, data: dict[str, object], about: QueryReceived | Noted | None = None
     ) -> None:
-        """Write one event of a run, at the depth of the query it is about."""
-        depth, parent = (query.depth, query.parent) if query else (0, None)
+        """Write one event of a run, at the depth of what it is about."""
+        depth, parent = (about.depth, about.parent) if about else (0, None)
         self._emit(run.journal.record(kind, self.now_ns, data, depth=depth, parent=parent))
 
     def record_end(self, run: RunState, data: dict[str, object]) -> None:

@@ -93,10 +93,10 @@ class QueryFlow:
         self._permits.release(run.run_id, request.request_id)
         delay_ms = self._delay_before_retry(run, request, given)
         if delay_ms is None:
-            self._answer(run, request, Failed(given.error))
+            self._answer(run, request, Failed(given.error), sent=given.sent)
             return
         request.step(Step.BACK_OFF)
-        data = run_events.query_retry(run, request, given.error, delay_ms)
+        data = run_events.query_retry(run, request, given, delay_ms)
         self._outbox.record(run, "query_retry", data, request.query)
         at_ns = self._outbox.after_ms(delay_ms)
         self._outbox.set_timer(run, request.backoff_timer, request.request_id, at_ns)
@@ -112,6 +112,8 @@ class QueryFlow:
             self._answer(run, request, Denied(exc))
         else:
             request.hold(reservation)
+            data = run_events.query_requeued(request)
+            self._outbox.record(run, "query_requeued", data, request.query)
             self._permits.request(run.run_id, request.request_id)
 
     def cancel_all(self, run: RunState, reason: str) -> None:
@@ -157,12 +159,14 @@ class QueryFlow:
             self._permits.withdraw(run.run_id, request.request_id)
         self._answer(run, request, response)
 
-    def _answer(self, run: RunState, request: OpenRequest, response: Response) -> None:
+    def _answer(
+        self, run: RunState, request: OpenRequest, response: Response, *, sent: bool | None = None
+    ) -> None:
         request.step(Step.ANSWER)
         del run.requests[request.request_id]
         self._outbox.clear_timer(run, request.deadline_timer)
         self._outbox.clear_timer(run, request.backoff_timer)
-        data = run_events.query_answered(run, request, response)
+        data = run_events.query_answered(run, request, response, sent)
         self._outbox.record(run, "query_answered", data, request.query)
         self._outbox.add(Respond(run.run_id, request.request_id, response))
 

@@ -48,19 +48,37 @@ def query_received(run: RunState, request: OpenRequest) -> Data:
     return data
 
 
-def query_retry(run: RunState, request: OpenRequest, error: QueryError, delay_ms: int) -> Data:
+def query_retry(run: RunState, request: OpenRequest, given: ProviderFailed, delay_ms: int) -> Data:
     """A failed attempt after which another one follows."""
-    data: Data = {"request": request.request_id, "attempt": request.attempt, "delay_ms": delay_ms}
-    return data | _error(run, error)
+    data: Data = {
+        "request": request.request_id,
+        "attempt": request.attempt,
+        "delay_ms": delay_ms,
+        "sent": given.sent,
+        "retry_after_ms": given.retry_after_ms,
+    }
+    return data | _error(run, given.error)
 
 
-def query_answered(run: RunState, request: OpenRequest, response: Response) -> Data:
-    """The one terminal response. `assumed`: the cost holds reservations that no bill confirmed."""
+def query_requeued(request: OpenRequest) -> Data:
+    """A query whose wait before its next attempt is over: it waits for a permit again."""
+    return {"request": request.request_id, "attempt": request.attempt + 1}
+
+
+def query_answered(run: RunState, request: OpenRequest, response: Response, sent: bool | None = None) -> Data:
+    """The one terminal response. `assumed`: the cost holds reservations that no bill confirmed.
+
+    `sent`: of a failure, whether the last attempt may be billed.
+    """
+    usage = response.usage if isinstance(response, Completed) else None
     data: Data = {
         "request": request.request_id,
         "status": response.status,
         "attempts": request.attempt,
         "assumed": request.assumed,
+        "sent": sent,
+        "reported_input_tokens": usage.input_tokens if usage else None,
+        "reported_output_tokens": usage.output_tokens if usage else None,
         **_amounts("", request.billed),
     }
     error = error_of(response)
@@ -78,6 +96,7 @@ def late_result(given: ProviderAnswered | ProviderFailed, usage: Usage | None, b
         "request": given.request_id,
         "attempt": given.attempt,
         "answered": isinstance(given, ProviderAnswered),
+        "sent": given.sent if isinstance(given, ProviderFailed) else None,
         "reported_input_tokens": believed.input_tokens if believed else None,
         "reported_output_tokens": believed.output_tokens if believed else None,
         **_amounts("", billed),

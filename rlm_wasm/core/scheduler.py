@@ -32,6 +32,7 @@ from rlm_wasm.core.inputs import (
     Input,
     InputInRun,
     IterationStarted,
+    Noted,
     Origin,
     ProviderAnswered,
     ProviderFailed,
@@ -59,6 +60,7 @@ __all__ = [
     "FuelUsed",
     "Input",
     "IterationStarted",
+    "Noted",
     "Origin",
     "ProviderAnswered",
     "ProviderFailed",
@@ -132,6 +134,8 @@ class Scheduler:
                 self._iteration_started(run)
             case FuelUsed(fuel=fuel):
                 self._fuel_used(run, fuel)
+            case Noted(kind=kind, data=data):
+                self._outbox.record(run, kind, data, given)
             case RunCancelled(reason=reason):
                 self._stop(run, reason)
             case RunEnded(outcome=outcome):

@@ -18,6 +18,7 @@ from rlm_wasm.core.limits import (
     QueryLimits,
     RunLimits,
     SessionLimits,
+    StreamLimits,
 )
 from rlm_wasm.errors import PolicyError
 from rlm_wasm.policy import sections as s
@@ -131,6 +132,10 @@ class Policy(s.Section):
     def query_limits(self) -> QueryLimits:
         """Return the limits of one query."""
         return QueryLimits(**self.query.model_dump())
+
+    def stream_limits(self) -> StreamLimits:
+        """Return what is kept for a slow reader of events."""
+        return StreamLimits(**self.events.model_dump(exclude={"texts"}))
 
     def price(self, spec: str) -> ModelPrice:
         """Return the price of the model `spec`; raise PolicyError if a run could not budget its cost."""

@@ -99,9 +99,12 @@ class QuerySection(Section):
 
 
 class EventsSection(Section):
-    """What the event log may hold."""
+    """What events may hold, and what is kept of them for a reader that is slower than its run."""
 
     texts: f.Flag
+    buffer_events_max: Annotated[int, Field(ge=2, le=1_000_000)]
+    when_full: Literal["drop", "spill"]
+    spill_bytes_max: f.Bytes4G
 
 
 class PriceSection(Section):

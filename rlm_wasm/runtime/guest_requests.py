@@ -9,9 +9,10 @@ from typing import assert_never
 from rlm_wasm.core.cell_report import AnsweredQuery
 from rlm_wasm.core.limits import BoundaryLimits
 from rlm_wasm.core.messages import Message
+from rlm_wasm.core.pricing import utf8_bytes
 from rlm_wasm.core.request import Completed, Denied, Response
-from rlm_wasm.core.scheduler import QueryReceived
-from rlm_wasm.errors import BoundaryViolation, BudgetExceeded, QueryError
+from rlm_wasm.core.scheduler import Noted, QueryReceived
+from rlm_wasm.errors import BoundaryViolation, BudgetExceeded, DepthExceeded, QueryError
 from rlm_wasm.ids import RunId
 from rlm_wasm.runtime.broker import Answered, Broker
 from rlm_wasm.wire.boundary import (
@@ -19,6 +20,8 @@ from rlm_wasm.wire.boundary import (
     Finish,
     LlmQuery,
     LlmQueryBatch,
+    RlmQuery,
+    RlmQueryBatch,
     decode_request,
     encode_batch_response,
     encode_budget_response,
@@ -29,6 +32,7 @@ from rlm_wasm.worker.answers import Answerer, Reply
 
 # A restored session's observation repeats answered queries; a flood of them is not repeated.
 ANSWERED_KEPT_MAX = 64
+_NO_CHILDREN = Denied(DepthExceeded("there are no child runs"))
 
 
 @dataclass(slots=True)
@@ -45,9 +49,11 @@ class GuestRequests(Answerer):
     finish: str | None = None
     answered: list[AnsweredQuery] = field(default_factory=list)
     asked: int = 0
+    cell: int = 0
 
-    def begin_cell(self) -> None:
-        """Forget what the last cell asked."""
+    def begin_cell(self, cell: int) -> None:
+        """Forget what the last cell asked; `cell` is the number of the one that begins."""
+        self.cell = cell
         self.finish = None
         self.answered = []
         self.asked = 0
@@ -64,9 +70,15 @@ class GuestRequests(Answerer):
                 self._query((prompt,), model, lambda responses: reply(encode_response(responses[0])))
             case LlmQueryBatch(prompts=prompts, model=model):
                 self._query(prompts, model, lambda responses: reply(encode_batch_response(responses)))
+            case RlmQuery():
+                reply(encode_response(_NO_CHILDREN))
+            case RlmQueryBatch(prompts=prompts):
+                reply(encode_batch_response([_NO_CHILDREN] * len(prompts)))
             case Finish(answer=answer):
                 if self.finish is None:
                     self.finish = answer
+                    data: dict[str, object] = {"cell": self.cell, "answer_bytes": utf8_bytes(answer)}
+                    self.broker.submit(Noted(self.run_id, "answer_declared", data))
                 reply(encode_finish_response())
             case Budget():
                 reply(encode_budget_response(self.broker.budget_view(self.run_id)))

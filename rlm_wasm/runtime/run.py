@@ -23,13 +23,15 @@ from rlm_wasm.core.loop import (
     RlmLoop,
     RunCell,
 )
+from rlm_wasm.core.pricing import utf8_bytes
 from rlm_wasm.core.request import Completed, error_of
-from rlm_wasm.core.scheduler import FuelUsed, IterationStarted, QueryReceived, RunEnded
+from rlm_wasm.core.scheduler import FuelUsed, IterationStarted, Noted, QueryReceived, RunEnded
 from rlm_wasm.errors import GuestError, GuestException, InternalError
 from rlm_wasm.ids import RunId
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.runtime.broker import Broker
 from rlm_wasm.runtime.contexts import describe
+from rlm_wasm.runtime.description import answer_bytes, description
 from rlm_wasm.runtime.guest_requests import GuestRequests
 from rlm_wasm.sandbox.session import Cell
 from rlm_wasm.worker.result import CellResult
@@ -74,7 +76,9 @@ class ActiveRun:
         self._policy = policy
         self._broker = broker
         self._worker = worker
+        self._question = question
         self._contexts = contexts
+        self._cells = 0
         self._scope = anyio.CancelScope()
         self._ending: str | None = None
         self._session: WorkerSession | None = None
@@ -109,8 +113,10 @@ class ActiveRun:
         began = self._clock()
         outcome = "failed"
         try:
+            self._note("run_described", await description(self._policy, self._question, self._contexts))
             finish = await self._until_finish()
-            outcome = finish.reason
+            outcome = self._loggable(finish.reason)
+            self._note("run_answered", self._answered(finish, outcome))
             spent = {d.value: view.spent for d, view in self._broker.budget_view(self.run_id).items()}
             wall_ms = (self._clock() - began) // 1_000_000
             return RunResult(self.run_id, finish.answer, finish.partial, finish.reason, spent, wall_ms)
@@ -118,6 +124,25 @@ class ActiveRun:
             with anyio.CancelScope(shield=True):
                 await self._close_session()
                 await self._broker.finish_run(RunEnded(self.run_id, outcome), self.run_id)
+
+    def _note(self, kind: str, data: dict[str, object]) -> None:
+        self._broker.submit(Noted(self.run_id, kind, data))
+
+    def _answered(self, finish: Finish, reason: str) -> dict[str, object]:
+        data: dict[str, object] = {
+            "partial": finish.partial,
+            "reason": reason,
+            "answer_bytes": answer_bytes(finish.answer),
+        }
+        if self._policy.events.texts and finish.answer is not None:
+            data["answer"] = finish.answer
+        return data
+
+    def _loggable(self, reason: str) -> str:
+        """Return the reason without what a provider said, which may quote a prompt."""
+        if self._policy.events.texts or not reason.startswith("model_failed: "):
+            return reason
+        return ": ".join(reason.split(": ", 2)[:2])
 
     async def _until_finish(self) -> Finish:
         given: LoopInput = Begin()
@@ -178,15 +203,19 @@ class ActiveRun:
         limits = self._policy.cell_limits()
         left = self._broker.budget_view(self.run_id)[Dimension.FUEL].available
         limits = replace(limits, fuel_max=max(1, min(limits.fuel_max, left)))
-        if len(effect.source.encode("utf-8", "replace")) > limits.source_bytes_max:
+        source_bytes = utf8_bytes(effect.source)
+        if source_bytes > limits.source_bytes_max:
             too_long = f"The block is longer than the {limits.source_bytes_max} bytes a cell may have."
             return CellFinished(CellReport(outcome="guest_exception", error=too_long))
-        self._requests.begin_cell()
+        self._cells += 1
+        self._requests.begin_cell(self._cells)
+        self._note("cell_started", {"cell": self._cells, "source_bytes": source_bytes})
         result = await session.run(
             Cell(effect.source, limits, report_variables=True),
             self._requests,
             checkpoint_bytes_max=self._policy.sandbox.checkpoint_bytes_max,
         )
+        self._note("cell_ended", _cell_ended(self._cells, result))
         self._broker.submit(FuelUsed(self.run_id, result.fuel_used))
         if not result.session_lost:
             self._variables = result.variables
@@ -228,6 +257,17 @@ class ActiveRun:
             restored=result.restored,
             queries_answered=tuple(self._requests.answered) if result.session_lost else (),
         )
+
+
+def _cell_ended(cell: int, result: CellResult) -> dict[str, object]:
+    return {
+        "cell": cell,
+        "outcome": result.outcome,
+        "fuel": result.fuel_used,
+        "memory_bytes": result.memory_peak_bytes,
+        "session_lost": result.session_lost,
+        "restored": result.restored,
+    }
 
 
 def error_text(error: GuestError) -> str:

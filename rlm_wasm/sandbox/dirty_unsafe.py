@@ -139,6 +139,17 @@ def way_in_use() -> str:
     return _chosen().__name__.lstrip("_")
 
 
+def present_ranges(address: int, length: int) -> list[Range]:
+    """Return (offset, length) of the stretches that are mapped now, read or written; for advice only."""
+    with _pagemap() as fd:
+        data = os.pread(fd, length // PAGE * 8, address // PAGE * 8)
+    return _joined(
+        (index * PAGE, PAGE)
+        for index, entry in enumerate(memoryview(data).cast("Q"))
+        if entry & _ENTRY_PRESENT
+    )
+
+
 def _proves_itself(way: Callable[[int, int], list[Range]]) -> bool:
     """Whether `way` finds exactly the pages written in a private mapping of a sealed memory file."""
     pages = 16

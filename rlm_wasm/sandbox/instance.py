@@ -17,12 +17,13 @@ from rlm_wasm.image.compiled import load_module, load_native
 from rlm_wasm.image.memfd import MemoryFile
 from rlm_wasm.sandbox import linear_unsafe
 from rlm_wasm.sandbox.call import Call
+from rlm_wasm.sandbox.dirty_unsafe import Range
 from rlm_wasm.sandbox.engine import CONFIGURATION, engine
 from rlm_wasm.sandbox.fatal import install_hook
 from rlm_wasm.sandbox.imports import ImportHandler, define_imports
 from rlm_wasm.sandbox.linear_unsafe import ImageSource
 from rlm_wasm.sandbox.memory_unsafe import GuestMemory
-from rlm_wasm.sandbox.short_calls import get_fuel, set_fuel
+from rlm_wasm.sandbox.short_calls import get_fuel, memory_data, memory_size, set_fuel
 
 # Fuel between two yields of a fiber: about 4 ms (100 M fuel ran 8.5 ms).
 SLICE_FUEL: Final = 50_000_000
@@ -34,6 +35,19 @@ class NativeFile:
     """A sealed memory file of compiled code, authenticated by the process that handed it over."""
 
     fd: int
+
+
+@dataclass(frozen=True, slots=True)
+class FirstTouched:
+    """The stretches of the base image that a first cell reads, and those it writes."""
+
+    read: tuple[Range, ...] = ()
+    written: tuple[Range, ...] = ()
+
+    @property
+    def written_bytes(self) -> int:
+        """What an instance holds of its own once they are populated."""
+        return sum(length for _, length in self.written)
 
 
 class Program:
@@ -63,6 +77,8 @@ class Program:
             # For example an import that is none of the six: refused here, before anything runs.
             raise PolicyError(f"the guest does not link: {wasmtime.WasmtimeError._from_ptr(error)}")
         self.image: Final = image if isinstance(image, ImageSource) else _mapped_file(image)
+        # Learned by the first who wants to know (`rehearsal.py`).
+        self.first_touched: FirstTouched | None = None
         self._closed = False
 
     @property
@@ -100,14 +116,11 @@ class Instance:
 
     def __init__(self, program: Program, *, memory_bytes_max: int, image: ImageSource | None = None) -> None:
         source = image or program.image
-        if memory_bytes_max < source.size:
-            raise PolicyError(
-                f"sandbox.memory_bytes_max is {memory_bytes_max}, below the image's {source.size} bytes"
-            )
+        _require_room(memory_bytes_max, source.size)
         self._program = program
         self._store: wasmtime.Store | None = wasmtime.Store(engine())
         self._context: Any = self._store._context()
-        ffi.wasmtime_store_limiter(self._store.ptr(), memory_bytes_max, _TABLE_ELEMENTS_MAX, 1, 4, 1)
+        self._set_limits(memory_bytes_max)
         self._exports: dict[str, Any] = {}
         self._fuel_slot = ctypes.c_uint64()
         self._fuel_reference = ctypes.byref(self._fuel_slot)
@@ -145,6 +158,20 @@ class Instance:
         if linear is None:
             raise InternalError("the module was instantiated without a memory of ours")
         return linear
+
+    def set_memory_max(self, memory_bytes_max: int) -> None:
+        """Bound what the memory may grow to from now on.
+
+        Raises:
+            PolicyError: it is larger already.
+        """
+        _require_room(memory_bytes_max, self.memory.size)
+        self._set_limits(memory_bytes_max)
+
+    def _set_limits(self, memory_bytes_max: int) -> None:
+        if self._store is None:
+            raise InternalError("the instance is closed")
+        ffi.wasmtime_store_limiter(self._store.ptr(), memory_bytes_max, _TABLE_ELEMENTS_MAX, 1, 4, 1)
 
     # -- calls ------------------------------------------------------------------------------------
 
@@ -188,11 +215,8 @@ class Instance:
         Raises:
             InternalError: they differ; the instance must not be used again.
         """
-        memory = self._export("memory").of.memory
-        base = ctypes.cast(
-            ffi.wasmtime_memory_data(self._context, ctypes.byref(memory)), ctypes.c_void_p
-        ).value
-        size = ffi.wasmtime_memory_data_size(self._context, ctypes.byref(memory))
+        memory = ctypes.byref(self._export("memory").of.memory)
+        base, size = memory_data(self._context, memory), memory_size(self._context, memory)
         if base != self.memory.base or size != self.memory.size:
             raise InternalError("wasmtime and the sandbox disagree about a guest's memory")
 
@@ -220,3 +244,8 @@ class Instance:
     def _check(error: Any) -> None:
         if error:
             raise InternalError(f"wasmtime: {wasmtime.WasmtimeError._from_ptr(error)}")
+
+
+def _require_room(memory_bytes_max: int, size: int) -> None:
+    if memory_bytes_max < size:
+        raise PolicyError(f"sandbox.memory_bytes_max is {memory_bytes_max}, below the image's {size} bytes")

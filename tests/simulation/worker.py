@@ -3,25 +3,47 @@
 from __future__ import annotations
 
 import contextlib
-import heapq
 import queue
 from collections.abc import Callable
+from math import ceil
 from random import Random
 
 from rlm_wasm.errors import RlmWasmError
+from rlm_wasm.worker.commands import Command, Done, Open
 from rlm_wasm.worker.inline import InlineWorker
-from rlm_wasm.worker.loop import Command, Done, Open, WorkerLoop, _Seat
+from rlm_wasm.worker.loop import WorkerLoop
+from rlm_wasm.worker.seats import Seats, _Seat
 from tests.simulation.event_loop import VirtualLoop
 from tests.simulation.guest import Guest, SimulatedSession
 
 _NOTICE_NS_MAX = 60_000  # until the thread sees a command
 
 
-class SimulatedLoop(WorkerLoop):
-    """Takes commands, drives sessions and reports as the thread does, at moments that the seed chooses.
+class SimulatedSeats(Seats):
+    """The real seats with simulated sessions in them.
 
     `refuse()` may return an error with which the next session does not open.
     """
+
+    def __init__(self, events: VirtualLoop, guest: Guest, refuse: Callable[[], RlmWasmError | None]) -> None:
+        super().__init__(prepared_max=0, clock=events.clock)
+        self._guest = guest
+        self._refuse_open = refuse
+        self.opened = 0
+
+    def _open(self, command: Open) -> None:
+        error = self._refuse_open()
+        if error is not None:
+            self._refuse(command, error)
+            return
+        self.opened += 1
+        session = SimulatedSession(self._guest, command.limits, command.boundary, command.start)
+        seat = self._seats[command.session] = _Seat(session, command.sink)  # type: ignore[arg-type]
+        self._tell(command.session, seat, Done())
+
+
+class SimulatedLoop(WorkerLoop):
+    """Takes commands, drives sessions and reports as the thread does, at moments that the seed chooses."""
 
     def __init__(
         self,
@@ -33,12 +55,16 @@ class SimulatedLoop(WorkerLoop):
         super().__init__()
         self._events = events
         self._random = random
-        self._refuse_open = refuse
         self._turn_number = 0
         self._turn_ns: int | None = None  # when the next turn comes
         self._free_ns = 0  # until then the guest whose turn it was computes
         self.guest = Guest(events.clock, self._work, wrong)
-        self.opened = 0
+        self.seats = self._seats = SimulatedSeats(events, self.guest, refuse)
+
+    @property
+    def opened(self) -> int:
+        """How many sessions were opened so far."""
+        return self.seats.opened
 
     @property
     def idle(self) -> bool:
@@ -57,8 +83,7 @@ class SimulatedLoop(WorkerLoop):
             self._refusing = True
             self._commands.put(None)
         self._take_commands()
-        for session in list(self._seats):
-            self._close(session)
+        self._seats.close_all()
 
     def _come(self, at_ns: int) -> None:
         at_ns = max(at_ns, self._free_ns, self._events.now_ns)
@@ -75,13 +100,10 @@ class SimulatedLoop(WorkerLoop):
         self._turn_ns = None
         self._free_ns = self._events.now_ns + self._random.randrange(5_000)
         self._take_commands()
-        self._wake_sleepers()
-        if self._runnable:
-            self._advance(self._runnable.popleft())
-        if self._runnable or not self._commands.empty():
-            self._come(self._events.now_ns)
-        elif self._sleepers:
-            self._come(self._sleepers[0][0])
+        self._seats.turn()
+        idle = 0.0 if not self._commands.empty() else self._seats.idle_seconds()
+        if idle is not None:
+            self._come(self._events.now_ns + ceil(idle * 1e9))
 
     def _work(self, ns: int) -> None:
         self._free_ns += ns
@@ -89,24 +111,7 @@ class SimulatedLoop(WorkerLoop):
     def _take_commands(self) -> None:
         with contextlib.suppress(queue.Empty):
             while (command := self._commands.get_nowait()) is not None:
-                self._perform(command)
-
-    def _wake_sleepers(self) -> None:
-        while self._sleepers and self._sleepers[0][0] <= self._events.now_ns:
-            _, session = heapq.heappop(self._sleepers)
-            seat = self._seats.get(session)
-            if seat is not None and seat.operation is not None and not seat.waits_for_host:
-                self._queue(session, seat)
-
-    def _open(self, command: Open) -> None:
-        error = self._refuse_open()
-        if error is not None:
-            self._refuse(command, error)
-            return
-        self.opened += 1
-        session = SimulatedSession(self.guest, command.limits, command.boundary, command.start)
-        seat = self._seats[command.session] = _Seat(session, command.sink)  # type: ignore[arg-type]
-        self._tell(command.session, seat, Done())
+                self._seats.perform(command)
 
 
 class SimulatedWorker(InlineWorker):

@@ -9,7 +9,6 @@ import pytest
 
 from rlm_wasm.ids import SessionId
 from rlm_wasm.sandbox.session import Cell
-from rlm_wasm.worker import seats as seats_module
 from rlm_wasm.worker.commands import Open, Report, Requested, Respond, Run
 from rlm_wasm.worker.seats import TURN_NS, Seats
 from tests.support.sandbox_facts import boundary_limits, cell_limits, echo, session_limits
@@ -23,10 +22,9 @@ STEP_NS = TURN_NS // 8
 class Table:
     """Seats whose every turn takes STEP_NS, with a host that answers at once."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.seats = Seats()
+    def __init__(self) -> None:
         clock = itertools.count(0, STEP_NS)
-        monkeypatch.setattr(seats_module, "monotonic_ns", lambda: next(clock))
+        self.seats = Seats(clock=lambda: next(clock))
 
     def sit(self, number: int, source: str) -> None:
         session = SessionId(number)
@@ -49,10 +47,8 @@ class Table:
 
 
 @pytest.mark.threat("T-018")
-def test_a_session_that_is_answered_at_once_for_ever_gets_its_slice_and_no_more(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    table = Table(monkeypatch)
+def test_a_session_that_is_answered_at_once_for_ever_gets_its_slice_and_no_more() -> None:
+    table = Table()
     try:
         table.sit(1, ASKING)
         table.sit(2, ASKING)
@@ -68,10 +64,8 @@ def test_a_session_that_is_answered_at_once_for_ever_gets_its_slice_and_no_more(
         table.seats.close_all()
 
 
-def test_an_answered_session_goes_on_before_those_that_wait_for_their_turn(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    table = Table(monkeypatch)
+def test_an_answered_session_goes_on_before_those_that_wait_for_their_turn() -> None:
+    table = Table()
     try:
         table.sit(1, ASKING)
         table.sit(2, ASKING)
