@@ -198,7 +198,11 @@ KINDS: Final[dict[str, Kind]] = {
         {"dimensions": Field("[str]", "of the ledger")},
     ),
     "run_stopping": Kind(
-        "The run must end; its open queries are cancelled.", {"reason": Field("str", "why")}
+        "The run must end; its open queries are cancelled.",
+        {
+            "cause": Field("str", "cancelled, deadline, budget or overdraft"),
+            "reason": Field("str", "why, in words"),
+        },
     ),
     "run_answered": Kind(
         "What the run came to, as its caller gets it.",

@@ -24,6 +24,7 @@ gc.set_threshold(50_000, 20, 100)
 # Loaded when they are asked for: `--help` should not wait for a WebAssembly engine.
 _COMMANDS: Final = {
     "run": ("rlm_wasm.cli.run", "run", "Answer a question about an input of any size."),
+    "replay": ("rlm_wasm.cli.replay", "replay", "Repeat a recorded run and say where it differs."),
     "exec": ("rlm_wasm.cli.execute", "execute", "Run Python in a fresh session."),
     "guest": ("rlm_wasm.cli.guest", "guest", "Build, verify and describe the guest."),
     "policy": ("rlm_wasm.cli.policy", "policy", "Check policy files and show the limits in force."),

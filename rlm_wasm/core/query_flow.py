@@ -33,7 +33,9 @@ class QueryFlow:
         if given.request_id in run.requests:
             raise InternalError(f"request {given.request_id} of {given.run_id} is open already")
         if run.stopping is not None:
-            self._refuse(run, given, "run_stopping", Cancelled(run.stopping))
+            # Not recorded: whether a guest asks once more before it is stopped is chance, and a log that
+            # held it could not be replayed.
+            self._outbox.add(Respond(given.run_id, given.request_id, Cancelled(run.stopping)))
             return
         try:
             request = self._accept(run, given)

@@ -137,7 +137,7 @@ class Scheduler:
             case Noted(kind=kind, data=data):
                 self._outbox.record(run, kind, data, given)
             case RunCancelled(reason=reason):
-                self._stop(run, reason)
+                self._stop(run, "cancelled", reason)
             case RunEnded(outcome=outcome):
                 self._run_ended(run, outcome)
             case _:
@@ -164,7 +164,7 @@ class Scheduler:
             # A turn whose code cannot run is not worth its tokens.
             run.ledger.refuse_unless_fits(Charge(iterations=1, fuel=1))
         except BudgetExceeded as exc:
-            self._stop(run, f"budget: {exc.dimension}")
+            self._stop(run, "budget", f"budget: {exc.dimension}")
             return
         run.ledger.spend(Charge(iterations=1))
         data: dict[str, object] = {"iteration": run.ledger.spent(Dimension.ITERATIONS)}
@@ -181,21 +181,21 @@ class Scheduler:
             return  # cleared while it was on its way
         request_id = run.timers.pop(timer_id)
         if request_id is None:
-            self._stop(run, f"deadline: {run.facts.run.wall_ms_max} ms")
+            self._stop(run, "deadline", f"deadline: {run.facts.run.wall_ms_max} ms")
         else:
             self._queries.timer_fired(run, run.requests[request_id], timer_id)
 
     def _stop_if_overdrawn(self, run: RunState) -> None:
         if run.ledger.overdrawn and run.stopping is None:
             self._outbox.record(run, "overdraft", run_events.overdraft(run))
-            self._stop(run, "overdraft: " + ", ".join(run.ledger.overdrawn))
+            self._stop(run, "overdraft", "overdraft: " + ", ".join(run.ledger.overdrawn))
 
-    def _stop(self, run: RunState, reason: str) -> None:
+    def _stop(self, run: RunState, cause: str, reason: str) -> None:
         """End the run's requests and ask for its end, once; late bills may still come until then."""
         if run.stopping is not None:
             return
         run.stopping = reason
-        self._outbox.record(run, "run_stopping", {"reason": reason})
+        self._outbox.record(run, "run_stopping", {"cause": cause, "reason": reason})
         self._queries.cancel_all(run, reason)
         self._outbox.clear_timer(run, RUN_DEADLINE)
         self._outbox.add(EndRun(run.run_id, reason))

@@ -17,6 +17,7 @@ import anyio
 
 from rlm_wasm.core.ledger import Dimension, DimensionView
 from rlm_wasm.core.messages import Usage
+from rlm_wasm.core.recorded_order import RecordedOrder
 from rlm_wasm.core.request import Cancelled, Response
 from rlm_wasm.core.scheduler import (
     CancelQuery,
@@ -103,10 +104,17 @@ class _Run:
 class Broker:
     """One scheduler with its providers, timers and event sinks. Run `serve` in a task group.
 
-    `clock` gives the nanoseconds the scheduler sees.
+    `clock` gives the nanoseconds the scheduler sees. With `recorded`, the answers of providers, the
+    timers and the operator's word come from a recording, and nothing goes out.
     """
 
-    def __init__(self, permits_max: int, clock: Callable[[], int] = monotonic_ns) -> None:
+    def __init__(
+        self,
+        permits_max: int,
+        clock: Callable[[], int] = monotonic_ns,
+        recorded: RecordedOrder | None = None,
+    ) -> None:
+        self._recorded: Final = recorded
         self._scheduler: Final = Scheduler(permits_max)
         self._clock: Final = clock
         self._timers: Final = Timers(
@@ -196,10 +204,24 @@ class Broker:
             while self._inputs:
                 for effect in self._scheduler.handle(self._inputs.popleft(), self._clock()):
                     self._perform(effect)
+                if self._recorded is not None and not self._inputs:
+                    self._follow(self._recorded)
         finally:
             self._performing = False
 
+    def _follow(self, recorded: RecordedOrder) -> None:
+        """Let come from outside what the recording has next; end the run where it has nothing more."""
+        if (given := recorded.due()) is not None:
+            self._inputs.append(given)
+        elif recorded.over:
+            for run in self._runs.values():
+                run.end("the recording is over")
+
     def _perform(self, effect: Effect) -> None:
+        if self._recorded is not None:
+            self._recorded.performed(effect)
+            if isinstance(effect, SendQuery | CancelQuery | SetTimer | ClearTimer):
+                return
         match effect:
             case EmitEvent(event=event):
                 self._emit(self._runs[event.run_id], event)

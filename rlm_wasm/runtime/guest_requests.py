@@ -50,6 +50,7 @@ class GuestRequests(Answerer):
     answered: list[AnsweredQuery] = field(default_factory=list)
     asked: int = 0
     cell: int = 0
+    closed: bool = False
 
     def begin_cell(self, cell: int) -> None:
         """Forget what the last cell asked; `cell` is the number of the one that begins."""
@@ -57,6 +58,10 @@ class GuestRequests(Answerer):
         self.finish = None
         self.answered = []
         self.asked = 0
+
+    def close(self) -> None:
+        """The run ends: an answer that the guest declares from now on no longer counts."""
+        self.closed = True
 
     def ask(self, frame: bytes, reply: Reply) -> None:
         """Answer a frame; one that may not be is a BoundaryViolation, which ends the cell."""
@@ -75,7 +80,7 @@ class GuestRequests(Answerer):
             case RlmQueryBatch(prompts=prompts):
                 reply(encode_batch_response([_NO_CHILDREN] * len(prompts)))
             case Finish(answer=answer):
-                if self.finish is None:
+                if self.finish is None and not self.closed:
                     self.finish = answer
                     data: dict[str, object] = {"cell": self.cell, "answer_bytes": utf8_bytes(answer)}
                     self.broker.submit(Noted(self.run_id, "answer_declared", data))

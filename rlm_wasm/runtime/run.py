@@ -79,6 +79,7 @@ class ActiveRun:
         self._question = question
         self._contexts = contexts
         self._cells = 0
+        self._sessions = 0
         self._scope = anyio.CancelScope()
         self._ending: str | None = None
         self._session: WorkerSession | None = None
@@ -106,6 +107,7 @@ class ActiveRun:
         """Stop what the run is doing now and let it finish with the best answer there is."""
         if self._ending is None:
             self._ending = reason
+            self._requests.close()
             self._scope.cancel()
 
     async def drive(self) -> RunResult:
@@ -215,6 +217,9 @@ class ActiveRun:
             self._requests,
             checkpoint_bytes_max=self._policy.sandbox.checkpoint_bytes_max,
         )
+        if self._ending is not None:
+            # Cut off. That it ended in the same moment is chance, and must not show in the log.
+            return CellFinished(self._report(result))
         self._note("cell_ended", _cell_ended(self._cells, result))
         self._broker.submit(FuelUsed(self.run_id, result.fuel_used))
         if not result.session_lost:
@@ -225,7 +230,10 @@ class ActiveRun:
         return CellFinished(self._report(result))
 
     async def _open_session(self) -> WorkerSession:
-        session = await self._worker.session(self._policy.session_limits(), self._policy.boundary_limits())
+        self._sessions += 1
+        # Numbered within the run: what a guest sees of a seed does not depend on other runs.
+        limits = replace(self._policy.session_limits(), stream=self._sessions)
+        session = await self._worker.session(limits, self._policy.boundary_limits())
         try:
             for name, value in self._contexts.items():
                 await session.load(name, value)
