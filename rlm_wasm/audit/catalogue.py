@@ -14,6 +14,7 @@ from rlm_wasm.core.limits import BudgetLimits, QueryLimits, RunLimits
 from rlm_wasm.events import EVENT_VERSION, Event
 
 TypeName = Literal["int", "str", "bool", "int|null", "str|null", "bool|null", "[str]", "[int]", "[str|null]"]
+INT_ABOVE_ALL: Final = 1 << 63
 _TYPES: Final[dict[str, tuple[type, ...]]] = {
     "int": (int,),
     "str": (str,),
@@ -233,6 +234,10 @@ KINDS: Final[dict[str, Kind]] = {
 
 def fault_of(event: Event) -> str | None:
     """Return what is wrong with an event by these tables, or None."""
+    for name in ("v", "seq", "at_ns", "depth", "parent"):
+        value = getattr(event, name)
+        if value is not None and not -INT_ABOVE_ALL <= value < INT_ABOVE_ALL:
+            return f"{name}: is out of range"
     if event.v != EVENT_VERSION:
         return f"v: is {event.v}, and {EVENT_VERSION} is the version known here"
     if (kind := KINDS.get(event.kind)) is None:
@@ -252,5 +257,12 @@ def fault_of(event: Event) -> str | None:
 def _fits(value: object, type_name: str) -> bool:
     allowed = _TYPES[type_name]
     if type_name.startswith("["):
-        return isinstance(value, list) and all(type(item) in allowed for item in value)
-    return type(value) in allowed
+        return isinstance(value, list) and all(_is_one_of(item, allowed) for item in value)
+    return _is_one_of(value, allowed)
+
+
+def _is_one_of(value: object, allowed: tuple[type, ...]) -> bool:
+    if type(value) not in allowed:
+        return False
+    # An int of a million digits is read in no time, and takes an hour to print.
+    return not isinstance(value, int) or -INT_ABOVE_ALL <= value < INT_ABOVE_ALL
