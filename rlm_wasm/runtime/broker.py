@@ -30,6 +30,7 @@ from rlm_wasm.core.scheduler import (
     ProviderFailed,
     QueryReceived,
     Respond,
+    RunCancelled,
     RunStarted,
     Scheduler,
     SendQuery,
@@ -80,7 +81,12 @@ class _Sent:
         self.effect = effect
         self.cancelled = False
         self.scope: anyio.CancelScope | None = None  # made by the task that makes the call
-        self.gone: anyio.Event | None = None  # made by whoever waits for it
+        self.gone: anyio.Event | None = None  # made for whoever waits for it
+
+    def will_be_gone(self) -> anyio.Event:
+        """Return what is set when the call has ended. To be asked while it has not."""
+        self.gone = self.gone or anyio.Event()
+        return self.gone
 
     def cancel(self) -> bool:
         """Stop the call, or keep it from being made; return whether it was in time for that."""
@@ -153,9 +159,10 @@ class Broker:
         for batch, place in run.waiting.values():
             batch.put(place, Cancelled("the run ended"))
         with anyio.move_on_after(HANG_UP_SECONDS_MAX):
-            for sent in [sent for key, sent in self._sending.items() if key[0] == run_id]:
-                sent.gone = anyio.Event()
-                await sent.gone.wait()
+            # Each before the first wait: a call that is gone by its turn would never say so.
+            going = [sent for key, sent in self._sending.items() if key[0] == run_id]
+            for gone in [sent.will_be_gone() for sent in going]:
+                await gone.wait()
 
     def next_request(self, run_id: RunId) -> RequestId:
         """Return a number that no request of this run has had."""
@@ -250,8 +257,7 @@ class Broker:
             case EndRun(run_id=run_id, reason=reason):
                 self._runs[run_id].end(reason)
 
-    @staticmethod
-    def _emit(run: _Run, event: Event) -> None:
+    def _emit(self, run: _Run, event: Event) -> None:
         for sink in list(run.sinks):
             try:
                 sink(event)
@@ -259,7 +265,8 @@ class Broker:
                 # A run whose events cannot be written is not one that may go on unseen.
                 run.sinks.remove(sink)
                 what = str(error) if isinstance(error, RlmWasmError) else f"{type(error).__name__}: {error}"
-                run.end(f"events: {what}")
+                # The scheduler ends it: whatever is in flight then is settled before the result tells it.
+                self.submit(RunCancelled(event.run_id, f"events: {what}"))
 
     async def _send(self, sent: _Sent) -> None:
         effect = sent.effect

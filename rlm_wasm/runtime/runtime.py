@@ -179,7 +179,11 @@ class Runtime:
         return run
 
     def cancel(self, reason: str = "cancelled") -> None:
-        """Ask every run to end now; each returns its best partial answer."""
+        """Ask every run to end now; each returns its best partial answer.
+
+        To be called on the event loop's thread: from a task, a sink, or a callback of the loop such as
+        a signal handler.
+        """
         for run in list(self._runs.values()):
             run.cancel(reason)
 

@@ -11,12 +11,13 @@ Sources: Documentation/admin-guide/mm/pagemap.rst, include/uapi/linux/fs.h.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import mmap
 import os
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from rlm_wasm.image.memfd import sealed_memfd
@@ -40,24 +41,11 @@ def written_ranges(address: int, length: int) -> list[Range]:
     return _chosen()(address, length)
 
 
-def present_ranges(address: int, length: int) -> list[Range]:
-    """Return (offset, length) of the stretches that are mapped now, read or written; for advice only.
-
-    Empty where the kernel does not say.
-    """
-    try:
-        entries = _entries(address, length)
-    except OSError:
-        return []
-    return _joined((index * PAGE, PAGE) for index, entry in enumerate(entries) if entry & _ENTRY_PRESENT)
-
-
 def _scan(address: int, length: int) -> list[Range]:
     regions = ctypes.create_string_buffer(_REGION.size * _REGIONS_A_CALL)
     found: list[Range] = []
     start, end = address, address + length
-    fd = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with _pagemap() as fd:
         while start < end:
             argument = bytearray(
                 _ARGUMENT.pack(
@@ -83,29 +71,19 @@ def _scan(address: int, length: int) -> list[Range]:
             if walked <= start:
                 raise OSError("PAGEMAP_SCAN does not advance")
             start = walked
-    finally:
-        os.close(fd)
     return _joined(found)
 
 
 def _read(address: int, length: int) -> list[Range]:
-    return _joined(
-        (index * PAGE, PAGE)
-        for index, entry in enumerate(_entries(address, length))
-        if entry & _ENTRY_SWAPPED or (entry & _ENTRY_PRESENT and not entry & _ENTRY_FILE)
-    )
-
-
-def _entries(address: int, length: int) -> memoryview:
-    """Return what the kernel says of each page."""
-    fd = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with _pagemap() as fd:
         data = os.pread(fd, length // PAGE * 8, address // PAGE * 8)
-    finally:
-        os.close(fd)
     if len(data) != length // PAGE * 8:
         raise OSError("/proc/self/pagemap was read short")
-    return memoryview(data).cast("Q")
+    return _joined(
+        (index * PAGE, PAGE)
+        for index, entry in enumerate(memoryview(data).cast("Q"))
+        if entry & _ENTRY_SWAPPED or (entry & _ENTRY_PRESENT and not entry & _ENTRY_FILE)
+    )
 
 
 def _everything(address: int, length: int) -> list[Range]:
@@ -123,6 +101,30 @@ def _joined(ranges: Iterable[Range]) -> list[Range]:
 
 
 _way: Callable[[int, int], list[Range]] | None = None
+_held: int | None = None
+
+
+@contextlib.contextmanager
+def _pagemap() -> Iterator[int]:
+    """Give a descriptor of this process's pagemap: the one that is held, or one for this once."""
+    if _held is not None:
+        yield _held
+        return
+    fd = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def hold_pagemap(fd: int) -> None:
+    """Use `fd` from now on, in a process that will not be able to open its pagemap.
+
+    Opened before a fork it would describe the parent, and every snapshot would silently be empty: so the
+    first snapshot chooses its way anew, by what each proves in this process.
+    """
+    global _held, _way
+    _held, _way = fd, None
 
 
 def _chosen() -> Callable[[int, int], list[Range]]:
@@ -135,6 +137,17 @@ def _chosen() -> Callable[[int, int], list[Range]]:
 def way_in_use() -> str:
     """Return the name of the way this machine allows: scan, read or everything."""
     return _chosen().__name__.lstrip("_")
+
+
+def present_ranges(address: int, length: int) -> list[Range]:
+    """Return (offset, length) of the stretches that are mapped now, read or written; for advice only."""
+    with _pagemap() as fd:
+        data = os.pread(fd, length // PAGE * 8, address // PAGE * 8)
+    return _joined(
+        (index * PAGE, PAGE)
+        for index, entry in enumerate(memoryview(data).cast("Q"))
+        if entry & _ENTRY_PRESENT
+    )
 
 
 def _proves_itself(way: Callable[[int, int], list[Range]]) -> bool:
