@@ -10,6 +10,7 @@ from rlm_wasm.cli import output
 from rlm_wasm.cli.exit_codes import ExitCode
 from rlm_wasm.cli.inputs import read_contexts
 from rlm_wasm.cli.preload import preload_guest
+from rlm_wasm.cli.start import ready
 from rlm_wasm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def replay(
     from rlm_wasm.runtime.recording import Recording
     from rlm_wasm.runtime.replay import replay as replay_run
 
+    ready()
     recording = Recording.open(log)
     policy = recording.policy if policy_name is None else Policy.open(policy_name)
     given = _inputs(recording, contexts, policy)
