@@ -298,6 +298,7 @@ def test_where_namespaces_are_refused_a_strict_zygote_does_not_start_and_says_wh
     assert second == "False"
 
 
+@pytest.mark.threat("T-054")
 def test_a_zygote_with_a_second_thread_does_not_start() -> None:
     with pytest.raises(ZygoteGone, match="2 threads"):
         Zygote.start("tests.support.threaded_worker", process_limits(), required=LAYERS)
