@@ -74,9 +74,10 @@ class Runtime:
             stack.callback(self._forget_broker)
             stack.push_async_callback(self._providers.aclose)
             # Before any guest runs: a missing key or a broken script is the operator's to know at once.
-            for name in {self.policy.models.root, self.policy.models.sub}:
+            models = self.policy.models
+            for name in {models.root, models.sub, *models.child}:
                 self._route(name)
-            self._broker = Broker(self.policy.run.permits_max, self._clock)
+            self._broker = Broker(self.policy.permit_limits(), self._clock)
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
             stack.push_async_callback(self._worker.aclose)
@@ -106,13 +107,16 @@ class Runtime:
         context: Contexts = None,
         *,
         sinks: Iterable[Callable[[Event], None]] = (),
+        tenant: str = "",
     ) -> RunResult:
         """Answer `question`. `context` is a str or bytes, or several by variable name.
+
+        Runs of one `tenant` share its part of the permits, by the policy's weights.
 
         Every event of the run goes to each of `sinks`, in order; one that raises ends the run. Ending
         early (a budget, a deadline, `cancel`) is a result with `partial=True`, not an exception.
         """
-        run = self._prepare(question, context, sinks)
+        run = self._prepare(question, context, sinks, tenant)
         try:
             return await run.drive()
         finally:
@@ -124,13 +128,14 @@ class Runtime:
         context: Contexts = None,
         *,
         sinks: Iterable[Callable[[Event], None]] = (),
+        tenant: str = "",
     ) -> Run:
         """Begin to answer `question` and return at once: events, result and `cancel` are the run's.
 
         A reader that is made before the next `await` gets every event. Closing the runtime ends the
         runs that were started.
         """
-        run = self._prepare(question, context, sinks)
+        run = self._prepare(question, context, sinks, tenant)
         self._background.append(run)
         assert self._tasks is not None, "an open runtime has tasks"
         self._tasks.start_soon(self._drive, run)
@@ -150,16 +155,17 @@ class Runtime:
         for run in started:
             await run.ended()
 
-    def _prepare(self, question: str, context: Contexts, sinks: Iterable[Callable[[Event], None]]) -> Run:
+    def _prepare(
+        self, question: str, context: Contexts, sinks: Iterable[Callable[[Event], None]], tenant: str
+    ) -> Run:
         if self._broker is None:
             raise UsageError("the runtime is not open; use it as an async context manager")
         if not question.strip():
             raise UsageError("the question is empty")
         run_id = make_run_id(self._entropy(8))
         policy = self.policy
-        active = ActiveRun(
-            run_id, policy, self._broker, self._worker, question, named_contexts(context), self._clock
-        )
+        contexts = named_contexts(context)
+        active = ActiveRun(run_id, policy, self._broker, self._worker, question, contexts, tenant=tenant)
         started = RunStarted(
             run_id=run_id,
             budget=policy.budget_limits(),
@@ -167,8 +173,12 @@ class Runtime:
             query=policy.query_limits(),
             boundary=policy.boundary_limits(),
             prices=policy.prices(),
+            cell_requests_max=policy.cell.requests_max,
             seed=policy.sandbox.seed,
+            child_models=tuple(policy.models.child),
             texts=policy.events.texts,
+            tenant=tenant,
+            weight=policy.permits.weights.get(tenant, 1),
         )
         run = Run(started, active, self._broker, self._route, sinks, policy.stream_limits())
         self._runs[run_id] = run

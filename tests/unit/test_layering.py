@@ -78,6 +78,7 @@ CORE_STDLIB: Final[dict[str, str]] = {
     "enum": "states",
     "functools": "pure",
     "hashlib": "jitter out of a seed",
+    "heapq": "pure",
     "itertools": "pure",
     "math": "pure",
     "re": "parsing replies",
