@@ -31,8 +31,12 @@ _TYPE_WORDS: Final = {
     "model_attributes_type": "must be a table",
     "dict_type": "must be a table",
 }
+_ENV_NAME_WORDS: Final = (
+    "must be the name of an environment variable (letters, digits, _), never the key itself"
+)
 _PATTERN_WORDS: Final = {
-    "api_key_env": "must be the name of an environment variable (letters, digits, _), never the key itself",
+    "api_key_env": _ENV_NAME_WORDS,
+    "image_key_env": _ENV_NAME_WORDS,
     "root": 'must be "provider:model", for example "openai:gpt-5"',
     "sub": 'must be "provider:model", for example "openai:gpt-5-mini"',
     "prices": 'each key must be "provider:model", for example "openai:gpt-5"',
