@@ -38,6 +38,7 @@ LEVELS: Final[dict[str, int]] = {
     "events": 1,
     "errors": 0,
     "ids": 0,
+    "version": 0,
 }
 
 # Third-party packages: who may import them, and why nobody else may.
@@ -64,6 +65,7 @@ COMES_WITH: Final = {"pydantic_core": "pydantic"}
 BY_NAME: Final[dict[str, str]] = {
     "": "the façade loads a public name on first use",
     "cli.main": "a command is loaded when it is called",
+    "worker.zygote_process": "the entry that its workers run, fixed when the zygote starts",
     "bench.peers": "other sandboxes are no dependency; one is loaded when it is measured",
 }
 
@@ -76,6 +78,7 @@ CORE_STDLIB: Final[dict[str, str]] = {
     "enum": "states",
     "functools": "pure",
     "hashlib": "jitter out of a seed",
+    "heapq": "pure",
     "itertools": "pure",
     "math": "pure",
     "re": "parsing replies",
