@@ -26,6 +26,7 @@ static struct {
   /* Where the host writes to interrupt a cell the way a signal would: the reason, the handler's
    * and the process's flag, the interpreter's breaker and the bit to set in it. */
   uint32_t interrupt_reason, signal_tripped, any_tripped, eval_breaker, eval_breaker_bit;
+  uint32_t progress;
 } facts;
 
 static PyObject *run_cell, *set_context;
@@ -60,6 +61,10 @@ static PyObject *call(PyObject *self, PyObject *frame) {
   return response;
 }
 
+/* Whether this cell's error has been told: a second document behind it would make nonsense of both. */
+static int error_told;
+#define STREAM_ERROR 4
+
 static PyObject *emit(PyObject *self, PyObject *args) {
   int stream;
   Py_buffer view;
@@ -68,11 +73,19 @@ static PyObject *emit(PyObject *self, PyObject *args) {
   int32_t status = view.len == 0 || !rlm_shared.live ? 0 : rlm_emit(stream, view.buf, (int32_t)view.len);
   Py_ssize_t written = view.len;
   PyBuffer_Release(&view);
+  if (stream == STREAM_ERROR) error_told = 1;
   if (status != 0) {
     PyErr_SetString(PyExc_OSError, "the host takes no more output");
     return NULL;
   }
   return PyLong_FromSsize_t(written);
+}
+
+static PyObject *progress(PyObject *self, PyObject *step) {
+  int value = PyLong_AsInt(step);
+  if (value == -1 && PyErr_Occurred()) return NULL;
+  rlm_shared.progress = value;
+  Py_RETURN_NONE;
 }
 
 static PyObject *take_interrupt(PyObject *self, PyObject *ignored) {
@@ -84,6 +97,7 @@ static PyObject *take_interrupt(PyObject *self, PyObject *ignored) {
 static PyMethodDef methods[] = {
     {"call", call, METH_O, "Hand one request frame to the host and return its response."},
     {"emit", emit, METH_VARARGS, "Write bytes to one of the host's output streams."},
+    {"progress", progress, METH_O, "Note how far the REPL is with the cell."},
     {"take_interrupt", take_interrupt, METH_NOARGS, "Return and clear the reason of an interrupt."},
     {0}};
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_rlm", 0, -1, methods};
@@ -214,7 +228,7 @@ RLM_EXPORT(rlm_init) void rlm_init(void) {
   Py_DECREF(settled);
   if (rlm_fill_gaps() != 0) die("the gaps of the image could not be filled");
 
-  facts.version = 2;
+  facts.version = 3;
   facts.inbox = (uint32_t)(uintptr_t)rlm_shared.inbox;
   facts.inbox_bytes = sizeof rlm_shared.inbox;
   facts.seed = (uint32_t)(uintptr_t)rlm_shared.seed;
@@ -224,6 +238,7 @@ RLM_EXPORT(rlm_init) void rlm_init(void) {
   facts.any_tripped = (uint32_t)(uintptr_t)&_PyRuntime.signals.is_tripped;
   facts.eval_breaker = (uint32_t)(uintptr_t)&PyThreadState_Get()->eval_breaker;
   facts.eval_breaker_bit = _PY_SIGNALS_PENDING_BIT;
+  facts.progress = (uint32_t)(uintptr_t)&rlm_shared.progress;
 }
 
 RLM_EXPORT(rlm_facts) void *rlm_facts(void) { return &facts; }
@@ -285,6 +300,8 @@ RLM_EXPORT(rlm_commit) int32_t rlm_commit(int32_t name_length) {
 RLM_EXPORT(rlm_exec) int32_t rlm_exec(const char *source, int32_t length, int32_t flags) {
   rlm_shared.live = 1;
   rlm_shared.exit_status = -1;
+  rlm_shared.progress = 0;
+  error_told = 0;
   if (length < 0) return 2;
   PyObject *text = PyUnicode_DecodeUTF8(source, length, "replace");
   PyObject *entropy = flags & 1 ? PyBytes_FromStringAndSize((const char *)rlm_shared.seed, sizeof rlm_shared.seed) : Py_NewRef(Py_None);
@@ -293,7 +310,12 @@ RLM_EXPORT(rlm_exec) int32_t rlm_exec(const char *source, int32_t length, int32_
   Py_XDECREF(text);
   Py_XDECREF(entropy);
   int32_t code = 2;
-  if (status != NULL && PyLong_Check(status)) {
+  if (status == NULL && PyErr_ExceptionMatches(PyExc_MemoryError)) {
+    /* Not even the report of an error fitted into what is left. This one needs nothing. */
+    static const char document[] = "{\"type\":\"MemoryError\",\"message\":\"\",\"traceback\":\"\"}";
+    if (!error_told) rlm_emit(STREAM_ERROR, document, sizeof document - 1);
+    code = 1;
+  } else if (status != NULL && PyLong_Check(status)) {
     int overflow;
     long value = PyLong_AsLongAndOverflow(status, &overflow);
     if (!overflow && (value == 0 || value == 1)) code = (int32_t)value;

@@ -23,8 +23,8 @@ from rlm_wasm.sandbox.instance import Instance, Program
 
 _INIT_FUEL: Final = 400_000_000_000
 _MEMORY_BYTES_MAX: Final = 1 << 30
-_FACTS: Final = struct.Struct("<10I")
-_FACTS_VERSION: Final = 2
+_FACTS: Final = struct.Struct("<11I")
+_FACTS_VERSION: Final = 3
 
 
 class _NoHost:
@@ -75,8 +75,10 @@ def prepare_guest(raw_path: Path, folder: Path, *, recipe: str, cpython: str) ->
         dumped, addresses, stack_pointer = _initialise(program)
     finally:
         program.close()
-    version, inbox, inbox_bytes, seed, exit_status, reason, signal, anything, breaker, bit = addresses
-    words = max(exit_status, reason, signal, anything, breaker) + 4
+    version, inbox, inbox_bytes, seed, exit_status, reason, signal, anything, breaker, bit, progress = (
+        addresses
+    )
+    words = max(exit_status, reason, signal, anything, breaker, progress) + 4
     if version != _FACTS_VERSION or max(inbox + inbox_bytes, seed + 32, words) > len(dumped):
         raise ArtifactError(f"{raw_path}: rlm_facts does not describe a guest of ours")
     facts = GuestFacts(
@@ -99,6 +101,7 @@ def prepare_guest(raw_path: Path, folder: Path, *, recipe: str, cpython: str) ->
         any_tripped=anything,
         eval_breaker=breaker,
         eval_breaker_bit=bit,
+        progress=progress,
         imports=tuple(f"{module}.{name}" for module, name, _ in read_imports(raw)),
         exports=tuple(name for name, _ in read_exports(raw)),
     )
