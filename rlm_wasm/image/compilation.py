@@ -1,11 +1,13 @@
-"""The stages that compile: toolchain, sources, zlib, and CPython twice: for this machine and for wasm.
+"""The stages that compile: toolchain, sources, zlib; CPython for this machine, and for wasm twice.
 
 Each function fills the folder `out` of its stage from the published folders in `needs`.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +20,10 @@ from rlm_wasm.image.workshop import Needs, Workshop, prefix_maps, wasm_env
 
 # It only freezes modules: compiling it quickly matters more than what it then takes.
 NATIVE_OPT: Final = "-DNDEBUG -O0 -g0"
+# What the training leaves, and what configure found out about the target.
+PROFILE_FILE: Final = "guest.profdata"
+CONFIG_CACHE_FILE: Final = "config.cache"
+_CONFIG_OF_MACHINE: Final = re.compile(r"ac_cv_(env|path|prog|build|host)")
 # Parts of CPython's tarball that no stage reads.
 _UNUSED: Final = ("Doc/", "Lib/test/", "Lib/idlelib/", "Misc/NEWS.d/", "PCbuild/")
 # Libraries of this machine must not be found.
@@ -92,10 +98,26 @@ def make_zlib(recipe: Recipe, shop: Workshop, out: Path, needs: Needs) -> None:
     shutil.rmtree(work)
 
 
+def make_instrumented(recipe: Recipe, shop: Workshop, out: Path, needs: Needs) -> None:
+    """CPython that counts what it does, and what configure found out, for the second compilation."""
+    _compile_cpython(recipe, shop, out, needs, "instrumented", recipe.manifest.training.instrument)
+
+
 def make_libpython(recipe: Recipe, shop: Workshop, out: Path, needs: Needs) -> None:
+    profile = needs["profile"] / PROFILE_FILE
+    flags = (f"-fprofile-use={profile}", *recipe.manifest.training.use)
+    _compile_cpython(recipe, shop, out, needs, "libpython", flags, needs["instrumented"] / CONFIG_CACHE_FILE)
+
+
+def _compile_cpython(
+    recipe: Recipe, shop: Workshop, out: Path, needs: Needs, name: str, extra: Sequence[str],
+    config_cache: Path | None = None,
+) -> None:  # fmt: skip
     source, compiler, zlib = needs["python-src"], needs["toolchain"], needs["zlib"]
     flags = recipe.manifest.compile
-    work, log = _work_folder(out, source), shop.open_log("libpython")
+    work, log = _work_folder(out, source), shop.open_log(name)
+    if config_cache is not None:
+        shutil.copyfile(config_cache, work / CONFIG_CACHE_FILE)
     env = wasm_env(
         recipe,
         {
@@ -113,19 +135,24 @@ def make_libpython(recipe: Recipe, shop: Workshop, out: Path, needs: Needs) -> N
             **_NO_PKG_CONFIG,
         },
     )
+    configured = 0.3 if config_cache is None else 0.05
     shop.run(
-        ["./src/configure", f"--host={flags.target}", f"--build={recipe.toolchain.machine}-pc-linux-gnu",
+        ["./src/configure", f"--cache-file={CONFIG_CACHE_FILE}", f"--host={flags.target}",
+         f"--build={recipe.toolchain.machine}-pc-linux-gnu",
          f"--with-build-python={needs['native'] / 'python'}", *flags.configure],
         what="configuring CPython for wasm",
-        cwd=work, env=env, log=log, part=(0.0, 0.3), steps=_CONFIGURE,
+        cwd=work, env=env, log=log, part=(0.0, configured), steps=_CONFIGURE,
     )  # fmt: skip
-    small = work / "small.mk"
-    small.write_text(f"{' '.join(flags.small)}: EXTRA_CFLAGS += -Os\n", encoding="ascii")
+    # Not in CFLAGS: configure's own programs are not to be counted.
+    flags_file = work / "flags.mk"
+    flags_file.write_text(
+        f"EXTRA_CFLAGS += {' '.join(extra)}\n{' '.join(flags.small)}: EXTRA_CFLAGS += -Os\n", encoding="ascii"
+    )
     shop.run(
-        [*shop.make_command(recipe, work), "-f", "Makefile", "-f", small.name,
+        [*shop.make_command(recipe, work), "-f", "Makefile", "-f", flags_file.name,
          f"libpython{recipe.cpython.series}.a"],
         what="compiling CPython to wasm",
-        cwd=work, env=env, log=log, part=(0.3, 1.0), steps=_COMPILE,
+        cwd=work, env=env, log=log, part=(configured, 1.0), steps=_COMPILE,
     )  # fmt: skip
     (out / "lib").mkdir()
     for archive in sorted(work.rglob("*.a")):
@@ -133,7 +160,16 @@ def make_libpython(recipe: Recipe, shop: Workshop, out: Path, needs: Needs) -> N
             archive.rename(out / "lib" / archive.name)
     shutil.copytree(source / "Include", out / "include")
     shutil.copyfile(work / "pyconfig.h", out / "include" / "pyconfig.h")
+    if config_cache is None:
+        found = (work / CONFIG_CACHE_FILE).read_text(encoding="utf-8")
+        (out / CONFIG_CACHE_FILE).write_text(portable_config_cache(found), encoding="utf-8")
     shutil.rmtree(work)
+
+
+def portable_config_cache(text: str) -> str:
+    """Return of configure's cache only what it found out about the target: no path, no environment."""
+    lines = text.splitlines(keepends=True)
+    return "".join(line for line in lines if line.startswith("ac_cv_") and not _CONFIG_OF_MACHINE.match(line))
 
 
 def _work_folder(out: Path, source: Path) -> Path:

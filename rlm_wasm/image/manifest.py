@@ -102,6 +102,15 @@ class CompileFlags:
 
 
 @dataclass(frozen=True, slots=True)
+class TrainingFlags:
+    """How CPython is compiled to count, and with what was counted. `shim`: the files that training uses."""
+
+    instrument: tuple[str, ...]
+    use: tuple[str, ...]
+    shim: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class LinkFlags:
     """How the shim is compiled and everything is linked."""
 
@@ -117,6 +126,7 @@ class Manifest:
     folder: Path
     boundary: Boundary
     compile: CompileFlags
+    training: TrainingFlags
     link: LinkFlags
     stdlib_exclude: tuple[str, ...]
     pythons: tuple[PythonPin, ...]
@@ -165,6 +175,7 @@ def load_manifest(folder: Path | None = None) -> Manifest:
         folder=folder,
         boundary=_boundary(top.table("boundary")),
         compile=_compile(top.table("compile")),
+        training=_training(top.table("training")),
         link=_link(top.table("link")),
         stdlib_exclude=top.table("stdlib").only("exclude").strings("exclude"),
         pythons=top.each("python", _python),
@@ -174,8 +185,8 @@ def load_manifest(folder: Path | None = None) -> Manifest:
         host_libraries=top.each("host_library", _host_library),
     )
     top.only(
-        "format", "boundary", "compile", "link", "stdlib", "python", "zlib", "toolchain", "host_tool",
-        "host_library",
+        "format", "boundary", "compile", "training", "link", "stdlib", "python", "zlib", "toolchain",
+        "host_tool", "host_library",
     )  # fmt: skip
     return manifest
 
@@ -258,6 +269,11 @@ def _compile(table: Table) -> CompileFlags:
         small=table.strings("small"),
         zlib_sources=table.strings("zlib_sources"),
     )
+
+
+def _training(table: Table) -> TrainingFlags:
+    table.only("instrument", "use", "shim")
+    return TrainingFlags(table.strings("instrument"), table.strings("use"), table.strings("shim"))
 
 
 def _link(table: Table) -> LinkFlags:
