@@ -22,7 +22,7 @@ from rlm_wasm.image.workshop import Needs, Workshop, prefix_maps, wasm_env
 NATIVE_OPT: Final = "-DNDEBUG -O0 -g0"
 # What the training leaves, and what configure found out about the target.
 PROFILE_FILE: Final = "guest.profdata"
-CONFIG_CACHE_FILE: Final = "config.cache"
+_CONFIG_CACHE: Final = "config.cache"
 _CONFIG_OF_MACHINE: Final = re.compile(r"ac_cv_(env|path|prog|build|host)")
 # Parts of CPython's tarball that no stage reads.
 _UNUSED: Final = ("Doc/", "Lib/test/", "Lib/idlelib/", "Misc/NEWS.d/", "PCbuild/")
@@ -100,24 +100,43 @@ def make_zlib(recipe: Recipe, shop: Workshop, out: Path, needs: Needs) -> None:
 
 def make_instrumented(recipe: Recipe, shop: Workshop, out: Path, needs: Needs) -> None:
     """CPython that counts what it does, and what configure found out, for the second compilation."""
-    _compile_cpython(recipe, shop, out, needs, "instrumented", recipe.manifest.training.instrument)
+    work, log = _work_folder(out, needs["python-src"]), shop.open_log("instrumented")
+    _configure(recipe, shop, work, needs, log, end=0.3)
+    _compile(recipe, shop, work, log, [_flags_for("", recipe.manifest.training.instrument)], (0.3, 1.0))
+    for archive in _archives(work):
+        _move(archive, out / "lib")
+    _copy_headers(work, out, needs)
+    found = (work / _CONFIG_CACHE).read_text(encoding="utf-8")
+    (out / _CONFIG_CACHE).write_text(portable_config_cache(found), encoding="utf-8")
+    shutil.rmtree(work)
 
 
 def make_libpython(recipe: Recipe, shop: Workshop, out: Path, needs: Needs) -> None:
-    profile = needs["profile"] / PROFILE_FILE
-    flags = (f"-fprofile-use={profile}", *recipe.manifest.training.use)
-    _compile_cpython(recipe, shop, out, needs, "libpython", flags, needs["instrumented"] / CONFIG_CACHE_FILE)
+    """CPython as it was trained: one object file, and its headers."""
+    training, log = recipe.manifest.training, shop.open_log("libpython")
+    work = _work_folder(out, needs["python-src"])
+    shutil.copyfile(needs["instrumented"] / _CONFIG_CACHE, work / _CONFIG_CACHE)
+    _configure(recipe, shop, work, needs, log, end=0.03)
+    flags = [
+        _flags_for("", [f"-fprofile-use={needs['profile'] / PROFILE_FILE}", *training.use]),
+        _flags_for(" ".join(training.alone), ["-fno-lto"]),
+    ]
+    _compile(recipe, shop, work, log, flags, (0.03, 0.4))
+    whole = work / f"libpython{recipe.cpython.series}.a"
+    others = [str(archive) for archive in _archives(work) if archive != whole]
+    (out / "lib").mkdir()
+    shop.run(
+        [str(needs["toolchain"] / "cc"), *training.merge, f"-Wl,--thinlto-jobs={shop.jobs}",
+         "-o", str(out / "lib" / "python.o"),
+         "-Wl,--whole-archive", str(whole), "-Wl,--no-whole-archive", *others],
+        what="optimising CPython as a whole", cwd=work, env=wasm_env(recipe), log=log, part=(0.4, 1.0),
+    )  # fmt: skip
+    _copy_headers(work, out, needs)
+    shutil.rmtree(work)
 
 
-def _compile_cpython(
-    recipe: Recipe, shop: Workshop, out: Path, needs: Needs, name: str, extra: Sequence[str],
-    config_cache: Path | None = None,
-) -> None:  # fmt: skip
-    source, compiler, zlib = needs["python-src"], needs["toolchain"], needs["zlib"]
-    flags = recipe.manifest.compile
-    work, log = _work_folder(out, source), shop.open_log(name)
-    if config_cache is not None:
-        shutil.copyfile(config_cache, work / CONFIG_CACHE_FILE)
+def _configure(recipe: Recipe, shop: Workshop, work: Path, needs: Needs, log: Path, *, end: float) -> None:
+    compiler, zlib, flags = needs["toolchain"], needs["zlib"], recipe.manifest.compile
     env = wasm_env(
         recipe,
         {
@@ -130,40 +149,51 @@ def _compile_cpython(
             "CFLAGS": " ".join([*recipe.toolchain.cflags, *prefix_maps(work, needs)]),
             "ZLIB_CFLAGS": f"-I{zlib / 'include'}",
             "ZLIB_LIBS": f"-L{zlib / 'lib'} -lz",
-            "CONFIG_SITE": str(source / recipe.cpython.config_site),
+            "CONFIG_SITE": str(needs["python-src"] / recipe.cpython.config_site),
             "HOSTRUNNER": "true",
             **_NO_PKG_CONFIG,
         },
     )
-    configured = 0.3 if config_cache is None else 0.05
     shop.run(
-        ["./src/configure", f"--cache-file={CONFIG_CACHE_FILE}", f"--host={flags.target}",
+        ["./src/configure", f"--cache-file={_CONFIG_CACHE}", f"--host={flags.target}",
          f"--build={recipe.toolchain.machine}-pc-linux-gnu",
          f"--with-build-python={needs['native'] / 'python'}", *flags.configure],
         what="configuring CPython for wasm",
-        cwd=work, env=env, log=log, part=(0.0, configured), steps=_CONFIGURE,
+        cwd=work, env=env, log=log, part=(0.0, end), steps=_CONFIGURE,
     )  # fmt: skip
-    # Not in CFLAGS: configure's own programs are not to be counted.
-    flags_file = work / "flags.mk"
-    flags_file.write_text(
-        f"EXTRA_CFLAGS += {' '.join(extra)}\n{' '.join(flags.small)}: EXTRA_CFLAGS += -Os\n", encoding="ascii"
-    )
+
+
+def _flags_for(objects: str, flags: Sequence[str]) -> str:
+    """A line of a makefile: more flags for some object files, or for all. configure must not see them."""
+    target = f"{objects}: " if objects else ""
+    return f"{target}EXTRA_CFLAGS += {' '.join(flags)}\n"
+
+
+def _compile(
+    recipe: Recipe, shop: Workshop, work: Path, log: Path, flags: Sequence[str], part: tuple[float, float]
+) -> None:
+    small = _flags_for(" ".join(recipe.manifest.compile.small), ["-Os"])
+    (work / "flags.mk").write_text("".join([*flags, small]), encoding="ascii")
     shop.run(
-        [*shop.make_command(recipe, work), "-f", "Makefile", "-f", flags_file.name,
+        [*shop.make_command(recipe, work), "-f", "Makefile", "-f", "flags.mk",
          f"libpython{recipe.cpython.series}.a"],
         what="compiling CPython to wasm",
-        cwd=work, env=env, log=log, part=(configured, 1.0), steps=_COMPILE,
+        cwd=work, env=wasm_env(recipe), log=log, part=part, steps=_COMPILE,
     )  # fmt: skip
-    (out / "lib").mkdir()
-    for archive in sorted(work.rglob("*.a")):
-        if "src" not in archive.relative_to(work).parts:
-            archive.rename(out / "lib" / archive.name)
-    shutil.copytree(source / "Include", out / "include")
+
+
+def _archives(work: Path) -> list[Path]:
+    return sorted(path for path in work.rglob("*.a") if "src" not in path.relative_to(work).parts)
+
+
+def _move(path: Path, folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    path.rename(folder / path.name)
+
+
+def _copy_headers(work: Path, out: Path, needs: Needs) -> None:
+    shutil.copytree(needs["python-src"] / "Include", out / "include")
     shutil.copyfile(work / "pyconfig.h", out / "include" / "pyconfig.h")
-    if config_cache is None:
-        found = (work / CONFIG_CACHE_FILE).read_text(encoding="utf-8")
-        (out / CONFIG_CACHE_FILE).write_text(portable_config_cache(found), encoding="utf-8")
-    shutil.rmtree(work)
 
 
 def portable_config_cache(text: str) -> str:

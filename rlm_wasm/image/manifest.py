@@ -103,10 +103,16 @@ class CompileFlags:
 
 @dataclass(frozen=True, slots=True)
 class TrainingFlags:
-    """How CPython is compiled to count, and with what was counted. `shim`: the files that training uses."""
+    """How CPython is compiled to count, then with what was counted, and merged into one object file.
+
+    `alone` are object files that take no part in the merging's optimisation; `shim` are the files of
+    the shim that the training uses.
+    """
 
     instrument: tuple[str, ...]
     use: tuple[str, ...]
+    merge: tuple[str, ...]
+    alone: tuple[str, ...]
     shim: tuple[str, ...]
 
 
@@ -272,8 +278,14 @@ def _compile(table: Table) -> CompileFlags:
 
 
 def _training(table: Table) -> TrainingFlags:
-    table.only("instrument", "use", "shim")
-    return TrainingFlags(table.strings("instrument"), table.strings("use"), table.strings("shim"))
+    table.only("instrument", "use", "merge", "alone", "shim")
+    return TrainingFlags(
+        instrument=table.strings("instrument"),
+        use=table.strings("use"),
+        merge=table.strings("merge"),
+        alone=table.strings("alone"),
+        shim=table.strings("shim"),
+    )
 
 
 def _link(table: Table) -> LinkFlags:

@@ -89,9 +89,9 @@ def plan_stages(recipe: Recipe, shop: Workshop) -> Stage:
         [*linking, hashes(recipe.training), hashes(recipe.training_shim), hashes(recipe.tools)],
     )  # fmt: skip
     libpython = stage(
-        "libpython", f"compiling CPython {cpython.version} to wasm, as it was trained", 60,
+        "libpython", f"compiling CPython {cpython.version} to wasm, as it was trained", 130,
         [toolchain, python_src, native, zlib, instrumented, profile], compilation.make_libpython,
-        [*compiling, manifest.training.use],
+        [*compiling, manifest.training.use, manifest.training.merge, manifest.training.alone],
     )  # fmt: skip
     frozen = stage(
         "frozen", "freezing the guest's modules", 1, [python_src, native, stdlib], assembly.make_frozen,

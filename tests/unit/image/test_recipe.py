@@ -69,6 +69,8 @@ def replace(old: str, new: str) -> Callable[[Path], None]:
         (edit("training/rlm_training.py", "def train(): return 1\n"), TRAINED),
         (replace('instrument = ["-fprofile-generate"]', "instrument = []"), COMPILED),
         (replace('use = ["-Werror"]', "use = []"), {"libpython", "link"}),
+        (replace('merge = ["-r"]', "merge = []"), {"libpython", "link"}),
+        (replace('alone = ["Python/ceval.o"]', "alone = []"), {"libpython", "link"}),
         (edit("tools/freeze.py", "pass\n"), {"stdlib", "frozen", *TRAINED}),
         (replace('exclude = ["tkinter"]', "exclude = []"), {"stdlib", "frozen", *TRAINED}),
         (replace('libraries = ["-lm"]', "libraries = []"), TRAINED),
