@@ -59,17 +59,15 @@ def _one(seed: int) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("seed", type=int, nargs="?", help="run this one and tell everything")
-    parser.add_argument("--seed", type=int, dest="named", help="the same")
     parser.add_argument("--count", type=int, help="run so many")
     parser.add_argument("--first", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     given = parser.parse_args()
     if given.count:
         return _many(given.first, given.count, given.jobs)
-    seed = given.seed if given.seed is not None else given.named
-    if seed is None:
+    if given.seed is None:
         parser.error("give a seed, or --count")
-    return _one(seed)
+    return _one(given.seed)
 
 
 if __name__ == "__main__":

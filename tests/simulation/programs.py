@@ -26,27 +26,25 @@ def cell(random: Random) -> str:
 
 def _line(random: Random) -> str:
     text = f"q{random.randrange(10_000)}"
-    prompts = [f"{text}.{number}" for number in range(random.choice((1, 2, 2, 3, 5, 9)))]
+    prompts = [f"{text}.{number}" for number in range(random.choice((1, 2, 3, 3, 5, 5, 8, 9)))]
     draw = random.random()
     if draw < 0.30:
         return f'{random.choice(("ask", "attempt", "attempt"))}("{text}"{_model(random)})'
     if draw < 0.50:
         return f"{random.choice(('ask_all', 'attempt_all', 'attempt_all'))}({prompts!r})"
+    if draw < 0.54:
+        return random.choice(("trap()", "defy()", "hog()", f"raw({_frame(random)!r})"))
     return random.choice(
         (
             f'let("{text}", {random.randrange(100)})',
             f'show("{text}")',
             "left()",
             f"burn({random.choice((10**6, 10**8, 10**9, 10**10))})",
-            "defy()",
             f"nap({random.choice((1, 30, 400))})",
             "nap(30)",
             f"flood({random.choice((10, 9_000, 200_000))})",
-            "hog()",
-            "trap()",
             'fail("bad")',
             f'attempt("{"long " * random.choice((10, 900))}")',
-            f"raw({_frame(random)!r})",
             'attempt("half \\ud800")',
             "nonsense(",
             f'show("{"wide " * 200}")',

@@ -14,29 +14,26 @@ from rlm_wasm.providers.base import Completion, ProviderFailure, Query
 from tests.simulation.network import openai_over
 from tests.simulation.programs import root_reply
 
-_GOOD: Final = ("answers",) * 12
 _FATES: Final = (
     "unknown_usage",
     "negative_usage",
     "usage_above_the_reservation",
     "usage_of_another_type",
-    "too_many_requests",
+    *("too_many_requests",) * 3,
     "refuses",
-    "fails_after_work",
+    *("fails_after_work",) * 3,
     "hangs",
     "hangs_and_knows_no_deadline",
     "foreign_exception",
     "no_text",
     "half_a_character",
-    "answers_after_its_cancellation",
+    *("answers_after_its_cancellation",) * 2,
     "hangs_up_slowly",
     "fails_after_its_cancellation",
-    "over_the_wire",
-    "over_the_wire",
-    "over_the_wire",
+    *("over_the_wire",) * 4,
 )
 _FOREIGN: Final = (RuntimeError("x"), ValueError("x"), KeyError("x"), OSError(5, "x"), RecursionError("x"))
-_LATENCIES_MS: Final = (0, 0, 1, 1, 5, 20, 20, 100, 300, 900, 1_500)
+_LATENCIES_MS: Final = (0, 0, 0, 1, 1, 1, 5, 5, 20, 20, 40, 100, 300, 900)
 
 
 class SimulatedProvider:
@@ -75,8 +72,10 @@ class SimulatedProvider:
 
     async def _complete(self, query: Query) -> Completion:
         random = self._random
-        fate = random.choice(_FATES) if random.random() < self._faults else random.choice(_GOOD)
-        root = query.messages[0].role == "system"
+        root = is_root(query.messages)
+        # A root that fails ends its run: seldom, or little would happen.
+        faults = self._faults / 5 if root else self._faults
+        fate = random.choice(_FATES) if random.random() < faults else "answers"
         text = root_reply(random) if root else f"re {query.messages[-1].content}|{random.randrange(100)}"
         if fate == "over_the_wire":
             # A root's answer would be one to its last message, which is no program, and is as good.
@@ -115,7 +114,7 @@ class SimulatedProvider:
             case "negative_usage":
                 return Completion(text, -5, 5)
             case "usage_above_the_reservation":
-                return Completion(text, random.choice((10**5, 10**12)), query.output_tokens_max * 3)
+                return Completion(text, random.choice((5_000, 10**5, 10**12)), query.output_tokens_max * 3)
             case "usage_of_another_type":
                 odd: Any = random.choice(("7", 1.5, True, [], float("nan")))
                 return Completion(text, odd, 3)

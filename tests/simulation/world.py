@@ -66,9 +66,9 @@ class Plan:
         return cls(
             policy=_policy(random),
             slow=random.random() < 0.7,
-            faults=random.choice((0.0, 0.1, 0.4, 0.9)),
-            runs=random.choice((1, 1, 2, 3, 5)),
-            cancel_at=random.randrange(120) if random.random() < 0.5 else None,
+            faults=random.choice((0.0, 0.1, 0.3, 0.3, 0.6, 0.9)),
+            runs=random.choice((1, 2, 2, 3, 5)),
+            cancel_at=random.randrange(200) if random.random() < 0.5 else None,
             cancel_how=random.choice(("at once", "soon", "task", "task", "again and again")),
             sink_fails_at=random.randrange(60) if random.random() < 0.15 else None,
             open_fails_at=random.randrange(1, 4) if random.random() < 0.1 else None,
@@ -78,8 +78,13 @@ class Plan:
 def _policy(random: Random) -> Policy:
     pick = random.choice
     wall_ms = pick((1_500, 8_000, 30_000, 120_000))
-    timeout_ms = pick((40, 400, 1_500))
-    cell_fuel = pick((3_000_000, 2_000_000_000, 8_000_000_000))
+    timeout_ms = min(wall_ms, pick((60, 800, 1_500, 5_000, 5_000)))
+    cell_fuel = pick((30_000_000, 2_000_000_000, 8_000_000_000))
+
+    def seldom(tight: int, ample: int) -> int:
+        """Most runs must come far, or nothing happens in them."""
+        return tight if random.random() < 0.12 else ample
+
     data: dict[str, Any] = {name: dict(table) for name, table in _STRICT.items()}
     data["sandbox"] |= {
         "checkpoint_bytes_max": pick((0, 1 << 20)),
@@ -107,13 +112,13 @@ def _policy(random: Random) -> Policy:
         "events_max": pick((16, 40, 2_000, 2_000)),
     }
     data["budget"] |= {
-        "calls_max": pick((2, 12, 60)),
-        "requests_max": pick((2, 30, 300)),
-        "input_tokens_max": pick((20_000, 400_000, 4_000_000)),
-        "output_tokens_max": pick((1_000, 5_000, 100_000)),
-        "cost_microdollars_max": pick((3_000, 60_000, 5_000_000)),
-        "iterations_max": pick((1, 3, 8)),
-        "fuel_max": cell_fuel * pick((1, 4, 20)),
+        "calls_max": seldom(7, 200),
+        "requests_max": seldom(pick((2, 12)), 300),
+        "input_tokens_max": seldom(20_000, 10_000_000),
+        "output_tokens_max": seldom(2_000, 100_000),
+        "cost_microdollars_max": seldom(20_000, 50_000_000),
+        "iterations_max": pick((2, 6, 12)),
+        "fuel_max": cell_fuel * seldom(1, 40),
     }
     data["boundary"] |= {
         "frame_bytes_max": 20_000,
@@ -280,7 +285,8 @@ class World:
         sinks: list[Callable[[Event], None]] = [lambda event: self._record(recorded, event)]
         if self.plan.sink_fails_at is not None and number == 0:
             sinks.insert(random.randrange(2), self._failing_sink())
-        context = random.choice((None, "abc", "x" * (1 << 20), {"a": "é", "b": b"\x00"}, "y" * (3 << 20)))
+        small: tuple[Any, ...] = (None, "abc", "x" * (1 << 20), {"a": "é", "b": b"\x00"})
+        context = random.choice(small) if random.random() < 0.96 else "y" * (3 << 20)
         result: RunResult | None = None
         ended = "cancelled"
         with anyio.CancelScope() as scope:
