@@ -259,11 +259,12 @@ async def test_depth_chooses_the_model(tmp_path: Path) -> None:
         assert (await runtime.ask("ask")).answer == "the other model"
 
 
-async def test_abandoned_children_end_with_the_cell_that_asked(tmp_path: Path) -> None:
-    """A cell that is stopped while it waits takes its children with it; the run goes on."""
+@pytest.mark.threat("T-073")
+async def test_children_end_with_the_cell_that_asked(tmp_path: Path) -> None:
+    """A child at its deadline takes its own child with it, in the middle of a cell."""
     model = tree_model(
         tmp_path,
-        one="try: rlm_query('two', budget={'calls': 3})\nexcept ChildFailed as e: FINAL(str(e))",
+        one="try: rlm_query('two')\nexcept QueryTimeout: FINAL('gave up')",
         two="rlm_query('three')",
         three="while True: pass",
     )
@@ -271,5 +272,11 @@ async def test_abandoned_children_end_with_the_cell_that_asked(tmp_path: Path) -
     policy = small_policy(run=DEEP | {"child_wall_ms_max": 400}, **ENDLESS)
     async with running(policy, model) as runtime:
         with anyio.fail_after(30):
-            await runtime.ask("one", sinks=[events.append])
+            result = await runtime.ask("one", sinks=[events.append])
+    assert result.answer == "gave up"
     events.assert_complete()
+    assert [event.data["status"] for event in events if event.kind == "child_answered"] == [
+        "cancelled",
+        "timed_out",
+    ]
+    assert sum(event.kind == "child_gone" for event in events) == 2
