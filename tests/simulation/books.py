@@ -97,6 +97,7 @@ class Books:
         self.wrong: list[str] = []
         self.inputs = 0
         self.sends: list[SendQuery] = []
+        self.withheld = False  # the world keeps a permit back: for once somebody waits in vain
         self._now_ns = 0
 
     def took(self, given: Input, effects: list[Effect], now_ns: int, view: Callable[[RunId], Any]) -> None:
@@ -110,6 +111,7 @@ class Books:
         self._after(given, effects)
         self._accounts_agree(view)
         self._nobody_waits_in_vain()
+        self.withheld = False
         if len(self.wrong) > before:
             self.wrong[before] += f" [at input {self.inputs}: {str(given)[:200]}]"
 
@@ -332,7 +334,8 @@ class Books:
             for number, request in run.requests.items():
                 if request.where not in _OPEN:
                     continue
-                self.check(request.where != "queued" or busy, f"8: {number} waits for a permit that is free")
+                waits_in_vain = request.where == "queued" and not busy and not self.withheld
+                self.check(not waits_in_vain, f"8: {number} waits for a permit that is free")
                 self.check(
                     self._now_ns <= request.deadline_ns + LATE_NS_MAX,
                     f"8: {number} is {request.where} after its deadline",

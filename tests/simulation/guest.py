@@ -98,15 +98,20 @@ class Guest:
     """What every simulated session of one world shares: a clock, and who is told of wrong answers.
 
     `work(ns)` is called with the time that guest code took. `wrong(text)` is called where an answer is
-    not one to the question that was asked.
+    not one to the question that was asked. `fails(resource)` says whether this use of it fails.
     """
 
     def __init__(
-        self, clock: Callable[[], int], work: Callable[[int], None], wrong: Callable[[str], None]
+        self,
+        clock: Callable[[], int],
+        work: Callable[[int], None],
+        wrong: Callable[[str], None],
+        fails: Callable[[str], bool],
     ) -> None:
         self.clock: Final = clock
         self.work: Final = work
         self.wrong: Final = wrong
+        self.fails: Final = fails
         self.frames = 0
         self.responses = 0
 
@@ -148,6 +153,8 @@ class SimulatedSession:
         error: bytes | None = None
         try:
             try:
+                if self._guest.fails("memory"):
+                    raise _Raised("MemoryError", "")
                 for name, arguments in _statements(cell.source):
                     yield from _WORDS[name](self, *arguments)
                 yield from self._spend(STATEMENT_FUEL)
@@ -194,7 +201,7 @@ class SimulatedSession:
         lost = True
         try:
             yield from self._spend(STATEMENT_FUEL)
-            if self.memory_bytes + len(value) > self._limits.memory_bytes_max:
+            if self._guest.fails("memory") or self.memory_bytes + len(value) > self._limits.memory_bytes_max:
                 lost = False
                 raise MemoryExceeded(f"the guest has no room for {name}")
             for _ in range(1 + len(value) // (1 << 20)):
@@ -256,6 +263,8 @@ class SimulatedSession:
 
     def _spend(self, fuel: int, *, defiant: bool = False) -> _GuestSteps:
         """Compute: in slices, between which the host looks at the limits."""
+        if self._guest.fails("guest"):
+            raise GuestTrap("the guest trapped: unreachable")
         while fuel > 0:
             part = min(fuel, self._slice, self._fuel)
             fuel -= part

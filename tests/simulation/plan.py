@@ -9,6 +9,8 @@ from typing import Any, Final
 from rlm_wasm.policy.model import Policy
 
 _STRICT: Final = Policy.builtin("strict").to_mapping()
+# What can fail once, and within how many uses it may be drawn to.
+RESOURCES: Final = {"sink": 60, "session": 4, "memory": 12, "guest": 60, "permit": 40, "provider": 40}
 
 
 @dataclass
@@ -22,8 +24,8 @@ class Plan:
     # The operator: after this many inputs of the scheduler, in this way.
     cancel_at: int | None
     cancel_how: str
-    sink_fails_at: int | None
-    open_fails_at: int | None
+    # Which use of which resource fails: see RESOURCES.
+    fails_at: dict[str, int]
     close_after_ms: int | None
 
     @classmethod
@@ -36,10 +38,13 @@ class Plan:
             runs=random.choice((1, 2, 2, 3, 5)),
             cancel_at=random.randrange(200) if random.random() < 0.5 else None,
             cancel_how=random.choice(("at once", "soon", "task", "task", "again and again")),
-            sink_fails_at=random.randrange(60) if random.random() < 0.15 else None,
-            open_fails_at=random.randrange(1, 4) if random.random() < 0.1 else None,
+            fails_at=_fails_at(random),
             close_after_ms=random.choice((0, 1, 50, 900)) if random.random() < 0.08 else None,
         )
+
+
+def _fails_at(random: Random) -> dict[str, int]:
+    return {name: random.randrange(1, within) for name, within in RESOURCES.items() if random.random() < 0.07}
 
 
 def _policy(random: Random) -> Policy:

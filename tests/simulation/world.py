@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,8 +18,7 @@ from typing import Any, Final
 import anyio
 import msgspec
 
-from rlm_wasm.core.effects import Effect
-from rlm_wasm.core.inputs import Input
+from rlm_wasm.core.request import State
 from rlm_wasm.errors import ArtifactError, GuestError, PolicyError, QueryCancelled, RlmWasmError, UsageError
 from rlm_wasm.events import Event, Gap
 from rlm_wasm.ids import RunId
@@ -31,6 +31,7 @@ from tests.simulation.books import Books
 from tests.simulation.event_loop import Stuck, VirtualLoop, run_virtual
 from tests.simulation.plan import Plan
 from tests.simulation.provider import SimulatedProvider, is_root
+from tests.simulation.watched import watch
 from tests.simulation.worker import SimulatedLoop, SimulatedWorker
 
 # What a run may take beyond its deadline: hanging up, and the slice its guest is in.
@@ -45,32 +46,6 @@ _CUT_MARKS_BYTES: Final = 6 * 64
 
 class Failed(AssertionError):
     """A world in which something was wrong. The message is one line, with what to type to see it again."""
-
-
-class _Watched:
-    """A scheduler whose every step the books see. Everything else is the scheduler's."""
-
-    def __init__(self, scheduler: Any, books: Books, step: Callable[[], None]) -> None:
-        self._scheduler = scheduler
-        self._books = books
-        self._step = step
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._scheduler, name)
-
-    def handle(self, given: Input, now_ns: int) -> list[Effect]:
-        books = self._books
-        try:
-            effects: list[Effect] = self._scheduler.handle(given, now_ns)
-        except Exception as error:
-            books.wrong.append(f"4: the scheduler raised {error!r} at {str(given)[:200]}")
-            raise
-        try:
-            books.took(given, effects, now_ns, self._scheduler.budget_view)
-        except Exception as error:  # noqa: BLE001 - a bug of the books must not look like one of the product
-            books.wrong.append(f"the books do not understand: {error!r} at {str(given)[:200]}")
-        self._step()
-        return effects
 
 
 @dataclass
@@ -100,7 +75,8 @@ class World:
         self._scopes: list[anyio.CancelScope] = []
         self._calls: dict[RunId, int] = {}  # provider calls under way
         self._hung_up_ns: dict[RunId, int] = {}  # when the last one ended
-        self._opened = self._asked = 0
+        self.uses: Counter[str] = Counter()
+        self._asked = 0
         self._all_asked = anyio.Event()
         self._closes = False
         self.inputs = 0
@@ -138,9 +114,9 @@ class World:
 
     async def _live(self, loop: VirtualLoop) -> None:
         random, plan = self._random, self.plan
-        guests = SimulatedLoop(loop, random, self._note, self._refuse_open)
+        guests = SimulatedLoop(loop, random, self._note, self._refuse_open, self.fails)
         models = SimulatedProvider(
-            random, self._seen, lambda query: self._left(query, loop), faults=plan.faults
+            random, self._seen, lambda query: self._left(query, loop), self.fails, faults=plan.faults
         )
         runtime = Runtime(
             plan.policy,
@@ -153,9 +129,8 @@ class World:
             async with runtime:
                 broker = runtime._broker
                 assert broker is not None
-                step = partial(self._operator, loop, runtime)
-                watched: Any = _Watched(broker._scheduler, self._books, step)
-                broker._scheduler = watched  # type: ignore[misc]
+                watched = watch(broker, self._books, partial(self._operator, loop, runtime))
+                watched._permits.hand_out = self._withhold(watched)
                 for number in range(plan.runs):
                     tasks.start_soon(self._ask, loop, runtime, number)
                 if plan.close_after_ms is None:
@@ -173,11 +148,27 @@ class World:
         self._check(guests.idle, "5: a session is left in the worker")
         self._check(guests.guest.responses <= guests.guest.frames, "3: more responses than requests")
 
+    def fails(self, resource: str) -> bool:
+        """Count one use of a resource, and return whether it is the one that the plan wants to fail."""
+        self.uses[resource] += 1
+        return self.uses[resource] == self.plan.fails_at.get(resource)
+
     def _refuse_open(self) -> RlmWasmError | None:
-        self._opened += 1
-        if self._opened != self.plan.open_fails_at:
+        if not self.fails("session"):
             return None
         return self._random.choice((ArtifactError("no guest"), PolicyError("no room")))
+
+    def _withhold(self, scheduler: Any) -> Callable[..., Any]:
+        """Return a `hand_out` of permits that once grants none, until something else happens."""
+        hand_out = scheduler._permits.hand_out
+
+        def handed(*now_ns: int) -> Any:
+            requests = [request for run in scheduler._runs.values() for request in run.requests.values()]
+            wanted = any(request.state is State.QUEUED for request in requests)
+            self._books.withheld = wanted and self.fails("permit")
+            return [] if self._books.withheld else hand_out(*now_ns)
+
+        return handed
 
     def _operator(self, loop: VirtualLoop, runtime: Runtime) -> None:
         """After each input of the scheduler: perhaps the one at which somebody loses patience."""
@@ -204,8 +195,8 @@ class World:
             await anyio.sleep(random.choice((0, 0, 0.003, 0.2, 3)))
         asking = _Asking(loop.now_ns)
         sinks: list[Callable[[Event], None]] = [lambda event: self._record(asking.events, event)]
-        if plan.sink_fails_at is not None and number == 0:
-            sinks.insert(random.randrange(2), self._failing_sink())
+        if "sink" in plan.fails_at:
+            sinks.insert(random.randrange(2), self._write_or_fail)
         small: tuple[Any, ...] = (None, "abc", "x" * (1 << 20), {"a": "é", "b": b"\x00"})
         context = random.choice(small) if random.random() < 0.96 else "y" * (3 << 20)
         ended = "cancelled"
@@ -223,12 +214,13 @@ class World:
                     ended = "answered"
                 except (ArtifactError, PolicyError) as error:
                     ended = f"{type(error).__name__}: {error.message}"
-                    self._check(plan.open_fails_at is not None, f"a run raised {error!r}")
+                    self._check("session" in plan.fails_at, f"a run raised {error!r}")
                 except (UsageError, GuestError) as error:
                     ended = f"{type(error).__name__}: {error.message}"
                     # Documented: an input that is too large for the session.
                     big = isinstance(context, str) and len(context) > 2 << 20
-                    self._check(big or closes, f"a run raised {error!r}")
+                    faulty = plan.fails_at.keys() & {"memory", "guest"}
+                    self._check(big or closes or bool(faulty), f"a run raised {error!r}")
                 except QueryCancelled:
                     ended = "torn down"
                     self._check(closes, "a run was torn down although nobody closed the runtime")
@@ -268,15 +260,9 @@ class World:
         recorded.append(event)
         self.events.append(msgspec.json.encode(event))
 
-    def _failing_sink(self) -> Callable[[Event], None]:
-        left = [self.plan.sink_fails_at or 0]
-
-        def write(event: Event) -> None:
-            left[0] -= 1
-            if left[0] < 0:
-                raise self._random.choice((OSError(28, "no space"), RlmWasmError("full"), KeyError("bug")))
-
-        return write
+    def _write_or_fail(self, event: Event) -> None:
+        if self.fails("sink"):
+            raise self._random.choice((OSError(28, "no space"), RlmWasmError("full"), KeyError("bug")))
 
     # -- what must hold -----------------------------------------------------------------------------
 
