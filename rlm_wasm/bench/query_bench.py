@@ -143,6 +143,7 @@ class QueryBench:
         }
         data["cell"] |= {"requests_max": 100_000, "fuel_max": 10**12, "wall_ms_max": 300_000}
         data["run"] |= {"permits_max": permits, "events_max": 1_000_000}
+        data["permits"] |= {"total_max": permits, "provider_max": permits, "model_max": permits}
         data["boundary"] |= {"batch_items_max": _BATCH}
         data["models"] |= {"root": _ROOT, "sub": _SUB}
         return Policy.from_mapping(data)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from rlm_wasm.core.inputs import ProviderAnswered, ProviderFailed
-from rlm_wasm.core.ledger import Charge, Dimension
+from rlm_wasm.core.branch import Branch
+from rlm_wasm.core.inputs import ChildRequested, ProviderAnswered, ProviderFailed
+from rlm_wasm.core.ledger import DIMENSIONS, Charge, Dimension, View
 from rlm_wasm.core.messages import Usage
 from rlm_wasm.core.pricing import utf8_bytes
 from rlm_wasm.core.request import Completed, Response, error_of
@@ -26,7 +27,16 @@ def run_started(run: RunState) -> Data:
         **{f"run_{name}": value for name, value in asdict(facts.run).items()},
         **{f"query_{name}": value for name, value in asdict(facts.query).items()},
     }
-    return {**limits, "models": sorted(facts.prices), "seed": facts.seed, "texts": facts.texts}
+    return {
+        **limits,
+        "cell_requests_max": facts.cell_requests_max,
+        "models": sorted(facts.prices),
+        "child_models": list(facts.child_models),
+        "seed": facts.seed,
+        "texts": facts.texts,
+        "tenant": facts.tenant,
+        "weight": facts.weight,
+    }
 
 
 def query_received(run: RunState, request: OpenRequest) -> Data:
@@ -55,6 +65,7 @@ def query_retry(run: RunState, request: OpenRequest, given: ProviderFailed, dela
         "attempt": request.attempt,
         "delay_ms": delay_ms,
         "sent": given.sent,
+        "throttled": given.throttled,
         "retry_after_ms": given.retry_after_ms,
     }
     return data | _error(run, given.error)
@@ -65,10 +76,12 @@ def query_requeued(request: OpenRequest) -> Data:
     return {"request": request.request_id, "attempt": request.attempt + 1}
 
 
-def query_answered(run: RunState, request: OpenRequest, response: Response, sent: bool | None = None) -> Data:
+def query_answered(
+    run: RunState, request: OpenRequest, response: Response, failure: ProviderFailed | None = None
+) -> Data:
     """The one terminal response. `assumed`: the cost holds reservations that no bill confirmed.
 
-    `sent`: of a failure, whether the last attempt may be billed.
+    `failure` is how the last attempt failed, where that ended the query.
     """
     usage = response.usage if isinstance(response, Completed) else None
     data: Data = {
@@ -76,7 +89,8 @@ def query_answered(run: RunState, request: OpenRequest, response: Response, sent
         "status": response.status,
         "attempts": request.attempt,
         "assumed": request.assumed,
-        "sent": sent,
+        "sent": failure.sent if failure else None,
+        "throttled": failure.throttled if failure else None,
         "reported_input_tokens": usage.input_tokens if usage else None,
         "reported_output_tokens": usage.output_tokens if usage else None,
         **_amounts("", request.billed),
@@ -87,6 +101,42 @@ def query_answered(run: RunState, request: OpenRequest, response: Response, sent
     if isinstance(response, Completed) and run.facts.texts:
         data["text"] = response.text
     return data
+
+
+def child_started(run: RunState, child: Branch, asked: ChildRequested) -> Data:
+    """An admitted child: its own depth, its deadline, and the caps that it was given by name."""
+    data: Data = {
+        "request": asked.request_id,
+        "group": asked.group,
+        "model": child.model,
+        "child_depth": child.depth,
+        "question_bytes": utf8_bytes(asked.question),
+        "timeout_ms": child.timeout_ms,
+        **{f"{dimension.value}_max": cap for dimension, cap in asked.caps.items()},
+    }
+    if run.facts.texts:
+        data["question"] = asked.question
+    return data
+
+
+def child_answered(run: RunState, child: Branch, response: Response) -> Data:
+    """The one terminal response to the request for a child, and what its part of the tree has used."""
+    data: Data = {
+        "request": child.request_id,
+        "status": response.status,
+        **{f"{d.value}_spent": n for d, n in zip(DIMENSIONS, child.view.spent, strict=True)},
+    }
+    error = error_of(response)
+    if error is not None:
+        data |= _error(run, error)
+    if isinstance(response, Completed) and run.facts.texts:
+        data["text"] = response.text
+    return data
+
+
+def child_gone(run: RunState, child: Branch, response: Response) -> Data:
+    """The end of a child that nobody waited for any more: recorded, never delivered."""
+    return child_answered(run, child, response)
 
 
 def late_result(given: ProviderAnswered | ProviderFailed, usage: Usage | None, billed: Charge) -> Data:
@@ -103,9 +153,9 @@ def late_result(given: ProviderAnswered | ProviderFailed, usage: Usage | None, b
     }
 
 
-def overdraft(run: RunState) -> Data:
+def overdraft(view: View) -> Data:
     """The dimensions whose spend went beyond the limit."""
-    return {"dimensions": [dimension.value for dimension in run.ledger.overdrawn]}
+    return {"dimensions": [dimension.value for dimension in view.overdrawn]}
 
 
 def run_ended(run: RunState, outcome: str) -> Data:

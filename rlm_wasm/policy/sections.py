@@ -29,6 +29,8 @@ class SandboxSection(Section):
     clock: Literal["virtual", "real"]
     entropy: Literal["seeded", "fresh"]
     seed: f.Seed
+    # Of the key that saved images are encrypted with; empty: the caller gives it each time.
+    image_key_env: f.EnvName
 
 
 class CellSection(Section):
@@ -48,7 +50,12 @@ class RunSection(Section):
     """What bounds a run without being used up; the fields of `core.limits.RunLimits`."""
 
     wall_ms_max: f.Milliseconds
+    turns_max: f.SmallCount
     depth_max: f.Depth
+    fanout_max: f.SmallCount
+    sessions_max: f.SmallCount
+    child_wall_ms_max: f.Milliseconds
+    child_share_percent: f.Percent
     permits_max: f.SmallCount
     # run_started, run_ended and what a single query needs must fit.
     events_max: Annotated[int, Field(ge=16, le=10_000_000)]
@@ -64,6 +71,19 @@ class BudgetSection(Section):
     cost_microdollars_max: f.Microdollars
     iterations_max: f.SmallCount
     fuel_max: f.Fuel
+    children_max: f.CountOrNone
+    observation_bytes_max: f.Tokens
+
+
+class PermitsSection(Section):
+    """The pool of slots for provider I/O; the fields of `core.limits.PermitLimits`, and tenants' weights."""
+
+    total_max: f.SmallCount
+    provider_max: f.SmallCount
+    model_max: f.SmallCount
+    adaptive_min: f.SmallCount
+    recover_ms: f.Milliseconds
+    weights: dict[f.TenantName, f.SmallCount] = Field(max_length=1_024)
 
 
 class BoundarySection(Section):
@@ -96,6 +116,7 @@ class QuerySection(Section):
     input_overhead_tokens: Annotated[int, Field(ge=0, le=1_000_000)]
     output_tokens_max: Annotated[int, Field(gt=0, le=10_000_000)]
     response_bytes_max: f.Bytes64M
+    batch: Literal["all", "part"]
 
 
 class EventsSection(Section):
@@ -119,6 +140,7 @@ class ModelsSection(Section):
 
     root: f.ModelSpec
     sub: f.ModelSpec
+    child: list[f.ModelSpec] = Field(min_length=1, max_length=16)
     prices: dict[f.ModelSpec, PriceSection] = Field(max_length=256)
 
 

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic_ns
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import anyio
 
 from rlm_wasm.core.ledger import Dimension, DimensionView
+from rlm_wasm.core.limits import PermitLimits
 from rlm_wasm.core.messages import Usage
+from rlm_wasm.core.recorded_order import RecordedOrder
 from rlm_wasm.core.request import Cancelled, Response
 from rlm_wasm.core.scheduler import (
+    BatchReceived,
     CancelQuery,
+    ChildRequested,
     ClearTimer,
     Effect,
     EmitEvent,
@@ -34,6 +38,8 @@ from rlm_wasm.core.scheduler import (
     Scheduler,
     SendQuery,
     SetTimer,
+    StartChild,
+    StopChild,
     TimerFired,
 )
 from rlm_wasm.errors import ProviderError, RlmWasmError
@@ -53,8 +59,21 @@ HANG_UP_SECONDS_MAX: Final = 5.0
 _Attempt = tuple[RunId, RequestId, int]
 
 
+class Driver(Protocol):
+    """What drives the conversations of a run. Called on the event loop's thread; must not raise."""
+
+    def end(self, reason: str) -> None:
+        """Finish the run with the best answer there is. Called once if the scheduler wants it."""
+
+    def start_child(self, effect: StartChild) -> None:
+        """Drive a child's conversation, and submit its ChildFinished."""
+
+    def stop_child(self, effect: StopChild) -> None:
+        """Finish a child with the best answer it has."""
+
+
 class _Batch:
-    """Queries that were asked together, and who wants their responses."""
+    """Requests that were asked together, and who wants their responses."""
 
     __slots__ = ("_answered", "_missing", "_responses")
 
@@ -64,7 +83,7 @@ class _Batch:
         self._answered = answered
 
     def put(self, place: int, response: Response) -> None:
-        """Take the one response of one query; with the last one, hand over all."""
+        """Take the one response of one request; with the last one, hand over all."""
         self._responses[place] = response
         self._missing -= 1
         if not self._missing:
@@ -101,7 +120,7 @@ class _Run:
 
     route: Router
     sinks: list[Sink]
-    end: Callable[[str], None]
+    driver: Driver
     waiting: dict[RequestId, tuple[_Batch, int]] = field(default_factory=dict)
     numbers: Any = field(default_factory=lambda: itertools.count(1))
 
@@ -109,12 +128,20 @@ class _Run:
 class Broker:
     """One scheduler with its providers, timers and event sinks. Run `serve` in a task group.
 
-    `clock` gives the nanoseconds the scheduler sees.
+    `clock` gives the nanoseconds the scheduler sees. With `recorded`, the answers of providers, the
+    timers and the operator's word come from a recording, and nothing goes out.
     """
 
-    def __init__(self, permits_max: int, clock: Callable[[], int] = monotonic_ns) -> None:
-        self._scheduler: Final = Scheduler(permits_max)
-        self._clock: Final = clock
+    def __init__(
+        self,
+        permits: PermitLimits,
+        clock: Callable[[], int] = monotonic_ns,
+        recorded: RecordedOrder | None = None,
+    ) -> None:
+        self._recorded: Final = recorded
+        self._turns: list[tuple[RequestId | None, Callable[[], object]]] = []
+        self._scheduler: Final = Scheduler(permits)
+        self.clock: Final = clock
         self._timers: Final = Timers(
             lambda run_id, timer_id: self.submit(TimerFired(run_id, timer_id)), clock
         )
@@ -136,11 +163,9 @@ class Broker:
             tasks.start_soon(self._timers.run)
             task_status.started()
 
-    def start_run(
-        self, started: RunStarted, route: Router, sinks: Iterable[Sink], end: Callable[[str], None]
-    ) -> None:
-        """Open a run. `end(reason)` is called once if the scheduler wants the run stopped."""
-        self._runs[started.run_id] = _Run(route, list(sinks), end)
+    def start_run(self, started: RunStarted, route: Router, sinks: Iterable[Sink], driver: Driver) -> None:
+        """Open a run, whose conversations `driver` drives."""
+        self._runs[started.run_id] = _Run(route, list(sinks), driver)
         self.submit(started)
 
     async def finish_run(self, ended: Input, run_id: RunId) -> None:
@@ -160,9 +185,13 @@ class Broker:
         """Return a number that no request of this run has had."""
         return RequestId(next(self._runs[run_id].numbers))
 
-    def budget_view(self, run_id: RunId) -> dict[Dimension, DimensionView]:
-        """Return the account of an open run."""
-        return self._scheduler.budget_view(run_id)
+    def budget_view(self, run_id: RunId, parent: RequestId | None = None) -> dict[Dimension, DimensionView]:
+        """Return the account of an open run, as one of its conversations sees it."""
+        return self._scheduler.budget_view(run_id, parent)
+
+    def standing(self, run_id: RunId, parent: RequestId | None) -> dict[str, DimensionView]:
+        """Return all that bounds a conversation, for its guest to see."""
+        return self._scheduler.standing(run_id, parent, self.clock())
 
     async def query(self, received: QueryReceived) -> Response:
         """Submit a query and wait for its one terminal response."""
@@ -177,8 +206,8 @@ class Broker:
         await came.wait()
         return box[0]
 
-    def ask(self, batch: list[QueryReceived], answered: Answered) -> None:
-        """Submit queries of one run together; `answered` is called once, when all have their response.
+    def ask(self, batch: Sequence[QueryReceived | ChildRequested], answered: Answered) -> None:
+        """Submit requests of one conversation together; `answered` is called once, when all are answered.
 
         It is called on the event loop's thread, perhaps before this returns, and must not raise.
         """
@@ -186,8 +215,7 @@ class Broker:
         shared = _Batch(len(batch), answered)
         for place, received in enumerate(batch):
             waiting[received.request_id] = (shared, place)
-        for received in batch:
-            self.submit(received)
+        self.submit(batch[0] if len(batch) == 1 else BatchReceived(batch[0].run_id, tuple(batch)))
 
     def submit(self, given: Input) -> None:
         """Let the scheduler decide about one input, and do what it says.
@@ -195,18 +223,60 @@ class Broker:
         Called while an effect is performed (an event sink that cancels the run), the input waits
         its turn: an effect must not overtake those before it.
         """
+        if self._recorded is not None and not self._recorded.takes(given):
+            return
         self._inputs.append(given)
         if self._performing:
             return
         self._performing = True
         try:
             while self._inputs:
-                for effect in self._scheduler.handle(self._inputs.popleft(), self._clock()):
+                for effect in self._scheduler.handle(self._inputs.popleft(), self.clock()):
                     self._perform(effect)
+                if self._recorded is not None and not self._inputs:
+                    self._follow(self._recorded)
         finally:
             self._performing = False
+        if self._turns:
+            self._give_turns()
+
+    async def turn(self, parent: RequestId | None) -> None:
+        """Wait for a conversation's turn, which is at once unless a recording says who is next."""
+        if self._recorded is None or self._recorded.may_act(parent):
+            return
+        came = anyio.Event()
+        self.at_turn(parent, came.set)
+        await came.wait()
+
+    def at_turn(self, parent: RequestId | None, act: Callable[[], object]) -> None:
+        """Call `act` when it is this conversation's turn: now, unless a recording says who is next."""
+        if self._recorded is None or self._recorded.may_act(parent):
+            act()
+        else:
+            self._turns.append((parent, act))
+
+    def _give_turns(self) -> None:
+        assert self._recorded is not None, "only a recording makes anybody wait"
+        while not self._performing:
+            ready = next((turn for turn in self._turns if self._recorded.may_act(turn[0])), None)
+            if ready is None:
+                return
+            self._turns.remove(ready)
+            ready[1]()
+
+    def _follow(self, recorded: RecordedOrder) -> None:
+        """Let come from outside what the recording has next; end the run where it has nothing more."""
+        if (given := recorded.due()) is not None:
+            self._inputs.append(given)
+        elif recorded.over:
+            for run in self._runs.values():
+                run.driver.end("the recording is over")
 
     def _perform(self, effect: Effect) -> None:
+        if self._recorded is not None:
+            self._recorded.performed(effect)
+            if isinstance(effect, SendQuery | CancelQuery | SetTimer | ClearTimer):
+                return
         match effect:
             case EmitEvent(event=event):
                 self._emit(self._runs[event.run_id], event)
@@ -232,8 +302,13 @@ class Broker:
                 self._timers.set(run_id, timer_id, at_ns)
             case ClearTimer(run_id=run_id, timer_id=timer_id):
                 self._timers.clear(run_id, timer_id)
+            case StartChild(run_id=run_id):
+                self._runs[run_id].driver.start_child(effect)
+            case StopChild(run_id=run_id):
+                if (run := self._runs.get(run_id)) is not None:
+                    run.driver.stop_child(effect)
             case EndRun(run_id=run_id, reason=reason):
-                self._runs[run_id].end(reason)
+                self._runs[run_id].driver.end(reason)
 
     def _emit(self, run: _Run, event: Event) -> None:
         for sink in list(run.sinks):
@@ -276,6 +351,7 @@ class Broker:
                 retryable=failure.retryable,
                 sent=failure.sent,
                 retry_after_ms=failure.retry_after_ms,
+                throttled=failure.throttled,
             )
         except Exception as error:  # noqa: BLE001 - a provider's bug must not end other runs
             # Its text may hold anything, a key included: only the type is told.

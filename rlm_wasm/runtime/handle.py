@@ -68,7 +68,7 @@ class Run:
 
     async def drive(self) -> RunResult:
         """Run to the end. Called once, by the runtime."""
-        self._broker.start_run(self._started, self._route, self._sinks, self._active.end)
+        self._broker.start_run(self._started, self._route, self._sinks, self._active)
         self._begun = True
         try:
             if self._cancelled is not None:

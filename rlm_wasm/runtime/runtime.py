@@ -12,6 +12,7 @@ from typing import Any, Self
 import anyio
 from anyio.abc import TaskGroup
 
+from rlm_wasm.core.recorded_order import RecordedOrder
 from rlm_wasm.core.scheduler import RunStarted
 from rlm_wasm.errors import UsageError
 from rlm_wasm.events import Event
@@ -35,7 +36,8 @@ class Runtime:
     model of your own): it maps a model's name to a provider and the name there. `worker` makes the
     sessions instead of the policy's kind, and is closed with the runtime; `clock` gives the nanoseconds
     of every deadline and event, and must go as the event loop's own clock does; `entropy(n)` gives the
-    random bytes of run ids. The three are for repeating a run exactly.
+    random bytes of run ids. The three are for repeating a run exactly. `recorded` has the world outside
+    come from a recording; the runtime is then for that one run.
 
     Raises:
         PolicyError: a model has no price, so that its cost cannot be budgeted.
@@ -53,6 +55,7 @@ class Runtime:
         worker: Worker | None = None,
         clock: Callable[[], int] = monotonic_ns,
         entropy: Callable[[int], bytes] = os.urandom,
+        recorded: RecordedOrder | None = None,
     ) -> None:
         self.policy = policy.with_models(root=model, sub=sub_model)
         self._providers = ProviderSet(self.policy, environ)
@@ -60,6 +63,7 @@ class Runtime:
         self._worker: Worker = worker or InlineWorker()
         self._clock = clock
         self._entropy = entropy
+        self._recorded = recorded
         self._broker: Broker | None = None
         self._stack = AsyncExitStack()
         self._runs: dict[RunId, Run] = {}
@@ -74,9 +78,10 @@ class Runtime:
             stack.callback(self._forget_broker)
             stack.push_async_callback(self._providers.aclose)
             # Before any guest runs: a missing key or a broken script is the operator's to know at once.
-            for name in {self.policy.models.root, self.policy.models.sub}:
+            models = self.policy.models
+            for name in {models.root, models.sub, *models.child}:
                 self._route(name)
-            self._broker = Broker(self.policy.run.permits_max, self._clock)
+            self._broker = Broker(self.policy.permit_limits(), self._clock, self._recorded)
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
             stack.push_async_callback(self._worker.aclose)
@@ -106,13 +111,16 @@ class Runtime:
         context: Contexts = None,
         *,
         sinks: Iterable[Callable[[Event], None]] = (),
+        tenant: str = "",
     ) -> RunResult:
         """Answer `question`. `context` is a str or bytes, or several by variable name.
+
+        Runs of one `tenant` share its part of the permits, by the policy's weights.
 
         Every event of the run goes to each of `sinks`, in order; one that raises ends the run. Ending
         early (a budget, a deadline, `cancel`) is a result with `partial=True`, not an exception.
         """
-        run = self._prepare(question, context, sinks)
+        run = self._prepare(question, context, sinks, tenant)
         try:
             return await run.drive()
         finally:
@@ -124,13 +132,14 @@ class Runtime:
         context: Contexts = None,
         *,
         sinks: Iterable[Callable[[Event], None]] = (),
+        tenant: str = "",
     ) -> Run:
         """Begin to answer `question` and return at once: events, result and `cancel` are the run's.
 
         A reader that is made before the next `await` gets every event. Closing the runtime ends the
         runs that were started.
         """
-        run = self._prepare(question, context, sinks)
+        run = self._prepare(question, context, sinks, tenant)
         self._background.append(run)
         assert self._tasks is not None, "an open runtime has tasks"
         self._tasks.start_soon(self._drive, run)
@@ -150,16 +159,17 @@ class Runtime:
         for run in started:
             await run.ended()
 
-    def _prepare(self, question: str, context: Contexts, sinks: Iterable[Callable[[Event], None]]) -> Run:
+    def _prepare(
+        self, question: str, context: Contexts, sinks: Iterable[Callable[[Event], None]], tenant: str
+    ) -> Run:
         if self._broker is None:
             raise UsageError("the runtime is not open; use it as an async context manager")
         if not question.strip():
             raise UsageError("the question is empty")
         run_id = make_run_id(self._entropy(8))
         policy = self.policy
-        active = ActiveRun(
-            run_id, policy, self._broker, self._worker, question, named_contexts(context), self._clock
-        )
+        contexts = named_contexts(context)
+        active = ActiveRun(run_id, policy, self._broker, self._worker, question, contexts, tenant=tenant)
         started = RunStarted(
             run_id=run_id,
             budget=policy.budget_limits(),
@@ -167,8 +177,12 @@ class Runtime:
             query=policy.query_limits(),
             boundary=policy.boundary_limits(),
             prices=policy.prices(),
+            cell_requests_max=policy.cell.requests_max,
             seed=policy.sandbox.seed,
+            child_models=tuple(policy.models.child),
             texts=policy.events.texts,
+            tenant=tenant,
+            weight=policy.permits.weights.get(tenant, 1),
         )
         run = Run(started, active, self._broker, self._route, sinks, policy.stream_limits())
         self._runs[run_id] = run

@@ -85,6 +85,7 @@ class InlineSession:
         self._unanswered = 0
         self._frames = 0
         self._interrupted = False
+        self.last_result: CellResult | None = None
 
     async def load(self, name: str, value: str | bytes) -> None:
         """Bind an input in the guest. Raises UsageError, MemoryExceeded or another GuestError."""
@@ -110,6 +111,7 @@ class InlineSession:
         guest, the session goes back to the state before it if that took no more than
         `checkpoint_bytes_max`; else it is lost. Cancelling this call ends the cell.
         """
+        self.last_result = None
         done = await self._operate(Run(self._number, cell, checkpoint_bytes_max), answer)
         if done.result is None:
             raise InternalError("a cell ended without a result")
@@ -180,12 +182,14 @@ class InlineSession:
             with anyio.CancelScope(shield=True):
                 with contextlib.suppress(UsageError):  # the worker closes, which ends the operation too
                     self._loop.submit(Stop(self._number, CellCancelled("the cell was cancelled")))
-                while not isinstance(await self._mailbox.get(), Done):
+                while not isinstance(done := await self._mailbox.get(), Done):
                     pass
+                self.last_result = done.result
             raise
         finally:
             self._busy = False
             self._answerer = None
+        self.last_result = report.result
         if report.error is not None:
             raise report.error
         return report
@@ -276,7 +280,9 @@ class InlineWorker:
             self._postbox = Postbox(token)
         number = SessionId(next(self._numbers))
         session = InlineSession(self._loop, number, boundary)
-        entropy = os.urandom if limits.entropy == "fresh" else seeded_entropy(limits.seed, number)
+        entropy = (
+            os.urandom if limits.entropy == "fresh" else seeded_entropy(limits.seed, limits.stream or number)
+        )
         try:
             await session.open(limits, entropy, start, self._postbox)
         except BaseException:

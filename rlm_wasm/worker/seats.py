@@ -11,7 +11,7 @@ import errno
 import heapq
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic_ns
 from typing import Final
 
@@ -23,6 +23,7 @@ from rlm_wasm.sandbox.snapshot import Snapshot
 from rlm_wasm.sandbox.steps import HostRequest, Sleep
 from rlm_wasm.sandbox.stock import PREPARED_MAX, Stock
 from rlm_wasm.worker import operations
+from rlm_wasm.worker.checkpoints import Checkpoints
 from rlm_wasm.worker.commands import (
     Close,
     Command,
@@ -57,6 +58,7 @@ class _Seat:
 
     session: Session
     sink: Callable[[Report], None]
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
     operation: SessionOperation | None = None
     response: bytes | None = None
     waits_for_host: bool = False
@@ -129,9 +131,13 @@ class Seats:
             case Load(name=name, value=value):
                 self._begin(command.session, seat, operations.load(seat.session, name, value))
             case Run(cell=cell, checkpoint_bytes_max=bytes_max):
-                self._begin(command.session, seat, operations.run_cell(seat.session, cell, bytes_max))
+                self._begin(
+                    command.session,
+                    seat,
+                    operations.run_cell(seat.session, cell, bytes_max, seat.checkpoints),
+                )
             case Rebase():
-                self._begin(command.session, seat, operations.rebase(seat.session))
+                self._begin(command.session, seat, operations.rebase(seat.session, seat.checkpoints))
             case TakeSnapshot():
                 self._begin(command.session, seat, operations.take_snapshot(seat.session))
             case Respond(response=response):

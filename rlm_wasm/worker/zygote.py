@@ -40,7 +40,7 @@ from rlm_wasm.image.artifact import Guest, find_guest
 from rlm_wasm.image.compiled import native_file
 from rlm_wasm.image.memfd import MemoryFile, sealed_memfd
 from rlm_wasm.worker import zygote_messages as messages
-from rlm_wasm.worker.lockdown.report import Finding
+from rlm_wasm.worker.lockdown.report import LAYERS, Finding
 from rlm_wasm.worker.lockdown.rlimits import ProcessLimits
 
 START_SECONDS_MAX: Final = 30.0
@@ -65,7 +65,9 @@ class Spawned:
 
 @dataclass(frozen=True, slots=True)
 class Exited:
-    """A worker is gone and reaped. `reason` is set where it could not be locked down."""
+    """A worker is gone and reaped. `reason` is set where it could not be locked down, or not be forked:
+    then no Spawned came before.
+    """
 
     number: int
     status: int
@@ -134,6 +136,9 @@ class Zygote:
             ArtifactError: no guest is built, or its files are not what was built.
             ZygoteGone: it did not start.
         """
+        required = frozenset(required)
+        if unknown := required - set(LAYERS):
+            raise InternalError(f"no layers of a lock-down: {', '.join(sorted(unknown))}")
         artifacts = _artifacts()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:

@@ -71,10 +71,25 @@ def _policy(random: Random) -> Policy:
         "requests_max": pick((12, 40)),
         "sleep_ms_max": 500,
     }
+    permits, less = pick((1, 2, 3, 8)), pick((0, 0, 1))
+    data["permits"] |= {
+        "total_max": permits,
+        "provider_max": max(1, permits - less),
+        "model_max": max(1, permits - less - pick((0, 0, 1))),
+        "adaptive_min": 1,
+        "recover_ms": pick((5, 500)),
+        "weights": {"heavy": 3},
+    }
     data["run"] |= {
         "wall_ms_max": wall_ms,
-        "permits_max": pick((1, 2, 3, 8)),
-        "events_max": pick((16, 40, 2_000, 2_000)),
+        "turns_max": pick((2, 5)),
+        "depth_max": pick((0, 1, 2, 3)),
+        "fanout_max": pick((1, 3, 8)),
+        "sessions_max": pick((2, 4, 12)),
+        "child_wall_ms_max": min(wall_ms, pick((300, 5_000))),
+        "child_share_percent": pick((10, 50, 100)),
+        "permits_max": max(1, permits - pick((0, 0, 1))),
+        "events_max": pick((16, 40, 4_000, 4_000, 4_000)),
     }
     data["budget"] |= {
         "calls_max": seldom(7, 200),
@@ -82,7 +97,9 @@ def _policy(random: Random) -> Policy:
         "input_tokens_max": seldom(20_000, 10_000_000),
         "output_tokens_max": seldom(2_000, 100_000),
         "cost_microdollars_max": seldom(20_000, 50_000_000),
-        "iterations_max": pick((2, 6, 12)),
+        "iterations_max": seldom(3, 60),
+        "children_max": pick((1, 6, 20)),
+        "observation_bytes_max": seldom(4_000, 10_000_000),
         "fuel_max": cell_fuel * seldom(1, 40),
     }
     data["boundary"] |= {
@@ -104,6 +121,7 @@ def _policy(random: Random) -> Policy:
         "backoff_ms_max": pick((20, 300)),
         "input_overhead_tokens": 16,
         "output_tokens_max": pick((50, 400)),
+        "batch": pick(("part", "all")),
     }
     data["events"] |= {
         "texts": pick((True, False)),
@@ -114,8 +132,10 @@ def _policy(random: Random) -> Policy:
     price = {"input_microdollars_per_mtok": 2_000_000, "output_microdollars_per_mtok": 4_000_000}
     free = {"input_microdollars_per_mtok": 0, "output_microdollars_per_mtok": 0}
     data["models"] = {
-        "root": "sim:root",
-        "sub": "sim:sub",
-        "prices": {"sim:root": price, "sim:sub": pick((price, free))},
+        "root": "one:root",
+        "sub": "two:sub",
+        "child": pick((["one:root"], ["one:child", "two:deep"])),
+        "prices": {name: price for name in ("one:root", "one:child", "two:deep")}
+        | {"two:sub": pick((price, free))},
     }
     return Policy.from_mapping(data)

@@ -73,7 +73,7 @@ async def one(kind: str, limit: int, folder: Path, worker: InlineWorker) -> dict
     """Run once under the limit; return what it came to."""
     policy = small_policy(events={"buffer_events_max": 2, "when_full": "spill"})
     context = "x" * (2 << 20) if kind == "fds" else "x"
-    books = Books(policy.run.permits_max)
+    books = Books(policy.permit_limits())
     told: dict[str, Any] = {"limit": limit}
     before = open_fds()
 

@@ -100,7 +100,7 @@ def test_a_run_of_the_real_guest_ends_at_whatever_point_its_fuel_is_used_up() ->
 
     async def one(fuel: int) -> str:
         policy = small_policy(budget={"fuel_max": fuel}, cell={"fuel_max": fuel})
-        books = Books(policy.run.permits_max)
+        books = Books(policy.permit_limits())
         async with Runtime(policy, route=lambda name: (Model(), name)) as runtime:
             assert runtime._broker is not None
             watch(runtime._broker, books, lambda: None)

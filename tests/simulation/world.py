@@ -71,7 +71,7 @@ class World:
     def __post_init__(self) -> None:
         self._random = Random(self.seed)
         self.plan = Plan.of(self._random)
-        self._books = Books(self.plan.policy.run.permits_max)
+        self._books = Books(self.plan.policy.permit_limits())
         self._scopes: list[anyio.CancelScope] = []
         self._calls: dict[RunId, int] = {}  # provider calls under way
         self._hung_up_ns: dict[RunId, int] = {}  # when the last one ended
@@ -199,17 +199,20 @@ class World:
             sinks.insert(random.randrange(2), self._write_or_fail)
         small: tuple[Any, ...] = (None, "abc", "x" * (1 << 20), {"a": "é", "b": b"\x00"})
         context = random.choice(small) if random.random() < 0.96 else "y" * (3 << 20)
+        tenant = random.choice(("", "", "heavy", "other"))
         ended = "cancelled"
         async with anyio.create_task_group() as watchers:
             with anyio.CancelScope() as scope:
                 self._scopes.append(scope)
                 try:
                     if closes or random.random() < 0.3:
-                        run = runtime.start(f"question {number}", context, sinks=sinks)
+                        run = runtime.start(f"question {number}", context, sinks=sinks, tenant=tenant)
                         watchers.start_soon(self._note_end, loop, run, asking)
                         asking.result = await self._watch(run)
                     else:
-                        asking.result = await runtime.ask(f"question {number}", context, sinks=sinks)
+                        asking.result = await runtime.ask(
+                            f"question {number}", context, sinks=sinks, tenant=tenant
+                        )
                         asking.returned_ns = loop.now_ns
                     ended = "answered"
                 except (ArtifactError, PolicyError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -66,8 +67,9 @@ def exchange(made: Zygote, message: dict[str, Any]) -> tuple[bytes, Exited]:
         theirs.close()
         ours.sendall(json.dumps(message).encode())
         answer = b""
-        while part := ours.recv(65_536):
-            answer += part
+        with contextlib.suppress(ConnectionResetError):  # it ended before it read
+            while part := ours.recv(65_536):
+                answer += part
     return answer, exit_of(made, number)
 
 

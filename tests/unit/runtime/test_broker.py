@@ -6,10 +6,10 @@ import anyio
 import pytest
 
 from rlm_wasm.core.request import Response
-from rlm_wasm.core.scheduler import RunEnded
+from rlm_wasm.core.scheduler import RunEnded, StartChild, StopChild
 from rlm_wasm.providers.base import Completion, Query
 from rlm_wasm.runtime.broker import Broker
-from tests.support.core_facts import RUN, query, started
+from tests.support.core_facts import RUN, permit_limits, query, started
 
 pytestmark = pytest.mark.anyio
 
@@ -34,8 +34,18 @@ class SlowToHangUp:
         pass
 
 
+class Nobody:
+    """A driver of a run without conversations."""
+
+    def end(self, reason: str) -> None: ...
+
+    def start_child(self, effect: StartChild) -> None: ...
+
+    def stop_child(self, effect: StopChild) -> None: ...
+
+
 async def test_a_run_ends_with_its_last_call_whichever_hangs_up_first() -> None:
-    broker, model = Broker(permits_max=2), SlowToHangUp()
+    broker, model = Broker(permit_limits(2)), SlowToHangUp()
     responses: list[Response] = []
     ended = anyio.Event()
 
@@ -45,7 +55,7 @@ async def test_a_run_ends_with_its_last_call_whichever_hangs_up_first() -> None:
 
     async with anyio.create_task_group() as tasks:
         await tasks.start(broker.serve)
-        broker.start_run(started(), lambda name: (model, name), [], lambda reason: None)
+        broker.start_run(started(), lambda name: (model, name), [], Nobody())
         broker.ask([query(1), query(2)], responses.extend)
         await anyio.wait_all_tasks_blocked()
         tasks.start_soon(finish)

@@ -1,8 +1,6 @@
-"""Everything a session can do, done once: a locked-down process can load nothing that it has not used.
+"""Everything a session can do, done once: the warm-up of workers that only tests have.
 
-Python loads codecs and error formatting on first use, and the C library its own tables. So the
-zygote ends a session in each of the ways there are, loads an input of each layout, answers a
-request, and goes back, forks and lays out from a snapshot, before it forks any worker.
+Python loads codecs and error formatting on first use, and a locked-down process can load nothing.
 """
 
 from __future__ import annotations
