@@ -14,6 +14,7 @@ from rlm_wasm.core.limits import BudgetLimits, QueryLimits, RunLimits
 from rlm_wasm.events import EVENT_VERSION, Event
 
 TypeName = Literal["int", "str", "bool", "int|null", "str|null", "bool|null", "[str]", "[int]", "[str|null]"]
+INT_ABOVE_ALL: Final = 1 << 63
 _TYPES: Final[dict[str, tuple[type, ...]]] = {
     "int": (int,),
     "str": (str,),
@@ -46,7 +47,10 @@ class Kind:
 
 
 def _limits(prefix: str, limits: type) -> dict[str, Field]:
-    return {prefix + field.name: Field("int", "a limit of the policy") for field in fields(limits)}
+    return {
+        prefix + field.name: Field("int" if field.type == "int" else "str", "a limit of the policy")
+        for field in fields(limits)
+    }
 
 
 def _ledger(suffix: str, meaning: str, dimensions: tuple[Dimension, ...]) -> dict[str, Field]:
@@ -69,6 +73,15 @@ _REPORTED: Final = {
     "reported_output_tokens": Field("int|null", "what the provider stated, if believable"),
 }
 
+_CHILD_END: Final = {
+    "request": Field("int", "the request that it answers"),
+    "status": Field("str", "completed, failed, timed_out or cancelled"),
+    **_ledger("spent", "what it and all below it used", tuple(Dimension)),
+    "error": _ERROR,
+    "message": _MESSAGE,
+    "text": Field("str", "its answer", text=True, optional=True),
+}
+
 KINDS: Final[dict[str, Kind]] = {
     "run_started": Kind(
         "A run begins. Always the first event.",
@@ -76,9 +89,13 @@ KINDS: Final[dict[str, Kind]] = {
             **_limits("", BudgetLimits),
             **_limits("run_", RunLimits),
             **_limits("query_", QueryLimits),
+            "cell_requests_max": Field("int", "a limit of the policy"),
             "models": Field("[str]", "the models that may be asked"),
+            "child_models": Field("[str]", "those that drive children, from depth 1 on"),
             "seed": Field("int", "of the policy"),
             "texts": Field("bool", "whether the fields marked as text are written"),
+            "tenant": Field("str", "whose run it is"),
+            "weight": Field("int", "of the tenant, where permits are shared"),
         },
     ),
     "run_described": Kind(
@@ -100,7 +117,7 @@ KINDS: Final[dict[str, Kind]] = {
     ),
     "iteration_started": Kind(
         "A root model is about to get its next turn.",
-        {"iteration": Field("int", "how many turns the run has had, this one included")},
+        {"iteration": Field("int", "how many turns this part of the run has had, this one included")},
     ),
     "query_received": Kind(
         "A query was accepted and its cost reserved.",
@@ -127,6 +144,7 @@ KINDS: Final[dict[str, Kind]] = {
             "attempt": Field("int", "the one that failed"),
             "delay_ms": Field("int", "until the next one"),
             "sent": Field("bool", "whether the provider may bill for it"),
+            "throttled": Field("bool", "whether the provider asked for fewer requests"),
             "retry_after_ms": Field("int|null", "what the provider asked for"),
             "error": Field("str", "the type of the error"),
             "message": _MESSAGE,
@@ -144,6 +162,7 @@ KINDS: Final[dict[str, Kind]] = {
             "attempts": Field("int", "how many were made"),
             "assumed": Field("bool", "whether the charge holds reservations that no bill confirmed"),
             "sent": Field("bool|null", "of a failure: whether the last attempt may be billed"),
+            "throttled": Field("bool|null", "of a failure: whether the provider asked for fewer requests"),
             **_REPORTED,
             **_COST,
             "error": _ERROR,
@@ -152,7 +171,7 @@ KINDS: Final[dict[str, Kind]] = {
         },
     ),
     "query_denied": Kind(
-        "Queries that were refused since the last other event, folded by reason.",
+        "Queries and children that were refused since the last other event, folded by reason and asker.",
         {
             "reason": Field("str", "what refused them"),
             "count": Field("int", "how many"),
@@ -160,6 +179,35 @@ KINDS: Final[dict[str, Kind]] = {
             "last_request": Field("int", "the last of them"),
         },
     ),
+    "provider_throttled": Kind(
+        "A provider asked for fewer requests, and gets fewer permits for a while.",
+        {
+            "provider": Field("str", "before the colon of its models' names"),
+            "permits": Field("int", "how many it may hold now"),
+        },
+    ),
+    "child_started": Kind(
+        "A child run was admitted. `parent` is that of who asked; the child's own events name `request`.",
+        {
+            "request": Field("int", "the request that it answers"),
+            "group": Field("int|null", "shared by the items of one batch"),
+            "model": Field("str", "the one that drives it"),
+            "child_depth": Field("int", "its own depth"),
+            "question_bytes": Field("int", "as UTF-8"),
+            "timeout_ms": Field("int", "how long it may take"),
+            **{
+                f"{dimension.value}_max": Field("int", "a cap its parent gave it", optional=True)
+                for dimension in Dimension
+            },
+            "question": Field("str", "what it was asked", text=True, optional=True),
+        },
+    ),
+    "child_stopping": Kind(
+        "A child must end: its part of the budget is used up. It may still give its best answer.",
+        {"request": Field("int", "the request that it answers"), "reason": Field("str", "why, in words")},
+    ),
+    "child_answered": Kind("The one terminal response to the request for a child.", _CHILD_END),
+    "child_gone": Kind("A child ended that nobody waited for any more.", _CHILD_END),
     "late_result": Kind(
         "A result came after its query had been answered: the account is corrected, downward only.",
         {
@@ -198,7 +246,11 @@ KINDS: Final[dict[str, Kind]] = {
         {"dimensions": Field("[str]", "of the ledger")},
     ),
     "run_stopping": Kind(
-        "The run must end; its open queries are cancelled.", {"reason": Field("str", "why")}
+        "The run must end; its open queries are cancelled.",
+        {
+            "cause": Field("str", "cancelled, deadline, budget or overdraft"),
+            "reason": Field("str", "why, in words"),
+        },
     ),
     "run_answered": Kind(
         "What the run came to, as its caller gets it.",
@@ -229,6 +281,10 @@ KINDS: Final[dict[str, Kind]] = {
 
 def fault_of(event: Event) -> str | None:
     """Return what is wrong with an event by these tables, or None."""
+    for name in ("v", "seq", "at_ns", "depth", "parent"):
+        value = getattr(event, name)
+        if value is not None and not -INT_ABOVE_ALL <= value < INT_ABOVE_ALL:
+            return f"{name}: is out of range"
     if event.v != EVENT_VERSION:
         return f"v: is {event.v}, and {EVENT_VERSION} is the version known here"
     if (kind := KINDS.get(event.kind)) is None:
@@ -248,5 +304,12 @@ def fault_of(event: Event) -> str | None:
 def _fits(value: object, type_name: str) -> bool:
     allowed = _TYPES[type_name]
     if type_name.startswith("["):
-        return isinstance(value, list) and all(type(item) in allowed for item in value)
-    return type(value) in allowed
+        return isinstance(value, list) and all(_is_one_of(item, allowed) for item in value)
+    return _is_one_of(value, allowed)
+
+
+def _is_one_of(value: object, allowed: tuple[type, ...]) -> bool:
+    if type(value) not in allowed:
+        return False
+    # An int of a million digits is read in no time, and takes an hour to print.
+    return not isinstance(value, int) or -INT_ABOVE_ALL <= value < INT_ABOVE_ALL

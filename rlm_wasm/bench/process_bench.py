@@ -17,7 +17,7 @@ def exec_process(*, quick: bool) -> Measurement:
     with TemporaryDirectory() as folder:
         source = Path(folder) / "cell.py"
         source.write_text("1+1\n")
-        command = [sys.executable, "-m", "rlm_wasm.cli.main", "exec", str(source)]
+        command = [sys.executable, "-m", "rlm_wasm", "exec", str(source)]
 
         def body() -> None:
             done = subprocess.run(command, capture_output=True, check=False)

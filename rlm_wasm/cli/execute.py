@@ -10,6 +10,7 @@ from rlm_wasm.cli import output
 from rlm_wasm.cli.exit_codes import of_outcome
 from rlm_wasm.cli.inputs import read_contexts, read_file
 from rlm_wasm.cli.preload import preload_guest
+from rlm_wasm.cli.start import ready
 from rlm_wasm.errors import GuestException
 
 
@@ -34,6 +35,7 @@ def execute(file: str, policy_name: str, contexts: tuple[str, ...], as_bytes: bo
     from rlm_wasm.runtime.sandbox import Sandbox
     from rlm_wasm.worker.result import CellResult
 
+    ready()
     policy = Policy.open(policy_name)
     source = read_file(file, as_bytes=False, bytes_max=policy.cell.source_bytes_max)
     given = read_contexts(contexts, as_bytes=as_bytes, bytes_max=policy.sandbox.context_bytes_max)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import importlib
 import os
@@ -14,6 +15,7 @@ import click
 from rlm_wasm import __version__
 from rlm_wasm.cli.exit_codes import ExitCode
 from rlm_wasm.cli.output import failure
+from rlm_wasm.cli.start import ready
 from rlm_wasm.errors import InternalError, RlmWasmError
 
 # No code of other packages in ours, and a third of pydantic's start-up time less.
@@ -21,15 +23,21 @@ os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 # A command's first second makes many objects and no garbage.
 gc.set_threshold(50_000, 20, 100)
 
+_NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
 # Loaded when they are asked for: `--help` should not wait for a WebAssembly engine.
 _COMMANDS: Final = {
     "run": ("rlm_wasm.cli.run", "run", "Answer a question about an input of any size."),
+    "replay": ("rlm_wasm.cli.replay", "replay", "Repeat a recorded run and say where it differs."),
     "exec": ("rlm_wasm.cli.execute", "execute", "Run Python in a fresh session."),
     "guest": ("rlm_wasm.cli.guest", "guest", "Build, verify and describe the guest."),
     "policy": ("rlm_wasm.cli.policy", "policy", "Check policy files and show the limits in force."),
     "doctor": ("rlm_wasm.cli.doctor", "doctor", "Say what this machine can do."),
     "bench": ("rlm_wasm.cli.bench", "bench", "Measure this machine."),
 }
+
+# These import the sandbox when they run, while the guest is being loaded, and call `ready` themselves.
+_IMPORT_LATER: Final = ("run", "replay", "exec")
 
 
 class _Commands(click.Group):
@@ -43,6 +51,8 @@ class _Commands(click.Group):
         if found is None:
             return None
         command: click.Command = getattr(importlib.import_module(found[0]), found[1])
+        if cmd_name not in _IMPORT_LATER:
+            ready()
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -116,14 +126,25 @@ def invoke(arguments: list[str] | None = None) -> int:
         # Whoever read our output has gone; a second failing flush at exit would only repeat that.
         _drop_stdout()
         return ExitCode.GUEST
+    except OSError as error:
+        # A file of ours is its owner's to report; what comes up to here is a full disk under the output.
+        if error.errno not in _NO_SPACE:
+            return _our_bug(error)
+        _drop_stdout()
+        failure(f"cannot write the output: {error.strerror}")
+        return ExitCode.USAGE
     except RlmWasmError as error:
         failure(error.message, error.hint)
         return ExitCode.INTERNAL if isinstance(error, InternalError) else ExitCode.USAGE
-    except Exception as error:  # the last line of defence; status 70 says "our bug"
-        failure(f"internal error: {type(error).__name__}: {error}", "please report this")
-        if os.environ.get("RLM_WASM_TRACEBACK"):
-            raise
-        return ExitCode.INTERNAL
+    except Exception as error:  # noqa: BLE001 - the last line of defence; status 70 says "our bug"
+        return _our_bug(error)
+
+
+def _our_bug(error: Exception) -> int:
+    failure(f"internal error: {type(error).__name__}: {error}", "please report this")
+    if os.environ.get("RLM_WASM_TRACEBACK"):
+        raise error
+    return ExitCode.INTERNAL
 
 
 if __name__ == "__main__":

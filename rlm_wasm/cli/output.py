@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
@@ -43,8 +44,9 @@ def _write(text: str | bytes, *, nl: bool = True, err: bool = False) -> None:
 
 
 def note(text: str) -> None:
-    """Write one line for the person to stderr."""
-    click.echo(clean(text), err=True)
+    """Write one line for the person to stderr, if that can be written to."""
+    with contextlib.suppress(OSError):
+        click.echo(clean(text), err=True)
 
 
 def failure(message: str, hint: str | None = None) -> None:

@@ -21,18 +21,19 @@ def policy() -> None:
 
 
 @policy.command("check")
-@click.argument("files", metavar="FILE...", nargs=-1, required=True)
+@click.argument("files", metavar="NAME|FILE...", nargs=-1, required=True)
 def check(files: tuple[str, ...]) -> None:
-    """Check policy FILEs and point at each line that is wrong.
+    """Check policy FILEs, or built-in policies by name, and point at each line that is wrong.
 
     Exits with 0 if every file is a valid policy, else with 2.
     """
     bad = False
     for file in files:
         try:
-            Policy.load(file)
+            Policy.open(file)
         except PolicyError as exc:
             _report(exc)
+            _suggest(file)
             bad = True
         else:
             click.echo(f"{click.format_filename(file)}: ok")
@@ -49,8 +50,7 @@ def show(name: str, as_json: bool) -> None:
         found = Policy.open(name)
     except PolicyError as exc:
         _report(exc)
-        if "/" not in name and "." not in name:
-            click.echo(f"hint: the built-in policies are {', '.join(builtin_names())}", err=True)
+        _suggest(name)
         raise click.exceptions.Exit(EXIT_POLICY) from exc
     click.echo(json.dumps(found.to_mapping(), indent=2) if as_json else to_toml(found), nl=as_json)
 
@@ -59,4 +59,9 @@ def _report(error: PolicyError) -> None:
     # No "error:" in front: editors and CI systems turn "file:line: message" into links.
     click.echo(error.message, err=True)
     if error.hint:
-        click.echo(f"\nhint: {error.hint}", err=True)
+        click.echo(f"hint: {error.hint}", err=True)
+
+
+def _suggest(name: str) -> None:
+    if "/" not in name and "." not in name:
+        click.echo(f"hint: the built-in policies are {', '.join(builtin_names())}", err=True)

@@ -12,6 +12,7 @@ from rlm_wasm.cli.exit_codes import INTERRUPTED_REASON, of_run
 from rlm_wasm.cli.inputs import read_contexts
 from rlm_wasm.cli.preload import preload_guest
 from rlm_wasm.cli.progress import RunProgress
+from rlm_wasm.cli.start import ready
 
 if TYPE_CHECKING:
     from rlm_wasm.runtime.run import RunResult
@@ -54,6 +55,7 @@ def run(
     from rlm_wasm.policy.model import Policy
     from rlm_wasm.runtime.runtime import Runtime
 
+    ready()
     policy = Policy.open(policy_name)
     runtime = Runtime(policy, model=model, sub_model=sub_model)
     given = read_contexts(contexts, as_bytes=as_bytes, bytes_max=policy.sandbox.context_bytes_max)

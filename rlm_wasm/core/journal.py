@@ -10,7 +10,7 @@ from rlm_wasm.ids import RequestId, RunId
 
 @dataclass(slots=True)
 class _Fold:
-    """Denials for one reason since the last other event."""
+    """Denials of one conversation for one reason since the last other event."""
 
     count: int
     first_request: RequestId
@@ -31,7 +31,7 @@ class Journal:
         self._seq = 0
         self._dropped = 0
         self._denied = 0
-        self._folds: dict[str, _Fold] = {}
+        self._folds: dict[tuple[str, int, int | None], _Fold] = {}
 
     def record(
         self, kind: str, now_ns: int, data: dict[str, object], *, depth: int = 0, parent: int | None = None
@@ -41,12 +41,12 @@ class Journal:
             return self._unfold(now_ns) + self._admit(kind, now_ns, data, depth, parent)
         return self._admit(kind, now_ns, data, depth, parent)
 
-    def deny(self, reason: str, request_id: RequestId) -> None:
+    def deny(self, reason: str, request_id: RequestId, depth: int = 0, parent: int | None = None) -> None:
         """Count a denial. A guest that repeats itself for ever makes one number grow, not the log."""
         self._denied += 1
-        fold = self._folds.get(reason)
+        fold = self._folds.get((reason, depth, parent))
         if fold is None:
-            self._folds[reason] = _Fold(1, request_id, request_id)
+            self._folds[reason, depth, parent] = _Fold(1, request_id, request_id)
         else:
             fold.count += 1
             fold.last_request = request_id
@@ -60,14 +60,14 @@ class Journal:
     def _unfold(self, now_ns: int) -> list[Event]:
         folds, self._folds = self._folds, {}
         events: list[Event] = []
-        for reason, fold in folds.items():
+        for (reason, depth, parent), fold in folds.items():
             data: dict[str, object] = {
                 "reason": reason,
                 "count": fold.count,
                 "first_request": fold.first_request,
                 "last_request": fold.last_request,
             }
-            events += self._admit("query_denied", now_ns, data, 0, None)
+            events += self._admit("query_denied", now_ns, data, depth, parent)
         return events
 
     def _admit(

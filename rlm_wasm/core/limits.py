@@ -34,6 +34,8 @@ class SessionLimits:
     clock: Literal["virtual", "real"]
     entropy: Literal["seeded", "fresh"]
     seed: int
+    # Which stream of the seed: sessions of one stream see the same bytes. 0: the worker numbers them.
+    stream: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,7 +127,7 @@ class QueryFlow:
             self._throttled(run, request)
         delay_ms = self._delay_before_retry(run, request, given)
         if delay_ms is None:
-            self._answer(run, request, Failed(given.error), sent=given.sent)
+            self._answer(run, request, Failed(given.error), given)
             return
         request.step(Step.BACK_OFF)
         data = run_events.query_retry(run, request, given, delay_ms)
@@ -165,7 +165,11 @@ class QueryFlow:
         self._answer(run, request, response)
 
     def _answer(
-        self, run: RunState, request: OpenRequest, response: Response, *, sent: bool | None = None
+        self,
+        run: RunState,
+        request: OpenRequest,
+        response: Response,
+        failure: ProviderFailed | None = None,
     ) -> None:
         request.step(Step.ANSWER)
         query = request.query
@@ -174,7 +178,7 @@ class QueryFlow:
         self._outbox.clear_timer(run, request.deadline_timer)
         if request.attempt:  # one that was never sent was never in backoff
             self._outbox.clear_timer(run, request.backoff_timer)
-        data = run_events.query_answered(run, request, response, sent)
+        data = run_events.query_answered(run, request, response, failure)
         self._outbox.record(run, "query_answered", data, query.depth, query.parent)
         self._outbox.add(Respond(run.run_id, request.request_id, response))
 
@@ -231,16 +235,18 @@ class Stopping(QueryError):
 
 def refuse(outbox: Outbox, run: RunState, given: QueryReceived | ChildRequested, error: QueryError) -> None:
     """Answer a request that was not accepted."""
-    response: Response = Denied(error)
     match error:
         case Stopping(message=message):
-            reason, response = "run_stopping", Cancelled(message)
+            # Not recorded: whether a guest asks once more before it is stopped is chance, and a log that
+            # held it could not be replayed.
+            outbox.add(Respond(given.run_id, given.request_id, Cancelled(message)))
+            return
         case BudgetExceeded(dimension=dimension):
             reason = f"budget: {dimension}"
         case _:
             reason = type(error).__name__
-    run.journal.deny(reason, given.request_id)
-    outbox.add(Respond(given.run_id, given.request_id, response))
+    run.journal.deny(reason, given.request_id, given.depth, given.parent)
+    outbox.add(Respond(given.run_id, given.request_id, Denied(error)))
 
 
 def unknown_model(run: RunState) -> QueryError:

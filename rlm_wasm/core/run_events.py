@@ -65,6 +65,7 @@ def query_retry(run: RunState, request: OpenRequest, given: ProviderFailed, dela
         "attempt": request.attempt,
         "delay_ms": delay_ms,
         "sent": given.sent,
+        "throttled": given.throttled,
         "retry_after_ms": given.retry_after_ms,
     }
     return data | _error(run, given.error)
@@ -75,10 +76,12 @@ def query_requeued(request: OpenRequest) -> Data:
     return {"request": request.request_id, "attempt": request.attempt + 1}
 
 
-def query_answered(run: RunState, request: OpenRequest, response: Response, sent: bool | None = None) -> Data:
+def query_answered(
+    run: RunState, request: OpenRequest, response: Response, failure: ProviderFailed | None = None
+) -> Data:
     """The one terminal response. `assumed`: the cost holds reservations that no bill confirmed.
 
-    `sent`: of a failure, whether the last attempt may be billed.
+    `failure` is how the last attempt failed, where that ended the query.
     """
     usage = response.usage if isinstance(response, Completed) else None
     data: Data = {
@@ -86,7 +89,8 @@ def query_answered(run: RunState, request: OpenRequest, response: Response, sent
         "status": response.status,
         "attempts": request.attempt,
         "assumed": request.assumed,
-        "sent": sent,
+        "sent": failure.sent if failure else None,
+        "throttled": failure.throttled if failure else None,
         "reported_input_tokens": usage.input_tokens if usage else None,
         "reported_output_tokens": usage.output_tokens if usage else None,
         **_amounts("", request.billed),

@@ -192,7 +192,7 @@ class Scheduler:
             case Noted(kind=kind, data=data, depth=depth, parent=parent):
                 self._outbox.record(run, kind, data, depth, parent)
             case RunCancelled(reason=reason):
-                self._stop(run, reason)
+                self._stop(run, "cancelled", reason)
             case RunEnded(outcome=outcome):
                 self._run_ended(run, outcome)
             case _:
@@ -265,7 +265,7 @@ class Scheduler:
             return  # cleared while it was on its way
         request_id = run.timers.pop(timer_id)
         if request_id is None:
-            self._stop(run, f"deadline: {run.facts.run.wall_ms_max} ms")
+            self._stop(run, "deadline", f"deadline: {run.facts.run.wall_ms_max} ms")
         elif (request := run.requests.get(request_id)) is not None:
             self._queries.timer_fired(run, request, timer_id)
         else:
@@ -275,7 +275,7 @@ class Scheduler:
         """End what has used more than it may: the run, or the child whose cap it is."""
         if run.ledger.overdrawn and run.stopping is None:
             self._outbox.record(run, "overdraft", run_events.overdraft(run.ledger.root))
-            self._stop(run, "overdraft: " + ", ".join(run.ledger.overdrawn))
+            self._stop(run, "overdraft", "overdraft: " + ", ".join(run.ledger.overdrawn))
         while branch.parent is not None:
             if branch.view.overdrawn and branch.stopping is None:
                 data = run_events.overdraft(branch.view)
@@ -286,16 +286,16 @@ class Scheduler:
     def _end_branch(self, run: RunState, branch: Branch, reason: str) -> None:
         """End a conversation that may not go on: with the root's ends the run, else that child alone."""
         if branch.parent is None:
-            self._stop(run, reason)
+            self._stop(run, "budget", reason)
         else:
             self._children.end(run, branch, reason)
 
-    def _stop(self, run: RunState, reason: str) -> None:
+    def _stop(self, run: RunState, cause: str, reason: str) -> None:
         """End the run's requests and ask for its end, once; late bills may still come until then."""
         if run.stopping is not None:
             return
         run.stopping = reason
-        self._outbox.record(run, "run_stopping", {"reason": reason})
+        self._outbox.record(run, "run_stopping", {"cause": cause, "reason": reason})
         self._children.end_below(run, run.root, reason)
         self._outbox.clear_timer(run, RUN_DEADLINE)
         self._outbox.add(EndRun(run.run_id, reason))

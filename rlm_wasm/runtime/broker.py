@@ -18,6 +18,7 @@ import anyio
 from rlm_wasm.core.ledger import Dimension, DimensionView
 from rlm_wasm.core.limits import PermitLimits
 from rlm_wasm.core.messages import Usage
+from rlm_wasm.core.recorded_order import RecordedOrder
 from rlm_wasm.core.request import Cancelled, Response
 from rlm_wasm.core.scheduler import (
     BatchReceived,
@@ -127,10 +128,18 @@ class _Run:
 class Broker:
     """One scheduler with its providers, timers and event sinks. Run `serve` in a task group.
 
-    `clock` gives the nanoseconds the scheduler sees.
+    `clock` gives the nanoseconds the scheduler sees. With `recorded`, the answers of providers, the
+    timers and the operator's word come from a recording, and nothing goes out.
     """
 
-    def __init__(self, permits: PermitLimits, clock: Callable[[], int] = monotonic_ns) -> None:
+    def __init__(
+        self,
+        permits: PermitLimits,
+        clock: Callable[[], int] = monotonic_ns,
+        recorded: RecordedOrder | None = None,
+    ) -> None:
+        self._recorded: Final = recorded
+        self._turns: list[tuple[RequestId | None, Callable[[], object]]] = []
         self._scheduler: Final = Scheduler(permits)
         self.clock: Final = clock
         self._timers: Final = Timers(
@@ -214,6 +223,8 @@ class Broker:
         Called while an effect is performed (an event sink that cancels the run), the input waits
         its turn: an effect must not overtake those before it.
         """
+        if self._recorded is not None and not self._recorded.takes(given):
+            return
         self._inputs.append(given)
         if self._performing:
             return
@@ -222,10 +233,50 @@ class Broker:
             while self._inputs:
                 for effect in self._scheduler.handle(self._inputs.popleft(), self.clock()):
                     self._perform(effect)
+                if self._recorded is not None and not self._inputs:
+                    self._follow(self._recorded)
         finally:
             self._performing = False
+        if self._turns:
+            self._give_turns()
+
+    async def turn(self, parent: RequestId | None) -> None:
+        """Wait for a conversation's turn, which is at once unless a recording says who is next."""
+        if self._recorded is None or self._recorded.may_act(parent):
+            return
+        came = anyio.Event()
+        self.at_turn(parent, came.set)
+        await came.wait()
+
+    def at_turn(self, parent: RequestId | None, act: Callable[[], object]) -> None:
+        """Call `act` when it is this conversation's turn: now, unless a recording says who is next."""
+        if self._recorded is None or self._recorded.may_act(parent):
+            act()
+        else:
+            self._turns.append((parent, act))
+
+    def _give_turns(self) -> None:
+        assert self._recorded is not None, "only a recording makes anybody wait"
+        while not self._performing:
+            ready = next((turn for turn in self._turns if self._recorded.may_act(turn[0])), None)
+            if ready is None:
+                return
+            self._turns.remove(ready)
+            ready[1]()
+
+    def _follow(self, recorded: RecordedOrder) -> None:
+        """Let come from outside what the recording has next; end the run where it has nothing more."""
+        if (given := recorded.due()) is not None:
+            self._inputs.append(given)
+        elif recorded.over:
+            for run in self._runs.values():
+                run.driver.end("the recording is over")
 
     def _perform(self, effect: Effect) -> None:
+        if self._recorded is not None:
+            self._recorded.performed(effect)
+            if isinstance(effect, SendQuery | CancelQuery | SetTimer | ClearTimer):
+                return
         match effect:
             case EmitEvent(event=event):
                 self._emit(self._runs[event.run_id], event)

@@ -37,6 +37,8 @@ from rlm_wasm.worker.worker import Worker, WorkerSession
 
 # Characters or bytes of inputs from which a session's origin is taken anew after loading them.
 REBASE_FROM_UNITS = 1 << 20
+# A conversation has fewer sessions than this has numbers: each but the first follows a lost one.
+_SESSIONS_BITS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ class Conversation:
         self._ending: str | None = None
         self._session: WorkerSession | None = None
         self._cells = 0
+        self._sessions = 0
         self._variables: tuple[str, ...] = ()
         self._inputs_size = sum(len(value) for value in contexts.values())
         self._requests = GuestRequests(
@@ -97,6 +100,7 @@ class Conversation:
         """Stop what the conversation is doing now and let it finish with the best answer there is."""
         if self._ending is None:
             self._ending = reason
+            self._requests.close()
             if self._scope is not None:
                 self._scope.cancel()
 
@@ -141,6 +145,7 @@ class Conversation:
 
     async def _ask_model(self, effect: AskModel) -> LoopInput:
         place, broker = self.place, self._broker
+        await broker.turn(place.parent)
         if effect.observed_bytes:
             broker.submit(ObservationMade(place.run_id, effect.observed_bytes, place.parent))
         broker.submit(IterationStarted(place.run_id, place.parent))
@@ -169,6 +174,7 @@ class Conversation:
     async def _run_cell(self, effect: RunCell) -> LoopInput:
         place = self.place
         session = self._session or await self._open_session()
+        await self._broker.turn(place.parent)
         limits = self._policy.cell_limits()
         left = self._broker.budget_view(place.run_id, place.parent)[Dimension.FUEL].available
         limits = replace(limits, fuel_max=max(1, min(limits.fuel_max, left)))
@@ -185,6 +191,7 @@ class Conversation:
                 self._requests,
                 checkpoint_bytes_max=self._policy.sandbox.checkpoint_bytes_max,
             )
+            await self._broker.turn(place.parent)
         finally:
             self._requests.end_cell()
             if (ended := session.last_result) is not None:
@@ -203,9 +210,11 @@ class Conversation:
 
     async def _open_session(self) -> WorkerSession:
         policy = self._policy
-        session = await self._worker.session(
-            policy.session_limits(), policy.boundary_limits(), tenant=self.place.tenant
-        )
+        self._sessions += 1
+        # Numbered within the run: what a guest sees of a seed does not depend on what else goes on.
+        stream = ((self.place.parent or 0) << _SESSIONS_BITS) + self._sessions
+        limits = replace(policy.session_limits(), stream=stream)
+        session = await self._worker.session(limits, policy.boundary_limits(), tenant=self.place.tenant)
         try:
             for name, value in self._contexts.items():
                 await session.load(name, value)

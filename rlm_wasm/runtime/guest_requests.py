@@ -51,6 +51,7 @@ class GuestRequests(Answerer):
     decode_ns: int = 0
     open: tuple[RequestId, ...] = ()
     cell: int = 0
+    closed: bool = False
 
     def begin_cell(self, cell: int) -> None:
         """Forget what the last cell asked; `cell` is the number of the one that begins."""
@@ -65,6 +66,10 @@ class GuestRequests(Answerer):
         for request_id in self.open:
             self.broker.submit(RequestAbandoned(self.run_id, request_id))
         self.open = ()
+
+    def close(self) -> None:
+        """The run ends: an answer that the guest declares from now on no longer counts."""
+        self.closed = True
 
     def ask(self, frame: bytes, reply: Reply) -> None:
         """Answer a frame; one that may not be is a BoundaryViolation, which ends the cell."""
@@ -81,6 +86,14 @@ class GuestRequests(Answerer):
             most = self.decode_ms_max
             reply(DeadlineExceeded(f"the host took more than {most} ms to read the cell's requests"))
             return
+        if isinstance(request, Budget):
+            reply(encode_budget_response(self.broker.standing(self.run_id, self.parent)))
+        else:
+            self.broker.at_turn(self.parent, lambda: self._answer(request, reply))
+
+    def _answer(
+        self, request: LlmQuery | LlmQueryBatch | RlmQuery | RlmQueryBatch | Finish, reply: Reply
+    ) -> None:
         match request:
             case LlmQuery(prompt=prompt, model=model):
                 self._query((prompt,), model, lambda responses: reply(encode_response(responses[0])))
@@ -91,14 +104,12 @@ class GuestRequests(Answerer):
             case RlmQueryBatch(prompts=prompts):
                 self._start(prompts, request, lambda responses: reply(encode_batch_response(responses)))
             case Finish(answer=answer):
-                if self.finish is None:
+                if self.finish is None and not self.closed:
                     self.finish = answer
                     data: dict[str, object] = {"cell": self.cell, "answer_bytes": utf8_bytes(answer)}
                     noted = Noted(self.run_id, "answer_declared", data, self.depth, self.parent)
                     self.broker.submit(noted)
                 reply(encode_finish_response())
-            case Budget():
-                reply(encode_budget_response(self.broker.standing(self.run_id, self.parent)))
             case _:
                 assert_never(request)
 

@@ -102,6 +102,7 @@ class ActiveRun:
             self._note("run_described", await description(self._policy, self._question, self._contexts))
             finish = await self._until_finish()
             outcome = self._loggable(finish.reason)
+            await self._broker.turn(None)
             self._note("run_answered", self._answered(finish, outcome))
             spent = {d.value: view.spent for d, view in self._broker.budget_view(self.run_id).items()}
             wall_ms = (self._broker.clock() - began_ns) // 1_000_000
@@ -159,13 +160,15 @@ class ActiveRun:
         answer: str | None = None
         error: QueryError = ChildFailed("it was cancelled")
         try:
-            finish = await child.drive()
-            if finish.partial or finish.answer is None:
-                error = ChildFailed(f"the child ended early: {finish.reason}", partial=finish.answer)
-            else:
-                answer = finish.answer
-        except (ArtifactError, GuestError, PolicyError, UsageError) as problem:
-            error = ChildFailed(f"the child could not begin: {problem.message}")
+            try:
+                finish = await child.drive()
+                if finish.partial or finish.answer is None:
+                    error = ChildFailed(f"the child ended early: {finish.reason}", partial=finish.answer)
+                else:
+                    answer = finish.answer
+            except (ArtifactError, GuestError, PolicyError, UsageError) as problem:
+                error = ChildFailed(f"the child could not begin: {problem.message}")
+            await self._broker.turn(request_id)
         finally:
             del self._children[request_id]
             told = None if answer is not None else error

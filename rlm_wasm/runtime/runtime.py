@@ -12,6 +12,7 @@ from typing import Any, Self
 import anyio
 from anyio.abc import TaskGroup
 
+from rlm_wasm.core.recorded_order import RecordedOrder
 from rlm_wasm.core.scheduler import RunStarted
 from rlm_wasm.errors import UsageError
 from rlm_wasm.events import Event
@@ -35,7 +36,8 @@ class Runtime:
     model of your own): it maps a model's name to a provider and the name there. `worker` makes the
     sessions instead of the policy's kind, and is closed with the runtime; `clock` gives the nanoseconds
     of every deadline and event, and must go as the event loop's own clock does; `entropy(n)` gives the
-    random bytes of run ids. The three are for repeating a run exactly.
+    random bytes of run ids. The three are for repeating a run exactly. `recorded` has the world outside
+    come from a recording; the runtime is then for that one run.
 
     Raises:
         PolicyError: a model has no price, so that its cost cannot be budgeted.
@@ -53,6 +55,7 @@ class Runtime:
         worker: Worker | None = None,
         clock: Callable[[], int] = monotonic_ns,
         entropy: Callable[[int], bytes] = os.urandom,
+        recorded: RecordedOrder | None = None,
     ) -> None:
         self.policy = policy.with_models(root=model, sub=sub_model)
         self._providers = ProviderSet(self.policy, environ)
@@ -60,6 +63,7 @@ class Runtime:
         self._worker: Worker = worker or InlineWorker()
         self._clock = clock
         self._entropy = entropy
+        self._recorded = recorded
         self._broker: Broker | None = None
         self._stack = AsyncExitStack()
         self._runs: dict[RunId, Run] = {}
@@ -77,7 +81,7 @@ class Runtime:
             models = self.policy.models
             for name in {models.root, models.sub, *models.child}:
                 self._route(name)
-            self._broker = Broker(self.policy.permit_limits(), self._clock)
+            self._broker = Broker(self.policy.permit_limits(), self._clock, self._recorded)
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
             stack.push_async_callback(self._worker.aclose)

@@ -280,7 +280,9 @@ class InlineWorker:
             self._postbox = Postbox(token)
         number = SessionId(next(self._numbers))
         session = InlineSession(self._loop, number, boundary)
-        entropy = os.urandom if limits.entropy == "fresh" else seeded_entropy(limits.seed, number)
+        entropy = (
+            os.urandom if limits.entropy == "fresh" else seeded_entropy(limits.seed, limits.stream or number)
+        )
         try:
             await session.open(limits, entropy, start, self._postbox)
         except BaseException:

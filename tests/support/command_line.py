@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-COMMAND = [sys.executable, "-W", "error", "-m", "rlm_wasm.cli.main"]
+COMMAND = [sys.executable, "-W", "error", "-m", "rlm_wasm"]
 SECONDS_MAX = 120
 
 

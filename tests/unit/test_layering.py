@@ -50,6 +50,7 @@ THIRD_PARTY: Final[dict[str, tuple[frozenset[str], str]]] = {
         "decisions are pure; only the shell waits; the command line and benchmarks start the shell's loop",
     ),
     "msgspec": (frozenset({"wire", "audit"}), "one gate where bytes from outside become types"),
+    "opentelemetry": (frozenset({"audit.otel"}), "an extra; whoever does not ask for it does not load it"),
     "pydantic": (frozenset({"policy"}), "one place that reads what the operator wrote"),
     "cryptography": (frozenset({"audit", "image"}), "keys and MACs stay with what they authenticate"),
     "zstandard": (frozenset({"image"}), "one place that unpacks what lies on disk"),

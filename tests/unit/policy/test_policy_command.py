@@ -40,6 +40,20 @@ def test_check_of_several_files_tells_about_each(run, edited):
     assert "none.toml: cannot be read" in result.stderr
 
 
+def test_check_takes_the_names_of_built_in_policies(run):
+    result = run("check", "strict", "standard")
+    assert (result.exit_code, result.stdout) == (0, "strict: ok\nstandard: ok\n")
+    result = run("check", "stict")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1] == "hint: the built-in policies are standard, strict"
+
+
+def test_check_puts_its_hint_under_its_message_without_an_empty_line(run):
+    result = run("check", "none.toml")
+    assert "" not in result.stderr.splitlines()
+    assert "hint: a policy is a TOML file" in result.stderr
+
+
 def test_check_without_a_file_is_a_usage_error(run):
     assert run("check").exit_code == 2
 

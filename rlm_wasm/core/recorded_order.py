@@ -1,0 +1,329 @@
+"""A recorded run as a script: what came from outside, in the order and at the times it came.
+
+The scheduler is a function of its inputs and their times. Those of providers, timers and the operator
+follow from the events that they caused, so a log is enough to give them again; those of the guests and
+the loops must come by themselves, each conversation in its turn, and show by their events whether they
+are the same. What a conversation that was stopped still did is chance, and comes from the log too.
+
+Every event is compared with the recorded one. At the first that differs, the script is over.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from rlm_wasm.core.effects import Effect, EmitEvent, Respond
+from rlm_wasm.core.inputs import (
+    BatchReceived,
+    ChildFinished,
+    ChildRequested,
+    FuelUsed,
+    Input,
+    Noted,
+    ProviderAnswered,
+    ProviderFailed,
+    QueryReceived,
+    RunCancelled,
+    TimerFired,
+)
+from rlm_wasm.core.messages import Usage
+from rlm_wasm.core.request import Denied
+from rlm_wasm.core.run_state import RUN_DEADLINE
+from rlm_wasm.errors import ChildFailed, InternalError, ProviderError
+from rlm_wasm.events import Event
+from rlm_wasm.ids import RequestId
+
+# A conversation, by the request that it answers; None: the root's.
+Owner = RequestId | None
+_ENVELOPE: Final = ("v", "run_id", "at_ns", "depth", "parent")
+
+_GIVEN_UP: Final = "the recorded run gave up a request here that it waited for: by the clock, or torn down"
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Where a run first differs from its recording. `field` is "kind", one of the envelope, or "data.…"."""
+
+    seq: int
+    kind: str
+    field: str
+    expected: object
+    got: object
+
+
+class _Tree:
+    """Which conversations have been stopped, and which children nobody waits for any more."""
+
+    def __init__(self) -> None:
+        self._below: dict[Owner, list[RequestId]] = {}
+        self._stopped: set[Owner] = set()
+        self.abandoned: set[RequestId] = set()
+
+    def is_stopped(self, owner: Owner) -> bool:
+        return owner in self._stopped
+
+    def follow(self, event: Event) -> None:
+        """Take the next event of the run."""
+        match event.kind:
+            case "child_started":
+                number = RequestId(_int(event.data, "request"))
+                self._below.setdefault(_parent(event), []).append(number)
+            case "run_stopping":
+                self._stop(None)
+            case "child_stopping":
+                self._stop(RequestId(_int(event.data, "request")))
+            case "child_answered" if event.data["status"] in ("timed_out", "cancelled"):
+                number = RequestId(_int(event.data, "request"))
+                self.abandoned.add(number)
+                self._stop(number)
+
+    def _stop(self, owner: Owner) -> None:
+        rest = [owner]
+        while rest:
+            owner = rest.pop()
+            self._stopped.add(owner)
+            rest += self._below.get(owner, [])
+
+
+class RecordedOrder:
+    """Gives a scheduler the recorded inputs from outside, and compares the events that come of them.
+
+    `unstated` names fields of a kind's data that are not compared.
+    """
+
+    def __init__(self, events: Sequence[Event], unstated: Mapping[str, frozenset[str]] | None = None) -> None:
+        self._events: Final = events
+        self._unstated: Final = unstated or {}
+        self._next = 0
+        self._given_at = -1
+        self._accepted: set[int] = set()
+        # Requests refused and not yet told of, by who asked: a refusal is told with the next other event.
+        self._refused: Counter[Owner] = Counter()
+        self._asking: Owner = None
+        self._tree = _Tree()
+        self.difference: Difference | None = None
+        # Why the script ends before the recording does, or the recording before its run.
+        self.ended: str | None = None
+
+    @property
+    def compared(self) -> int:
+        """How many events were the same."""
+        return self._next
+
+    @property
+    def over(self) -> bool:
+        """Whether there is nothing more to give or to compare."""
+        return self.difference is not None or self.ended is not None or self._next >= len(self._events)
+
+    def now_ns(self) -> int:
+        """Return the time at which the next input was handled."""
+        at = min(self._next, len(self._events) - 1)
+        return self._events[at].at_ns
+
+    def may_act(self, owner: Owner) -> bool:
+        """Say whether it is this conversation's turn to do something that shows."""
+        if self.over:
+            return True
+        owed, event = self._owed_refusals()
+        unmet = [asker for asker, count in owed.items() if self._refused[asker] < count]
+        return owner in unmet if unmet or event is None else owner == _owner(event)
+
+    def takes(self, given: Input) -> bool:
+        """Take note of an input of the run itself, and say whether it may come.
+
+        What a stopped conversation did last comes from the recording instead.
+        """
+        match given:
+            case Noted(kind="cell_ended", parent=parent) | FuelUsed(parent=parent):
+                return self.over or not self._tree.is_stopped(parent)
+            case ChildFinished(request_id=number):
+                return self.over or number not in self._tree.abandoned
+            case BatchReceived(items=items):
+                self._asking = items[0].parent
+            case QueryReceived(parent=parent) | ChildRequested(parent=parent):
+                self._asking = parent
+        return True
+
+    def performed(self, effect: Effect) -> None:
+        """Take note of an effect of the run: its events are compared with the recorded ones."""
+        match effect:
+            case EmitEvent(event=event):
+                self._emitted(event)
+            case Respond(request_id=number, response=Denied()) if number not in self._accepted:
+                self._refused[self._asking] += 1
+
+    def _emitted(self, event: Event) -> None:
+        if self.over:
+            return
+        recorded = self._events[self._next]
+        if recorded.kind == "events_truncated":
+            self.ended = "the recording is cut off here by run.events_max"
+            return
+        self.difference = self._compare(recorded, event)
+        if self.difference is not None:
+            return
+        self._next += 1
+        self._tree.follow(event)
+        if event.kind in ("query_received", "child_started"):
+            self._accepted.add(_int(event.data, "request"))
+        elif event.kind == "query_denied":
+            self._refused[_parent(event)] -= _int(event.data, "count")
+        if self._next == len(self._events) and event.kind != "run_ended":
+            self.ended = "the recording ends here, before its run did"
+
+    def due(self) -> Input | None:
+        """Return what comes from outside now, or None while it is the run's own turn."""
+        if self.over:
+            return None
+        owed, event = self._owed_refusals()
+        if event is None or any(self._refused[asker] < count for asker, count in owed.items()):
+            return None
+        given = self._cause(event)
+        if given is not None:
+            if self._given_at == self._next:
+                # Given, and nothing came of it: no such attempt, timer or child is open.
+                self.difference = Difference(event.seq, event.kind, "kind", event.kind, None)
+                return None
+            self._given_at = self._next
+        return given
+
+    def _owed_refusals(self) -> tuple[Counter[Owner], Event | None]:
+        """Return how many requests must be refused before the next other event, by who asks; and that one."""
+        owed: Counter[Owner] = Counter()
+        at = self._next
+        while at < len(self._events):
+            event = self._events[at]
+            if event.kind == "query_denied":
+                owed[_parent(event)] += _int(event.data, "count")
+            elif event.kind != "provider_throttled":  # the failure of which it is part comes behind it
+                return owed, event
+            at += 1
+        return owed, None
+
+    def _cause(self, event: Event) -> Input | None:
+        """Return the input from outside of which `event` is the first consequence, if it is one."""
+        data, run_id = event.data, event.run_id
+        match event.kind:
+            case "query_retry":
+                return self._failure(event, _int(data, "attempt"), retryable=True)
+            case "query_requeued":
+                return TimerFired(run_id, f"query_backoff:{_int(data, 'request')}")
+            case "query_answered":
+                return self._answer(event)
+            case "late_result" if data["answered"]:
+                number, attempt = RequestId(_int(data, "request")), _int(data, "attempt")
+                return ProviderAnswered(run_id, number, attempt, "", _usage(data))
+            case "late_result":
+                return self._failure(event, _int(data, "attempt"), retryable=False)
+            case "run_stopping":
+                if data["cause"] == "deadline":
+                    return TimerFired(run_id, RUN_DEADLINE)
+                if data["cause"] == "cancelled":
+                    return RunCancelled(run_id, str(data["reason"]))
+            case "child_answered" if data["status"] == "timed_out":
+                return TimerFired(run_id, f"child_deadline:{_int(data, 'request')}")
+            case "child_answered" if data["status"] == "cancelled":
+                self.ended = _GIVEN_UP
+            case "child_gone":
+                return _finished(event)
+            case "cell_ended" if self._tree.is_stopped(_parent(event)):
+                return Noted(run_id, event.kind, dict(data), event.depth, _parent(event))
+            case "fuel_used" if self._tree.is_stopped(_parent(event)):
+                return FuelUsed(run_id, _int(data, "fuel"), _parent(event))
+        return None
+
+    def _answer(self, event: Event) -> Input | None:
+        data, run_id, number = event.data, event.run_id, RequestId(_int(event.data, "request"))
+        match data["status"]:
+            case "completed":
+                text = str(data.get("text", ""))
+                return ProviderAnswered(run_id, number, _int(data, "attempts"), text, _usage(data))
+            case "failed":
+                return self._failure(event, _int(data, "attempts"), retryable=False)
+            case "timed_out":
+                return TimerFired(run_id, f"query_deadline:{number}")
+            case "denied":
+                # The budget refused the attempt after the backoff.
+                return TimerFired(run_id, f"query_backoff:{number}")
+            case "cancelled":
+                self.ended = _GIVEN_UP
+        return None
+
+    @staticmethod
+    def _failure(event: Event, attempt: int, *, retryable: bool) -> ProviderFailed:
+        data = event.data
+        after = data.get("retry_after_ms")
+        return ProviderFailed(
+            event.run_id,
+            RequestId(_int(data, "request")),
+            attempt,
+            ProviderError(str(data.get("message", ""))),
+            retryable=retryable,
+            sent=data["sent"] is True,
+            retry_after_ms=after if isinstance(after, int) else None,
+            throttled=data.get("throttled") is True,
+        )
+
+    def _compare(self, recorded: Event, event: Event) -> Difference | None:
+        def difference(field: str, expected: object, got: object) -> Difference:
+            return Difference(recorded.seq, recorded.kind, field, expected, got)
+
+        if recorded.seq != event.seq:
+            raise InternalError(f"event {event.seq} came where {recorded.seq} is due")
+        if recorded.kind != event.kind:
+            return difference("kind", recorded.kind, event.kind)
+        unstated = self._unstated.get(event.kind, frozenset())
+        # In the order of the names: what differs first must not depend on a dict's order.
+        for name in sorted({*recorded.data, *event.data} - unstated):
+            expected, got = recorded.data.get(name), event.data.get(name)
+            if expected != got or type(expected) is not type(got):
+                return difference(*_item(f"data.{name}", expected, got))
+        for name in _ENVELOPE:
+            expected, got = getattr(recorded, name), getattr(event, name)
+            if expected != got:
+                return difference(name, expected, got)
+        if not unstated and list(recorded.data) != list(event.data):
+            return difference("data", list(recorded.data), list(event.data))
+        return None
+
+
+def _owner(event: Event) -> Owner:
+    """Return the conversation that brings an event about, where nothing outside does."""
+    if event.kind in ("child_stopping", "child_answered", "child_gone"):
+        return RequestId(_int(event.data, "request"))  # the child's own doing, told at its parent's place
+    return _parent(event)
+
+
+def _parent(event: Event) -> Owner:
+    return None if event.parent is None else RequestId(event.parent)
+
+
+def _finished(event: Event) -> ChildFinished:
+    data, number = event.data, RequestId(_int(event.data, "request"))
+    if data["status"] == "completed":
+        return ChildFinished(event.run_id, number, str(data.get("text", "")))
+    return ChildFinished(event.run_id, number, None, ChildFailed(str(data.get("message", ""))))
+
+
+def _item(field: str, expected: object, got: object) -> tuple[str, object, object]:
+    """Go into two lists, to the first item that differs."""
+    if isinstance(expected, list) and isinstance(got, list):
+        for place, (one, other) in enumerate(zip(expected, got, strict=False)):
+            if one != other:
+                return f"{field}[{place}]", one, other
+    return field, expected, got
+
+
+def _int(data: Mapping[str, object], name: str) -> int:
+    value = data[name]
+    if type(value) is not int:
+        raise InternalError(f"{name} of a recorded event is no int; the reader lets none through")
+    return value
+
+
+def _usage(data: Mapping[str, object]) -> Usage | None:
+    given, made = data["reported_input_tokens"], data["reported_output_tokens"]
+    return Usage(given, made) if isinstance(given, int) and isinstance(made, int) else None

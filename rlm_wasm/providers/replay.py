@@ -1,0 +1,78 @@
+"""A model that answers as it did in a recording: the same messages, the same answers, in their order."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import anyio
+
+from rlm_wasm.errors import ProviderError
+from rlm_wasm.providers.base import Completion, ProviderFailure, Query
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedAnswer:
+    """What came of one attempt: `text`, or a failure with `message`. `model` is the policy's name."""
+
+    model: str
+    digest: bytes
+    latency_ns: int
+    text: str | None
+    input_tokens: int | None
+    output_tokens: int | None
+    message: str
+    retryable: bool
+    sent: bool
+    retry_after_ms: int | None
+
+
+class ReplayProvider:
+    """Answers from recorded attempts, found by model and messages.
+
+    The n-th attempt with the same messages gets what the n-th one got, failures and all; one more than
+    there were, or messages that were never sent, are a failure that says so. With `paced`, an answer
+    takes as long as it took.
+    """
+
+    def __init__(self, answers: Iterable[RecordedAnswer], *, paced: bool = False) -> None:
+        self._paced: Final = paced
+        self._left: Final[dict[tuple[str, bytes], deque[RecordedAnswer]]] = defaultdict(deque)
+        for answer in answers:
+            self._left[answer.model, answer.digest].append(answer)
+
+    async def complete(self, query: Query) -> Completion:
+        """Answer with the next recorded outcome for these messages, or fail as it failed."""
+        digest = messages_digest([(message.role, message.content) for message in query.messages])
+        left = self._left.get((query.model, digest))
+        if not left:
+            what = "has no further answer to this prompt" if left is not None else "never saw this prompt"
+            raise ProviderFailure(ProviderError(f"the recording {what}"), retryable=False, sent=False)
+        # Taken before any wait: attempts that run together must not get the same one.
+        answer = left.popleft()
+        if self._paced:
+            await anyio.sleep(answer.latency_ns / 1e9)
+        if answer.text is None:
+            raise ProviderFailure(
+                ProviderError(answer.message),
+                retryable=answer.retryable,
+                sent=answer.sent,
+                retry_after_ms=answer.retry_after_ms,
+            )
+        return Completion(answer.text, answer.input_tokens, answer.output_tokens)
+
+    async def aclose(self) -> None:
+        """Do nothing: there is nothing open."""
+
+
+def messages_digest(messages: Sequence[tuple[str, str]]) -> bytes:
+    """Return a digest of roles and contents that no other messages have."""
+    digest = hashlib.sha256()
+    for part in (part for message in messages for part in message):
+        # As a log writes it, where half a surrogate pair has no form.
+        data = part.encode("utf-8", "replace")
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.digest()

@@ -1,0 +1,100 @@
+"""Repeating a recorded run: a real guest, everything from outside as it was, event by event the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import NoReturn
+
+from rlm_wasm.audit.line import encode_line
+from rlm_wasm.core.recorded_order import Difference, RecordedOrder
+from rlm_wasm.errors import InternalError
+from rlm_wasm.events import Event
+from rlm_wasm.ids import RunId
+from rlm_wasm.policy.model import Policy
+from rlm_wasm.providers.base import Provider
+from rlm_wasm.providers.replay import ReplayProvider
+from rlm_wasm.runtime.broker import Router
+from rlm_wasm.runtime.recording import Recording
+from rlm_wasm.runtime.runtime import Runtime
+from rlm_wasm.worker.worker import Worker
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What came of a replay. Without a `difference`, the first `events` lines are the same bytes.
+
+    `ended` says why that is not the whole run, where it is not.
+    """
+
+    run_id: RunId
+    events: int
+    difference: Difference | None
+    ended: str | None
+
+
+async def replay(
+    recording: Recording,
+    contexts: Mapping[str, str | bytes] | None = None,
+    *,
+    policy: Policy | None = None,
+    sinks: Iterable[Callable[[Event], None]] = (),
+    worker: Worker | None = None,
+) -> Replay:
+    """Repeat a run and say where it first differs. Nothing leaves the process; no key is needed.
+
+    `contexts` are the inputs that are too large for the log. Under another `policy` than the recorded
+    one, what the log says about the policy itself is not compared.
+
+    Raises:
+        UsageError: an input is missing or another one.
+        ArtifactError: no guest is built, or it is not what was built.
+    """
+    inputs = recording.inputs(contexts or {})
+    unstated = {} if policy is None else _policy_fields(recording)
+    order = RecordedOrder(recording.events, unstated)
+    written: list[bytes] = []
+    runtime = Runtime(
+        policy or recording.policy,
+        route=_nowhere,
+        worker=worker,
+        clock=order.now_ns,
+        entropy=lambda count: bytes.fromhex(recording.run_id.removeprefix("run_"))[:count],
+        recorded=order,
+    )
+
+    def keep(event: Event) -> None:
+        written.append(encode_line(event))
+
+    async with runtime:
+        await runtime.ask(recording.question, inputs, sinks=[keep, *sinks])
+    if order.difference is None and not unstated:
+        recorded = [line.raw + b"\n" for line in recording.lines[: order.compared]]
+        if written[: order.compared] != recorded:
+            raise InternalError("a replay has the same events but other bytes")
+    return Replay(recording.run_id, order.compared, order.difference, order.ended)
+
+
+def answers_from(recording: Recording, *, paced: bool = False) -> Router:
+    """Return a route for `Runtime` on which recorded answers come again, whatever else has changed."""
+    provider = ReplayProvider(recording.answers(), paced=paced)
+    return lambda model: (provider, model)
+
+
+def _policy_fields(recording: Recording) -> dict[str, frozenset[str]]:
+    stated = frozenset(recording.lines[0].event.data)
+    return {"run_started": stated, "run_described": frozenset({"policy", "policy_sha256"})}
+
+
+def _nowhere(model: str) -> tuple[Provider, str]:
+    return _Nobody(), model
+
+
+class _Nobody:
+    """The provider of a replay, which is never asked."""
+
+    async def complete(self, query: object) -> NoReturn:
+        raise InternalError("a replay asked a provider")
+
+    async def aclose(self) -> None:
+        """Do nothing: there is nothing open."""

@@ -1,0 +1,113 @@
+"""`rlm-wasm replay` from outside: the same, different, and what is no recording."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support.command_line import document, rlm_wasm
+from tests.support.policy_file import write_policy
+
+pytestmark = pytest.mark.guest
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> tuple[Path, Path]:
+    """Return the log of a run with texts, and its context, which is too large for the log."""
+    model, log, context = tmp_path / "model.toml", tmp_path / "events.jsonl", tmp_path / "context.txt"
+    model.write_text(
+        "[[reply]]\nrole = 'root'\ntext = '''\n```repl\n"
+        "import random\nFINAL([len(context), random.random(), *llm_query_batched(['a', 'b'])])\n```'''\n"
+        "[[reply]]\nrole = 'sub'\ntext = 'an answer'\n"
+    )
+    policy = write_policy(
+        tmp_path / "p.toml", events={"texts": True}, sandbox={"entropy": "seeded", "seed": 11}
+    )
+    context.write_text("word " * 20_000)
+    ended = rlm_wasm(
+        "run", "--policy", policy, "--model", f"script:{model}", "--context", context, "--events", log, "?"
+    )
+    assert ended.returncode == 0, ended.stderr
+    model.unlink()
+    return log, context
+
+
+def test_a_recorded_run_is_the_same_again(recorded: tuple[Path, Path], tmp_path: Path) -> None:
+    log, context = recorded
+    again = tmp_path / "again.jsonl"
+    ended = rlm_wasm("replay", log, "--context", context, "--events", again)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert ended.stdout.startswith(b"the same: ")
+    assert again.read_bytes() == log.read_bytes()
+    found = document(rlm_wasm("replay", log, "--context", context, "--json"))
+    assert (found["same"], found["difference"], found["ended"]) == (True, None, None)
+    assert found["events"] == len(log.read_text().splitlines())
+
+
+@pytest.mark.threat("T-083")
+def test_a_recording_that_was_changed_says_where_it_first_differs(recorded: tuple[Path, Path]) -> None:
+    log, context = recorded
+    changed = log.read_text().replace("llm_query_batched(['a', 'b'])", "llm_query_batched(['a', 'c'])")
+    log.write_text(changed)
+    ended = rlm_wasm("replay", log, "--context", context)
+    assert ended.returncode == 1
+    first, recorded_line, replayed_line = ended.stdout.decode().splitlines()
+    assert first.startswith("differs at event ")
+    assert "(query_received), data.texts[0]" in first
+    assert recorded_line == "  recorded: 'b'"
+    assert replayed_line == "  replayed: 'c'"
+    found = document(rlm_wasm("replay", log, "--context", context, "--json"))
+    assert found["difference"]["field"] == "data.texts[0]"
+    assert (found["difference"]["recorded"], found["difference"]["replayed"]) == ("b", "c")
+
+
+def test_an_input_that_is_missing_or_another_is_told(recorded: tuple[Path, Path], tmp_path: Path) -> None:
+    log, context = recorded
+    ended = rlm_wasm("replay", log)
+    assert ended.returncode == 2
+    assert b"--context context=FILE" in ended.stderr
+    other = tmp_path / "other.txt"
+    other.write_bytes(context.read_bytes().replace(b"word", b"lord"))
+    ended = rlm_wasm("replay", log, "--context", other)
+    assert ended.returncode == 2
+    assert b"not the one that was recorded" in ended.stderr
+    other.write_bytes(b"\xff")
+    assert b"not the one" in rlm_wasm("replay", log, "--context", other).stderr
+
+
+@pytest.mark.threat("T-082")
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda text: "", b": is empty"),
+        (lambda text: text[:-9], b"cut off"),
+        (lambda text: "{}\n", b":1: is not an event"),
+        (lambda text: text.replace('"texts":true', '"texts":false', 1), b"holds no texts"),
+        (lambda text: text.replace('"run_id":"run_', '"run_id":"RUN_'), b":1: run_id"),
+        (lambda text: text.replace("memory_bytes_max = ", "memory_bytes_max = -"), b"memory_bytes_max"),
+    ],
+)
+def test_what_is_no_recording_is_status_2_and_one_error(
+    recorded: tuple[Path, Path], change: object, what: bytes
+) -> None:
+    log, context = recorded
+    log.write_text(change(log.read_text()))
+    ended = rlm_wasm("replay", log, "--context", context)
+    assert ended.returncode == 2
+    assert what in ended.stderr
+    assert b"Traceback" not in ended.stderr
+
+
+def test_a_run_that_draws_fresh_bytes_is_recorded_with_a_warning_at_its_replay(
+    recorded: tuple[Path, Path], tmp_path: Path
+) -> None:
+    log, context = recorded
+    text = log.read_text()
+    policy = json.loads(text.splitlines()[1])["data"]["policy"]
+    fresh = tmp_path / "fresh.toml"
+    fresh.write_text(policy.replace('entropy = "seeded"', 'entropy = "fresh"'))
+    ended = rlm_wasm("replay", log, "--context", context, "--policy", fresh)
+    assert b"sandbox.entropy = 'fresh'" in ended.stderr
+    assert ended.returncode == 1
