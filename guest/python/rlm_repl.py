@@ -223,7 +223,7 @@ def run_cell(source, seed, report):
         return _run_cell(source, seed, report)
     except BaseException as error:
         # An interrupt, or the end of the memory, between the cell's own code and the end of its report.
-        if isinstance(error, MemoryError):
+        if issubclass(type(error), MemoryError):  # asking the exception itself would run its code
             _reserve = None
         if not _told:
             _tell(error)
@@ -259,7 +259,7 @@ def _run_cell(source, seed, report):
         pass
     except BaseException as error:
         status = 1
-        if isinstance(error, MemoryError):
+        if issubclass(type(error), MemoryError):
             _reserve = None
         _tell(error)
         error = None

@@ -10,7 +10,7 @@ from rlm_wasm.core.cell_report import AnsweredQuery
 from rlm_wasm.core.limits import BoundaryLimits
 from rlm_wasm.core.messages import Message
 from rlm_wasm.core.pricing import utf8_bytes
-from rlm_wasm.core.request import Completed, Response
+from rlm_wasm.core.request import Cancelled, Completed, Response
 from rlm_wasm.core.scheduler import CellStarted, ChildRequested, Noted, QueryReceived, RequestAbandoned
 from rlm_wasm.errors import BoundaryViolation, DeadlineExceeded
 from rlm_wasm.ids import RequestId, RunId
@@ -86,7 +86,10 @@ class GuestRequests(Answerer):
             most = self.decode_ms_max
             reply(DeadlineExceeded(f"the host took more than {most} ms to read the cell's requests"))
             return
-        if isinstance(request, Budget):
+        if self.closed and not isinstance(request, Finish | Budget):
+            # No number for it: those of other conversations must not depend on what this one still tries.
+            reply(_stopped(request))
+        elif isinstance(request, Budget):
             reply(encode_budget_response(self.broker.standing(self.run_id, self.parent)))
         else:
             self.broker.at_turn(self.parent, lambda: self._answer(request, reply))
@@ -162,3 +165,10 @@ class GuestRequests(Answerer):
             if isinstance(response, Completed):
                 self.answered.append(AnsweredQuery(prompt, response.text))
         answered(responses)
+
+
+def _stopped(request: LlmQuery | LlmQueryBatch | RlmQuery | RlmQueryBatch) -> bytes:
+    gone = Cancelled("the conversation was stopped")
+    if isinstance(request, LlmQueryBatch | RlmQueryBatch):
+        return encode_batch_response([gone] * len(request.prompts))
+    return encode_response(gone)
