@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from rlm_wasm.events import Event
+from rlm_wasm.runtime.sandbox import Sandbox
 from tests.support.runtime_facts import Events, running, small_policy, tree_model
 
 pytestmark = [pytest.mark.guest, pytest.mark.anyio, pytest.mark.usefixtures("guest", "healthy_host")]
@@ -246,6 +247,23 @@ async def test_the_guest_sees_all_that_is_left(tmp_path: Path) -> None:
     assert {"requests", "input_tokens", "cost_microdollars", "iterations", "fuel", "observation_bytes"} < set(
         left
     )
+
+
+async def test_every_session_of_a_run_can_start_from_an_image(tmp_path: Path) -> None:
+    model = tree_model(
+        tmp_path,
+        ask="FINAL((prepared(context), rlm_query('child')))",
+        child="seen.append(context)\nFINAL((prepared(context), seen))",
+    )
+    policy = small_policy()
+    async with Sandbox(policy) as sandbox, await sandbox.session() as session:
+        await session.exec("seen = ['image']\ndef prepared(text): return text[::-1]")
+        image = await session.snapshot()
+        async with running(policy, model) as runtime:
+            answer = (await runtime.ask("ask", "root", image=image)).answer
+            again = (await runtime.ask("ask", "root", image=image)).answer
+    # The answer of a child is text; its session is its own, and so is each run's.
+    assert answer == again == str(("toor", str(("dlihc", ["image", "child"]))))
 
 
 async def test_depth_chooses_the_model(tmp_path: Path) -> None:
