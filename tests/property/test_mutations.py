@@ -114,6 +114,7 @@ def functions(module: dict[str, Any], name: str) -> dict[str, FunctionType]:
         if getattr(value, "__module__", None) != name:
             continue
         members = vars(value).values() if inspect.isclass(value) else [value]
+        members = [getattr(member, "__func__", member) for member in members]  # a staticmethod's own
         found |= {f.__qualname__: f for f in members if isinstance(f, FunctionType)}
     return found
 
