@@ -2,7 +2,8 @@
 
 ``PolicyError`` is the operator's file; ``GuestError`` is one cell or session that ended while the
 host stays healthy; ``QueryError`` is one request that was refused or failed, which guest code may
-catch; ``ArtifactError`` is a file on disk that may not be loaded; ``InternalError`` is our bug.
+catch; ``ArtifactError`` is a file on disk that may not be loaded; ``HostExhausted`` is this machine, out of
+something; ``InternalError`` is our bug.
 """
 
 from __future__ import annotations
@@ -37,6 +38,10 @@ class ArtifactError(RlmWasmError):
 
 class GuestBuildError(ArtifactError):
     """The guest could not be built: a source, a tool or a compile step failed."""
+
+
+class HostExhausted(RlmWasmError):
+    """This machine refused what a session needs: descriptors, memory, mappings, disk."""
 
 
 class InternalError(RlmWasmError):

@@ -21,6 +21,8 @@ import rlm_display
 import rlm_queries
 
 STREAM_RESULT, STREAM_ERROR, STREAM_REPORT = 3, 4, 5
+# How far a cell got, as the host reads it.
+COMPILING, RUNNING = 1, 2
 CELLS_REMEMBERED = 64
 VARIABLES_REPORTED = 200
 _FLAGS = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
@@ -35,6 +37,8 @@ namespace = main.__dict__
 _contexts = {}
 _cells = 0
 _finished = False
+_told = False
+_progress = _rlm.progress
 # Given back when a cell runs out of memory: without it the next cell, `del big`, could not even be parsed.
 _reserve = None
 
@@ -211,19 +215,29 @@ signal.signal(signal.SIGINT, _on_interrupt)
 
 
 def run_cell(source, seed, report):
-    """Run one cell; 0 if it ran to its end, 1 if it raised. Never raises itself."""
+    """Run one cell; 0 if it ran to its end, 1 if it raised. Raises a MemoryError only, where there is no
+    room to tell of it."""
+    global _told, _reserve
+    _told = False
     try:
         return _run_cell(source, seed, report)
     except BaseException as error:
-        # An interrupt between the cell's own code and the end of its report.
-        _tell(error)
+        # An interrupt, or the end of the memory, between the cell's own code and the end of its report.
+        if issubclass(type(error), MemoryError):  # asking the exception itself would run its code
+            _reserve = None
+        if not _told:
+            _tell(error)
         return 1
 
 
 def _tell(error):
+    global _told
     _flush()
     name, message, text = rlm_display.describe(error)
-    _send_document(STREAM_ERROR, {"type": name, "message": message, "traceback": text})
+    document = _document({"type": name, "message": message, "traceback": text})
+    # Before it is sent: sent twice, both would be unreadable.
+    _told = True
+    _rlm.emit(STREAM_ERROR, document)
 
 
 def _run_cell(source, seed, report):
@@ -245,7 +259,7 @@ def _run_cell(source, seed, report):
         pass
     except BaseException as error:
         status = 1
-        if isinstance(error, MemoryError):
+        if issubclass(type(error), MemoryError):
             _reserve = None
         _tell(error)
         error = None
@@ -256,7 +270,7 @@ def _run_cell(source, seed, report):
         except MemoryError:
             pass
     if report:
-        _send_document(STREAM_REPORT, {"variables": _variables()[:VARIABLES_REPORTED]})
+        _rlm.emit(STREAM_REPORT, _document({"variables": _variables()[:VARIABLES_REPORTED]}))
     return status
 
 
@@ -275,6 +289,7 @@ def _finish_if_ready():
 
 def _execute(source, filename):
     global _reserve
+    _progress(COMPILING)
     try:
         codes = _compiled(source, filename)
     except MemoryError:
@@ -283,6 +298,7 @@ def _execute(source, filename):
             raise
         _reserve = None
         codes = _compiled(source, filename)
+    _progress(RUNNING)
     result = None
     for code in codes:
         result = _evaluate(code)
@@ -327,9 +343,9 @@ def _send(stream, text):
     _rlm.emit(stream, text.encode("utf-8", "backslashreplace"))
 
 
-def _send_document(stream, document):
+def _document(value):
     # Not escaped: a lone surrogate would be valid as \ud800 in JSON's grammar and refused by the host.
-    _rlm.emit(stream, _dumps(document).encode("utf-8", "replace"))
+    return _dumps(value).encode("utf-8", "replace")
 
 
 def _flush():

@@ -4,8 +4,12 @@ A `map` of `llm_query` or `rlm_query` over one iterable, the commonest use in mo
 becomes one batch, so that the host answers its items in parallel.
 """
 
+import _queue
+import _thread
 import concurrent.futures
+import queue
 import threading
+import time
 import types
 
 import rlm_queries
@@ -47,6 +51,53 @@ class ThreadPoolExecutor(concurrent.futures.Executor):
         self._closed = True
 
 
+class Lock:
+    """A lock where there is nobody else to release it: waiting for one that is taken is an error at once."""
+
+    __slots__ = ("__weakref__", "_taken")
+
+    def __init__(self):
+        self._taken = False
+
+    def acquire(self, blocking=True, timeout=-1):
+        if not blocking and timeout != -1:
+            raise ValueError("can't specify a timeout for a non-blocking call")
+        if timeout < 0 and timeout != -1:
+            raise ValueError("timeout value must be a non-negative number")
+        if not self._taken:
+            self._taken = True
+            return True
+        if not blocking:
+            return False
+        if timeout == -1:
+            raise RuntimeError("deadlock: there is no other thread that could release this lock")
+        time.sleep(timeout)
+        return False
+
+    def release(self):
+        if not self._taken:
+            raise RuntimeError("release unlocked lock")
+        self._taken = False
+
+    def locked(self):
+        return self._taken
+
+    def __enter__(self):
+        return self.acquire()
+
+    def __exit__(self, kind, error, trace):
+        self.release()
+
+    def _at_fork_reinit(self):
+        self._taken = False
+
+    def __reduce__(self):
+        raise TypeError(f"cannot pickle {type(self).__qualname__!r} object")
+
+    def __repr__(self):
+        return f"<{'locked' if self._taken else 'unlocked'} {type(self).__qualname__} at {id(self):#x}>"
+
+
 class _InlineThread(threading.Thread):
     """`start()` runs the target to its end; `join()` has nothing left to wait for."""
 
@@ -70,3 +121,7 @@ class _InlineThread(threading.Thread):
 def install():
     concurrent.futures.ThreadPoolExecutor = ThreadPoolExecutor
     threading.Thread = _InlineThread
+    # CPython's own lock ends the guest where it would have to wait. An RLock never waits: one thread.
+    _thread.allocate_lock = _thread.allocate = _thread.lock = _thread.LockType = Lock
+    threading.Lock = threading._allocate_lock = Lock
+    queue.SimpleQueue = _queue.SimpleQueue = queue._PySimpleQueue

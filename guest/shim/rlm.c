@@ -1,24 +1,16 @@
-/* The reactor around CPython: starts the interpreter once (before the image is taken), then runs
+/* The reactor around CPython: has the interpreter started once (before the image is taken), then runs
  * cells. Nothing here is a security control; limits live on the host's side of the boundary. */
 #define PY_SSIZE_T_CLEAN
 /* For the addresses that an interrupt is written to; no other internal is used. */
 #define Py_BUILD_CORE 1
 #include <Python.h>
 #include <internal/pycore_ceval.h>
-#include <internal/pycore_object.h>
 #include <internal/pycore_runtime.h>
 #include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
 
+#include "interpreter.h"
 #include "rlm.h"
-
-static const unsigned char blob[] = {
-#embed "frozen.bin"
-};
-static const struct _frozen frozen_modules[] = {
-#include "frozen_table.h"
-    {0, 0, 0, 0}};
 
 /* Read by the host once, when the image is made; a running guest cannot change the host's copy. */
 static struct {
@@ -26,6 +18,7 @@ static struct {
   /* Where the host writes to interrupt a cell the way a signal would: the reason, the handler's
    * and the process's flag, the interpreter's breaker and the bit to set in it. */
   uint32_t interrupt_reason, signal_tripped, any_tripped, eval_breaker, eval_breaker_bit;
+  uint32_t progress;
 } facts;
 
 static PyObject *run_cell, *set_context;
@@ -60,6 +53,10 @@ static PyObject *call(PyObject *self, PyObject *frame) {
   return response;
 }
 
+/* Whether this cell's error has been told: a second document behind it would make nonsense of both. */
+static int error_told;
+#define STREAM_ERROR 4
+
 static PyObject *emit(PyObject *self, PyObject *args) {
   int stream;
   Py_buffer view;
@@ -68,11 +65,19 @@ static PyObject *emit(PyObject *self, PyObject *args) {
   int32_t status = view.len == 0 || !rlm_shared.live ? 0 : rlm_emit(stream, view.buf, (int32_t)view.len);
   Py_ssize_t written = view.len;
   PyBuffer_Release(&view);
+  if (stream == STREAM_ERROR) error_told = 1;
   if (status != 0) {
     PyErr_SetString(PyExc_OSError, "the host takes no more output");
     return NULL;
   }
   return PyLong_FromSsize_t(written);
+}
+
+static PyObject *progress(PyObject *self, PyObject *step) {
+  int value = PyLong_AsInt(step);
+  if (value == -1 && PyErr_Occurred()) return NULL;
+  rlm_shared.progress = value;
+  Py_RETURN_NONE;
 }
 
 static PyObject *take_interrupt(PyObject *self, PyObject *ignored) {
@@ -84,6 +89,7 @@ static PyObject *take_interrupt(PyObject *self, PyObject *ignored) {
 static PyMethodDef methods[] = {
     {"call", call, METH_O, "Hand one request frame to the host and return its response."},
     {"emit", emit, METH_VARARGS, "Write bytes to one of the host's output streams."},
+    {"progress", progress, METH_O, "Note how far the REPL is with the cell."},
     {"take_interrupt", take_interrupt, METH_NOARGS, "Return and clear the reason of an interrupt."},
     {0}};
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_rlm", 0, -1, methods};
@@ -91,130 +97,23 @@ static PyObject *init_module(void) { return PyModule_Create(&module); }
 
 /* -- once, before the image is taken ------------------------------------------------------- */
 
-static void die(const char *what) {
-  fprintf(stderr, "rlm: %s\n", what);
-  if (PyErr_Occurred()) PyErr_Print();
-  fflush(stderr);
-  __builtin_trap();
-}
-
-static void check(PyStatus status) {
-  if (PyStatus_Exception(status)) die(status.err_msg ? status.err_msg : "initialisation failed");
-}
-
-/* -- immortal ------------------------------------------------------------------------------- */
-
-/* Every object of the image becomes immortal: its reference count is never written again, so that a
- * session does not copy a page only because something on it was looked at. None of them would be
- * freed in a session anyway. */
-static PyObject **pending;
-static size_t pending_count, pending_room;
-
-static int make_immortal(PyObject *object, void *unused) {
-  (void)unused;
-  if (object == NULL || _Py_IsImmortal(object)) return 0;
-  _Py_SetImmortalUntracked(object);
-  if (pending_count == pending_room) {
-    pending_room = pending_room ? 2 * pending_room : 4096;
-    pending = realloc(pending, pending_room * sizeof *pending);
-    if (pending == NULL) die("no memory for the image's objects");
-  }
-  pending[pending_count++] = object;
-  return 0;
-}
-
-static void visit_code(PyCodeObject *code) {
-  /* Code objects are not known to the collector, so nothing else visits what they hold. */
-  make_immortal(code->co_consts, NULL);
-  make_immortal(code->co_names, NULL);
-  make_immortal(code->co_exceptiontable, NULL);
-  make_immortal(code->co_localsplusnames, NULL);
-  make_immortal(code->co_localspluskinds, NULL);
-  make_immortal(code->co_filename, NULL);
-  make_immortal(code->co_name, NULL);
-  make_immortal(code->co_qualname, NULL);
-  make_immortal(code->co_linetable, NULL);
-}
-
-static void immortalise_everything(void) {
-  PyObject *gc = PyImport_ImportModule("gc");
-  PyObject *objects = gc ? PyObject_CallMethod(gc, "get_objects", NULL) : NULL;
-  if (objects == NULL) die("gc.get_objects failed");
-  for (Py_ssize_t k = 0; k < PyList_GET_SIZE(objects); k++) {
-    make_immortal(PyList_GET_ITEM(objects, k), NULL);
-  }
-  while (pending_count > 0) {
-    PyObject *object = pending[--pending_count];
-    if (PyCode_Check(object)) {
-      visit_code((PyCodeObject *)object);
-    } else if (Py_TYPE(object)->tp_traverse != NULL) {
-      Py_TYPE(object)->tp_traverse(object, make_immortal, NULL);
-    }
-  }
-  free(pending);
-  pending = NULL;
-  pending_room = 0;
-  Py_DECREF(objects);
-  PyObject *frozen = PyObject_CallMethod(gc, "freeze", NULL);
-  if (frozen == NULL) die("gc.freeze failed");
-  Py_DECREF(frozen);
-  Py_DECREF(gc);
-}
-
 RLM_EXPORT(rlm_init) void rlm_init(void) {
-  PyImport_FrozenModules = frozen_modules;
   PyImport_AppendInittab("_rlm", init_module);
-
-  PyPreConfig preconfig;
-  PyPreConfig_InitIsolatedConfig(&preconfig);
-  preconfig.utf8_mode = 1;
-  check(Py_PreInitialize(&preconfig));
-
-  PyConfig config;
-  PyConfig_InitIsolatedConfig(&config);
-  config.install_signal_handlers = 0;
-  config.site_import = 0;
-  config.use_frozen_modules = 1;
-  config.write_bytecode = 0;
-  config.pathconfig_warnings = 0;
-  config.user_site_directory = 0;
-  config.module_search_paths_set = 1;
-  /* Fixed, so that the image's bytes and every session's fuel are the same each time. It is no
-   * secret from the guest, and threat_model/limitations.md says so. */
-  config.use_hash_seed = 1;
-  config.hash_seed = 0;
-  PyConfig_SetString(&config, &config.executable, L"");
-  PyConfig_SetString(&config, &config.prefix, L"/");
-  PyConfig_SetString(&config, &config.exec_prefix, L"/");
-  PyConfig_SetString(&config, &config.base_prefix, L"/");
-  PyConfig_SetString(&config, &config.base_exec_prefix, L"/");
-  PyConfig_SetString(&config, &config.stdlib_dir, L"");
-  PyConfig_SetString(&config, &config.stdio_encoding, L"utf-8");
-  PyConfig_SetString(&config, &config.stdio_errors, L"backslashreplace");
-  PyStatus status = Py_InitializeFromConfig(&config);
-  PyConfig_Clear(&config);
-  check(status);
-
-#if PY_VERSION_HEX >= 0x030E0000
-  /* CPython's own recursion check, told about the stack in linear memory (8 MiB, grows down). */
-  char here;
-  uintptr_t top = ((uintptr_t)&here & ~(uintptr_t)4095) + 4096;
-  PyUnstable_ThreadState_SetStackProtection(PyThreadState_Get(), (void *)(top - CSTACK), CSTACK);
-#endif
+  rlm_start();
 
   PyObject *boot = PyImport_ImportModule("rlm_boot");
-  if (boot == NULL) die("import of rlm_boot failed");
+  if (boot == NULL) rlm_die("import of rlm_boot failed");
   run_cell = PyObject_GetAttrString(boot, "run_cell");
   set_context = PyObject_GetAttrString(boot, "set_context");
-  if (run_cell == NULL || set_context == NULL) die("rlm_boot is incomplete");
+  if (run_cell == NULL || set_context == NULL) rlm_die("rlm_boot is incomplete");
 
-  immortalise_everything();
+  rlm_immortalise();
   PyObject *settled = PyObject_CallMethod(boot, "settle", NULL);
-  if (settled == NULL) die("settle failed");
+  if (settled == NULL) rlm_die("settle failed");
   Py_DECREF(settled);
-  if (rlm_fill_gaps() != 0) die("the gaps of the image could not be filled");
+  if (rlm_fill_gaps() != 0) rlm_die("the gaps of the image could not be filled");
 
-  facts.version = 2;
+  facts.version = 3;
   facts.inbox = (uint32_t)(uintptr_t)rlm_shared.inbox;
   facts.inbox_bytes = sizeof rlm_shared.inbox;
   facts.seed = (uint32_t)(uintptr_t)rlm_shared.seed;
@@ -224,6 +123,7 @@ RLM_EXPORT(rlm_init) void rlm_init(void) {
   facts.any_tripped = (uint32_t)(uintptr_t)&_PyRuntime.signals.is_tripped;
   facts.eval_breaker = (uint32_t)(uintptr_t)&PyThreadState_Get()->eval_breaker;
   facts.eval_breaker_bit = _PY_SIGNALS_PENDING_BIT;
+  facts.progress = (uint32_t)(uintptr_t)&rlm_shared.progress;
 }
 
 RLM_EXPORT(rlm_facts) void *rlm_facts(void) { return &facts; }
@@ -285,6 +185,8 @@ RLM_EXPORT(rlm_commit) int32_t rlm_commit(int32_t name_length) {
 RLM_EXPORT(rlm_exec) int32_t rlm_exec(const char *source, int32_t length, int32_t flags) {
   rlm_shared.live = 1;
   rlm_shared.exit_status = -1;
+  rlm_shared.progress = 0;
+  error_told = 0;
   if (length < 0) return 2;
   PyObject *text = PyUnicode_DecodeUTF8(source, length, "replace");
   PyObject *entropy = flags & 1 ? PyBytes_FromStringAndSize((const char *)rlm_shared.seed, sizeof rlm_shared.seed) : Py_NewRef(Py_None);
@@ -293,7 +195,12 @@ RLM_EXPORT(rlm_exec) int32_t rlm_exec(const char *source, int32_t length, int32_
   Py_XDECREF(text);
   Py_XDECREF(entropy);
   int32_t code = 2;
-  if (status != NULL && PyLong_Check(status)) {
+  if (status == NULL && PyErr_ExceptionMatches(PyExc_MemoryError)) {
+    /* Not even the report of an error fitted into what is left. This one needs nothing. */
+    static const char document[] = "{\"type\":\"MemoryError\",\"message\":\"\",\"traceback\":\"\"}";
+    if (!error_told) rlm_emit(STREAM_ERROR, document, sizeof document - 1);
+    code = 1;
+  } else if (status != NULL && PyLong_Check(status)) {
     int overflow;
     long value = PyLong_AsLongAndOverflow(status, &overflow);
     if (!overflow && (value == 0 || value == 1)) code = (int32_t)value;

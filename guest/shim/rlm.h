@@ -30,6 +30,9 @@ extern struct rlm_shared {
   int32_t exit_status;
   /* Why the host interrupts: a code that rlm_repl turns into an exception. */
   volatile int32_t interrupt_reason;
+  /* How far the REPL came with the cell: 0 not at it yet, 1 compiling it, 2 it ran. Where a cell does
+   * not get that far, the host knows that an earlier one broke the REPL. */
+  int32_t progress;
   unsigned char seed[RLM_SEED_BYTES];
   unsigned char inbox[RLM_INBOX_BYTES];
 } rlm_shared;

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import statistics
 import threading
@@ -12,6 +11,7 @@ from time import perf_counter_ns
 from typing import Final
 
 from rlm_wasm.bench.measurement import Measurement
+from rlm_wasm.bench.memory import pss_kb
 from rlm_wasm.errors import InternalError
 from rlm_wasm.ids import SessionId
 from rlm_wasm.policy.model import Policy
@@ -69,10 +69,10 @@ class DensityBench:
         try:
             for _ in range(_SAMPLE):  # what all sessions share is not the cost of one
                 make()
-            before = _pss_kb()
+            before = pss_kb()
             for _ in range(count):
                 make()
-            after = _pss_kb()
+            after = pss_kb()
         finally:
             for session in sessions:
                 session.close()
@@ -97,9 +97,9 @@ class DensityBench:
         count = min(wanted, (allowed - _maps() - _MAPS_RESERVE) // maps_each)
         if count < _SAMPLE:
             raise InternalError(f"vm.max_map_count is {allowed}: too few mappings to measure many sessions")
-        before = _pss_kb()
+        before = pss_kb()
         crowd.grow(count)
-        each = (_pss_kb() - before) / count
+        each = (pss_kb() - before) / count
         times = crowd.resume(100 if self._quick else 2_000)
         note = f"{count} sessions in one worker, {maps_each} mappings each, vm.max_map_count {allowed}"
         return (
@@ -178,14 +178,6 @@ class _Crowd:
             done = self._news.wait_for(lambda: self._failure or self._waiting >= count, _SECONDS_MAX)
         if self._failure or not done:
             raise InternalError(f"the sessions do not all wait: {self._failure or 'too slow'}")
-
-
-def _pss_kb() -> int:
-    gc.collect()
-    for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1])
-    raise InternalError("/proc/self/smaps_rollup has no Pss line")
 
 
 def _maps() -> int:

@@ -48,8 +48,9 @@ def build(series: str, jobs: int | None, sources: Path | None, force: bool, as_j
     The first build takes some minutes. After a change of the shim or the guest's Python it takes
     seconds; when nothing has changed, nothing runs. An interrupted build continues where it was.
     """
-    # Here and not above: wasmtime and the sandbox are needed only for the last step.
+    # Here and not above: wasmtime and the sandbox are needed only where the guest itself runs.
     from rlm_wasm.sandbox.prepare import prepare_guest
+    from rlm_wasm.sandbox.training import train_guest
 
     started = time.monotonic()
     with build_progress() as progress, _interruptible():
@@ -57,6 +58,7 @@ def build(series: str, jobs: int | None, sources: Path | None, force: bool, as_j
             built = build_guest(
                 list(recipes(load_manifest(), series)),
                 prepare_guest,
+                train_guest,
                 cache=cache_dir(),
                 jobs=jobs or len(os.sched_getaffinity(0)),
                 progress=progress,

@@ -153,8 +153,8 @@ class Ledger:
     def settle_unconfirmed(self, reservation: int) -> None:
         """Spend a reservation whose bill is unknown and may come later, through `correct`."""
         charge, view = self._unconfirmed[reservation] = self._close(reservation)
+        self.absorb(charge, view)
         for each in view.chain:
-            _add(each.spent, charge)
             _add(each.unconfirmed, charge)
 
     def correct(self, reservation: int, actual: Charge | None) -> Charge:

@@ -22,7 +22,7 @@ from rlm_wasm.image.files import read_owned, write_private
 from rlm_wasm.image.machine_key import mac, machine_key, same
 from rlm_wasm.image.paths import guests_dir
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 PAGE_BYTES: Final = 65_536
 FACTS_FILE, MAC_FILE = "guest.json", "guest.json.mac"
 RAW_FILE, CODE_FILE, IMAGE_FILE = "raw.wasm", "code.wasm", "base.img"
@@ -56,6 +56,7 @@ class GuestFacts:
     any_tripped: int
     eval_breaker: int
     eval_breaker_bit: int
+    progress: int
     imports: tuple[str, ...]
     exports: tuple[str, ...]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -28,30 +28,47 @@ def make_stdlib(recipe: Recipe, shop: Workshop, out: Path, needs: Needs) -> None
 
 
 def make_frozen(recipe: Recipe, shop: Workshop, out: Path, needs: Needs) -> None:
+    freeze_with_stdlib(recipe, shop, out, needs, "guest", recipe.modules)
+
+
+def make_link(recipe: Recipe, shop: Workshop, out: Path, needs: Needs) -> None:
+    files = dict(recipe.shim)
+    for name in (BLOB_FILE, TABLE_FILE):
+        files[name] = (needs["frozen"] / name).read_bytes()
+    link_module(recipe, shop, out, needs, needs["libpython"], files, "link")
+    check_boundary((out / RAW_FILE).read_bytes(), recipe.manifest.boundary)
+
+
+def freeze_with_stdlib(
+    recipe: Recipe, shop: Workshop, out: Path, needs: Needs, name: str, modules: Mapping[str, bytes]
+) -> None:
+    """Write into `out` what the shim embeds: the standard library and `modules`, frozen."""
     work = out / "work"
-    write_files(work / "modules", recipe.modules)
-    _freeze(recipe, shop, work, needs, work / "modules", "guest", ())
+    write_files(work / "modules", modules)
+    _freeze(recipe, shop, work, needs, work / "modules", name, ())
     rows: dict[str, str] = {}
     with (out / BLOB_FILE).open("wb") as blob:
-        for part in (needs["stdlib"] / "stdlib", work / "guest"):
+        for part in (needs["stdlib"] / "stdlib", work / name):
             start = blob.tell()
             with part.with_suffix(".bin").open("rb") as stream:
                 shutil.copyfileobj(stream, blob)
-            for name, offset, size, package in json.loads(part.with_suffix(".json").read_bytes()):
-                if name in rows:
-                    raise GuestBuildError(f"two frozen modules are called {name}")
-                rows[name] = f'{{"{name}", blob+{start + offset}, {size}, {package}}},\n'
+            for module, offset, size, package in json.loads(part.with_suffix(".json").read_bytes()):
+                if module in rows:
+                    raise GuestBuildError(f"two frozen modules are called {module}")
+                rows[module] = f'{{"{module}", blob+{start + offset}, {size}, {package}}},\n'
     (out / TABLE_FILE).write_text("".join(rows.values()), encoding="ascii")
     shutil.rmtree(work)
 
 
-def make_link(recipe: Recipe, shop: Workshop, out: Path, needs: Needs) -> None:
-    work, link, log = out / "work", recipe.manifest.link, shop.open_log("link")
-    write_files(work, recipe.shim)
-    for name in (BLOB_FILE, TABLE_FILE):
-        shutil.copyfile(needs["frozen"] / name, work / name)
-    cc, library, env = str(needs["toolchain"] / "cc"), needs["libpython"], wasm_env(recipe)
-    sources = sorted(name for name in recipe.shim if name.endswith(".c"))
+def link_module(
+    recipe: Recipe, shop: Workshop, out: Path, needs: Needs, library: Path, files: Mapping[str, bytes],
+    name: str,
+) -> None:  # fmt: skip
+    """Compile the C files of `files` and link them with the CPython of `library` to a module in `out`."""
+    work, link, log = out / "work", recipe.manifest.link, shop.open_log(name)
+    write_files(work, files)
+    cc, env = str(needs["toolchain"] / "cc"), wasm_env(recipe)
+    sources = sorted(file for file in files if file.endswith(".c"))
     shop.run(
         [cc, *link.shim, *recipe.toolchain.cflags, *prefix_maps(work, needs),
          f"-I{library / 'include'}", "-c", *sources],
@@ -65,7 +82,6 @@ def make_link(recipe: Recipe, shop: Workshop, out: Path, needs: Needs) -> None:
     )  # fmt: skip
     shutil.rmtree(work)
     (out / RAW_FILE).chmod(0o644)
-    check_boundary((out / RAW_FILE).read_bytes(), recipe.manifest.boundary)
 
 
 def _freeze(

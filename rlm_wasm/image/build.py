@@ -25,7 +25,7 @@ from rlm_wasm.image.sources import SourceStore
 from rlm_wasm.image.stage_cache import StageCache
 from rlm_wasm.image.stages import plan_stages
 from rlm_wasm.image.storage import storing
-from rlm_wasm.image.workshop import Workshop
+from rlm_wasm.image.workshop import Train, Workshop
 
 _PREPARE_SECONDS: Final = 10
 # Older guests that are kept, so that going back and forth between versions is quick.
@@ -59,6 +59,7 @@ def recipe_hash(recipe: Recipe) -> str:
 def build_guest(
     candidates: Sequence[Recipe],
     prepare: Prepare,
+    train: Train,
     *,
     cache: Path,
     jobs: int,
@@ -75,7 +76,7 @@ def build_guest(
         GuestBuildError: something could not be fetched, compiled or written; what was finished stays.
     """
     cache = _usable(cache)
-    shop = _workshop(cache, jobs, progress, sources)
+    shop = _workshop(cache, jobs, progress, sources, train)
     stages = StageCache(cache / "build", progress)
     with stages.locked():
         for recipe in () if force else candidates:
@@ -95,11 +96,17 @@ def build_guest(
 
 
 def build_raw(
-    candidates: Sequence[Recipe], *, cache: Path, jobs: int, progress: Progress, sources: Path | None = None
+    candidates: Sequence[Recipe],
+    train: Train,
+    *,
+    cache: Path,
+    jobs: int,
+    progress: Progress,
+    sources: Path | None = None,
 ) -> Path:
     """Build only the linked module; return its path in the stage cache."""
     cache = _usable(cache)
-    shop = _workshop(cache, jobs, progress, sources)
+    shop = _workshop(cache, jobs, progress, sources, train)
     stages = StageCache(cache / "build", progress)
     with stages.locked():
         _, last = choose(candidates, shop, stages)
@@ -118,8 +125,8 @@ def _usable(cache: Path) -> Path:
     return cache
 
 
-def _workshop(cache: Path, jobs: int, progress: Progress, sources: Path | None) -> Workshop:
-    return Workshop(SourceStore(cache / "downloads", local=sources), cache / "logs", jobs, progress)
+def _workshop(cache: Path, jobs: int, progress: Progress, sources: Path | None, train: Train) -> Workshop:
+    return Workshop(SourceStore(cache / "downloads", local=sources), cache / "logs", jobs, progress, train)
 
 
 def _is_whole(folder: Path) -> bool:

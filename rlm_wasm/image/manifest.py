@@ -102,6 +102,21 @@ class CompileFlags:
 
 
 @dataclass(frozen=True, slots=True)
+class TrainingFlags:
+    """How CPython is compiled to count, then with what was counted, and merged into one object file.
+
+    `alone` are object files that take no part in the merging's optimisation; `shim` are the files of
+    the shim that the training uses.
+    """
+
+    instrument: tuple[str, ...]
+    use: tuple[str, ...]
+    merge: tuple[str, ...]
+    alone: tuple[str, ...]
+    shim: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class LinkFlags:
     """How the shim is compiled and everything is linked."""
 
@@ -117,6 +132,7 @@ class Manifest:
     folder: Path
     boundary: Boundary
     compile: CompileFlags
+    training: TrainingFlags
     link: LinkFlags
     stdlib_exclude: tuple[str, ...]
     pythons: tuple[PythonPin, ...]
@@ -165,6 +181,7 @@ def load_manifest(folder: Path | None = None) -> Manifest:
         folder=folder,
         boundary=_boundary(top.table("boundary")),
         compile=_compile(top.table("compile")),
+        training=_training(top.table("training")),
         link=_link(top.table("link")),
         stdlib_exclude=top.table("stdlib").only("exclude").strings("exclude"),
         pythons=top.each("python", _python),
@@ -174,8 +191,8 @@ def load_manifest(folder: Path | None = None) -> Manifest:
         host_libraries=top.each("host_library", _host_library),
     )
     top.only(
-        "format", "boundary", "compile", "link", "stdlib", "python", "zlib", "toolchain", "host_tool",
-        "host_library",
+        "format", "boundary", "compile", "training", "link", "stdlib", "python", "zlib", "toolchain",
+        "host_tool", "host_library",
     )  # fmt: skip
     return manifest
 
@@ -257,6 +274,17 @@ def _compile(table: Table) -> CompileFlags:
         opt=table.strings("opt"),
         small=table.strings("small"),
         zlib_sources=table.strings("zlib_sources"),
+    )
+
+
+def _training(table: Table) -> TrainingFlags:
+    table.only("instrument", "use", "merge", "alone", "shim")
+    return TrainingFlags(
+        instrument=table.strings("instrument"),
+        use=table.strings("use"),
+        merge=table.strings("merge"),
+        alone=table.strings("alone"),
+        shim=table.strings("shim"),
     )
 
 

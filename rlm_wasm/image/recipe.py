@@ -18,7 +18,7 @@ DEFAULT_SERIES: Final = "3.14"
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What one guest is made of. `shim`, `modules` and `tools` are files of ours, by relative path."""
+    """What one guest is made of. `shim` to `tools` are files of ours, by relative path."""
 
     manifest: Manifest
     cpython: PythonPin
@@ -27,7 +27,16 @@ class Recipe:
     patches: tuple[Patch, ...]
     shim: Mapping[str, bytes]
     modules: Mapping[str, bytes]
+    training: Mapping[str, bytes]
     tools: Mapping[str, bytes]
+
+    @property
+    def training_shim(self) -> dict[str, bytes]:
+        """The files of the shim that the training uses too."""
+        missing = [name for name in self.manifest.training.shim if name not in self.shim]
+        if missing:
+            raise ArtifactError(f"training.shim names files that the shim lacks: {', '.join(missing)}")
+        return {name: self.shim[name] for name in self.manifest.training.shim}
 
     @property
     def text(self) -> str:
@@ -54,10 +63,11 @@ def recipes(manifest: Manifest, series: str = DEFAULT_SERIES) -> Iterator[Recipe
     patches = tuple(patch for name in cpython.patches for patch in load_patches(folder, name))
     shim = _read_folder(manifest.folder / "shim", (".c", ".h"))
     modules = _read_folder(manifest.folder / "python", (".py",))
+    training = _read_folder(manifest.folder / "training", (".c", ".py"))
     tools = _read_folder(manifest.folder / "tools", (".py",))
     for toolchain in toolchains:
         for zlib in manifest.zlibs:
-            yield Recipe(manifest, cpython, zlib, toolchain, patches, shim, modules, tools)
+            yield Recipe(manifest, cpython, zlib, toolchain, patches, shim, modules, training, tools)
 
 
 def hashes(files: Mapping[str, bytes]) -> dict[str, str]:

@@ -4,10 +4,14 @@
       |    \\      /   |   \\
     zlib    \\    /  native  |
        \\     |  /   /  |    |
-        libpython  /  stdlib
-             |    /    |
-             |   frozen        + guest/python
-             |    |
+     instrumented  /  stdlib
+             |    /  /   |
+             profile     |     + guest/training
+             |           |
+        libpython        |
+             |           |
+             |       frozen    + guest/python
+             |       /
              link              + guest/shim
 """
 
@@ -18,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from rlm_wasm.image import assembly, compilation
+from rlm_wasm.image import assembly, compilation, training
 from rlm_wasm.image.host import find_compiler
 from rlm_wasm.image.manifest import PinnedFile
 from rlm_wasm.image.recipe import Recipe, hashes
@@ -27,8 +31,8 @@ from rlm_wasm.image.workshop import Needs, Workshop
 
 # Raised when the code of a stage changes what it makes, so that old results are not taken for new.
 _REVISION: Final = {
-    "toolchain": 1, "python-src": 1, "native": 1, "zlib": 1,
-    "libpython": 1, "stdlib": 1, "frozen": 1, "link": 1,
+    "toolchain": 2, "python-src": 1, "native": 1, "zlib": 1, "instrumented": 1,
+    "profile": 1, "libpython": 2, "stdlib": 1, "frozen": 1, "link": 1,
 }  # fmt: skip
 
 _Make = Callable[[Recipe, Workshop, Path, Needs], None]
@@ -51,7 +55,7 @@ def plan_stages(recipe: Recipe, shop: Workshop) -> Stage:
     toolchain = stage(
         "toolchain", f"unpacking {toolchain_pin.name}", 6, [], compilation.make_toolchain,
         [toolchain_pin.name, toolchain_pin.llvm, flags.target],
-        [(file,) for file in (*toolchain_pin.packages, toolchain_pin.wasi_libc)],
+        [(file,) for file in (*toolchain_pin.packages, toolchain_pin.wasi_libc)], check=find_compiler,
     )  # fmt: skip
     python_src = stage(
         "python-src", f"unpacking CPython {cpython.version}", 3, [], compilation.make_python_src,
@@ -66,15 +70,28 @@ def plan_stages(recipe: Recipe, shop: Workshop) -> Stage:
         "zlib", f"compiling zlib {recipe.zlib.version}", 2, [toolchain], compilation.make_zlib,
         [recipe.zlib.version, flags.zlib_sources, flags.opt], [recipe.zlib.files],
     )  # fmt: skip
-    libpython = stage(
-        "libpython", f"compiling CPython {cpython.version} to wasm", 170,
-        [toolchain, python_src, native, zlib], compilation.make_libpython,
-        [cpython.config_site, toolchain_pin.cflags, flags.configure, flags.opt, flags.small,
-         flags.source_date_epoch],
+    compiling = [cpython.config_site, toolchain_pin.cflags, flags.configure, flags.opt, flags.small,
+                 flags.source_date_epoch]  # fmt: skip
+    linking = [toolchain_pin.cflags, link_flags.shim, link_flags.flags, link_flags.libraries,
+               flags.source_date_epoch]  # fmt: skip
+    instrumented = stage(
+        "instrumented", f"compiling CPython {cpython.version} to wasm, to count what it does", 100,
+        [toolchain, python_src, native, zlib], compilation.make_instrumented,
+        [*compiling, manifest.training.instrument],
     )  # fmt: skip
     stdlib = stage(
         "stdlib", "freezing the standard library", 8, [python_src, native], assembly.make_stdlib,
         [manifest.stdlib_exclude, hashes(recipe.tools)],
+    )  # fmt: skip
+    profile = stage(
+        "profile", "training CPython", 20, [toolchain, python_src, native, zlib, instrumented, stdlib],
+        training.make_profile,
+        [*linking, hashes(recipe.training), hashes(recipe.training_shim), hashes(recipe.tools)],
+    )  # fmt: skip
+    libpython = stage(
+        "libpython", f"compiling CPython {cpython.version} to wasm, as it was trained", 130,
+        [toolchain, python_src, native, zlib, instrumented, profile], compilation.make_libpython,
+        [*compiling, manifest.training.use, manifest.training.merge, manifest.training.alone],
     )  # fmt: skip
     frozen = stage(
         "frozen", "freezing the guest's modules", 1, [python_src, native, stdlib], assembly.make_frozen,
@@ -82,6 +99,5 @@ def plan_stages(recipe: Recipe, shop: Workshop) -> Stage:
     )  # fmt: skip
     return stage(
         "link", "linking", 5, [toolchain, zlib, libpython, frozen], assembly.make_link,
-        [hashes(recipe.shim), toolchain_pin.cflags, link_flags.shim, link_flags.flags, link_flags.libraries,
-         boundary.module, boundary.imports, boundary.exports, flags.source_date_epoch],
+        [*linking, hashes(recipe.shim), boundary.module, boundary.imports, boundary.exports],
     )  # fmt: skip

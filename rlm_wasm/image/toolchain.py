@@ -1,26 +1,29 @@
 """Lays out a compiler for wasm from Debian packages, without installing anything.
 
-cc ar ranlib   wrappers that find everything relative to themselves
-usr/           clang, lld, llvm-ar and the libraries they need
-sysroot/       wasi-libc's headers and libraries
+cc ar ranlib profdata   wrappers that find everything relative to themselves
+usr/                    clang, lld, llvm-ar, llvm-profdata and the libraries they need
+sysroot/                wasi-libc's headers and libraries
 """
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
 from rlm_wasm.errors import GuestBuildError
 from rlm_wasm.image.archive import Keep, below, unpack_deb
-from rlm_wasm.image.host import clean_env, write_script
+from rlm_wasm.image.host import clean_env, find_compiler, write_script
 from rlm_wasm.image.manifest import HostFile, PinnedFile, ToolchainPin
 
 Fetch = Callable[[PinnedFile], Path]
 
-_PROGRAMS: Final = ("clang", "lld", "wasm-ld", "llvm-ar", "llvm-ranlib")
+_PROGRAMS: Final = ("clang", "lld", "wasm-ld", "llvm-ar", "llvm-ranlib", "llvm-profdata")
+_CURL: Final = "libcurl.so.4"
 _NOT_FOUND: Final = re.compile(r"^\s*(\S+) => not found", re.MULTILINE)
 # Chains of libraries that need libraries are short; this only ends a loop that cannot end well.
 _ROUNDS_MAX: Final = 8
@@ -52,14 +55,17 @@ def lay_out(
     write_script(into / "cc", f'{start}clang" --target={target} --sysroot="$here/sysroot" "$@"')
     write_script(into / "ar", f'{start}llvm-ar" "$@"')
     write_script(into / "ranlib", f'{start}llvm-ranlib" "$@"')
+    write_script(into / "profdata", f'{start}llvm-profdata" "$@"')
+    _without_network(into / library_dir)
     _complete(pin, {library.name: library for library in libraries}, fetch, into, library_dir)
-    _trial(pin, into / "cc")
+    _trial(pin, into / "cc", "--version")
+    _trial(pin, into / "profdata", "merge", "--version")
 
 
 def _complete(
     pin: ToolchainPin, known: Mapping[str, HostFile], fetch: Fetch, into: Path, library_dir: str
 ) -> None:
-    tools = [into / pin.llvm / "bin" / name for name in ("clang", "wasm-ld", "llvm-ar")]
+    tools = [into / pin.llvm / "bin" / name for name in ("clang", "wasm-ld", "llvm-ar", "llvm-profdata")]
     for _ in range(_ROUNDS_MAX):
         missing = sorted({name for tool in tools for name in _missing(tool, into / library_dir)})
         if not missing:
@@ -87,10 +93,29 @@ def _missing(tool: Path, libraries: Path) -> list[str]:
     return missing
 
 
-def _trial(pin: ToolchainPin, compiler: Path) -> None:
-    """Run the compiler once: a C library that is too old shows only now."""
+def _without_network(libraries: Path) -> None:
+    """Put an empty library where llvm-profdata looks for libcurl.
+
+    It would fetch debug information with it, which nothing here asks for; and a machine that lacks
+    libcurl would need some twenty packages for it. A call of it would end the program.
+    """
+    libraries.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        versions = Path(folder, "versions")
+        versions.write_text("CURL_OPENSSL_4 { local: *; };\n", encoding="ascii")
+        done = subprocess.run(
+            [find_compiler(), "-shared", "-nostdlib", "-x", "c", os.devnull, "-o", str(libraries / _CURL),
+             f"-Wl,-soname,{_CURL}", f"-Wl,--version-script,{versions}"],
+            env=clean_env(), capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    if done.returncode != 0:
+        raise _unfit(_CURL, done.stderr)
+
+
+def _trial(pin: ToolchainPin, program: Path, *arguments: str) -> None:
+    """Run a program once: a C library that is too old shows only now."""
     done = subprocess.run(
-        [str(compiler), "--version"], env=clean_env(), capture_output=True, text=True, check=False
+        [str(program), *arguments], env=clean_env(), capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
         raise _unfit(pin.name, done.stderr)

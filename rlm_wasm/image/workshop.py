@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from rlm_wasm.errors import InternalError
 from rlm_wasm.image.archive import unpack_deb
 from rlm_wasm.image.command import run
 from rlm_wasm.image.host import clean_env, find_make
@@ -16,7 +17,14 @@ from rlm_wasm.image.sources import SourceStore
 from rlm_wasm.image.storage import storing
 
 Needs = Mapping[str, Path]
+# Runs a linked module's training and returns its raw profile, the same for the same module.
+Train = Callable[[Path], bytes]
 _WHOLE: Final = (0.0, 1.0)
+
+
+def plans_only(raw: Path) -> bytes:
+    """A `Train` for a workshop in which nothing is made."""
+    raise InternalError("a workshop that only plans was asked to train")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +35,7 @@ class Workshop:
     logs: Path
     jobs: int
     progress: Progress
+    train: Train = plans_only
 
     def open_log(self, stage: str) -> Path:
         """Return an empty log for `stage`; the last build's is overwritten."""

@@ -32,8 +32,12 @@ _TYPE_WORDS: Final = {
     "dict_type": "must be a table",
     "list_type": "must be an array",
 }
+_ENV_NAME_WORDS: Final = (
+    "must be the name of an environment variable (letters, digits, _), never the key itself"
+)
 _PATTERN_WORDS: Final = {
-    "api_key_env": "must be the name of an environment variable (letters, digits, _), never the key itself",
+    "api_key_env": _ENV_NAME_WORDS,
+    "image_key_env": _ENV_NAME_WORDS,
     "root": 'must be "provider:model", for example "openai:gpt-5"',
     "sub": 'must be "provider:model", for example "openai:gpt-5-mini"',
     "child": 'each must be "provider:model", for example "openai:gpt-5-mini"',

@@ -29,6 +29,8 @@ class SandboxSection(Section):
     clock: Literal["virtual", "real"]
     entropy: Literal["seeded", "fresh"]
     seed: f.Seed
+    # Of the key that saved images are encrypted with; empty: the caller gives it each time.
+    image_key_env: f.EnvName
 
 
 class CellSection(Section):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlm_wasm.runtime.image_key import image_key
 from rlm_wasm.worker.program import LoadedGuest, load_guest_program
 from rlm_wasm.worker.worker import SessionImage
 
@@ -31,13 +32,14 @@ class Image:
         """Fork a session. The first fork lays the image out in memory; the others take microseconds."""
         return await self._sandbox.session(image=self)
 
-    def save(self, path: str | Path, *, key: bytes, tenant: str = "") -> None:
+    def save(self, path: str | Path, *, key: bytes | None = None, tenant: str = "") -> None:
         """Write the image to a file, compressed, encrypted and authenticated with `key` (32 bytes).
 
-        It can be loaded only with the same key, for the same tenant, by the same guest build.
+        It can be loaded only with the same key, for the same tenant, by the same guest build. Without
+        `key` it is the one in the environment variable that `sandbox.image_key_env` names.
 
         Raises:
-            UsageError: the key has another length.
+            UsageError: there is no key, or it has another length.
             ArtifactError: the file cannot be written.
         """
         # Here and not above: most sessions are never saved, and compression and ciphers take time to load.
@@ -46,7 +48,7 @@ class Image:
         snapshot = self._snapshot
         save_image(
             Path(path),
-            key,
+            image_key(self._sandbox.policy, key),
             guest=guest_identity(load_guest_program()),
             tenant=tenant,
             size=snapshot.size,

@@ -11,6 +11,7 @@ import anyio
 
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.runtime.image import Image, guest_identity
+from rlm_wasm.runtime.image_key import image_key
 from rlm_wasm.runtime.no_host import nobody_answers
 from rlm_wasm.sandbox.session import Cell
 from rlm_wasm.sandbox.snapshot import Layer, Snapshot
@@ -105,17 +106,19 @@ class Sandbox:
         )
         return SandboxSession(made, self)
 
-    def load_image(self, path: str | Path, *, key: bytes, tenant: str = "") -> Image:
-        """Read an image that `Image.save` wrote.
+    def load_image(self, path: str | Path, *, key: bytes | None = None, tenant: str = "") -> Image:
+        """Read an image that `Image.save` wrote; the key is chosen as there.
 
         Raises:
-            UsageError: the key has not 32 bytes.
+            UsageError: there is no key, or it has not 32 bytes.
             ArtifactError: the file is missing, cut, changed, or of another key, tenant or guest build.
         """
         from rlm_wasm.image.snapshot_file import load_image
 
         loaded = load_guest_program()
-        header, runs = load_image(Path(path), key, guest=guest_identity(loaded), tenant=tenant)
+        header, runs = load_image(
+            Path(path), image_key(self.policy, key), guest=guest_identity(loaded), tenant=tenant
+        )
         return Image(self, Snapshot(loaded.program, None, Layer(runs), header.size, header.virtual_ns))
 
     def exec_sync(self, source: str, *, context: str | bytes | None = None) -> CellResult:

@@ -13,7 +13,7 @@ from rlm_wasm.errors import InternalError
 
 T = TypeVar("T")
 # An idle task holds a few kilobytes; more of them than this are not worth keeping.
-IDLE_MAX: Final = 256
+IDLE_MAX: Final = 1_024
 
 
 @dataclass(slots=True)

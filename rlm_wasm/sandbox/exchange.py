@@ -62,6 +62,7 @@ class Exchange:
         self.request: bytes | None = None
         self.wake_ns: int | None = None
         self.dropped_bytes = 0
+        self.overslept = False
         self.streams: dict[int, bytearray] = {}
         self._requests = 0
         self._response: bytes | None = None
@@ -162,6 +163,10 @@ class Exchange:
                 raise self.output_exceeded()
         return 0
 
+    def slept_too_long(self) -> DeadlineExceeded:
+        """Return the error that says which limit a sleep met."""
+        return DeadlineExceeded(f"the cell slept longer than {self._cell.sleep_ms_max} ms")
+
     def output_exceeded(self) -> OutputExceeded:
         """Return the error that says which limit the output met."""
         caps = self._cell
@@ -185,11 +190,17 @@ class Exchange:
         return 0
 
     def on_sleep(self, nanoseconds: int) -> bool:
-        """Start a sleep. On the virtual clock it is over at once, and the clock has moved."""
+        """Start a sleep. On the virtual clock it is over at once, and the clock has moved.
+
+        The first that is not allowed does not begin, and the guest hears of it; the next ends the cell.
+        """
         self._only_in_cell()
         allowed = self._cell.sleep_ms_max * 1_000_000 - self._slept_ns
         if nanoseconds < 0 or nanoseconds > allowed:
-            raise DeadlineExceeded(f"the cell slept longer than {self._cell.sleep_ms_max} ms")
+            if self.overslept:  # it has been told, and sleeps on
+                raise self.slept_too_long()
+            self.overslept = self.must_stop = True
+            return False
         self._slept_ns += nanoseconds
         if self._session.clock == "virtual":
             self._virtual_ns += nanoseconds

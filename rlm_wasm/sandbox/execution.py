@@ -132,6 +132,9 @@ class Execution:
         if exchange.dropped_bytes:
             self._interrupt_for(Reason.OUTPUT, exchange.output_exceeded())
             return
+        if exchange.overslept:
+            self._interrupt_for(Reason.DEADLINE, exchange.slept_too_long())
+            return
         waits = exchange.request is not None or exchange.wake_ns is not None
         by_fuel = exchange.fuel_low or not (waits or exchange.gave_way)
         reached = self._soft_limits.reached(

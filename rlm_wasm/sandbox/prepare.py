@@ -10,51 +10,21 @@ import ctypes
 import hashlib
 import struct
 from pathlib import Path
-from time import monotonic_ns
 from typing import Final
 
-from rlm_wasm.errors import ArtifactError, BoundaryViolation, GuestError
+from rlm_wasm.errors import ArtifactError
 from rlm_wasm.image import artifact
 from rlm_wasm.image.artifact import PAGE_BYTES, GuestFacts, image_mac, save_facts
 from rlm_wasm.image.compiled import wasmtime_version
 from rlm_wasm.image.files import write_private
 from rlm_wasm.image.wasm import memory_pages_min, read_exports, read_imports, strip_data
+from rlm_wasm.sandbox.hostless import call_without_host
 from rlm_wasm.sandbox.instance import Instance, Program
 
 _INIT_FUEL: Final = 400_000_000_000
 _MEMORY_BYTES_MAX: Final = 1 << 30
-_FACTS: Final = struct.Struct("<10I")
-_FACTS_VERSION: Final = 2
-
-
-class _NoHost:
-    """Initialisation has no host: any import it calls fails the build."""
-
-    def __init__(self) -> None:
-        self.slice_began_ns = 0
-        self.gave_way = False
-        self.must_stop = False
-        self.fault: GuestError | None = None
-
-    def charge(self, fuel: int) -> None:
-        """Nothing to account for."""
-
-    def refuse(self, error: GuestError) -> None:
-        self.fault = error
-
-    def _refused(self, *args: int) -> int:
-        raise BoundaryViolation("the guest called the host while its image was made")
-
-    on_take = on_emit = on_clock = on_entropy = _refused
-
-    def on_call(self, pointer: int, length: int, reply: int, capacity: int) -> None:
-        self._refused()
-
-    def on_sleep(self, nanoseconds: int) -> bool:
-        return bool(self._refused())
-
-    def wait_result(self) -> int | None:
-        return None
+_FACTS: Final = struct.Struct("<11I")
+_FACTS_VERSION: Final = 3
 
 
 def prepare_guest(raw_path: Path, folder: Path, *, recipe: str, cpython: str) -> GuestFacts:
@@ -64,19 +34,16 @@ def prepare_guest(raw_path: Path, folder: Path, *, recipe: str, cpython: str) ->
         ArtifactError: the module is not of the expected form, or its initialisation failed.
     """
     raw = raw_path.read_bytes()
-    code, segments = strip_data(raw)
-    image = bytearray(memory_pages_min(raw) * PAGE_BYTES)
-    for segment in segments:
-        if segment.offset + len(segment.data) > len(image):
-            raise ArtifactError(f"{raw_path}: a data segment leaves the memory")
-        image[segment.offset : segment.offset + len(segment.data)] = segment.data
+    code, image = lay_out(raw)
     program = Program(code, image)
     try:
         dumped, addresses, stack_pointer = _initialise(program)
     finally:
         program.close()
-    version, inbox, inbox_bytes, seed, exit_status, reason, signal, anything, breaker, bit = addresses
-    words = max(exit_status, reason, signal, anything, breaker) + 4
+    version, inbox, inbox_bytes, seed, exit_status, reason, signal, anything, breaker, bit, progress = (
+        addresses
+    )
+    words = max(exit_status, reason, signal, anything, breaker, progress) + 4
     if version != _FACTS_VERSION or max(inbox + inbox_bytes, seed + 32, words) > len(dumped):
         raise ArtifactError(f"{raw_path}: rlm_facts does not describe a guest of ours")
     facts = GuestFacts(
@@ -99,6 +66,7 @@ def prepare_guest(raw_path: Path, folder: Path, *, recipe: str, cpython: str) ->
         any_tripped=anything,
         eval_breaker=breaker,
         eval_breaker_bit=bit,
+        progress=progress,
         imports=tuple(f"{module}.{name}" for module, name, _ in read_imports(raw)),
         exports=tuple(name for name, _ in read_exports(raw)),
     )
@@ -109,14 +77,29 @@ def prepare_guest(raw_path: Path, folder: Path, *, recipe: str, cpython: str) ->
     return facts
 
 
+def lay_out(raw: bytes) -> tuple[bytes, bytearray]:
+    """Return a linked module's code, and linear memory as its data segments would make it.
+
+    Raises:
+        ArtifactError: the module is not of the expected form.
+    """
+    code, segments = strip_data(raw)
+    image = bytearray(memory_pages_min(raw) * PAGE_BYTES)
+    for segment in segments:
+        if segment.offset + len(segment.data) > len(image):
+            raise ArtifactError("a data segment of the module leaves the memory")
+        image[segment.offset : segment.offset + len(segment.data)] = segment.data
+    return code, image
+
+
 def _initialise(program: Program) -> tuple[bytes, tuple[int, ...], int]:
     instance = Instance(program, memory_bytes_max=_MEMORY_BYTES_MAX)
     try:
         instance.set_fuel(_INIT_FUEL)
         stack_before = instance.stack_pointer()
         for name in ("_initialize", "rlm_init"):
-            _run(instance, name, 0)
-        pointer = _run(instance, "rlm_facts", 1)
+            call_without_host(instance, name, 0)
+        pointer = call_without_host(instance, "rlm_facts", 1)
         addresses = _FACTS.unpack(instance.memory.read(pointer, _FACTS.size, length_max=_FACTS.size))
         instance.verify_memory()
         stack_pointer = instance.stack_pointer()
@@ -126,19 +109,3 @@ def _initialise(program: Program) -> tuple[bytes, tuple[int, ...], int]:
         return ctypes.string_at(instance.memory.base, size), addresses, stack_pointer
     finally:
         instance.close()
-
-
-def _run(instance: Instance, name: str, results_n: int) -> int:
-    handler = _NoHost()
-    call = instance.begin(handler, name, (), results_n)
-    try:
-        while True:
-            handler.slice_began_ns = monotonic_ns()
-            if call.poll():
-                break
-        reason = call.take_trap()
-        if reason is not None:
-            raise ArtifactError(f"the guest's {name} failed: {handler.fault or reason}")
-        return call.result
-    finally:
-        call.close()

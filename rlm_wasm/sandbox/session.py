@@ -29,7 +29,7 @@ from rlm_wasm.sandbox.instance import Instance, Program
 from rlm_wasm.sandbox.interrupt import Interrupt
 from rlm_wasm.sandbox.snapshot import Snapshot, take
 from rlm_wasm.sandbox.soft_limits import SoftLimits
-from rlm_wasm.sandbox.steps import SLICE, CellEnd
+from rlm_wasm.sandbox.steps import SLICE, CellEnd, Progress
 from rlm_wasm.sandbox.text import chunks
 
 __all__ = ["Cell", "Operation", "Session", "drive"]
@@ -157,6 +157,7 @@ class Session:
         except GuestError as error:
             execution.fault = error
         finally:
+            progress = self._progress()
             fuel_used = self._finish(execution, lost=execution.fault is not None or status is None)
         streams = {number: bytes(data) for number, data in execution.exchange.streams.items()}
         return CellEnd(
@@ -172,6 +173,7 @@ class Session:
             fuel_used=fuel_used,
             memory_bytes=self._memory.size,
             executed_ns=execution.executed_ns,
+            progress=progress,
         )
 
     def load(self, name: str, value: str | bytes) -> Operation[None]:
@@ -268,6 +270,12 @@ class Session:
         if self._execution is not None:
             self._execution.cancel_wanted = True
 
+    def lose(self) -> None:
+        """End a guest that is of no use any more; the session can still go back to a snapshot."""
+        self._require_idle()
+        self._lost = True
+        self._instance.close()
+
     def close(self) -> None:
         """Free everything. An operation in progress must have been closed before. Safe to call again."""
         self._lost = self._closed = True
@@ -316,6 +324,11 @@ class Session:
         else:
             self._instance.verify_memory()
         return used
+
+    def _progress(self) -> Progress:
+        """Return how far the guest says it came. Nonsense is no progress: it harms its own session only."""
+        value = int.from_bytes(self._memory.read(self._facts.progress, 4, length_max=4), "little")
+        return Progress(value) if value <= Progress.RUNNING else Progress.NOT_BEGUN
 
     def _allocate(self, execution: Execution, length: int) -> Operation[int]:
         pointer = yield from execution.invoke("rlm_alloc", (length,), 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 from rlm_wasm.errors import GuestError
 
@@ -30,6 +31,14 @@ Step = Slice | HostRequest | Sleep
 SLICE = Slice()
 
 
+class Progress(IntEnum):
+    """How far the guest's REPL says it came with a cell; the numbers are `rlm_repl`'s."""
+
+    NOT_BEGUN = 0
+    COMPILING = 1
+    RUNNING = 2
+
+
 @dataclass(frozen=True, slots=True)
 class CellEnd:
     """What a cell left behind. All bytes are the guest's, cut at the policy's caps, not decoded.
@@ -51,3 +60,4 @@ class CellEnd:
     fuel_used: int
     memory_bytes: int
     executed_ns: int
+    progress: Progress = Progress.RUNNING

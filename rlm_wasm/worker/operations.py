@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import replace
 
 from rlm_wasm.sandbox.session import Cell, Operation, Session
 from rlm_wasm.sandbox.snapshot import Snapshot
 from rlm_wasm.sandbox.steps import SLICE, Step
+from rlm_wasm.worker.checkpoints import Checkpoints
 from rlm_wasm.worker.result import CellResult, decode_cell
 
 Outcome = CellResult | Snapshot | None
 SessionOperation = Generator[Step, bytes | None, Outcome]
 
 
-def run_cell(session: Session, cell: Cell, checkpoint_bytes_max: int) -> Operation[Outcome]:
+def run_cell(
+    session: Session, cell: Cell, checkpoint_bytes_max: int, checkpoints: Checkpoints | None = None
+) -> Operation[Outcome]:
     """Run a cell; where it ends the guest, go back to the state before it, if that was kept.
 
-    It is kept when it takes no more than `checkpoint_bytes_max`.
+    It is kept when it takes no more than `checkpoint_bytes_max`. `checkpoints` are the session's own: they
+    hold one more state of at most that size, before the last cell that ran, for where the damage is older.
     """
     checkpoint = session.snapshot(bytes_max=checkpoint_bytes_max) if checkpoint_bytes_max > 0 else None
     end = yield from session.run(cell)
     result = decode_cell(end)
-    if result.session_lost and checkpoint is not None:
-        session.restore(checkpoint)
-        result = replace(result, restored=True)
-    return result
+    return (checkpoints or Checkpoints()).settle(session, checkpoint, end, result)
 
 
 def load(session: Session, name: str, value: str | bytes) -> Operation[Outcome]:
@@ -34,9 +34,10 @@ def load(session: Session, name: str, value: str | bytes) -> Operation[Outcome]:
     return None
 
 
-def rebase(session: Session) -> Operation[Outcome]:
+def rebase(session: Session, checkpoints: Checkpoints) -> Operation[Outcome]:
     """Make the present state the session's origin."""
     yield SLICE
+    checkpoints.forget()
     session.rebase()
     return None
 

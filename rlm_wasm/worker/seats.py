@@ -7,14 +7,15 @@ it gives it commands and turns, on one thread.
 from __future__ import annotations
 
 import contextlib
+import errno
 import heapq
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic_ns
 from typing import Final
 
-from rlm_wasm.errors import GuestError, InternalError, RlmWasmError, UsageError
+from rlm_wasm.errors import GuestError, HostExhausted, InternalError, RlmWasmError, UsageError
 from rlm_wasm.ids import SessionId
 from rlm_wasm.sandbox.instance import Instance
 from rlm_wasm.sandbox.session import Session
@@ -22,6 +23,7 @@ from rlm_wasm.sandbox.snapshot import Snapshot
 from rlm_wasm.sandbox.steps import HostRequest, Sleep
 from rlm_wasm.sandbox.stock import PREPARED_MAX, Stock
 from rlm_wasm.worker import operations
+from rlm_wasm.worker.checkpoints import Checkpoints
 from rlm_wasm.worker.commands import (
     Close,
     Command,
@@ -44,6 +46,10 @@ from rlm_wasm.worker.result import CellResult
 # A session that the host answers goes on where it was, ahead of the others, until it has run for as
 # long as a slice takes: its memory is still in the processor's caches. Then it is the others' turn.
 TURN_NS: Final = 4_000_000
+# What a system call says when the machine, and not the caller, is the reason.
+_SHORTAGES: Final = frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EAGAIN}
+)
 
 
 @dataclass(slots=True)
@@ -52,6 +58,7 @@ class _Seat:
 
     session: Session
     sink: Callable[[Report], None]
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
     operation: SessionOperation | None = None
     response: bytes | None = None
     waits_for_host: bool = False
@@ -124,9 +131,13 @@ class Seats:
             case Load(name=name, value=value):
                 self._begin(command.session, seat, operations.load(seat.session, name, value))
             case Run(cell=cell, checkpoint_bytes_max=bytes_max):
-                self._begin(command.session, seat, operations.run_cell(seat.session, cell, bytes_max))
+                self._begin(
+                    command.session,
+                    seat,
+                    operations.run_cell(seat.session, cell, bytes_max, seat.checkpoints),
+                )
             case Rebase():
-                self._begin(command.session, seat, operations.rebase(seat.session))
+                self._begin(command.session, seat, operations.rebase(seat.session, seat.checkpoints))
             case TakeSnapshot():
                 self._begin(command.session, seat, operations.take_snapshot(seat.session))
             case Respond(response=response):
@@ -164,7 +175,7 @@ class Seats:
         except RlmWasmError as error:
             self._refuse(command, error)
         except Exception as error:  # noqa: BLE001 - the thread serves others; the caller gets it typed
-            self._refuse(command, _internal(error))
+            self._refuse(command, _typed(error))
         else:
             seat = self._seats[command.session] = _Seat(session, command.sink)
             self._tell(command.session, seat, Done())
@@ -231,7 +242,7 @@ class Seats:
         except Exception as error:  # noqa: BLE001 - the thread serves others; the caller gets it typed
             seat.operation = None
             seat.session.close()
-            self._tell(session, seat, Done(error=_internal(error)))
+            self._tell(session, seat, Done(error=_typed(error)))
         else:
             seat.turn_ns += self._clock() - began_ns
             if seat.interrupted:
@@ -262,7 +273,10 @@ class Seats:
         seat.session.close()
 
 
-def _internal(error: Exception) -> InternalError:
-    internal = InternalError(f"{type(error).__name__}: {error}")
-    internal.__cause__ = error
-    return internal
+def _typed(error: Exception) -> RlmWasmError:
+    """Return what the caller gets: the machine's shortage by its name, anything else as our bug."""
+    typed: RlmWasmError = InternalError(f"{type(error).__name__}: {error}")
+    if isinstance(error, OSError) and error.errno in _SHORTAGES:
+        typed = HostExhausted(f"this machine has no more room for a session: {error.strerror}")
+    typed.__cause__ = error
+    return typed

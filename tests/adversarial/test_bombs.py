@@ -158,7 +158,7 @@ COMPUTING = {
         "import threading\nl = threading.Lock(); l.acquire(); l.acquire()", (TRAP, EXCEPTION), restored=None
     ),
     "a queue nobody fills": Hostile("import queue\nqueue.Queue().get()", (TRAP, EXCEPTION), restored=None),
-    "a sleep of a fortnight": Hostile("import time\ntime.sleep(10**6)", DEADLINE, restored=None),
+    "a sleep of a fortnight": Hostile("import time\ntime.sleep(10**6)", DEADLINE),
     "requests without end": Hostile(
         "while True:\n try: llm_query('x')\n except BaseException: pass", VIOLATION, restored=True
     ),

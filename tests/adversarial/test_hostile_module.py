@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from time import monotonic_ns
 
@@ -396,9 +397,17 @@ def test_a_loop_of_requests_meets_the_deadline() -> None:
 @pytest.mark.threat("T-019")
 @pytest.mark.parametrize("nanoseconds", [-1, -(2**63), 1_000_000_001, 2**63 - 1])
 @pytest.mark.parametrize("clock", ["real", "virtual"])
-def test_a_sleep_that_is_not_allowed_ends_the_cell_at_once(clock: str, nanoseconds: int) -> None:
-    fault = fault_of(f"(drop (call $sleep (i64.const {nanoseconds})))", limits={"clock": clock})
-    assert type(fault) is DeadlineExceeded
+def test_a_sleep_that_is_not_allowed_does_not_begin_and_the_next_ends_the_cell(
+    clock: str, nanoseconds: int
+) -> None:
+    sleep = f"(drop (call $sleep (i64.const {nanoseconds})))"
+    before = time.monotonic()
+    with session_of(sleep, limits={"clock": clock}) as session:
+        end = run(session)
+        assert (end.fault, type(end.soft)) == (None, DeadlineExceeded)
+        assert session._virtual_ns < 1_000_000_000
+    assert type(fault_of(sleep + sleep, limits={"clock": clock})) is DeadlineExceeded
+    assert time.monotonic() - before < 1
 
 
 @pytest.mark.threat("T-007")

@@ -66,6 +66,7 @@ def test_what_stands_behind_the_filter(unfiltered: Zygote, target: Target, name:
     assert found in ATTACKS[name].unfiltered.split(" or ")
 
 
+@pytest.mark.threat("T-040")
 @pytest.mark.parametrize("name", [name for name, row in ATTACKS.items() if not row.no_control])
 def test_each_attempt_works_where_nothing_is_locked_down(target: Target, name: str) -> None:
     """The control: a row that could not succeed anywhere would prove nothing."""

@@ -10,7 +10,11 @@ from collections.abc import Callable
 
 import pytest
 
-from rlm_wasm.sandbox.session import Session
+from rlm_wasm.errors import GuestError
+from rlm_wasm.sandbox.session import Cell, Operation, Session, drive
+from rlm_wasm.worker import operations
+from rlm_wasm.worker.checkpoints import Checkpoints
+from rlm_wasm.worker.result import CellResult
 from tests.support.hostile_cells import (
     DONE,
     EXCEPTION,
@@ -21,7 +25,7 @@ from tests.support.hostile_cells import (
     assert_typed,
     run_hostile,
 )
-from tests.support.sandbox_facts import completed
+from tests.support.sandbox_facts import cell_limits, completed, echo
 
 pytestmark = [pytest.mark.guest, pytest.mark.threat("T-022")]
 
@@ -86,7 +90,7 @@ REPAIRED = {
     ),
 }
 
-# These live on into the next cells, as the code wanted.
+# These live on into the next cells, as the code wanted, until one of those does not even get to its code.
 LASTING = {
     "len and type lie": "import builtins\nbuiltins.len = lambda x: -1\nbuiltins.type = lambda *a: 5",
     "an audit hook that raises": "import sys\ndef hook(*a): raise SystemExit\nsys.addaudithook(hook)",
@@ -117,6 +121,19 @@ LASTING = {
 }
 
 
+# Of these nothing is noticed: the next cells run, and do what the code wanted.
+UNNOTICED = {
+    "len and type lie",
+    "the variables are gone",
+    "the REPL is loaded again",
+    "the boot is run again",
+}
+# Noticed only by a cell that needs what is broken, and undone only as far as the cell before that one.
+LATE = {"no source is parsed", "parsing loops", "errors are not told"}
+# The first cell that meets them is not enough to tell: it could have been its own fault.
+LIMITS = {"an audit hook that loops", "restoring loops"}
+
+
 @pytest.fixture
 def small_session(make_session: Callable[..., Session]) -> Session:
     return make_session(memory_bytes_max=MEMORY_BYTES)
@@ -139,3 +156,91 @@ def test_a_broken_repl_answers_in_types_and_a_snapshot_from_before_is_whole(
     small_session.restore(before)
     assert completed(small_session, "kept, 6 * 7").result == "('here', 42)"
     assert completed(make_session(), "6 * 7").result == "42"
+
+
+@pytest.mark.parametrize("name", [name for name in LASTING if name not in UNNOTICED | LATE])
+def test_what_an_earlier_cell_broke_is_undone_as_soon_as_a_cell_does_not_get_to_its_code(
+    small_session: Session, name: str
+) -> None:
+    completed(small_session, "kept = 'here'")
+    run_hostile(small_session, "kept = kept.upper()")
+    run_hostile(small_session, LASTING[name])
+    failed = [run_hostile(small_session, "x = 1") for _ in range(2 if name in LIMITS else 1)]
+    for result in failed:
+        assert_typed(result)
+    after = run_hostile(small_session, "kept, 6 * 7")
+    assert (after.outcome, after.result) == (DONE, "('HERE', 42)"), (name, failed)
+
+
+@pytest.mark.parametrize("name", LATE)
+def test_a_session_that_cannot_be_mended_is_given_up_and_not_kept_broken(
+    small_session: Session, name: str
+) -> None:
+    """Two cells in a row that fail this way: it works again, or it is lost, and the run makes another."""
+    completed(small_session, "kept = 'here'")
+    run_hostile(small_session, LASTING[name])
+    for _ in range(4):
+        result = run_hostile(small_session, "x = 1\nraise KeyError(x)")
+        assert_typed_or_lost(result)
+        if small_session.lost or "KeyError" in str(result.error):
+            break
+    else:
+        pytest.fail(f"still broken: {result}")
+
+
+def assert_typed_or_lost(result: CellResult) -> None:
+    assert isinstance(result.error, GuestError), result
+
+
+def test_a_syntax_error_or_a_cell_that_runs_out_of_memory_undoes_nothing(small_session: Session) -> None:
+    """What fails before it runs because of itself is no sign of a broken REPL."""
+    completed(small_session, "kept = 'here'")
+    long = "x" * 100_000 + "\n1" * 1000
+    for source in ("def f(:", "x = '\0'", "(" * 1000, "'" + "\\N{nothing}" + "'", long):
+        for _ in range(2):
+            result = run_hostile(small_session, source)
+            assert (result.outcome, result.session_lost) == (EXCEPTION, False), result
+    assert completed(small_session, "kept").result == "'here'"
+
+
+def test_a_cell_cancelled_before_it_began_undoes_no_other(small_session: Session) -> None:
+    checkpoints = Checkpoints()
+
+    def begin(source: str) -> Operation[object]:
+        return operations.run_cell(small_session, Cell(source, cell_limits()), MEMORY_BYTES, checkpoints)
+
+    for source in ("kept = 'here'", "other = 1"):
+        drive(begin(source), echo)
+    for _ in range(3):
+        operation = begin("x = [" + "1+1," * 50_000 + "]")
+        next(operation)
+        small_session.interrupt()
+        result = drive(operation)
+        assert isinstance(result, CellResult)
+        assert result.outcome == "cancelled"
+    assert completed(small_session, "kept, other").result == "('here', 1)"
+
+
+def test_without_checkpoints_a_session_with_a_broken_repl_is_lost(small_session: Session) -> None:
+    completed(small_session, LASTING["run_cell is None"])
+    cell = Cell("1", cell_limits())
+    result = drive(operations.run_cell(small_session, cell, 0, Checkpoints()), echo)
+    assert isinstance(result, CellResult)
+    assert (result.outcome, result.session_lost, result.restored) == (TRAP, True, False)
+    assert small_session.lost
+
+
+def test_a_rebase_forgets_the_states_of_the_old_origin(small_session: Session) -> None:
+    checkpoints = Checkpoints()
+
+    def run(source: str) -> CellResult:
+        cell = Cell(source, cell_limits())
+        result = drive(operations.run_cell(small_session, cell, MEMORY_BYTES, checkpoints), echo)
+        assert isinstance(result, CellResult)
+        return result
+
+    run("kept = 'here'")
+    drive(operations.rebase(small_session, checkpoints))
+    completed(small_session, LASTING["run_cell is None"])
+    result = run("1")
+    assert (result.outcome, result.session_lost, result.restored) == (TRAP, True, False)

@@ -9,7 +9,6 @@ at the end (5), bounded observations (6), equal accounts (7), nothing stuck (8).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 from rlm_wasm.core.effects import (
@@ -21,85 +20,52 @@ from rlm_wasm.core.effects import (
     Respond,
     SendQuery,
     SetTimer,
+    StartChild,
+    StopChild,
 )
 from rlm_wasm.core.inputs import (
+    BatchReceived,
+    CellStarted,
+    ChildFinished,
+    ChildRequested,
     FuelUsed,
     Input,
     IterationStarted,
+    ObservationMade,
     ProviderAnswered,
     ProviderFailed,
     QueryReceived,
-    RunCancelled,
     RunEnded,
     RunStarted,
     TimerFired,
 )
+from rlm_wasm.core.limits import PermitLimits
 from rlm_wasm.core.messages import Usage
-from rlm_wasm.core.request import Completed, Denied
-from rlm_wasm.errors import BudgetExceeded
+from rlm_wasm.core.request import Cancelled, Completed, Denied
 from rlm_wasm.ids import RequestId, RunId
+from tests.simulation.accounts import OPEN, OPEN_QUERY, Amounts, Node, Request, RunAccount, cost
 
-Amounts = dict[str, int]
 # A timer may be noticed so much after it was due: virtual lateness, and rounds of callbacks.
 LATE_NS_MAX: Final = 100_000_000
 _TOKENS_BELIEVED_MAX: Final = 10**9
-_OPEN: Final = ("queued", "flying", "backoff")
-
-
-@dataclass(slots=True)
-class _Request:
-    query: QueryReceived
-    bound: Amounts
-    where: str
-    deadline_ns: int
-    attempts: int = 0
-
-
-@dataclass(slots=True)
-class _Run:
-    facts: RunStarted
-    limits: Amounts
-    requests: dict[RequestId, _Request] = field(default_factory=dict)
-    paid: Amounts = field(default_factory=dict)
-    late: dict[tuple[RequestId, int], Amounts] = field(default_factory=dict)
-    corrected: set[tuple[RequestId, int]] = field(default_factory=set)
-    timers: dict[str, int] = field(default_factory=dict)
-    responses: dict[RequestId, int] = field(default_factory=dict)
-    seq: int = 0
-    at_ns: int = 0
-    ending: bool = False
-    ended_ns: int = 0
-
-    def pay(self, amounts: Amounts) -> None:
-        for name, amount in amounts.items():
-            self.paid[name] = self.paid.get(name, 0) + amount
-
-    def spent(self, name: str) -> int:
-        return self.paid.get(name, 0) + sum(late.get(name, 0) for late in self.late.values())
-
-    def reserved(self, name: str) -> int:
-        return sum(r.bound.get(name, 0) for r in self.requests.values() if r.where in ("queued", "flying"))
-
-    def fits(self, amounts: Amounts) -> bool:
-        return all(
-            amount == 0 or self.spent(name) + self.reserved(name) + amount <= self.limits[name]
-            for name, amount in amounts.items()
-        )
+Asked = QueryReceived | ChildRequested
 
 
 class Books:
     """Call `took` after each input, with its effects. `wrong` gathers what must not be."""
 
-    def __init__(self, permits_max: int) -> None:
-        self.permits_max: Final = permits_max
-        self.runs: dict[RunId, _Run] = {}
-        self.ended: dict[RunId, _Run] = {}
+    def __init__(self, permits: PermitLimits) -> None:
+        self.permits: Final = permits
+        self.runs: dict[RunId, RunAccount] = {}
+        self.ended: dict[RunId, RunAccount] = {}
         self.wrong: list[str] = []
         self.inputs = 0
         self.sends: list[SendQuery] = []
+        self.withheld = False  # the world keeps a permit back: for once somebody waits in vain
+        self._throttled: set[str] = set()  # providers that ever asked for fewer requests
         self._now_ns = 0
 
-    def took(self, given: Input, effects: list[Effect], now_ns: int, view: Callable[[RunId], Any]) -> None:
+    def took(self, given: Input, effects: list[Effect], now_ns: int, view: Callable[..., Any]) -> None:
         """Account for one input and check everything that must hold after it."""
         self.inputs += 1
         self._now_ns = max(self._now_ns, now_ns)
@@ -110,6 +76,7 @@ class Books:
         self._after(given, effects)
         self._accounts_agree(view)
         self._nobody_waits_in_vain()
+        self.withheld = False
         if len(self.wrong) > before:
             self.wrong[before] += f" [at input {self.inputs}: {str(given)[:200]}]"
 
@@ -121,84 +88,112 @@ class Books:
     @property
     def flying(self) -> int:
         """How many attempts hold a permit."""
-        return sum(r.where == "flying" for run in self.runs.values() for r in run.requests.values())
+        return len(self._flying())
+
+    def _flying(self) -> list[tuple[RunId, Request]]:
+        return [
+            (run_id, request)
+            for run_id, run in self.runs.items()
+            for request in run.requests.values()
+            if request.where == "flying"
+        ]
 
     # -- inputs -------------------------------------------------------------------------------------
 
     def _given(self, given: Input) -> None:
         if isinstance(given, RunStarted):
-            budget = given.budget
-            names = [name for name in budget.__slots__ if name.endswith("_max")]  # type: ignore[attr-defined]
-            limits = {name.removesuffix("_max"): getattr(budget, name) for name in names}
             self.check(given.run_id not in self.runs, "4: a run started twice")
-            self.runs[given.run_id] = _Run(given, limits)
+            self.runs[given.run_id] = RunAccount(given, self._now_ns)
             return
         run = self.runs.get(given.run_id)
         if run is None:
             return
         match given:
-            case QueryReceived():
-                self._asked(run, given)
+            case QueryReceived() | ChildRequested():
+                self._new(run, given)
+                run.admit(given, self._now_ns)
+            case BatchReceived(items=items):
+                self._batch(run, items)
             case ProviderAnswered(request_id=number, attempt=attempt):
                 self._reported(run, number, attempt, self._bill(run, number, given.usage), "answering")
             case ProviderFailed(request_id=number, attempt=attempt):
-                bill = None if given.sent else {}
-                self._reported(run, number, attempt, bill, "failing")
+                if given.throttled:
+                    self._throttled.add(_provider(run.requests[number]))
+                self._reported(run, number, attempt, None if given.sent else {}, "failing")
+            case ChildFinished(request_id=number):
+                self._child_finished(run, number)
             case TimerFired(timer_id=timer_id):
                 self._fired(run, timer_id)
-            case IterationStarted():
-                if not run.ending and run.fits({"iterations": 1, "fuel": 1}):
-                    run.pay({"iterations": 1})
-            case FuelUsed(fuel=fuel):
-                run.pay({"fuel": fuel})
-            case RunCancelled():
-                pass  # the effects say the rest
+            case CellStarted(parent=node):
+                if node in run.talks:
+                    run.talks[node].cell_requests = run.talks[node].cell_children = 0
+            case IterationStarted(parent=node):
+                if run.live(node) and run.fits({"iterations": 1, "fuel": 1}, node):
+                    run.pay({"iterations": 1}, node)
+            case ObservationMade(bytes=size, parent=node):
+                if run.live(node) and run.fits({"observation_bytes": size}, node):
+                    run.pay({"observation_bytes": size}, node)
+            case FuelUsed(fuel=fuel, parent=node):
+                gone = node not in run.talks or run.talks[node].gone
+                run.pay({"fuel": fuel}, None if gone else node)
             case RunEnded():
                 run.ending = True
+            case _:
+                pass  # the effects say the rest
 
-    def _asked(self, run: _Run, given: QueryReceived) -> None:
-        facts = run.facts
-        self.check(given.request_id not in run.requests, "3: a request number was used twice")
-        price = facts.prices.get(given.model)
-        told = sum(
-            len(m.role) + len(m.content.encode("utf-8", "surrogatepass")) for m in given.prompt_messages
-        )
-        output = min(facts.query.output_tokens_max, given.output_tokens_max or facts.query.output_tokens_max)
-        bound = {} if price is None else _cost(price, told + facts.query.input_overhead_tokens, output)
-        counted = not run.ending and run.fits({"requests": 1})
-        if counted:
-            run.pay({"requests": 1})
-        known = price is not None and given.depth <= facts.run.depth_max
-        accepted = counted and known and run.fits(bound)
-        wait_ms = facts.query.timeout_ms_max
-        if given.origin == "guest":
-            wait_ms = min(wait_ms, facts.boundary.host_wait_ms_max)
-        deadline_ns = self._now_ns + wait_ms * 1_000_000
-        where = "queued" if accepted else "refused"
-        run.requests[given.request_id] = _Request(given, bound, where, deadline_ns)
+    def _new(self, run: RunAccount, asked: Asked) -> None:
+        self.check(asked.request_id not in run.requests, "3: a request number was used twice")
+        talk = run.talks.get(asked.parent)
+        self.check(talk is None or talk.depth == asked.depth, "4: a request from another depth")
 
-    def _bill(self, run: _Run, number: RequestId, usage: Usage | None) -> Amounts | None:
+    def _batch(self, run: RunAccount, items: tuple[Asked, ...]) -> None:
+        for item in items:
+            self._new(run, item)
+        if run.facts.query.batch == "part":
+            for item in items:
+                run.admit(item, self._now_ns)
+            return
+        admitted: list[RequestId] = []
+        for place, item in enumerate(items):
+            if not run.admit(item, self._now_ns):
+                for other in items[place + 1 :]:
+                    run.refuse(other)
+                for number in reversed(admitted):
+                    run.take_back(number)
+                return
+            admitted.append(item.request_id)
+
+    def _bill(self, run: RunAccount, number: RequestId, usage: Usage | None) -> Amounts | None:
         if usage is None or not all(
             0 <= tokens <= _TOKENS_BELIEVED_MAX for tokens in (usage.input_tokens, usage.output_tokens)
         ):
             return None
-        price = run.facts.prices[run.requests[number].query.model]
-        return _cost(price, usage.input_tokens, usage.output_tokens)
+        asked = run.requests[number].asked
+        return cost(run.facts.prices[str(asked.model)], usage.input_tokens, usage.output_tokens)
 
     def _reported(
-        self, run: _Run, number: RequestId, attempt: int, bill: Amounts | None, becomes: str
+        self, run: RunAccount, number: RequestId, attempt: int, bill: Amounts | None, becomes: str
     ) -> None:
         request = run.requests[number]
         if request.where == "flying" and request.attempts == attempt:
-            run.pay(request.bound if bill is None else bill)
+            run.pay(request.bound if bill is None else bill, request.node)
             request.where = becomes
         elif (number, attempt) in run.late and (number, attempt) not in run.corrected:
             run.corrected.add((number, attempt))
             if bill is not None:
                 bound = run.late[number, attempt]
-                run.late[number, attempt] = {name: min(bound[name], bill.get(name, 0)) for name in bound}
+                less = {name: min(bound[name], bill.get(name, 0)) for name in bound}
+                run.pay(bound, request.node, -1)
+                run.pay(less, request.node)
 
-    def _fired(self, run: _Run, timer_id: str) -> None:
+    def _child_finished(self, run: RunAccount, number: RequestId) -> None:
+        talk, request = run.talks[number], run.requests[number]
+        self.check(not talk.gone, "3: a child finished twice")
+        talk.gone = talk.stopping = True
+        if request.where == "running":
+            request.where = "answering"
+
+    def _fired(self, run: RunAccount, timer_id: str) -> None:
         at_ns = run.timers.pop(timer_id, None)
         if at_ns is None:
             return
@@ -208,7 +203,7 @@ class Books:
         if kind == "query_backoff":
             request = run.requests[RequestId(int(number))]
             self.check(request.where == "backoff", "3: a backoff ended that was none")
-            request.where = "queued" if run.fits(request.bound) else "refused"
+            request.where = "queued" if run.fits(request.bound, request.node) else "refused"
 
     # -- effects ------------------------------------------------------------------------------------
 
@@ -222,18 +217,18 @@ class Books:
                 self.check(request.attempts == attempt, "3: another attempt was cancelled")
                 request.where = "cancelled"
                 run.late[number, attempt] = request.bound
+                run.pay(request.bound, request.node)
+            case StartChild():
+                self._child_started(effect)
+            case StopChild(run_id=run_id, request_id=number):
+                talk = self.runs[run_id].talks[number]
+                self.check(not talk.told, "3: a child was stopped twice")
+                self.check(not talk.gone, "3: a child was stopped that is gone")
+                talk.told = talk.stopping = True
             case Respond():
                 self._responded(effect)
             case SetTimer(run_id=run_id, timer_id=timer_id, at_ns=at_ns):
-                run = self.runs[run_id]
-                self.check(timer_id not in run.timers, f"5: the timer {timer_id} is set twice")
-                self.check(at_ns >= self._now_ns, f"8: the timer {timer_id} is set into the past")
-                run.timers[timer_id] = at_ns
-                kind, _, text = timer_id.partition(":")
-                if kind == "query_backoff":
-                    request = run.requests[RequestId(int(text))]
-                    self.check(request.where == "failing", "2: a backoff of what did not fail")
-                    request.where = "backoff"
+                self._timer_set(self.runs[run_id], timer_id, at_ns)
             case ClearTimer(run_id=run_id, timer_id=timer_id):
                 self.check(timer_id in self.runs[run_id].timers, f"5: {timer_id} is cleared and was not set")
                 self.runs[run_id].timers.pop(timer_id, None)
@@ -250,50 +245,84 @@ class Books:
                 self.check(not self.runs[run_id].ending, "3: a second EndRun")
                 self.runs[run_id].ending = True
 
+    def _timer_set(self, run: RunAccount, timer_id: str, at_ns: int) -> None:
+        self.check(timer_id not in run.timers, f"5: the timer {timer_id} is set twice")
+        self.check(at_ns >= self._now_ns, f"8: the timer {timer_id} is set into the past")
+        run.timers[timer_id] = at_ns
+        kind, _, text = timer_id.partition(":")
+        if kind == "query_backoff":
+            request = run.requests[RequestId(int(text))]
+            self.check(request.where == "failing", "2: a backoff of what did not fail")
+            request.where = "backoff"
+
     def _sent(self, effect: SendQuery) -> None:
         run = self.runs[effect.run_id]
         request = run.requests[effect.request_id]
+        asked = request.asked
         self.sends.append(effect)
         self.check(request.where == "queued", f"1: a {request.where} request was sent, with no reservation")
         request.where = "flying"
         request.attempts += 1
         self.check(effect.attempt == request.attempts, "3: attempts are counted in order")
         self.check(effect.attempt <= run.facts.query.attempts_max, "3: more attempts than allowed")
-        self.check(
-            effect.output_tokens_max == request.bound["output_tokens"], "1: sent without its token cap"
-        )
-        self.check(effect.messages == request.query.prompt_messages, "4: other messages than were asked")
-        self.check(self.flying <= self.permits_max, f"2: more than {self.permits_max} permits are held")
-        own = sum(r.where == "flying" for r in run.requests.values())
+        capped = effect.output_tokens_max == request.bound["output_tokens"]
+        self.check(capped, "1: sent without its token cap")
+        same = isinstance(asked, QueryReceived) and effect.messages == asked.prompt_messages
+        self.check(same and effect.model == asked.model, "4: something else than was asked")
+        flying, limits = self._flying(), self.permits
+        self.check(len(flying) <= limits.total_max, f"2: more than {limits.total_max} permits are held")
+        own = sum(run_id == effect.run_id for run_id, _ in flying)
         self.check(own <= run.facts.run.permits_max, "2: a run holds more than its share of permits")
+        of_model = sum(other.asked.model == effect.model for _, other in flying)
+        self.check(of_model <= limits.model_max, "2: a model has more than its permits")
+        of_provider = sum(_provider(other) == _provider(request) for _, other in flying)
+        self.check(of_provider <= limits.provider_max, "2: a provider has more than its permits")
+
+    def _child_started(self, effect: StartChild) -> None:
+        run = self.runs[effect.run_id]
+        request, talk = run.requests[effect.request_id], run.talks.get(effect.request_id)
+        self.check(request.where == "running" and talk is not None, "1: a child started that was refused")
+        if talk is not None:
+            self.check(talk.depth == effect.depth <= run.facts.run.depth_max, "1: a child too deep")
+            open_ = sum(not other.gone for other in run.talks.values())
+            self.check(open_ <= run.facts.run.sessions_max, "1: more sessions than the policy allows")
 
     def _responded(self, effect: Respond) -> None:
         run = self.runs.get(effect.run_id) or self.ended.get(effect.run_id)
         if run is None:
             self.check(False, "3: a response in a run that never was")
             return
-        count = run.responses.get(effect.request_id, 0) + 1
-        run.responses[effect.request_id] = count
+        number, response = effect.request_id, effect.response
+        count = run.responses.get(number, 0) + 1
+        run.responses[number] = count
         self.check(count == 1, "3: a second terminal response")
-        request = run.requests.get(effect.request_id)
+        request = run.requests.get(number)
         if request is None:
             self.check(effect.run_id in self.ended, "3: a response nobody asked for")
             return
         self.check(request.where != "flying", "3: answered while it holds its permit and reservation")
-        completed = isinstance(effect.response, Completed)
-        self.check(completed == (request.where == "answering"), f"3: {request.where} and {effect.response}")
-        if isinstance(effect.response, Denied) and isinstance(effect.response.error, BudgetExceeded):
+        if isinstance(response, Completed):
+            self.check(request.where == "answering", f"3: {request.where} and completed")
+        elif request.where == "answering":
+            self.check(request.is_child, "3: answered by its provider and not completed")
+        if isinstance(response, Denied):
             self.check(request.where == "refused", "1: denied although it fits")
+        if isinstance(response, Cancelled) and request.where == "refused":
+            self.check(not run.live(request.node), "3: cancelled although its conversation goes on")
+        if request.is_child and number in run.talks:
+            run.talks[number].stopping = True
         request.where = "answered"
 
-    def _closed(self, run: _Run, data: dict[str, object]) -> None:
+    def _closed(self, run: RunAccount, data: dict[str, object]) -> None:
         """The run's last event: everything is zero, and what it tells is what was spent."""
-        open_ = [number for number, request in run.requests.items() if request.where in _OPEN]
+        open_ = [number for number, request in run.requests.items() if request.where in OPEN]
         self.check(not open_, f"3: the run ended before its requests {open_}")
         self.check(not run.timers, f"5: the run ended before its timers {sorted(run.timers)}")
         unanswered = run.requests.keys() - run.responses.keys()
         self.check(not unanswered, f"3: the run ended and {sorted(unanswered)} have no response")
-        for name in run.limits:
+        left = [node for node, talk in run.talks.items() if node is not None and not talk.gone]
+        self.check(not left, f"5: the run ended before its children {left}")
+        for name in run.root.limits:
             self.check(data.get(f"{name}_spent") == run.spent(name), f"7: run_ended tells other {name}")
         run.ended_ns = self._now_ns
         self.ended[run.facts.run_id] = self.runs.pop(run.facts.run_id)
@@ -301,54 +330,81 @@ class Books:
     # -- after each input ---------------------------------------------------------------------------
 
     def _after(self, given: Input, effects: list[Effect]) -> None:
-        responses = [effect for effect in effects if isinstance(effect, Respond)]
-        if isinstance(given, QueryReceived):
-            run = self.runs.get(given.run_id)
-            request = run.requests.get(given.request_id) if run else None
-            own = [r for r in responses if (r.run_id, r.request_id) == (given.run_id, given.request_id)]
-            refused = request is None or request.where in ("refused", "answered")
-            self.check(
-                len(own) == int(refused), "3: a refused query is answered at once, an accepted one not"
-            )
+        self._refusals_came_at_once(given, effects)
         for run in self.runs.values():
+            waiting: set[Node] = set()
             for number, request in run.requests.items():
-                settled = request.where in (*_OPEN, "answered")
-                self.check(settled, f"3: request {number} was left {request.where}")
+                open_ = request.where in OPEN
+                self.check(open_ or request.where == "answered", f"3: {number} was left {request.where}")
+                if open_:
+                    self.check(run.live(request.node), f"3: {number} outlives the conversation that asked")
+                if request.where == "running":
+                    waiting.add(request.node)
+            for number, request in run.requests.items():
+                if request.where == "flying":
+                    self.check(
+                        request.node not in waiting, f"2: {number} flies while its guest waits for a child"
+                    )
+            if isinstance(given, ProviderAnswered | FuelUsed) and given.run_id == run.facts.run_id:
+                self.check(run.ending or not run.overdrawn(), "1: an overdraft that does not end its run")
 
-    def _accounts_agree(self, view: Callable[[RunId], Any]) -> None:
+    def _refusals_came_at_once(self, given: Input, effects: list[Effect]) -> None:
+        items: tuple[Any, ...] = ()
+        if isinstance(given, BatchReceived):
+            items = given.items
+        elif isinstance(given, Asked):
+            items = (given,)
+        answered = [(e.run_id, e.request_id) for e in effects if isinstance(e, Respond)]
+        for item in items:
+            run = self.runs.get(item.run_id)
+            request = run.requests.get(item.request_id) if run else None
+            refused = request is None or request.where in ("refused", "answered")
+            count = answered.count((item.run_id, item.request_id))
+            self.check(count == int(refused), "3: only a refused request is answered at once, and it is")
+
+    def _accounts_agree(self, view: Callable[..., Any]) -> None:
         for run_id, run in self.runs.items():
             for dimension, line in view(run_id).items():
                 name = str(dimension)
-                if name not in run.limits:
-                    continue
                 theirs, ours = (line.spent, line.reserved), (run.spent(name), run.reserved(name))
                 self.check(theirs == ours, f"7: {name} is {theirs} in the ledger and {ours} in the books")
+            for node, talk in run.talks.items():
+                if node is None or talk.gone:
+                    continue
+                for dimension, line in view(run_id, node).items():
+                    left = run.available(str(dimension), node)
+                    self.check(
+                        line.available == left,
+                        f"7: child {node} has {line.available} {dimension}, not {left}",
+                    )
 
     def _nobody_waits_in_vain(self) -> None:
-        flying = self.flying
-        for run in self.runs.values():
-            own = sum(request.where == "flying" for request in run.requests.values())
-            busy = flying >= self.permits_max or own >= run.facts.run.permits_max
+        flying, limits = self._flying(), self.permits
+        for run_id, run in self.runs.items():
+            own = sum(owner == run_id for owner, _ in flying)
             for number, request in run.requests.items():
-                if request.where not in _OPEN:
+                if request.where not in OPEN:
                     continue
-                self.check(request.where != "queued" or busy, f"8: {number} waits for a permit that is free")
-                self.check(
-                    self._now_ns <= request.deadline_ns + LATE_NS_MAX,
-                    f"8: {number} is {request.where} after its deadline",
-                )
-                self.check(f"query_deadline:{number}" in run.timers, f"8: {number} has no deadline")
+                if request.where == "queued" and not self.withheld:
+                    model = sum(other.asked.model == request.asked.model for _, other in flying)
+                    provider = sum(_provider(other) == _provider(request) for _, other in flying)
+                    fewest = (
+                        limits.adaptive_min if _provider(request) in self._throttled else limits.provider_max
+                    )
+                    busy = (
+                        len(flying) >= limits.total_max
+                        or own >= run.facts.run.permits_max
+                        or model >= limits.model_max
+                        or provider >= fewest
+                    )
+                    self.check(busy, f"8: {number} waits for a permit that is free")
+                on_time = self._now_ns <= request.deadline_ns + LATE_NS_MAX
+                self.check(on_time, f"8: {number} is {request.where} after its deadline")
+                kind = "query_deadline" if request.where in OPEN_QUERY else "child_deadline"
+                self.check(f"{kind}:{number}" in run.timers, f"8: {number} has no deadline")
                 if request.where == "backoff":
                     self.check(f"query_backoff:{number}" in run.timers, f"8: {number} backs off for ever")
 
 
-def _cost(price: Any, input_tokens: int, output_tokens: int) -> Amounts:
-    exact = (
-        input_tokens * price.input_microdollars_per_mtok + output_tokens * price.output_microdollars_per_mtok
-    )
-    return {
-        "calls": 1,
-        "input_tokens": input_tokens,
-        "output_tokens": output_tokens,
-        "cost_microdollars": (exact + 999_999) // 1_000_000,
-    }
+def _provider(request: Request) -> str:
+    return str(request.asked.model).partition(":")[0]

@@ -14,6 +14,10 @@ from math import ceil, isinf
 from random import Random
 from typing import Any, Final, TypeVar
 
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+
 T = TypeVar("T")
 Callback = Callable[[], None]
 
@@ -22,6 +26,7 @@ START_NS: Final = 1_000_000_000_000
 ROUNDS_MAX: Final = 500_000
 _ROUND_NS_MAX: Final = 40_000
 _LATE_NS_MAX: Final = 3_000_000
+_THREAD_NS_MAX: Final = 50_000_000
 
 
 class Stuck(AssertionError):
@@ -74,7 +79,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
     """Run a coroutine with `run_until_complete`; `outside(delay_ns, callback)` is what a thread would do.
 
     `slow`: rounds take time and timers are noticed late. A wait for something that nobody will ever do
-    raises Stuck. There is no selector, so that code which opens a socket or a thread here fails.
+    raises Stuck. There is no selector, so that code which opens a socket here fails.
     """
 
     def __init__(self, random: Random, *, slow: bool = False) -> None:
@@ -95,6 +100,15 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def outside(self, delay_ns: int, callback: Callback) -> None:
         """Let `callback` happen in `delay_ns`, at any place among what happens then."""
         self._selector.add(self.now_ns + delay_ns, callback)
+
+    async def thread(self, function: Callable[..., T], *arguments: object, **_: object) -> T:
+        """Stand for `anyio.to_thread.run_sync`: the function runs here, after a while."""
+        done = anyio.Event()
+        self.outside(self._random.randrange(_THREAD_NS_MAX), done.set)
+        with anyio.CancelScope(shield=True):
+            await done.wait()
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        return function(*arguments)
 
     def next_timer_ns(self) -> int | None:
         """Return when the next timer is due."""
@@ -125,6 +139,8 @@ def run_virtual(main: Callable[[VirtualLoop], Coroutine[Any, Any, T]], random: R
     problems: list[str] = []
     loop.set_exception_handler(lambda _loop, context: problems.append(_told(context)))
     task = loop.create_task(main(loop))
+    real_thread = anyio.to_thread.run_sync
+    anyio.to_thread.run_sync = loop.thread  # type: ignore[assignment]
     try:
         result = loop.run_until_complete(task)
         loop.run_until_complete(loop.shutdown_asyncgens())
@@ -135,6 +151,7 @@ def run_virtual(main: Callable[[VirtualLoop], Coroutine[Any, Any, T]], random: R
             raise AssertionError(f"tasks left behind: {sorted(map(repr, left))}")
         return result
     finally:
+        anyio.to_thread.run_sync = real_thread
         for pending in asyncio.all_tasks(loop):
             pending._log_destroy_pending = False  # type: ignore[attr-defined]
         asyncio.set_event_loop(None)

@@ -45,6 +45,14 @@ def attempt(prompt, model=None):
 def attempt_all(prompts):
     for found in llm_query_batched(prompts, return_exceptions=True):
         print(found if type(found) is str else type(found).__name__)
+def child(prompt, budget=None): print(rlm_query(prompt, None, budget))
+def children(prompts, budget=None): print(*rlm_query_batched(prompts, None, False, budget), sep="\\n")
+def attempt_child(prompt, budget=None):
+    try: print(rlm_query(prompt, None, budget))
+    except QueryError as error: print(type(error).__name__)
+def attempt_children(prompts, budget=None):
+    for found in rlm_query_batched(prompts, None, True, budget):
+        print(found if type(found) is str else type(found).__name__)
 def left(): print(sorted(budget())[0])
 def raw(frame):
     import _rlm
@@ -69,6 +77,7 @@ def fail(text): raise ValueError(text)
 STATEMENT_FUEL: Final = 500_000
 FUEL_PER_NS: Final = 12
 BASE_BYTES: Final = 16 << 20
+CONTEXT_SHOWN_MAX: Final = 200
 BUFFER_BYTES: Final = 8_192  # of the guest's stdout
 _GuestSteps = Generator[Step, bytes | None, Any]
 
@@ -98,15 +107,21 @@ class Guest:
     """What every simulated session of one world shares: a clock, and who is told of wrong answers.
 
     `work(ns)` is called with the time that guest code took. `wrong(text)` is called where an answer is
-    not one to the question that was asked.
+    not one to the question that was asked. `fails(resource)` says whether this use of it fails.
     """
 
     def __init__(
-        self, clock: Callable[[], int], work: Callable[[int], None], wrong: Callable[[str], None]
+        self,
+        clock: Callable[[], int],
+        work: Callable[[int], None],
+        wrong: Callable[[str], None],
+        fails: Callable[[str], bool],
     ) -> None:
         self.clock: Final = clock
         self.work: Final = work
         self.wrong: Final = wrong
+        self.fails: Final = fails
+        self.signs = True  # whether a final answer names the question it is for
         self.frames = 0
         self.responses = 0
 
@@ -148,6 +163,8 @@ class SimulatedSession:
         error: bytes | None = None
         try:
             try:
+                if self._guest.fails("memory"):
+                    raise _Raised("MemoryError", "")
                 for name, arguments in _statements(cell.source):
                     yield from _WORDS[name](self, *arguments)
                 yield from self._spend(STATEMENT_FUEL)
@@ -194,7 +211,7 @@ class SimulatedSession:
         lost = True
         try:
             yield from self._spend(STATEMENT_FUEL)
-            if self.memory_bytes + len(value) > self._limits.memory_bytes_max:
+            if self._guest.fails("memory") or self.memory_bytes + len(value) > self._limits.memory_bytes_max:
                 lost = False
                 raise MemoryExceeded(f"the guest has no room for {name}")
             for _ in range(1 + len(value) // (1 << 20)):
@@ -248,6 +265,7 @@ class SimulatedSession:
         self._fuel = self._cell.fuel_max
         self._slice = slice_fuel(self._cell.fuel_max, SLICE_FUEL)
         self._executed_ns = self._slept_ns = self._requests = self._dropped = 0
+        self._overslept = False
         self._stdout, self._buffer = bytearray(), bytearray()
 
     def _finish(self, *, lost: bool) -> None:
@@ -256,6 +274,8 @@ class SimulatedSession:
 
     def _spend(self, fuel: int, *, defiant: bool = False) -> _GuestSteps:
         """Compute: in slices, between which the host looks at the limits."""
+        if self._guest.fails("guest"):
+            raise GuestTrap("the guest trapped: unreachable")
         while fuel > 0:
             part = min(fuel, self._slice, self._fuel)
             fuel -= part
@@ -317,13 +337,13 @@ class SimulatedSession:
         answer: dict[str, Any] = json.loads(response)
         return answer
 
-    def _query(self, prompt: str, model: str | None) -> _GuestSteps:
-        request = {"type": "llm_query", "prompt": prompt} | ({"model": model} if model is not None else {})
+    def _query(self, kind: str, prompt: str, **more: Any) -> _GuestSteps:
+        request = _request(kind, **more) | {"prompt": prompt}
         item = yield from self._exchange(json.dumps(request).encode())
         return self._text(prompt, item)
 
-    def _batch(self, prompts: list[str]) -> _GuestSteps:
-        request = {"type": "llm_query_batch", "prompts": prompts}
+    def _batch(self, kind: str, prompts: list[str], **more: Any) -> _GuestSteps:
+        request = _request(kind, **more) | {"prompts": prompts}
         answer = yield from self._exchange(json.dumps(request).encode())
         if answer["status"] != "completed":
             raise _failure(answer)
@@ -363,28 +383,47 @@ class SimulatedSession:
         self._state[name] = value
 
     def do_ask(self, prompt: str, model: str | None = None) -> _GuestSteps:
-        self._print((yield from self._query(prompt, model)))
+        self._print((yield from self._query("llm_query", prompt, model=model)))
 
-    def do_ask_all(self, prompts: list[str]) -> _GuestSteps:
-        found = yield from self._batch(prompts)
+    def do_ask_all(
+        self, prompts: list[str], budget: Any = None, kind: str = "llm_query_batch"
+    ) -> _GuestSteps:
+        found = yield from self._batch(kind, prompts, budget=budget)
         for outcome in found:
             if isinstance(outcome, _Raised):
                 raise outcome
         self._print("\n".join(found))
 
     def do_attempt(self, prompt: str, model: str | None = None) -> _GuestSteps:
+        yield from self._attempt(self._query("llm_query", prompt, model=model))
+
+    def do_attempt_all(
+        self, prompts: list[str], budget: Any = None, kind: str = "llm_query_batch"
+    ) -> _GuestSteps:
+        found = yield from self._batch(kind, prompts, budget=budget)
+        for outcome in found:
+            self._print(outcome.type_name if isinstance(outcome, _Raised) else outcome)
+
+    def do_child(self, prompt: str, budget: Any = None) -> _GuestSteps:
+        self._print((yield from self._query("rlm_query", prompt, budget=budget)))
+
+    def do_attempt_child(self, prompt: str, budget: Any = None) -> _GuestSteps:
+        yield from self._attempt(self._query("rlm_query", prompt, budget=budget))
+
+    def do_children(self, prompts: list[str], budget: Any = None) -> _GuestSteps:
+        yield from self.do_ask_all(prompts, budget, "rlm_query_batch")
+
+    def do_attempt_children(self, prompts: list[str], budget: Any = None) -> _GuestSteps:
+        yield from self.do_attempt_all(prompts, budget, "rlm_query_batch")
+
+    def _attempt(self, steps: _GuestSteps) -> _GuestSteps:
         try:
-            text = yield from self._query(prompt, model)
+            text = yield from steps
         except _Raised as raised:
             if not _is_query_error(raised):
                 raise
             text = raised.type_name
         self._print(text)
-
-    def do_attempt_all(self, prompts: list[str]) -> _GuestSteps:
-        found = yield from self._batch(prompts)
-        for outcome in found:
-            self._print(outcome.type_name if isinstance(outcome, _Raised) else outcome)
 
     def do_left(self) -> _GuestSteps:
         answer = yield from self._exchange(b'{"type":"budget"}')
@@ -403,9 +442,15 @@ class SimulatedSession:
 
     def do_nap(self, ms: int) -> _GuestSteps:
         yield from self._spend(STATEMENT_FUEL)
+        if self._slept_ns + ms * 1_000_000 > self._cell.sleep_ms_max * 1_000_000:
+            error = DeadlineExceeded(f"the cell slept longer than {self._cell.sleep_ms_max} ms")
+            if self._overslept:
+                raise error
+            self._overslept = True
+            self._soft = self._soft or error
+            self._notice()
+            return
         self._slept_ns += ms * 1_000_000
-        if self._slept_ns > self._cell.sleep_ms_max * 1_000_000:
-            raise DeadlineExceeded(f"the cell slept longer than {self._cell.sleep_ms_max} ms")
         if self._limits.clock == "real":
             wake_ns = self._guest.clock() + ms * 1_000_000
             while self._guest.clock() < wake_ns:
@@ -430,6 +475,9 @@ class SimulatedSession:
         raise _Raised("ValueError", text)
 
     def do_final(self, answer: str) -> _GuestSteps:
+        question = self._state.get("_input_context")
+        if isinstance(question, str) and len(question) < CONTEXT_SHOWN_MAX and self._guest.signs:
+            answer = f"{answer}|{question}"  # so that whoever asked can see that the answer is to that
         yield from self._exchange(json.dumps({"type": "finish", "answer": answer}).encode())
         raise _Finished
 
@@ -450,8 +498,16 @@ _WORDS: Final[dict[str, Callable[..., _GuestSteps]]] = {
 
 
 def is_answer_to(prompt: str, text: str) -> bool:
-    """Return whether a simulated model's text is one to this prompt."""
-    return text.startswith(f"re {prompt}|")
+    """Return whether a text is an answer to this prompt: a simulated model's, or a child's."""
+    if text.startswith("re "):
+        return text.startswith(f"re {prompt}|")
+    if text.startswith("done "):
+        return text.endswith(f"|{prompt}") or len(prompt) >= CONTEXT_SHOWN_MAX
+    return True  # a child's model said it itself, without its guest
+
+
+def _request(kind: str, **more: Any) -> dict[str, Any]:
+    return {"type": kind} | {name: value for name, value in more.items() if value is not None}
 
 
 def _statements(source: str) -> list[tuple[str, tuple[Any, ...]]]:
@@ -479,7 +535,10 @@ def _outcome(session: SimulatedSession, prompt: str, item: dict[str, Any]) -> st
 
 
 _ERRORS: Final = frozenset(
-    {"BudgetExceeded", "DepthExceeded", "QueryTimeout", "QueryCancelled", "ProviderError", "QueryError"}
+    {
+        *("BudgetExceeded", "DepthExceeded", "QueryTimeout", "QueryCancelled", "ProviderError"),
+        *("QueryError", "ChildFailed"),
+    }
 )
 
 

@@ -32,7 +32,9 @@ def _line(random: Random) -> str:
         return f'{random.choice(("ask", "attempt", "attempt"))}("{text}"{_model(random)})'
     if draw < 0.50:
         return f"{random.choice(('ask_all', 'attempt_all', 'attempt_all'))}({prompts!r})"
-    if draw < 0.54:
+    if draw < 0.62:
+        return _child(random, text, prompts)
+    if draw < 0.66:
         return random.choice(("trap()", "defy()", "hog()", f"raw({_frame(random)!r})"))
     return random.choice(
         (
@@ -52,8 +54,15 @@ def _line(random: Random) -> str:
     )
 
 
+def _child(random: Random, text: str, prompts: list[str]) -> str:
+    budget = random.choice(("", "", ', {"calls": 1}', ', {"calls": 3, "fuel": 9000000}', ', {"children": 0}'))
+    if random.random() < 0.5:
+        return f'{random.choice(("child", "attempt_child"))}("{text}"{budget})'
+    return f"{random.choice(('children', 'attempt_children', 'attempt_children'))}({prompts[:4]!r}{budget})"
+
+
 def _model(random: Random) -> str:
-    return random.choice(("", "", "", ', "sim:sub"', ', "sim:root"', ', "no:model"'))
+    return random.choice(("", "", "", ', "two:sub"', ', "one:root"', ', "no:model"'))
 
 
 def _frame(random: Random) -> bytes:

@@ -44,12 +44,14 @@ class SimulatedProvider:
         random: Random,
         seen: Callable[[Query], None],
         left: Callable[[Query], None],
+        fails: Callable[[str], bool],
         *,
         faults: float,
     ) -> None:
         self._random = random
         self._seen = seen
         self._left = left
+        self._fails = fails
         self._faults = faults
         self._wire = openai_over(random, lambda prompt: f"re {prompt}|over the wire")
         self.calls = 0
@@ -76,6 +78,8 @@ class SimulatedProvider:
         # A root that fails ends its run: seldom, or little would happen.
         faults = self._faults / 5 if root else self._faults
         fate = random.choice(_FATES) if random.random() < faults else "answers"
+        if self._fails("provider"):
+            fate = random.choice(("refuses", "fails_after_work", "hangs", "foreign_exception"))
         text = root_reply(random) if root else f"re {query.messages[-1].content}|{random.randrange(100)}"
         if fate == "over_the_wire":
             # A root's answer would be one to its last message, which is no program, and is as good.

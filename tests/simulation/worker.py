@@ -51,6 +51,7 @@ class SimulatedLoop(WorkerLoop):
         random: Random,
         wrong: Callable[[str], None],
         refuse: Callable[[], RlmWasmError | None] = lambda: None,
+        fails: Callable[[str], bool] = lambda resource: False,
     ) -> None:
         super().__init__()
         self._events = events
@@ -58,7 +59,7 @@ class SimulatedLoop(WorkerLoop):
         self._turn_number = 0
         self._turn_ns: int | None = None  # when the next turn comes
         self._free_ns = 0  # until then the guest whose turn it was computes
-        self.guest = Guest(events.clock, self._work, wrong)
+        self.guest = Guest(events.clock, self._work, wrong, fails)
         self.seats = self._seats = SimulatedSeats(events, self.guest, refuse)
 
     @property

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 from rlm_wasm.errors import RlmWasmError
 from rlm_wasm.sandbox.session import Cell, Session, drive
 from rlm_wasm.worker import operations
+from rlm_wasm.worker.checkpoints import Checkpoints
 from rlm_wasm.worker.result import CellResult
 from tests.support.sandbox_facts import MIB, cell_limits, completed, echo
 
@@ -22,6 +24,9 @@ DEADLINE = "deadline_exceeded"
 TRAP = "guest_trap"
 VIOLATION = "boundary_violation"
 DONE = "completed"
+
+
+_checkpoints: WeakKeyDictionary[Session, Checkpoints] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,8 @@ def run_hostile(session: Session, source: str) -> CellResult:
     """Run a cell the way the worker does for a run: over a checkpoint."""
     limits = cell_limits(fuel_max=FUEL, wall_ms_max=WALL_MS)
     cell = Cell(source, limits, report_variables=True)
-    result = drive(operations.run_cell(session, cell, MEMORY_BYTES), echo)
+    checkpoints = _checkpoints.setdefault(session, Checkpoints())
+    result = drive(operations.run_cell(session, cell, MEMORY_BYTES, checkpoints), echo)
     assert isinstance(result, CellResult)
     return result
 

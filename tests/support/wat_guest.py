@@ -96,6 +96,7 @@ def facts(**over: Any) -> GuestFacts:
         "any_tripped": 4_140,
         "eval_breaker": 4_144,
         "eval_breaker_bit": 2,
+        "progress": 4_148,
         "imports": (),
         "exports": (),
     }
@@ -107,6 +108,8 @@ def program_of(body: str = "", **parts: str) -> Iterator[Program]:
     """Compile a module for the length of the block. -1 is where the real shim keeps its exit status."""
     image = bytearray(MEMORY_BYTES)
     image[4_128:4_132] = b"\xff\xff\xff\xff"
+    # And how far it came with a cell, which these modules do not say by themselves.
+    image[4_148] = 2
     # These modules have no place in the user's cache of compiled code.
     with TemporaryDirectory() as folder, patch.object(compiled, "compiled_dir", lambda: Path(folder)):
         program = Program(assemble(body, **parts), image)

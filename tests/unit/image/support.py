@@ -142,6 +142,12 @@ configure = ["--with-pymalloc"]
 opt = ["-O3"]
 small = ["Python/ceval.o"]
 zlib_sources = ["adler32.c"]
+[training]
+instrument = ["-fprofile-generate"]
+use = ["-Werror"]
+merge = ["-r"]
+alone = ["Python/ceval.o"]
+shim = ["start.c"]
 [link]
 shim = ["-O2"]
 flags = ["-O2"]
@@ -202,6 +208,9 @@ def guest_folder(folder: Path, changes: dict[str, str] | None = None) -> Path:
         "manifest.toml": text,
         "patches/one.toml": 'file = "a.c"\nsearch = "old"\nreplace = "new"\n',
         "shim/rlm.c": "int rlm;\n",
+        "shim/start.c": "int start;\n",
+        "training/train.c": "int train;\n",
+        "training/rlm_training.py": "def train(): pass\n",
         "python/rlm_boot.py": "boot = 1\n",
         "tools/freeze.py": "print()\n",
     }.items():

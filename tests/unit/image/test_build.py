@@ -25,7 +25,7 @@ from rlm_wasm.image.stage_cache import StageCache
 from rlm_wasm.image.stages import plan_stages
 from rlm_wasm.image.verify import verify_guest
 from rlm_wasm.image.wasm import strip_data
-from rlm_wasm.image.workshop import Workshop
+from rlm_wasm.image.workshop import Workshop, plans_only
 from tests.unit.image.support import Watched, guest_folder
 
 RAW = bytes(
@@ -86,7 +86,9 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
 
 
 def build(tmp_path: Path, recipe: Recipe, prepare: Preparing, progress: Watched | None = None) -> Built:
-    return build_guest([recipe], prepare, cache=tmp_path / "cache", jobs=1, progress=progress or Watched())
+    return build_guest(
+        [recipe], prepare, plans_only, cache=tmp_path / "cache", jobs=1, progress=progress or Watched()
+    )
 
 
 def test_a_guest_is_published_under_its_recipes_hash(tmp_path: Path, recipe: Recipe) -> None:
@@ -116,7 +118,7 @@ def test_a_cache_path_that_makefiles_cannot_hold_is_refused(
     tmp_path: Path, recipe: Recipe, name: str
 ) -> None:
     with pytest.raises(GuestBuildError, match="need a path without spaces") as refused:
-        build_guest([recipe], Preparing(), cache=tmp_path / name, jobs=1, progress=Watched())
+        build_guest([recipe], Preparing(), plans_only, cache=tmp_path / name, jobs=1, progress=Watched())
     assert "RLM_WASM_CACHE" in str(refused.value.hint)
     assert not (tmp_path / name).exists()
 
@@ -125,7 +127,7 @@ def test_a_relative_cache_folder_is_the_same_as_its_absolute_path(
     tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    built = build_guest([recipe], Preparing(), cache=Path("cache"), jobs=1, progress=Watched())
+    built = build_guest([recipe], Preparing(), plans_only, cache=Path("cache"), jobs=1, progress=Watched())
     assert built.folder == tmp_path / "cache" / "guests" / recipe_hash(recipe)
 
 
@@ -133,7 +135,15 @@ def test_force_prepares_again(tmp_path: Path, recipe: Recipe) -> None:
     """The linked module is discarded too; here it cannot be made again, and that is the proof."""
     build(tmp_path, recipe, Preparing())
     with pytest.raises(GuestBuildError, match="no C compiler is installed"):
-        build_guest([recipe], Preparing(), cache=tmp_path / "cache", jobs=1, progress=Watched(), force=True)
+        build_guest(
+            [recipe],
+            Preparing(),
+            plans_only,
+            cache=tmp_path / "cache",
+            jobs=1,
+            progress=Watched(),
+            force=True,
+        )
 
 
 @pytest.mark.parametrize("name", [CODE_FILE, IMAGE_FILE, artifact.RAW_FILE, artifact.FACTS_FILE])

@@ -24,13 +24,14 @@ from rlm_wasm.image.build import build_raw
 from rlm_wasm.image.manifest import load_manifest
 from rlm_wasm.image.progress import Silent
 from rlm_wasm.image.recipe import recipes
+from rlm_wasm.image.workshop import plans_only
 
 class Telling(Silent):
     def advance(self, fraction):
         print(fraction, flush=True)
 
 candidates = list(recipes(load_manifest(Path(sys.argv[1])), "3.14"))
-build_raw(candidates, cache=Path(sys.argv[2]), jobs=1, progress=Telling())
+build_raw(candidates, plans_only, cache=Path(sys.argv[2]), jobs=1, progress=Telling())
 """
 
 

@@ -18,7 +18,13 @@ from rlm_wasm.image.stages import plan_stages
 from rlm_wasm.image.workshop import Workshop
 from tests.unit.image.support import guest_folder
 
-ALL = {"toolchain", "python-src", "native", "zlib", "libpython", "stdlib", "frozen", "link"}
+ALL = {
+    "toolchain", "python-src", "native", "zlib", "instrumented", "profile", "libpython", "stdlib",
+    "frozen", "link",
+}  # fmt: skip
+# What a change of the training, or of anything it is made of, comes to.
+TRAINED = {"profile", "libpython", "link"}
+COMPILED = {"instrumented", *TRAINED}
 
 
 def first(folder: Path) -> Recipe:
@@ -58,22 +64,29 @@ def replace(old: str, new: str) -> Callable[[Path], None]:
         (edit("shim/more.c", "int more;\n"), {"link"}),
         (edit("python/rlm_boot.py", "boot = 2\n"), {"frozen", "link"}),
         (edit("python/sub.py", ""), {"frozen", "link"}),
-        (edit("tools/freeze.py", "pass\n"), {"stdlib", "frozen", "link"}),
-        (replace('exclude = ["tkinter"]', "exclude = []"), {"stdlib", "frozen", "link"}),
-        (replace('libraries = ["-lm"]', "libraries = []"), {"link"}),
+        (edit("shim/start.c", "int other;\n"), TRAINED),
+        (edit("training/train.c", "int other;\n"), TRAINED),
+        (edit("training/rlm_training.py", "def train(): return 1\n"), TRAINED),
+        (replace('instrument = ["-fprofile-generate"]', "instrument = []"), COMPILED),
+        (replace('use = ["-Werror"]', "use = []"), {"libpython", "link"}),
+        (replace('merge = ["-r"]', "merge = []"), {"libpython", "link"}),
+        (replace('alone = ["Python/ceval.o"]', "alone = []"), {"libpython", "link"}),
+        (edit("tools/freeze.py", "pass\n"), {"stdlib", "frozen", *TRAINED}),
+        (replace('exclude = ["tkinter"]', "exclude = []"), {"stdlib", "frozen", *TRAINED}),
+        (replace('libraries = ["-lm"]', "libraries = []"), TRAINED),
         (replace('imports = ["call", "take"]', 'imports = ["call"]'), {"link"}),
-        (replace('cflags = ["-fwrapv"]', "cflags = []"), {"libpython", "link"}),
-        (replace('small = ["Python/ceval.o"]', "small = []"), {"libpython", "link"}),
-        (replace('opt = ["-O3"]', 'opt = ["-O2"]'), {"zlib", "libpython", "link"}),
-        (replace("epoch = 1767225600", "epoch = 1"), {"libpython", "link"}),
-        (replace('version = "1.3.2"', 'version = "1.3.3"'), {"zlib", "libpython", "link"}),
+        (replace('cflags = ["-fwrapv"]', "cflags = []"), COMPILED),
+        (replace('small = ["Python/ceval.o"]', "small = []"), COMPILED),
+        (replace('opt = ["-O3"]', 'opt = ["-O2"]'), {"zlib", *COMPILED}),
+        (replace("epoch = 1767225600", "epoch = 1"), COMPILED),
+        (replace('version = "1.3.2"', 'version = "1.3.3"'), {"zlib", *COMPILED}),
         (
             edit("patches/one.toml", 'file = "a.c"\nsearch = "old"\nreplace = "x"\n'),
             ALL - {"toolchain", "zlib"},
         ),
         (
             replace('target = "wasm32-wasip1"', 'target = "wasm32-wasi"'),
-            {"toolchain", "zlib", "libpython", "link"},
+            {"toolchain", "zlib", *COMPILED},
         ),
     ],
 )
@@ -146,6 +159,7 @@ def test_a_machine_without_a_pinned_toolchain_is_told_so(
 
 
 def test_a_guest_folder_without_a_shim_is_incomplete(tmp_path: Path) -> None:
-    (guest_folder(tmp_path) / "shim/rlm.c").unlink()
+    for file in (guest_folder(tmp_path) / "shim").iterdir():
+        file.unlink()
     with pytest.raises(ArtifactError, match=r"nothing in .*shim"):
         first(tmp_path)

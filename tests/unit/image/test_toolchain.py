@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
 import subprocess
 import tarfile
@@ -26,7 +27,10 @@ class Packages:
 
     def __init__(self, folder: Path, program: bytes, library: bytes | None = None) -> None:
         self.fetched: list[PinnedFile] = []
-        tools = ((f"./usr/lib/llvm-99/bin/{name}", program) for name in ("clang", "lld", "llvm-ar"))
+        tools = (
+            (f"./usr/lib/llvm-99/bin/{name}", program)
+            for name in ("clang", "lld", "llvm-ar", "llvm-profdata")
+        )
         self._files = {
             COMPILER_PIN: deb(
                 folder / "compiler.deb",
@@ -80,6 +84,15 @@ def test_the_compiler_runs_from_where_it_lies_with_a_library_the_machine_lacks(t
     assert runtime.read_bytes() == b"runtime"
     assert not (moved / "usr/lib/llvm-99/bin/other").exists()
     assert not (moved / "usr/share").exists()
+
+
+def test_no_program_of_the_toolchain_finds_a_library_for_the_network(tmp_path: Path) -> None:
+    """llvm-profdata names libcurl; what it finds is empty, also where the machine has the real one."""
+    packages = Packages(tmp_path, Path("/bin/true").read_bytes())
+    lay_out(TOOLCHAIN, (), "wasm32-wasip1", packages.fetch, tmp_path / "made")
+    found = ctypes.CDLL(str(tmp_path / "made" / LIBRARIES / "libcurl.so.4"))
+    assert not hasattr(found, "curl_easy_init")
+    assert LIBRARIES in (tmp_path / "made" / "profdata").read_text()
 
 
 def test_libraries_the_machine_has_are_not_fetched(tmp_path: Path) -> None:

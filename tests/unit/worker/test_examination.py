@@ -12,6 +12,7 @@ from tests.support.command_line import document, rlm_wasm
 pytestmark = [pytest.mark.guest]
 
 
+@pytest.mark.threat("T-055")
 def test_a_worker_made_for_the_look_is_locked_and_gets_nowhere() -> None:
     found = examination.examine()
     assert found.locked
@@ -21,6 +22,7 @@ def test_a_worker_made_for_the_look_is_locked_and_gets_nowhere() -> None:
     }
 
 
+@pytest.mark.threat("T-055")
 def test_attempts_that_get_somewhere_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: a worker that lacks its filter, and says that it has one."""
     monkeypatch.setattr(examination, "_ENTRY", "tests.support.unfiltered_probe")

@@ -5,17 +5,24 @@ from __future__ import annotations
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from rlm_wasm.errors import InternalError
+from rlm_wasm.image.artifact import find_guest
+from rlm_wasm.image.compiled import cache_path
 from rlm_wasm.image.machine_key import machine_key
+from rlm_wasm.image.paths import state_dir
+from rlm_wasm.sandbox.engine import CONFIGURATION
+from rlm_wasm.worker.lockdown import namespaces
 from rlm_wasm.worker.lockdown.closures import writable_code
 from rlm_wasm.worker.lockdown.report import LAYERS, WORKER_LAYERS, ZYGOTE_LAYERS
 from rlm_wasm.worker.zygote import Exited, Gone, Spawned, Zygote, ZygoteGone, spawn_and_wait
@@ -26,6 +33,9 @@ from tests.support.sandbox_facts import MIB
 
 pytestmark = [pytest.mark.guest]
 
+ROOT = Path(__file__).parents[3]
+PLAIN_PYTHON = "/usr/bin/python3"
+PLAIN_USER = 61_234
 SECRET = "rlm-secret-" + "7f3a" * 8
 SEED = 20261122
 
@@ -279,25 +289,68 @@ def test_a_layer_that_is_not_required_may_be_missing_and_is_told() -> None:
 
 @pytest.mark.threat("T-045")
 def test_where_namespaces_are_refused_a_strict_zygote_does_not_start_and_says_which() -> None:
-    # A machine that gives none: a namespace of users in which no further one may be made.
-    script = (
-        "from rlm_wasm.worker.lockdown import namespaces\n"
-        "namespaces._enter_user()\n"
-        "from rlm_wasm.errors import LockdownError\n"
-        "from tests.support.locked_facts import zygote\n"
-        "try:\n"
-        " with zygote('worker_entry'): print('started')\n"
-        "except LockdownError as error: print(error.message, '|', error.hint)\n"
-        "with zygote('worker_entry', ()) as made:\n"
-        " print({f.layer: f.applied for f in made.layers}['user namespace'])\n"
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.contained_host"], capture_output=True, text=True, check=True
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    first, second = done.stdout.splitlines()
-    assert "user namespace" in first
-    assert "rlm-wasm doctor" in first
-    assert second == "False"
+    said = json.loads(done.stdout)
+    assert "user namespace: Operation not permitted" in said["strict"]
+    # Where the policy does not insist, every other layer stands all the same.
+    assert set(said["missing"]) == {*namespaces.FLAGS, "empty root"}
+    assert said["result"] == "42"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="changes to another user")
+def test_a_host_without_privileges_gets_every_layer(guest_of_nobody: dict[str, str]) -> None:
+    script = (
+        "import json, socket\n"
+        "from rlm_wasm.worker.zygote import spawn_and_wait\n"
+        "from tests.support.locked_facts import zygote\n"
+        "ours, theirs = socket.socketpair()\n"
+        "with zygote('worker_entry') as made:\n"
+        " spawn_and_wait(made, theirs, 30); theirs.close()\n"
+        " layers = json.loads(ours.recv(65536))\n"
+        " ours.sendall(b'\"6 * 7\"\\n')\n"
+        " print(json.dumps([layers, json.loads(ours.recv(65536))['result']]))\n"
+    )
+    done = subprocess.run(
+        [PLAIN_PYTHON, "-c", script], env=guest_of_nobody, cwd="/", user=PLAIN_USER, group=PLAIN_USER,
+        extra_groups=[], capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    layers, result = json.loads(done.stdout)
+    assert [(layer, applied) for layer, applied, _ in layers] == [(layer, True) for layer in LAYERS]
+    assert result == "42"
+
+
+@pytest.fixture
+def guest_of_nobody() -> Iterator[dict[str, str]]:
+    """The environment of a user without privileges who has a guest: a copy of this one's, and its key."""
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    if not Path(PLAIN_PYTHON).exists() or version not in os.readlink(PLAIN_PYTHON):
+        pytest.skip("needs a system Python of this version, that another user can run")
+    guest = find_guest()
+    compiled = cache_path(guest.read_code(), CONFIGURATION)
+    with tempfile.TemporaryDirectory(prefix="rlm-nobody-") as name:
+        home = Path(name)
+        shutil.copytree(guest.folder, home / "cache/guests" / guest.folder.name)
+        shutil.copytree(state_dir(), home / "state")
+        if compiled.exists():
+            (home / "cache/compiled").mkdir()
+            shutil.copy(compiled, home / "cache/compiled")
+        for path in (home, *home.rglob("*")):
+            os.chown(path, PLAIN_USER, PLAIN_USER)
+            path.chmod(0o700 if path.is_dir() else 0o600)
+        yield {
+            "PYTHONPATH": os.pathsep.join(
+                [str(ROOT), *(path for path in sys.path if "site-packages" in path)]
+            ),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "RLM_WASM_CACHE": str(home / "cache"),
+            "RLM_WASM_STATE": str(home / "state"),
+        }
+
+
+@pytest.mark.threat("T-054")
 def test_a_zygote_with_a_second_thread_does_not_start() -> None:
     with pytest.raises(ZygoteGone, match="2 threads"):
         Zygote.start("tests.support.threaded_worker", process_limits(), required=LAYERS)
