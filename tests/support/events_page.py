@@ -85,8 +85,8 @@ fails a query that was never recorded.
 
 `Runtime.ask(..., sinks=[OtelExporter()])` makes OpenTelemetry spans of a run (`rlm-wasm[otel]`):
 `invoke_agent rlm-wasm` for the run and each child, `chat MODEL` for each query, `execute_tool python` for
-each cell, with the attributes of the GenAI conventions where they have one, and `rlm_wasm.…` else. Texts become
-attributes only with `OtelExporter(texts=True)` and if the policy grants them.
+each cell, with the attributes of the GenAI conventions where they have one, and `rlm_wasm.…` else. Texts
+become attributes only with `OtelExporter(texts=True)` and if the policy grants them.
 
 ## Kinds
 """
