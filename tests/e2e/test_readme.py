@@ -25,6 +25,7 @@ PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
             3,
             "Ann (2 times): food; Bob (2 times): weather\n{'children': 2, 'iterations': 3, 'calls': 5}\n",
         ),
+        (4, "cell_ended completed\ncell_ended completed\nrun_ended finished\n7\n"),
     ],
 )
 def test_each_python_example_runs_as_it_stands(block, printed):
