@@ -150,7 +150,10 @@ class Session:
                 self._memory.write(self._facts.seed, bytes(seed))
                 self._seeded = True
                 flags |= _RESEED
-            status = yield from execution.invoke("rlm_exec", (pointer, len(source), flags), 1)
+            returned = yield from execution.invoke("rlm_exec", (pointer, len(source), flags), 1)
+            if left := (returned & 0xFFFF_FFFF) >> 8:
+                execution.exchange.collect(self._facts.inbox, left)
+            status = returned & 0xFF
             if pointer != self._facts.inbox:
                 yield from execution.invoke("rlm_free", (pointer,), 0)
             if status not in (0, 1):
