@@ -19,6 +19,7 @@ from rlm_wasm.events import Event
 from rlm_wasm.ids import RunId, make_run_id
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.providers.registry import ProviderSet
+from rlm_wasm.providers.secret import Keys
 from rlm_wasm.runtime.broker import Broker, Router
 from rlm_wasm.runtime.contexts import Contexts, named_contexts
 from rlm_wasm.runtime.handle import Run
@@ -58,8 +59,10 @@ class Runtime:
         entropy: Callable[[int], bytes] = os.urandom,
         recorded: RecordedOrder | None = None,
     ) -> None:
+        keys = Keys(environ)
+        del environ  # not in this frame when something is raised
         self.policy = policy.with_models(root=model, sub=sub_model)
-        self._providers = ProviderSet(self.policy, environ)
+        self._providers = ProviderSet(self.policy, keys)
         self._route: Router = route or self._providers.get
         self._worker: Worker = worker or InlineWorker()
         self._clock = clock

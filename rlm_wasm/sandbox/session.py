@@ -36,6 +36,7 @@ __all__ = ["Cell", "Operation", "Session", "drive"]
 
 SEED_BYTES: Final = 32
 _RESEED, _REPORT_VARIABLES = 1, 2
+_PROGRESS: Final = tuple(Progress)
 # Loading an input is charged and bounded like a cell; finalisers of earlier cells may run in it.
 SETUP_FUEL: Final = 2_000_000_000
 SETUP_WALL_NS: Final = 10_000_000_000
@@ -328,7 +329,7 @@ class Session:
     def _progress(self) -> Progress:
         """Return how far the guest says it came. Nonsense is no progress: it harms its own session only."""
         value = int.from_bytes(self._memory.read(self._facts.progress, 4, length_max=4), "little")
-        return Progress(value) if value <= Progress.RUNNING else Progress.NOT_BEGUN
+        return _PROGRESS[value] if value < len(_PROGRESS) else Progress.NOT_BEGUN
 
     def _allocate(self, execution: Execution, length: int) -> Operation[int]:
         pointer = yield from execution.invoke("rlm_alloc", (length,), 1)
