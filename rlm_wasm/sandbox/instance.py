@@ -122,6 +122,9 @@ class Instance:
         self._context: Any = self._store._context()
         self._set_limits(memory_bytes_max)
         self._exports: dict[str, Any] = {}
+        # Views into them, made once: ctypes makes a new one at each look.
+        self._functions: dict[str, Any] = {}
+        self._memory_reference: Any = None
         self._fuel_slot = ctypes.c_uint64()
         self._fuel_reference = ctypes.byref(self._fuel_slot)
         self._instance = ffi.wasmtime_instance_t()
@@ -177,7 +180,10 @@ class Instance:
 
     def begin(self, handler: ImportHandler, name: str, arguments: tuple[int, ...], results_n: int) -> Call:
         """Return a call of the exported function `name`, not yet polled."""
-        return Call(handler, self._context, self._export(name).of.func, arguments, results_n)
+        function = self._functions.get(name)
+        if function is None:
+            function = self._functions[name] = self._export(name).of.func
+        return Call(handler, self._context, function, arguments, results_n)
 
     def _export(self, name: str) -> Any:
         found = self._exports.get(name)
@@ -215,7 +221,9 @@ class Instance:
         Raises:
             InternalError: they differ; the instance must not be used again.
         """
-        memory = ctypes.byref(self._export("memory").of.memory)
+        if self._memory_reference is None:
+            self._memory_reference = ctypes.byref(self._export("memory").of.memory)
+        memory = self._memory_reference
         base, size = memory_data(self._context, memory), memory_size(self._context, memory)
         if base != self.memory.base or size != self.memory.size:
             raise InternalError("wasmtime and the sandbox disagree about a guest's memory")
@@ -237,6 +245,8 @@ class Instance:
         store, self._store = self._store, None
         if store is not None:
             self._exports.clear()
+            self._functions.clear()
+            self._memory_reference = None
             with contextlib.suppress(ValueError):
                 store.close()
 

@@ -58,7 +58,7 @@ MUTATIONS: list[tuple[type[RuleBasedStateMachine], ModuleType, str, str]] = [
     (LedgerMachine, ledger, "charge if actual is None else actual.at_most(charge)", "actual or charge"),
     (PermitsMachine, permits, "for each in parked:\n                each.enter(share)", "pass"),
     (PermitsMachine, lanes, "self.had = max(self.had, least)", "pass"),
-    (PermitsMachine, permits, "lane.held >= lane.model_max", "lane.held > lane.model_max"),
+    (PermitsMachine, permits, "lane.held < lane.model_max", "lane.held <= lane.model_max"),
     (PermitsMachine, adaptive, "if sent_ns <= self._cut_ns:", "if sent_ns < 0:"),
     (
         SchedulerMachine,
@@ -114,6 +114,7 @@ def functions(module: dict[str, Any], name: str) -> dict[str, FunctionType]:
         if getattr(value, "__module__", None) != name:
             continue
         members = vars(value).values() if inspect.isclass(value) else [value]
+        members = [getattr(member, "__func__", member) for member in members]  # a staticmethod's own
         found |= {f.__qualname__: f for f in members if isinstance(f, FunctionType)}
     return found
 
