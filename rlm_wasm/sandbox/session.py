@@ -36,9 +36,8 @@ from rlm_wasm.sandbox.interrupt import Interrupt, Reason
 from rlm_wasm.sandbox.snapshot import Snapshot, take
 from rlm_wasm.sandbox.soft_limits import CANCEL_GRACE_NS, SoftLimits, slice_fuel
 from rlm_wasm.sandbox.steps import SLICE, CellEnd, HostRequest, Sleep, Step
-from rlm_wasm.sandbox.text import chunks, encoding_of
+from rlm_wasm.sandbox.text import LaidOut, chunks, encoding_of, plain
 
-NAME_BYTES_MAX: Final = 256
 SEED_BYTES: Final = 32
 _RESEED, _REPORT_VARIABLES = 1, 2
 # Loading an input is charged and bounded like a cell; finalisers of earlier cells may run in it.
@@ -184,7 +183,7 @@ class Session:
             executed_ns=self._executed_ns,
         )
 
-    def load(self, name: str, value: str | bytes) -> Operation[None]:
+    def load(self, name: str, value: str | bytes | LaidOut) -> Operation[None]:
         """Bind `value` to `name` in the guest, copying it once, straight into the guest's own object.
 
         Raises:
@@ -192,17 +191,11 @@ class Session:
             MemoryExceeded: the guest has no room for it.
             GuestError: the guest failed otherwise; the session is lost.
         """
-        if not isinstance(name, str):
-            raise UsageError(f"a variable name is a str, not a {type(name).__name__}")
-        key = name.encode("utf-8", "replace")
-        if not name.isidentifier() or len(key) > NAME_BYTES_MAX:
-            raise UsageError(f"{name!a} is not a variable name of at most {NAME_BYTES_MAX} bytes")
-        if not isinstance(value, str | bytes):
-            raise UsageError(f"{name} is a {type(value).__name__}; give a str or bytes")
-        if type(value) not in (str, bytes):
-            # A subclass may say another length than it has, and be copied from beyond its end.
-            value = str.__str__(value) if isinstance(value, str) else bytes(memoryview(value))
-        encoding = encoding_of(value)
+        if isinstance(value, LaidOut):
+            key, encoding, is_text = name.encode(), value.encoding, value.is_text
+        else:
+            key, value = plain(name, value)
+            encoding, is_text = encoding_of(value), isinstance(value, str)
         size = len(value) * encoding.bytes_per_unit
         if size > self._limits.context_bytes_max:
             raise UsageError(
@@ -212,7 +205,7 @@ class Session:
         self._start(_SETUP_LIMITS, in_cell=False)
         lost = True
         try:
-            if isinstance(value, str):
+            if is_text:
                 pointer = yield from self._invoke("rlm_str_new", (len(value), encoding.max_char), 1)
             else:
                 pointer = yield from self._invoke("rlm_bytes_new", (len(value),), 1)

@@ -7,11 +7,14 @@ exactly that layout, so the class must be the smallest that fits: CPython compar
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from rlm_wasm.errors import UsageError
+
 CHUNK_UNITS: Final = 4 << 20
+NAME_BYTES_MAX: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +56,62 @@ def encoding_of(value: str | bytes) -> Encoding:
     return widest
 
 
-def chunks(value: str | bytes, encoding: Encoding) -> Iterator[tuple[int, int, object]]:
+@dataclass(frozen=True, slots=True)
+class LaidOut:
+    """A value that somebody else has laid out already: `read(offset, length)` gives its bytes."""
+
+    is_text: bool
+    units: int
+    encoding: Encoding
+    read: Callable[[int, int], bytes]
+
+    def __len__(self) -> int:
+        return self.units
+
+
+def plain(name: str, value: str | bytes) -> tuple[bytes, str | bytes]:
+    """Return a variable's name as UTF-8, and its value as a str or bytes and no subclass of them.
+
+    Raises:
+        UsageError: the name is no identifier, or the value is of another type.
+    """
+    if not isinstance(name, str):
+        raise UsageError(f"a variable name is a str, not a {type(name).__name__}")
+    key = name.encode("utf-8", "replace")
+    if not name.isidentifier() or len(key) > NAME_BYTES_MAX:
+        raise UsageError(f"{name!a} is not a variable name of at most {NAME_BYTES_MAX} bytes")
+    if not isinstance(value, str | bytes):
+        raise UsageError(f"{name} is a {type(value).__name__}; give a str or bytes")
+    if type(value) not in (str, bytes):
+        # A subclass may say another length than it has, and be copied from beyond its end.
+        value = str.__str__(value) if isinstance(value, str) else bytes(memoryview(value))
+    return key, value
+
+
+def pieces(value: str | bytes, encoding: Encoding) -> Iterator[bytes]:
+    """Yield the laid-out value in pieces, each of its own."""
+    for start in range(0, len(value), CHUNK_UNITS):
+        part = value[start : start + CHUNK_UNITS]
+        yield part if isinstance(part, bytes) else part.encode(encoding.codec, _errors(encoding))
+
+
+def _errors(encoding: Encoding) -> str:
+    return "surrogatepass" if encoding in (UCS_2, UCS_4) else "strict"
+
+
+def chunks(value: str | bytes | LaidOut, encoding: Encoding) -> Iterator[tuple[int, int, object]]:
     """Yield (address, length, owner) pieces of the laid-out value; the address lives as long as the owner.
 
     ASCII text and bytes are read in place; other text is encoded a piece at a time.
     """
+    if isinstance(value, LaidOut):
+        size = value.units * encoding.bytes_per_unit
+        for start in range(0, size, CHUNK_UNITS):
+            piece = value.read(start, min(CHUNK_UNITS, size - start))
+            if len(piece) != min(CHUNK_UNITS, size - start):
+                raise ValueError("a value is shorter than it says")
+            yield _in_place(piece), len(piece), piece
+        return
     if encoding is ASCII:
         address = _in_place(value)
         for start in range(0, len(value), CHUNK_UNITS):
@@ -65,9 +119,7 @@ def chunks(value: str | bytes, encoding: Encoding) -> Iterator[tuple[int, int, o
         return
     assert isinstance(value, str)
     for start in range(0, len(value), CHUNK_UNITS):
-        part = value[start : start + CHUNK_UNITS].encode(
-            encoding.codec, "surrogatepass" if encoding is not LATIN_1 else "strict"
-        )
+        part = value[start : start + CHUNK_UNITS].encode(encoding.codec, _errors(encoding))
         yield _in_place(part), len(part), part
 
 

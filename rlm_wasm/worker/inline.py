@@ -94,7 +94,7 @@ class InlineSession:
         """Make the present state the session's origin: worth one copy after large inputs were loaded."""
         await self._operate(Rebase(self._number), None)
 
-    async def snapshot(self) -> Snapshot:
+    async def snapshot(self) -> SessionImage:
         """Return the state between two cells. Raises UsageError if the session is lost."""
         done = await self._operate(TakeSnapshot(self._number), None)
         if done.snapshot is None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from rlm_wasm.sandbox.session import Cell, Operation, Session
 from rlm_wasm.sandbox.snapshot import Snapshot
 from rlm_wasm.sandbox.steps import SLICE, Step
+from rlm_wasm.sandbox.text import LaidOut
 from rlm_wasm.worker.result import CellResult, decode_cell
 
 Outcome = CellResult | Snapshot | None
@@ -28,7 +29,7 @@ def run_cell(session: Session, cell: Cell, checkpoint_bytes_max: int) -> Operati
     return result
 
 
-def load(session: Session, name: str, value: str | bytes) -> Operation[Outcome]:
+def load(session: Session, name: str, value: str | bytes | LaidOut) -> Operation[Outcome]:
     """Bind an input in the guest."""
     yield from session.load(name, value)
     return None
