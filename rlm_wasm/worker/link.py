@@ -1,0 +1,320 @@
+"""The host's end of one worker process: commands out, reports in, and its end, once.
+
+Everything happens on the event loop's thread. Whatever the worker sends is checked against the
+host's own books (`protocol`); what was not due ends the worker, and with it its sessions, each with
+one WorkerLost. Nothing it sends can raise anything here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic_ns
+from typing import Final
+
+import anyio
+
+from rlm_wasm.errors import (
+    ArtifactError,
+    BoundaryViolation,
+    InternalError,
+    RlmWasmError,
+    UsageError,
+    WorkerLost,
+)
+from rlm_wasm.ids import SessionId
+from rlm_wasm.image.memfd import MemoryFile
+from rlm_wasm.sandbox.text import LaidOut
+from rlm_wasm.wire import worker_messages as m
+from rlm_wasm.worker import commands as c
+from rlm_wasm.worker.child import Child
+from rlm_wasm.worker.frames import Channel, Frame, FrameError, PeerGone
+from rlm_wasm.worker.image_file import WorkerImage, check_sealed
+from rlm_wasm.worker.protocol import Protocol, State
+from rlm_wasm.worker.translation import result_of
+
+# A value up to this size travels in its frame; a larger one in a file of its own.
+INLINE_BYTES_MAX: Final = 32 << 10
+Sink = Callable[[c.Report], None]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredValue:
+    """An input laid out for the guest, in a sealed file that is sent as it is."""
+
+    value: LaidOut
+    file: MemoryFile
+
+
+class Link:
+    """One worker process. `ended(link)` is called once, when it is over, from the event loop.
+
+    `closed(session)` is called when the worker has freed a session.
+    """
+
+    def __init__(
+        self,
+        child: Child,
+        *,
+        tenant: str,
+        report_bytes_max: int,
+        unsent_bytes_max: int,
+        image_numbers: Callable[[], int],
+        ended: Callable[[Link], None],
+        closed: Callable[[Link, int], None],
+    ) -> None:
+        self.child: Final = child
+        self.tenant: Final = tenant
+        self._channel = Channel(
+            child.connection, frame_bytes_max=report_bytes_max, unsent_bytes_max=unsent_bytes_max
+        )
+        self._protocol = Protocol()
+        self._sinks: dict[int, Sink] = {}
+        self._ended = ended
+        self._closed = closed
+        self._image_numbers = image_numbers
+        self._scope = anyio.CancelScope()
+        self._wants_writing = anyio.Event()
+        self._pings = 0
+        self._pinged_ns = 0
+        self.heard_ns = monotonic_ns()
+        self.lost: WorkerLost | None = None
+        self.served = anyio.Event()
+
+    @property
+    def busy(self) -> bool:
+        """Whether the worker owes a report that no guest's deadline bounds."""
+        states = (self._protocol.state(session) for session in self._protocol.sessions)
+        return not self._protocol.ready or any(s not in (State.IDLE, State.WAITING) for s in states)
+
+    @property
+    def session_count(self) -> int:
+        """How many sessions the worker holds."""
+        return len(self._protocol.sessions)
+
+    # -- what a session sends ----------------------------------------------------------------------------
+
+    def submit(self, command: c.Command) -> None:
+        """Send a command.
+
+        Raises:
+            WorkerLost: the worker is gone and the command would begin something.
+        """
+        if self.lost is not None:
+            if isinstance(command, c.Open | c.Load | c.Run | c.Rebase | c.TakeSnapshot):
+                raise WorkerLost(self.lost.message)
+            return  # the session has been told
+        file: MemoryFile | None = None
+        match command:
+            case c.Open():
+                message, file = self._open(command)
+            case c.Load(value=value):
+                message, file = self._load(command, value)
+            case c.Run(session=session, cell=cell, checkpoint_bytes_max=bytes_max):
+                operation = self._protocol.beginning(session, cell=cell.limits)
+                source = cell.source.encode("utf-8", "replace").decode()
+                message = m.RunCell(
+                    session, operation, source, cell.limits, cell.report_variables, bytes_max
+                )
+            case c.Rebase(session=session):
+                message = m.RebaseSession(session, self._protocol.beginning(session))
+            case c.TakeSnapshot(session=session):
+                message = m.SnapshotSession(session, self._protocol.beginning(session, wants_image=True))
+            case c.Respond(session=session, response=response):
+                if not self._protocol.responding(session):
+                    return
+                message = m.RespondTo(session, response)
+            case c.Interrupt(session=session):
+                if self._protocol.state(session) in (None, State.CLOSING):
+                    return
+                message = m.InterruptCell(session)
+            case c.Stop(session=session, error=error):
+                if not self._protocol.stopping(session):
+                    return
+                message = m.StopOperation(session, m.encode_error(error))
+            case c.Close(session=session):
+                message = self._close(session)
+        if message is not None:
+            self._send(message, file)
+
+    def _open(self, command: c.Open) -> tuple[m.OpenSession, MemoryFile | None]:
+        start = command.start
+        if start is not None and not isinstance(start, WorkerImage):
+            raise UsageError("the image is not of a worker process; save it and load it here")
+        if start is not None and start.tenant != self.tenant:
+            raise UsageError("the image belongs to another tenant")
+        operation = self._protocol.opening(command.session, command.limits, command.boundary)
+        self._sinks[command.session] = command.sink
+        if start is None:
+            return m.OpenSession(command.session, operation, command.limits, command.boundary), None
+        message = m.OpenSession(
+            command.session,
+            operation,
+            command.limits,
+            command.boundary,
+            image=start.number,
+            image_size=start.size,
+            image_virtual_ns=start.virtual_ns,
+            image_runs=start.runs,
+        )
+        return message, start.file
+
+    def _load(self, command: c.Load, value: object) -> tuple[m.LoadValue, MemoryFile | None]:
+        if not isinstance(value, LaidOut):
+            raise InternalError("a value that was not laid out")
+        operation = self._protocol.beginning(command.session)
+        size = value.units * value.encoding.bytes_per_unit
+        message = m.LoadValue(
+            command.session,
+            operation,
+            command.name,
+            value.is_text,
+            value.units,
+            value.encoding.bytes_per_unit,
+            value.encoding.max_char,
+            value.read(0, size) if value.file is None else None,
+        )
+        return message, value.file
+
+    def _close(self, session: SessionId) -> m.CloseSession | None:
+        busy = self._protocol.state(session) not in (None, State.IDLE, State.CLOSING)
+        if not self._protocol.closing(session):
+            return None
+        sink = self._sinks.pop(session)
+        if busy:
+            sink(c.Done(error=UsageError("the session was closed")))
+        return m.CloseSession(session)
+
+    def _send(self, message: m.ToWorker, file: MemoryFile | None = None) -> None:
+        try:
+            self._channel.send(m.encode(message), None if file is None else file.fd)
+        except PeerGone as gone:
+            self.end(f"its socket failed: {gone}")
+        else:
+            if self._channel.unsent_bytes:
+                self._wants_writing.set()
+
+    # -- what the worker sends ---------------------------------------------------------------------------
+
+    async def serve(self) -> None:
+        """Read and write until the worker is over."""
+        with self._scope:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._write)
+                while self.lost is None:
+                    await anyio.wait_readable(self._channel)
+                    self.read()
+        self.end("the host closed it")
+        self._channel.close()
+
+    async def _write(self) -> None:
+        while self.lost is None:
+            await self._wants_writing.wait()
+            self._wants_writing = anyio.Event()
+            try:
+                while not self._channel.flush():
+                    await anyio.wait_writable(self._channel)
+            except PeerGone as gone:
+                self.end(f"its socket failed: {gone}")
+
+    def read(self) -> None:
+        """Take what has come. Called by `serve`, and before a worker is said to hang."""
+        if self.lost is not None:
+            return
+        try:
+            for frame in self._channel.receive():
+                self._take(frame)
+        except PeerGone as gone:
+            self.end(f"its process ended ({gone})")
+        except (FrameError, BoundaryViolation, ArtifactError) as violation:
+            self.end(f"it broke the protocol: {violation}")
+
+    def _take(self, frame: Frame) -> None:
+        # Owned from here on, whatever is wrong with the frame.
+        file = None if frame.file is None else MemoryFile(frame.file)
+        if self.lost is not None:
+            return
+        report = m.decode_report(frame.payload)
+        self._protocol.check(report, with_file=file is not None)
+        self.heard_ns = monotonic_ns()
+        match report:
+            case m.Ready():
+                self.served.set()
+            case m.GuestRequest(session=session, frame=request):
+                if self._protocol.state(session) is State.WAITING:
+                    self._sinks[session](c.Requested(request))
+            case m.OperationDone(session=session):
+                sink = self._sinks.get(session)
+                done = self._done(report, file)
+                if self._protocol.state(session) is None:
+                    self._sinks.pop(session, None)  # it was never made
+                if sink is not None:
+                    sink(done)
+            case m.SessionClosed(session=session):
+                self._closed(self, session)
+            case m.Pong():
+                pass
+
+    def _done(self, report: m.OperationDone, file: MemoryFile | None) -> c.Done:
+        if report.error is not None:
+            return c.Done(error=m.decode_error(report.error))
+        if report.result is not None:
+            return c.Done(result=result_of(report.result))
+        if report.image is not None and file is not None:
+            image = report.image
+            check_sealed(file.fd, bytes_max=image.size + 16 * image.runs)
+            number = self._image_numbers()
+            return c.Done(
+                snapshot=WorkerImage(number, self.tenant, image.size, image.virtual_ns, image.runs, file)
+            )
+        return c.Done()
+
+    # -- its life ----------------------------------------------------------------------------------------
+
+    def ping(self) -> None:
+        """Ask the worker to show that it lives, unless it was asked already."""
+        if self.lost is None and self._protocol.ready and not self._protocol.ping_outstanding:
+            self._pings += 1
+            self._protocol.pinging(self._pings)
+            self._pinged_ns = monotonic_ns()
+            self._send(m.Ping(self._pings))
+
+    def silent_ns(self, now_ns: int) -> int:
+        """How long the worker has owed an answer to a ping; 0 if it owes none."""
+        if not self._protocol.ping_outstanding:
+            return 0
+        return now_ns - max(self._pinged_ns, self.heard_ns)
+
+    def end(self, reason: str) -> None:
+        """Kill the process and tell every session. Safe to call again; the first reason counts."""
+        if self.lost is not None:
+            return
+        self.lost = lost = WorkerLost(f"the worker process is gone: {reason}")
+        self.child.kill()
+        self._scope.cancel()
+        self._wants_writing.set()
+        self.served.set()
+        sinks = [
+            (session, sink)
+            for session, sink in self._sinks.items()
+            if self._protocol.state(session) not in (None, State.IDLE, State.CLOSING)
+        ]
+        self._sinks.clear()
+        for _, sink in sinks:
+            sink(c.Done(error=WorkerLost(lost.message)))
+        self._ended(self)
+
+    async def gone(self, seconds_max: float) -> bool:
+        """Wait until the process is no more; return whether that is so."""
+        with anyio.move_on_after(seconds_max, shield=True):
+            while not self.child.ended():
+                await anyio.wait_readable(self.child.pidfd)
+        ended = self.child.ended()
+        with contextlib.suppress(OSError):
+            self.child.close()
+        return ended
+
+
+__all__ = ["INLINE_BYTES_MAX", "Link", "RlmWasmError", "StoredValue", "os"]
