@@ -14,7 +14,6 @@ from time import monotonic_ns
 from typing import Any, Final
 
 import anyio
-from anyio.abc import TaskGroup
 
 from rlm_wasm.core.ledger import Dimension, DimensionView
 from rlm_wasm.core.messages import Usage
@@ -40,30 +39,54 @@ from rlm_wasm.errors import ProviderError, RlmWasmError
 from rlm_wasm.events import Event
 from rlm_wasm.ids import RequestId, RunId
 from rlm_wasm.providers.base import Completion, Provider, ProviderFailure, Query
+from rlm_wasm.runtime.senders import Senders
 from rlm_wasm.runtime.timers import Timers
 
 Sink = Callable[[Event], None]
 # From a model's name in the policy to its provider and its name there.
 Router = Callable[[str], tuple[Provider, str]]
+# Takes the responses to a batch, in order.
+Answered = Callable[[list[Response]], None]
 # A cancelled provider call has this long to close its connection before its run is over without it.
 HANG_UP_SECONDS_MAX: Final = 5.0
 _Attempt = tuple[RunId, RequestId, int]
 
 
-@dataclass(slots=True)
-class _Waiter:
-    """Somebody who waits for a terminal response."""
+class _Batch:
+    """Queries that were asked together, and who wants their responses."""
 
-    answered: anyio.Event = field(default_factory=anyio.Event)
-    response: Response | None = None
+    __slots__ = ("_answered", "_missing", "_responses")
+
+    def __init__(self, size: int, answered: Answered) -> None:
+        self._responses: list[Response | None] = [None] * size
+        self._missing = size
+        self._answered = answered
+
+    def put(self, place: int, response: Response) -> None:
+        """Take the one response of one query; with the last one, hand over all."""
+        self._responses[place] = response
+        self._missing -= 1
+        if not self._missing:
+            self._answered([response for response in self._responses if response is not None])
 
 
-@dataclass(slots=True)
 class _Sent:
-    """A provider call under way."""
+    """A provider call under way, or about to be."""
 
-    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
-    gone: anyio.Event = field(default_factory=anyio.Event)
+    __slots__ = ("cancelled", "effect", "gone", "scope")
+
+    def __init__(self, effect: SendQuery) -> None:
+        self.effect = effect
+        self.cancelled = False
+        self.scope: anyio.CancelScope | None = None  # made by the task that makes the call
+        self.gone: anyio.Event | None = None  # made by whoever waits for it
+
+    def cancel(self) -> bool:
+        """Stop the call, or keep it from being made; return whether it was in time for that."""
+        self.cancelled = True
+        if self.scope is not None:
+            self.scope.cancel()
+        return self.scope is None
 
 
 @dataclass(slots=True)
@@ -73,7 +96,7 @@ class _Run:
     route: Router
     sinks: list[Sink]
     end: Callable[[str], None]
-    waiters: dict[RequestId, _Waiter] = field(default_factory=dict)
+    waiting: dict[RequestId, tuple[_Batch, int]] = field(default_factory=dict)
     numbers: Any = field(default_factory=lambda: itertools.count(1))
 
 
@@ -91,7 +114,7 @@ class Broker:
         self._performing = False
         self._runs: dict[RunId, _Run] = {}
         self._sending: dict[_Attempt, _Sent] = {}
-        self._tasks: TaskGroup | None = None
+        self._senders: Final = Senders(self._send)
 
     @property
     def idle(self) -> bool:
@@ -101,7 +124,7 @@ class Broker:
     async def serve(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Perform effects until cancelled."""
         async with anyio.create_task_group() as tasks:
-            self._tasks = tasks
+            tasks.start_soon(self._senders.run)
             tasks.start_soon(self._timers.run)
             task_status.started()
 
@@ -116,12 +139,13 @@ class Broker:
         """Close a run with `ended` and forget it; return when its provider calls have hung up."""
         self.submit(ended)
         run = self._runs.pop(run_id)
-        for waiter in run.waiters.values():
-            # The scheduler answers every request before it closes a run; nobody is left to wait.
-            waiter.answered.set()
+        # The scheduler answers every request before it closes a run; nobody is left to wait.
+        for batch, place in run.waiting.values():
+            batch.put(place, Cancelled("the run ended"))
         with anyio.move_on_after(HANG_UP_SECONDS_MAX):
-            for gone in [sent.gone for key, sent in self._sending.items() if key[0] == run_id]:
-                await gone.wait()
+            for sent in [sent for key, sent in self._sending.items() if key[0] == run_id]:
+                sent.gone = anyio.Event()
+                await sent.gone.wait()
 
     def next_request(self, run_id: RunId) -> RequestId:
         """Return a number that no request of this run has had."""
@@ -133,22 +157,28 @@ class Broker:
 
     async def query(self, received: QueryReceived) -> Response:
         """Submit a query and wait for its one terminal response."""
-        (response,) = await self.query_all([received])
-        return response
+        came = anyio.Event()
+        box: list[Response] = []
 
-    async def query_all(self, batch: list[QueryReceived]) -> list[Response]:
-        """Submit queries together and return their responses in order, when all are there."""
-        waiters = []
+        def answered(responses: list[Response]) -> None:
+            box.extend(responses)
+            came.set()
+
+        self.ask([received], answered)
+        await came.wait()
+        return box[0]
+
+    def ask(self, batch: list[QueryReceived], answered: Answered) -> None:
+        """Submit queries of one run together; `answered` is called once, when all have their response.
+
+        It is called on the event loop's thread, perhaps before this returns, and must not raise.
+        """
+        waiting = self._runs[batch[0].run_id].waiting
+        shared = _Batch(len(batch), answered)
+        for place, received in enumerate(batch):
+            waiting[received.request_id] = (shared, place)
         for received in batch:
-            waiter = _Waiter()
-            self._runs[received.run_id].waiters[received.request_id] = waiter
-            waiters.append(waiter)
             self.submit(received)
-        responses = []
-        for waiter in waiters:
-            await waiter.answered.wait()
-            responses.append(waiter.response or Cancelled("the run ended"))
-        return responses
 
     def submit(self, given: Input) -> None:
         """Let the scheduler decide about one input, and do what it says.
@@ -173,19 +203,22 @@ class Broker:
                 self._emit(self._runs[event.run_id], event)
             case Respond(run_id=run_id, request_id=request_id, response=response):
                 run = self._runs.get(run_id)
-                waiter = run.waiters.pop(request_id, None) if run else None
+                waiter = run.waiting.pop(request_id, None) if run else None
                 if waiter is not None:
-                    waiter.response = response
-                    waiter.answered.set()
+                    batch, place = waiter
+                    batch.put(place, response)
             case SendQuery():
-                sent = _Sent()
+                sent = _Sent(effect)
                 self._sending[effect.run_id, effect.request_id, effect.attempt] = sent
-                assert self._tasks is not None, "the broker does not serve"
-                self._tasks.start_soon(self._send, effect, sent)
+                self._senders.give(sent)
             case CancelQuery(run_id=run_id, request_id=request_id, attempt=attempt):
                 sending = self._sending.get((run_id, request_id, attempt))
-                if sending is not None:
-                    sending.scope.cancel()
+                if sending is not None and sending.cancel():
+                    # Known for certain: the reservation comes back.
+                    unsent = ProviderError("cancelled before it was sent")
+                    self.submit(
+                        ProviderFailed(run_id, request_id, attempt, unsent, retryable=False, sent=False)
+                    )
             case SetTimer(run_id=run_id, timer_id=timer_id, at_ns=at_ns):
                 self._timers.set(run_id, timer_id, at_ns)
             case ClearTimer(run_id=run_id, timer_id=timer_id):
@@ -204,14 +237,16 @@ class Broker:
                 what = str(error) if isinstance(error, RlmWasmError) else f"{type(error).__name__}: {error}"
                 run.end(f"events: {what}")
 
-    async def _send(self, effect: SendQuery, sent: _Sent) -> None:
-        key = (effect.run_id, effect.request_id, effect.attempt)
+    async def _send(self, sent: _Sent) -> None:
+        effect = sent.effect
         try:
-            with sent.scope:
-                self.submit(await self._attempt(effect))
+            if not sent.cancelled:
+                with anyio.CancelScope() as sent.scope:
+                    self.submit(await self._attempt(effect))
         finally:
-            del self._sending[key]
-            sent.gone.set()
+            del self._sending[effect.run_id, effect.request_id, effect.attempt]
+            if sent.gone is not None:
+                sent.gone.set()
 
     async def _attempt(self, effect: SendQuery) -> ProviderAnswered | ProviderFailed:
         key = (effect.run_id, effect.request_id, effect.attempt)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import assert_never
 
@@ -10,9 +11,9 @@ from rlm_wasm.core.limits import BoundaryLimits
 from rlm_wasm.core.messages import Message
 from rlm_wasm.core.request import Completed, Denied, Response
 from rlm_wasm.core.scheduler import QueryReceived
-from rlm_wasm.errors import BudgetExceeded, QueryError
+from rlm_wasm.errors import BoundaryViolation, BudgetExceeded, QueryError
 from rlm_wasm.ids import RunId
-from rlm_wasm.runtime.broker import Broker
+from rlm_wasm.runtime.broker import Answered, Broker
 from rlm_wasm.wire.boundary import (
     Budget,
     Finish,
@@ -24,13 +25,14 @@ from rlm_wasm.wire.boundary import (
     encode_finish_response,
     encode_response,
 )
+from rlm_wasm.worker.answers import Answerer, Reply
 
 # A restored session's observation repeats answered queries; a flood of them is not repeated.
 ANSWERED_KEPT_MAX = 64
 
 
 @dataclass(slots=True)
-class GuestRequests:
+class GuestRequests(Answerer):
     """The requests of one run's guest at one depth. `finish` is set once the guest declares an answer."""
 
     broker: Broker
@@ -50,45 +52,40 @@ class GuestRequests:
         self.answered = []
         self.asked = 0
 
-    async def answer(self, frame: bytes) -> bytes:
-        """Return the response frame. Raises BoundaryViolation, which ends the cell, and nothing else."""
-        request = decode_request(frame, self.boundary)
+    def ask(self, frame: bytes, reply: Reply) -> None:
+        """Answer a frame; one that may not be is a BoundaryViolation, which ends the cell."""
+        try:
+            request = decode_request(frame, self.boundary)
+        except BoundaryViolation as violation:
+            reply(violation)
+            return
         match request:
             case LlmQuery(prompt=prompt, model=model):
-                (response,) = await self._ask([prompt], model)
-                return encode_response(response)
+                self._query((prompt,), model, lambda responses: reply(encode_response(responses[0])))
             case LlmQueryBatch(prompts=prompts, model=model):
-                return encode_batch_response(await self._ask(list(prompts), model))
+                self._query(prompts, model, lambda responses: reply(encode_batch_response(responses)))
             case Finish(answer=answer):
                 if self.finish is None:
                     self.finish = answer
-                return encode_finish_response()
+                reply(encode_finish_response())
             case Budget():
-                return encode_budget_response(self.broker.budget_view(self.run_id))
+                reply(encode_budget_response(self.broker.budget_view(self.run_id)))
             case _:
                 assert_never(request)
 
-    async def _ask(self, prompts: list[str], model: str | None) -> list[Response]:
-        self.asked += len(prompts)
-        if self.asked > self.cell_requests_max:
-            left = max(0, self.cell_requests_max - self.asked + len(prompts))
-            too_many = BudgetExceeded(
-                "cell.requests", requested=len(prompts), available=left, limit=self.cell_requests_max
-            )
-            return [Denied(too_many)] * len(prompts)
+    def _query(self, prompts: Sequence[str], model: str | None, answered: Answered) -> None:
         name = model or self.sub_model
-        if name not in self.models:
-            # Not a secret and not a violation: models invent model names. Never a provider's path.
-            known = ", ".join(sorted(self.models))
-            return [Denied(QueryError(f"no model of that name may be asked; there are: {known}"))] * len(
-                prompts
-            )
-        group = self.broker.next_request(self.run_id) if len(prompts) > 1 else None
+        refusal = self._refusal(len(prompts), name)
+        if refusal is not None:
+            answered([refusal] * len(prompts))
+            return
+        broker, run_id, depth = self.broker, self.run_id, self.depth
+        group = broker.next_request(run_id) if len(prompts) > 1 else None
         batch = [
             QueryReceived(
-                run_id=self.run_id,
-                request_id=self.broker.next_request(self.run_id),
-                depth=self.depth,
+                run_id=run_id,
+                request_id=broker.next_request(run_id),
+                depth=depth,
                 origin="guest",
                 model=name,
                 prompt_messages=(Message("user", prompt),),
@@ -96,8 +93,25 @@ class GuestRequests:
             )
             for prompt in prompts
         ]
-        responses = await self.broker.query_all(batch)
-        for prompt, response in zip(prompts, responses, strict=True):
-            if isinstance(response, Completed) and len(self.answered) < ANSWERED_KEPT_MAX:
-                self.answered.append(AnsweredQuery(prompt, response.text))
-        return responses
+
+        def keep(responses: list[Response]) -> None:
+            for prompt, response in zip(prompts, responses, strict=True):
+                if isinstance(response, Completed) and len(self.answered) < ANSWERED_KEPT_MAX:
+                    self.answered.append(AnsweredQuery(prompt, response.text))
+            answered(responses)
+
+        broker.ask(batch, keep)
+
+    def _refusal(self, count: int, model: str) -> Denied | None:
+        """Return why this cell may not ask `count` more queries of `model`, if it may not."""
+        self.asked += count
+        if self.asked > self.cell_requests_max:
+            left = max(0, self.cell_requests_max - self.asked + count)
+            return Denied(
+                BudgetExceeded("cell.requests", requested=count, available=left, limit=self.cell_requests_max)
+            )
+        if model not in self.models:
+            # Not a secret and not a violation: models invent model names. Never a provider's path.
+            known = ", ".join(sorted(self.models))
+            return Denied(QueryError(f"no model of that name may be asked; there are: {known}"))
+        return None

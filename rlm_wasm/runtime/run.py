@@ -182,7 +182,7 @@ class ActiveRun:
         self._requests.begin_cell()
         result = await session.run(
             Cell(effect.source, limits, report_variables=True),
-            self._requests.answer,
+            self._requests,
             checkpoint_bytes_max=self._policy.sandbox.checkpoint_bytes_max,
         )
         self._broker.submit(FuelUsed(self.run_id, result.fuel_used))

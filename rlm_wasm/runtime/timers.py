@@ -5,12 +5,15 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 from time import monotonic_ns
+from typing import Final
 
 import anyio
 
 from rlm_wasm.ids import RunId
 
 TimerKey = tuple[RunId, str]
+# Entries of cleared timers that are kept before the heap is made anew.
+STALE_MAX: Final = 1_024
 
 
 class Timers:
@@ -28,6 +31,10 @@ class Timers:
     def set(self, run_id: RunId, timer_id: str, at_ns: int) -> None:
         """Fire at `at_ns` of the monotonic clock; a timer of the same name is replaced."""
         key = (run_id, timer_id)
+        if len(self._heap) > 2 * len(self._due) + STALE_MAX:
+            # A deadline is seldom met: without this the heap holds every timer of the last minutes.
+            self._heap = [(due_ns, set_key) for set_key, due_ns in self._due.items()]
+            heapq.heapify(self._heap)
         self._due[key] = at_ns
         heapq.heappush(self._heap, (at_ns, key))
         if self._heap[0] == (at_ns, key):

@@ -7,15 +7,16 @@ no locked-down process around it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import anyio
-from anyio.lowlevel import EventLoopToken, checkpoint, current_token
+from anyio.lowlevel import checkpoint, current_token
 
 from rlm_wasm.core.limits import BoundaryLimits, SessionLimits
 from rlm_wasm.core.request import Cancelled
@@ -24,6 +25,7 @@ from rlm_wasm.ids import SessionId
 from rlm_wasm.sandbox.session import Cell
 from rlm_wasm.sandbox.snapshot import Snapshot
 from rlm_wasm.wire.boundary import encode_response
+from rlm_wasm.worker.answers import Answer, Answerer
 from rlm_wasm.worker.commands import (
     Close,
     Command,
@@ -41,32 +43,26 @@ from rlm_wasm.worker.commands import (
 )
 from rlm_wasm.worker.entropy import seeded_entropy
 from rlm_wasm.worker.loop import WorkerLoop
+from rlm_wasm.worker.postbox import Postbox
 from rlm_wasm.worker.result import CellResult
-from rlm_wasm.worker.worker import Answer, SessionImage
+from rlm_wasm.worker.worker import SessionImage
 
 # What a guest that waits for the host gets when its cell is interrupted.
 _CANCELLED_RESPONSE: Final = encode_response(Cancelled("the cell was cancelled"))
 
 
-def _post_soon(token: EventLoopToken, function: Callable[[Any], None], argument: object) -> None:
-    """Call `function(argument)` on the event loop soon, from another thread, without waiting for it."""
-    native: Any = token.native_token
-    schedule = getattr(native, "call_soon_threadsafe", None) or native.run_sync_soon
-    schedule(function, argument)
-
-
 class _Mailbox:
-    """Reports of one session, delivered on the event loop's thread."""
+    """What the task that drives a session has to know, put there on the event loop's thread."""
 
     def __init__(self) -> None:
-        self._reports: deque[Report] = deque()
+        self._reports: deque[Report | Exception] = deque()
         self._arrived = anyio.Event()
 
-    def put(self, report: Report) -> None:
+    def put(self, report: Report | Exception) -> None:
         self._reports.append(report)
         self._arrived.set()
 
-    async def get(self) -> Report:
+    async def get(self) -> Report | Exception:
         while not self._reports:
             self._arrived = anyio.Event()
             await self._arrived.wait()
@@ -84,6 +80,10 @@ class InlineSession:
         self._closed = False
         self._busy = False
         self._answering: anyio.CancelScope | None = None
+        self._answerer: Answerer | None = None
+        # The number of the frame that the answerer has not replied to, or 0.
+        self._unanswered = 0
+        self._frames = 0
         self._interrupted = False
 
     async def load(self, name: str, value: str | bytes) -> None:
@@ -122,6 +122,9 @@ class InlineSession:
             self._interrupted = True
             if self._answering is not None:
                 self._answering.cancel()
+            if self._unanswered:
+                # The guest has to run again to be interrupted.
+                self._reply(self._unanswered, _CANCELLED_RESPONSE)
 
     async def aclose(self) -> None:
         """Free the guest. Safe to call again."""
@@ -145,18 +148,15 @@ class InlineSession:
             await self.aclose()
 
     async def open(
-        self, limits: SessionLimits, entropy: Callable[[int], bytes], start: Snapshot | None
+        self,
+        limits: SessionLimits,
+        entropy: Callable[[int], bytes],
+        start: Snapshot | None,
+        postbox: Postbox,
     ) -> None:
         """Make the guest. Called once, by InlineWorker."""
-        token = current_token()
-        mailbox = self._mailbox
-        await self._operate(
-            Open(
-                self._number, limits, self._boundary, entropy,
-                lambda report: _post_soon(token, mailbox.put, report), start,
-            ),
-            None,
-        )  # fmt: skip
+        sink = functools.partial(postbox.post, self._received)
+        await self._operate(Open(self._number, limits, self._boundary, entropy, sink, start), None)
 
     async def _operate(self, command: Command, answer: Answer | None) -> Done:
         if self._closed or self._busy:
@@ -164,13 +164,18 @@ class InlineSession:
         self._loop.submit(command)
         self._busy = True
         self._interrupted = False
+        self._answerer = answer if isinstance(answer, Answerer) else None
         try:
             while True:
                 report = await self._mailbox.get()
                 if isinstance(report, Done):
                     break
+                if isinstance(report, Exception):
+                    raise report
                 self._loop.submit(await self._answer(report, answer))
         except BaseException:
+            self._answerer = None
+            self._unanswered = 0
             # Cancelled, or a bug above: the guest must be still before the caller goes on.
             with anyio.CancelScope(shield=True):
                 with contextlib.suppress(UsageError):  # the worker closes, which ends the operation too
@@ -180,9 +185,39 @@ class InlineSession:
             raise
         finally:
             self._busy = False
+            self._answerer = None
         if report.error is not None:
             raise report.error
         return report
+
+    def _received(self, report: Report) -> None:
+        """Take a report of the worker's: an answerer gets a request at once, the waiting task all else."""
+        answerer = self._answerer
+        if answerer is None or self._interrupted or not isinstance(report, Requested):
+            self._mailbox.put(report)
+            return
+        self._frames += 1
+        self._unanswered = self._frames
+        try:
+            answerer.ask(report.frame, functools.partial(self._reply, self._frames))
+        except Exception as error:  # noqa: BLE001 - raised again by the task that drives the session
+            self._mailbox.put(error)
+
+    def _reply(self, number: int, response: bytes | GuestError) -> None:
+        """Pass a reply on, if it is the one that the guest waits for."""
+        if number != self._unanswered:
+            return  # interrupted or cancelled meanwhile
+        self._unanswered = 0
+        command: Command
+        if isinstance(response, GuestError):
+            command = Stop(self._number, response)
+        elif type(response) is bytes:
+            command = Respond(self._number, response)
+        else:  # a subclass may lie about its length
+            self._mailbox.put(UsageError(f"an answerer replied with a {type(response).__name__}; give bytes"))
+            return
+        with contextlib.suppress(UsageError):  # the worker is closed, and so is the guest
+            self._loop.submit(command)
 
     async def _answer(self, request: Requested, answer: Answer | None) -> Command:
         """Return what to tell the guest: a response, or that its cell is over."""
@@ -214,6 +249,7 @@ class InlineWorker:
         self._loop = WorkerLoop()
         self._numbers = itertools.count(1)
         self._started = False
+        self._postbox: Postbox | None = None
 
     async def session(
         self,
@@ -235,11 +271,14 @@ class InlineWorker:
         if not self._started:
             self._started = True
             self._loop.start()
+        token = current_token()
+        if self._postbox is None or self._postbox.token != token:
+            self._postbox = Postbox(token)
         number = SessionId(next(self._numbers))
         session = InlineSession(self._loop, number, boundary)
         entropy = os.urandom if limits.entropy == "fresh" else seeded_entropy(limits.seed, number)
         try:
-            await session.open(limits, entropy, start)
+            await session.open(limits, entropy, start, self._postbox)
         except BaseException:
             session.abandon()  # cancelled: the guest may be there although nobody wants it
             raise

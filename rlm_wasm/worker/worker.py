@@ -6,16 +6,13 @@ other code knows which it got. `inline.InlineWorker` keeps the guests in this pr
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Protocol, Self
 
 from rlm_wasm.core.limits import BoundaryLimits, SessionLimits
 from rlm_wasm.sandbox.session import Cell
+from rlm_wasm.worker.answers import Answer
 from rlm_wasm.worker.result import CellResult
-
-# Turns a request frame of the guest into a response frame. A GuestError it raises ends the cell.
-Answer = Callable[[bytes], Awaitable[bytes]]
 
 
 class SessionImage(Protocol):

@@ -203,6 +203,23 @@ async def test_cancelling_a_run_gives_the_partial_answer(script: Script) -> None
     events.assert_complete()
 
 
+async def test_a_query_cancelled_before_it_was_sent_costs_nothing(script: Script) -> None:
+    script.reply("root", "FINAL(1)")
+    events = Events()
+    async with running(small_policy(), script.spec) as runtime:
+
+        def cancel(event: Event) -> None:
+            events.append(event)
+            if event.kind == "query_sent":
+                runtime.cancel("before anything was sent")
+
+        result = await runtime.ask("?", sinks=[cancel])
+    assert result.spent["calls"] == result.spent["input_tokens"] == 0
+    (late,) = events.of("late_result")
+    assert late["answered"] is False
+    events.assert_complete()
+
+
 async def test_cancelling_the_task_leaves_nothing_open(script: Script) -> None:
     script.reply("root", "while True: pass")
     events = Events()

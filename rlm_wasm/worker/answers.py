@@ -1,0 +1,48 @@
+"""Who answers a guest's request frames: an async function, or an `Answerer` that needs no task to wait in."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
+
+import anyio
+
+from rlm_wasm.errors import GuestError, InternalError
+
+# Turns a request frame of the guest into a response frame. A GuestError it raises ends the cell.
+Answer = Callable[[bytes], Awaitable[bytes]]
+# Takes the response frame, or the error that ends the cell. Called on the event loop, once a frame.
+Reply = Callable[[bytes | GuestError], None]
+
+
+class Answerer(ABC):
+    """An `Answer` that can also call back.
+
+    A task that sleeps and wakes for each frame costs more than deciding about it. Whoever drives a
+    session may use either way; both mean the same.
+    """
+
+    @abstractmethod
+    def ask(self, frame: bytes, reply: Reply) -> None:
+        """Begin to answer, and call `reply` once: before this returns, or later.
+
+        The wait has an end of its own: whoever waits for `reply` sets no deadline.
+        """
+
+    async def __call__(self, frame: bytes) -> bytes:
+        """Return the response frame. Raises the GuestError that ends the cell."""
+        came = anyio.Event()
+        box: list[bytes | GuestError] = []
+
+        def reply(response: bytes | GuestError) -> None:
+            box.append(response)
+            came.set()
+
+        self.ask(frame, reply)
+        await came.wait()
+        (response,) = box
+        if isinstance(response, GuestError):
+            raise response
+        if not isinstance(response, bytes):
+            raise InternalError(f"a {type(response).__name__} is no response frame")
+        return response

@@ -1,0 +1,73 @@
+"""Tasks that are used again: every job is performed, all at once, and none is left behind."""
+
+from __future__ import annotations
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from rlm_wasm.runtime.senders import IDLE_MAX, Senders
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_jobs_are_performed_at_the_same_time_and_idle_tasks_are_used_again() -> None:
+    performed: list[int] = []
+    gate = anyio.Event()
+    by: dict[int, object] = {}
+
+    async def perform(job: int) -> None:
+        by[job] = anyio.get_current_task().id
+        await gate.wait()
+        performed.append(job)
+
+    senders = Senders(perform)
+    async with anyio.create_task_group() as tasks:
+        for job in range(3):
+            senders.give(job)  # before it runs: they wait
+        tasks.start_soon(senders.run)
+        await anyio.wait_all_tasks_blocked()
+        assert len(set(by.values())) == 3
+        gate.set()
+        await anyio.wait_all_tasks_blocked()
+        senders.give(3)
+        senders.give(4)
+        await anyio.wait_all_tasks_blocked()
+        assert sorted(performed) == [0, 1, 2, 3, 4]
+        assert {by[3], by[4]} < {by[0], by[1], by[2]}
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_job_may_be_given_where_no_task_runs() -> None:
+    performed = anyio.Event()
+
+    async def perform(job: int) -> None:
+        performed.set()
+
+    senders = Senders(perform)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(senders.run)
+        await anyio.wait_all_tasks_blocked()
+        token = anyio.lowlevel.current_token()
+        native = token.native_token
+        soon = getattr(native, "call_soon_threadsafe", None) or native.run_sync_soon
+        soon(senders.give, 1)
+        await performed.wait()
+        tasks.cancel_scope.cancel()
+
+
+async def test_no_more_idle_tasks_are_kept_than_the_limit_says() -> None:
+    alive = 0
+
+    async def perform(job: int) -> None:
+        await anyio.lowlevel.checkpoint()
+
+    senders = Senders(perform)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(senders.run)
+        for job in range(2 * IDLE_MAX):
+            senders.give(job)
+        await anyio.wait_all_tasks_blocked()
+        alive = len(senders._idle)
+        tasks.cancel_scope.cancel()
+    assert alive == IDLE_MAX
