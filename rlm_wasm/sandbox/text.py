@@ -7,11 +7,13 @@ exactly that layout, so the class must be the smallest that fits: CPython compar
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
 from rlm_wasm.errors import UsageError
+from rlm_wasm.image.memfd import MemoryFile
 
 CHUNK_UNITS: Final = 4 << 20
 NAME_BYTES_MAX: Final = 256
@@ -58,12 +60,36 @@ def encoding_of(value: str | bytes) -> Encoding:
 
 @dataclass(frozen=True, slots=True)
 class LaidOut:
-    """A value that somebody else has laid out already: `read(offset, length)` gives its bytes."""
+    """A value laid out already: `read(offset, length)` gives its bytes, maybe in `file`."""
 
     is_text: bool
     units: int
     encoding: Encoding
     read: Callable[[int, int], bytes]
+    file: MemoryFile | None = None
+
+    @classmethod
+    def of(cls, value: str | bytes, *, file_from_bytes: int) -> Self:
+        """Lay out a value: in a sealed memory file of its own from so many bytes, else in one piece."""
+        encoding = encoding_of(value)
+        size = len(value) * encoding.bytes_per_unit
+        is_text = isinstance(value, str)
+        if size < file_from_bytes:
+            data = b"".join(pieces(value, encoding))
+            return cls(is_text, len(value), encoding, lambda offset, length: data[offset : offset + length])
+
+        def parts() -> Iterator[tuple[int, memoryview]]:
+            at = 0
+            for piece in pieces(value, encoding):
+                yield at, memoryview(piece)
+                at += len(piece)
+
+        return cls.in_file(is_text, len(value), encoding, MemoryFile.of_parts("rlm-value", size, parts()))
+
+    @classmethod
+    def in_file(cls, is_text: bool, units: int, encoding: Encoding, file: MemoryFile) -> Self:
+        """Return the value that a file holds; it is read with plain reads and not mapped."""
+        return cls(is_text, units, encoding, lambda offset, length: os.pread(file.fd, length, offset), file)
 
     def __len__(self) -> int:
         return self.units

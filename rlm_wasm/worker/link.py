@@ -8,9 +8,7 @@ one WorkerLost. Nothing it sends can raise anything here.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from time import monotonic_ns
 from typing import Final
 
@@ -20,7 +18,6 @@ from rlm_wasm.errors import (
     ArtifactError,
     BoundaryViolation,
     InternalError,
-    RlmWasmError,
     UsageError,
     WorkerLost,
 )
@@ -35,17 +32,7 @@ from rlm_wasm.worker.image_file import WorkerImage, check_sealed
 from rlm_wasm.worker.protocol import Protocol, State
 from rlm_wasm.worker.translation import result_of
 
-# A value up to this size travels in its frame; a larger one in a file of its own.
-INLINE_BYTES_MAX: Final = 32 << 10
 Sink = Callable[[c.Report], None]
-
-
-@dataclass(frozen=True, slots=True)
-class StoredValue:
-    """An input laid out for the guest, in a sealed file that is sent as it is."""
-
-    value: LaidOut
-    file: MemoryFile
 
 
 class Link:
@@ -106,38 +93,41 @@ class Link:
             if isinstance(command, c.Open | c.Load | c.Run | c.Rebase | c.TakeSnapshot):
                 raise WorkerLost(self.lost.message)
             return  # the session has been told
-        file: MemoryFile | None = None
+        message, file = self._message(command)
+        if message is not None:
+            self._send(message, file)
+
+    def _message(self, command: c.Command) -> tuple[m.ToWorker | None, MemoryFile | None]:
+        """Enter a command in the books; return what to send: nothing if it has become void."""
+        message: m.ToWorker
         match command:
             case c.Open():
-                message, file = self._open(command)
+                return self._open(command)
             case c.Load(value=value):
-                message, file = self._load(command, value)
+                return self._load(command, value)
             case c.Run(session=session, cell=cell, checkpoint_bytes_max=bytes_max):
                 operation = self._protocol.beginning(session, cell=cell.limits)
                 source = cell.source.encode("utf-8", "replace").decode()
-                message = m.RunCell(
-                    session, operation, source, cell.limits, cell.report_variables, bytes_max
-                )
+                message = m.RunCell(session, operation, source, cell.limits, cell.report_variables, bytes_max)
             case c.Rebase(session=session):
                 message = m.RebaseSession(session, self._protocol.beginning(session))
             case c.TakeSnapshot(session=session):
                 message = m.SnapshotSession(session, self._protocol.beginning(session, wants_image=True))
             case c.Respond(session=session, response=response):
                 if not self._protocol.responding(session):
-                    return
+                    return None, None
                 message = m.RespondTo(session, response)
             case c.Interrupt(session=session):
                 if self._protocol.state(session) in (None, State.CLOSING):
-                    return
+                    return None, None
                 message = m.InterruptCell(session)
             case c.Stop(session=session, error=error):
                 if not self._protocol.stopping(session):
-                    return
+                    return None, None
                 message = m.StopOperation(session, m.encode_error(error))
             case c.Close(session=session):
-                message = self._close(session)
-        if message is not None:
-            self._send(message, file)
+                return self._close(session), None
+        return message, None
 
     def _open(self, command: c.Open) -> tuple[m.OpenSession, MemoryFile | None]:
         start = command.start
@@ -200,14 +190,17 @@ class Link:
 
     async def serve(self) -> None:
         """Read and write until the worker is over."""
-        with self._scope:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._write)
-                while self.lost is None:
-                    await anyio.wait_readable(self._channel)
-                    self.read()
-        self.end("the host closed it")
-        self._channel.close()
+        try:
+            with self._scope:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._write)
+                    while self.lost is None:
+                        await anyio.wait_readable(self._channel)
+                        self.read()
+        finally:
+            # Cancelled from outside: whoever waits for a session is told, or would wait for ever.
+            self.end("the host closed it")
+            self._channel.close()
 
     async def _write(self) -> None:
         while self.lost is None:
@@ -230,6 +223,8 @@ class Link:
             self.end(f"its process ended ({gone})")
         except (FrameError, BoundaryViolation, ArtifactError) as violation:
             self.end(f"it broke the protocol: {violation}")
+        except Exception as error:  # noqa: BLE001 - whatever a report led to, it ends its worker and nothing else
+            self.end(f"a report of it failed with {type(error).__name__}")
 
     def _take(self, frame: Frame) -> None:
         # Owned from here on, whatever is wrong with the frame.
@@ -315,6 +310,3 @@ class Link:
         with contextlib.suppress(OSError):
             self.child.close()
         return ended
-
-
-__all__ = ["INLINE_BYTES_MAX", "Link", "RlmWasmError", "StoredValue", "os"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
@@ -57,20 +56,15 @@ def open_command(
 
 def load_command(message: m.LoadValue, file: MemoryFile | None) -> c.Load:
     """Return the command that binds an input."""
-    if message.data is not None:
-        data = message.data
-
-        def read(offset: int, length: int) -> bytes:
-            return data[offset : offset + length]
+    encoding = Encoding("", message.bytes_per_unit, message.max_char)
+    data = message.data
+    if data is not None:
+        kept = data  # for the type checker, which forgets in a closure what was tested
+        value = LaidOut(message.is_text, message.units, encoding, lambda at, n: kept[at : at + n])
     elif file is not None:
-        kept = file
-
-        def read(offset: int, length: int) -> bytes:
-            return os.pread(kept.fd, length, offset)
+        value = LaidOut.in_file(message.is_text, message.units, encoding, file)
     else:
         raise InternalError("a value came without its file")
-    encoding = Encoding("", message.bytes_per_unit, message.max_char)
-    value = LaidOut(message.is_text, message.units, encoding, read)
     return c.Load(SessionId(message.session), message.name, value)
 
 

@@ -1,0 +1,101 @@
+"""A session in a worker process, for an async host: the same calls as one in this process."""
+
+from __future__ import annotations
+
+import os
+from time import monotonic_ns
+from typing import Final
+
+import anyio
+
+from rlm_wasm.core.limits import BoundaryLimits, SessionLimits
+from rlm_wasm.errors import UsageError, WorkerLost
+from rlm_wasm.ids import SessionId
+from rlm_wasm.sandbox.session import Cell
+from rlm_wasm.sandbox.text import LaidOut, encoding_of, plain
+from rlm_wasm.worker.answers import Answer
+from rlm_wasm.worker.commands import Load, Open
+from rlm_wasm.worker.inline import InlineSession
+from rlm_wasm.worker.link import Link
+from rlm_wasm.worker.result import CellResult
+from rlm_wasm.worker.worker import SessionImage
+
+# A value of fewer bytes travels in its frame; a larger one in a file of its own.
+FILE_FROM_BYTES: Final = 32 << 10
+# Laying out more than this takes milliseconds, so another thread does it.
+_THREAD_FROM_UNITS: Final = 1 << 20
+# Twice what any guest was measured to use. A cell whose worker is gone is charged what it could have used.
+FUEL_PER_NS_MAX: Final = 25
+
+
+class ProcessSession(InlineSession):
+    """One guest in a worker process. Not for concurrent use. Close it, or use `async with`.
+
+    When its process is gone, `run` returns a result that says so; everything else raises WorkerLost.
+    """
+
+    def __init__(
+        self, link: Link, number: SessionId, limits: SessionLimits, boundary: BoundaryLimits
+    ) -> None:
+        super().__init__(link, number, boundary)
+        self._limits = limits
+
+    async def load(self, name: str, value: str | bytes) -> None:
+        """Bind an input in the guest. Raises UsageError, MemoryExceeded or another GuestError."""
+        _, value = plain(name, value)
+        # Before a copy is made of it. The worker checks again, for itself.
+        size = len(value) * encoding_of(value).bytes_per_unit
+        if size > self._limits.context_bytes_max:
+            raise UsageError(
+                f"{name} takes {size} bytes in the guest; "
+                f"sandbox.context_bytes_max is {self._limits.context_bytes_max}"
+            )
+        if len(value) < _THREAD_FROM_UNITS:
+            laid_out = LaidOut.of(value, file_from_bytes=FILE_FROM_BYTES)
+        else:
+            laid_out = await anyio.to_thread.run_sync(
+                lambda: LaidOut.of(value, file_from_bytes=FILE_FROM_BYTES)
+            )
+        await self._operate(Load(self._number, name, laid_out), None)
+
+    async def run(
+        self, cell: Cell, answer: Answer | None = None, *, checkpoint_bytes_max: int = 0
+    ) -> CellResult:
+        """Run a cell, as a session of this process does; a worker that is gone is a result too."""
+        _check(cell)
+        began = monotonic_ns()
+        try:
+            return await super().run(cell, answer, checkpoint_bytes_max=checkpoint_bytes_max)
+        except WorkerLost as lost:
+            return _lost(cell, lost, monotonic_ns() - began)
+
+    async def open_in(self, limits: SessionLimits, start: SessionImage | None) -> None:
+        """Make the guest. Called once, by the pool."""
+        # The worker has its own source of random bytes: nothing of ours is called from there.
+        command = Open(self._number, limits, self._boundary, os.urandom, self._received, start)
+        await self._operate(command, None)
+
+
+def _check(cell: Cell) -> None:
+    if not isinstance(cell.source, str):
+        raise UsageError(f"a cell is a str, not a {type(cell.source).__name__}")
+    size = len(cell.source.encode("utf-8", "replace"))
+    if size > cell.limits.source_bytes_max:
+        raise UsageError(
+            f"the cell has {size} bytes; cell.source_bytes_max is {cell.limits.source_bytes_max}"
+        )
+
+
+def _lost(cell: Cell, error: WorkerLost, elapsed_ns: int) -> CellResult:
+    return CellResult(
+        outcome=error.outcome,
+        stdout="",
+        stderr="",
+        result=None,
+        error=error,
+        variables=(),
+        fuel_used=min(cell.limits.fuel_max, FUEL_PER_NS_MAX * elapsed_ns),
+        memory_peak_bytes=0,
+        executed_ns=0,
+        session_lost=True,
+    )
