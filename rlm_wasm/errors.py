@@ -27,6 +27,10 @@ class PolicyError(RlmWasmError):
     """The operator's policy is missing, malformed, or asks for what this machine cannot give."""
 
 
+class LockdownError(PolicyError):
+    """The policy wants a locked-down worker, and this machine cannot give one of its layers."""
+
+
 class ArtifactError(RlmWasmError):
     """A guest, image or cache file failed its hash, MAC, version or format check; nothing was loaded."""
 

@@ -11,6 +11,7 @@ import contextlib
 import functools
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,7 +21,7 @@ import wasmtime
 from rlm_wasm.errors import ArtifactError, InternalError
 from rlm_wasm.image.files import read_owned, write_private
 from rlm_wasm.image.machine_key import MAC_BYTES, mac, machine_key, same
-from rlm_wasm.image.memfd import sealed_memfd
+from rlm_wasm.image.memfd import check_sealed, sealed_memfd
 from rlm_wasm.image.paths import compiled_dir
 
 _PURPOSE: Final = "compiled-module"
@@ -79,6 +80,29 @@ def load_module(engine: wasmtime.Engine, code: bytes, configuration: str) -> Com
     return CompiledModule(module, path, from_cache=False)
 
 
+def native_file(engine: Callable[[], wasmtime.Engine], code: bytes, configuration: str) -> int:
+    """Return a descriptor of a sealed memory file with the native form of `code`, for another process.
+
+    It comes from the cache if its MAC fits; else `engine` is asked for and compiles. The caller closes it.
+    """
+    native: memoryview | bytes | None = _authenticated(
+        cache_path(code, configuration), machine_key(), _identity(code, configuration)
+    )
+    if native is None:
+        native = bytes(load_module(engine(), code, configuration).module.serialize())
+    return sealed_memfd("rlm-code", native)
+
+
+def load_native(engine: wasmtime.Engine, fd: int) -> wasmtime.Module:
+    """Return the module in a sealed memory file that a trusted process authenticated.
+
+    Raises:
+        ArtifactError: the file is not sealed: whoever holds it could change the code.
+    """
+    check_sealed(fd)
+    return _deserialise_file(engine, fd)
+
+
 def is_cached(code: bytes, configuration: str) -> bool:
     """Return whether a compiled module lies in the cache and its MAC fits."""
     path = cache_path(code, configuration)
@@ -117,8 +141,13 @@ def _remove(path: Path) -> None:
 def _deserialise(engine: wasmtime.Engine, native: memoryview) -> wasmtime.Module:
     fd = sealed_memfd("rlm-code", native)
     try:
+        return _deserialise_file(engine, fd)
+    finally:
+        os.close(fd)
+
+
+def _deserialise_file(engine: wasmtime.Engine, fd: int) -> wasmtime.Module:
+    try:
         return wasmtime.Module.deserialize_file(engine, f"/proc/self/fd/{fd}")
     except wasmtime.WasmtimeError as error:
         raise InternalError(f"an authenticated module did not load: {error}") from error
-    finally:
-        os.close(fd)

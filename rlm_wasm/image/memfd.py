@@ -32,6 +32,20 @@ def sealed_memfd(name: str, data: bytes | bytearray | memoryview) -> int:
     return _filled(name, len(view), ((offset, view[offset : offset + n]) for offset, n in _runs(view)))
 
 
+def check_sealed(fd: int) -> None:
+    """Check that `fd` is a memory file sealed against every change.
+
+    Raises:
+        ArtifactError: it is another kind of file, or a seal is missing.
+    """
+    try:
+        seals = fcntl.fcntl(fd, _F_GET_SEALS)
+    except OSError as error:
+        raise ArtifactError(f"not a memory file: {error.strerror}") from error
+    if seals & ALL_SEALS != ALL_SEALS:
+        raise ArtifactError("a memory file is not sealed")
+
+
 class MemoryFile:
     """A sealed memory file whose descriptor is open for as long as this object lives.
 

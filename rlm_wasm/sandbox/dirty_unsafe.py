@@ -11,12 +11,13 @@ Sources: Documentation/admin-guide/mm/pagemap.rst, include/uapi/linux/fs.h.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import mmap
 import os
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from rlm_wasm.image.memfd import sealed_memfd
@@ -44,8 +45,7 @@ def _scan(address: int, length: int) -> list[Range]:
     regions = ctypes.create_string_buffer(_REGION.size * _REGIONS_A_CALL)
     found: list[Range] = []
     start, end = address, address + length
-    fd = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with _pagemap() as fd:
         while start < end:
             argument = bytearray(
                 _ARGUMENT.pack(
@@ -71,17 +71,12 @@ def _scan(address: int, length: int) -> list[Range]:
             if walked <= start:
                 raise OSError("PAGEMAP_SCAN does not advance")
             start = walked
-    finally:
-        os.close(fd)
     return _joined(found)
 
 
 def _read(address: int, length: int) -> list[Range]:
-    fd = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with _pagemap() as fd:
         data = os.pread(fd, length // PAGE * 8, address // PAGE * 8)
-    finally:
-        os.close(fd)
     if len(data) != length // PAGE * 8:
         raise OSError("/proc/self/pagemap was read short")
     return _joined(
@@ -106,6 +101,31 @@ def _joined(ranges: Iterable[Range]) -> list[Range]:
 
 
 _way: Callable[[int, int], list[Range]] | None = None
+_held: int | None = None
+
+
+@contextlib.contextmanager
+def _pagemap() -> Iterator[int]:
+    """Give a descriptor of this process's pagemap: the one that is held, or one for this once."""
+    if _held is not None:
+        yield _held
+        return
+    fd = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def hold_pagemap(fd: int) -> str:
+    """Use `fd` from now on, in a process that will not be able to open its pagemap; return the way in use.
+
+    Opened before a fork it would describe the parent, and every snapshot would silently be empty: the
+    way is chosen anew, by what it proves in this process.
+    """
+    global _held, _way
+    _held, _way = fd, None
+    return way_in_use()
 
 
 def _chosen() -> Callable[[int, int], list[Range]]:

@@ -6,13 +6,14 @@ import contextlib
 import ctypes
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 import wasmtime
 from wasmtime import _bindings as ffi
 
 from rlm_wasm.errors import GuestTrap, InternalError, PolicyError
-from rlm_wasm.image.compiled import load_module
+from rlm_wasm.image.compiled import load_module, load_native
 from rlm_wasm.image.memfd import MemoryFile
 from rlm_wasm.sandbox import linear_unsafe
 from rlm_wasm.sandbox.call import Call
@@ -29,18 +30,30 @@ _get_fuel = ffi._wasmtime_context_get_fuel
 _set_fuel = ffi._wasmtime_context_set_fuel
 
 
+@dataclass(frozen=True, slots=True)
+class NativeFile:
+    """A sealed memory file of compiled code, authenticated by the process that handed it over."""
+
+    fd: int
+
+
 class Program:
     """Compiled code, linked to the six imports, over one image. Shared by all its instances.
 
     The code comes from the compiled-module cache when its MAC fits. `image` may be a function that
-    waits for the contents, so that reading them overlaps with loading the code. `close` frees the image; the
-    instances must be closed before.
+    waits for the contents, so that reading them overlaps with loading the code. In a process that may
+    read no file both come as sealed memory files. `close` frees the image; the instances must be closed
+    before.
     """
 
-    def __init__(self, code: bytes, image: bytes | bytearray | Callable[[], bytes]) -> None:
-        loaded = load_module(engine(), code, CONFIGURATION)
-        self.from_cache: Final = loaded.from_cache
-        self._module = loaded.module
+    def __init__(
+        self, code: bytes | NativeFile, image: bytes | bytearray | Callable[[], bytes] | ImageSource
+    ) -> None:
+        if isinstance(code, NativeFile):
+            self._module, self.from_cache = load_native(engine(), code.fd), True
+        else:
+            loaded = load_module(engine(), code, CONFIGURATION)
+            self._module, self.from_cache = loaded.module, loaded.from_cache
         self._linker = wasmtime.Linker(engine())
         define_imports(self._linker)
         self._pre = ctypes.POINTER(ffi.wasmtime_instance_pre_t)()
@@ -50,9 +63,7 @@ class Program:
         if error:
             # For example an import that is none of the six: refused here, before anything runs.
             raise PolicyError(f"the guest does not link: {wasmtime.WasmtimeError._from_ptr(error)}")
-        contents = image() if callable(image) else image
-        file = MemoryFile.of("rlm-image", contents)
-        self.image: Final = ImageSource(file.fd, len(contents), len(contents), file)
+        self.image: Final = image if isinstance(image, ImageSource) else _mapped_file(image)
         self._closed = False
 
     @property
@@ -69,6 +80,12 @@ class Program:
             ffi.wasmtime_instance_pre_delete(self._pre)
             self._linker.close()
             self._module.close()
+
+
+def _mapped_file(image: bytes | bytearray | Callable[[], bytes]) -> ImageSource:
+    contents = image() if callable(image) else image
+    file = MemoryFile.of("rlm-image", contents)
+    return ImageSource(file.fd, len(contents), len(contents), file)
 
 
 # The image to map and the memory just mapped go through module state of `linear_unsafe`.

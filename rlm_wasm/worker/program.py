@@ -36,3 +36,10 @@ def load_guest_program() -> LoadedGuest:
                 image = reader.submit(guest.read_image)
                 _loaded = LoadedGuest(Program(guest.read_code(), image.result), guest)
         return _loaded
+
+
+def adopt_guest_program(loaded: LoadedGuest) -> None:
+    """Make `loaded` this process's guest: a zygote is handed what the host authenticated."""
+    global _loaded
+    with _lock:
+        _loaded = loaded

@@ -64,6 +64,7 @@ COMES_WITH: Final = {"pydantic_core": "pydantic"}
 BY_NAME: Final[dict[str, str]] = {
     "": "the façade loads a public name on first use",
     "cli.main": "a command is loaded when it is called",
+    "worker.zygote_process": "the entry that its workers run, fixed when the zygote starts",
     "bench.peers": "other sandboxes are no dependency; one is loaded when it is measured",
 }
 

@@ -1,0 +1,126 @@
+"""Namespaces of the zygote and all its workers: nothing outside has a name in there.
+
+Entered once, before anything is loaded; forks inherit them and cost nothing. The process that calls
+`enter` stays outside the new pid namespace: its next child is the first process in it, and the
+kernel ends every other process of the namespace together with that one.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable
+from typing import Final
+
+from rlm_wasm.worker.lockdown.kernel import mount, pivot_root, unmount, unshare
+from rlm_wasm.worker.lockdown.process import NOBODY
+from rlm_wasm.worker.lockdown.report import Finding, attempt, missing_layer
+
+_NEW_USER: Final = 0x1000_0000
+FLAGS: Final[dict[str, int]] = {
+    "user namespace": _NEW_USER,
+    "pid namespace": 0x2000_0000,
+    "net namespace": 0x4000_0000,
+    "mount namespace": 0x0002_0000,
+    "ipc namespace": 0x0800_0000,
+    "uts namespace": 0x0400_0000,
+    "cgroup namespace": 0x0200_0000,
+}
+_DETAILS: Final[dict[str, str]] = {
+    "user namespace": "its own users",
+    "pid namespace": "its own process numbers",
+    "net namespace": "no interface is up",
+    "mount namespace": "its own mounts",
+    "ipc namespace": "its own System V objects and queues",
+    "uts namespace": "its own host name",
+    "cgroup namespace": "its own view of cgroups",
+}
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT = 1, 2, 4, 8, 32
+_MS_REC, _MS_PRIVATE, _MNT_DETACH = 0x4000, 1 << 18, 2
+
+
+def enter(required: Iterable[str]) -> list[Finding]:
+    """Enter every namespace that this machine gives; the user namespace first, which grants the others.
+
+    Raises:
+        LockdownError: a required one is refused, or the users of the new one could not be written.
+    """
+    needed = set(required)
+    findings = [attempt("user namespace", _enter_user, needed)]
+    for layer in list(FLAGS)[1:]:
+        findings.append(attempt(layer, lambda layer=layer: _enter(layer), needed))  # type: ignore[misc]
+    return findings
+
+
+def _enter(layer: str) -> str:
+    unshare(FLAGS[layer])
+    return _DETAILS[layer]
+
+
+def _enter_user() -> str:
+    """Enter a user namespace in which this user, and nobody, exist.
+
+    Root wants two users mapped, to become the second: only a process outside may write that, so one is
+    forked beforehand and told when to.
+    """
+    uid, gid = os.geteuid(), os.getegid()
+    if uid != 0:
+        unshare(_NEW_USER)
+        for name, text in (
+            ("setgroups", "deny"),
+            ("uid_map", f"{NOBODY} {uid} 1"),
+            ("gid_map", f"{NOBODY} {gid} 1"),
+        ):
+            _write(f"/proc/self/{name}", text)
+        return _DETAILS["user namespace"]
+    ready, go = os.pipe()
+    pid = os.getpid()
+    helper = os.fork()
+    if helper == 0:
+        status = 1
+        try:
+            os.close(go)
+            if os.read(ready, 1):
+                for name in ("uid_map", "gid_map"):
+                    _write(f"/proc/{pid}/{name}", f"0 0 1\n{NOBODY} {NOBODY} 1")
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(ready)
+    try:
+        unshare(_NEW_USER)
+        os.write(go, b"!")
+    finally:
+        os.close(go)
+        _, status = os.waitpid(helper, 0)
+    if status:
+        raise missing_layer("user namespace", "its users could not be written")
+    return _DETAILS["user namespace"]
+
+
+def _write(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def empty_root() -> str:
+    """Put an empty, read-only file system in the place of the root, and let go of the old one.
+
+    Raises:
+        OSError: a step failed. Called only inside a mount namespace of our own.
+    """
+    flags = _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
+    mount("none", "/", "", _MS_REC | _MS_PRIVATE)
+    # Over a folder that is there on every machine; old and new root change places on it.
+    mount("tmpfs", "/proc", "tmpfs", flags, "size=4k,nr_inodes=1,mode=555")
+    os.chdir("/proc")
+    pivot_root(".", ".")
+    unmount(".", _MNT_DETACH)
+    os.chdir("/")
+    mount("none", "/", "", _MS_REMOUNT | _MS_RDONLY | flags, "size=4k,nr_inodes=1,mode=555")
+    if os.listdir("/"):
+        raise OSError(errno.ENOTEMPTY, "the new root is not empty")
+    return "a read-only file system with nothing in it"

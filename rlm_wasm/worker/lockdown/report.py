@@ -1,0 +1,85 @@
+"""What became of each layer of the lock-down: applied, or missing and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from rlm_wasm.errors import LockdownError
+
+# In the order in which they are applied: the first part once in the zygote, the second in each worker.
+ZYGOTE_LAYERS: Final = (
+    "environment",
+    "user namespace",
+    "pid namespace",
+    "net namespace",
+    "mount namespace",
+    "ipc namespace",
+    "uts namespace",
+    "cgroup namespace",
+    "executable pages",
+    "empty root",
+    "no new privileges",
+    "capabilities",
+    "user id",
+)
+WORKER_LAYERS: Final = (
+    "single thread",
+    "parent death",
+    "descriptors",
+    "undumpable",
+    "rlimits",
+    "landlock",
+    "seccomp",
+)
+LAYERS: Final = (*ZYGOTE_LAYERS, *WORKER_LAYERS)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One layer. `detail` says what it covers, or why it is missing."""
+
+    layer: str
+    applied: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class LockdownReport:
+    """Every layer of one process, in the order in which it was tried."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def missing(self) -> tuple[Finding, ...]:
+        """The layers that do not stand."""
+        return tuple(finding for finding in self.findings if not finding.applied)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every layer there is was tried and stands."""
+        return {f.layer for f in self.findings if f.applied} == set(LAYERS)
+
+
+def attempt(layer: str, apply: Callable[[], str], required: Iterable[str]) -> Finding:
+    """Apply one layer and say what came of it.
+
+    Raises:
+        LockdownError: it is required and could not be applied.
+    """
+    try:
+        return Finding(layer, True, apply())
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        if layer in required:
+            raise missing_layer(layer, reason) from error
+        return Finding(layer, False, reason)
+
+
+def missing_layer(layer: str, reason: str) -> LockdownError:
+    """Return the error that names the layer."""
+    return LockdownError(
+        f"a worker cannot be locked down here: {layer}: {reason}",
+        hint="`rlm-wasm doctor` shows every layer; sandbox.require_lockdown = false runs without it",
+    )

@@ -1,0 +1,246 @@
+"""Inside the zygote: loads everything once, then forks a worker for each socket it is sent.
+
+Started by `zygote.py` as `python -I -S` with an empty environment, /dev/null at 0 to 2, and one
+socket. The process that was started enters the namespaces and stays outside as the parent of the
+zygote proper, the first process of the new pid namespace: when either ends, the kernel ends all.
+
+It never reads a key or a file of the user's: what it loads comes over the socket, sealed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import os
+import resource
+import select
+import signal
+import socket
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from rlm_wasm.errors import LockdownError
+from rlm_wasm.worker import zygote_messages as messages
+from rlm_wasm.worker.lockdown import layers, process
+from rlm_wasm.worker.lockdown.report import Finding
+from rlm_wasm.worker.lockdown.rlimits import ProcessLimits
+from rlm_wasm.worker.lockdown.syscalls import IMAGE_FD, PAGEMAP_FD, SOCKET_FD
+
+EXIT_NOT_LOCKED: Final = 71
+EXIT_FAILED: Final = 72
+_WORDS_BYTES_MAX: Final = 900
+# The host's socket, once everything is at its place; the first number that is free for anything else.
+_CHANNEL_FD: Final = 8
+_FREE_FD: Final = 9
+
+
+@dataclass(frozen=True, slots=True)
+class _Settled:
+    """What the zygote knows when it starts to serve."""
+
+    entry: Any
+    limits: ProcessLimits
+    findings: tuple[Finding, ...]
+    required: frozenset[str]
+
+
+def main(channel_fd: int) -> NoReturn:
+    """Run the zygote on the host's socket until the host closes it."""
+    status = EXIT_FAILED
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        os.environ.clear()  # CPython itself adds LC_CTYPE to an empty one
+        channel = socket.socket(fileno=channel_fd)
+        try:
+            status = _outside(channel)
+        except Exception as error:  # noqa: BLE001 - the host hears why, whatever it was
+            _tell_failure(channel, error)
+    finally:
+        os._exit(status)
+
+
+def _tell_failure(channel: socket.socket, error: Exception) -> None:
+    document: dict[str, Any] = {"type": "failed", "reason": f"{type(error).__name__}: {error}"[:1000]}
+    if isinstance(error, LockdownError):
+        document |= {"reason": error.message, "hint": error.hint, "lockdown": True}
+    with contextlib.suppress(OSError):
+        messages.send(channel, document)
+
+
+def _outside(channel: socket.socket) -> int:
+    """Enter the namespaces, fork the zygote proper, and return its exit code when it ends."""
+    received = messages.receive(channel)
+    if received is None:
+        return EXIT_FAILED
+    start, fds = received
+    required = frozenset(start["required"])
+    findings = layers.enter_namespaces(required)
+    me = os.getpid()
+    inner = os.fork()
+    if inner == 0:
+        _inside(channel, start, fds, findings, me)
+    channel.close()
+    for fd in fds:
+        os.close(fd)
+    _, status = os.waitpid(inner, 0)
+    return os.waitstatus_to_exitcode(status) & 0x7F
+
+
+def _inside(
+    channel: socket.socket, start: dict[str, Any], fds: list[int], findings: list[Finding], outside: int
+) -> NoReturn:
+    try:
+        # In a pid namespace of its own it sees no parent, and 0 is its number.
+        separate = any(f.applied for f in findings if f.layer == "pid namespace")
+        process.die_with_parent(0 if separate else outside)
+        _place(channel, *fds)
+        settled = _settle(start, findings)
+        messages.send(
+            channel, {"type": "ready", "layers": [[f.layer, f.applied, f.detail] for f in settled.findings]}
+        )
+        _serve(channel, settled)
+    except Exception as error:  # noqa: BLE001 - the host hears why, whatever it was
+        _tell_failure(channel, error)
+    finally:
+        os._exit(EXIT_FAILED)
+
+
+def _place(channel: socket.socket, code: int, image: int) -> None:
+    """Put every descriptor at its number; native code stays where it came, until it is loaded."""
+    high = _FREE_FD + 64
+    moved = [os.dup2(fd, high + k, inheritable=False) for k, fd in enumerate((channel.detach(), code, image))]
+    os.closerange(SOCKET_FD, _FREE_FD)
+    os.dup2(moved[0], _CHANNEL_FD, inheritable=False)
+    os.dup2(moved[2], IMAGE_FD, inheritable=False)
+    os.dup2(moved[1], SOCKET_FD, inheritable=False)  # the worker's socket goes there later
+    os.closerange(_FREE_FD, high + 64)
+    proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
+    os.dup2(proc, layers.PROC_FD, inheritable=False)
+    os.close(proc)
+    channel.__init__(fileno=_CHANNEL_FD)  # type: ignore[misc]
+
+
+def _settle(start: dict[str, Any], findings: list[Finding]) -> _Settled:
+    """Load and use everything that a worker will need, then give up what a zygote can."""
+    from rlm_wasm.image.artifact import Guest, GuestFacts
+    from rlm_wasm.image.memfd import check_sealed
+    from rlm_wasm.sandbox.instance import NativeFile, Program
+    from rlm_wasm.sandbox.linear_unsafe import ImageSource
+    from rlm_wasm.worker.program import LoadedGuest, adopt_guest_program
+
+    values: dict[str, Any] = start["facts"]
+    for name in ("imports", "exports"):
+        values[name] = tuple(values[name])
+    facts = GuestFacts(**values)
+    check_sealed(IMAGE_FD)
+    program = Program(NativeFile(SOCKET_FD), ImageSource(IMAGE_FD, facts.image_bytes, facts.image_bytes))
+    # Taken until a worker's own come, so that no other descriptor gets these numbers.
+    for number in (SOCKET_FD, PAGEMAP_FD, layers.WORDS_FD):
+        os.dup2(0, number, inheritable=False)
+    adopt_guest_program(LoadedGuest(program, Guest(Path(start["folder"]), facts)))
+    entry = importlib.import_module(start["entry"])
+    entry.warm()
+    required = frozenset(start["required"])
+    # Two descriptors a worker.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    layers.assembled_filter()
+    findings = [*findings, *layers.settle(findings, required)]
+    process.single_thread(layers.PROC_FD)
+    # What is there now stays: the collector of a worker need not look at it, and so copies no page.
+    gc.collect()
+    gc.freeze()
+    return _Settled(entry, ProcessLimits(**start["limits"]), tuple(findings), required)
+
+
+# -- serving ------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Child:
+    number: int
+    pid: int
+    words: int  # what it says before it is locked down, or has failed to
+
+
+def _serve(channel: socket.socket, settled: _Settled) -> NoReturn:
+    children: dict[int, _Child] = {}  # by pidfd
+    poll = select.poll()
+    poll.register(channel, select.POLLIN)
+    while True:
+        for fd, _ in poll.poll():
+            if fd != channel.fileno():
+                child = children.pop(fd)
+                poll.unregister(fd)
+                _reap(channel, fd, child)
+                continue
+            received = messages.receive(channel)
+            if received is None:
+                # As the first process of its namespace it takes all others with it; without, by hand.
+                for pidfd in children:
+                    with contextlib.suppress(OSError):
+                        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                os._exit(0)
+            document, fds = received
+            pidfd, child = _fork(channel, settled, int(document["number"]), fds[0])
+            children[pidfd] = child
+            poll.register(pidfd, select.POLLIN)
+            os.close(fds[0])
+            messages.send(channel, {"type": "spawned", "number": child.number, "pid": child.pid}, [pidfd])
+
+
+def _reap(channel: socket.socket, pidfd: int, child: _Child) -> None:
+    _, status = os.waitpid(child.pid, 0)
+    os.close(pidfd)
+    # A worker that got locked down closed its end before the guest's first instruction.
+    reason = os.read(child.words, _WORDS_BYTES_MAX).decode("utf-8", "replace")
+    os.close(child.words)
+    messages.send(channel, {"type": "exited", "number": child.number, "status": status, "reason": reason})
+
+
+def _fork(channel: socket.socket, settled: _Settled, number: int, connection: int) -> tuple[int, _Child]:
+    hears, says = os.pipe()
+    me = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        _worker(channel, settled, connection, says, me)
+    os.close(says)
+    return os.pidfd_open(pid), _Child(number, pid, hears)
+
+
+def _worker(channel: socket.socket, settled: _Settled, connection: int, says: int, parent: int) -> NoReturn:
+    """What a fork does: lock down, then serve. Nothing of the zygote's is run or closed after it."""
+    status = EXIT_NOT_LOCKED
+    try:
+        try:
+            channel.detach()
+            os.dup2(says, layers.WORDS_FD, inheritable=False)
+            os.dup2(connection, SOCKET_FD, inheritable=False)
+            _hold_pagemap()
+            served = socket.socket(fileno=SOCKET_FD)  # asks the kernel what it is, which it may not later
+            report = layers.lock_down(settled.limits, settled.findings, settled.required, parent=parent)
+        except Exception as error:  # noqa: BLE001 - the zygote hears why, whatever it was
+            words = getattr(error, "message", f"{type(error).__name__}: {error}")
+            os.write(layers.WORDS_FD, words.encode()[:_WORDS_BYTES_MAX])
+            os._exit(status)
+        status = EXIT_FAILED
+        settled.entry.serve(served, report)
+        status = 0
+    except BaseException:  # noqa: BLE001 - whatever it was, this process ends here
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def _hold_pagemap() -> None:
+    from rlm_wasm.sandbox.dirty_unsafe import hold_pagemap
+
+    # The kernel gives it to its owner only, and who cannot be traced owns nothing of its own /proc.
+    process.dumpable(True)
+    fd = os.open("self/pagemap", os.O_RDONLY, dir_fd=layers.PROC_FD)
+    os.dup2(fd, PAGEMAP_FD, inheritable=False)
+    os.close(fd)
+    hold_pagemap(PAGEMAP_FD)

@@ -1,0 +1,42 @@
+"""A worker for tests: runs one session and what it is told, line by line, in a locked-down process."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from typing import Any
+
+from rlm_wasm.sandbox.session import Session
+from rlm_wasm.worker.lockdown.report import LockdownReport
+from rlm_wasm.worker.program import load_guest_program
+from tests.support.sandbox_facts import boundary_limits, run_cell, session_limits
+
+
+def _session() -> Session:
+    loaded = load_guest_program()
+    return Session(loaded.program, loaded.guest.facts, session_limits(), boundary_limits(), os.urandom)
+
+
+def warm() -> None:
+    session = _session()
+    for source in ("1+1", "1/0", "import os; os._exit(1)"):
+        run_cell(session, source)
+    session.close()
+
+
+def serve(connection: socket.socket, report: LockdownReport) -> None:
+    connection.sendall(json.dumps([[f.layer, f.applied, f.detail] for f in report.findings]).encode() + b"\n")
+    session = _session()
+    buffer = b""
+    while part := connection.recv(65536):
+        buffer += part
+        while b"\n" in buffer:
+            line, buffer = buffer.split(b"\n", 1)
+            result = run_cell(session, json.loads(line))
+            answer: dict[str, Any] = {
+                "outcome": result.outcome,
+                "result": result.result,
+                "stdout": result.stdout,
+            }
+            connection.sendall(json.dumps(answer).encode() + b"\n")
