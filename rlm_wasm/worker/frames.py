@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import fcntl
 import os
 import socket
 import struct
@@ -157,7 +158,7 @@ class Channel:
             frame, file = frame[sent:], None if sent else file
         if self.unsent_bytes + len(frame) > self._unsent_bytes_max:
             raise PeerGone(f"the peer leaves more than {self._unsent_bytes_max} bytes unread")
-        self._unsent.append((frame, None if file is None else os.dup(file)))
+        self._unsent.append((frame, None if file is None else fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, 0)))
         self.unsent_bytes += len(frame)
 
     def flush(self) -> bool:

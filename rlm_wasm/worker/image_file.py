@@ -9,8 +9,6 @@ is read with plain reads and never mapped by the host.
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import struct
 from collections.abc import Iterator
@@ -18,12 +16,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from rlm_wasm.errors import ArtifactError
-from rlm_wasm.image.memfd import ALL_SEALS, MemoryFile
+from rlm_wasm.image.memfd import MemoryFile, check_sealed
 
 _RUN: Final = struct.Struct("<QQ")
 _PAGE: Final = 4_096
-_F_GET_SEALS: Final = 1034
-_WRITE_BYTES: Final = 1 << 20
 Runs = tuple[tuple[int, bytes], ...]
 
 
@@ -42,20 +38,13 @@ def write_runs(runs: Runs) -> MemoryFile:
     return MemoryFile.of_parts("rlm-runs", size, parts())
 
 
-def check_sealed(fd: int, *, bytes_max: int) -> None:
+def check_file(fd: int, *, bytes_max: int) -> None:
     """Check that a file from another process is a memory file that nobody can change any more.
 
     Raises:
         ArtifactError: it is not, or it is larger than `bytes_max`.
     """
-    try:
-        seals = fcntl.fcntl(fd, _F_GET_SEALS)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        raise ArtifactError("an image is no memory file") from error
-    if seals & ALL_SEALS != ALL_SEALS:
-        raise ArtifactError("an image is not sealed")
+    check_sealed(fd)
     if os.fstat(fd).st_size > bytes_max:
         raise ArtifactError("an image is larger than its session can be")
 

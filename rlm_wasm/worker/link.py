@@ -28,7 +28,7 @@ from rlm_wasm.wire import worker_messages as m
 from rlm_wasm.worker import commands as c
 from rlm_wasm.worker.child import Child
 from rlm_wasm.worker.frames import Channel, Frame, FrameError, PeerGone
-from rlm_wasm.worker.image_file import WorkerImage, check_sealed
+from rlm_wasm.worker.image_file import WorkerImage, check_file
 from rlm_wasm.worker.protocol import Protocol, State
 from rlm_wasm.worker.translation import result_of
 
@@ -259,7 +259,7 @@ class Link:
             return c.Done(result=result_of(report.result))
         if report.image is not None and file is not None:
             image = report.image
-            check_sealed(file.fd, bytes_max=image.size + 16 * image.runs)
+            check_file(file.fd, bytes_max=image.size + 16 * image.runs)
             number = self._image_numbers()
             return c.Done(
                 snapshot=WorkerImage(number, self.tenant, image.size, image.virtual_ns, image.runs, file)

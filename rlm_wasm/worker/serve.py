@@ -2,17 +2,15 @@
 
 It runs locked down, after a fork of a zygote that has everything in memory that it will need: no
 file is opened here and no module loaded. Beside what the sandbox itself uses it makes these system
-calls only: poll, recvmsg, sendto, sendmsg, close, dup, pread64, fstat, and for an image that it hands
-out memfd_create, ftruncate, pwrite64 and fcntl.
+calls only: poll, recvmsg, sendto, sendmsg, close, fcntl, pread64, fstat, and for an image that it
+hands out memfd_create, ftruncate and pwrite64.
 
 The host is trusted: a command that makes no sense ends the process.
 """
 
 from __future__ import annotations
 
-import contextlib
 import select
-import signal
 import socket
 from typing import Final
 
@@ -21,6 +19,7 @@ from rlm_wasm.image.memfd import MemoryFile
 from rlm_wasm.wire import worker_messages as m
 from rlm_wasm.worker import commands as c
 from rlm_wasm.worker.frames import Channel, PeerGone
+from rlm_wasm.worker.lockdown.report import LockdownReport
 from rlm_wasm.worker.seats import Seats
 from rlm_wasm.worker.translation import Images, command_of, load_command, open_command, report_of
 
@@ -48,17 +47,25 @@ class Server:
         self._channel.send(m.encode(m.Ready()))
         try:
             while True:
-                if self._wait():
-                    for frame in self._channel.receive():
-                        file = None if frame.file is None else MemoryFile(frame.file)
-                        self._take(m.decode_command(frame.payload), file)
-                if self._channel.unsent_bytes < UNSENT_BYTES_HIGH:
-                    self._seats.turn()
+                self.step()
         except PeerGone:
             pass
         finally:
-            self._seats.close_all()
-            self._channel.close()
+            self.close()
+
+    def step(self) -> None:
+        """Wait until there is something to do, and do one thing. Raises PeerGone."""
+        if self._wait():
+            for frame in self._channel.receive():
+                file = None if frame.file is None else MemoryFile(frame.file)
+                self._take(m.decode_command(frame.payload), file)
+        if self._channel.unsent_bytes < UNSENT_BYTES_HIGH:
+            self._seats.turn()
+
+    def close(self) -> None:
+        """End every session and close the socket."""
+        self._seats.close_all()
+        self._channel.close()
 
     def _wait(self) -> bool:
         """Wait until a session can go on or the host has something to say; return whether that is so."""
@@ -113,9 +120,6 @@ class Server:
         self._channel.send(m.encode(message), None if file is None else file.fd)
 
 
-def serve(connection: socket.socket) -> None:
+def serve(connection: socket.socket, report: LockdownReport) -> None:
     """Run sessions for whoever holds the other end of `connection`; return when that end is closed."""
-    # Ctrl-C in a terminal goes to every process of the group; only the host acts on it.
-    with contextlib.suppress(ValueError):
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
     Server(connection).run()
