@@ -72,9 +72,9 @@ class Link:
 
     @property
     def busy(self) -> bool:
-        """Whether the worker owes a report that no guest's deadline bounds."""
+        """Whether the worker owes a report."""
         states = (self._protocol.state(session) for session in self._protocol.sessions)
-        return not self._protocol.ready or any(s not in (State.IDLE, State.WAITING) for s in states)
+        return any(s not in (State.IDLE, State.WAITING) for s in states)
 
     @property
     def session_count(self) -> int:
@@ -243,8 +243,9 @@ class Link:
             case m.OperationDone(session=session):
                 sink = self._sinks.get(session)
                 done = self._done(report, file)
-                if self._protocol.state(session) is None:
-                    self._sinks.pop(session, None)  # it was never made
+                if self._protocol.state(session) is None:  # it was never made
+                    self._sinks.pop(session, None)
+                    self._closed(self, session)
                 if sink is not None:
                     sink(done)
             case m.SessionClosed(session=session):
@@ -275,6 +276,11 @@ class Link:
             self._protocol.pinging(self._pings)
             self._pinged_ns = monotonic_ns()
             self._send(m.Ping(self._pings))
+
+    @property
+    def ping_outstanding(self) -> bool:
+        """Whether a ping has not been answered."""
+        return self._protocol.ping_outstanding
 
     def silent_ns(self, now_ns: int) -> int:
         """How long the worker has owed an answer to a ping; 0 if it owes none."""
