@@ -147,5 +147,13 @@ class QueryCancelled(QueryError):
     """The run ended, or the operator cancelled, before an answer came."""
 
 
+class ChildFailed(QueryError):
+    """A child run ended without an answer. `partial` is the best it had, if anything."""
+
+    def __init__(self, message: str, *, partial: str | None = None) -> None:
+        super().__init__(message)
+        self.partial: Final = partial
+
+
 class ProviderError(QueryError):
     """The model provider refused, failed or answered something that is not an answer."""

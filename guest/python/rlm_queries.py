@@ -33,7 +33,22 @@ class ProviderError(QueryError):
     """The model provider failed."""
 
 
-_ERRORS = {c.__name__: c for c in (BudgetExceeded, DepthExceeded, QueryTimeout, QueryCancelled, ProviderError)}
+class ChildFailed(QueryError):
+    """A child run ended without an answer. `.partial` is the best it had: a str, or None."""
+
+    partial = None
+
+
+_DIMENSIONS = (
+    "calls", "requests", "input_tokens", "output_tokens", "cost_microdollars", "iterations", "fuel", "children",
+    "observation_bytes",
+)
+_AMOUNT_MAX = 10**16
+
+_ERRORS = {
+    c.__name__: c
+    for c in (BudgetExceeded, DepthExceeded, QueryTimeout, QueryCancelled, ProviderError, ChildFailed)
+}
 
 
 class Finished(BaseException):
@@ -51,8 +66,21 @@ def _exchange(frame):
 
 
 def _failure(item):
-    error = item["error"]
-    return _ERRORS.get(error["type"], QueryError)(error["message"])
+    told = item["error"]
+    error = _ERRORS.get(told["type"], QueryError)(told["message"])
+    if "partial" in told:
+        error.partial = told["partial"]
+    return error
+
+
+def _results(items, return_exceptions):
+    results = [i["text"] if i["status"] == "completed" else _failure(i) for i in items]
+    if not return_exceptions:
+        for result in results:
+            if isinstance(result, QueryError):
+                result.results = results
+                raise result
+    return results
 
 
 def llm_query(prompt, model=None):
@@ -83,17 +111,58 @@ def llm_query_batched(prompts, model=None, return_exceptions=False):
     response = _ask(request)
     if response["status"] != "completed":
         raise _failure(response)
-    results = [i["text"] if i["status"] == "completed" else _failure(i) for i in response["items"]]
-    if not return_exceptions:
-        for result in results:
-            if isinstance(result, QueryError):
-                result.results = results
-                raise result
-    return results
+    return _results(response["items"], return_exceptions)
+
+
+def _child_request(kind, model, budget):
+    request = {"type": kind}
+    if model is not None:
+        request["model"] = str(model)
+    if budget is not None:
+        request["budget"] = {}
+        for name, most in dict(budget).items():
+            # The host would end the cell; here it is a mistake like any other.
+            if name not in _DIMENSIONS:
+                raise ValueError(f"no dimension of a budget is called {name!r}; there are {', '.join(_DIMENSIONS)}")
+            request["budget"][name] = min(max(0, int(most)), _AMOUNT_MAX)
+    return request
+
+
+def rlm_query(prompt, model=None, budget=None):
+    """Have a child run answer: it gets a session of its own, where `context` holds the prompt.
+
+    `budget` caps what the child may use of this run's budget, such as {"calls": 5}. Returns its
+    answer as a str, or raises a QueryError: a ChildFailed if it ended without one.
+    """
+    request = _child_request("rlm_query", model, budget)
+    request["prompt"] = prompt if type(prompt) is str else str(prompt)
+    response = _ask(request)
+    if response["status"] != "completed":
+        raise _failure(response)
+    return response["text"]
+
+
+def rlm_query_batched(prompts, model=None, return_exceptions=False, budget=None):
+    """Have child runs answer many prompts in parallel; answers come back in the order of the prompts.
+
+    Failures are told as by `llm_query_batched`. `budget` caps each child by itself.
+    """
+    request = _child_request("rlm_query_batch", model, budget)
+    request["prompts"] = [p if type(p) is str else str(p) for p in prompts]
+    if not request["prompts"]:
+        return []
+    response = _ask(request)
+    if response["status"] != "completed":
+        raise _failure(response)
+    return _results(response["items"], return_exceptions)
 
 
 def budget():
-    """What is left: a dict of dimension to {"limit", "spent", "reserved", "available"}."""
+    """What is left: a dict of dimension to {"limit", "spent", "reserved", "available"}.
+
+    Beside the dimensions of the budget it has "depth" (levels of child runs), "run_ms" (time until
+    this run, or this child, must end) and "cell_requests" and "cell_children" (of this cell).
+    """
     response = _ask({"type": "budget"})
     if response["status"] != "completed":
         raise _failure(response)

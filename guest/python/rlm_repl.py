@@ -98,6 +98,8 @@ def _exit(code=None):
 _RESERVED = {
     "llm_query": rlm_queries.llm_query,
     "llm_query_batched": rlm_queries.llm_query_batched,
+    "rlm_query": rlm_queries.rlm_query,
+    "rlm_query_batched": rlm_queries.rlm_query_batched,
     "budget": rlm_queries.budget,
     "FINAL": FINAL,
     "FINAL_VAR": FINAL_VAR,
@@ -106,6 +108,9 @@ _RESERVED = {
     "BudgetExceeded": rlm_queries.BudgetExceeded,
     "ProviderError": rlm_queries.ProviderError,
     "QueryTimeout": rlm_queries.QueryTimeout,
+    "QueryCancelled": rlm_queries.QueryCancelled,
+    "DepthExceeded": rlm_queries.DepthExceeded,
+    "ChildFailed": rlm_queries.ChildFailed,
 }
 
 

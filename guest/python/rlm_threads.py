@@ -1,13 +1,19 @@
 """Thread pools for a guest without threads: work runs when it is submitted, in order.
 
-A `map` of `llm_query` over one iterable, the commonest use in model-written code, becomes one
-batch, so that the host answers its items in parallel.
+A `map` of `llm_query` or `rlm_query` over one iterable, the commonest use in model-written code,
+becomes one batch, so that the host answers its items in parallel.
 """
 
 import concurrent.futures
 import threading
+import types
 
 import rlm_queries
+
+_BATCHED = {
+    rlm_queries.llm_query: rlm_queries.llm_query_batched,
+    rlm_queries.rlm_query: rlm_queries.rlm_query_batched,
+}
 
 
 class ThreadPoolExecutor(concurrent.futures.Executor):
@@ -32,8 +38,9 @@ class ThreadPoolExecutor(concurrent.futures.Executor):
     def map(self, fn, *iterables, timeout=None, chunksize=1, buffersize=None):
         if self._closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
-        if fn is rlm_queries.llm_query and len(iterables) == 1:
-            return iter(rlm_queries.llm_query_batched(list(iterables[0])))
+        batched = _BATCHED.get(fn) if isinstance(fn, types.FunctionType) and len(iterables) == 1 else None
+        if batched is not None:
+            return iter(batched(list(iterables[0])))
         return map(fn, *iterables)
 
     def shutdown(self, wait=True, *, cancel_futures=False):

@@ -13,8 +13,10 @@ from rlm_wasm.bench.measurement import Measurement, median_ns
 from rlm_wasm.core.limits import CellLimits
 from rlm_wasm.errors import InternalError
 from rlm_wasm.policy.model import Policy
+from rlm_wasm.sandbox.instance import Instance
 from rlm_wasm.sandbox.session import Cell, Session, drive
 from rlm_wasm.sandbox.steps import CellEnd
+from rlm_wasm.sandbox.stock import PREPARED_MAX, Stock
 from rlm_wasm.worker.program import load_guest_program
 
 _ANSWER: Final = b'{"status":"completed","text":"ok"}'
@@ -47,6 +49,7 @@ class SandboxBench:
         return {
             "instantiate_us": self._instantiate,
             "first_result_us": self._first_result,
+            "first_result_cold_us": self._first_result_cold,
             "warm_cell_us": self._warm_cell,
             "host_call_us": self._host_call,
             "str_50mb_ms": lambda: self._load("str_50mb_ms", "x" * 50_000_000, "ASCII"),
@@ -57,12 +60,17 @@ class SandboxBench:
             "cpu_ratio": self._cpu_ratio,
         }
 
-    def _session(self) -> Session:
+    def _session(self, prepared: Instance | None = None) -> Session:
         limits = replace(
             self._policy.session_limits(), memory_bytes_max=(4 << 30) - 65_536, context_bytes_max=1 << 30
         )
         return Session(
-            self._loaded.program, self._loaded.guest.facts, limits, self._policy.boundary_limits(), os.urandom
+            self._loaded.program,
+            self._loaded.guest.facts,
+            limits,
+            self._policy.boundary_limits(),
+            os.urandom,
+            prepared=prepared,
         )
 
     def _run(self, session: Session, source: str, limits: CellLimits | None = None) -> CellEnd:
@@ -78,16 +86,45 @@ class SandboxBench:
         return Measurement("instantiate_us", middle / 1e3, "us", n, f"p99 {tail / 1e3:.0f} us")
 
     def _first_result(self) -> Measurement:
+        stock = Stock(self._loaded.program, self._loaded.guest.facts)
+
+        def refill() -> None:
+            while stock.wants:
+                stock.work()
+
+        for _ in range(PREPARED_MAX):
+            stock.take()
+        refill()
+        try:
+            note = f"of {PREPARED_MAX} prepared while idle, each put back before the next is taken"
+            return self._first_results("first_result_us", stock.take, note, clean_up=refill)
+        finally:
+            stock.close()
+
+    def _first_result_cold(self) -> Measurement:
+        return self._first_results("first_result_cold_us", lambda: None, "nothing prepared")
+
+    def _first_results(
+        self,
+        name: str,
+        prepared: Callable[[], Instance | None],
+        note: str,
+        clean_up: Callable[[], None] = lambda: None,
+    ) -> Measurement:
         n = 1_000 // self._scale
         made: list[Session] = []
 
         def body() -> None:
-            made.append(self._session())
+            made.append(self._session(prepared()))
             if self._run(made[0], "1+1").result != b"2":
                 raise InternalError("1+1 is not 2")
 
-        middle, tail = median_ns(body, n, clean_up=lambda: made.pop().close())
-        return Measurement("first_result_us", middle / 1e3, "us", n, f"p99 {tail / 1e3:.0f} us")
+        def close() -> None:
+            made.pop().close()
+            clean_up()
+
+        middle, tail = median_ns(body, n, clean_up=close)
+        return Measurement(name, middle / 1e3, "us", n, f"session and 1+1, {note}; p99 {tail / 1e3:.0f} us")
 
     def _warm_cell(self) -> Measurement:
         n = 2_000 // self._scale

@@ -138,6 +138,7 @@ class RlmLoop:
         iterations_max: int,
         *,
         lenient_fences: bool = False,
+        recursive: bool = False,
     ) -> None:
         self._dialect: Final = Dialect(dialect)
         self._limits: Final = observation
@@ -145,7 +146,7 @@ class RlmLoop:
         self._lenient: Final = lenient_fences
         self._phase = _Phase.START
         self._history = [
-            Message("system", system_prompt(self._dialect, observation)),
+            Message("system", system_prompt(self._dialect, observation, recursive=recursive)),
             Message("user", first_user_message(question, contexts)),
         ]
         self._turn = 0

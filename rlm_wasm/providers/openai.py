@@ -25,7 +25,10 @@ _REASON_CHARS_MAX: Final = 400
 
 
 class OpenAIProvider:
-    """Chat completions over HTTP. One client, whose connections `connections_max` bounds."""
+    """Chat completions over HTTP. One client, whose connections `connections_max` bounds.
+
+    `transport` replaces the network, and the bound with it.
+    """
 
     def __init__(
         self,
@@ -34,6 +37,7 @@ class OpenAIProvider:
         *,
         response_bytes_max: int,
         connections_max: int,
+        transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._url: Final = endpoint.base_url.rstrip("/") + "/chat/completions"
         self._host: Final = httpx.URL(self._url).host
@@ -47,6 +51,7 @@ class OpenAIProvider:
             headers={"Accept": "application/json", "Accept-Encoding": "identity"},
             follow_redirects=False,
             trust_env=False,
+            transport=transport,
             limits=httpx.Limits(max_connections=connections_max, max_keepalive_connections=connections_max),
         )
 

@@ -109,7 +109,9 @@ class Broker:
     def __init__(self, permits_max: int, clock: Callable[[], int] = monotonic_ns) -> None:
         self._scheduler: Final = Scheduler(permits_max)
         self._clock: Final = clock
-        self._timers: Final = Timers(lambda run_id, timer_id: self.submit(TimerFired(run_id, timer_id)))
+        self._timers: Final = Timers(
+            lambda run_id, timer_id: self.submit(TimerFired(run_id, timer_id)), clock
+        )
         self._inputs: deque[Input] = deque()
         self._performing = False
         self._runs: dict[RunId, _Run] = {}

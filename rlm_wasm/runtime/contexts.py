@@ -14,8 +14,10 @@ DEFAULT_NAME: Final = "context"
 # Names of the REPL's own, which an input would hide or be hidden by.
 RESERVED: Final = frozenset(
     {
-        *("answer", "budget", "llm_query", "llm_query_batched", "FINAL", "FINAL_VAR", "SHOW_VARS"),
-        *("QueryError", "BudgetExceeded", "ProviderError", "QueryTimeout"),
+        *("answer", "budget", "llm_query", "llm_query_batched", "rlm_query", "rlm_query_batched"),
+        *("FINAL", "FINAL_VAR", "SHOW_VARS"),
+        *("QueryError", "BudgetExceeded", "ProviderError", "QueryTimeout", "QueryCancelled"),
+        *("DepthExceeded", "ChildFailed"),
         *("_", "__name__", "__builtins__"),
     }
 )

@@ -11,7 +11,7 @@ from rlm_wasm.core.limits import BoundaryLimits
 from rlm_wasm.core.messages import Message
 from rlm_wasm.core.request import Completed, Denied, Response
 from rlm_wasm.core.scheduler import QueryReceived
-from rlm_wasm.errors import BoundaryViolation, BudgetExceeded, QueryError
+from rlm_wasm.errors import BoundaryViolation, BudgetExceeded, DepthExceeded, QueryError
 from rlm_wasm.ids import RunId
 from rlm_wasm.runtime.broker import Answered, Broker
 from rlm_wasm.wire.boundary import (
@@ -19,6 +19,8 @@ from rlm_wasm.wire.boundary import (
     Finish,
     LlmQuery,
     LlmQueryBatch,
+    RlmQuery,
+    RlmQueryBatch,
     decode_request,
     encode_batch_response,
     encode_budget_response,
@@ -29,6 +31,7 @@ from rlm_wasm.worker.answers import Answerer, Reply
 
 # A restored session's observation repeats answered queries; a flood of them is not repeated.
 ANSWERED_KEPT_MAX = 64
+_NO_CHILDREN = Denied(DepthExceeded("there are no child runs"))
 
 
 @dataclass(slots=True)
@@ -64,6 +67,10 @@ class GuestRequests(Answerer):
                 self._query((prompt,), model, lambda responses: reply(encode_response(responses[0])))
             case LlmQueryBatch(prompts=prompts, model=model):
                 self._query(prompts, model, lambda responses: reply(encode_batch_response(responses)))
+            case RlmQuery():
+                reply(encode_response(_NO_CHILDREN))
+            case RlmQueryBatch(prompts=prompts):
+                reply(encode_batch_response([_NO_CHILDREN] * len(prompts)))
             case Finish(answer=answer):
                 if self.finish is None:
                     self.finish = answer

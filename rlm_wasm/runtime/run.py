@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from time import monotonic_ns
 
@@ -67,8 +67,10 @@ class ActiveRun:
         worker: Worker,
         question: str,
         contexts: Mapping[str, str | bytes],
+        clock: Callable[[], int] = monotonic_ns,
     ) -> None:
         self.run_id = run_id
+        self._clock = clock
         self._policy = policy
         self._broker = broker
         self._worker = worker
@@ -104,13 +106,13 @@ class ActiveRun:
 
     async def drive(self) -> RunResult:
         """Run to the end. Raises ArtifactError, PolicyError or UsageError if the run cannot begin."""
-        began = monotonic_ns()
+        began = self._clock()
         outcome = "failed"
         try:
             finish = await self._until_finish()
             outcome = finish.reason
             spent = {d.value: view.spent for d, view in self._broker.budget_view(self.run_id).items()}
-            wall_ms = (monotonic_ns() - began) // 1_000_000
+            wall_ms = (self._clock() - began) // 1_000_000
             return RunResult(self.run_id, finish.answer, finish.partial, finish.reason, spent, wall_ms)
         finally:
             with anyio.CancelScope(shield=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
+from time import monotonic_ns
 from types import TracebackType
 from typing import Any, Self
 
@@ -29,7 +30,10 @@ class Runtime:
     Use it as an async context manager, on asyncio or trio, or call `ask_sync`. `model` and
     `sub_model` override the policy's, as ``provider:name``; `environ` is where provider keys are
     read, the process's environment unless given. `route` replaces the providers (for embedding a
-    model of your own): it maps a model's name to a provider and the name there.
+    model of your own): it maps a model's name to a provider and the name there. `worker` makes the
+    sessions instead of the policy's kind, and is closed with the runtime; `clock` gives the nanoseconds
+    of every deadline and event, and must go as the event loop's own clock does; `entropy(n)` gives the
+    random bytes of run ids. The three are for repeating a run exactly.
 
     Raises:
         PolicyError: a model has no price, so that its cost cannot be budgeted.
@@ -44,11 +48,16 @@ class Runtime:
         sub_model: str | None = None,
         environ: Mapping[str, str] | None = None,
         route: Router | None = None,
+        worker: InlineWorker | None = None,
+        clock: Callable[[], int] = monotonic_ns,
+        entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self.policy = policy.with_models(root=model, sub=sub_model)
         self._providers = ProviderSet(self.policy, environ)
         self._route: Router = route or self._providers.get
-        self._worker: Worker = InlineWorker()
+        self._worker: Worker = worker or InlineWorker()
+        self._clock = clock
+        self._entropy = entropy
         self._broker: Broker | None = None
         self._stack = AsyncExitStack()
         self._runs: dict[RunId, ActiveRun] = {}
@@ -63,7 +72,7 @@ class Runtime:
             # Before any guest runs: a missing key or a broken script is the operator's to know at once.
             for name in {self.policy.models.root, self.policy.models.sub}:
                 self._route(name)
-            self._broker = Broker(self.policy.run.permits_max)
+            self._broker = Broker(self.policy.run.permits_max, self._clock)
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
             stack.push_async_callback(self._worker.aclose)
@@ -101,8 +110,10 @@ class Runtime:
             raise UsageError("the runtime is not open; use it as an async context manager")
         if not question.strip():
             raise UsageError("the question is empty")
-        run_id = make_run_id(os.urandom(8))
-        run = ActiveRun(run_id, self.policy, self._broker, self._worker, question, named_contexts(context))
+        run_id = make_run_id(self._entropy(8))
+        run = ActiveRun(
+            run_id, self.policy, self._broker, self._worker, question, named_contexts(context), self._clock
+        )
         self._broker.start_run(
             RunStarted(
                 run_id=run_id,

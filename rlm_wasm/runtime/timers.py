@@ -17,10 +17,14 @@ STALE_MAX: Final = 1_024
 
 
 class Timers:
-    """Calls `fired(run_id, timer_id)` when a timer is due. A cleared timer never fires."""
+    """Calls `fired(run_id, timer_id)` when a timer is due. A cleared timer never fires.
 
-    def __init__(self, fired: Callable[[RunId, str], None]) -> None:
+    `clock` gives nanoseconds and goes as the event loop's clock does.
+    """
+
+    def __init__(self, fired: Callable[[RunId, str], None], clock: Callable[[], int] = monotonic_ns) -> None:
         self._fired = fired
+        self._clock = clock
         self._heap: list[tuple[int, TimerKey]] = []
         self._due: dict[TimerKey, int] = {}
         self._changed = anyio.Event()
@@ -29,7 +33,7 @@ class Timers:
         return len(self._due)
 
     def set(self, run_id: RunId, timer_id: str, at_ns: int) -> None:
-        """Fire at `at_ns` of the monotonic clock; a timer of the same name is replaced."""
+        """Fire at `at_ns` of the clock; a timer of the same name is replaced."""
         key = (run_id, timer_id)
         if len(self._heap) > 2 * len(self._due) + STALE_MAX:
             # A deadline is seldom met: without this the heap holds every timer of the last minutes.
@@ -52,7 +56,7 @@ class Timers:
             if not self._heap:
                 await self._changed.wait()
                 continue
-            delay = max(0, self._heap[0][0] - monotonic_ns()) / 1e9
+            delay = max(0, self._heap[0][0] - self._clock()) / 1e9
             with anyio.move_on_after(delay):
                 await self._changed.wait()
 
@@ -61,7 +65,7 @@ class Timers:
             at_ns, key = self._heap[0]
             if self._due.get(key) != at_ns:
                 heapq.heappop(self._heap)  # cleared or replaced
-            elif at_ns > monotonic_ns():
+            elif at_ns > self._clock():
                 return
             else:
                 heapq.heappop(self._heap)

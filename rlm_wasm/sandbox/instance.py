@@ -22,12 +22,11 @@ from rlm_wasm.sandbox.fatal import install_hook
 from rlm_wasm.sandbox.imports import ImportHandler, define_imports
 from rlm_wasm.sandbox.linear_unsafe import ImageSource
 from rlm_wasm.sandbox.memory_unsafe import GuestMemory
+from rlm_wasm.sandbox.short_calls import get_fuel, set_fuel
 
 # Fuel between two yields of a fiber: about 4 ms (100 M fuel ran 8.5 ms).
 SLICE_FUEL: Final = 50_000_000
 _TABLE_ELEMENTS_MAX: Final = 100_000
-_get_fuel = ffi._wasmtime_context_get_fuel
-_set_fuel = ffi._wasmtime_context_set_fuel
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,14 +100,11 @@ class Instance:
 
     def __init__(self, program: Program, *, memory_bytes_max: int, image: ImageSource | None = None) -> None:
         source = image or program.image
-        if memory_bytes_max < source.size:
-            raise PolicyError(
-                f"sandbox.memory_bytes_max is {memory_bytes_max}, below the image's {source.size} bytes"
-            )
+        _require_room(memory_bytes_max, source.size)
         self._program = program
         self._store: wasmtime.Store | None = wasmtime.Store(engine())
         self._context: Any = self._store._context()
-        ffi.wasmtime_store_limiter(self._store.ptr(), memory_bytes_max, _TABLE_ELEMENTS_MAX, 1, 4, 1)
+        self._set_limits(memory_bytes_max)
         self._exports: dict[str, Any] = {}
         self._fuel_slot = ctypes.c_uint64()
         self._fuel_reference = ctypes.byref(self._fuel_slot)
@@ -147,6 +143,20 @@ class Instance:
             raise InternalError("the module was instantiated without a memory of ours")
         return linear
 
+    def set_memory_max(self, memory_bytes_max: int) -> None:
+        """Bound what the memory may grow to from now on.
+
+        Raises:
+            PolicyError: it is larger already.
+        """
+        _require_room(memory_bytes_max, self.memory.size)
+        self._set_limits(memory_bytes_max)
+
+    def _set_limits(self, memory_bytes_max: int) -> None:
+        if self._store is None:
+            raise InternalError("the instance is closed")
+        ffi.wasmtime_store_limiter(self._store.ptr(), memory_bytes_max, _TABLE_ELEMENTS_MAX, 1, 4, 1)
+
     # -- calls ------------------------------------------------------------------------------------
 
     def begin(self, handler: ImportHandler, name: str, arguments: tuple[int, ...], results_n: int) -> Call:
@@ -170,12 +180,12 @@ class Instance:
 
     def fuel(self) -> int:
         """Return the fuel left."""
-        self._check(_get_fuel(self._context, self._fuel_reference))
+        self._check(get_fuel(self._context, self._fuel_reference))
         return int(self._fuel_slot.value)
 
     def set_fuel(self, fuel: int) -> None:
         """Set the fuel left."""
-        self._check(_set_fuel(self._context, fuel))
+        self._check(set_fuel(self._context, fuel))
 
     def set_slice_fuel(self, fuel: int) -> None:
         """Yield after each `fuel`; takes effect with the next `set_fuel`."""
@@ -221,3 +231,8 @@ class Instance:
     def _check(error: Any) -> None:
         if error:
             raise InternalError(f"wasmtime: {wasmtime.WasmtimeError._from_ptr(error)}")
+
+
+def _require_room(memory_bytes_max: int, size: int) -> None:
+    if memory_bytes_max < size:
+        raise PolicyError(f"sandbox.memory_bytes_max is {memory_bytes_max}, below the image's {size} bytes")

@@ -28,6 +28,7 @@ GUARD_BYTES_MIN: Final = 32 << 20
 _PROT_NONE, _PROT_READ_WRITE = 0, 3
 _MAP_PRIVATE, _MAP_FIXED, _MAP_ANONYMOUS, _MAP_NORESERVE = 0x02, 0x10, 0x20, 0x4000
 _MADV_HUGEPAGE: Final = 14
+_MADV_POPULATE_READ, _MADV_POPULATE_WRITE = 22, 23
 _HUGE_GROWTH_BYTES: Final = 4 << 20
 MAP_FAILED: Final = (1 << 64) - 1
 
@@ -60,7 +61,7 @@ class LinearMemory:
 
 
 class SystemCalls:
-    """The three system calls, in one object so that a test can make each of them fail."""
+    """The system calls used here, in one object so that a test can make each of them fail."""
 
     def __init__(self) -> None:
         libc = ctypes.CDLL(None, use_errno=True)
@@ -89,6 +90,13 @@ class SystemCalls:
     def madvise_huge(self, address: int, length: int) -> None:
         """Ask for huge pages; advice only, so its result does not matter."""
         self._madvise(address, length, _MADV_HUGEPAGE)
+
+    def madvise_populate(self, address: int, length: int, *, write: bool) -> None:
+        """Take the page faults of a range now; advice only (Linux 5.14 and later know it).
+
+        No content changes: what a write would copy is copied, as it is.
+        """
+        self._madvise(address, length, _MADV_POPULATE_WRITE if write else _MADV_POPULATE_READ)
 
 
 system: SystemCalls = SystemCalls()

@@ -10,6 +10,7 @@ import ctypes
 from typing import Final
 
 from rlm_wasm.errors import BoundaryViolation
+from rlm_wasm.sandbox import linear_unsafe
 from rlm_wasm.sandbox.linear_unsafe import LinearMemory
 
 _U32: Final = 0xFFFF_FFFF
@@ -60,3 +61,8 @@ class GuestMemory:
         """Copy `length` bytes from the host `address`, kept alive by the caller. Raises BoundaryViolation."""
         start = self.check(pointer, length, length_max=length)
         ctypes.memmove(self._linear.base + start, address, length)
+
+    def populate(self, offset: int, length: int, *, write: bool) -> None:
+        """Take the page faults of a range ahead of need; what it holds stays. Raises BoundaryViolation."""
+        start = self.check(offset, length, length_max=length)
+        linear_unsafe.system.madvise_populate(self._linear.base + start, length, write=write)

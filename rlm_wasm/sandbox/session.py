@@ -8,20 +8,12 @@ generator to cancel.
 
 from __future__ import annotations
 
-import select
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass
-from time import monotonic_ns
-from typing import Final, TypeVar
-
-import wasmtime
+from typing import Final
 
 from rlm_wasm.core.limits import BoundaryLimits, CellLimits, SessionLimits
 from rlm_wasm.errors import (
-    BoundaryViolation,
-    CellCancelled,
-    DeadlineExceeded,
-    FuelExhausted,
     GuestError,
     GuestTrap,
     InternalError,
@@ -29,23 +21,24 @@ from rlm_wasm.errors import (
     UsageError,
 )
 from rlm_wasm.image.artifact import GuestFacts
-from rlm_wasm.sandbox.call import Call
+from rlm_wasm.sandbox.drive import drive
 from rlm_wasm.sandbox.exchange import ERROR, REPORT, RESULT, STDERR, STDOUT, Exchange
-from rlm_wasm.sandbox.instance import SLICE_FUEL, Instance, Program
-from rlm_wasm.sandbox.interrupt import Interrupt, Reason
+from rlm_wasm.sandbox.execution import Execution, Operation
+from rlm_wasm.sandbox.inputs import Input
+from rlm_wasm.sandbox.instance import Instance, Program
+from rlm_wasm.sandbox.interrupt import Interrupt
 from rlm_wasm.sandbox.snapshot import Snapshot, take
-from rlm_wasm.sandbox.soft_limits import CANCEL_GRACE_NS, SoftLimits, slice_fuel
-from rlm_wasm.sandbox.steps import SLICE, CellEnd, HostRequest, Sleep, Step
-from rlm_wasm.sandbox.text import LaidOut, chunks, encoding_of, plain
+from rlm_wasm.sandbox.soft_limits import SoftLimits
+from rlm_wasm.sandbox.steps import SLICE, CellEnd
+from rlm_wasm.sandbox.text import LaidOut, chunks
+
+__all__ = ["Cell", "Operation", "Session", "drive"]
 
 SEED_BYTES: Final = 32
 _RESEED, _REPORT_VARIABLES = 1, 2
 # Loading an input is charged and bounded like a cell; finalisers of earlier cells may run in it.
 SETUP_FUEL: Final = 2_000_000_000
 SETUP_WALL_NS: Final = 10_000_000_000
-
-_T = TypeVar("_T")
-Operation = Generator[Step, bytes | None, _T]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +65,8 @@ _SETUP_LIMITS = CellLimits(
 class Session:
     """One guest over an image. Not thread-safe; the thread that made it drives and closes it.
 
-    `entropy(n)` returns n random bytes: fresh, or from a seeded stream for a deterministic run.
+    `entropy(n)` returns n random bytes: fresh, or from a seeded stream for a deterministic run. `prepared`
+    is an instance over the base image in which nothing has run yet, from a `Stock`; the session owns it.
 
     Raises:
         PolicyError: the policy's memory cap is below the image.
@@ -87,6 +81,7 @@ class Session:
         entropy: Callable[[int], bytes],
         *,
         start: Snapshot | None = None,
+        prepared: Instance | None = None,
     ) -> None:
         self._program = program
         self._facts = facts
@@ -96,26 +91,21 @@ class Session:
         cap = limits.memory_bytes_max
         # What this session's pages are compared with when a snapshot is taken.
         self._origin = None if start is None else start.as_origin()
-        self._instance = (
-            Instance(program, memory_bytes_max=cap) if start is None else start.fork(memory_bytes_max=cap)
-        )
+        if start is not None:
+            self._instance = start.fork(memory_bytes_max=cap)
+        elif prepared is not None:
+            self._instance = _adopted(prepared, cap)
+        else:
+            self._instance = Instance(program, memory_bytes_max=cap)
         self._memory = self._instance.memory
         # A fork gets fresh entropy in its first cell, like a new session.
         self._seeded = False
         self._lost = False
         self._closed = False
-        self._busy = False
         self._virtual_ns = 0 if start is None else start.virtual_ns
         self._interrupt = Interrupt(facts)
-        self._cancel_wanted = False
-        # One operation's state; `_start` makes all of it anew.
-        self._cell: CellLimits = _SETUP_LIMITS
-        self._exchange: Exchange = self._new_exchange(in_cell=False)
-        self._fault: GuestError | None = None
-        self._soft: GuestError | None = None
-        self._soft_limits: SoftLimits | None = None
-        self._executed_ns = 0
-        self._cancel_by_ns: int | None = None
+        # What the session is doing now, if anything.
+        self._execution: Execution | None = None
 
     # -- what an owner can do ---------------------------------------------------------------------
 
@@ -142,13 +132,13 @@ class Session:
             raise UsageError(
                 f"the cell has {len(source)} bytes; cell.source_bytes_max is {cell.limits.source_bytes_max}"
             )
-        self._start(cell.limits, in_cell=True)
+        execution = self._start(cell.limits, in_cell=True)
         self._interrupt.clear(self._memory)
         status: int | None = None
         try:
             pointer = self._facts.inbox
             if len(source) > self._facts.inbox_bytes:
-                pointer = yield from self._allocate(len(source))
+                pointer = yield from self._allocate(execution, len(source))
             self._memory.write(pointer, source)
             flags = _REPORT_VARIABLES if cell.report_variables else 0
             if not self._seeded:
@@ -158,21 +148,21 @@ class Session:
                 self._memory.write(self._facts.seed, bytes(seed))
                 self._seeded = True
                 flags |= _RESEED
-            status = yield from self._invoke("rlm_exec", (pointer, len(source), flags), 1)
+            status = yield from execution.invoke("rlm_exec", (pointer, len(source), flags), 1)
             if pointer != self._facts.inbox:
-                yield from self._invoke("rlm_free", (pointer,), 0)
+                yield from execution.invoke("rlm_free", (pointer,), 0)
             if status not in (0, 1):
                 raise GuestTrap("the guest's REPL is broken")
         except GuestError as error:
-            self._fault = error
+            execution.fault = error
         finally:
-            fuel_used = self._finish(lost=self._fault is not None or status is None)
-        streams = {number: bytes(data) for number, data in self._exchange.streams.items()}
+            fuel_used = self._finish(execution, lost=execution.fault is not None or status is None)
+        streams = {number: bytes(data) for number, data in execution.exchange.streams.items()}
         return CellEnd(
-            raised=status == 1 and self._fault is None,
-            fault=self._fault,
-            soft=self._soft,
-            output_cut=self._exchange.dropped_bytes > 0,
+            raised=status == 1 and execution.fault is None,
+            fault=execution.fault,
+            soft=execution.soft,
+            output_cut=execution.exchange.dropped_bytes > 0,
             stdout=streams.get(STDOUT, b""),
             stderr=streams.get(STDERR, b""),
             result=streams.get(RESULT),
@@ -180,7 +170,7 @@ class Session:
             report=streams.get(REPORT),
             fuel_used=fuel_used,
             memory_bytes=self._memory.size,
-            executed_ns=self._executed_ns,
+            executed_ns=execution.executed_ns,
         )
 
     def load(self, name: str, value: str | bytes | LaidOut) -> Operation[None]:
@@ -191,42 +181,34 @@ class Session:
             MemoryExceeded: the guest has no room for it.
             GuestError: the guest failed otherwise; the session is lost.
         """
-        if isinstance(value, LaidOut):
-            key, encoding, is_text = name.encode(), value.encoding, value.is_text
-        else:
-            key, value = plain(name, value)
-            encoding, is_text = encoding_of(value), isinstance(value, str)
-        size = len(value) * encoding.bytes_per_unit
-        if size > self._limits.context_bytes_max:
-            raise UsageError(
-                f"{name} takes {size} bytes in the guest; "
-                f"sandbox.context_bytes_max is {self._limits.context_bytes_max}"
-            )
-        self._start(_SETUP_LIMITS, in_cell=False)
+        wanted = Input.of(name, value, size_max=self._limits.context_bytes_max)
+        execution = self._start(_SETUP_LIMITS, in_cell=False)
         lost = True
         try:
-            if is_text:
-                pointer = yield from self._invoke("rlm_str_new", (len(value), encoding.max_char), 1)
+            if wanted.is_text:
+                pointer = yield from execution.invoke(
+                    "rlm_str_new", (len(wanted.value), wanted.encoding.max_char), 1
+                )
             else:
-                pointer = yield from self._invoke("rlm_bytes_new", (len(value),), 1)
+                pointer = yield from execution.invoke("rlm_bytes_new", (len(wanted.value),), 1)
             if pointer == 0:
                 lost = False
                 raise MemoryExceeded(
-                    f"the guest has no room for {name} ({size} bytes); "
+                    f"the guest has no room for {name} ({wanted.size} bytes); "
                     f"sandbox.memory_bytes_max is {self._limits.memory_bytes_max}"
                 )
-            pointer = self._memory.check(pointer, size, length_max=size)
-            for address, length, keep in chunks(value, encoding):
+            pointer = self._memory.check(pointer, wanted.size, length_max=wanted.size)
+            for address, length, keep in chunks(wanted.value, wanted.encoding):
                 self._memory.write_from(pointer, address, length)
                 pointer += length
                 del keep
                 yield SLICE
-            self._memory.write(self._facts.inbox, key)
-            if (yield from self._invoke("rlm_commit", (len(key),), 1)) != 0:
+            self._memory.write(self._facts.inbox, wanted.key)
+            if (yield from execution.invoke("rlm_commit", (len(wanted.key),), 1)) != 0:
                 raise GuestTrap(f"the guest could not bind {name}")
             lost = False
         finally:
-            self._finish(lost=lost)
+            self._finish(execution, lost=lost)
 
     def snapshot(self, *, bytes_max: int | None = None) -> Snapshot | None:
         """Return the state between two cells: the pages written since the session's origin.
@@ -249,7 +231,7 @@ class Session:
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go back to a snapshot of this session, lost or not; its variables are what they were then."""
-        if self._busy or self._closed:
+        if self._execution is not None or self._closed:
             raise UsageError("the session is closed" if self._closed else "the session is busy")
         if snapshot.origin is not self._origin:
             raise UsageError("a session goes back only to a snapshot of its own")
@@ -281,7 +263,8 @@ class Session:
 
         The session lives if the guest unwinds. Without a cell in progress this does nothing.
         """
-        self._cancel_wanted = self._busy
+        if self._execution is not None:
+            self._execution.cancel_wanted = True
 
     def close(self) -> None:
         """Free everything. An operation in progress must have been closed before. Safe to call again."""
@@ -289,42 +272,36 @@ class Session:
         self._instance.close()
         self._origin = None  # its memory file may be the last thing that holds a large image
 
-    # -- driving one call ---------------------------------------------------------------------------
+    # -- one operation at a time ---------------------------------------------------------------------
 
     def _require_idle(self) -> None:
-        if self._lost or self._busy:
+        if self._lost or self._execution is not None:
             raise UsageError("the session is lost" if self._lost else "the session is busy")
 
-    def _new_exchange(self, *, in_cell: bool) -> Exchange:
-        return Exchange(
+    def _start(self, limits: CellLimits, *, in_cell: bool) -> Execution:
+        """Begin an operation. Nothing of the one before is left in it."""
+        self._require_idle()
+        soft_limits = SoftLimits.of(limits) if in_cell else None
+        exchange = Exchange(
             self._instance,
-            self._cell,
+            limits,
             self._limits,
             self._boundary,
             self._entropy,
             in_cell=in_cell,
             virtual_ns=self._virtual_ns,
-            fuel_low_from=self._cell.fuel_max - SoftLimits.of(self._cell).fuel if in_cell else -1,
+            fuel_low_from=-1 if soft_limits is None else limits.fuel_max - soft_limits.fuel,
         )
+        self._execution = execution = Execution(
+            self._instance, self._facts, self._interrupt, exchange, limits, soft_limits
+        )
+        return execution
 
-    def _start(self, limits: CellLimits, *, in_cell: bool) -> None:
-        self._require_idle()
-        self._busy = True
-        self._cancel_wanted = False
-        self._cell = limits
-        self._exchange = self._new_exchange(in_cell=in_cell)
-        self._fault = self._soft = None
-        self._soft_limits = SoftLimits.of(limits) if in_cell else None
-        self._cancel_by_ns = None
-        self._executed_ns = 0
-        self._instance.set_slice_fuel(slice_fuel(limits.fuel_max, SLICE_FUEL))
-        self._instance.set_fuel(limits.fuel_max)
-
-    def _finish(self, *, lost: bool) -> int:
+    def _finish(self, execution: Execution, *, lost: bool) -> int:
         """End the operation; return the fuel it used. A lost session is freed at once."""
-        used = self._exchange.fuel_used()
-        self._virtual_ns = self._exchange.virtual_now_ns()
-        self._busy = False
+        used = execution.exchange.fuel_used()
+        self._virtual_ns = execution.exchange.virtual_now_ns()
+        self._execution = None
         if lost:
             # The store is freed at once; the session can still go back to a snapshot.
             self._lost = True
@@ -333,115 +310,17 @@ class Session:
             self._instance.verify_memory()
         return used
 
-    def _allocate(self, length: int) -> Operation[int]:
-        pointer = yield from self._invoke("rlm_alloc", (length,), 1)
+    def _allocate(self, execution: Execution, length: int) -> Operation[int]:
+        pointer = yield from execution.invoke("rlm_alloc", (length,), 1)
         if pointer == 0:
             raise MemoryExceeded(f"the guest has no room for a cell of {length} bytes")
         return self._memory.check(pointer, length, length_max=length)
 
-    def _invoke(self, name: str, arguments: tuple[int, ...], results_n: int) -> Operation[int]:
-        exchange = self._exchange
-        call = self._instance.begin(exchange, name, arguments, results_n)
-        try:
-            while not self._poll(call):
-                # Before anything else: a guest that only asks or sleeps gets no slice, and no more time.
-                self._check_limits()
-                if (frame := exchange.take_request()) is not None:
-                    response = yield HostRequest(frame)
-                    # Written inside a callback of wasmtime, where an error of ours would end the process.
-                    if type(response) is not bytes:
-                        raise InternalError("a session that waits for a response was resumed without one")
-                    exchange.answer(response)
-                    if self._cancel_wanted:
-                        # Before the guest goes on with the response.
-                        self._check_limits()
-                elif exchange.wake_ns is not None:
-                    yield Sleep(exchange.wake_ns)
-                else:
-                    yield SLICE
-            reason = call.take_trap()
-            if reason is not None:
-                raise self._explain(reason)
-            return call.result
-        except GeneratorExit:
-            self._fault = CellCancelled("the cell was cancelled")
-            raise
-        finally:
-            call.close()
 
-    def _poll(self, call: Call) -> bool:
-        exchange = self._exchange
-        exchange.gave_way = exchange.must_stop = False
-        began = exchange.slice_began_ns = monotonic_ns()
-        done = call.poll()
-        self._executed_ns += monotonic_ns() - began
-        return done
-
-    def _check_limits(self) -> None:
-        """Interrupt the guest at a soft limit; raise at a hard one. Called while its fiber is suspended."""
-        if self._executed_ns > self._cell.wall_ms_max * 1_000_000:
-            raise DeadlineExceeded(f"the cell ran longer than {self._cell.wall_ms_max} ms")
-        if self._cancel_by_ns is not None and self._executed_ns > self._cancel_by_ns:
-            raise CellCancelled("the cell was cancelled")
-        if self._soft_limits is None:
-            return
-        if self._soft is not None:
-            self._interrupt.repeat(self._memory)
-            return
-        exchange = self._exchange
-        if exchange.dropped_bytes:
-            self._interrupt_for(Reason.OUTPUT, exchange.output_exceeded())
-            return
-        waits = exchange.request is not None or exchange.wake_ns is not None
-        by_fuel = exchange.fuel_low or not (waits or exchange.gave_way)
-        reached = self._soft_limits.reached(
-            fuel_used=exchange.fuel_used() if by_fuel else None,
-            executed_ns=self._executed_ns,
-            cancelled=self._cancel_wanted,
-        )
-        if reached is not None:
-            self._interrupt_for(*reached)
-
-    def _interrupt_for(self, reason: Reason, error: GuestError) -> None:
-        self._soft = error
-        self._interrupt.request(self._memory, reason)
-        if reason is Reason.CANCELLED:
-            self._cancel_by_ns = self._executed_ns + CANCEL_GRACE_NS
-
-    def _explain(self, reason: wasmtime.Trap | wasmtime.WasmtimeError) -> GuestError:
-        if self._exchange.fault is not None:
-            return self._exchange.fault
-        code = reason.trap_code if isinstance(reason, wasmtime.Trap) else None
-        if code is wasmtime.TrapCode.OUT_OF_FUEL:
-            return FuelExhausted(f"the cell used all of its {self._cell.fuel_max} fuel")
-        if code is wasmtime.TrapCode.STACK_OVERFLOW:
-            return GuestTrap("the guest's stack overflowed")
-        status = int.from_bytes(
-            self._memory.read(self._facts.exit_status, 4, length_max=4), "little", signed=True
-        )
-        if status >= 0:
-            return GuestTrap(f"the guest's process exited with status {status & 0xFF}")
-        return GuestTrap(f"the guest trapped: {code.name.lower() if code else 'unknown'}")
-
-
-def drive(operation: Operation[_T], answer: Callable[[bytes], bytes] | None = None) -> _T:
-    """Run an operation to its end on this thread, answering its requests with `answer`.
-
-    For one session at a time: benchmarks, `prepare`, tests. A loop over many uses the generator.
-    """
-    response: bytes | None = None
+def _adopted(prepared: Instance, memory_bytes_max: int) -> Instance:
     try:
-        while True:
-            step = operation.send(response)
-            response = None
-            if isinstance(step, HostRequest):
-                if answer is None:
-                    raise BoundaryViolation("the guest asked the host where nobody answers")
-                response = answer(step.frame)
-            elif isinstance(step, Sleep):
-                select.select([], [], [], max(0, step.until_ns - monotonic_ns()) / 1e9)
-    except StopIteration as stop:
-        value: _T = stop.value
-        return value
-    finally:
-        operation.close()
+        prepared.set_memory_max(memory_bytes_max)
+    except BaseException:
+        prepared.close()
+        raise
+    return prepared

@@ -12,11 +12,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, Self
 
-from rlm_wasm.errors import UsageError
 from rlm_wasm.image.memfd import MemoryFile
 
 CHUNK_UNITS: Final = 4 << 20
-NAME_BYTES_MAX: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +67,8 @@ class LaidOut:
     file: MemoryFile | None = None
 
     @classmethod
-    def of(cls, value: str | bytes, *, file_from_bytes: int) -> Self:
+    def of(cls, value: str | bytes, encoding: Encoding, *, file_from_bytes: int) -> Self:
         """Lay out a value: in a sealed memory file of its own from so many bytes, else in one piece."""
-        encoding = encoding_of(value)
         size = len(value) * encoding.bytes_per_unit
         is_text = isinstance(value, str)
         if size < file_from_bytes:
@@ -93,25 +90,6 @@ class LaidOut:
 
     def __len__(self) -> int:
         return self.units
-
-
-def plain(name: str, value: str | bytes) -> tuple[bytes, str | bytes]:
-    """Return a variable's name as UTF-8, and its value as a str or bytes and no subclass of them.
-
-    Raises:
-        UsageError: the name is no identifier, or the value is of another type.
-    """
-    if not isinstance(name, str):
-        raise UsageError(f"a variable name is a str, not a {type(name).__name__}")
-    key = name.encode("utf-8", "replace")
-    if not name.isidentifier() or len(key) > NAME_BYTES_MAX:
-        raise UsageError(f"{name!a} is not a variable name of at most {NAME_BYTES_MAX} bytes")
-    if not isinstance(value, str | bytes):
-        raise UsageError(f"{name} is a {type(value).__name__}; give a str or bytes")
-    if type(value) not in (str, bytes):
-        # A subclass may say another length than it has, and be copied from beyond its end.
-        value = str.__str__(value) if isinstance(value, str) else bytes(memoryview(value))
-    return key, value
 
 
 def pieces(value: str | bytes, encoding: Encoding) -> Iterator[bytes]:

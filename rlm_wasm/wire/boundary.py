@@ -18,13 +18,15 @@ from rlm_wasm.core.ledger import Dimension, DimensionView
 from rlm_wasm.core.limits import BoundaryLimits
 from rlm_wasm.core.pricing import utf8_bytes
 from rlm_wasm.core.request import Completed, Response, error_of
-from rlm_wasm.errors import BoundaryViolation
+from rlm_wasm.errors import BoundaryViolation, ChildFailed
 
 # Every honest frame has these keys and values as strings, and its prompts: {"type": "llm_query_batch",
-# "model": "m", "prompts": [...]}. Counted before decoding, so that nobody can make us build millions.
-_STRINGS_BESIDE_PROMPTS: Final = 8
+# "model": "m", "prompts": [...]}, and a child's request a budget of up to ten dimensions. Counted before
+# decoding, so that nobody can make us build millions.
+_STRINGS_BESIDE_PROMPTS: Final = 20
 _CONTAINERS_MAX: Final = 1_024  # arrays and objects of a frame, all together
 _MODEL_CHARS_MAX: Final = 256
+_AMOUNT_MAX: Final = 10**16  # no limit of a policy is higher
 
 ModelName: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=_MODEL_CHARS_MAX)]
 
@@ -45,6 +47,41 @@ class LlmQueryBatch(
     model: ModelName | None = None
 
 
+Amount: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=_AMOUNT_MAX)]
+
+
+class ChildBudget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a child may use of its run's budget, by dimension; None: as much as there is."""
+
+    calls: Amount | None = None
+    requests: Amount | None = None
+    input_tokens: Amount | None = None
+    output_tokens: Amount | None = None
+    cost_microdollars: Amount | None = None
+    iterations: Amount | None = None
+    fuel: Amount | None = None
+    children: Amount | None = None
+    observation_bytes: Amount | None = None
+
+
+class RlmQuery(msgspec.Struct, frozen=True, tag_field="type", tag="rlm_query", forbid_unknown_fields=True):
+    """Have a child run answer. Without `model` the policy's model for its depth drives it."""
+
+    prompt: str
+    model: ModelName | None = None
+    budget: ChildBudget | None = None
+
+
+class RlmQueryBatch(
+    msgspec.Struct, frozen=True, tag_field="type", tag="rlm_query_batch", forbid_unknown_fields=True
+):
+    """Have child runs answer several prompts at once; `budget` is for each of them."""
+
+    prompts: tuple[str, ...]
+    model: ModelName | None = None
+    budget: ChildBudget | None = None
+
+
 class Finish(msgspec.Struct, frozen=True, tag_field="type", tag="finish", forbid_unknown_fields=True):
     """End the run with this answer."""
 
@@ -55,10 +92,10 @@ class Budget(msgspec.Struct, frozen=True, tag_field="type", tag="budget", forbid
     """Ask what is left."""
 
 
-Request: TypeAlias = LlmQuery | LlmQueryBatch | Finish | Budget
+Request: TypeAlias = LlmQuery | LlmQueryBatch | RlmQuery | RlmQueryBatch | Finish | Budget
 
 _DECODER: Final[msgspec.json.Decoder[Request]] = msgspec.json.Decoder(
-    LlmQuery | LlmQueryBatch | Finish | Budget
+    LlmQuery | LlmQueryBatch | RlmQuery | RlmQueryBatch | Finish | Budget
 )
 _ENCODER: Final = msgspec.json.Encoder()
 
@@ -111,9 +148,9 @@ def check_shape(frame: bytes, *, bytes_max: int, nesting_max: int, strings_max: 
 
 def _check_size(request: Request, frame: bytes, limits: BoundaryLimits) -> None:
     match request:
-        case LlmQuery(prompt=prompt):
+        case LlmQuery(prompt=prompt) | RlmQuery(prompt=prompt):
             _check_prompt(prompt, limits)
-        case LlmQueryBatch(prompts=prompts):
+        case LlmQueryBatch(prompts=prompts) | RlmQueryBatch(prompts=prompts):
             if not 1 <= len(prompts) <= limits.batch_items_max:
                 raise BoundaryViolation(f"a batch of {len(prompts)}, 1 to {limits.batch_items_max} allowed")
             for prompt in prompts:
@@ -159,6 +196,8 @@ def _response_document(response: Response) -> dict[str, object]:
         return {"status": response.status, "text": _encodable(response.text)}
     error = error_of(response)
     document = {"type": type(error).__name__, "message": _encodable(str(error))}
+    if isinstance(error, ChildFailed) and error.partial is not None:
+        document["partial"] = _encodable(error.partial)
     return {"status": response.status, "error": document}
 
 

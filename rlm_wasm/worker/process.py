@@ -11,8 +11,9 @@ import anyio
 from rlm_wasm.core.limits import BoundaryLimits, SessionLimits
 from rlm_wasm.errors import UsageError, WorkerLost
 from rlm_wasm.ids import SessionId
+from rlm_wasm.sandbox.inputs import Input
 from rlm_wasm.sandbox.session import Cell
-from rlm_wasm.sandbox.text import LaidOut, encoding_of, plain
+from rlm_wasm.sandbox.text import LaidOut
 from rlm_wasm.worker.answers import Answer
 from rlm_wasm.worker.commands import Load, Open
 from rlm_wasm.worker.inline import InlineSession
@@ -42,20 +43,17 @@ class ProcessSession(InlineSession):
 
     async def load(self, name: str, value: str | bytes) -> None:
         """Bind an input in the guest. Raises UsageError, MemoryExceeded or another GuestError."""
-        _, value = plain(name, value)
         # Before a copy is made of it. The worker checks again, for itself.
-        size = len(value) * encoding_of(value).bytes_per_unit
-        if size > self._limits.context_bytes_max:
-            raise UsageError(
-                f"{name} takes {size} bytes in the guest; "
-                f"sandbox.context_bytes_max is {self._limits.context_bytes_max}"
-            )
-        if len(value) < _THREAD_FROM_UNITS:
-            laid_out = LaidOut.of(value, file_from_bytes=FILE_FROM_BYTES)
-        else:
-            laid_out = await anyio.to_thread.run_sync(
-                lambda: LaidOut.of(value, file_from_bytes=FILE_FROM_BYTES)
-            )
+        wanted = Input.of(name, value, size_max=self._limits.context_bytes_max)
+        plain, encoding = wanted.value, wanted.encoding
+        if isinstance(plain, LaidOut):
+            raise UsageError(f"{name} is a LaidOut; give a str or bytes")
+
+        def lay_out() -> LaidOut:
+            return LaidOut.of(plain, encoding, file_from_bytes=FILE_FROM_BYTES)
+
+        in_thread = len(plain) >= _THREAD_FROM_UNITS
+        laid_out = await anyio.to_thread.run_sync(lay_out) if in_thread else lay_out()
         await self._operate(Load(self._number, name, laid_out), None)
 
     async def run(

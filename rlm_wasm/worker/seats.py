@@ -12,12 +12,15 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic_ns
+from typing import Final
 
 from rlm_wasm.errors import GuestError, InternalError, RlmWasmError, UsageError
 from rlm_wasm.ids import SessionId
+from rlm_wasm.sandbox.instance import Instance
 from rlm_wasm.sandbox.session import Session
 from rlm_wasm.sandbox.snapshot import Snapshot
 from rlm_wasm.sandbox.steps import HostRequest, Sleep
+from rlm_wasm.sandbox.stock import PREPARED_MAX, Stock
 from rlm_wasm.worker import operations
 from rlm_wasm.worker.commands import (
     Close,
@@ -35,8 +38,12 @@ from rlm_wasm.worker.commands import (
     TakeSnapshot,
 )
 from rlm_wasm.worker.operations import Outcome, SessionOperation
-from rlm_wasm.worker.program import load_guest_program
+from rlm_wasm.worker.program import LoadedGuest, load_guest_program
 from rlm_wasm.worker.result import CellResult
+
+# A session that the host answers goes on where it was, ahead of the others, until it has run for as
+# long as a slice takes: its memory is still in the processor's caches. Then it is the others' turn.
+TURN_NS: Final = 4_000_000
 
 
 @dataclass(slots=True)
@@ -52,12 +59,21 @@ class _Seat:
     # An interrupt may come before the operation's first step, when its session knows of no cell yet.
     interrupted: bool = False
     queued: bool = False
+    # What it has run since its turn began. A turn ends with a slice used up, or with as much time.
+    turn_ns: int = 0
 
 
 class Seats:
-    """The sessions of one worker, each with the operation it is busy with."""
+    """The sessions of one worker, each with the operation it is busy with.
 
-    def __init__(self) -> None:
+    At most `prepared_max` sessions are prepared ahead of need, where the owner has time for it. `clock`
+    gives nanoseconds.
+    """
+
+    def __init__(self, *, prepared_max: int = PREPARED_MAX, clock: Callable[[], int] = monotonic_ns) -> None:
+        self._clock: Final = clock
+        self._prepared_max: Final = prepared_max
+        self._stock: Stock | None = None
         self._seats: dict[SessionId, _Seat] = {}
         self._runnable: deque[SessionId] = deque()
         self._sleepers: list[tuple[int, SessionId]] = []
@@ -70,7 +86,7 @@ class Seats:
         if self._runnable:
             return 0.0
         if self._sleepers:
-            return max(0, self._sleepers[0][0] - monotonic_ns()) / 1e9
+            return max(0, self._sleepers[0][0] - self._clock()) / 1e9
         return None
 
     def turn(self) -> None:
@@ -79,10 +95,22 @@ class Seats:
         if self._runnable:
             self._advance(self._runnable.popleft())
 
+    @property
+    def wants_preparing(self) -> bool:
+        """Whether `prepare` has something to do."""
+        return self._stock is not None and self._stock.wants
+
+    def prepare(self) -> None:
+        """Do a small step, a fraction of a millisecond, towards the next prepared session."""
+        if self._stock is not None:
+            self._stock.work()
+
     def close_all(self) -> None:
         """Close every session; each operation in progress reports its end."""
         for session in list(self._seats):
             self._close(session)
+        if self._stock is not None:
+            self._stock.close()
 
     def perform(self, command: Command) -> None:
         """Begin what a command says, or do it. Whatever goes wrong is reported to the session's sink."""
@@ -105,7 +133,11 @@ class Seats:
                 if seat.waits_for_host:
                     seat.waits_for_host = False
                     seat.response = response
-                    self._queue(command.session, seat)
+                    if seat.turn_ns < TURN_NS and not seat.queued:
+                        seat.queued = True
+                        self._runnable.appendleft(command.session)
+                    else:
+                        self._queue(command.session, seat)
             case Interrupt():
                 seat.session.interrupt()
                 seat.interrupted = True
@@ -129,6 +161,7 @@ class Seats:
                 command.boundary,
                 command.entropy,
                 start=command.start,
+                prepared=self._take_prepared(loaded) if command.start is None else None,
             )
         except RlmWasmError as error:
             self._refuse(command, error)
@@ -137,6 +170,11 @@ class Seats:
         else:
             seat = self._seats[command.session] = _Seat(session, command.sink)
             self._tell(command.session, seat, Done())
+
+    def _take_prepared(self, loaded: LoadedGuest) -> Instance | None:
+        if self._stock is None:
+            self._stock = Stock(loaded.program, loaded.guest.facts, size_max=self._prepared_max)
+        return self._stock.take()
 
     @staticmethod
     def _refuse(command: Open, error: RlmWasmError) -> None:
@@ -155,12 +193,14 @@ class Seats:
         self._queue(session, seat)
 
     def _queue(self, session: SessionId, seat: _Seat) -> None:
+        """Put a session at the end of the line; its next turn is a new one."""
+        seat.turn_ns = 0
         if not seat.queued:
             seat.queued = True
             self._runnable.append(session)
 
     def _wake_sleepers(self) -> None:
-        now = monotonic_ns()
+        now = self._clock()
         while self._sleepers and self._sleepers[0][0] <= now:
             _, session = heapq.heappop(self._sleepers)
             seat = self._seats.get(session)
@@ -176,6 +216,7 @@ class Seats:
         if operation is None:
             return
         seat.response = seat.stopped = None
+        began_ns = self._clock()
         try:
             step = operation.throw(stopped) if stopped is not None else operation.send(response)
         except StopIteration as ended:
@@ -194,6 +235,7 @@ class Seats:
             seat.session.close()
             self._tell(session, seat, Done(error=_internal(error)))
         else:
+            seat.turn_ns += self._clock() - began_ns
             if seat.interrupted:
                 seat.interrupted = False
                 seat.session.interrupt()

@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 from rlm_wasm.core.limits import BoundaryLimits, CellLimits, SessionLimits
 from rlm_wasm.errors import CellCancelled, InternalError
 from rlm_wasm.image.memfd import MemoryFile
-from rlm_wasm.sandbox.text import LaidOut
+from rlm_wasm.sandbox.text import LaidOut, encoding_of
 from rlm_wasm.wire import worker_messages as m
 from rlm_wasm.worker.frames import Channel
 from rlm_wasm.worker.serve import Server, serve
@@ -100,7 +100,7 @@ class _Host:
         self._until(m.Pong)
         self._do(m.OpenSession(1, self._next(), _SESSION, _BOUNDARY))
         for text in ("small", "x" * 50_000, "漢" * 50_000, "🙂é"):
-            value = LaidOut.of(text, file_from_bytes=10_000)
+            value = LaidOut.of(text, encoding_of(text), file_from_bytes=10_000)
             size = value.units * value.encoding.bytes_per_unit
             load = m.LoadValue(
                 1, self._next(), "context", True, value.units, value.encoding.bytes_per_unit,

@@ -8,13 +8,24 @@ import tracemalloc
 from collections.abc import Callable
 from contextlib import suppress
 
+import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rlm_wasm.core.limits import BoundaryLimits
 from rlm_wasm.errors import BoundaryViolation
-from rlm_wasm.wire.boundary import Budget, Finish, LlmQuery, LlmQueryBatch, Request, decode_request
+from rlm_wasm.wire.boundary import (
+    Budget,
+    ChildBudget,
+    Finish,
+    LlmQuery,
+    LlmQueryBatch,
+    Request,
+    RlmQuery,
+    RlmQueryBatch,
+    decode_request,
+)
 from rlm_wasm.wire.guest_error import (
     ERROR_FRAME_BYTES_MAX,
     VARIABLES_FRAME_BYTES_MAX,
@@ -28,10 +39,20 @@ SMALL = boundary()
 BIG = boundary(frame_bytes_max=4 * 2**20, prompt_bytes_max=4 * 2**20, batch_items_max=64, nesting_max=32)
 
 text = st.text(max_size=40)
+child_budgets = st.none() | st.dictionaries(
+    st.sampled_from(ChildBudget.__struct_fields__), st.none() | st.integers(0, 10**16)
+)
 valid_documents = st.one_of(
     st.builds(lambda p: {"type": "llm_query", "prompt": p}, text),
     st.builds(lambda p, m: {"type": "llm_query", "prompt": p, "model": m}, text, st.none() | text),
     st.builds(lambda p: {"type": "llm_query_batch", "prompts": p}, st.lists(text, max_size=6)),
+    st.builds(lambda p: {"type": "rlm_query", "prompt": p}, text),
+    st.builds(lambda p, b: {"type": "rlm_query", "prompt": p, "budget": b}, text, child_budgets),
+    st.builds(
+        lambda p, b: {"type": "rlm_query_batch", "prompts": p, "budget": b},
+        st.lists(text, max_size=6),
+        child_budgets,
+    ),
     st.builds(lambda a: {"type": "finish", "answer": a}, text),
     st.just({"type": "budget"}),
 )
@@ -41,11 +62,13 @@ json_values = st.recursive(
     max_leaves=20,
 )
 field_names = st.sampled_from(
-    ["type", "prompt", "prompts", "model", "answer", "depth", "run_id", "session", "tenant", ""]
+    ["type", "prompt", "prompts", "model", "answer", "budget", "depth", "run_id", "session", "tenant", ""]
 )
 almost_documents = st.dictionaries(
     field_names,
-    st.sampled_from(["llm_query", "llm_query_batch", "finish", "budget", "rlm_query"]) | json_values,
+    st.sampled_from(["llm_query", "llm_query_batch", "finish", "budget", "rlm_query", "rlm_query_batch"])
+    | child_budgets
+    | json_values,
     max_size=6,
 )
 
@@ -73,15 +96,18 @@ def damaged_frames(draw: st.DrawFn) -> bytes:
 def bounded(request: Request, limits: BoundaryLimits) -> bool:
     prompts: tuple[str, ...]
     match request:
-        case LlmQuery():
+        case LlmQuery() | RlmQuery():
             prompts = (request.prompt,)
-        case LlmQueryBatch():
+        case LlmQueryBatch() | RlmQueryBatch():
             prompts = request.prompts
             assert 1 <= len(prompts) <= limits.batch_items_max
         case Finish():
             return type(request.answer) is str
         case Budget():
             return True
+    own = request.budget if isinstance(request, RlmQuery | RlmQueryBatch) else None
+    for amount in () if own is None else msgspec.structs.astuple(own):
+        assert amount is None or (type(amount) is int and 0 <= amount <= 10**16)
     assert request.model is None or (type(request.model) is str and 1 <= len(request.model) <= 256)
     return all(type(p) is str and len(p.encode()) <= limits.prompt_bytes_max for p in prompts)
 
@@ -125,7 +151,7 @@ def test_no_json_document_raises_anything_but_a_boundary_violation(document: obj
     request = decode_or_refuse(frame, SMALL)
     if request is not None:
         assert isinstance(document, dict)
-        assert set(document) <= {"type", "prompt", "prompts", "model", "answer"}
+        assert set(document) <= {"type", "prompt", "prompts", "model", "answer", "budget"}
 
 
 @given(valid_documents)
@@ -178,6 +204,15 @@ BOMBS = {
     "a huge field name": b'{"' + b"a" * (SIZE - 20) + b'":1}',
     "a doubled key": b'{"type":"finish"' + b',"answer":""' * (SIZE // 12 - 2) + b"}",
     "a huge model": b'{"type":"llm_query","prompt":"","model":"' + b"m" * (SIZE - 50) + b'"}',
+    "numbers in a child's budget": b'{"type":"rlm_query","prompt":"","budget":{"calls":'
+    + b"9" * (SIZE - 60)
+    + b"}}",
+    "dimensions nobody has": b'{"type":"rlm_query","prompt":"","budget":{'
+    + b'"x":1,' * (SIZE // 6 - 20)
+    + b"}}",
+    "empty strings in a batch of children": b'{"type":"rlm_query_batch","prompts":['
+    + b'"",' * (SIZE // 3 - 20)
+    + b'""]}',
     "a huge control frame": b'{"type":"budget"' + b" " * (SIZE - 17) + b"}",
 }
 

@@ -71,9 +71,9 @@ def echo(frame: bytes) -> bytes:
     """Answer every prompt with itself in capitals; accept a finish."""
     request = json.loads(frame)
     match request["type"]:
-        case "llm_query":
+        case "llm_query" | "rlm_query":
             document: dict[str, object] = {"status": "completed", "text": request["prompt"].upper()}
-        case "llm_query_batch":
+        case "llm_query_batch" | "rlm_query_batch":
             items = [{"status": "completed", "text": prompt.upper()} for prompt in request["prompts"]]
             document = {"status": "completed", "items": items}
         case _:

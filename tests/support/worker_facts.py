@@ -63,9 +63,9 @@ class Seat:
 
 
 @contextmanager
-def worker_loop() -> Iterator[Callable[..., Seat]]:
+def worker_loop(**options: int) -> Iterator[Callable[..., Seat]]:
     """Start a loop; yield a function that opens a session in it; stop it."""
-    loop = WorkerLoop()
+    loop = WorkerLoop(**options)
     loop.start()
     numbers = iter(range(1, 1_000_000))
 

@@ -46,11 +46,21 @@ The session has, besides the Python standard library:
 put the text to read into the prompt. A failure raises an exception;
 - llm_query_batched(prompts, model=None) -> list[str]: the same for many prompts at once, answered in \
 parallel and returned in order. Prefer it to a loop;
-- budget() -> dict: what is left of the calls, tokens, money, turns and computing of this task.
+{recursion}- budget() -> dict: what is left of the calls, tokens, money, turns, computing and time of this \
+task.
 
 How to go about it: look at the form and size of the context first. Let code do what code can do exactly: \
 search, split, count, sort. Use llm_query where text has to be understood, on pieces of moderate size, and \
 gather the results in variables. Check what you found before you finish.
+"""
+
+_RECURSION: Final = """\
+- rlm_query(prompt, model=None) -> str: have somebody like you answer. It gets a session of its own with \
+`context` = the prompt, writes code and asks models there, and sees nothing of this session. Put the task \
+and the material into the prompt. It costs many calls: use it for parts that need code or many queries \
+themselves, and llm_query for the rest;
+- rlm_query_batched(prompts, model=None) -> list[str]: the same for several prompts, in parallel. What \
+failed raises an exception, as with all of these;
 """
 
 _FINISH_ANSWER: Final = """\
@@ -75,9 +85,13 @@ _FINISH: Final[dict[Dialect, str]] = {
 }
 
 
-def system_prompt(dialect: Dialect, limits: ObservationLimits) -> str:
-    """Return the standing instructions; they do not depend on question or context, so they cache well."""
-    return _WORK.format(bytes_max=limits.bytes_max) + "\n" + _FINISH[dialect]
+def system_prompt(dialect: Dialect, limits: ObservationLimits, *, recursive: bool = False) -> str:
+    """Return the standing instructions; they do not depend on question or context, so they cache well.
+
+    `recursive`: whether this run may have children. One that may not is told nothing of them.
+    """
+    recursion = _RECURSION if recursive else ""
+    return _WORK.format(bytes_max=limits.bytes_max, recursion=recursion) + "\n" + _FINISH[dialect]
 
 
 def first_user_message(question: str, contexts: Sequence[ContextFacts]) -> str:

@@ -18,6 +18,14 @@ def test_every_dialect_teaches_what_the_session_has(dialect: Dialect) -> None:
         assert word in prompt
 
 
+@pytest.mark.parametrize("dialect", list(Dialect))
+def test_only_a_run_that_may_have_children_is_told_of_them(dialect: Dialect) -> None:
+    assert "rlm_query" not in system_prompt(dialect, observation())
+    prompt = system_prompt(dialect, observation(), recursive=True)
+    assert "rlm_query(prompt" in prompt
+    assert "rlm_query_batched(prompts" in prompt
+
+
 def test_each_dialect_teaches_its_own_way_to_finish() -> None:
     answer, final, both = (system_prompt(d, observation()) for d in Dialect)
     assert 'answer["ready"] = True' in answer

@@ -20,8 +20,8 @@ REQUEST = "(drop (call $call (i32.const 0) (i32.const 2)))"
 
 def test_a_finished_call_is_not_polled_again() -> None:
     with session_of("") as session:
-        session._instance.set_fuel(10**9)
-        call = session._instance.begin(session._exchange, "rlm_exec", (0, 0, 0), 1)
+        exchange = session._start(cell_limits(), in_cell=False).exchange
+        call = session._instance.begin(exchange, "rlm_exec", (0, 0, 0), 1)
         while not call.poll():
             pass
         assert (call.done, call.result, call.take_trap()) == (True, 0, None)
@@ -33,9 +33,8 @@ def test_a_finished_call_is_not_polled_again() -> None:
 
 def test_a_dropped_call_is_not_polled_again() -> None:
     with session_of(REQUEST) as session:
-        session._instance.set_fuel(10**9)
-        session._exchange = session._new_exchange(in_cell=True)
-        call = session._instance.begin(session._exchange, "rlm_exec", (0, 0, 0), 1)
+        exchange = session._start(cell_limits(), in_cell=True).exchange
+        call = session._instance.begin(exchange, "rlm_exec", (0, 0, 0), 1)
         call.poll()
         call.close()
         with pytest.raises(InternalError):
@@ -44,7 +43,7 @@ def test_a_dropped_call_is_not_polled_again() -> None:
 
 def test_an_unknown_export_is_our_bug_and_no_crash() -> None:
     with session_of("") as session, pytest.raises(InternalError, match="no export"):
-        session._instance.begin(session._exchange, "rlm_nothing", (), 0)
+        session._instance.begin(session._start(cell_limits(), in_cell=False).exchange, "rlm_nothing", (), 0)
 
 
 def test_a_session_closes_in_the_middle_of_a_cell_once_its_operation_is_closed() -> None:

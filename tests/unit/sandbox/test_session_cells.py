@@ -271,7 +271,11 @@ def test_fresh_sessions_draw_different_numbers(make_session: Callable[..., Sessi
 
 
 @pytest.mark.parametrize(
-    "name", ["llm_query", "llm_query_batched", "budget", "FINAL", "FINAL_VAR", "SHOW_VARS"]
+    "name",
+    [
+        *("llm_query", "llm_query_batched", "rlm_query", "rlm_query_batched", "budget"),
+        *("FINAL", "FINAL_VAR", "SHOW_VARS", "QueryError", "ChildFailed", "DepthExceeded"),
+    ],
 )
 def test_reserved_names_come_back(session: Session, name: str) -> None:
     completed(session, f"{name} = 'mine'")
@@ -328,6 +332,50 @@ def test_llm_query_returns_text_and_sends_what_was_given(session: Session) -> No
     ]
 
 
+def test_rlm_query_sends_what_was_given(session: Session) -> None:
+    host = Recorder()
+    assert run_cell(session, "rlm_query('hé')", host).result == "'HÉ'"
+    run_cell(session, "rlm_query('a', model='m', budget={'calls': 5, 'fuel': 10**30, 'children': -1})", host)
+    batch = "rlm_query_batched(['a', 5], budget={'calls': 2.0})"
+    assert run_cell(session, batch, host).result == "['A', '5']"
+    assert run_cell(session, "rlm_query_batched([])", host).result == "[]"
+    assert host.requests == [
+        {"type": "rlm_query", "prompt": "hé"},
+        {
+            "type": "rlm_query",
+            "model": "m",
+            "budget": {"calls": 5, "fuel": 10**16, "children": 0},
+            "prompt": "a",
+        },
+        {"type": "rlm_query_batch", "budget": {"calls": 2}, "prompts": ["a", "5"]},
+    ]
+
+
+def test_a_budget_of_a_dimension_that_is_none_is_the_guests_mistake(session: Session) -> None:
+    error = raised(session, "rlm_query('a', budget={'wishes': 3})")
+    assert "there are calls, requests" in error.guest_message
+
+
+def test_a_thread_pool_over_rlm_query_is_one_batch(session: Session) -> None:
+    host = Recorder()
+    source = (
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "with ThreadPoolExecutor() as pool: found = list(pool.map(rlm_query, ['a', 'b']))\n"
+        "found"
+    )
+    assert run_cell(session, source, host).result == "['A', 'B']"
+    assert [request["type"] for request in host.requests] == ["rlm_query_batch"]
+
+
+def test_a_child_that_failed_gives_its_best_with_the_exception(session: Session) -> None:
+    def failed(frame: bytes) -> bytes:
+        error = {"type": "ChildFailed", "message": "out of turns", "partial": "a draft"}
+        return json.dumps({"status": "failed", "error": error}).encode()
+
+    source = "try: rlm_query('a')\nexcept ChildFailed as e: print(e, '/', e.partial)"
+    assert run_cell(session, source, failed).stdout == "out of turns / a draft\n"
+
+
 def test_an_empty_batch_asks_nobody(session: Session) -> None:
     host = Recorder()
     assert run_cell(session, "llm_query_batched([])", host).result == "[]"
@@ -336,7 +384,10 @@ def test_an_empty_batch_asks_nobody(session: Session) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["BudgetExceeded", "QueryTimeout", "QueryCancelled", "ProviderError", "QueryError", "DepthExceeded"],
+    [
+        *("BudgetExceeded", "QueryTimeout", "QueryCancelled", "ProviderError", "QueryError", "DepthExceeded"),
+        "ChildFailed",
+    ],
 )
 def test_failed_query_is_a_typed_exception_and_never_text(session: Session, name: str) -> None:
     def refuse(frame: bytes) -> bytes:

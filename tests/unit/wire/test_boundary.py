@@ -11,13 +11,16 @@ import pytest
 from rlm_wasm.core.ledger import Charge, Dimension, Ledger
 from rlm_wasm.core.messages import Usage
 from rlm_wasm.core.request import Cancelled, Completed, Denied, Failed, Response, TimedOut
-from rlm_wasm.errors import BoundaryViolation, BudgetExceeded, ProviderError
+from rlm_wasm.errors import BoundaryViolation, BudgetExceeded, ChildFailed, ProviderError
 from rlm_wasm.wire.boundary import (
     Budget,
+    ChildBudget,
     Finish,
     LlmQuery,
     LlmQueryBatch,
     Request,
+    RlmQuery,
+    RlmQueryBatch,
     check_shape,
     decode_request,
     encode_batch_response,
@@ -41,6 +44,12 @@ def frame(**document: Any) -> bytes:
         (frame(type="llm_query", prompt="", model=None), LlmQuery("")),
         (frame(prompt="a", model="m", type="llm_query"), LlmQuery("a", "m")),
         (frame(type="llm_query_batch", prompts=["a", "b"]), LlmQueryBatch(("a", "b"))),
+        (frame(type="rlm_query", prompt="a"), RlmQuery("a")),
+        (
+            frame(type="rlm_query", prompt="a", model="m", budget={"calls": 5, "fuel": 0}),
+            RlmQuery("a", "m", ChildBudget(calls=5, fuel=0)),
+        ),
+        (frame(type="rlm_query_batch", prompts=["a", "b"]), RlmQueryBatch(("a", "b"))),
         (frame(type="finish", answer="42"), Finish("42")),
         (frame(type="budget"), Budget()),
     ],
@@ -50,9 +59,13 @@ def test_each_kind_of_request_is_understood(sent: bytes, understood: Request) ->
 
 
 @pytest.mark.parametrize("field", ["depth", "run_id", "session", "tenant", "request_id", "origin"])
-@pytest.mark.parametrize("kind", ["llm_query", "finish", "budget"])
+@pytest.mark.parametrize("kind", ["llm_query", "rlm_query", "finish", "budget"])
 def test_a_guest_cannot_say_who_it_is(kind: str, field: str) -> None:
-    own: dict[str, str] = {"llm_query": {"prompt": "x"}, "finish": {"answer": "x"}}.get(kind, {})
+    own: dict[str, str] = {
+        "llm_query": {"prompt": "x"},
+        "rlm_query": {"prompt": "x"},
+        "finish": {"answer": "x"},
+    }.get(kind, {})
     decode_request(frame(type=kind, **own), LIMITS)
     with pytest.raises(BoundaryViolation):
         decode_request(frame(type=kind, **own, **{field: 0}), LIMITS)
@@ -61,7 +74,15 @@ def test_a_guest_cannot_say_who_it_is(kind: str, field: str) -> None:
 @pytest.mark.parametrize(
     "sent",
     [
-        frame(type="rlm_query", prompt="x"),
+        frame(type="llm_query", prompt="x", budget={}),
+        frame(type="rlm_query"),
+        frame(type="rlm_query", prompt="x", budget=5),
+        frame(type="rlm_query", prompt="x", budget={"calls": -1}),
+        frame(type="rlm_query", prompt="x", budget={"calls": 1.5}),
+        frame(type="rlm_query", prompt="x", budget={"calls": 10**17}),
+        frame(type="rlm_query", prompt="x", budget={"wishes": 3}),
+        frame(type="rlm_query_batch", prompts=[]),
+        frame(type="rlm_query_batch", prompts=["x"] * 5),
         frame(type="llm_query"),
         frame(type="llm_query", prompt=5),
         frame(type="llm_query", prompt=["x"]),
@@ -161,6 +182,17 @@ RESPONSES: list[tuple[Response, dict[str, Any]]] = [
                 "message": "calls budget exceeded: requested 2, 1 of 3 available",
             },
         },
+    ),
+    (
+        Failed(ChildFailed("out of turns", partial="a d\ud800aft")),
+        {
+            "status": "failed",
+            "error": {"type": "ChildFailed", "message": "out of turns", "partial": "a d?aft"},
+        },
+    ),
+    (
+        Failed(ChildFailed("out of turns")),
+        {"status": "failed", "error": {"type": "ChildFailed", "message": "out of turns"}},
     ),
     (
         TimedOut(50),

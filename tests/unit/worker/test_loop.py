@@ -19,9 +19,10 @@ from rlm_wasm.errors import (
 )
 from rlm_wasm.sandbox import imports
 from rlm_wasm.sandbox.session import Session
+from rlm_wasm.sandbox.stock import Stock
 from rlm_wasm.worker import seats as seats_module
 from rlm_wasm.worker.commands import Interrupt, Respond, Stop
-from tests.support.worker_facts import Seat, worker_loop
+from tests.support.worker_facts import SECONDS_MAX, Seat, worker_loop
 
 pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("guest", "healthy_host")]
 
@@ -352,3 +353,52 @@ def test_an_interrupt_right_behind_its_cell_is_not_lost(open_seat: Callable[...,
         assert (result.outcome, result.session_lost) == ("cancelled", False)
     seat.loop.submit(Interrupt(seat.number))  # nothing runs: it is for no later cell
     assert seat.result("6 * 7") == "42"
+
+
+@pytest.mark.threat("T-031")
+def test_an_idle_worker_prepares_sessions_and_the_next_ones_come_from_there(
+    open_seat: Callable[..., Seat], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[object] = []
+    full = threading.Event()
+    take, work = Stock.take, Stock.work
+
+    def noted(self: Stock) -> object:
+        given.append(take(self))
+        return given[-1]
+
+    def worked(self: Stock) -> None:
+        work(self)
+        if not self.wants:
+            full.set()
+
+    monkeypatch.setattr(Stock, "take", noted)
+    monkeypatch.setattr(Stock, "work", worked)
+    first = open_seat()
+    assert given == [None]
+    assert full.wait(SECONDS_MAX)
+    second = open_seat()
+    assert given[1] is not None
+    assert [first.result("x = 1; x"), second.result("'x' in globals()")] == ["1", "False"]
+
+
+@pytest.mark.threat("T-018", "T-031")
+def test_a_worker_with_a_runnable_session_prepares_nothing(
+    open_seat: Callable[..., Seat], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worked: list[int] = []
+    monkeypatch.setattr(Stock, "work", lambda self: worked.append(1))
+    busy = open_seat()
+    busy.start(ENDLESS, fuel_max=10**13)
+    others = [open_seat() for _ in range(3)]
+    worked.clear()  # before its cell began the worker may have been idle
+    for _ in range(3):
+        assert [seat.result("6 * 7") for seat in others] == ["42"] * 3
+    assert not worked
+    busy.close()
+    busy.done()
+
+
+def test_a_worker_may_be_told_to_prepare_nothing() -> None:
+    with worker_loop(prepared_max=0) as open_seat:
+        assert [open_seat().result("1") for _ in range(3)] == ["1"] * 3

@@ -1,0 +1,164 @@
+"""One operation in a guest, a cell or the loading of an input: its calls, slice by slice, under its limits.
+
+Made anew for each operation, so that nothing of one is there in the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from time import monotonic_ns
+from typing import Final, TypeVar
+
+import wasmtime
+
+from rlm_wasm.core.limits import CellLimits
+from rlm_wasm.errors import (
+    CellCancelled,
+    DeadlineExceeded,
+    FuelExhausted,
+    GuestError,
+    GuestTrap,
+    InternalError,
+)
+from rlm_wasm.image.artifact import GuestFacts
+from rlm_wasm.sandbox.call import Call
+from rlm_wasm.sandbox.exchange import Exchange
+from rlm_wasm.sandbox.instance import SLICE_FUEL, Instance
+from rlm_wasm.sandbox.interrupt import Interrupt, Reason
+from rlm_wasm.sandbox.soft_limits import CANCEL_GRACE_NS, SoftLimits, slice_fuel
+from rlm_wasm.sandbox.steps import SLICE, HostRequest, Sleep, Step
+
+_T = TypeVar("_T")
+Operation = Generator[Step, bytes | None, _T]
+
+
+class Execution:
+    """Drives the calls of one operation. `soft` are the limits it is warned at; None: it is not warned."""
+
+    __slots__ = (
+        "_cancel_by_ns",
+        "_facts",
+        "_instance",
+        "_interrupt",
+        "_limits",
+        "_soft_limits",
+        "cancel_wanted",
+        "exchange",
+        "executed_ns",
+        "fault",
+        "soft",
+    )
+
+    def __init__(
+        self,
+        instance: Instance,
+        facts: GuestFacts,
+        interrupt: Interrupt,
+        exchange: Exchange,
+        limits: CellLimits,
+        soft_limits: SoftLimits | None,
+    ) -> None:
+        self._instance: Final = instance
+        self._facts: Final = facts
+        self._interrupt: Final = interrupt
+        self._limits: Final = limits
+        self._soft_limits: Final = soft_limits
+        self._cancel_by_ns: int | None = None
+        self.exchange: Final = exchange
+        # Why the host ended it, and why it was asked to end.
+        self.fault: GuestError | None = None
+        self.soft: GuestError | None = None
+        self.cancel_wanted = False
+        # Time its fiber ran; waits for the host and sleeps are not in it.
+        self.executed_ns = 0
+        instance.set_slice_fuel(slice_fuel(limits.fuel_max, SLICE_FUEL))
+        instance.set_fuel(limits.fuel_max)
+
+    def invoke(self, name: str, arguments: tuple[int, ...], results_n: int) -> Operation[int]:
+        """Call an export of the guest and return its result.
+
+        Raises:
+            GuestError: the call trapped, or a limit ended it.
+        """
+        exchange = self.exchange
+        call = self._instance.begin(exchange, name, arguments, results_n)
+        try:
+            while not self._poll(call):
+                # Before anything else: a guest that only asks or sleeps gets no slice, and no more time.
+                self._check_limits()
+                if (frame := exchange.take_request()) is not None:
+                    response = yield HostRequest(frame)
+                    # Written inside a callback of wasmtime, where an error of ours would end the process.
+                    if type(response) is not bytes:
+                        raise InternalError("a session that waits for a response was resumed without one")
+                    exchange.answer(response)
+                    if self.cancel_wanted:
+                        # Before the guest goes on with the response.
+                        self._check_limits()
+                elif exchange.wake_ns is not None:
+                    yield Sleep(exchange.wake_ns)
+                else:
+                    yield SLICE
+            reason = call.take_trap()
+            if reason is not None:
+                raise self._explain(reason)
+            return call.result
+        except GeneratorExit:
+            self.fault = CellCancelled("the cell was cancelled")
+            raise
+        finally:
+            call.close()
+
+    def _poll(self, call: Call) -> bool:
+        exchange = self.exchange
+        exchange.gave_way = exchange.must_stop = False
+        began = exchange.slice_began_ns = monotonic_ns()
+        done = call.poll()
+        self.executed_ns += monotonic_ns() - began
+        return done
+
+    def _check_limits(self) -> None:
+        """Interrupt the guest at a soft limit; raise at a hard one. Called while its fiber is suspended."""
+        if self.executed_ns > self._limits.wall_ms_max * 1_000_000:
+            raise DeadlineExceeded(f"the cell ran longer than {self._limits.wall_ms_max} ms")
+        if self._cancel_by_ns is not None and self.executed_ns > self._cancel_by_ns:
+            raise CellCancelled("the cell was cancelled")
+        if self._soft_limits is None:
+            return
+        if self.soft is not None:
+            self._interrupt.repeat(self._instance.memory)
+            return
+        exchange = self.exchange
+        if exchange.dropped_bytes:
+            self._interrupt_for(Reason.OUTPUT, exchange.output_exceeded())
+            return
+        waits = exchange.request is not None or exchange.wake_ns is not None
+        by_fuel = exchange.fuel_low or not (waits or exchange.gave_way)
+        reached = self._soft_limits.reached(
+            fuel_used=exchange.fuel_used() if by_fuel else None,
+            executed_ns=self.executed_ns,
+            cancelled=self.cancel_wanted,
+        )
+        if reached is not None:
+            self._interrupt_for(*reached)
+
+    def _interrupt_for(self, reason: Reason, error: GuestError) -> None:
+        self.soft = error
+        self._interrupt.request(self._instance.memory, reason)
+        if reason is Reason.CANCELLED:
+            self._cancel_by_ns = self.executed_ns + CANCEL_GRACE_NS
+
+    def _explain(self, reason: wasmtime.Trap | wasmtime.WasmtimeError) -> GuestError:
+        if self.exchange.fault is not None:
+            return self.exchange.fault
+        code = reason.trap_code if isinstance(reason, wasmtime.Trap) else None
+        if code is wasmtime.TrapCode.OUT_OF_FUEL:
+            return FuelExhausted(f"the cell used all of its {self._limits.fuel_max} fuel")
+        if code is wasmtime.TrapCode.STACK_OVERFLOW:
+            return GuestTrap("the guest's stack overflowed")
+        status = int.from_bytes(
+            self._instance.memory.read(self._facts.exit_status, 4, length_max=4), "little", signed=True
+        )
+        if status >= 0:
+            return GuestTrap(f"the guest's process exited with status {status & 0xFF}")
+        return GuestTrap(f"the guest trapped: {code.name.lower() if code else 'unknown'}")

@@ -1,0 +1,144 @@
+"""An asyncio event loop without a clock, a file descriptor or a thread: time jumps, a seed decides order.
+
+What asyncio promises stays: callbacks of `call_soon` run in the order they were scheduled, and timers not
+before they are due. What it does not promise is drawn: when something from outside (a thread, a socket)
+gets its turn among the others, how late a timer is noticed, how long a round of callbacks took.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Callable, Coroutine
+from math import ceil, isinf
+from random import Random
+from typing import Any, Final, TypeVar
+
+T = TypeVar("T")
+Callback = Callable[[], None]
+
+START_NS: Final = 1_000_000_000_000
+# A world that needs more rounds than this is going round in circles.
+ROUNDS_MAX: Final = 500_000
+_ROUND_NS_MAX: Final = 40_000
+_LATE_NS_MAX: Final = 3_000_000
+
+
+class Stuck(AssertionError):
+    """Nothing can ever happen again, or time does not pass any more, and somebody still waits."""
+
+
+class _Outside:
+    """Stands where asyncio has its selector: what comes from outside, and the passing of time."""
+
+    def __init__(self, loop: VirtualLoop, random: Random) -> None:
+        self._loop = loop
+        self._random = random
+        self._heap: list[tuple[int, int, Callback]] = []
+        self._count = 0
+        self._rounds = 0
+
+    def add(self, at_ns: int, callback: Callback) -> None:
+        self._count += 1
+        heapq.heappush(self._heap, (at_ns, self._count, callback))
+
+    def select(self, timeout: float | None) -> list[Callback]:
+        loop, random = self._loop, self._random
+        self._rounds += 1
+        if self._rounds > ROUNDS_MAX:
+            raise Stuck(f"{ROUNDS_MAX} rounds of the event loop at {loop.now_ns} ns, and no end")
+        if timeout != 0:
+            self._jump()
+        elif loop.slow:
+            loop.now_ns += random.randrange(_ROUND_NS_MAX)
+        due = []
+        while self._heap and self._heap[0][0] <= loop.now_ns:
+            due.append(heapq.heappop(self._heap)[2])
+        if len(due) > 1:
+            random.shuffle(due)
+        return due
+
+    def _jump(self) -> None:
+        """Nobody has anything to do: go to the moment when somebody has."""
+        loop = self._loop
+        moments = [loop.next_timer_ns(), self._heap[0][0] if self._heap else None]
+        known = [moment for moment in moments if moment is not None]
+        if not known:
+            raise Stuck(f"nothing can happen any more at {loop.now_ns} ns")
+        loop.now_ns = max(loop.now_ns, min(known))
+        if loop.slow and self._random.random() < 0.2:
+            loop.now_ns += self._random.randrange(_LATE_NS_MAX)  # noticed late, with whatever came since
+
+
+class VirtualLoop(asyncio.BaseEventLoop):
+    """Run a coroutine with `run_until_complete`; `outside(delay_ns, callback)` is what a thread would do.
+
+    `slow`: rounds take time and timers are noticed late. A wait for something that nobody will ever do
+    raises Stuck. There is no selector, so that code which opens a socket or a thread here fails.
+    """
+
+    def __init__(self, random: Random, *, slow: bool = False) -> None:
+        super().__init__()
+        self.now_ns = START_NS
+        self.slow = slow
+        self._random = random
+        self._selector = _Outside(self, random)
+
+    def time(self) -> float:
+        """Return the virtual time in seconds."""
+        return self.now_ns / 1e9
+
+    def clock(self) -> int:
+        """Return the virtual time in nanoseconds."""
+        return self.now_ns
+
+    def outside(self, delay_ns: int, callback: Callback) -> None:
+        """Let `callback` happen in `delay_ns`, at any place among what happens then."""
+        self._selector.add(self.now_ns + delay_ns, callback)
+
+    def next_timer_ns(self) -> int | None:
+        """Return when the next timer is due."""
+        while self._scheduled and self._scheduled[0]._cancelled:
+            # As the base class does; else time would jump to a moment that nobody waits for.
+            handle = heapq.heappop(self._scheduled)
+            handle._scheduled = False
+            self._timer_cancelled_count -= 1
+        if not self._scheduled or isinf(when := self._scheduled[0].when()):
+            return None
+        return ceil(when * 1e9)
+
+    def _process_events(self, due: list[Callback]) -> None:
+        for callback in due:
+            handle = asyncio.Handle(callback, (), self, None)
+            # A thread's `call_soon_threadsafe` may come before or after any callback of this round.
+            self._ready.insert(self._random.randint(0, len(self._ready)), handle)
+
+    def _write_to_self(self) -> None:
+        """Wake nobody: there is no other thread."""
+
+
+def run_virtual(main: Callable[[VirtualLoop], Coroutine[Any, Any, T]], random: Random, *, slow: bool) -> T:
+    """Run `main(loop)` to its end on a loop of its own. Raises Stuck, and what `main` raises."""
+    loop = VirtualLoop(random, slow=slow)
+    asyncio.set_event_loop(loop)
+    problems: list[str] = []
+    loop.set_exception_handler(lambda _loop, context: problems.append(_told(context)))
+    task = loop.create_task(main(loop))
+    try:
+        result = loop.run_until_complete(task)
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        if problems:
+            raise AssertionError("told to the event loop: " + "; ".join(problems))
+        left = asyncio.all_tasks(loop)
+        if left:
+            raise AssertionError(f"tasks left behind: {sorted(map(repr, left))}")
+        return result
+    finally:
+        for pending in asyncio.all_tasks(loop):
+            pending._log_destroy_pending = False  # type: ignore[attr-defined]
+        asyncio.set_event_loop(None)
+        loop.close()
+
+
+def _told(context: dict[str, Any]) -> str:
+    return f"{context.get('message')}: {context.get('exception')!r}"

@@ -1,0 +1,128 @@
+"""The real worker loop without its thread: the virtual event loop gives it its turns."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+from collections.abc import Callable
+from math import ceil
+from random import Random
+
+from rlm_wasm.errors import RlmWasmError
+from rlm_wasm.worker.commands import Command, Done, Open
+from rlm_wasm.worker.inline import InlineWorker
+from rlm_wasm.worker.loop import WorkerLoop
+from rlm_wasm.worker.seats import Seats, _Seat
+from tests.simulation.event_loop import VirtualLoop
+from tests.simulation.guest import Guest, SimulatedSession
+
+_NOTICE_NS_MAX = 60_000  # until the thread sees a command
+
+
+class SimulatedSeats(Seats):
+    """The real seats with simulated sessions in them.
+
+    `refuse()` may return an error with which the next session does not open.
+    """
+
+    def __init__(self, events: VirtualLoop, guest: Guest, refuse: Callable[[], RlmWasmError | None]) -> None:
+        super().__init__(prepared_max=0, clock=events.clock)
+        self._guest = guest
+        self._refuse_open = refuse
+        self.opened = 0
+
+    def _open(self, command: Open) -> None:
+        error = self._refuse_open()
+        if error is not None:
+            self._refuse(command, error)
+            return
+        self.opened += 1
+        session = SimulatedSession(self._guest, command.limits, command.boundary, command.start)
+        seat = self._seats[command.session] = _Seat(session, command.sink)  # type: ignore[arg-type]
+        self._tell(command.session, seat, Done())
+
+
+class SimulatedLoop(WorkerLoop):
+    """Takes commands, drives sessions and reports as the thread does, at moments that the seed chooses."""
+
+    def __init__(
+        self,
+        events: VirtualLoop,
+        random: Random,
+        wrong: Callable[[str], None],
+        refuse: Callable[[], RlmWasmError | None] = lambda: None,
+    ) -> None:
+        super().__init__()
+        self._events = events
+        self._random = random
+        self._turn_number = 0
+        self._turn_ns: int | None = None  # when the next turn comes
+        self._free_ns = 0  # until then the guest whose turn it was computes
+        self.guest = Guest(events.clock, self._work, wrong)
+        self.seats = self._seats = SimulatedSeats(events, self.guest, refuse)
+
+    @property
+    def opened(self) -> int:
+        """How many sessions were opened so far."""
+        return self.seats.opened
+
+    @property
+    def idle(self) -> bool:
+        """Whether no session is open and no command waits."""
+        return not self._seats and self._commands.empty()
+
+    def start(self) -> None:
+        """Begin nothing: commands bring the turns."""
+
+    def submit(self, command: Command) -> None:
+        super().submit(command)
+        self._come(self._events.now_ns + self._random.randrange(_NOTICE_NS_MAX))
+
+    def stop(self) -> None:
+        with self._door:
+            self._refusing = True
+            self._commands.put(None)
+        self._take_commands()
+        self._seats.close_all()
+
+    def _come(self, at_ns: int) -> None:
+        at_ns = max(at_ns, self._free_ns, self._events.now_ns)
+        if self._turn_ns is None or at_ns < self._turn_ns:
+            self._turn_ns = at_ns
+            self._turn_number += 1
+            number = self._turn_number
+            self._events.outside(at_ns - self._events.now_ns, lambda: self._turn(number))
+
+    def _turn(self, number: int) -> None:
+        """What the thread does between two looks at its queue."""
+        if self._refusing or number != self._turn_number:
+            return
+        self._turn_ns = None
+        self._free_ns = self._events.now_ns + self._random.randrange(5_000)
+        self._take_commands()
+        self._seats.turn()
+        idle = 0.0 if not self._commands.empty() else self._seats.idle_seconds()
+        if idle is not None:
+            self._come(self._events.now_ns + ceil(idle * 1e9))
+
+    def _work(self, ns: int) -> None:
+        self._free_ns += ns
+
+    def _take_commands(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while (command := self._commands.get_nowait()) is not None:
+                self._seats.perform(command)
+
+
+class SimulatedWorker(InlineWorker):
+    """The real inline worker over a simulated loop."""
+
+    def __init__(self, loop: SimulatedLoop) -> None:
+        super().__init__()
+        self._loop = loop
+        self.loop = loop
+
+    async def aclose(self) -> None:
+        if self._started:
+            self._started = False
+            self.loop.stop()
