@@ -134,15 +134,14 @@ def _pagemap() -> Iterator[int]:
         os.close(fd)
 
 
-def hold_pagemap(fd: int) -> str:
-    """Use `fd` from now on, in a process that will not be able to open its pagemap; return the way in use.
+def hold_pagemap(fd: int) -> None:
+    """Use `fd` from now on, in a process that will not be able to open its pagemap.
 
-    Opened before a fork it would describe the parent, and every snapshot would silently be empty: the
-    way is chosen anew, by what it proves in this process.
+    Opened before a fork it would describe the parent, and every snapshot would silently be empty: so the
+    first snapshot chooses its way anew, by what each proves in this process.
     """
     global _held, _way
     _held, _way = fd, None
-    return way_in_use()
 
 
 def _chosen() -> Callable[[int, int], list[Range]]:

@@ -101,6 +101,8 @@ class Churn:
     # Called with the number of sessions so far, at each thousandth.
     progress: Callable[[int], None] = lambda opened: None
     steps: Counter[str] = field(default_factory=Counter)
+    # Off where no thread can be started: a locked-down process.
+    threads: bool = True
 
     def run(self) -> None:
         """Do it; nothing is open afterwards."""
@@ -110,12 +112,13 @@ class Churn:
         self._living: list[_Living] = []
         self._kept: list[Snapshot] = []
         self._loop = WorkerLoop()
-        self._loop.start()
+        if self.threads:
+            self._loop.start()
         self._waiting: list[Seat] = []
         actions: dict[Callable[[], bool], int] = {
             self._open: 160, self._use: 160, self._lose: 60, self._load: 50, self._begin: 80, self._go_on: 40,
             self._interrupt: 20, self._snapshot: 50, self._restore: 40, self._rebase: 3, self._close: 130,
-            self._in_the_loop: 40,
+            self._in_the_loop: 40 if self.threads else 0,
         }  # fmt: skip
         told = 0
         try:
@@ -129,7 +132,8 @@ class Churn:
             while self._living:
                 self._close()
             self._kept.clear()
-            self._loop.stop()
+            if self.threads:
+                self._loop.stop()
             self._waiting.clear()
 
     # -- sessions of this thread; False where there is none to do it with ------------------------------
