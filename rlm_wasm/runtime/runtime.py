@@ -19,8 +19,8 @@ from rlm_wasm.policy.model import Policy
 from rlm_wasm.providers.registry import ProviderSet
 from rlm_wasm.runtime.broker import Broker, Router
 from rlm_wasm.runtime.contexts import Contexts, named_contexts
+from rlm_wasm.runtime.isolation import make_worker
 from rlm_wasm.runtime.run import ActiveRun, RunResult
-from rlm_wasm.worker.inline import InlineWorker
 from rlm_wasm.worker.worker import Worker
 
 
@@ -48,14 +48,14 @@ class Runtime:
         sub_model: str | None = None,
         environ: Mapping[str, str] | None = None,
         route: Router | None = None,
-        worker: InlineWorker | None = None,
+        worker: Worker | None = None,
         clock: Callable[[], int] = monotonic_ns,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self.policy = policy.with_models(root=model, sub=sub_model)
         self._providers = ProviderSet(self.policy, environ)
         self._route: Router = route or self._providers.get
-        self._worker: Worker = worker or InlineWorker()
+        self._worker: Worker = worker or make_worker(self.policy)
         self._clock = clock
         self._entropy = entropy
         self._broker: Broker | None = None
@@ -75,7 +75,7 @@ class Runtime:
             self._broker = Broker(self.policy.run.permits_max, self._clock)
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
-            stack.push_async_callback(self._worker.aclose)
+            await stack.enter_async_context(self._worker)
             await tasks.start(self._broker.serve)
             self._stack = stack.pop_all()
         return self

@@ -11,10 +11,10 @@ import anyio
 
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.runtime.image import Image, guest_identity
+from rlm_wasm.runtime.isolation import make_worker
 from rlm_wasm.runtime.no_host import nobody_answers
 from rlm_wasm.sandbox.session import Cell
 from rlm_wasm.sandbox.snapshot import Layer, Snapshot
-from rlm_wasm.worker.inline import InlineWorker
 from rlm_wasm.worker.program import load_guest_program
 from rlm_wasm.worker.result import CellResult
 from rlm_wasm.worker.worker import Worker, WorkerSession
@@ -82,15 +82,16 @@ class Sandbox:
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
-        self._worker: Worker = InlineWorker()
+        self._worker: Worker = make_worker(policy)
 
     async def __aenter__(self) -> Self:
+        await self._worker.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._worker.aclose()
+        await self._worker.__aexit__(kind, error, trace)
 
     async def session(self, *, image: Image | None = None) -> SandboxSession:
         """Make a fresh guest, or fork one from an image.
