@@ -85,12 +85,12 @@ class Channel:
             return []
         except OSError as error:
             raise PeerGone(os.strerror(error.errno or 0)) from error
+        files = array.array("i")
         for level, kind, content in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                files = array.array("i")
                 files.frombytes(content[: len(content) // _INT_BYTES * _INT_BYTES])
-                self._files.extend(files)
-        if flags & socket.MSG_CTRUNC or len(self._files) > 1:
+        self._files.extend(files)
+        if flags & socket.MSG_CTRUNC or len(files) > 1:
             raise FrameError("more than one file at once")
         if not data:
             raise PeerGone("the peer closed its end")
@@ -127,10 +127,9 @@ class Channel:
                 frames.append(Frame(bytes(received[at + _HEADER.size : end]), file))
                 at = end
             # A file comes with the first byte of its frame, so one that is left belongs to what has begun.
-            begun = len(received) - at >= _HEADER.size
-            if self._files and begun and not _HEADER.unpack_from(received, at)[0] & _WITH_FILE:
-                raise FrameError("a file without a frame")
-            if self._files and len(received) == at:
+            begun = len(received) - at
+            plain = begun >= _HEADER.size and not _HEADER.unpack_from(received, at)[0] & _WITH_FILE
+            if len(self._files) > 1 or (self._files and (begun == 0 or plain)):
                 raise FrameError("a file without a frame")
         except FrameError:
             close_files(frames)

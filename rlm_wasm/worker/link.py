@@ -77,6 +77,12 @@ class Link:
         return any(s not in (State.IDLE, State.WAITING) for s in states)
 
     @property
+    def copies(self) -> bool:
+        """Whether the worker may be busy with copying a session's memory, between two signs of life."""
+        states = {self._protocol.state(session) for session in self._protocol.sessions}
+        return bool(states & {State.BUSY, State.STOPPING, State.CLOSING})
+
+    @property
     def session_count(self) -> int:
         """How many sessions the worker holds."""
         return len(self._protocol.sessions)

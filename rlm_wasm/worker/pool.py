@@ -89,7 +89,7 @@ class WorkerPool:
         self._images = itertools.count(1)
         self._nurseries: OrderedDict[str, Nursery] = OrderedDict()
         self._tasks: TaskGroup | None = None
-        self._supervising = anyio.CancelScope()
+        self._supervising: anyio.CancelScope | None = None
         self._closed = False
 
     @property
@@ -252,7 +252,7 @@ class WorkerPool:
 
     async def _supervise(self) -> None:
         measured_ns = 0
-        with self._supervising:
+        with anyio.CancelScope() as self._supervising:
             while True:
                 await anyio.sleep(self._limits.workers.heartbeat_ms / 1000)
                 now = self._clock()
@@ -277,7 +277,7 @@ class WorkerPool:
         used = link.child.cpu_ms()
         if used is not None and slot.cpu_ms is not None:
             used -= slot.cpu_ms
-        if link.lost is None and hangs(link.silent_ns(now), used, hang_ms):
+        if link.lost is None and hangs(link.silent_ns(now), used, hang_ms, copies=link.copies):
             link.end(f"it gave no sign of life for {hang_ms} ms")
 
     def _measure(self, now: int) -> None:
@@ -304,7 +304,8 @@ class WorkerPool:
             self._end_all(self._slots, "the pool is closed")
             for nursery in self._nurseries.values():
                 await nursery.aclose()
-        self._supervising.cancel()
+        if self._supervising is not None:
+            self._supervising.cancel()
         await tasks.__aexit__(None, None, None)
 
     async def __aenter__(self) -> Self:
