@@ -76,11 +76,9 @@ class Placement:
         self._refuse_if_full()
         domain = "" if self._isolation == "shared" else tenant
         number = self._with_room(domain) if self._isolation != "session" else None
-        # Breadth first: a fork is cheap, and a worker that is lost takes fewer sessions with it.
-        may_start = len(self._workers) < self._limits.workers_max
-        if number is not None and (not may_start or self._workers[number].sessions == 0):
+        if number is not None and (not self._spreads() or self._workers[number].sessions == 0):
             return self._enter(number, fresh=False)
-        if may_start:
+        if len(self._workers) < self._limits.workers_max:
             return self._start(domain, now_ns, None)
         idle = self._idle_of_others(domain)
         if idle is not None:
@@ -111,6 +109,12 @@ class Placement:
                 f"the workers hold {held} bytes, {limits.memory_bytes_max} allowed",
                 hint="raise `workers.memory_bytes_max` in the policy, or wait for a session to end",
             )
+
+    def _spreads(self) -> bool:
+        """Whether to start a worker although another has room: a lost one takes fewer sessions along."""
+        # A tenant leaves half of the workers to others as long as its own have room.
+        shared = self._isolation == "shared"
+        return len(self._workers) < (self._limits.workers_max if shared else self._limits.workers_max // 2)
 
     def _memory_bytes(self) -> int:
         return sum(worker.memory_bytes for worker in self._workers.values())

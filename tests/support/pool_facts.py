@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import anyio
+
 from rlm_wasm.core.limits import WorkerLimits
+from rlm_wasm.worker.child import Child
 from rlm_wasm.worker.placement import Isolation
 from rlm_wasm.worker.pool import PoolLimits, WorkerPool
 from tests.support.sandbox_facts import MIB, boundary_limits, cell_limits, session_limits
@@ -54,3 +58,15 @@ def pool_limits(
 async def pool(isolation: Isolation = "shared", **more: Any) -> AsyncIterator[WorkerPool]:
     async with WorkerPool(pool_limits(isolation, **more)) as made:
         yield made
+
+
+def alive(child: Child) -> bool:
+    """Whether the process is there, as a zombie too."""
+    return Path(f"/proc/{child.pid}").exists()
+
+
+async def until(condition: Callable[[], object], seconds_max: float = 10) -> None:
+    """Wait for what another process does."""
+    with anyio.fail_after(seconds_max):
+        while not condition():  # noqa: ASYNC110 - the kernel sets no event of ours
+            await anyio.sleep(0.002)

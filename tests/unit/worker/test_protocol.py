@@ -214,15 +214,15 @@ def test_texts_of_an_error_are_cut_to_what_a_report_may_hold():
 
 def test_the_largest_honest_report_fits_its_cap():
     cell = replace(CELL, stdout_bytes_max=1000, stderr_bytes_max=1000, result_bytes_max=1000)
-    full = replace_result(
-        stdout="\ufffd" * 1000,
-        stderr="\ufffd" * 1000,
-        result="\ufffd" * 1000,
+    wide, long = "\ufffd" * 1000, "\ufffd" * 262_144
+    full = done(
+        1,
+        stdout=wide,
+        stderr=wide,
+        result=wide,
         outcome="guest_exception",
-        error=m.ErrorReport(
-            "GuestException", "", None, "\ufffd" * 262_144, "\ufffd" * 256, "\ufffd" * 262_144
-        ),
-        variables=("\ufffd" * 256,) * 1000,
+        error=m.ErrorReport("GuestException", "", None, long, wide[:256], long),
+        variables=(wide[:256],) * 1000,
     )
-    frame = m.encode(m.OperationDone(1, 1, result=full))
+    frame = m.encode(full)
     assert len(frame) <= report_bytes_max(cell, boundary_limits())
