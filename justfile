@@ -19,6 +19,10 @@ test *args:
 soak sessions="100000" *seed:
     .venv/bin/python -m tests.support.churn {{sessions}} {{seed}}
 
+# whole runs on virtual time, with faults and cancels that seeds draw, on every core
+simulate seeds="10000" *more:
+    .venv/bin/python -m tests.simulation --count {{seeds}} {{more}}
+
 lint:
     .venv/bin/ruff check .
     .venv/bin/mypy

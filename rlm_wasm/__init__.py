@@ -8,21 +8,26 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from rlm_wasm.version import VERSION as __version__
+
 if TYPE_CHECKING:
+    from rlm_wasm.events import Event, Gap
     from rlm_wasm.policy.model import Policy
+    from rlm_wasm.runtime.handle import Run
     from rlm_wasm.runtime.image import Image
     from rlm_wasm.runtime.run import RunResult
     from rlm_wasm.runtime.runtime import Runtime
     from rlm_wasm.runtime.sandbox import Sandbox, SandboxSession
     from rlm_wasm.worker.result import CellResult
 
-__version__ = "0.1.0"
-
 # Loaded on first use: `rlm-wasm --version` should not wait for a WebAssembly engine.
 _WHERE = {
     "CellResult": "rlm_wasm.worker.result",
+    "Event": "rlm_wasm.events",
+    "Gap": "rlm_wasm.events",
     "Image": "rlm_wasm.runtime.image",
     "Policy": "rlm_wasm.policy.model",
+    "Run": "rlm_wasm.runtime.handle",
     "RunResult": "rlm_wasm.runtime.run",
     "Runtime": "rlm_wasm.runtime.runtime",
     "Sandbox": "rlm_wasm.runtime.sandbox",
@@ -31,8 +36,11 @@ _WHERE = {
 
 __all__ = [
     "CellResult",
+    "Event",
+    "Gap",
     "Image",
     "Policy",
+    "Run",
     "RunResult",
     "Runtime",
     "Sandbox",

@@ -12,6 +12,7 @@ from typing import Final
 
 from rlm_wasm.ids import RunId
 
+# Raised when a kind or field is taken away or changes its meaning; new ones may come without it.
 EVENT_VERSION: Final = 1
 
 
@@ -27,3 +28,16 @@ class Event:
     parent: int | None
     kind: str
     data: dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """What a reader that was too slow did not get: `count` events, from `first_seq` to `last_seq`."""
+
+    first_seq: int
+    last_seq: int
+
+    @property
+    def count(self) -> int:
+        """How many events are missing here."""
+        return self.last_seq - self.first_seq + 1

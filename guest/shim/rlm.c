@@ -20,9 +20,6 @@ static const struct _frozen frozen_modules[] = {
 #include "frozen_table.h"
     {0, 0, 0, 0}};
 
-static unsigned char inbox[RLM_INBOX_BYTES];
-static unsigned char seed[RLM_SEED_BYTES];
-
 /* Read by the host once, when the image is made; a running guest cannot change the host's copy. */
 static struct {
   uint32_t version, inbox, inbox_bytes, seed, exit_status;
@@ -30,9 +27,6 @@ static struct {
    * and the process's flag, the interpreter's breaker and the bit to set in it. */
   uint32_t interrupt_reason, signal_tripped, any_tripped, eval_breaker, eval_breaker_bit;
 } facts;
-
-/* Why the host interrupts: a code that rlm_repl turns into an exception. */
-static volatile int32_t interrupt_reason;
 
 static PyObject *run_cell, *set_context;
 static PyObject *incoming; /* the str or bytes that the host is filling */
@@ -44,7 +38,7 @@ static char reply[16384];
 
 static PyObject *call(PyObject *self, PyObject *frame) {
   Py_buffer view;
-  if (!rlm_live) {
+  if (!rlm_shared.live) {
     PyErr_SetString(PyExc_RuntimeError, "there is no host while the image is made");
     return NULL;
   }
@@ -71,7 +65,7 @@ static PyObject *emit(PyObject *self, PyObject *args) {
   Py_buffer view;
   if (!PyArg_ParseTuple(args, "iy*", &stream, &view)) return NULL;
   /* While the image is made there is no host to write to. */
-  int32_t status = view.len == 0 || !rlm_live ? 0 : rlm_emit(stream, view.buf, (int32_t)view.len);
+  int32_t status = view.len == 0 || !rlm_shared.live ? 0 : rlm_emit(stream, view.buf, (int32_t)view.len);
   Py_ssize_t written = view.len;
   PyBuffer_Release(&view);
   if (status != 0) {
@@ -82,8 +76,8 @@ static PyObject *emit(PyObject *self, PyObject *args) {
 }
 
 static PyObject *take_interrupt(PyObject *self, PyObject *ignored) {
-  int32_t reason = interrupt_reason;
-  interrupt_reason = 0;
+  int32_t reason = rlm_shared.interrupt_reason;
+  rlm_shared.interrupt_reason = 0;
   return PyLong_FromLong(reason);
 }
 
@@ -218,13 +212,14 @@ RLM_EXPORT(rlm_init) void rlm_init(void) {
   PyObject *settled = PyObject_CallMethod(boot, "settle", NULL);
   if (settled == NULL) die("settle failed");
   Py_DECREF(settled);
+  if (rlm_fill_gaps() != 0) die("the gaps of the image could not be filled");
 
   facts.version = 2;
-  facts.inbox = (uint32_t)(uintptr_t)inbox;
-  facts.inbox_bytes = sizeof inbox;
-  facts.seed = (uint32_t)(uintptr_t)seed;
-  facts.exit_status = (uint32_t)(uintptr_t)&rlm_exit_status;
-  facts.interrupt_reason = (uint32_t)(uintptr_t)&interrupt_reason;
+  facts.inbox = (uint32_t)(uintptr_t)rlm_shared.inbox;
+  facts.inbox_bytes = sizeof rlm_shared.inbox;
+  facts.seed = (uint32_t)(uintptr_t)rlm_shared.seed;
+  facts.exit_status = (uint32_t)(uintptr_t)&rlm_shared.exit_status;
+  facts.interrupt_reason = (uint32_t)(uintptr_t)&rlm_shared.interrupt_reason;
   facts.signal_tripped = (uint32_t)(uintptr_t)&_PyRuntime.signals.handlers[SIGINT].tripped;
   facts.any_tripped = (uint32_t)(uintptr_t)&_PyRuntime.signals.is_tripped;
   facts.eval_breaker = (uint32_t)(uintptr_t)&PyThreadState_Get()->eval_breaker;
@@ -236,19 +231,19 @@ RLM_EXPORT(rlm_facts) void *rlm_facts(void) { return &facts; }
 /* -- in a session ---------------------------------------------------------------------------- */
 
 RLM_EXPORT(rlm_alloc) void *rlm_alloc(int32_t length) {
-  rlm_live = 1;
+  rlm_shared.live = 1;
   return length < 0 ? NULL : malloc(length);
 }
 
 RLM_EXPORT(rlm_free) void rlm_free(void *pointer) {
-  rlm_live = 1;
+  rlm_shared.live = 1;
   free(pointer);
 }
 
 /* A str whose characters the host writes in place (PEP 393); `max_char` is one of 0x7f, 0xff,
  * 0xffff and 0x10ffff and must be the class of the widest character. */
 RLM_EXPORT(rlm_str_new) void *rlm_str_new(int32_t length, int32_t max_char) {
-  rlm_live = 1;
+  rlm_shared.live = 1;
   Py_CLEAR(incoming);
   incoming = PyUnicode_New(length, (Py_UCS4)max_char);
   if (incoming == NULL) {
@@ -259,7 +254,7 @@ RLM_EXPORT(rlm_str_new) void *rlm_str_new(int32_t length, int32_t max_char) {
 }
 
 RLM_EXPORT(rlm_bytes_new) void *rlm_bytes_new(int32_t length) {
-  rlm_live = 1;
+  rlm_shared.live = 1;
   Py_CLEAR(incoming);
   incoming = PyBytes_FromStringAndSize(NULL, length);
   if (incoming == NULL) {
@@ -271,9 +266,9 @@ RLM_EXPORT(rlm_bytes_new) void *rlm_bytes_new(int32_t length) {
 
 /* Binds what was filled to the name (UTF-8) in the inbox. 0, or 1 if the guest could not. */
 RLM_EXPORT(rlm_commit) int32_t rlm_commit(int32_t name_length) {
-  rlm_live = 1;
+  rlm_shared.live = 1;
   if (incoming == NULL || name_length < 0 || name_length > RLM_INBOX_BYTES) return 1;
-  PyObject *name = PyUnicode_DecodeUTF8((const char *)inbox, name_length, "strict");
+  PyObject *name = PyUnicode_DecodeUTF8((const char *)rlm_shared.inbox, name_length, "strict");
   PyObject *done = name ? PyObject_CallFunctionObjArgs(set_context, name, incoming, NULL) : NULL;
   Py_CLEAR(incoming);
   Py_XDECREF(name);
@@ -288,11 +283,11 @@ RLM_EXPORT(rlm_commit) int32_t rlm_commit(int32_t name_length) {
 /* Runs one cell. `flags` bit 0: reseed from the seed area first; bit 1: report variable names.
  * 0: ran to its end; 1: an exception, told on stream 4; 2: the driver itself was broken. */
 RLM_EXPORT(rlm_exec) int32_t rlm_exec(const char *source, int32_t length, int32_t flags) {
-  rlm_live = 1;
-  rlm_exit_status = -1;
+  rlm_shared.live = 1;
+  rlm_shared.exit_status = -1;
   if (length < 0) return 2;
   PyObject *text = PyUnicode_DecodeUTF8(source, length, "replace");
-  PyObject *entropy = flags & 1 ? PyBytes_FromStringAndSize((const char *)seed, sizeof seed) : Py_NewRef(Py_None);
+  PyObject *entropy = flags & 1 ? PyBytes_FromStringAndSize((const char *)rlm_shared.seed, sizeof rlm_shared.seed) : Py_NewRef(Py_None);
   PyObject *report = flags & 2 ? Py_True : Py_False;
   PyObject *status = text && entropy ? PyObject_CallFunctionObjArgs(run_cell, text, entropy, report, NULL) : NULL;
   Py_XDECREF(text);

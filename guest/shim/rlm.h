@@ -22,9 +22,19 @@ RLM_IMPORT(sleep) extern int32_t rlm_sleep(int64_t nanoseconds);
 #define RLM_INBOX_BYTES 65536
 #define RLM_SEED_BYTES 32
 
-/* No import may be called while the image is made (0); every later entry sets this to 1. */
-extern int32_t rlm_live;
-/* -1, or the status of a process exit asked for by guest code. */
-extern int32_t rlm_exit_status;
+/* What a session writes in any cell, side by side: a session copies every page that it writes. */
+extern struct rlm_shared {
+  /* No import may be called while the image is made (0); every later entry sets this to 1. */
+  int32_t live;
+  /* -1, or the status of a process exit asked for by guest code. */
+  int32_t exit_status;
+  /* Why the host interrupts: a code that rlm_repl turns into an exception. */
+  volatile int32_t interrupt_reason;
+  unsigned char seed[RLM_SEED_BYTES];
+  unsigned char inbox[RLM_INBOX_BYTES];
+} rlm_shared;
+
+/* Uses up what is free inside the image; 0, or -1 if it could not. */
+int rlm_fill_gaps(void);
 
 #endif

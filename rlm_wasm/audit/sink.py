@@ -7,8 +7,7 @@ import stat
 from types import TracebackType
 from typing import Final
 
-import msgspec
-
+from rlm_wasm.audit.line import encode_line
 from rlm_wasm.errors import RlmWasmError
 from rlm_wasm.events import Event
 
@@ -22,7 +21,6 @@ class JsonlSink:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path: Final = os.fspath(path)
-        self._encoder = msgspec.json.Encoder()
         self._size = 0
         self._fd: int | None = None
         try:
@@ -39,7 +37,7 @@ class JsonlSink:
         """Append one event."""
         if self._fd is None:
             raise RlmWasmError(f"{self.path}: the event log is closed")
-        line = self._encoder.encode(event) + b"\n"
+        line = encode_line(event)
         try:
             self._write_all(self._fd, line)
         except OSError as exc:

@@ -73,6 +73,7 @@ def _measurements(quick: bool) -> dict[str, Callable[[], Measurement]]:
     from rlm_wasm.bench.density_bench import DensityBench
     from rlm_wasm.bench.image_bench import ImageBench
     from rlm_wasm.bench.process_bench import exec_process
+    from rlm_wasm.bench.query_bench import QueryBench
     from rlm_wasm.bench.sandbox_bench import SandboxBench
     from rlm_wasm.policy.model import Policy
 
@@ -81,5 +82,6 @@ def _measurements(quick: bool) -> dict[str, Callable[[], Measurement]]:
         **SandboxBench(policy, quick=quick).measurements(),
         **ImageBench(policy, quick=quick).measurements(),
         **DensityBench(policy, quick=quick).measurements(),
+        **QueryBench(policy, quick=quick).measurements(),
         "exec_process_ms": lambda: exec_process(quick=quick),
     }

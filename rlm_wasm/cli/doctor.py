@@ -34,11 +34,11 @@ class Finding:
 @click.command("doctor")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def doctor(as_json: bool) -> int:
-    """Say what this machine can do: wasmtime, isolation, cache, guest.
+    """Say what this machine can do: wasmtime, cache, guest, and each layer of a locked-down worker.
 
-    Exits with 0 if guests can run here, else with 2.
+    A worker is made for it, and really tries to get out. Exits with 0 if guests can run here, else with 2.
     """
-    findings = [_checked(name, check) for name, check in _CHECKS.items()]
+    findings = [finding for name, check in _CHECKS.items() for finding in _checked(name, check)]
     able = all(f.status == "ok" for f in findings if f.required)
     if as_json:
         output.document({"version": __version__, "able": able, "findings": [asdict(f) for f in findings]})
@@ -50,11 +50,12 @@ def doctor(as_json: bool) -> int:
     return int(ExitCode.DONE if able else ExitCode.USAGE)
 
 
-def _checked(name: str, check: Callable[[], Finding]) -> Finding:
+def _checked(name: str, check: Callable[[], Finding | list[Finding]]) -> list[Finding]:
     try:
-        return check()
+        found = check()
     except RlmWasmError as error:
-        return Finding(name, "failed", error.message, error.hint)
+        return [Finding(name, "failed", error.message, error.hint, required=name not in _OPTIONAL)]
+    return found if isinstance(found, list) else [found]
 
 
 def _python() -> Finding:
@@ -114,11 +115,24 @@ def _inline() -> Finding:
     )
 
 
-def _processes() -> Finding:
-    return Finding(
-        "isolation in processes", "unavailable", "locked-down worker processes are not part of this version",
-        required=False,
-    )  # fmt: skip
+def _processes() -> list[Finding]:
+    from rlm_wasm.worker.examination import examine
+
+    found = examine()
+    layers = [
+        Finding(f"layer: {f.layer}", "ok" if f.applied else "missing", f.detail, required=False)
+        for f in found.layers
+    ]
+    attempts = [
+        Finding(f"tried: {each.name}", "ok" if each.refused else "failed", each.outcome, required=False)
+        for each in found.attempts
+    ]
+    whole = "a locked-down worker" if found.locked else "a worker without all of its layers"
+    detail = f"{whole}; it tried {len(attempts)} ways out"
+    first = Finding(
+        "isolation in processes", "ok" if found.locked else "failed", detail, _LAYER_HINT, required=False
+    )
+    return [first, *layers, *attempts]
 
 
 def _compiler() -> Finding:
@@ -127,7 +141,10 @@ def _compiler() -> Finding:
     return Finding("C compiler", "ok" if found else "missing", found or "none on PATH", hint, required=False)
 
 
-_CHECKS: dict[str, Callable[[], Finding]] = {
+# What a machine may lack and still run guests.
+_OPTIONAL = ("isolation in processes",)
+_LAYER_HINT = "policies with sandbox.require_lockdown = true do not run here"
+_CHECKS: dict[str, Callable[[], Finding | list[Finding]]] = {
     "python": _python,
     "wasmtime": _wasmtime,
     "cache": _cache,

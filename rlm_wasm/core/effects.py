@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from rlm_wasm.core.messages import Message
 from rlm_wasm.core.request import Response
@@ -11,8 +10,7 @@ from rlm_wasm.events import Event
 from rlm_wasm.ids import RequestId, RunId
 
 
-@dataclass(frozen=True, slots=True)
-class SendQuery:
+class SendQuery(NamedTuple):
     """Send this to the model's provider; answer with ProviderAnswered or ProviderFailed."""
 
     run_id: RunId
@@ -24,8 +22,7 @@ class SendQuery:
     timeout_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class CancelQuery:
+class CancelQuery(NamedTuple):
     """Stop working on this attempt. A result that still comes may be reported: it settles the ledger."""
 
     run_id: RunId
@@ -33,8 +30,29 @@ class CancelQuery:
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
-class Respond:
+class StartChild(NamedTuple):
+    """Drive a conversation that answers `question`, in a session of its own; report ChildFinished.
+
+    It was asked for by the conversation that answers `parent`; `depth` is its own.
+    """
+
+    run_id: RunId
+    request_id: RequestId
+    depth: int
+    model: str
+    question: str
+    parent: RequestId | None
+
+
+class StopChild(NamedTuple):
+    """End a child with the best answer it has, then report ChildFinished. Sent once a child, at most."""
+
+    run_id: RunId
+    request_id: RequestId
+    reason: str
+
+
+class Respond(NamedTuple):
     """Hand the request its one terminal response."""
 
     run_id: RunId
@@ -42,8 +60,7 @@ class Respond:
     response: Response
 
 
-@dataclass(frozen=True, slots=True)
-class SetTimer:
+class SetTimer(NamedTuple):
     """Report TimerFired at `at_ns` of the clock that `handle` is given, or soon after."""
 
     run_id: RunId
@@ -51,27 +68,26 @@ class SetTimer:
     at_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class ClearTimer:
+class ClearTimer(NamedTuple):
     """Forget this timer."""
 
     run_id: RunId
     timer_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class EmitEvent:
+class EmitEvent(NamedTuple):
     """Write this event to the run's sinks."""
 
     event: Event
 
 
-@dataclass(frozen=True, slots=True)
-class EndRun:
-    """Stop the run's guest and loop, then report RunEnded. Sent once a run; its requests have ended."""
+class EndRun(NamedTuple):
+    """Stop the run's guests and loops, then report RunEnded. Sent once a run; its requests have ended."""
 
     run_id: RunId
     reason: str
 
 
-Effect: TypeAlias = SendQuery | CancelQuery | Respond | SetTimer | ClearTimer | EmitEvent | EndRun
+Effect: TypeAlias = (
+    SendQuery | CancelQuery | StartChild | StopChild | Respond | SetTimer | ClearTimer | EmitEvent | EndRun
+)

@@ -1,14 +1,19 @@
-"""Everything that can happen to the scheduler."""
+"""Everything that can happen to the scheduler.
+
+A run is a tree of conversations: the root's, and one for each child run. An input names the
+conversation it is about by `parent`, the request that this conversation answers (None: the root's).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
+from rlm_wasm.core.ledger import Dimension
 from rlm_wasm.core.limits import BoundaryLimits, BudgetLimits, ModelPrice, QueryLimits, RunLimits
 from rlm_wasm.core.messages import Message, Usage
-from rlm_wasm.errors import ProviderError
+from rlm_wasm.errors import ProviderError, QueryError
 from rlm_wasm.ids import RequestId, RunId
 
 Origin = Literal["root", "guest"]
@@ -18,7 +23,9 @@ Origin = Literal["root", "guest"]
 class RunStarted:
     """A run begins: one question, one ledger.
 
-    A model without an entry in `prices` is refused. `texts` puts prompts and answers into events.
+    A model without an entry in `prices` is refused. `child_models` drive child runs at depth 1, 2 and
+    so on, the last of them all deeper ones. `texts` puts prompts and answers into events. `weight` is
+    that of the tenant where permits are shared.
     """
 
     run_id: RunId
@@ -27,23 +34,36 @@ class RunStarted:
     query: QueryLimits
     boundary: BoundaryLimits
     prices: Mapping[str, ModelPrice]
+    cell_requests_max: int
     seed: int
+    child_models: tuple[str, ...] = ()
     texts: bool = False
+    tenant: str = ""
+    weight: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class IterationStarted:
-    """The root model is about to get its next turn. An EndRun comes back if no turn is left."""
+class IterationStarted(NamedTuple):
+    """A conversation's model is about to get its next turn.
+
+    Without a turn left, an EndRun comes back for the root's, a StopChild for a child's.
+    """
 
     run_id: RunId
+    parent: RequestId | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class QueryReceived:
+class CellStarted(NamedTuple):
+    """A conversation runs its next cell, whose requests are counted anew."""
+
+    run_id: RunId
+    parent: RequestId | None = None
+
+
+class QueryReceived(NamedTuple):
     """Somebody wants model output. `request_id` is chosen by the host, never twice in a run.
 
-    `depth` is that of the caller, `parent` the request the caller itself answers, and `group` is
-    shared by the items of one batch. The root model's own completions have origin "root".
+    `depth` and `parent` are those of the conversation that asks; `group` is shared by the items of
+    one batch. The completions that drive a conversation have origin "root".
     """
 
     run_id: RunId
@@ -54,11 +74,53 @@ class QueryReceived:
     prompt_messages: tuple[Message, ...]
     output_tokens_max: int | None = None
     group: int | None = None
-    parent: int | None = None
+    parent: RequestId | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ProviderAnswered:
+class ChildRequested(NamedTuple):
+    """A guest wants a child run to answer. Granted or denied at once, never queued.
+
+    `depth` and `parent` are those of the conversation that asks; the child is one deeper. Without a
+    model, the one for its depth drives it. `caps` bounds what it may use of the run's budget.
+    """
+
+    run_id: RunId
+    request_id: RequestId
+    depth: int
+    model: str | None
+    question: str
+    group: int | None = None
+    parent: RequestId | None = None
+    caps: Mapping[Dimension, int] = {}
+
+
+class BatchReceived(NamedTuple):
+    """Requests of one conversation that came together, all of one kind."""
+
+    run_id: RunId
+    items: tuple[QueryReceived | ChildRequested, ...]
+
+
+class ChildFinished(NamedTuple):
+    """A child's conversation is over and its session gone: `error` says why there is no `answer`.
+
+    Due once for every StartChild, also after StopChild; then it may be late, and is only recorded.
+    """
+
+    run_id: RunId
+    request_id: RequestId
+    answer: str | None = None
+    error: QueryError | None = None
+
+
+class RequestAbandoned(NamedTuple):
+    """Whoever asked waits no longer: its cell was cancelled. Ends the request and all below it."""
+
+    run_id: RunId
+    request_id: RequestId
+
+
+class ProviderAnswered(NamedTuple):
     """An attempt brought text. It may be late: after the deadline, or after a cancellation."""
 
     run_id: RunId
@@ -68,9 +130,11 @@ class ProviderAnswered:
     usage: Usage | None
 
 
-@dataclass(frozen=True, slots=True)
-class ProviderFailed:
-    """An attempt failed. `sent` is whether the provider may bill for it (True when in doubt)."""
+class ProviderFailed(NamedTuple):
+    """An attempt failed. `sent` is whether the provider may bill for it (True when in doubt).
+
+    `throttled` is whether it asked for fewer requests, so that it gets fewer permits.
+    """
 
     run_id: RunId
     request_id: RequestId
@@ -79,47 +143,73 @@ class ProviderFailed:
     retryable: bool
     sent: bool
     retry_after_ms: int | None = None
+    throttled: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class TimerFired:
+class TimerFired(NamedTuple):
     """A timer set by SetTimer came due. One that was cleared meanwhile is ignored."""
 
     run_id: RunId
     timer_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class FuelUsed:
+class FuelUsed(NamedTuple):
     """A cell used fuel. It already happened, so it is counted even beyond the limit."""
 
     run_id: RunId
     fuel: int
+    parent: RequestId | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RunCancelled:
+class ObservationMade(NamedTuple):
+    """An observation of this many bytes is about to go back to a conversation's model.
+
+    If the budget does not cover it, an EndRun or StopChild comes back, and it must not go.
+    """
+
+    run_id: RunId
+    bytes: int
+    parent: RequestId | None = None
+
+
+class Noted(NamedTuple):
+    """Something the scheduler does not decide about, but that has its place among the run's events."""
+
+    run_id: RunId
+    kind: str
+    data: dict[str, object]
+    depth: int = 0
+    parent: RequestId | None = None
+
+
+class RunCancelled(NamedTuple):
     """Somebody outside wants the run stopped. Its requests end now; RunEnded is still due."""
 
     run_id: RunId
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class RunEnded:
-    """The run's guest is gone and nothing more will be asked. Its state is removed."""
+class RunEnded(NamedTuple):
+    """The run's guests are gone and nothing more will be asked. Its state is removed."""
 
     run_id: RunId
     outcome: str = "finished"
 
 
 InputInRun: TypeAlias = (
-    IterationStarted
-    | QueryReceived
+    QueryReceived
     | ProviderAnswered
+    | BatchReceived
     | ProviderFailed
+    | ChildRequested
+    | ChildFinished
+    | RequestAbandoned
     | TimerFired
+    | IterationStarted
+    | CellStarted
     | FuelUsed
+    | ObservationMade
+    | Noted
     | RunCancelled
     | RunEnded
 )

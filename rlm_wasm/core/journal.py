@@ -37,9 +37,9 @@ class Journal:
         self, kind: str, now_ns: int, data: dict[str, object], *, depth: int = 0, parent: int | None = None
     ) -> list[Event]:
         """Return the events to write for this one: itself, after the denials folded until now."""
-        events = self._unfold(now_ns)
-        events += self._admit(kind, now_ns, data, depth, parent)
-        return events
+        if self._folds:
+            return self._unfold(now_ns) + self._admit(kind, now_ns, data, depth, parent)
+        return self._admit(kind, now_ns, data, depth, parent)
 
     def deny(self, reason: str, request_id: RequestId) -> None:
         """Count a denial. A guest that repeats itself for ever makes one number grow, not the log."""
@@ -91,7 +91,11 @@ class Journal:
 
 def _writable(data: dict[str, object]) -> dict[str, object]:
     """Replace lone surrogates, which a provider's text may hold and UTF-8 cannot."""
-    return {name: _writable_value(value) for name, value in data.items()}
+    for value in data.values():
+        kind = type(value)
+        if kind is not int and (kind is list or (kind is str and not value.isascii())):  # type: ignore[attr-defined]
+            return {name: _writable_value(value) for name, value in data.items()}
+    return data
 
 
 def _writable_value(value: object) -> object:

@@ -90,21 +90,60 @@ class BudgetLimits:
     cost_microdollars_max: int
     iterations_max: int
     fuel_max: int
+    children_max: int
+    observation_bytes_max: int
 
 
 @dataclass(frozen=True, slots=True)
 class RunLimits:
-    """Limits of a run that are not used up but bound it."""
+    """Limits of a run that are not used up but bound it.
+
+    `sessions_max` counts the sessions of the whole tree at one moment, `fanout_max` the children of
+    one cell. A child may use `child_share_percent` of what is left when it starts.
+    """
 
     wall_ms_max: int
+    turns_max: int
     depth_max: int
+    fanout_max: int
+    sessions_max: int
+    child_wall_ms_max: int
+    child_share_percent: int
     permits_max: int
     events_max: int
 
 
 @dataclass(frozen=True, slots=True)
+class PermitLimits:
+    """The pool of slots for provider I/O, over every run of the process.
+
+    A provider that answers "too many requests" has its slots halved, down to `adaptive_min`, and gets
+    one back for each `recover_ms`, or sooner as it answers.
+    """
+
+    total_max: int
+    provider_max: int
+    model_max: int
+    adaptive_min: int
+    recover_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamLimits:
+    """What is kept for a reader that is slower than its run: memory, then a file, or a gap at once."""
+
+    buffer_events_max: int
+    when_full: Literal["drop", "spill"]
+    spill_bytes_max: int
+
+
+@dataclass(frozen=True, slots=True)
 class QueryLimits:
-    """Limits of one query to a provider. `attempts_max` counts the first try."""
+    """Limits of one query to a provider. `attempts_max` counts the first try.
+
+    `batch` says what becomes of a batch that the budget covers in part: "all" refuses it whole,
+    "part" its last items.
+    """
 
     timeout_ms_max: int
     attempts_max: int
@@ -113,6 +152,7 @@ class QueryLimits:
     input_overhead_tokens: int
     output_tokens_max: int
     response_bytes_max: int
+    batch: Literal["all", "part"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from rlm_wasm.core.dialects.prompts import ContextFacts, first_user_message, sys
 from rlm_wasm.core.dialects.replies import parse_reply
 from rlm_wasm.core.limits import ObservationLimits
 from rlm_wasm.core.messages import Message
+from rlm_wasm.core.pricing import utf8_bytes
 from rlm_wasm.errors import InternalError, QueryError
 
 __all__ = [
@@ -87,9 +88,13 @@ LoopInput: TypeAlias = Begin | ModelReplied | ModelFailed | CellFinished | Budge
 
 @dataclass(frozen=True, slots=True)
 class AskModel:
-    """Ask the root model; answer with ModelReplied or ModelFailed. One turn of the run's iterations."""
+    """Ask the model; answer with ModelReplied or ModelFailed. One turn of the run's iterations.
+
+    `observed_bytes` is how much of the messages is observations that it has not seen before.
+    """
 
     messages: tuple[Message, ...]
+    observed_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,14 +140,14 @@ class RlmLoop:
         contexts: tuple[ContextFacts, ...],
         dialect: Dialect | str,
         observation: ObservationLimits,
-        iterations_max: int,
+        turns_max: int,
         *,
         lenient_fences: bool = False,
         recursive: bool = False,
     ) -> None:
         self._dialect: Final = Dialect(dialect)
         self._limits: Final = observation
-        self._iterations_max: Final = iterations_max
+        self._turns_max: Final = turns_max
         self._lenient: Final = lenient_fences
         self._phase = _Phase.START
         self._history = [
@@ -150,6 +155,7 @@ class RlmLoop:
             Message("user", first_user_message(question, contexts)),
         ]
         self._turn = 0
+        self._observed_bytes = 0
         self._pending: deque[str] = deque()
         self._ran: list[RanCell] = []
         self._running = ""
@@ -180,12 +186,14 @@ class RlmLoop:
         raise InternalError(f"{type(given).__name__} came while the loop waits for {self._phase.value}")
 
     def _ask(self) -> LoopEffect:
-        if self._turn >= self._iterations_max:
+        if self._turn >= self._turns_max:
             return self._give_up("iterations_exhausted")
         self._turn += 1
         self._phase = _Phase.MODEL
         # The turn line is not kept: it says what is true now.
-        return AskModel((*self._history, Message("user", turn_prompt(self._turn, self._iterations_max))))
+        turn = Message("user", turn_prompt(self._turn, self._turns_max))
+        observed, self._observed_bytes = self._observed_bytes, 0
+        return AskModel((*self._history, turn), observed)
 
     def _replied(self, text: str) -> LoopEffect:
         self._last_reply = text
@@ -227,7 +235,9 @@ class RlmLoop:
             self._running = self._pending.popleft()
             self._phase = _Phase.CELL
             return RunCell(self._running, block_index=len(self._ran))
-        self._history += observation_messages(self._ran, self._notes, self._dialect, self._limits)
+        observations = observation_messages(self._ran, self._notes, self._dialect, self._limits)
+        self._observed_bytes = sum(utf8_bytes(message.content) for message in observations)
+        self._history += observations
         self._ran.clear()
         self._notes.clear()
         return self._ask()

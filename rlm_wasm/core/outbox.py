@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from rlm_wasm.core.effects import ClearTimer, Effect, EmitEvent, SetTimer
-from rlm_wasm.core.inputs import QueryReceived
 from rlm_wasm.core.run_state import NS_PER_MS, RunState
-from rlm_wasm.events import Event
 from rlm_wasm.ids import RequestId
 
 
@@ -30,15 +28,21 @@ class Outbox:
         self._effects.append(effect)
 
     def record(
-        self, run: RunState, kind: str, data: dict[str, object], query: QueryReceived | None = None
+        self,
+        run: RunState,
+        kind: str,
+        data: dict[str, object],
+        depth: int = 0,
+        parent: RequestId | None = None,
     ) -> None:
-        """Write one event of a run, at the depth of the query it is about."""
-        depth, parent = (query.depth, query.parent) if query else (0, None)
-        self._emit(run.journal.record(kind, self.now_ns, data, depth=depth, parent=parent))
+        """Write one event of a run, with the depth of a conversation and the request that one answers."""
+        for event in run.journal.record(kind, self.now_ns, data, depth=depth, parent=parent):
+            self._effects.append(EmitEvent(event))
 
     def record_end(self, run: RunState, data: dict[str, object]) -> None:
         """Write the last event of a run."""
-        self._emit(run.journal.close(self.now_ns, data))
+        for event in run.journal.close(self.now_ns, data):
+            self._effects.append(EmitEvent(event))
 
     def set_timer(self, run: RunState, timer_id: str, request_id: RequestId | None, at_ns: int) -> None:
         """Set a timer for a request, or for the run itself (None)."""
@@ -54,6 +58,3 @@ class Outbox:
     def after_ms(self, delay_ms: int) -> int:
         """Return the time in `delay_ms` milliseconds."""
         return self.now_ns + delay_ms * NS_PER_MS
-
-    def _emit(self, events: list[Event]) -> None:
-        self._effects.extend(EmitEvent(event) for event in events)

@@ -1,126 +1,209 @@
-"""One pool of slots for provider I/O, over all runs: FIFO within a run, round-robin between runs."""
+"""One pool of slots for provider I/O, over all runs: who waits, who is next, which caps hold.
+
+Who is next is decided by three keys in turn: the tenant that had least for its weight, of its runs
+the one that had least, of that run's requests the first that asked. A request whose model or
+provider is at its cap, or whose run is at its share, is passed over, not waited for.
+A grant costs the logarithm of the tenants and runs that wait, and the number of models.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
+from rlm_wasm.core.adaptive import AdaptiveLimit
+from rlm_wasm.core.lanes import STRIDE, Lane, Provider, Share, Tenant
+from rlm_wasm.core.limits import PermitLimits
 from rlm_wasm.errors import InternalError
 from rlm_wasm.ids import RequestId, RunId
 
 Slot: TypeAlias = tuple[RunId, RequestId]
 
 
-@dataclass(slots=True)
-class _Share:
-    """One run's part of the pool. Dicts are ordered sets here: withdrawing is as cheap as granting."""
-
-    permits_max: int
-    waiting_max: int
-    held: set[RequestId] = field(default_factory=set)
-    waiting: dict[RequestId, None] = field(default_factory=dict)
-
-
 class Permits:
-    """At most `limit` requests hold a permit at once, and of one run at most its own share.
+    """At most `total_max` requests hold a permit at once, and of each run, model and provider its own cap.
 
-    After `hand_out` no permit is idle while a run below its share has a request waiting.
+    After `hand_out` no permit is idle that any waiting request may have.
     """
 
-    def __init__(self, limit: int) -> None:
-        if limit < 1:
-            raise InternalError(f"a pool of {limit} permits")
-        self._limit = limit
+    def __init__(self, limits: PermitLimits) -> None:
+        if min(limits.total_max, limits.provider_max, limits.model_max, limits.adaptive_min) < 1:
+            raise InternalError("a pool without permits")
+        self._limits: Final = limits
         self._held = 0
-        self._shares: dict[RunId, _Share] = {}
-        self._ring: dict[RunId, None] = {}  # runs with somebody waiting, next turn first
+        self._waiting = 0
+        self._turns = 0
+        self._lead = 0  # what the last tenant to be served had had
+        self._tenants: dict[str, Tenant] = {}
+        self._shares: dict[RunId, Share] = {}
+        self._lanes: dict[str, Lane] = {}
+        self._providers: dict[str, Provider] = {}
 
     @property
     def held(self) -> int:
         """How many permits are out."""
         return self._held
 
+    @property
+    def waiting(self) -> int:
+        """How many requests wait, over all runs."""
+        return self._waiting
+
     def held_by(self, run_id: RunId) -> int:
         """Return how many permits a run holds; a run that is not here holds none."""
         share = self._shares.get(run_id)
-        return len(share.held) if share else 0
+        return share.held if share else 0
 
     def waiting_of(self, run_id: RunId) -> int:
         """Return how many requests of a run wait."""
         share = self._shares.get(run_id)
-        return len(share.waiting) if share else 0
+        return share.waiting if share else 0
 
-    def add_run(self, run_id: RunId, *, permits_max: int, waiting_max: int) -> None:
-        """Let a run take part, with its own bounds."""
+    def provider_permits(self, provider: str, now_ns: int) -> int:
+        """Return how many permits a provider may have now."""
+        found = self._providers.get(provider)
+        return found.limit.permits(now_ns) if found else self._limits.provider_max
+
+    def add_run(
+        self, run_id: RunId, *, permits_max: int, waiting_max: int, tenant: str = "", weight: int = 1
+    ) -> None:
+        """Let a run take part, with its own bounds. `weight` is its tenant's, from now on."""
         if run_id in self._shares:
             raise InternalError(f"{run_id} takes part already")
-        if permits_max < 1:
-            raise InternalError(f"a share of {permits_max} permits")
-        self._shares[run_id] = _Share(permits_max, waiting_max)
+        if permits_max < 1 or weight < 1:
+            raise InternalError(f"a share of {permits_max} permits with weight {weight}")
+        owner = self._tenants.get(tenant)
+        if owner is None:
+            owner = self._tenants[tenant] = Tenant(tenant)
+        owner.stride = max(1, STRIDE // weight)
+        owner.runs += 1
+        self._shares[run_id] = Share(run_id, owner, permits_max, waiting_max)
 
     def remove_run(self, run_id: RunId) -> None:
         """Forget a run. It must hold and want nothing: a leak is our bug and must not pass silently."""
         share = self._share(run_id)
         if share.held or share.waiting:
-            raise InternalError(
-                f"{run_id} left with {len(share.held)} permits and {len(share.waiting)} waiting"
-            )
+            raise InternalError(f"{run_id} left with {share.held} permits and {share.waiting} waiting")
         del self._shares[run_id]
+        share.tenant.runs -= 1
+        if not share.tenant.runs:
+            del self._tenants[share.tenant.name]
 
-    def request(self, run_id: RunId, request_id: RequestId) -> None:
+    def request(self, run_id: RunId, request_id: RequestId, model: str) -> None:
         """Queue for a permit, which the next `hand_out` may grant."""
         share = self._share(run_id)
-        if request_id in share.held or request_id in share.waiting:
+        if request_id in share.holding or request_id in share.lanes:
             raise InternalError(f"request {request_id} of {run_id} asked for a second permit")
-        if len(share.waiting) >= share.waiting_max:
+        if share.waiting >= share.waiting_max:
             raise InternalError(f"more than {share.waiting_max} requests of {run_id} wait for a permit")
-        share.waiting[request_id] = None
-        self._ring.setdefault(run_id)
+        lane = self._lanes.get(model) or self._new_lane(model)
+        self._turns += 1
+        if not share.tenant.waiting:
+            share.tenant.begin_waiting(self._lead, self._turns)
+        if not share.waiting:
+            share.begin_waiting(share.tenant.lead, self._turns)
+        share.queues.setdefault(lane, {})[request_id] = self._turns
+        lane.enter(share)
+        share.lanes[request_id] = lane
+        self._count_waiting(share, lane, 1)
 
     def release(self, run_id: RunId, request_id: RequestId) -> None:
         """Give a permit back."""
         share = self._share(run_id)
-        if request_id not in share.held:
+        lane = share.holding.pop(request_id, None)
+        if lane is None:
             raise InternalError(f"request {request_id} of {run_id} holds no permit")
-        share.held.remove(request_id)
-        self._held -= 1
+        self._count_held(share, lane, -1)
+        if share.parked:
+            parked, share.parked = share.parked, set()
+            for each in parked:
+                each.enter(share)
 
     def withdraw(self, run_id: RunId, request_id: RequestId) -> None:
         """Take a waiting request out of the queue."""
         share = self._share(run_id)
-        if request_id not in share.waiting:
+        lane = share.lanes.get(request_id)
+        if lane is None:
             raise InternalError(f"request {request_id} of {run_id} is not waiting")
-        self._leave_queue(run_id, share, request_id)
+        self._leave_queue(share, lane, request_id)
 
-    def hand_out(self) -> tuple[Slot, ...]:
+    def hand_out(self, now_ns: int) -> list[Slot]:
         """Grant every permit that can be granted now, and return to whom, in order."""
         granted: list[Slot] = []
-        while self._held < self._limit and (run_id := self._next_run()) is not None:
-            share = self._shares[run_id]
-            request_id = next(iter(share.waiting))
-            self._leave_queue(run_id, share, request_id)
-            if share.waiting:
-                # To the end of the ring: the next permit is another run's.
-                del self._ring[run_id]
-                self._ring[run_id] = None
-            share.held.add(request_id)
-            self._held += 1
-            granted.append((run_id, request_id))
-        return tuple(granted)
+        while self._waiting and self._held < self._limits.total_max:
+            found = self._next(now_ns)
+            if found is None:
+                break
+            share, lane = found
+            request_id = next(iter(share.queues[lane]))
+            self._leave_queue(share, lane, request_id)
+            self._turns += 1
+            self._lead, share.tenant.lead = share.tenant.had, share.had
+            share.tenant.serve(self._turns)
+            share.serve(self._turns)
+            share.holding[request_id] = lane
+            self._count_held(share, lane, 1)
+            granted.append((share.run_id, request_id))
+        return granted
 
-    def _next_run(self) -> RunId | None:
-        for run_id in self._ring:
-            share = self._shares[run_id]
-            if len(share.held) < share.permits_max:
-                return run_id
-        return None
+    def refused(self, model: str, sent_ns: int, now_ns: int) -> int | None:
+        """Take a provider's "too many requests"; return its permits if that made them fewer."""
+        provider = self._lanes[model].provider
+        cut = provider.limit.refused(sent_ns, now_ns)
+        return provider.limit.permits(now_ns) if cut else None
 
-    def _leave_queue(self, run_id: RunId, share: _Share, request_id: RequestId) -> None:
-        del share.waiting[request_id]
-        if not share.waiting:
-            del self._ring[run_id]
+    def answered(self, model: str) -> None:
+        """Take a provider's answer."""
+        self._lanes[model].provider.limit.answered()
 
-    def _share(self, run_id: RunId) -> _Share:
+    def _next(self, now_ns: int) -> tuple[Share, Lane] | None:
+        best: tuple[Share, Lane] | None = None
+        best_key: tuple[tuple[int, int], tuple[int, int], int] | None = None
+        for lane in self._lanes.values():
+            if not lane.waiting or lane.held >= lane.model_max:
+                continue
+            if lane.provider.held >= lane.provider.limit.permits(now_ns):
+                continue
+            share = lane.first()
+            if share is None:
+                continue
+            key = (share.tenant.key, share.key, next(iter(share.queues[lane].values())))
+            if best_key is None or key < best_key:
+                best, best_key = (share, lane), key
+        return best
+
+    def _leave_queue(self, share: Share, lane: Lane, request_id: RequestId) -> None:
+        queue = share.queues[lane]
+        del queue[request_id]
+        del share.lanes[request_id]
+        if not queue:
+            del share.queues[lane]
+        self._count_waiting(share, lane, -1)
+
+    def _count_waiting(self, share: Share, lane: Lane, by: int) -> None:
+        self._waiting += by
+        lane.waiting += by
+        share.waiting += by
+        share.tenant.waiting += by
+
+    def _count_held(self, share: Share, lane: Lane, by: int) -> None:
+        self._held += by
+        lane.held += by
+        lane.provider.held += by
+        share.held += by
+        share.tenant.held += by
+
+    def _new_lane(self, model: str) -> Lane:
+        # A model is named provider:model; one without a colon is its own provider.
+        name = model.partition(":")[0]
+        provider = self._providers.get(name)
+        limits = self._limits
+        if provider is None:
+            adaptive = AdaptiveLimit(limits.provider_max, limits.adaptive_min, limits.recover_ms)
+            provider = self._providers[name] = Provider(name, adaptive)
+        lane = self._lanes[model] = Lane(provider, limits.model_max)
+        return lane
+
+    def _share(self, run_id: RunId) -> Share:
         try:
             return self._shares[run_id]
         except KeyError:

@@ -36,12 +36,8 @@ def cost_microdollars(price: ModelPrice, input_tokens: int, output_tokens: int) 
 
 def reservation_charge(price: ModelPrice, input_tokens: int, output_tokens_max: int) -> Charge:
     """Return what one attempt may cost at most."""
-    return Charge(
-        calls=1,
-        input_tokens=input_tokens,
-        output_tokens=output_tokens_max,
-        cost_microdollars=cost_microdollars(price, input_tokens, output_tokens_max),
-    )
+    cost = cost_microdollars(price, input_tokens, output_tokens_max)
+    return Charge(1, 0, input_tokens, output_tokens_max, cost)
 
 
 def usage_charge(price: ModelPrice, usage: Usage | None) -> Charge | None:

@@ -9,16 +9,17 @@ After every method:
 from __future__ import annotations
 
 from rlm_wasm.core import run_events
+from rlm_wasm.core.branch import Branch
 from rlm_wasm.core.effects import CancelQuery, Respond, SendQuery
-from rlm_wasm.core.inputs import ProviderAnswered, ProviderFailed, QueryReceived
-from rlm_wasm.core.ledger import Charge
+from rlm_wasm.core.inputs import ChildRequested, ProviderAnswered, ProviderFailed, QueryReceived
+from rlm_wasm.core.ledger import NOTHING
 from rlm_wasm.core.outbox import Outbox
 from rlm_wasm.core.permits import Permits
 from rlm_wasm.core.pricing import input_tokens_bound, reservation_charge, usage_charge
 from rlm_wasm.core.request import Cancelled, Completed, Denied, Failed, Response, State, Step, TimedOut
 from rlm_wasm.core.retry import backoff_ms, jitter_unit
 from rlm_wasm.core.run_state import NS_PER_MS, OpenRequest, RunState
-from rlm_wasm.errors import BudgetExceeded, DepthExceeded, InternalError, QueryError
+from rlm_wasm.errors import BudgetExceeded, InternalError, QueryError
 
 
 class QueryFlow:
@@ -30,30 +31,60 @@ class QueryFlow:
 
     def received(self, run: RunState, given: QueryReceived) -> None:
         """Accept a query and queue it, or refuse it."""
-        if given.request_id in run.requests:
-            raise InternalError(f"request {given.request_id} of {given.run_id} is open already")
-        if run.stopping is not None:
-            self._refuse(run, given, "run_stopping", Cancelled(run.stopping))
-            return
         try:
-            request = self._accept(run, given)
-        except BudgetExceeded as exc:
-            self._refuse(run, given, f"budget: {exc.dimension}", Denied(exc))
+            request = self.accept(run, branch_of(run, given), given)
         except QueryError as exc:
-            self._refuse(run, given, type(exc).__name__, Denied(exc))
+            self.refuse(run, given, exc)
         else:
-            run.requests[given.request_id] = request
-            self._outbox.record(run, "query_received", run_events.query_received(run, request), given)
-            self._outbox.set_timer(run, request.deadline_timer, given.request_id, request.deadline_ns)
-            self._permits.request(given.run_id, given.request_id)
+            self.open(run, request)
+
+    def refuse(self, run: RunState, given: QueryReceived, error: QueryError) -> None:
+        """Answer a query that was not accepted."""
+        refuse(self._outbox, run, given, error)
+
+    def accept(self, run: RunState, branch: Branch, given: QueryReceived) -> OpenRequest:
+        """Return the request with its first reservation, or raise the QueryError that refuses it."""
+        run.count_request(branch, of_guest=given.origin == "guest")  # first: a refused request counts too
+        facts = run.facts
+        price = facts.prices.get(given.model)
+        if price is None:
+            raise unknown_model(run)
+        output_tokens_max = facts.query.output_tokens_max
+        if given.output_tokens_max is not None:
+            output_tokens_max = min(output_tokens_max, given.output_tokens_max)
+        input_tokens = input_tokens_bound(given.prompt_messages, facts.query.input_overhead_tokens)
+        charge = reservation_charge(price, input_tokens, output_tokens_max)
+        reservation = run.ledger.reserve(charge, branch.view)
+        timeout_ms = facts.query.timeout_ms_max
+        if given.origin == "guest":
+            timeout_ms = min(timeout_ms, run.wait_ms_max())
+        timer = f"query_deadline:{given.request_id}"
+        request = OpenRequest(given, branch, charge, timeout_ms, self._outbox.after_ms(timeout_ms), timer)
+        request.hold(reservation)
+        return request
+
+    def give_back(self, run: RunState, request: OpenRequest) -> None:
+        """Undo `accept`: the batch it came with was refused."""
+        run.ledger.release(request.take_reservation())
+
+    def open(self, run: RunState, request: OpenRequest) -> None:
+        """Queue an accepted request for a permit."""
+        query = request.query
+        run.requests[query.request_id] = request
+        request.branch.open[query.request_id] = None
+        data = run_events.query_received(run, request)
+        self._outbox.record(run, "query_received", data, query.depth, query.parent)
+        self._outbox.set_timer(run, request.deadline_timer, query.request_id, request.deadline_ns)
+        self._permits.request(query.run_id, query.request_id, query.model)
 
     def dispatch(self, run: RunState, request: OpenRequest) -> None:
         """Send a request that has just been granted its permit."""
         request.step(Step.DISPATCH)
         request.attempt += 1
+        request.sent_ns = self._outbox.now_ns
         query = request.query
         data: dict[str, object] = {"request": query.request_id, "attempt": request.attempt}
-        self._outbox.record(run, "query_sent", data, query)
+        self._outbox.record(run, "query_sent", data, query.depth, query.parent)
         self._outbox.add(
             SendQuery(
                 query.run_id,
@@ -76,6 +107,7 @@ class QueryFlow:
         run.ledger.settle(request.take_reservation(), actual)
         request.bill(actual or request.charge, assumed=actual is None)
         self._permits.release(run.run_id, request.request_id)
+        self._permits.answered(request.query.model)
         self._answer(run, request, Completed(given.text, given.usage if actual else None))
 
     def failed(self, run: RunState, given: ProviderFailed) -> None:
@@ -91,59 +123,34 @@ class QueryFlow:
             run.ledger.release(request.take_reservation())
         # No permit is held during the backoff: others may use it.
         self._permits.release(run.run_id, request.request_id)
+        if given.throttled:
+            self._throttled(run, request)
         delay_ms = self._delay_before_retry(run, request, given)
         if delay_ms is None:
-            self._answer(run, request, Failed(given.error))
+            self._answer(run, request, Failed(given.error), sent=given.sent)
             return
         request.step(Step.BACK_OFF)
-        data = run_events.query_retry(run, request, given.error, delay_ms)
-        self._outbox.record(run, "query_retry", data, request.query)
+        data = run_events.query_retry(run, request, given, delay_ms)
+        self._outbox.record(run, "query_retry", data, request.query.depth, request.query.parent)
         at_ns = self._outbox.after_ms(delay_ms)
         self._outbox.set_timer(run, request.backoff_timer, request.request_id, at_ns)
 
     def timer_fired(self, run: RunState, request: OpenRequest, timer_id: str) -> None:
         """End a request at its deadline, or queue it again after its backoff."""
         if timer_id == request.deadline_timer:
-            self._abandon(run, request, TimedOut(request.timeout_ms))
+            self.abandon(run, request, TimedOut(request.timeout_ms))
             return
         try:
-            reservation = run.ledger.reserve(request.charge)
+            reservation = run.ledger.reserve(request.charge, request.branch.view)
         except BudgetExceeded as exc:
             self._answer(run, request, Denied(exc))
         else:
             request.hold(reservation)
-            self._permits.request(run.run_id, request.request_id)
+            data = run_events.query_requeued(request)
+            self._outbox.record(run, "query_requeued", data, request.query.depth, request.query.parent)
+            self._permits.request(run.run_id, request.request_id, request.query.model)
 
-    def cancel_all(self, run: RunState, reason: str) -> None:
-        """End every open request of a run."""
-        for request in tuple(run.requests.values()):
-            self._abandon(run, request, Cancelled(reason))
-
-    def _accept(self, run: RunState, given: QueryReceived) -> OpenRequest:
-        """Return the request with its first reservation, or raise the QueryError that refuses it."""
-        run.ledger.spend(Charge(requests=1))  # before anything else: a refused request counts too
-        facts = run.facts
-        if given.depth > facts.run.depth_max:
-            raise DepthExceeded(f"depth {given.depth} is beyond the policy's {facts.run.depth_max}")
-        price = facts.prices.get(given.model)
-        if price is None:
-            raise QueryError("the policy gives no price for this model, so it cannot be used")
-        output_tokens_max = facts.query.output_tokens_max
-        if given.output_tokens_max is not None:
-            output_tokens_max = min(output_tokens_max, given.output_tokens_max)
-        input_tokens = input_tokens_bound(given.prompt_messages, facts.query.input_overhead_tokens)
-        charge = reservation_charge(price, input_tokens, output_tokens_max)
-        reservation = run.ledger.reserve(charge)
-        timeout_ms = run.timeout_ms(given)
-        request = OpenRequest(given, charge, timeout_ms, self._outbox.after_ms(timeout_ms))
-        request.hold(reservation)
-        return request
-
-    def _refuse(self, run: RunState, given: QueryReceived, reason: str, response: Response) -> None:
-        run.journal.deny(reason, given.request_id)
-        self._outbox.add(Respond(given.run_id, given.request_id, response))
-
-    def _abandon(self, run: RunState, request: OpenRequest, response: Response) -> None:
+    def abandon(self, run: RunState, request: OpenRequest, response: Response) -> None:
         """End a request from outside: give back what it holds, then answer it."""
         if request.state is State.DISPATCHED:
             reservation = request.take_reservation()
@@ -157,13 +164,18 @@ class QueryFlow:
             self._permits.withdraw(run.run_id, request.request_id)
         self._answer(run, request, response)
 
-    def _answer(self, run: RunState, request: OpenRequest, response: Response) -> None:
+    def _answer(
+        self, run: RunState, request: OpenRequest, response: Response, *, sent: bool | None = None
+    ) -> None:
         request.step(Step.ANSWER)
-        del run.requests[request.request_id]
+        query = request.query
+        del run.requests[query.request_id]
+        del request.branch.open[query.request_id]
         self._outbox.clear_timer(run, request.deadline_timer)
-        self._outbox.clear_timer(run, request.backoff_timer)
-        data = run_events.query_answered(run, request, response)
-        self._outbox.record(run, "query_answered", data, request.query)
+        if request.attempt:  # one that was never sent was never in backoff
+            self._outbox.clear_timer(run, request.backoff_timer)
+        data = run_events.query_answered(run, request, response, sent)
+        self._outbox.record(run, "query_answered", data, query.depth, query.parent)
         self._outbox.add(Respond(run.run_id, request.request_id, response))
 
     def _delay_before_retry(self, run: RunState, request: OpenRequest, given: ProviderFailed) -> int | None:
@@ -184,6 +196,57 @@ class QueryFlow:
         if isinstance(given, ProviderAnswered):
             usage, actual = given.usage, usage_charge(run.facts.prices[query.model], given.usage)
         else:
-            usage, actual = None, None if given.sent else Charge()
+            usage, actual = None, None if given.sent else NOTHING
         billed = run.ledger.correct(reservation, actual)
-        self._outbox.record(run, "late_result", run_events.late_result(given, usage, billed), query)
+        data = run_events.late_result(given, usage, billed)
+        self._outbox.record(run, "late_result", data, query.depth, query.parent)
+
+    def _throttled(self, run: RunState, request: OpenRequest) -> None:
+        """Give a provider that asks for fewer requests fewer permits, and say so where that is news."""
+        query = request.query
+        permits = self._permits.refused(query.model, request.sent_ns, self._outbox.now_ns)
+        if permits is not None:
+            data: dict[str, object] = {"provider": query.model.partition(":")[0], "permits": permits}
+            self._outbox.record(run, "provider_throttled", data, query.depth, query.parent)
+
+
+def branch_of(run: RunState, given: QueryReceived | ChildRequested) -> Branch:
+    """Return the conversation that asks, or raise the QueryError for one that may not any more."""
+    if given.request_id in run.requests or given.request_id in run.children:
+        raise InternalError(f"request {given.request_id} of {given.run_id} is open already")
+    branch = run.branch(given.parent)
+    if branch is None:
+        raise Stopping("the child is over")
+    if branch.depth != given.depth:
+        raise InternalError(f"request {given.request_id} of {given.run_id} comes from another depth")
+    stopping = run.stopping or branch.stopping
+    if stopping is not None:
+        raise Stopping(stopping)
+    return branch
+
+
+class Stopping(QueryError):
+    """The conversation that asks is about to end; the message is the reason alone."""
+
+
+def refuse(outbox: Outbox, run: RunState, given: QueryReceived | ChildRequested, error: QueryError) -> None:
+    """Answer a request that was not accepted."""
+    response: Response = Denied(error)
+    match error:
+        case Stopping(message=message):
+            reason, response = "run_stopping", Cancelled(message)
+        case BudgetExceeded(dimension=dimension):
+            reason = f"budget: {dimension}"
+        case _:
+            reason = type(error).__name__
+    run.journal.deny(reason, given.request_id)
+    outbox.add(Respond(given.run_id, given.request_id, response))
+
+
+def unknown_model(run: RunState) -> QueryError:
+    """Return what to say about a model that the run may not ask.
+
+    The names it may ask are no secret, and models do invent names. The one that was given is the
+    guest's text and is not repeated.
+    """
+    return QueryError(f"no model of that name may be asked; there are: {', '.join(sorted(run.facts.prices))}")

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from rlm_wasm.core.inputs import ProviderAnswered, ProviderFailed
-from rlm_wasm.core.ledger import Charge, Dimension
+from rlm_wasm.core.branch import Branch
+from rlm_wasm.core.inputs import ChildRequested, ProviderAnswered, ProviderFailed
+from rlm_wasm.core.ledger import DIMENSIONS, Charge, Dimension, View
 from rlm_wasm.core.messages import Usage
 from rlm_wasm.core.pricing import utf8_bytes
 from rlm_wasm.core.request import Completed, Response, error_of
@@ -26,7 +27,16 @@ def run_started(run: RunState) -> Data:
         **{f"run_{name}": value for name, value in asdict(facts.run).items()},
         **{f"query_{name}": value for name, value in asdict(facts.query).items()},
     }
-    return {**limits, "models": sorted(facts.prices), "seed": facts.seed, "texts": facts.texts}
+    return {
+        **limits,
+        "cell_requests_max": facts.cell_requests_max,
+        "models": sorted(facts.prices),
+        "child_models": list(facts.child_models),
+        "seed": facts.seed,
+        "texts": facts.texts,
+        "tenant": facts.tenant,
+        "weight": facts.weight,
+    }
 
 
 def query_received(run: RunState, request: OpenRequest) -> Data:
@@ -48,19 +58,37 @@ def query_received(run: RunState, request: OpenRequest) -> Data:
     return data
 
 
-def query_retry(run: RunState, request: OpenRequest, error: QueryError, delay_ms: int) -> Data:
+def query_retry(run: RunState, request: OpenRequest, given: ProviderFailed, delay_ms: int) -> Data:
     """A failed attempt after which another one follows."""
-    data: Data = {"request": request.request_id, "attempt": request.attempt, "delay_ms": delay_ms}
-    return data | _error(run, error)
+    data: Data = {
+        "request": request.request_id,
+        "attempt": request.attempt,
+        "delay_ms": delay_ms,
+        "sent": given.sent,
+        "retry_after_ms": given.retry_after_ms,
+    }
+    return data | _error(run, given.error)
 
 
-def query_answered(run: RunState, request: OpenRequest, response: Response) -> Data:
-    """The one terminal response. `assumed`: the cost holds reservations that no bill confirmed."""
+def query_requeued(request: OpenRequest) -> Data:
+    """A query whose wait before its next attempt is over: it waits for a permit again."""
+    return {"request": request.request_id, "attempt": request.attempt + 1}
+
+
+def query_answered(run: RunState, request: OpenRequest, response: Response, sent: bool | None = None) -> Data:
+    """The one terminal response. `assumed`: the cost holds reservations that no bill confirmed.
+
+    `sent`: of a failure, whether the last attempt may be billed.
+    """
+    usage = response.usage if isinstance(response, Completed) else None
     data: Data = {
         "request": request.request_id,
         "status": response.status,
         "attempts": request.attempt,
         "assumed": request.assumed,
+        "sent": sent,
+        "reported_input_tokens": usage.input_tokens if usage else None,
+        "reported_output_tokens": usage.output_tokens if usage else None,
         **_amounts("", request.billed),
     }
     error = error_of(response)
@@ -71,6 +99,42 @@ def query_answered(run: RunState, request: OpenRequest, response: Response) -> D
     return data
 
 
+def child_started(run: RunState, child: Branch, asked: ChildRequested) -> Data:
+    """An admitted child: its own depth, its deadline, and the caps that it was given by name."""
+    data: Data = {
+        "request": asked.request_id,
+        "group": asked.group,
+        "model": child.model,
+        "child_depth": child.depth,
+        "question_bytes": utf8_bytes(asked.question),
+        "timeout_ms": child.timeout_ms,
+        **{f"{dimension.value}_max": cap for dimension, cap in asked.caps.items()},
+    }
+    if run.facts.texts:
+        data["question"] = asked.question
+    return data
+
+
+def child_answered(run: RunState, child: Branch, response: Response) -> Data:
+    """The one terminal response to the request for a child, and what its part of the tree has used."""
+    data: Data = {
+        "request": child.request_id,
+        "status": response.status,
+        **{f"{d.value}_spent": n for d, n in zip(DIMENSIONS, child.view.spent, strict=True)},
+    }
+    error = error_of(response)
+    if error is not None:
+        data |= _error(run, error)
+    if isinstance(response, Completed) and run.facts.texts:
+        data["text"] = response.text
+    return data
+
+
+def child_gone(run: RunState, child: Branch, response: Response) -> Data:
+    """The end of a child that nobody waited for any more: recorded, never delivered."""
+    return child_answered(run, child, response)
+
+
 def late_result(given: ProviderAnswered | ProviderFailed, usage: Usage | None, billed: Charge) -> Data:
     """What became of an attempt that nobody waited for any more; `billed` is what it costs now."""
     believed = usage if usage is not None and usage.plausible else None
@@ -78,15 +142,16 @@ def late_result(given: ProviderAnswered | ProviderFailed, usage: Usage | None, b
         "request": given.request_id,
         "attempt": given.attempt,
         "answered": isinstance(given, ProviderAnswered),
+        "sent": given.sent if isinstance(given, ProviderFailed) else None,
         "reported_input_tokens": believed.input_tokens if believed else None,
         "reported_output_tokens": believed.output_tokens if believed else None,
         **_amounts("", billed),
     }
 
 
-def overdraft(run: RunState) -> Data:
+def overdraft(view: View) -> Data:
     """The dimensions whose spend went beyond the limit."""
-    return {"dimensions": [dimension.value for dimension in run.ledger.overdrawn]}
+    return {"dimensions": [dimension.value for dimension in view.overdrawn]}
 
 
 def run_ended(run: RunState, outcome: str) -> Data:

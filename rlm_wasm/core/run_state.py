@@ -1,15 +1,16 @@
-"""What the scheduler knows about one run and its open requests."""
+"""What the scheduler knows about one run, its conversations and its open requests."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Final
 
+from rlm_wasm.core.branch import Branch
 from rlm_wasm.core.inputs import QueryReceived, RunStarted
 from rlm_wasm.core.journal import Journal
-from rlm_wasm.core.ledger import Charge, Ledger
+from rlm_wasm.core.ledger import NOTHING, Charge, Dimension, Ledger
 from rlm_wasm.core.request import State, Step, next_state
-from rlm_wasm.errors import InternalError
+from rlm_wasm.errors import BudgetExceeded, InternalError
 from rlm_wasm.ids import RequestId, RunId
 
 NS_PER_MS: Final = 1_000_000
@@ -18,15 +19,18 @@ RUN_DEADLINE: Final = "run_deadline"
 
 @dataclass(slots=True)
 class OpenRequest:
-    """One request without a terminal response yet. `charge` is what one attempt may cost."""
+    """One query without a terminal response yet. `charge` is what one attempt may cost."""
 
     query: QueryReceived
+    branch: Branch
     charge: Charge
     timeout_ms: int
     deadline_ns: int
+    deadline_timer: str
     state: State = State.RECEIVED
     attempt: int = 0  # number of the attempt under way, or of the last one
-    billed: Charge = field(default_factory=Charge)  # over all attempts, so far
+    sent_ns: int = 0  # when it began
+    billed: Charge = NOTHING  # over all attempts, so far
     assumed: bool = False  # whether `billed` holds a reservation instead of a bill
     _reservation: int | None = None
 
@@ -34,11 +38,6 @@ class OpenRequest:
     def request_id(self) -> RequestId:
         """The host's number for it."""
         return self.query.request_id
-
-    @property
-    def deadline_timer(self) -> str:
-        """The timer that ends it."""
-        return f"query_deadline:{self.request_id}"
 
     @property
     def backoff_timer(self) -> str:
@@ -63,7 +62,7 @@ class OpenRequest:
 
     def bill(self, charge: Charge, *, assumed: bool) -> None:
         """Add one attempt's cost to the request's own sum, which its last event reports."""
-        self.billed = self.billed.plus(charge)
+        self.billed = charge if self.billed is NOTHING else self.billed.plus(charge)
         self.assumed = self.assumed or assumed
 
 
@@ -71,13 +70,16 @@ class OpenRequest:
 class RunState:
     """One run: its limits, its account, its events, what is open.
 
-    `unconfirmed` maps the attempts that were cancelled in flight to their reservations, for late
-    results; calls are budgeted, so it is bounded. `stopping` is why the run must end, once it must.
+    `children` are the conversations below the root's, until their sessions are gone. `unconfirmed`
+    maps the attempts that were cancelled in flight to their reservations, for late results; calls are
+    budgeted, so it is bounded. `stopping` is why the run must end, once it must.
     """
 
     facts: RunStarted
     ledger: Ledger
     journal: Journal
+    root: Branch
+    children: dict[RequestId, Branch] = field(default_factory=dict)
     requests: dict[RequestId, OpenRequest] = field(default_factory=dict)
     timers: dict[str, RequestId | None] = field(default_factory=dict)
     unconfirmed: dict[tuple[RequestId, int], tuple[QueryReceived, int]] = field(default_factory=dict)
@@ -87,19 +89,35 @@ class RunState:
     def begin(cls, facts: RunStarted, now_ns: int) -> RunState:
         """Return the state of a run that has just started."""
         journal = Journal(facts.run_id, facts.run.events_max, now_ns)
-        return cls(facts, Ledger(facts.budget), journal)
+        ledger = Ledger(facts.budget)
+        root = Branch(depth=0, view=ledger.root, deadline_ns=now_ns + facts.run.wall_ms_max * NS_PER_MS)
+        return cls(facts, ledger, journal, root)
 
     @property
     def run_id(self) -> RunId:
         """The run's name."""
         return self.facts.run_id
 
-    def timeout_ms(self, query: QueryReceived) -> int:
-        """Return how long a query may take, all of it: a guest also never waits beyond its host wait."""
-        timeout_ms = self.facts.query.timeout_ms_max
-        return (
-            min(timeout_ms, self.facts.boundary.host_wait_ms_max) if query.origin == "guest" else timeout_ms
-        )
+    def branch(self, parent: RequestId | None) -> Branch | None:
+        """Return the conversation that answers `parent`, or None if its session is gone."""
+        return self.root if parent is None else self.children.get(parent)
+
+    def wait_ms_max(self) -> int:
+        """Return how long a guest may wait for one request."""
+        return self.facts.boundary.host_wait_ms_max
+
+    def count_request(self, branch: Branch, *, of_guest: bool) -> None:
+        """Count one request, refused or not, or raise BudgetExceeded: the run's or the cell's are used up.
+
+        What the cell's cap refuses is counted in the run's all the same: a refusal costs the guest
+        almost nothing and the host real work.
+        """
+        self.ledger.spend_one(Dimension.REQUESTS, branch.view)
+        if of_guest:
+            branch.cell_requests += 1
+            most = self.facts.cell_requests_max
+            if branch.cell_requests > most:
+                raise BudgetExceeded("cell.requests", requested=1, available=0, limit=most)
 
     def in_flight(self, request_id: RequestId, attempt: int) -> OpenRequest | None:
         """Return the request if exactly this attempt of it is under way."""

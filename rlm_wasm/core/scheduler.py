@@ -17,6 +17,9 @@ from __future__ import annotations
 from typing import assert_never
 
 from rlm_wasm.core import run_events
+from rlm_wasm.core.batch import take_batch
+from rlm_wasm.core.branch import Branch
+from rlm_wasm.core.child_flow import ChildFlow
 from rlm_wasm.core.effects import (
     CancelQuery,
     ClearTimer,
@@ -26,32 +29,46 @@ from rlm_wasm.core.effects import (
     Respond,
     SendQuery,
     SetTimer,
+    StartChild,
+    StopChild,
 )
 from rlm_wasm.core.inputs import (
+    BatchReceived,
+    CellStarted,
+    ChildFinished,
+    ChildRequested,
     FuelUsed,
     Input,
     InputInRun,
     IterationStarted,
+    Noted,
+    ObservationMade,
     Origin,
     ProviderAnswered,
     ProviderFailed,
     QueryReceived,
+    RequestAbandoned,
     RunCancelled,
     RunEnded,
     RunStarted,
     TimerFired,
 )
 from rlm_wasm.core.ledger import Charge, Dimension, DimensionView
+from rlm_wasm.core.limits import PermitLimits
 from rlm_wasm.core.outbox import Outbox
 from rlm_wasm.core.permits import Permits
 from rlm_wasm.core.query_flow import QueryFlow
 from rlm_wasm.core.request import Cancelled
-from rlm_wasm.core.run_state import RUN_DEADLINE, RunState
+from rlm_wasm.core.run_state import NS_PER_MS, RUN_DEADLINE, RunState
 from rlm_wasm.errors import BudgetExceeded, InternalError
-from rlm_wasm.ids import RunId
+from rlm_wasm.ids import RequestId, RunId
 
 __all__ = [
+    "BatchReceived",
     "CancelQuery",
+    "CellStarted",
+    "ChildFinished",
+    "ChildRequested",
     "ClearTimer",
     "Effect",
     "EmitEvent",
@@ -59,10 +76,13 @@ __all__ = [
     "FuelUsed",
     "Input",
     "IterationStarted",
+    "Noted",
+    "ObservationMade",
     "Origin",
     "ProviderAnswered",
     "ProviderFailed",
     "QueryReceived",
+    "RequestAbandoned",
     "Respond",
     "RunCancelled",
     "RunEnded",
@@ -70,17 +90,20 @@ __all__ = [
     "Scheduler",
     "SendQuery",
     "SetTimer",
+    "StartChild",
+    "StopChild",
     "TimerFired",
 ]
 
 
 class Scheduler:
-    """Decides what happens next, for every run of the process. `permits_max` bounds them together."""
+    """Decides what happens next, for every run of the process. `permits` bounds them together."""
 
-    def __init__(self, permits_max: int) -> None:
-        self._permits = Permits(permits_max)
+    def __init__(self, permits: PermitLimits) -> None:
+        self._permits = Permits(permits)
         self._outbox = Outbox()
         self._queries = QueryFlow(self._permits, self._outbox)
+        self._children = ChildFlow(self._queries, self._outbox)
         self._runs: dict[RunId, RunState] = {}
 
     @property
@@ -93,12 +116,32 @@ class Scheduler:
         """How many queries are in flight, over all runs."""
         return self._permits.held
 
-    def budget_view(self, run_id: RunId) -> dict[Dimension, DimensionView]:
-        """Return the account of an open run; for one that is not open, InternalError."""
+    def budget_view(self, run_id: RunId, parent: RequestId | None = None) -> dict[Dimension, DimensionView]:
+        """Return the account of an open run as a conversation sees it; InternalError if it is not open."""
+        run, branch = self._open_branch(run_id, parent)
+        return run.ledger.snapshot(branch.view)
+
+    def standing(self, run_id: RunId, parent: RequestId | None, now_ns: int) -> dict[str, DimensionView]:
+        """Return all that bounds a conversation: its account, and depth, time, sessions, its cell."""
+        run, branch = self._open_branch(run_id, parent)
+        limits = run.facts.run
+        ms_max = branch.timeout_ms if branch.asked else limits.wall_ms_max
+        ms_left = max(0, (branch.deadline_ns - max(now_ns, self._outbox.now_ns)) // NS_PER_MS)
+        return {
+            **{dimension.value: line for dimension, line in run.ledger.snapshot(branch.view).items()},
+            "depth": _line(limits.depth_max, branch.depth),
+            "sessions": _line(limits.sessions_max, 1 + len(run.children)),
+            "run_ms": _line(ms_max, ms_max - ms_left),
+            "cell_requests": _line(run.facts.cell_requests_max, branch.cell_requests),
+            "cell_children": _line(limits.fanout_max, branch.cell_children),
+        }
+
+    def _open_branch(self, run_id: RunId, parent: RequestId | None) -> tuple[RunState, Branch]:
         run = self._runs.get(run_id)
-        if run is None:
-            raise InternalError(f"{run_id} is not an open run")
-        return run.ledger.snapshot()
+        branch = run.branch(parent) if run else None
+        if run is None or branch is None:
+            raise InternalError(f"{run_id} is not an open run, or request {parent} not one of its children")
+        return run, branch
 
     def handle(self, given: Input, now_ns: int) -> list[Effect]:
         """Take one input and return what to do now; inputs of runs that are gone do nothing."""
@@ -107,12 +150,10 @@ class Scheduler:
             self._run_started(given)
         elif (run := self._runs.get(given.run_id)) is not None:
             self._handle_in_run(run, given)
-        elif isinstance(given, QueryReceived):
-            # The guest outlived its run by a moment. It is still owed an answer.
-            gone = Cancelled("the run is over")
-            self._outbox.add(Respond(given.run_id, given.request_id, gone))
+        else:
+            self._outlived(given)
         # Last, so that a permit given back by a run that stops never goes to a request of that run.
-        for run_id, request_id in self._permits.hand_out():
+        for run_id, request_id in self._permits.hand_out(self._outbox.now_ns):
             granted = self._runs[run_id]
             self._queries.dispatch(granted, granted.requests[request_id])
         return self._outbox.drain()
@@ -122,16 +163,34 @@ class Scheduler:
             case QueryReceived():
                 self._queries.received(run, given)
             case ProviderAnswered():
+                request = run.requests.get(given.request_id)
                 self._queries.answered(run, given)
-                self._stop_if_overdrawn(run)
+                if request is not None:
+                    self._stop_if_overdrawn(run, request.branch)
+            case BatchReceived(items=items):
+                take_batch(self._queries, run, [i for i in items if isinstance(i, QueryReceived)])
+                take_batch(self._children, run, [i for i in items if isinstance(i, ChildRequested)])
             case ProviderFailed():
                 self._queries.failed(run, given)
+            case ChildRequested():
+                self._children.received(run, given)
+            case ChildFinished():
+                self._children.finished(run, given)
+            case RequestAbandoned(request_id=request_id):
+                self._abandoned(run, request_id)
             case TimerFired(timer_id=timer_id):
                 self._timer_fired(run, timer_id)
-            case IterationStarted():
-                self._iteration_started(run)
-            case FuelUsed(fuel=fuel):
-                self._fuel_used(run, fuel)
+            case IterationStarted(parent=parent):
+                self._iteration_started(run, parent)
+            case CellStarted(parent=parent):
+                if (branch := run.branch(parent)) is not None:
+                    branch.begin_cell()
+            case FuelUsed(fuel=fuel, parent=parent):
+                self._fuel_used(run, fuel, parent)
+            case ObservationMade(bytes=size, parent=parent):
+                self._observation_made(run, size, parent)
+            case Noted(kind=kind, data=data, depth=depth, parent=parent):
+                self._outbox.record(run, kind, data, depth, parent)
             case RunCancelled(reason=reason):
                 self._stop(run, reason)
             case RunEnded(outcome=outcome):
@@ -144,6 +203,8 @@ class Scheduler:
             raise InternalError(f"{given.run_id} has started already")
         self._permits.add_run(
             given.run_id,
+            tenant=given.tenant,
+            weight=given.weight,
             permits_max=given.run.permits_max,
             # Every waiting request has been counted in this dimension.
             waiting_max=given.budget.requests_max,
@@ -153,24 +214,51 @@ class Scheduler:
         self._outbox.record(run, "run_started", run_events.run_started(run))
         self._outbox.set_timer(run, RUN_DEADLINE, None, self._outbox.after_ms(given.run.wall_ms_max))
 
-    def _iteration_started(self, run: RunState) -> None:
-        if run.stopping is not None:
+    def _outlived(self, given: InputInRun) -> None:
+        """Answer a guest that outlived its run by a moment: it is still owed that."""
+        gone = Cancelled("the run is over")
+        items = given.items if isinstance(given, BatchReceived) else (given,)
+        for item in items:
+            if isinstance(item, QueryReceived | ChildRequested):
+                self._outbox.add(Respond(item.run_id, item.request_id, gone))
+
+    def _abandoned(self, run: RunState, request_id: RequestId) -> None:
+        reason = "nobody waits for it any more"
+        if (request := run.requests.get(request_id)) is not None:
+            self._queries.abandon(run, request, Cancelled(reason))
+        elif (child := run.children.get(request_id)) is not None:
+            self._children.abandon(run, child, Cancelled(reason), reason)
+
+    def _iteration_started(self, run: RunState, parent: RequestId | None) -> None:
+        branch = run.branch(parent)
+        if branch is None or run.stopping is not None or branch.stopping is not None:
             return
         try:
             # A turn whose code cannot run is not worth its tokens.
-            run.ledger.refuse_unless_fits(Charge(iterations=1, fuel=1))
+            run.ledger.refuse_unless_fits(Charge(iterations=1, fuel=1), branch.view)
         except BudgetExceeded as exc:
-            self._stop(run, f"budget: {exc.dimension}")
+            self._end_branch(run, branch, f"budget: {exc.dimension}")
             return
-        run.ledger.spend(Charge(iterations=1))
-        data: dict[str, object] = {"iteration": run.ledger.spent(Dimension.ITERATIONS)}
-        self._outbox.record(run, "iteration_started", data)
+        run.ledger.spend(Charge(iterations=1), branch.view)
+        branch.iterations += 1
+        data: dict[str, object] = {"iteration": branch.iterations}
+        self._outbox.record(run, "iteration_started", data, branch.depth, parent)
 
-    def _fuel_used(self, run: RunState, fuel: int) -> None:
-        run.ledger.absorb(Charge(fuel=fuel))
+    def _fuel_used(self, run: RunState, fuel: int, parent: RequestId | None) -> None:
+        branch = run.branch(parent) or run.root
+        run.ledger.absorb(Charge(fuel=fuel), branch.view)
         total = run.ledger.spent(Dimension.FUEL)
-        self._outbox.record(run, "fuel_used", {"fuel": fuel, "total": total})
-        self._stop_if_overdrawn(run)
+        self._outbox.record(run, "fuel_used", {"fuel": fuel, "total": total}, branch.depth, parent)
+        self._stop_if_overdrawn(run, branch)
+
+    def _observation_made(self, run: RunState, size: int, parent: RequestId | None) -> None:
+        branch = run.branch(parent)
+        if branch is None or run.stopping is not None or branch.stopping is not None:
+            return
+        try:
+            run.ledger.spend(Charge(observation_bytes=size), branch.view)
+        except BudgetExceeded as exc:
+            self._end_branch(run, branch, f"budget: {exc.dimension}")
 
     def _timer_fired(self, run: RunState, timer_id: str) -> None:
         if timer_id not in run.timers:
@@ -178,13 +266,29 @@ class Scheduler:
         request_id = run.timers.pop(timer_id)
         if request_id is None:
             self._stop(run, f"deadline: {run.facts.run.wall_ms_max} ms")
+        elif (request := run.requests.get(request_id)) is not None:
+            self._queries.timer_fired(run, request, timer_id)
         else:
-            self._queries.timer_fired(run, run.requests[request_id], timer_id)
+            self._children.timer_fired(run, run.children[request_id])
 
-    def _stop_if_overdrawn(self, run: RunState) -> None:
+    def _stop_if_overdrawn(self, run: RunState, branch: Branch) -> None:
+        """End what has used more than it may: the run, or the child whose cap it is."""
         if run.ledger.overdrawn and run.stopping is None:
-            self._outbox.record(run, "overdraft", run_events.overdraft(run))
+            self._outbox.record(run, "overdraft", run_events.overdraft(run.ledger.root))
             self._stop(run, "overdraft: " + ", ".join(run.ledger.overdrawn))
+        while branch.parent is not None:
+            if branch.view.overdrawn and branch.stopping is None:
+                data = run_events.overdraft(branch.view)
+                self._outbox.record(run, "overdraft", data, branch.depth, branch.request_id)
+                self._children.end(run, branch, "overdraft: " + ", ".join(branch.view.overdrawn))
+            branch = branch.parent
+
+    def _end_branch(self, run: RunState, branch: Branch, reason: str) -> None:
+        """End a conversation that may not go on: with the root's ends the run, else that child alone."""
+        if branch.parent is None:
+            self._stop(run, reason)
+        else:
+            self._children.end(run, branch, reason)
 
     def _stop(self, run: RunState, reason: str) -> None:
         """End the run's requests and ask for its end, once; late bills may still come until then."""
@@ -192,15 +296,19 @@ class Scheduler:
             return
         run.stopping = reason
         self._outbox.record(run, "run_stopping", {"reason": reason})
-        self._queries.cancel_all(run, reason)
+        self._children.end_below(run, run.root, reason)
         self._outbox.clear_timer(run, RUN_DEADLINE)
         self._outbox.add(EndRun(run.run_id, reason))
 
     def _run_ended(self, run: RunState, outcome: str) -> None:
-        self._queries.cancel_all(run, run.stopping or outcome)
+        self._children.end_below(run, run.root, run.stopping or outcome)
         self._outbox.clear_timer(run, RUN_DEADLINE)
         if run.requests or run.timers or run.ledger.open_reservations:
             raise InternalError(f"{run.run_id} ended with requests, timers or reservations open")
         self._permits.remove_run(run.run_id)
         self._outbox.record_end(run, run_events.run_ended(run, outcome))
         del self._runs[run.run_id]
+
+
+def _line(limit: int, spent: int) -> DimensionView:
+    return DimensionView(limit, spent, 0, max(0, limit - spent))

@@ -15,9 +15,11 @@ from rlm_wasm.core.limits import (
     CellLimits,
     ModelPrice,
     ObservationLimits,
+    PermitLimits,
     QueryLimits,
     RunLimits,
     SessionLimits,
+    StreamLimits,
     WorkerLimits,
 )
 from rlm_wasm.errors import PolicyError
@@ -38,6 +40,7 @@ class Policy(s.Section):
     cell: s.CellSection
     run: s.RunSection
     budget: s.BudgetSection
+    permits: s.PermitsSection
     boundary: s.BoundarySection
     observation: s.ObservationSection
     query: s.QuerySection
@@ -84,12 +87,14 @@ class Policy(s.Section):
     def with_models(self, *, root: str | None = None, sub: str | None = None) -> Self:
         """Return this policy with other models, checked again. Raises PolicyError.
 
-        `root` alone replaces both: who names one model wants no other to be asked, or billed.
+        `root` alone replaces all: who names one model wants no other to be asked, or billed.
         """
         if root is None and sub is None:
             return self
         data = self.to_mapping()
         data["models"] |= {"root": root or self.models.root, "sub": sub or root}
+        if root is not None:
+            data["models"]["child"] = [root]
         return self.from_mapping(data, origin="model override")
 
     def to_mapping(self) -> dict[str, Any]:
@@ -134,9 +139,17 @@ class Policy(s.Section):
         """Return what bounds the run."""
         return RunLimits(**self.run.model_dump())
 
+    def permit_limits(self) -> PermitLimits:
+        """Return what bounds provider I/O over all runs."""
+        return PermitLimits(**self.permits.model_dump(exclude={"weights"}))
+
     def query_limits(self) -> QueryLimits:
         """Return the limits of one query."""
         return QueryLimits(**self.query.model_dump())
+
+    def stream_limits(self) -> StreamLimits:
+        """Return what is kept for a slow reader of events."""
+        return StreamLimits(**self.events.model_dump(exclude={"texts"}))
 
     def price(self, spec: str) -> ModelPrice:
         """Return the price of the model `spec`; raise PolicyError if a run could not budget its cost."""
@@ -157,4 +170,5 @@ class Policy(s.Section):
         This is the allow-list for model names that come from the guest: a name outside it, a
         ``script:`` path above all, must never reach a provider.
         """
-        return {spec: self.price(spec) for spec in (self.models.root, self.models.sub, *self.models.prices)}
+        models = self.models
+        return {spec: self.price(spec) for spec in (models.root, models.sub, *models.child, *models.prices)}

@@ -30,11 +30,13 @@ _TYPE_WORDS: Final = {
     "model_type": "must be a table",
     "model_attributes_type": "must be a table",
     "dict_type": "must be a table",
+    "list_type": "must be an array",
 }
 _PATTERN_WORDS: Final = {
     "api_key_env": "must be the name of an environment variable (letters, digits, _), never the key itself",
     "root": 'must be "provider:model", for example "openai:gpt-5"',
     "sub": 'must be "provider:model", for example "openai:gpt-5-mini"',
+    "child": 'each must be "provider:model", for example "openai:gpt-5-mini"',
     "prices": 'each key must be "provider:model", for example "openai:gpt-5"',
 }
 
@@ -128,10 +130,12 @@ def _message(key: Key, detail: ErrorDetails) -> str:
         case "less_than":
             return f"must be less than {context['lt']} (got {quoted(value)})"
         case "string_pattern_mismatch":
-            field = "prices" if "prices" in key else str(key[-1])
+            field = next((name for name in ("prices", "child") if name in key), str(key[-1]))
             return _PATTERN_WORDS.get(field, "has the wrong form")
         case "string_too_long":
             return f"must be at most {context['max_length']} characters"
+        case "too_short":
+            return f"must have at least {context['min_length']} entries"
         case "too_long":
             return f"must have at most {context['max_length']} entries"
         case "literal_error":

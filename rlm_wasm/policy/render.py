@@ -22,7 +22,9 @@ def _tables(path: tuple[str, ...], table: dict[str, Any]) -> list[str]:
     return blocks
 
 
-def _value(value: str | int) -> str:
+def _value(value: str | int | list[str]) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_value, value)) + "]"
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int):

@@ -27,6 +27,10 @@ _ORDERED: Final[tuple[tuple[Key, Key, str], ...]] = (
     (("cell", "fuel_max"), ("budget", "fuel_max"), "a cell spends the run's fuel"),
     (("cell", "wall_ms_max"), ("run", "wall_ms_max"), "a cell runs inside a run"),
     (("cell", "sleep_ms_max"), ("run", "wall_ms_max"), "a cell sleeps inside a run"),
+    (("permits", "provider_max"), ("permits", "total_max"), "a provider's permits come out of the pool"),
+    (("permits", "model_max"), ("permits", "provider_max"), "a model's permits are its provider's"),
+    (("permits", "adaptive_min"), ("permits", "provider_max"), "it is what a provider keeps of them"),
+    (("observation", "bytes_max"), ("budget", "observation_bytes_max"), "an observation must fit the budget"),
     (("boundary", "prompt_bytes_max"), ("boundary", "frame_bytes_max"), "a prompt travels in a frame"),
     (("boundary", "control_frame_bytes_max"), ("boundary", "frame_bytes_max"), "it is a kind of frame"),
     (("boundary", "batch_items_max"), ("cell", "requests_max"), "each item of a batch is a request"),
@@ -72,8 +76,8 @@ def _models(policy: Policy) -> Iterator[Problem]:
     for spec in models.prices:
         if spec.startswith(SCRIPT_PREFIX):
             yield Problem(("models", "prices", spec), "a script model is free by rule; remove its price")
-    for field in ("root", "sub"):
-        spec = str(getattr(models, field))
+    named = [("root", models.root), ("sub", models.sub), *(("child", spec) for spec in models.child)]
+    for field, spec in named:
         if not spec.startswith(SCRIPT_PREFIX) and spec not in models.prices:
             yield Problem(("models", field), f"has no price; add the table [models.prices.{dotted((spec,))}]")
         if spec.startswith(OPENAI_PREFIX) and policy.providers.openai is None:

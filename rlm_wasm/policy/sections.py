@@ -65,7 +65,12 @@ class RunSection(Section):
     """What bounds a run without being used up; the fields of `core.limits.RunLimits`."""
 
     wall_ms_max: f.Milliseconds
+    turns_max: f.SmallCount
     depth_max: f.Depth
+    fanout_max: f.SmallCount
+    sessions_max: f.SmallCount
+    child_wall_ms_max: f.Milliseconds
+    child_share_percent: f.Percent
     permits_max: f.SmallCount
     # run_started, run_ended and what a single query needs must fit.
     events_max: Annotated[int, Field(ge=16, le=10_000_000)]
@@ -81,6 +86,19 @@ class BudgetSection(Section):
     cost_microdollars_max: f.Microdollars
     iterations_max: f.SmallCount
     fuel_max: f.Fuel
+    children_max: f.CountOrNone
+    observation_bytes_max: f.Tokens
+
+
+class PermitsSection(Section):
+    """The pool of slots for provider I/O; the fields of `core.limits.PermitLimits`, and tenants' weights."""
+
+    total_max: f.SmallCount
+    provider_max: f.SmallCount
+    model_max: f.SmallCount
+    adaptive_min: f.SmallCount
+    recover_ms: f.Milliseconds
+    weights: dict[f.TenantName, f.SmallCount] = Field(max_length=1_024)
 
 
 class BoundarySection(Section):
@@ -113,12 +131,16 @@ class QuerySection(Section):
     input_overhead_tokens: Annotated[int, Field(ge=0, le=1_000_000)]
     output_tokens_max: Annotated[int, Field(gt=0, le=10_000_000)]
     response_bytes_max: f.Bytes64M
+    batch: Literal["all", "part"]
 
 
 class EventsSection(Section):
-    """What the event log may hold."""
+    """What events may hold, and what is kept of them for a reader that is slower than its run."""
 
     texts: f.Flag
+    buffer_events_max: Annotated[int, Field(ge=2, le=1_000_000)]
+    when_full: Literal["drop", "spill"]
+    spill_bytes_max: f.Bytes4G
 
 
 class PriceSection(Section):
@@ -133,6 +155,7 @@ class ModelsSection(Section):
 
     root: f.ModelSpec
     sub: f.ModelSpec
+    child: list[f.ModelSpec] = Field(min_length=1, max_length=16)
     prices: dict[f.ModelSpec, PriceSection] = Field(max_length=256)
 
 

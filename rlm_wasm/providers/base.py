@@ -33,17 +33,25 @@ class ProviderFailure(Exception):
 
     `sent` is about money: False when the request never left this process, or when the provider
     refused it before doing any work (every 3xx and 4xx status); True whenever work may have been
-    done and billed. It never carries a key, a request header or a raw response.
+    done and billed. `throttled` says that the provider asks for fewer requests (429). It never
+    carries a key, a request header or a raw response.
     """
 
     def __init__(
-        self, error: ProviderError, *, retryable: bool, sent: bool, retry_after_ms: int | None = None
+        self,
+        error: ProviderError,
+        *,
+        retryable: bool,
+        sent: bool,
+        retry_after_ms: int | None = None,
+        throttled: bool = False,
     ) -> None:
         super().__init__(error.message)
         self.error: Final = error
         self.retryable: Final = retryable
         self.sent: Final = sent
         self.retry_after_ms: Final = retry_after_ms
+        self.throttled: Final = throttled
 
 
 class Provider(Protocol):

@@ -138,12 +138,20 @@ class OpenAIProvider:
         return json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
     def _failure(
-        self, reason: str, *, retryable: bool, sent: bool, retry_after_ms: int | None = None
+        self,
+        reason: str,
+        *,
+        retryable: bool,
+        sent: bool,
+        retry_after_ms: int | None = None,
+        throttled: bool = False,
     ) -> ProviderFailure:
         # Redact, then cut: the other way round, the cut could leave half a key.
         safe = reason if self._key is None else self._key.redact(reason)
         error = ProviderError(f"the provider at {self._host} {safe[:_REASON_CHARS_MAX]}")
-        return ProviderFailure(error, retryable=retryable, sent=sent, retry_after_ms=retry_after_ms)
+        return ProviderFailure(
+            error, retryable=retryable, sent=sent, retry_after_ms=retry_after_ms, throttled=throttled
+        )
 
 
 class _BearerAuth(httpx.Auth):

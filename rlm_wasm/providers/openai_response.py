@@ -12,6 +12,7 @@ from rlm_wasm.providers.base import Completion, ProviderFailure
 
 # 408 and 409 are how some gateways say "again, please"; 529 is "overloaded".
 _RETRYABLE_STATUS: Final = frozenset({408, 409, 429, 500, 502, 503, 504, 529})
+_THROTTLED_STATUS: Final = frozenset({429, 529})
 # A 429 that waiting does not cure.
 _OUT_OF_MONEY: Final = ("insufficient_quota", "billing_hard_limit_reached")
 _TOKENS_MAX: Final = 10**9
@@ -23,7 +24,13 @@ class MakeFailure(Protocol):
     """Builds a failure whose text names the endpoint, is short, and cannot hold the key."""
 
     def __call__(
-        self, reason: str, *, retryable: bool, sent: bool, retry_after_ms: int | None = None
+        self,
+        reason: str,
+        *,
+        retryable: bool,
+        sent: bool,
+        retry_after_ms: int | None = None,
+        throttled: bool = False,
     ) -> ProviderFailure: ...
 
 
@@ -68,6 +75,7 @@ def refusal(
         # A 4xx says that nothing was done; a 5xx may come after the work, so it may be billed.
         sent=not 400 <= status < 500,
         retry_after_ms=_retry_after_ms(headers),
+        throttled=status in _THROTTLED_STATUS and not out_of_money,
     )
 
 

@@ -92,7 +92,7 @@ def _open_openai(policy: Policy, environ: Mapping[str, str]) -> OpenAIProvider:
             endpoint,
             key,
             response_bytes_max=policy.query.response_bytes_max,
-            connections_max=policy.run.permits_max,
+            connections_max=policy.permits.provider_max,
         )
     except (httpx.InvalidURL, ValueError) as exc:  # ValueError: a host name that IDNA refuses
         raise UsageError(f"providers.openai.base_url is not a usable URL: {exc}") from exc

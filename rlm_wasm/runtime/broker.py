@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic_ns
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import anyio
 
 from rlm_wasm.core.ledger import Dimension, DimensionView
+from rlm_wasm.core.limits import PermitLimits
 from rlm_wasm.core.messages import Usage
 from rlm_wasm.core.request import Cancelled, Response
 from rlm_wasm.core.scheduler import (
+    BatchReceived,
     CancelQuery,
+    ChildRequested,
     ClearTimer,
     Effect,
     EmitEvent,
@@ -29,10 +32,13 @@ from rlm_wasm.core.scheduler import (
     ProviderFailed,
     QueryReceived,
     Respond,
+    RunCancelled,
     RunStarted,
     Scheduler,
     SendQuery,
     SetTimer,
+    StartChild,
+    StopChild,
     TimerFired,
 )
 from rlm_wasm.errors import ProviderError, RlmWasmError
@@ -52,8 +58,21 @@ HANG_UP_SECONDS_MAX: Final = 5.0
 _Attempt = tuple[RunId, RequestId, int]
 
 
+class Driver(Protocol):
+    """What drives the conversations of a run. Called on the event loop's thread; must not raise."""
+
+    def end(self, reason: str) -> None:
+        """Finish the run with the best answer there is. Called once if the scheduler wants it."""
+
+    def start_child(self, effect: StartChild) -> None:
+        """Drive a child's conversation, and submit its ChildFinished."""
+
+    def stop_child(self, effect: StopChild) -> None:
+        """Finish a child with the best answer it has."""
+
+
 class _Batch:
-    """Queries that were asked together, and who wants their responses."""
+    """Requests that were asked together, and who wants their responses."""
 
     __slots__ = ("_answered", "_missing", "_responses")
 
@@ -63,7 +82,7 @@ class _Batch:
         self._answered = answered
 
     def put(self, place: int, response: Response) -> None:
-        """Take the one response of one query; with the last one, hand over all."""
+        """Take the one response of one request; with the last one, hand over all."""
         self._responses[place] = response
         self._missing -= 1
         if not self._missing:
@@ -79,7 +98,12 @@ class _Sent:
         self.effect = effect
         self.cancelled = False
         self.scope: anyio.CancelScope | None = None  # made by the task that makes the call
-        self.gone: anyio.Event | None = None  # made by whoever waits for it
+        self.gone: anyio.Event | None = None  # made for whoever waits for it
+
+    def will_be_gone(self) -> anyio.Event:
+        """Return what is set when the call has ended. To be asked while it has not."""
+        self.gone = self.gone or anyio.Event()
+        return self.gone
 
     def cancel(self) -> bool:
         """Stop the call, or keep it from being made; return whether it was in time for that."""
@@ -95,7 +119,7 @@ class _Run:
 
     route: Router
     sinks: list[Sink]
-    end: Callable[[str], None]
+    driver: Driver
     waiting: dict[RequestId, tuple[_Batch, int]] = field(default_factory=dict)
     numbers: Any = field(default_factory=lambda: itertools.count(1))
 
@@ -106,9 +130,9 @@ class Broker:
     `clock` gives the nanoseconds the scheduler sees.
     """
 
-    def __init__(self, permits_max: int, clock: Callable[[], int] = monotonic_ns) -> None:
-        self._scheduler: Final = Scheduler(permits_max)
-        self._clock: Final = clock
+    def __init__(self, permits: PermitLimits, clock: Callable[[], int] = monotonic_ns) -> None:
+        self._scheduler: Final = Scheduler(permits)
+        self.clock: Final = clock
         self._timers: Final = Timers(
             lambda run_id, timer_id: self.submit(TimerFired(run_id, timer_id)), clock
         )
@@ -130,11 +154,9 @@ class Broker:
             tasks.start_soon(self._timers.run)
             task_status.started()
 
-    def start_run(
-        self, started: RunStarted, route: Router, sinks: Iterable[Sink], end: Callable[[str], None]
-    ) -> None:
-        """Open a run. `end(reason)` is called once if the scheduler wants the run stopped."""
-        self._runs[started.run_id] = _Run(route, list(sinks), end)
+    def start_run(self, started: RunStarted, route: Router, sinks: Iterable[Sink], driver: Driver) -> None:
+        """Open a run, whose conversations `driver` drives."""
+        self._runs[started.run_id] = _Run(route, list(sinks), driver)
         self.submit(started)
 
     async def finish_run(self, ended: Input, run_id: RunId) -> None:
@@ -145,17 +167,22 @@ class Broker:
         for batch, place in run.waiting.values():
             batch.put(place, Cancelled("the run ended"))
         with anyio.move_on_after(HANG_UP_SECONDS_MAX):
-            for sent in [sent for key, sent in self._sending.items() if key[0] == run_id]:
-                sent.gone = anyio.Event()
-                await sent.gone.wait()
+            # Each before the first wait: a call that is gone by its turn would never say so.
+            going = [sent for key, sent in self._sending.items() if key[0] == run_id]
+            for gone in [sent.will_be_gone() for sent in going]:
+                await gone.wait()
 
     def next_request(self, run_id: RunId) -> RequestId:
         """Return a number that no request of this run has had."""
         return RequestId(next(self._runs[run_id].numbers))
 
-    def budget_view(self, run_id: RunId) -> dict[Dimension, DimensionView]:
-        """Return the account of an open run."""
-        return self._scheduler.budget_view(run_id)
+    def budget_view(self, run_id: RunId, parent: RequestId | None = None) -> dict[Dimension, DimensionView]:
+        """Return the account of an open run, as one of its conversations sees it."""
+        return self._scheduler.budget_view(run_id, parent)
+
+    def standing(self, run_id: RunId, parent: RequestId | None) -> dict[str, DimensionView]:
+        """Return all that bounds a conversation, for its guest to see."""
+        return self._scheduler.standing(run_id, parent, self.clock())
 
     async def query(self, received: QueryReceived) -> Response:
         """Submit a query and wait for its one terminal response."""
@@ -170,8 +197,8 @@ class Broker:
         await came.wait()
         return box[0]
 
-    def ask(self, batch: list[QueryReceived], answered: Answered) -> None:
-        """Submit queries of one run together; `answered` is called once, when all have their response.
+    def ask(self, batch: Sequence[QueryReceived | ChildRequested], answered: Answered) -> None:
+        """Submit requests of one conversation together; `answered` is called once, when all are answered.
 
         It is called on the event loop's thread, perhaps before this returns, and must not raise.
         """
@@ -179,8 +206,7 @@ class Broker:
         shared = _Batch(len(batch), answered)
         for place, received in enumerate(batch):
             waiting[received.request_id] = (shared, place)
-        for received in batch:
-            self.submit(received)
+        self.submit(batch[0] if len(batch) == 1 else BatchReceived(batch[0].run_id, tuple(batch)))
 
     def submit(self, given: Input) -> None:
         """Let the scheduler decide about one input, and do what it says.
@@ -194,7 +220,7 @@ class Broker:
         self._performing = True
         try:
             while self._inputs:
-                for effect in self._scheduler.handle(self._inputs.popleft(), self._clock()):
+                for effect in self._scheduler.handle(self._inputs.popleft(), self.clock()):
                     self._perform(effect)
         finally:
             self._performing = False
@@ -225,11 +251,15 @@ class Broker:
                 self._timers.set(run_id, timer_id, at_ns)
             case ClearTimer(run_id=run_id, timer_id=timer_id):
                 self._timers.clear(run_id, timer_id)
+            case StartChild(run_id=run_id):
+                self._runs[run_id].driver.start_child(effect)
+            case StopChild(run_id=run_id):
+                if (run := self._runs.get(run_id)) is not None:
+                    run.driver.stop_child(effect)
             case EndRun(run_id=run_id, reason=reason):
-                self._runs[run_id].end(reason)
+                self._runs[run_id].driver.end(reason)
 
-    @staticmethod
-    def _emit(run: _Run, event: Event) -> None:
+    def _emit(self, run: _Run, event: Event) -> None:
         for sink in list(run.sinks):
             try:
                 sink(event)
@@ -237,7 +267,8 @@ class Broker:
                 # A run whose events cannot be written is not one that may go on unseen.
                 run.sinks.remove(sink)
                 what = str(error) if isinstance(error, RlmWasmError) else f"{type(error).__name__}: {error}"
-                run.end(f"events: {what}")
+                # The scheduler ends it: whatever is in flight then is settled before the result tells it.
+                self.submit(RunCancelled(event.run_id, f"events: {what}"))
 
     async def _send(self, sent: _Sent) -> None:
         effect = sent.effect
@@ -269,6 +300,7 @@ class Broker:
                 retryable=failure.retryable,
                 sent=failure.sent,
                 retry_after_ms=failure.retry_after_ms,
+                throttled=failure.throttled,
             )
         except Exception as error:  # noqa: BLE001 - a provider's bug must not end other runs
             # Its text may hold anything, a key included: only the type is told.

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import assert_never
+from typing import Final, assert_never
 
 from rlm_wasm.core.cell_report import AnsweredQuery
 from rlm_wasm.core.limits import BoundaryLimits
 from rlm_wasm.core.messages import Message
-from rlm_wasm.core.request import Completed, Denied, Response
-from rlm_wasm.core.scheduler import QueryReceived
-from rlm_wasm.errors import BoundaryViolation, BudgetExceeded, DepthExceeded, QueryError
-from rlm_wasm.ids import RunId
+from rlm_wasm.core.pricing import utf8_bytes
+from rlm_wasm.core.request import Completed, Response
+from rlm_wasm.core.scheduler import CellStarted, ChildRequested, Noted, QueryReceived, RequestAbandoned
+from rlm_wasm.errors import BoundaryViolation, DeadlineExceeded
+from rlm_wasm.ids import RequestId, RunId
 from rlm_wasm.runtime.broker import Answered, Broker
 from rlm_wasm.wire.boundary import (
     Budget,
@@ -30,95 +31,123 @@ from rlm_wasm.wire.boundary import (
 from rlm_wasm.worker.answers import Answerer, Reply
 
 # A restored session's observation repeats answered queries; a flood of them is not repeated.
-ANSWERED_KEPT_MAX = 64
-_NO_CHILDREN = Denied(DepthExceeded("there are no child runs"))
+ANSWERED_KEPT_MAX: Final = 64
+_NS_PER_MS: Final = 1_000_000
 
 
 @dataclass(slots=True)
 class GuestRequests(Answerer):
-    """The requests of one run's guest at one depth. `finish` is set once the guest declares an answer."""
+    """The requests of one conversation's guest. `finish` is set once the guest declares an answer."""
 
     broker: Broker
     run_id: RunId
     depth: int
+    parent: RequestId | None
     sub_model: str
-    models: frozenset[str]
     boundary: BoundaryLimits
-    cell_requests_max: int
+    decode_ms_max: int
     finish: str | None = None
     answered: list[AnsweredQuery] = field(default_factory=list)
-    asked: int = 0
+    decode_ns: int = 0
+    open: tuple[RequestId, ...] = ()
+    cell: int = 0
 
-    def begin_cell(self) -> None:
-        """Forget what the last cell asked."""
+    def begin_cell(self, cell: int) -> None:
+        """Forget what the last cell asked; `cell` is the number of the one that begins."""
+        self.cell = cell
         self.finish = None
         self.answered = []
-        self.asked = 0
+        self.decode_ns = 0
+        self.broker.submit(CellStarted(self.run_id, self.parent))
+
+    def end_cell(self) -> None:
+        """Give up what the cell asked and did not wait for: it was cancelled, or interrupted."""
+        for request_id in self.open:
+            self.broker.submit(RequestAbandoned(self.run_id, request_id))
+        self.open = ()
 
     def ask(self, frame: bytes, reply: Reply) -> None:
         """Answer a frame; one that may not be is a BoundaryViolation, which ends the cell."""
+        clock = self.broker.clock
+        began_ns = clock()
         try:
             request = decode_request(frame, self.boundary)
         except BoundaryViolation as violation:
             reply(violation)
+            return
+        # Reading frames is work that a cell makes others wait for: it has as much time as the cell itself.
+        self.decode_ns += clock() - began_ns
+        if self.decode_ns > self.decode_ms_max * _NS_PER_MS:
+            most = self.decode_ms_max
+            reply(DeadlineExceeded(f"the host took more than {most} ms to read the cell's requests"))
             return
         match request:
             case LlmQuery(prompt=prompt, model=model):
                 self._query((prompt,), model, lambda responses: reply(encode_response(responses[0])))
             case LlmQueryBatch(prompts=prompts, model=model):
                 self._query(prompts, model, lambda responses: reply(encode_batch_response(responses)))
-            case RlmQuery():
-                reply(encode_response(_NO_CHILDREN))
+            case RlmQuery(prompt=prompt):
+                self._start((prompt,), request, lambda responses: reply(encode_response(responses[0])))
             case RlmQueryBatch(prompts=prompts):
-                reply(encode_batch_response([_NO_CHILDREN] * len(prompts)))
+                self._start(prompts, request, lambda responses: reply(encode_batch_response(responses)))
             case Finish(answer=answer):
                 if self.finish is None:
                     self.finish = answer
+                    data: dict[str, object] = {"cell": self.cell, "answer_bytes": utf8_bytes(answer)}
+                    noted = Noted(self.run_id, "answer_declared", data, self.depth, self.parent)
+                    self.broker.submit(noted)
                 reply(encode_finish_response())
             case Budget():
-                reply(encode_budget_response(self.broker.budget_view(self.run_id)))
+                reply(encode_budget_response(self.broker.standing(self.run_id, self.parent)))
             case _:
                 assert_never(request)
 
     def _query(self, prompts: Sequence[str], model: str | None, answered: Answered) -> None:
-        name = model or self.sub_model
-        refusal = self._refusal(len(prompts), name)
-        if refusal is not None:
-            answered([refusal] * len(prompts))
-            return
-        broker, run_id, depth = self.broker, self.run_id, self.depth
+        broker, run_id = self.broker, self.run_id
         group = broker.next_request(run_id) if len(prompts) > 1 else None
+        name = model or self.sub_model
         batch = [
             QueryReceived(
-                run_id=run_id,
-                request_id=broker.next_request(run_id),
-                depth=depth,
-                origin="guest",
-                model=name,
-                prompt_messages=(Message("user", prompt),),
-                group=group,
+                run_id,
+                broker.next_request(run_id),
+                self.depth,
+                "guest",
+                name,
+                (Message("user", prompt),),
+                None,
+                group,
+                self.parent,
             )
             for prompt in prompts
         ]
+        self.open = tuple([received.request_id for received in batch])
+        broker.ask(batch, lambda responses: self._keep(prompts, responses, answered))
 
-        def keep(responses: list[Response]) -> None:
-            for prompt, response in zip(prompts, responses, strict=True):
-                if isinstance(response, Completed) and len(self.answered) < ANSWERED_KEPT_MAX:
-                    self.answered.append(AnsweredQuery(prompt, response.text))
-            answered(responses)
-
-        broker.ask(batch, keep)
-
-    def _refusal(self, count: int, model: str) -> Denied | None:
-        """Return why this cell may not ask `count` more queries of `model`, if it may not."""
-        self.asked += count
-        if self.asked > self.cell_requests_max:
-            left = max(0, self.cell_requests_max - self.asked + count)
-            return Denied(
-                BudgetExceeded("cell.requests", requested=count, available=left, limit=self.cell_requests_max)
+    def _start(self, prompts: Sequence[str], request: RlmQuery | RlmQueryBatch, answered: Answered) -> None:
+        broker, run_id = self.broker, self.run_id
+        group = broker.next_request(run_id) if len(prompts) > 1 else None
+        caps = {} if request.budget is None else request.budget.caps()
+        batch = [
+            ChildRequested(
+                run_id,
+                broker.next_request(run_id),
+                self.depth,
+                request.model,
+                prompt,
+                group,
+                self.parent,
+                caps,
             )
-        if model not in self.models:
-            # Not a secret and not a violation: models invent model names. Never a provider's path.
-            known = ", ".join(sorted(self.models))
-            return Denied(QueryError(f"no model of that name may be asked; there are: {known}"))
-        return None
+            for prompt in prompts
+        ]
+        self.open = tuple([asked.request_id for asked in batch])
+        broker.ask(batch, lambda responses: self._keep(prompts, responses, answered))
+
+    def _keep(self, prompts: Sequence[str], responses: list[Response], answered: Answered) -> None:
+        self.open = ()
+        for prompt, response in zip(prompts, responses, strict=True):
+            if len(self.answered) >= ANSWERED_KEPT_MAX:
+                break
+            if isinstance(response, Completed):
+                self.answered.append(AnsweredQuery(prompt, response.text))
+        answered(responses)

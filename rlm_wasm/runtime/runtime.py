@@ -10,8 +10,9 @@ from types import TracebackType
 from typing import Any, Self
 
 import anyio
+from anyio.abc import TaskGroup
 
-from rlm_wasm.core.scheduler import RunCancelled, RunStarted
+from rlm_wasm.core.scheduler import RunStarted
 from rlm_wasm.errors import UsageError
 from rlm_wasm.events import Event
 from rlm_wasm.ids import RunId, make_run_id
@@ -19,6 +20,7 @@ from rlm_wasm.policy.model import Policy
 from rlm_wasm.providers.registry import ProviderSet
 from rlm_wasm.runtime.broker import Broker, Router
 from rlm_wasm.runtime.contexts import Contexts, named_contexts
+from rlm_wasm.runtime.handle import Run
 from rlm_wasm.runtime.isolation import make_worker
 from rlm_wasm.runtime.run import ActiveRun, RunResult
 from rlm_wasm.worker.worker import Worker
@@ -60,7 +62,9 @@ class Runtime:
         self._entropy = entropy
         self._broker: Broker | None = None
         self._stack = AsyncExitStack()
-        self._runs: dict[RunId, ActiveRun] = {}
+        self._runs: dict[RunId, Run] = {}
+        self._background: list[Run] = []
+        self._tasks: TaskGroup | None = None
 
     async def __aenter__(self) -> Self:
         if self._broker is not None:
@@ -70,13 +74,16 @@ class Runtime:
             stack.callback(self._forget_broker)
             stack.push_async_callback(self._providers.aclose)
             # Before any guest runs: a missing key or a broken script is the operator's to know at once.
-            for name in {self.policy.models.root, self.policy.models.sub}:
+            models = self.policy.models
+            for name in {models.root, models.sub, *models.child}:
                 self._route(name)
-            self._broker = Broker(self.policy.run.permits_max, self._clock)
+            self._broker = Broker(self.policy.permit_limits(), self._clock)
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
             await stack.enter_async_context(self._worker)
             await tasks.start(self._broker.serve)
+            self._tasks = tasks
+            stack.push_async_callback(self._end_background)
             self._stack = stack.pop_all()
         return self
 
@@ -100,46 +107,91 @@ class Runtime:
         context: Contexts = None,
         *,
         sinks: Iterable[Callable[[Event], None]] = (),
+        tenant: str = "",
     ) -> RunResult:
         """Answer `question`. `context` is a str or bytes, or several by variable name.
 
-        Every event of the run goes to each of `sinks`, in order. Ending early (a budget, a
-        deadline, `cancel`) is a result with `partial=True`, not an exception.
+        Runs of one `tenant` share its part of the permits, by the policy's weights.
+
+        Every event of the run goes to each of `sinks`, in order; one that raises ends the run. Ending
+        early (a budget, a deadline, `cancel`) is a result with `partial=True`, not an exception.
         """
+        run = self._prepare(question, context, sinks, tenant)
+        try:
+            return await run.drive()
+        finally:
+            del self._runs[run.run_id]
+
+    def start(
+        self,
+        question: str,
+        context: Contexts = None,
+        *,
+        sinks: Iterable[Callable[[Event], None]] = (),
+        tenant: str = "",
+    ) -> Run:
+        """Begin to answer `question` and return at once: events, result and `cancel` are the run's.
+
+        A reader that is made before the next `await` gets every event. Closing the runtime ends the
+        runs that were started.
+        """
+        run = self._prepare(question, context, sinks, tenant)
+        self._background.append(run)
+        assert self._tasks is not None, "an open runtime has tasks"
+        self._tasks.start_soon(self._drive, run)
+        return run
+
+    async def _drive(self, run: Run) -> None:
+        try:
+            await run.drive_in_background()
+        finally:
+            del self._runs[run.run_id]
+            self._background.remove(run)
+
+    async def _end_background(self) -> None:
+        """Let the runs that were started here end before what they use is closed."""
+        for run in (started := list(self._background)):
+            run.cancel("the runtime was closed")
+        for run in started:
+            await run.ended()
+
+    def _prepare(
+        self, question: str, context: Contexts, sinks: Iterable[Callable[[Event], None]], tenant: str
+    ) -> Run:
         if self._broker is None:
             raise UsageError("the runtime is not open; use it as an async context manager")
         if not question.strip():
             raise UsageError("the question is empty")
         run_id = make_run_id(self._entropy(8))
-        run = ActiveRun(
-            run_id, self.policy, self._broker, self._worker, question, named_contexts(context), self._clock
+        policy = self.policy
+        contexts = named_contexts(context)
+        active = ActiveRun(run_id, policy, self._broker, self._worker, question, contexts, tenant=tenant)
+        started = RunStarted(
+            run_id=run_id,
+            budget=policy.budget_limits(),
+            run=policy.run_limits(),
+            query=policy.query_limits(),
+            boundary=policy.boundary_limits(),
+            prices=policy.prices(),
+            cell_requests_max=policy.cell.requests_max,
+            seed=policy.sandbox.seed,
+            child_models=tuple(policy.models.child),
+            texts=policy.events.texts,
+            tenant=tenant,
+            weight=policy.permits.weights.get(tenant, 1),
         )
-        self._broker.start_run(
-            RunStarted(
-                run_id=run_id,
-                budget=self.policy.budget_limits(),
-                run=self.policy.run_limits(),
-                query=self.policy.query_limits(),
-                boundary=self.policy.boundary_limits(),
-                prices=self.policy.prices(),
-                seed=self.policy.sandbox.seed,
-                texts=self.policy.events.texts,
-            ),
-            self._route,
-            sinks,
-            run.end,
-        )
+        run = Run(started, active, self._broker, self._route, sinks, policy.stream_limits())
         self._runs[run_id] = run
-        try:
-            return await run.drive()
-        finally:
-            del self._runs[run_id]
+        return run
 
     def cancel(self, reason: str = "cancelled") -> None:
-        """Ask every run to end now; each returns its best partial answer."""
-        if self._broker is not None:
-            for run_id in list(self._runs):
-                self._broker.submit(RunCancelled(run_id, reason))
+        """Ask every run to end now; each returns its best partial answer.
+
+        To be called on the event loop's thread: from a task, a sink, or a callback of the loop such as
+        a signal handler.
+        """
+        for run in list(self._runs.values()):
+            run.cancel(reason)
 
     def ask_sync(self, question: str, context: Contexts = None, **arguments: Any) -> RunResult:
         """Answer one question from code that is not async. Starts and stops everything it needs."""

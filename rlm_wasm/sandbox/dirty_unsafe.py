@@ -41,18 +41,6 @@ def written_ranges(address: int, length: int) -> list[Range]:
     return _chosen()(address, length)
 
 
-def present_ranges(address: int, length: int) -> list[Range]:
-    """Return (offset, length) of the stretches that are mapped now, read or written; for advice only.
-
-    Empty where the kernel does not say.
-    """
-    try:
-        entries = _entries(address, length)
-    except OSError:
-        return []
-    return _joined((index * PAGE, PAGE) for index, entry in enumerate(entries) if entry & _ENTRY_PRESENT)
-
-
 def _scan(address: int, length: int) -> list[Range]:
     regions = ctypes.create_string_buffer(_REGION.size * _REGIONS_A_CALL)
     found: list[Range] = []
@@ -87,20 +75,15 @@ def _scan(address: int, length: int) -> list[Range]:
 
 
 def _read(address: int, length: int) -> list[Range]:
-    return _joined(
-        (index * PAGE, PAGE)
-        for index, entry in enumerate(_entries(address, length))
-        if entry & _ENTRY_SWAPPED or (entry & _ENTRY_PRESENT and not entry & _ENTRY_FILE)
-    )
-
-
-def _entries(address: int, length: int) -> memoryview:
-    """Return what the kernel says of each page."""
     with _pagemap() as fd:
         data = os.pread(fd, length // PAGE * 8, address // PAGE * 8)
     if len(data) != length // PAGE * 8:
         raise OSError("/proc/self/pagemap was read short")
-    return memoryview(data).cast("Q")
+    return _joined(
+        (index * PAGE, PAGE)
+        for index, entry in enumerate(memoryview(data).cast("Q"))
+        if entry & _ENTRY_SWAPPED or (entry & _ENTRY_PRESENT and not entry & _ENTRY_FILE)
+    )
 
 
 def _everything(address: int, length: int) -> list[Range]:
@@ -154,6 +137,17 @@ def _chosen() -> Callable[[int, int], list[Range]]:
 def way_in_use() -> str:
     """Return the name of the way this machine allows: scan, read or everything."""
     return _chosen().__name__.lstrip("_")
+
+
+def present_ranges(address: int, length: int) -> list[Range]:
+    """Return (offset, length) of the stretches that are mapped now, read or written; for advice only."""
+    with _pagemap() as fd:
+        data = os.pread(fd, length // PAGE * 8, address // PAGE * 8)
+    return _joined(
+        (index * PAGE, PAGE)
+        for index, entry in enumerate(memoryview(data).cast("Q"))
+        if entry & _ENTRY_PRESENT
+    )
 
 
 def _proves_itself(way: Callable[[int, int], list[Range]]) -> bool:

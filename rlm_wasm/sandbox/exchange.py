@@ -85,9 +85,9 @@ class Exchange:
         """Return what the operation has used so far."""
         return self._cell.fuel_max - self._instance.fuel()
 
-    def virtual_now_ns(self) -> int:
-        """Return the virtual clock: it runs with fuel, and jumps over sleeps."""
-        return self._virtual_ns + self.fuel_used() // FUEL_PER_VIRTUAL_NS
+    def virtual_at_ns(self, fuel_used: int) -> int:
+        """Return the virtual clock at that use of fuel: it runs with it, and jumps over sleeps."""
+        return self._virtual_ns + fuel_used // FUEL_PER_VIRTUAL_NS
 
     # -- ImportHandler ------------------------------------------------------------------------------
 
@@ -175,7 +175,7 @@ class Exchange:
         self._only_in_cell()
         if self._session.clock == "real":
             return time_ns() if clock_id == 0 else monotonic_ns()
-        return self.virtual_now_ns() + (VIRTUAL_EPOCH_NS if clock_id == 0 else 0)
+        return self.virtual_at_ns(self.fuel_used()) + (VIRTUAL_EPOCH_NS if clock_id == 0 else 0)
 
     def on_entropy(self, pointer: int, length: int) -> int:
         """Write random bytes of this session's stream."""

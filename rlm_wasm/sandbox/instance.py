@@ -17,12 +17,13 @@ from rlm_wasm.image.compiled import load_module, load_native
 from rlm_wasm.image.memfd import MemoryFile
 from rlm_wasm.sandbox import linear_unsafe
 from rlm_wasm.sandbox.call import Call
+from rlm_wasm.sandbox.dirty_unsafe import Range
 from rlm_wasm.sandbox.engine import CONFIGURATION, engine
 from rlm_wasm.sandbox.fatal import install_hook
 from rlm_wasm.sandbox.imports import ImportHandler, define_imports
 from rlm_wasm.sandbox.linear_unsafe import ImageSource
 from rlm_wasm.sandbox.memory_unsafe import GuestMemory
-from rlm_wasm.sandbox.short_calls import get_fuel, set_fuel
+from rlm_wasm.sandbox.short_calls import get_fuel, memory_data, memory_size, set_fuel
 
 # Fuel between two yields of a fiber: about 4 ms (100 M fuel ran 8.5 ms).
 SLICE_FUEL: Final = 50_000_000
@@ -34,6 +35,19 @@ class NativeFile:
     """A sealed memory file of compiled code, authenticated by the process that handed it over."""
 
     fd: int
+
+
+@dataclass(frozen=True, slots=True)
+class FirstTouched:
+    """The stretches of the base image that a first cell reads, and those it writes."""
+
+    read: tuple[Range, ...] = ()
+    written: tuple[Range, ...] = ()
+
+    @property
+    def written_bytes(self) -> int:
+        """What an instance holds of its own once they are populated."""
+        return sum(length for _, length in self.written)
 
 
 class Program:
@@ -63,6 +77,8 @@ class Program:
             # For example an import that is none of the six: refused here, before anything runs.
             raise PolicyError(f"the guest does not link: {wasmtime.WasmtimeError._from_ptr(error)}")
         self.image: Final = image if isinstance(image, ImageSource) else _mapped_file(image)
+        # Learned by the first who wants to know (`rehearsal.py`).
+        self.first_touched: FirstTouched | None = None
         self._closed = False
 
     @property
@@ -199,11 +215,8 @@ class Instance:
         Raises:
             InternalError: they differ; the instance must not be used again.
         """
-        memory = self._export("memory").of.memory
-        base = ctypes.cast(
-            ffi.wasmtime_memory_data(self._context, ctypes.byref(memory)), ctypes.c_void_p
-        ).value
-        size = ffi.wasmtime_memory_data_size(self._context, ctypes.byref(memory))
+        memory = ctypes.byref(self._export("memory").of.memory)
+        base, size = memory_data(self._context, memory), memory_size(self._context, memory)
         if base != self.memory.base or size != self.memory.size:
             raise InternalError("wasmtime and the sandbox disagree about a guest's memory")
 

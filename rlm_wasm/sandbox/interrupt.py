@@ -36,17 +36,26 @@ class Interrupt:
 
     def __init__(self, facts: GuestFacts) -> None:
         self._facts: Final = facts
+        # Whether the flags may be set: a memory from elsewhere may hold an interrupt, too.
+        self._may_be_set = True
 
     def clear(self, memory: GuestMemory) -> None:
         """Forget an interrupt that came too late for the cell it was for."""
-        facts = self._facts
-        for address in (facts.interrupt_reason, facts.signal_tripped, facts.any_tripped):
-            memory.write(address, _NONE)
+        if self._may_be_set:
+            facts = self._facts
+            for address in (facts.interrupt_reason, facts.signal_tripped, facts.any_tripped):
+                memory.write(address, _NONE)
+            self._may_be_set = False
+
+    def memory_changed(self) -> None:
+        """The guest's memory is another now."""
+        self._may_be_set = True
 
     def request(self, memory: GuestMemory, reason: Reason) -> None:
         """Ask the guest to raise. Safe to repeat: a guest that was suspended in the middle of updating
         its breaker may have overwritten the bit.
         """
+        self._may_be_set = True
         facts = self._facts
         memory.write(facts.interrupt_reason, _WORD.pack(reason))
         memory.write(facts.signal_tripped, _ONE)

@@ -104,6 +104,7 @@ class Session:
         self._closed = False
         self._virtual_ns = 0 if start is None else start.virtual_ns
         self._interrupt = Interrupt(facts)
+        self._soft_of: tuple[CellLimits | None, SoftLimits | None] = (None, None)
         # What the session is doing now, if anything.
         self._execution: Execution | None = None
 
@@ -239,6 +240,7 @@ class Session:
         self._instance.close()
         self._instance = instance
         self._memory = instance.memory
+        self._interrupt.memory_changed()
         self._virtual_ns = snapshot.virtual_ns
         # Before its first cell the guest's `random` is that of the image, the same in every session.
         self._seeded = snapshot.seeded
@@ -281,7 +283,12 @@ class Session:
     def _start(self, limits: CellLimits, *, in_cell: bool) -> Execution:
         """Begin an operation. Nothing of the one before is left in it."""
         self._require_idle()
-        soft_limits = SoftLimits.of(limits) if in_cell else None
+        soft_limits = None
+        if in_cell:
+            # The same limits as a rule: looking them up by their value takes longer.
+            if limits is not self._soft_of[0]:
+                self._soft_of = (limits, SoftLimits.of(limits))
+            soft_limits = self._soft_of[1]
         exchange = Exchange(
             self._instance,
             limits,
@@ -300,7 +307,7 @@ class Session:
     def _finish(self, execution: Execution, *, lost: bool) -> int:
         """End the operation; return the fuel it used. A lost session is freed at once."""
         used = execution.exchange.fuel_used()
-        self._virtual_ns = execution.exchange.virtual_now_ns()
+        self._virtual_ns = execution.exchange.virtual_at_ns(used)
         self._execution = None
         if lost:
             # The store is freed at once; the session can still go back to a snapshot.

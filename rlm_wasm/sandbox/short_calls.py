@@ -25,3 +25,7 @@ def _short(name: str) -> Any:
 
 get_fuel = _short("wasmtime_context_get_fuel")
 set_fuel = _short("wasmtime_context_set_fuel")
+memory_size = _short("wasmtime_memory_data_size")
+memory_data = _short("wasmtime_memory_data")
+# An address is compared, and never followed: as an integer, where the bindings make an object of it.
+memory_data.restype = ctypes.c_size_t

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Annotated, Final, TypeAlias
 
 import msgspec
@@ -62,6 +61,11 @@ class ChildBudget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fuel: Amount | None = None
     children: Amount | None = None
     observation_bytes: Amount | None = None
+
+    def caps(self) -> dict[Dimension, int]:
+        """Return the dimensions that it caps."""
+        amounts = ((Dimension(name), getattr(self, name)) for name in self.__struct_fields__)
+        return {dimension: most for dimension, most in amounts if most is not None}
 
 
 class RlmQuery(msgspec.Struct, frozen=True, tag_field="type", tag="rlm_query", forbid_unknown_fields=True):
@@ -180,9 +184,9 @@ def encode_batch_response(responses: Sequence[Response]) -> bytes:
     return _ENCODER.encode({"status": "completed", "items": [_response_document(r) for r in responses]})
 
 
-def encode_budget_response(view: Mapping[Dimension, DimensionView]) -> bytes:
+def encode_budget_response(view: Mapping[str, DimensionView]) -> bytes:
     """Encode the answer to Budget: limit, spent, reserved and available of each dimension."""
-    budget = {dimension.value: asdict(line) for dimension, line in view.items()}
+    budget = {str(dimension): line._asdict() for dimension, line in view.items()}
     return _ENCODER.encode({"status": "completed", "budget": budget})
 
 

@@ -92,6 +92,7 @@ class InlineSession:
         self._unanswered = 0
         self._frames = 0
         self._interrupted = False
+        self.last_result: CellResult | None = None
 
     async def load(self, name: str, value: str | bytes) -> None:
         """Bind an input in the guest. Raises UsageError, MemoryExceeded or another GuestError."""
@@ -117,6 +118,7 @@ class InlineSession:
         guest, the session goes back to the state before it if that took no more than
         `checkpoint_bytes_max`; else it is lost. Cancelling this call ends the cell.
         """
+        self.last_result = None
         done = await self._operate(Run(self._number, cell, checkpoint_bytes_max), answer)
         if done.result is None:
             raise InternalError("a cell ended without a result")
@@ -187,12 +189,14 @@ class InlineSession:
             with anyio.CancelScope(shield=True):
                 with contextlib.suppress(UsageError):  # the worker closes, which ends the operation too
                     self._loop.submit(Stop(self._number, CellCancelled("the cell was cancelled")))
-                while not isinstance(await self._mailbox.get(), Done):
+                while not isinstance(done := await self._mailbox.get(), Done):
                     pass
+                self.last_result = done.result
             raise
         finally:
             self._busy = False
             self._answerer = None
+        self.last_result = report.result
         if report.error is not None:
             raise report.error
         return report

@@ -56,6 +56,10 @@ class WorkerSession(Protocol):
         `checkpoint_bytes_max`; else it is lost. Cancelling this call ends the cell.
         """
 
+    @property
+    def last_result(self) -> CellResult | None:
+        """What the last cell came to, also when `run` was cancelled; None if none has ended."""
+
     def interrupt(self) -> None:
         """Ask the cell that runs to end by an exception in the guest. Does nothing between cells."""
 

@@ -41,7 +41,7 @@ from rlm_wasm.image.artifact import Guest, find_guest
 from rlm_wasm.image.compiled import native_file
 from rlm_wasm.image.memfd import MemoryFile, sealed_memfd
 from rlm_wasm.worker import zygote_messages as messages
-from rlm_wasm.worker.lockdown.report import Finding
+from rlm_wasm.worker.lockdown.report import LAYERS, Finding
 from rlm_wasm.worker.lockdown.rlimits import ProcessLimits
 
 START_SECONDS_MAX: Final = 30.0
@@ -66,7 +66,9 @@ class Spawned:
 
 @dataclass(frozen=True, slots=True)
 class Exited:
-    """A worker is gone and reaped. `reason` is set where it could not be locked down."""
+    """A worker is gone and reaped. `reason` is set where it could not be locked down, or not be forked:
+    then no Spawned came before.
+    """
 
     number: int
     status: int
@@ -176,6 +178,9 @@ class Zygote:
             ArtifactError: no guest is built, or its files are not what was built.
             ZygoteGone: it did not start.
         """
+        required = frozenset(required)
+        if unknown := required - set(LAYERS):
+            raise InternalError(f"no layers of a lock-down: {', '.join(sorted(unknown))}")
         with _launching:
             launched = _launched.pop() if _launched else _launch()
         zygote = cls(*launched)

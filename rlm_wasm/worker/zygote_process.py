@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from rlm_wasm.errors import LockdownError
+from rlm_wasm.sandbox.dirty_unsafe import hold_pagemap
 from rlm_wasm.worker import zygote_messages as messages
 from rlm_wasm.worker.lockdown import layers, process
 from rlm_wasm.worker.lockdown.report import Finding
@@ -98,8 +99,9 @@ def _inside(
         # In a pid namespace of its own it sees no parent, and 0 is its number.
         separate = any(f.applied for f in findings if f.layer == "pid namespace")
         process.die_with_parent(0 if separate else outside)
-        _place(channel, *fds)
+        channel = _place(channel, *fds)
         settled = _settle(start, findings)
+        process.die_with_parent(0 if separate else outside)  # changing the user undid it
         messages.send(
             channel, {"type": "ready", "layers": [[f.layer, f.applied, f.detail] for f in settled.findings]}
         )
@@ -110,19 +112,22 @@ def _inside(
         os._exit(EXIT_FAILED)
 
 
-def _place(channel: socket.socket, code: int, image: int) -> None:
-    """Put every descriptor at its number; native code stays where it came, until it is loaded."""
+def _place(channel: socket.socket, code: int, image: int) -> socket.socket:
+    """Put every descriptor at its number and return the host's socket at its own.
+
+    Native code takes the place of the worker's socket, until it is loaded.
+    """
     high = _FREE_FD + 64
     moved = [os.dup2(fd, high + k, inheritable=False) for k, fd in enumerate((channel.detach(), code, image))]
     os.closerange(SOCKET_FD, _FREE_FD)
     os.dup2(moved[0], _CHANNEL_FD, inheritable=False)
     os.dup2(moved[2], IMAGE_FD, inheritable=False)
-    os.dup2(moved[1], SOCKET_FD, inheritable=False)  # the worker's socket goes there later
+    os.dup2(moved[1], SOCKET_FD, inheritable=False)
     os.closerange(_FREE_FD, high + 64)
     proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
     os.dup2(proc, layers.PROC_FD, inheritable=False)
     os.close(proc)
-    channel.__init__(fileno=_CHANNEL_FD)  # type: ignore[misc]
+    return socket.socket(fileno=_CHANNEL_FD)
 
 
 def _settle(start: dict[str, Any], findings: list[Finding]) -> _Settled:
@@ -146,6 +151,9 @@ def _settle(start: dict[str, Any], findings: list[Finding]) -> _Settled:
     entry = importlib.import_module(start["entry"])
     entry.warm()
     required = frozenset(start["required"])
+    # When memory runs out, the kernel ends workers first, and never the host for one.
+    with contextlib.suppress(OSError):
+        process.oom_first(layers.PROC_FD)
     # Two descriptors a worker.
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -187,11 +195,17 @@ def _serve(channel: socket.socket, settled: _Settled) -> NoReturn:
                         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
                 os._exit(0)
             document, fds = received
-            pidfd, child = _fork(channel, settled, int(document["number"]), fds[0])
+            number = int(document["number"])
+            try:
+                pidfd, child = _fork(channel, settled, number, fds[0])
+            except OSError as error:
+                _tell_exit(channel, number, EXIT_FAILED << 8, f"no fork: {error.strerror}")
+                continue
+            finally:
+                os.close(fds[0])
             children[pidfd] = child
             poll.register(pidfd, select.POLLIN)
-            os.close(fds[0])
-            messages.send(channel, {"type": "spawned", "number": child.number, "pid": child.pid}, [pidfd])
+            messages.send(channel, {"type": "spawned", "number": number, "pid": child.pid}, [pidfd])
 
 
 def _reap(channel: socket.socket, pidfd: int, child: _Child) -> None:
@@ -200,13 +214,22 @@ def _reap(channel: socket.socket, pidfd: int, child: _Child) -> None:
     # A worker that got locked down closed its end before the guest's first instruction.
     reason = os.read(child.words, _WORDS_BYTES_MAX).decode("utf-8", "replace")
     os.close(child.words)
-    messages.send(channel, {"type": "exited", "number": child.number, "status": status, "reason": reason})
+    _tell_exit(channel, child.number, status, reason)
+
+
+def _tell_exit(channel: socket.socket, number: int, status: int, reason: str) -> None:
+    messages.send(channel, {"type": "exited", "number": number, "status": status, "reason": reason})
 
 
 def _fork(channel: socket.socket, settled: _Settled, number: int, connection: int) -> tuple[int, _Child]:
     hears, says = os.pipe()
     me = os.getpid()
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError:
+        os.close(hears)
+        os.close(says)
+        raise
     if pid == 0:
         _worker(channel, settled, connection, says, me)
     os.close(says)
@@ -238,8 +261,6 @@ def _worker(channel: socket.socket, settled: _Settled, connection: int, says: in
 
 
 def _hold_pagemap() -> None:
-    from rlm_wasm.sandbox.dirty_unsafe import hold_pagemap
-
     # The kernel gives it to its owner only, and who cannot be traced owns nothing of its own /proc.
     process.dumpable(True)
     fd = os.open("self/pagemap", os.O_RDONLY, dir_fd=layers.PROC_FD)

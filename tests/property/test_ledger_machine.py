@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple
-
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -42,13 +40,13 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def fits(self, charge: Charge) -> bool:
         spent, reserved = self.books()
-        rows = zip(astuple(charge), spent, reserved, self.limits, strict=True)
+        rows = zip(tuple(charge), spent, reserved, self.limits, strict=True)
         return all(c == 0 or s + r + c <= limit for c, s, r, limit in rows)
 
     def agrees_with_the_refusal(self, charge: Charge, refusal: BudgetExceeded) -> None:
         place = [d.value for d in Dimension].index(refusal.dimension)
         spent, reserved = self.books()
-        assert refusal.requested == astuple(charge)[place]
+        assert refusal.requested == tuple(charge)[place]
         assert refusal.limit == self.limits[place]
         assert refusal.available == max(0, refusal.limit - spent[place] - reserved[place])
         assert refusal.available < refusal.requested
@@ -63,14 +61,14 @@ class LedgerMachine(RuleBasedStateMachine):
         reservation = self.ledger.reserve(charge)
         assert reservation not in self.held
         assert reservation not in self.doubtful
-        self.held[reservation] = astuple(charge)
+        self.held[reservation] = tuple(charge)
         return reservation
 
     @rule(reservation=consumes(open), actual=st.none() | charges)
     def settle(self, reservation: int, actual: Charge | None) -> None:
         self.ledger.settle(reservation, actual)
         held = self.held.pop(reservation)
-        self.paid.append(held if actual is None else astuple(actual))
+        self.paid.append(held if actual is None else tuple(actual))
 
     @rule(reservation=consumes(open))
     def release(self, reservation: int) -> None:
@@ -87,8 +85,8 @@ class LedgerMachine(RuleBasedStateMachine):
     def correct(self, reservation: int, actual: Charge | None) -> None:
         billed = self.ledger.correct(reservation, actual)
         bound = self.doubtful.pop(reservation)
-        expected = bound if actual is None else tuple(map(min, astuple(actual), bound))
-        assert astuple(billed) == expected
+        expected = bound if actual is None else tuple(map(min, tuple(actual), bound))
+        assert tuple(billed) == expected
         self.paid.append(expected)
 
     @rule(charge=charges)
@@ -99,12 +97,12 @@ class LedgerMachine(RuleBasedStateMachine):
             self.agrees_with_the_refusal(charge, caught.value)
             return
         self.ledger.spend(charge)
-        self.paid.append(astuple(charge))
+        self.paid.append(tuple(charge))
 
     @rule(charge=charges)
     def absorb(self, charge: Charge) -> None:
         self.ledger.absorb(charge)
-        self.paid.append(astuple(charge))
+        self.paid.append(tuple(charge))
 
     @invariant()
     def agrees_with_the_books(self) -> None:

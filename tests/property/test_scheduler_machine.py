@@ -42,7 +42,7 @@ from rlm_wasm.core.request import Completed, Denied
 from rlm_wasm.core.scheduler import Scheduler
 from rlm_wasm.errors import BudgetExceeded, ProviderError
 from rlm_wasm.ids import RequestId, RunId
-from tests.support.core_facts import MS, budget, query, query_limits, run_limits, started
+from tests.support.core_facts import MS, budget, permit_limits, query, query_limits, run_limits, started
 
 D = Dimension
 Attempt = tuple[RunId, RequestId, int]
@@ -126,7 +126,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def begin(self, permits_max: int, calm: bool, first: RunFacts, second: RunFacts) -> None:
         self.permits_max = permits_max
         self.calm = calm  # in most worlds nobody ends a run by hand, so that more happens in it
-        self.scheduler = Scheduler(permits_max)
+        self.scheduler = Scheduler(permit_limits(permits_max))
         self.now_ns = 0
         self.runs: dict[RunId, BookOfRun] = {}
         self.flying: list[Attempt] = []
@@ -445,7 +445,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.replay()
 
     def replay(self) -> None:
-        again = Scheduler(self.permits_max)
+        again = Scheduler(permit_limits(self.permits_max))
         said = [again.handle(given, now_ns) for given, now_ns in self.tape]
         assert [repr(effects) for effects in said] == self.said
         events = [e.event for effects in said for e in effects if isinstance(e, EmitEvent)]

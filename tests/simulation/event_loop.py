@@ -105,7 +105,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
             self._timer_cancelled_count -= 1
         if not self._scheduled or isinf(when := self._scheduled[0].when()):
             return None
-        return ceil(when * 1e9)
+        at_ns = ceil(when * 1e9)
+        return at_ns if at_ns / 1e9 >= when else at_ns + 1  # whoever looks at the clock then sees it due
 
     def _process_events(self, due: list[Callback]) -> None:
         for callback in due:

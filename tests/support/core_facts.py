@@ -10,11 +10,12 @@ from rlm_wasm.core.limits import (
     BudgetLimits,
     ModelPrice,
     ObservationLimits,
+    PermitLimits,
     QueryLimits,
     RunLimits,
 )
 from rlm_wasm.core.messages import Message
-from rlm_wasm.core.scheduler import QueryReceived, RunStarted
+from rlm_wasm.core.scheduler import ChildRequested, QueryReceived, RunStarted
 from rlm_wasm.ids import RequestId, RunId
 
 MS = 1_000_000  # nanoseconds
@@ -32,15 +33,35 @@ def budget(**over: int) -> BudgetLimits:
         cost_microdollars_max=1_000_000,
         iterations_max=10,
         fuel_max=1_000,
+        children_max=100,
+        observation_bytes_max=100_000,
     )
     return replace(base, **over)
 
 
 def run_limits(**over: int) -> RunLimits:
-    return replace(RunLimits(wall_ms_max=60_000, depth_max=1, permits_max=2, events_max=1_000), **over)
+    base = RunLimits(
+        wall_ms_max=60_000,
+        turns_max=10,
+        depth_max=1,
+        fanout_max=100,
+        sessions_max=100,
+        child_wall_ms_max=1_500,
+        child_share_percent=100,
+        permits_max=2,
+        events_max=1_000,
+    )
+    return replace(base, **over)
 
 
-def query_limits(**over: int) -> QueryLimits:
+def permit_limits(total_max: int = 2, **over: int) -> PermitLimits:
+    base = PermitLimits(
+        total_max=total_max, provider_max=100, model_max=100, adaptive_min=1, recover_ms=1_000
+    )
+    return replace(base, **over)
+
+
+def query_limits(**over: Any) -> QueryLimits:
     base = QueryLimits(
         timeout_ms_max=1_000,
         attempts_max=3,
@@ -49,6 +70,7 @@ def query_limits(**over: int) -> QueryLimits:
         input_overhead_tokens=6,
         output_tokens_max=100,
         response_bytes_max=10_000,
+        batch="part",
     )
     return replace(base, **over)
 
@@ -77,6 +99,8 @@ def started(run_id: RunId = RUN, **over: Any) -> RunStarted:
         query=query_limits(),
         boundary=boundary(),
         prices={"m": PRICE},
+        cell_requests_max=1_000,
+        child_models=("m",),
         seed=7,
     )
     return replace(base, **over)
@@ -92,4 +116,9 @@ def query(number: int, run_id: RunId = RUN, prompt: str = "hello", **over: Any) 
         # 4 bytes of role and 6 of overhead: the input bound is 10 and the prompt's bytes.
         prompt_messages=(Message("user", prompt),),
     )
-    return replace(base, **over)
+    return base._replace(**over)
+
+
+def child(number: int, run_id: RunId = RUN, question: str = "why?", **over: Any) -> ChildRequested:
+    base = ChildRequested(run_id, RequestId(number), 0, None, question)
+    return base._replace(**over)

@@ -16,6 +16,9 @@ from tests.adversarial import test_bombs, test_hostile_objects, test_recursion
 from tests.support.churn import Churn
 from tests.support.hostile_cells import MEMORY_BYTES, Hostile, assert_survived
 from tests.support.sandbox_facts import boundary_limits, session_limits
+from tests.support.warm_sessions import warm_sessions as warm
+
+__all__ = ["serve", "warm"]
 
 
 def hostile_cells() -> dict[str, Hostile]:
@@ -26,11 +29,6 @@ def hostile_cells() -> dict[str, Hostile]:
             if isinstance(table, dict):
                 found |= {name: case for name, case in table.items() if isinstance(case, Hostile)}
     return found
-
-
-def warm() -> None:
-    """Use everything once that is not the sandbox's own: a locked process can import nothing."""
-    Churn(8, 0, threads=False).run()
 
 
 def serve(connection: socket.socket, report: LockdownReport) -> None:

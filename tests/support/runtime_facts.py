@@ -69,6 +69,23 @@ def observant_model(folder: Path, first: str, seen: str, then: str, sub: str = "
     return f"script:{path}"
 
 
+def tree_model(folder: Path, **code: str) -> str:
+    """Write a model for every depth: its code is chosen by the first word of its question.
+
+    A question beginning with `deep` is answered by the block given as `deep`; llm_query by capitals.
+    Returns the model's name.
+    """
+    path = folder / "tree.py"
+    path.write_text(
+        f"CODE = {code!r}\n"
+        "def reply(messages, model):\n"
+        "    if messages[0]['role'] != 'system': return messages[0]['content'].upper()\n"
+        "    word = messages[1]['content'].removeprefix('Question: ').split()[0]\n"
+        "    return '```repl\\n' + CODE[word] + '\\n```'\n"
+    )
+    return f"script:{path}"
+
+
 class Events(list[Event]):
     """A sink that keeps every event."""
 
@@ -88,6 +105,8 @@ class Events(list[Event]):
         answered = [data["request"] for data in self.of("query_answered")]
         assert sorted(received) == sorted(answered)  # type: ignore[type-var]
         assert len(set(answered)) == len(answered)
+        children = [data["request"] for data in self.of("child_started")]
+        assert sorted(children) == sorted(data["request"] for data in self.of("child_answered"))  # type: ignore[type-var]
 
 
 @asynccontextmanager

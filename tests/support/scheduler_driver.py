@@ -13,7 +13,7 @@ from rlm_wasm.core.scheduler import Scheduler
 from rlm_wasm.errors import ProviderError
 from rlm_wasm.events import Event
 from rlm_wasm.ids import RequestId, RunId
-from tests.support.core_facts import MS, RUN
+from tests.support.core_facts import MS, RUN, permit_limits
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ class Driver:
     """A scheduler, its clock, and everything it has said so far."""
 
     def __init__(self, permits_max: int = 2) -> None:
-        self.scheduler = Scheduler(permits_max)
+        self.scheduler = Scheduler(permit_limits(permits_max))
         self.now_ns = 5_000 * MS
         self.said: list[Effect] = []
 

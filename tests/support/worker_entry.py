@@ -11,18 +11,14 @@ from rlm_wasm.sandbox.session import Session
 from rlm_wasm.worker.lockdown.report import LockdownReport
 from rlm_wasm.worker.program import load_guest_program
 from tests.support.sandbox_facts import boundary_limits, run_cell, session_limits
+from tests.support.warm_sessions import warm_sessions as warm
+
+__all__ = ["serve", "warm"]
 
 
 def _session() -> Session:
     loaded = load_guest_program()
     return Session(loaded.program, loaded.guest.facts, session_limits(), boundary_limits(), os.urandom)
-
-
-def warm() -> None:
-    session = _session()
-    for source in ("1+1", "1/0", "import os; os._exit(1)"):
-        run_cell(session, source)
-    session.close()
 
 
 def serve(connection: socket.socket, report: LockdownReport) -> None:

@@ -38,6 +38,7 @@ LEVELS: Final[dict[str, int]] = {
     "events": 1,
     "errors": 0,
     "ids": 0,
+    "version": 0,
 }
 
 # Third-party packages: who may import them, and why nobody else may.
@@ -45,8 +46,8 @@ THIRD_PARTY: Final[dict[str, tuple[frozenset[str], str]]] = {
     "wasmtime": (frozenset({"sandbox", "image"}), "one place to review for what can reach host memory"),
     "httpx": (frozenset({"providers"}), "one place through which anything leaves the machine"),
     "anyio": (
-        frozenset({"runtime", "worker", "providers", "cli"}),
-        "decisions are pure; only the shell waits, and the command line starts the shell's loop",
+        frozenset({"runtime", "worker", "providers", "bench", "cli"}),
+        "decisions are pure; only the shell waits; the command line and benchmarks start the shell's loop",
     ),
     "msgspec": (frozenset({"wire", "audit"}), "one gate where bytes from outside become types"),
     "pydantic": (frozenset({"policy"}), "one place that reads what the operator wrote"),
@@ -77,6 +78,7 @@ CORE_STDLIB: Final[dict[str, str]] = {
     "enum": "states",
     "functools": "pure",
     "hashlib": "jitter out of a seed",
+    "heapq": "pure",
     "itertools": "pure",
     "math": "pure",
     "re": "parsing replies",

@@ -10,6 +10,7 @@ from rlm_wasm.core.dialects.dialect import Dialect
 from rlm_wasm.core.limits import ObservationLimits
 
 PEEK_CHARS_MAX: Final = 500
+CHILD_QUESTION_CHARS_MAX: Final = 4_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,21 @@ def first_user_message(question: str, contexts: Sequence[ContextFacts]) -> str:
         if facts.peek:
             lines.append(f"It begins: {facts.peek[:PEEK_CHARS_MAX]!r}")
     return "\n".join(lines)
+
+
+def child_question(prompt: str) -> str:
+    """Return the question of a child run, whose `context` is the prompt it was asked with.
+
+    A short prompt is its own question. A long one holds the material as well: then the question says
+    where to read, and shows both ends, where the task usually is.
+    """
+    if len(prompt) <= CHILD_QUESTION_CHARS_MAX:
+        return prompt
+    begin, end = prompt[:PEEK_CHARS_MAX], prompt[-PEEK_CHARS_MAX:]
+    return (
+        "What you are asked is in `context`, together with the material it is about. Read it, do what it "
+        f"asks, and finish with the result. It begins: {begin!r} and ends: {end!r}"
+    )
 
 
 def turn_prompt(turn: int, turns_max: int) -> str:

@@ -24,6 +24,7 @@ PROC_FD: Final = 6
 WORDS_FD: Final = 7
 _STANDARD: Final = frozenset({0, 1, 2})
 KEPT: Final = _STANDARD | {SOCKET_FD, IMAGE_FD, PAGEMAP_FD}
+_TRANSIENT: Final = frozenset({PROC_FD, WORDS_FD})
 
 
 def check_machine() -> None:
@@ -79,7 +80,7 @@ def lock_down(
         ("parent death", lambda: process.die_with_parent(parent)),
         (
             "descriptors",
-            lambda: process.only_descriptors(PROC_FD, KEPT | {PROC_FD, WORDS_FD}, WORDS_FD + 1),
+            lambda: process.only_descriptors(PROC_FD, KEPT, _TRANSIENT),
         ),
         ("undumpable", lambda: process.dumpable(False)),
         (

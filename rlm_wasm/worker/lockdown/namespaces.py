@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from rlm_wasm.worker.lockdown.kernel import mount, pivot_root, unmount, unshare
 from rlm_wasm.worker.lockdown.process import NOBODY
-from rlm_wasm.worker.lockdown.report import Finding, attempt, missing_layer
+from rlm_wasm.worker.lockdown.report import Finding, attempt
 
 _NEW_USER: Final = 0x1000_0000
 FLAGS: Final[dict[str, int]] = {
@@ -27,7 +27,7 @@ FLAGS: Final[dict[str, int]] = {
     "cgroup namespace": 0x0200_0000,
 }
 _DETAILS: Final[dict[str, str]] = {
-    "user namespace": "its own users",
+    "user namespace": "its own users, and no further namespace of users",
     "pid namespace": "its own process numbers",
     "net namespace": "no interface is up",
     "mount namespace": "its own mounts",
@@ -58,21 +58,42 @@ def _enter(layer: str) -> str:
 
 
 def _enter_user() -> str:
-    """Enter a user namespace in which this user, and nobody, exist.
+    """Enter a user namespace in which this user, and nobody, exist, and which cannot have another inside.
 
-    Root wants two users mapped, to become the second: only a process outside may write that, so one is
-    forked beforehand and told when to.
+    A further one would give its maker every capability in it, and with them much more of the kernel.
+    """
+    _make_user_namespace()
+    _write("/proc/sys/user/max_user_namespaces", "0")
+    return _DETAILS["user namespace"]
+
+
+def _make_user_namespace() -> None:
+    """Enter it and have its users written.
+
+    Root wants two users mapped, to become the second. Only a process outside may write that, so one is
+    forked beforehand and told when to. Where it may not either (root of a container that knows no nobody),
+    and for everybody else, the one user there is becomes nobody.
     """
     uid, gid = os.geteuid(), os.getegid()
     if uid != 0:
         unshare(_NEW_USER)
-        for name, text in (
-            ("setgroups", "deny"),
-            ("uid_map", f"{NOBODY} {uid} 1"),
-            ("gid_map", f"{NOBODY} {gid} 1"),
-        ):
-            _write(f"/proc/self/{name}", text)
-        return _DETAILS["user namespace"]
+    elif _helped(_both_users):
+        return
+    for name, text in (
+        ("setgroups", "deny"),
+        ("uid_map", f"{NOBODY} {uid} 1"),
+        ("gid_map", f"{NOBODY} {gid} 1"),
+    ):
+        _write(f"/proc/self/{name}", text)
+
+
+def _both_users(pid: int) -> None:
+    for name in ("uid_map", "gid_map"):
+        _write(f"/proc/{pid}/{name}", f"0 0 1\n{NOBODY} {NOBODY} 1")
+
+
+def _helped(write: Callable[[int], None]) -> bool:
+    """Enter a user namespace while a process outside waits to `write` for it; return whether it could."""
     ready, go = os.pipe()
     pid = os.getpid()
     helper = os.fork()
@@ -81,8 +102,7 @@ def _enter_user() -> str:
         try:
             os.close(go)
             if os.read(ready, 1):
-                for name in ("uid_map", "gid_map"):
-                    _write(f"/proc/{pid}/{name}", f"0 0 1\n{NOBODY} {NOBODY} 1")
+                write(pid)
             status = 0
         finally:
             os._exit(status)
@@ -93,9 +113,7 @@ def _enter_user() -> str:
     finally:
         os.close(go)
         _, status = os.waitpid(helper, 0)
-    if status:
-        raise missing_layer("user namespace", "its users could not be written")
-    return _DETAILS["user namespace"]
+    return status == 0
 
 
 def _write(path: str, text: str) -> None:

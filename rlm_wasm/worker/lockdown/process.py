@@ -111,18 +111,18 @@ def dumpable(yes: bool) -> str:
     return "no dump, no trace"
 
 
-def only_descriptors(proc: int, keep: frozenset[int], spare: int) -> str:
-    """Close every descriptor from `spare` on and check that no other than `keep` is open.
+def only_descriptors(proc: int, keep: frozenset[int], transient: frozenset[int]) -> str:
+    """Close every descriptor but `keep` and `transient`, which go last, and check that it is so.
 
     Raises:
         ValueError: another one is open.
     """
-    os.closerange(spare, sys.maxsize & 0x7FFF_FFFF)
+    os.closerange(max(keep | transient) + 1, sys.maxsize & 0x7FFF_FFFF)
     fd = os.open("self/fd", os.O_RDONLY | os.O_DIRECTORY, dir_fd=proc)
     try:
         found = {int(name) for name in os.listdir(fd)} - {fd}
         # listdir duplicates the descriptor it is given; the duplicate is gone again.
-        extra = {number for number in found - keep if _is_open(number)}
+        extra = {number for number in found - keep - transient if _is_open(number)}
     finally:
         os.close(fd)
     if extra:
@@ -139,6 +139,19 @@ def memory_use(proc: int) -> tuple[int, int]:
         os.close(fd)
     size = os.sysconf("SC_PAGESIZE")
     return int(pages[0]) * size, int(pages[5]) * size
+
+
+def oom_first(proc: int) -> None:
+    """Have this process and its children chosen first when the machine is out of memory.
+
+    Raises:
+        OSError: the kernel does not let it.
+    """
+    fd = os.open("self/oom_score_adj", os.O_WRONLY, dir_fd=proc)
+    try:
+        os.write(fd, b"1000")
+    finally:
+        os.close(fd)
 
 
 def read_maps(proc: int) -> list[str]:

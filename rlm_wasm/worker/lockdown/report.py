@@ -51,16 +51,6 @@ class LockdownReport:
 
     findings: tuple[Finding, ...]
 
-    @property
-    def missing(self) -> tuple[Finding, ...]:
-        """The layers that do not stand."""
-        return tuple(finding for finding in self.findings if not finding.applied)
-
-    @property
-    def complete(self) -> bool:
-        """Whether every layer there is was tried and stands."""
-        return {f.layer for f in self.findings if f.applied} == set(LAYERS)
-
 
 def attempt(layer: str, apply: Callable[[], str], required: Iterable[str]) -> Finding:
     """Apply one layer and say what came of it.

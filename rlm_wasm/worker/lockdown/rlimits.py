@@ -1,9 +1,11 @@
 """Resource limits of a worker: what the kernel refuses even to code that makes its own system calls.
 
-RLIMIT_AS cannot cap memory: each session reserves 4 GiB of address space and touches a few of it.
-RLIMIT_DATA can: the kernel counts private writable pages, and a reservation is not writable until
-the guest grows into it. RLIMIT_AS still stands, at what the sessions may reserve, and bounds what
-the other one does not count.
+RLIMIT_AS is a poor cap on memory: each session reserves 4 GiB of address space and touches a few of
+it. RLIMIT_DATA counts private writable pages, and a reservation is not writable until a guest grows
+into it, so it stops growth beyond what the sessions may have. It is no wall against a hostile process:
+the kernel passes over it for `mprotect` once the address space is used up, and does not count files.
+What bounds such a process is RLIMIT_AS, a few GiB a session, and before that its host, which watches
+how much it holds, and the kernel, which ends workers first when memory runs out.
 """
 
 from __future__ import annotations
@@ -12,8 +14,8 @@ import resource
 from dataclasses import dataclass
 from typing import Final
 
-# Address space of one session: 4 GiB and 32 MiB of guard; twice, for an instance that takes over.
-_RESERVED_BYTES: Final = 2 * ((4 << 30) + (32 << 20))
+# Address space of one session: 4 GiB and 32 MiB of guard.
+_RESERVED_BYTES: Final = (4 << 30) + (32 << 20)
 # A fiber's stack (17 MiB), a cell's streams and frames, page-rounding.
 _SESSION_DATA_BYTES: Final = 64 << 20
 # Python's own heap beyond what the zygote had.
@@ -48,7 +50,8 @@ def table(limits: ProcessLimits, *, data_bytes: int, address_bytes: int) -> dict
     )
     return {
         resource.RLIMIT_DATA: data,
-        resource.RLIMIT_AS: address_bytes + data + limits.sessions_max * _RESERVED_BYTES,
+        # One more: a session that goes back has two memories for a moment.
+        resource.RLIMIT_AS: address_bytes + data + (limits.sessions_max + 1) * _RESERVED_BYTES,
         # At the end of its life the kernel kills it, whatever it is busy with.
         resource.RLIMIT_CPU: limits.cpu_seconds_max,
         # The image of a crash holds what guests held.

@@ -10,7 +10,7 @@ _LOW: Final = 0xFFFF_FFFF
 
 
 @dataclass(frozen=True, slots=True)
-class Test:
+class Condition:
     """An argument, with the bits of `mask` alone, is one of `values`."""
 
     argument: int
@@ -24,7 +24,7 @@ class Test:
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What the kernel does: `allow`, end the process (`kill`), or answer with `error`."""
+    """What the kernel does: `allow`, end the process (`kill`), answer with `errno`, see the `next` rule."""
 
     kind: str
     error: int = 0
@@ -33,6 +33,8 @@ class Action:
 ALLOW: Final = Action("allow")
 # The whole process, not the thread: no handler runs, nothing can be tried again.
 KILL: Final = Action("kill")
+# Only as `otherwise`: a later rule for the same call decides.
+NEXT: Final = Action("next")
 
 
 def refuse(code: int) -> Action:
@@ -47,30 +49,35 @@ NOT_THERE: Final = refuse(errno.ENOSYS)
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One system call: `then` if all of `tests` hold, else `otherwise`; and why it is there."""
+    """One system call: `then` if all of `when` holds, else `otherwise`; and why it is there."""
 
     name: str
     number: int
     why: str
     then: Action = ALLOW
-    tests: tuple[Test, ...] = ()
+    when: tuple[Condition, ...] = ()
     otherwise: Action = KILL
 
     def decide(self, arguments: tuple[int, ...]) -> Action:
         """Return what becomes of a call with these six arguments."""
-        return self.then if all(test.holds(arguments) for test in self.tests) else self.otherwise
+        return self.then if all(condition.holds(arguments) for condition in self.when) else self.otherwise
 
 
-def is_int(argument: int, *values: int) -> Test:
+def is_int(argument: int, *values: int) -> Condition:
     """An argument that the kernel reads as a C int; its upper half is noise."""
-    return Test(argument, _LOW, tuple(value & _LOW for value in values))
+    return Condition(argument, _LOW, tuple(value & _LOW for value in values))
 
 
-def only_bits(argument: int, bits: int, width: int = 64) -> Test:
+def is_null(argument: int) -> Condition:
+    """A pointer that is not given."""
+    return Condition(argument, (1 << 64) - 1, (0,))
+
+
+def only_bits(argument: int, bits: int, width: int = 64) -> Condition:
     """No bit outside `bits` is set."""
-    return Test(argument, ((1 << width) - 1) & ~bits, (0,))
+    return Condition(argument, ((1 << width) - 1) & ~bits, (0,))
 
 
-def has_bits(argument: int, bits: int) -> Test:
+def has_bits(argument: int, bits: int) -> Condition:
     """Every bit of `bits` is set."""
-    return Test(argument, bits, (bits,))
+    return Condition(argument, bits, (bits,))

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from rlm_wasm.worker.lockdown.kernel import address, syscall
-from rlm_wasm.worker.lockdown.rule import KILL, NOT_THERE, Action, Rule, Test
+from rlm_wasm.worker.lockdown.rule import KILL, NEXT, NOT_THERE, Action, Condition, Rule
 
 _SECCOMP: Final = 317
 _SET_MODE_FILTER: Final = 1
@@ -62,34 +62,35 @@ def _returning(action: Action) -> Instruction:
 
 
 def _body(rule: Rule) -> list[Instruction]:
-    """What follows once the number is this rule's. Every way through it ends in a return."""
-    code: list[Instruction] = []
-    for test in rule.tests:
-        code += _unless(test, rule.otherwise)
-    return [*code, _returning(rule.then)]
+    """What follows once the number is this rule's: a return, or the way on to the next rule."""
+    goes_on = rule.otherwise is NEXT
+    code = [_returning(rule.then)]
+    # Backwards, so that each condition knows how far it is to the end.
+    for condition in reversed(rule.when):
+        leave = (_JUMP, 0, 0, len(code)) if goes_on else _returning(rule.otherwise)
+        code = [*_unless(condition, leave, len(code)), *code]
+    # A condition has loaded an argument over the number.
+    return [*code, (_LOAD, 0, 0, _OFFSET_NUMBER)] if goes_on else code
 
 
-def _unless(test: Test, otherwise: Action) -> list[Instruction]:
-    """Return `otherwise` unless the test holds; both halves of the 64 bits are looked at.
+def _unless(condition: Condition, leave: Instruction, following: int) -> list[Instruction]:
+    """Take `leave` unless the condition holds; both halves of the 64 bits are looked at.
 
-    All values that a test allows lie in the lower half (checked here), so the upper half has one answer.
+    All values that a condition allows lie in the lower half (checked here), so the upper half has one answer.
     """
-    if any(value > _LOW for value in test.values):
-        raise ValueError("a test for a value above 32 bits")
-    low = _OFFSET_ARGUMENTS + 8 * test.argument
-    code: list[Instruction] = []
-    if test.mask > _LOW:
-        code += [
-            (_LOAD, 0, 0, low + 4),
-            (_AND, 0, 0, test.mask >> 32),
-            (_JUMP_EQUAL, 1, 0, 0),
-            _returning(otherwise),
-        ]
-    code += [(_LOAD, 0, 0, low), (_AND, 0, 0, test.mask & _LOW)]
-    for position, value in enumerate(test.values):
-        # Past the remaining comparisons and the return.
-        code.append((_JUMP_EQUAL, len(test.values) - position, 0, value))
-    return [*code, _returning(otherwise)]
+    if any(value > _LOW for value in condition.values):
+        raise ValueError("a condition for a value above 32 bits")
+    low = _OFFSET_ARGUMENTS + 8 * condition.argument
+    lower: list[Instruction] = [(_LOAD, 0, 0, low), (_AND, 0, 0, condition.mask & _LOW)]
+    for position, value in enumerate(condition.values):
+        # Past the remaining comparisons and the way out.
+        lower.append((_JUMP_EQUAL, len(condition.values) - position, 0, value))
+    lower.append(leave)
+    if condition.mask <= _LOW:
+        return lower
+    upper: list[Instruction] = [(_LOAD, 0, 0, low + 4), (_AND, 0, 0, condition.mask >> 32)]
+    way_out = (_JUMP, 0, 0, len(lower) + following) if leave[0] == _JUMP else leave
+    return [*upper, (_JUMP_EQUAL, 1, 0, 0), way_out, *lower]
 
 
 def assemble(program: Iterable[Instruction]) -> bytes:

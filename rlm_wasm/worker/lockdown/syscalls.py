@@ -2,10 +2,10 @@
 
 Three answers, and the choice between them:
 
-- *allow*: what running sessions, the frames to the host and the C library's allocator need. Found by
-  tracing workers under the adversarial programs, and no row is there for a maybe.
-- *an error*: what CPython or libc try on the way to something harmless and do without when refused:
-  opening a source file to show its line, asking whether a file is a terminal, naming a mapping.
+- *allow*: what running sessions, the frames to the host and the C library need. Found by tracing
+  workers that ran every hostile cell of the tests and sessions in random order.
+- *an error*: what CPython or libc try on the way to something harmless, and do without when refused:
+  looking for a source line to show, or for a module.
 - *kill*: everything else that exists today. No part of a worker makes such a call, so the caller is an
   intruder or a bug of ours; either way one attempt is all there is, and the host sees SIGSYS.
 
@@ -21,13 +21,15 @@ import errno
 from typing import Final
 
 from rlm_wasm.worker.lockdown.rule import (
+    NEXT,
     NO_ACCESS,
     NOT_PERMITTED,
     NOT_THERE,
+    Condition,
     Rule,
-    Test,
     has_bits,
     is_int,
+    is_null,
     only_bits,
     refuse,
 )
@@ -41,8 +43,8 @@ KNOWN_MAX: Final = 469
 
 _READ_WRITE: Final = 0x1 | 0x2
 _MAP_PRIVATE: Final = 0x02
-# private, fixed, anonymous, no reserve, populate, stack: no sharing, no huge or locked pages, no growth down.
-_MAP_FLAGS: Final = _MAP_PRIVATE | 0x10 | 0x20 | 0x4000 | 0x8000 | 0x2_0000
+# private, fixed, anonymous, no reserve, stack: no sharing, no huge or locked pages, no growth down.
+_MAP_FLAGS: Final = _MAP_PRIVATE | 0x10 | 0x20 | 0x4000 | 0x2_0000
 _REMAP_MAY_MOVE: Final = 0x1
 # dontneed, free, hugepage, nohugepage
 _ADVICE: Final = (4, 8, 14, 15)
@@ -52,91 +54,78 @@ _FUTEX_OPERATIONS: Final = (0, 1, 9, 10)
 _FUTEX_FLAGS: Final = 128 | 256
 _PAGEMAP_SCAN: Final = 0xC060_6610
 _FIONBIO: Final = 0x5421
-# getfd, setfd, getfl, setfl, dupfd_cloexec, add_seals, get_seals: no owner, no signal, no lease, no lock.
-_FCNTL: Final = (1, 2, 3, 4, 1030, 1033, 1034)
+# dupfd_cloexec, add_seals, get_seals: no owner, no signal, no lease, no lock, no notification.
+_FCNTL: Final = (1030, 1033, 1034)
 _EMPTY_PATH: Final = 0x1000
-
-
-def _on_socket(*more: Test) -> tuple[Test, ...]:
-    return (is_int(0, SOCKET_FD), *more)
-
+# dontwait, nosignal, cmsg_cloexec. Not MSG_OOB: out-of-band data on Unix sockets has been a way into kernels.
+_SEND_FLAGS: Final = 0x40 | 0x4000
+_RECEIVE_FLAGS: Final = 0x40 | 0x4000_0000
+_ON_SOCKET: Final = is_int(0, SOCKET_FD)
 
 _SENDING: Final = "frames to the host, over the one socket there is"
 _RECEIVING: Final = "frames from the host, over the one socket there is"
-_SOURCE_LINES: Final = "CPython looks for modules and for source lines to show in a traceback, and copes"
-_OWN_FILES: Final = "a memory file is made, filled, sealed and read back when a snapshot is laid out"
-_WAITING: Final = "waiting for frames and for the next thing due"
-_CLOCKS: Final = "clocks, where the vDSO cannot answer by itself"
+_MEMORY_FILES: Final = "a memory file is made, filled, sealed and read back when a snapshot is laid out"
+_LOOKING: Final = "CPython looks for a source line to show in a traceback, or for a module, and copes"
+_ABORTING: Final = "abort(), after a panic: it ends by its last resort, which is no SIGSYS"
 
 RULES: Final[tuple[Rule, ...]] = (
-    # Most frequent first: the kernel goes down this list.
+    # The kernel goes down this list; what sessions call most often comes first.
     # -- memory: private, and never executable --------------------------------------------------------
     Rule(
         "mmap", 9, "sessions, fibers' stacks, the allocator",
-        tests=(only_bits(2, _READ_WRITE), only_bits(3, _MAP_FLAGS), has_bits(3, _MAP_PRIVATE)),
+        when=(only_bits(2, _READ_WRITE), only_bits(3, _MAP_FLAGS), has_bits(3, _MAP_PRIVATE)),
     ),
     Rule("munmap", 11, "sessions end"),
-    Rule("mprotect", 10, "a guest's memory grows; the allocator", tests=(only_bits(2, _READ_WRITE),)),
-    Rule("madvise", 28, "huge pages for growth; freed pages go back", tests=(is_int(2, *_ADVICE),),
-         otherwise=refuse(errno.EINVAL)),
-    Rule("mremap", 25, "realloc of large blocks", tests=(only_bits(3, _REMAP_MAY_MOVE),)),
+    Rule("mprotect", 10, "a guest's memory grows; the allocator", when=(only_bits(2, _READ_WRITE),)),
+    Rule(
+        "madvise", 28, "huge pages for growth; freed pages go back",
+        when=(is_int(2, *_ADVICE),), otherwise=refuse(errno.EINVAL),
+    ),
+    Rule("mremap", 25, "realloc of large blocks", when=(only_bits(3, _REMAP_MAY_MOVE),)),
     Rule("brk", 12, "the allocator's heap"),
     # -- frames ---------------------------------------------------------------------------------------
-    Rule("recvfrom", 45, _RECEIVING, tests=_on_socket(Test(4, (1 << 64) - 1, (0,)))),
-    Rule("sendto", 44, _SENDING, tests=_on_socket(Test(4, (1 << 64) - 1, (0,)))),
-    Rule("recvmsg", 47, f"{_RECEIVING}; large inputs come as sealed memory files", tests=_on_socket()),
-    Rule("sendmsg", 46, _SENDING, tests=_on_socket()),
-    Rule("poll", 7, _WAITING),
-    Rule("ppoll", 271, _WAITING),
+    Rule("poll", 7, "waiting for frames, and for the next thing due"),
+    Rule("recvmsg", 47, f"{_RECEIVING}; large inputs come as sealed memory files",
+         when=(_ON_SOCKET, only_bits(2, _RECEIVE_FLAGS, 32))),
+    Rule("recvfrom", 45, _RECEIVING, when=(_ON_SOCKET, only_bits(3, _RECEIVE_FLAGS, 32), is_null(4))),
+    Rule("sendto", 44, _SENDING, when=(_ON_SOCKET, only_bits(3, _SEND_FLAGS, 32), is_null(4))),
+    Rule("sendmsg", 46, f"{_SENDING}; a snapshot goes as a sealed memory file",
+         when=(_ON_SOCKET, only_bits(2, _SEND_FLAGS, 32))),
     # -- descriptors that are open already, and memory files ------------------------------------------
-    Rule("read", 0, _OWN_FILES),
-    Rule("write", 1, "the last words of a fatal error, to /dev/null; frames"),
-    Rule("pread64", 17, f"{_OWN_FILES}; pagemap"),
-    Rule("pwrite64", 18, _OWN_FILES),
-    Rule("lseek", 8, _OWN_FILES),
-    Rule("fstat", 5, _OWN_FILES),
+    Rule("pread64", 17, f"{_MEMORY_FILES}; the pagemap"),
+    Rule("pwrite64", 18, _MEMORY_FILES),
+    Rule("lseek", 8, _MEMORY_FILES),
     Rule(
-        "newfstatat", 262, "fstat, as glibc spells it since 2.33; paths are refused",
-        tests=(has_bits(3, _EMPTY_PATH),), otherwise=NO_ACCESS,
+        "newfstatat", 262, f"{_MEMORY_FILES} (fstat, as glibc spells it since 2.33); {_LOOKING}",
+        when=(has_bits(3, _EMPTY_PATH),), otherwise=NO_ACCESS,
     ),
-    Rule("ftruncate", 77, _OWN_FILES),
-    Rule("memfd_create", 319, _OWN_FILES, tests=(only_bits(1, _MEMFD_FLAGS, 32),)),
-    Rule("close", 3, _OWN_FILES),
-    Rule("fcntl", 72, "sealing; close-on-exec and blocking of the socket", tests=(is_int(1, *_FCNTL),)),
+    Rule("fstat", 5, _MEMORY_FILES),
+    Rule("ftruncate", 77, _MEMORY_FILES),
+    Rule("memfd_create", 319, _MEMORY_FILES, when=(only_bits(1, _MEMFD_FLAGS, 32),)),
+    Rule("fcntl", 72, _MEMORY_FILES, when=(is_int(1, *_FCNTL),)),
+    Rule("close", 3, _MEMORY_FILES),
     Rule(
-        "ioctl", 16, "PAGEMAP_SCAN tells a snapshot what was written; FIONBIO is Python's setblocking",
-        tests=(is_int(1, _PAGEMAP_SCAN, _FIONBIO),), otherwise=refuse(errno.ENOTTY),
+        "ioctl", 16, "a snapshot asks which pages were written",
+        when=(is_int(0, PAGEMAP_FD), is_int(1, _PAGEMAP_SCAN)), otherwise=NEXT,
     ),
-    # -- time and waiting -----------------------------------------------------------------------------
-    Rule(
-        "futex", 202, "Python's locks",
-        tests=(Test(1, 0xFFFF_FFFF & ~_FUTEX_FLAGS, _FUTEX_OPERATIONS),), otherwise=NOT_THERE,
-    ),
-    Rule("clock_gettime", 228, _CLOCKS),
-    Rule("gettimeofday", 96, _CLOCKS),
-    Rule("clock_nanosleep", 230, _WAITING),
-    Rule("sched_yield", 24, "Python's locks"),
-    Rule("restart_syscall", 219, "the kernel resumes an interrupted wait"),
-    Rule("getrusage", 98, "the worker says what CPU time it used"),
+    Rule("ioctl", 16, "Python's setblocking", when=(_ON_SOCKET, is_int(1, _FIONBIO))),
+    Rule("write", 1, "last words, to /dev/null", when=(is_int(0, 1, 2),)),
+    # -- the rest -------------------------------------------------------------------------------------
     Rule("getrandom", 318, "fresh entropy for sessions"),
-    Rule("getpid", 39, "Python asks before it reseeds"),
-    Rule("gettid", 186, "Python's locks name their owner"),
-    # -- a guest's faults are signals that wasmtime handles -------------------------------------------
-    Rule("rt_sigreturn", 15, "a trap of the guest is a signal"),
-    Rule("rt_sigprocmask", 14, "a trap of the guest is a signal"),
-    Rule("rt_sigaction", 13, "wasmtime's and abort's handlers; of this process alone"),
-    Rule("sigaltstack", 131, "wasmtime's handlers have a stack of their own"),
-    # -- the end --------------------------------------------------------------------------------------
+    Rule(
+        "futex", 202, "locks of Python and libc",
+        when=(Condition(1, 0xFFFF_FFFF & ~_FUTEX_FLAGS, _FUTEX_OPERATIONS),), otherwise=NOT_THERE,
+    ),
+    Rule("clock_gettime", 228, "clocks that the vDSO does not answer: CPU time"),
+    Rule("restart_syscall", 219, "the kernel resumes a wait that a stop interrupted"),
+    Rule("rt_sigreturn", 15, "a trap of the guest is a signal, which wasmtime handles"),
+    Rule("rt_sigaction", 13, f"SIGINT is ignored; {_ABORTING}"),
+    Rule("rt_sigprocmask", 14, _ABORTING),
+    Rule("gettid", 186, _ABORTING),
+    Rule("getpid", 39, _ABORTING),
+    Rule("tgkill", 234, _ABORTING, then=NOT_PERMITTED),
+    Rule("openat", 257, _LOOKING, then=NO_ACCESS),
+    Rule("getcwd", 79, _LOOKING, then=NO_ACCESS),
+    Rule("readlink", 89, _LOOKING, then=NO_ACCESS),
     Rule("exit_group", 231, "the worker ends"),
-    Rule("exit", 60, "the worker ends"),
-    # -- refused without a kill, because honest code asks ---------------------------------------------
-    Rule("openat", 257, _SOURCE_LINES, then=NO_ACCESS),
-    Rule("open", 2, _SOURCE_LINES, then=NO_ACCESS),
-    Rule("stat", 4, _SOURCE_LINES, then=NO_ACCESS),
-    Rule("lstat", 6, _SOURCE_LINES, then=NO_ACCESS),
-    Rule("access", 21, _SOURCE_LINES, then=NO_ACCESS),
-    Rule("readlink", 89, _SOURCE_LINES, then=NO_ACCESS),
-    Rule("getcwd", 79, _SOURCE_LINES, then=NO_ACCESS),
-    Rule("prctl", 157, "newer libcs name their mappings; nothing here may be undone", then=NOT_PERMITTED),
-    Rule("sched_getaffinity", 204, "libc and Rust size their pools by it", then=NOT_PERMITTED),
 )  # fmt: skip

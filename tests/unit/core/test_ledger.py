@@ -14,7 +14,7 @@ from tests.support.core_facts import budget
 
 def test_every_dimension_is_a_limit_of_the_budget_and_a_field_of_a_charge() -> None:
     assert {f"{d.value}_max" for d in Dimension} == {f.name for f in fields(BudgetLimits)}
-    assert [d.value for d in Dimension] == [f.name for f in fields(Charge)]
+    assert [d.value for d in Dimension] == list(Charge._fields)
 
 
 def test_a_reservation_that_fits_nowhere_reserves_nowhere() -> None:
@@ -136,6 +136,9 @@ def test_what_has_not_happened_is_refused_beyond_the_limit() -> None:
     assert ledger.spent(Dimension.ITERATIONS) == 1
 
 
-def test_a_negative_charge_cannot_be_made() -> None:
-    with pytest.raises(InternalError):
-        Charge(output_tokens=-1)
+def test_a_negative_charge_cannot_be_counted() -> None:
+    ledger = Ledger(budget())
+    for use in (ledger.reserve, ledger.spend, ledger.absorb):
+        with pytest.raises(InternalError, match="-1 output_tokens"):
+            use(Charge(output_tokens=-1))
+    assert ledger.snapshot() == Ledger(budget()).snapshot()

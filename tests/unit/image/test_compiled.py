@@ -11,7 +11,7 @@ import wasmtime
 
 from rlm_wasm.errors import ArtifactError
 from rlm_wasm.image import compiled
-from rlm_wasm.image.compiled import cache_path, is_cached, load_module
+from rlm_wasm.image.compiled import cache_path, is_cached, load_module, load_native, native_file
 from rlm_wasm.image.machine_key import MAC_BYTES
 from rlm_wasm.sandbox.engine import CONFIGURATION, engine
 from tests.support.wat_guest import assemble
@@ -141,3 +141,33 @@ def test_a_module_that_is_no_wasm_is_not_cached() -> None:
     with pytest.raises(wasmtime.WasmtimeError):
         load_module(engine(), b"not wasm", CONFIGURATION)
     assert not cache_path(b"not wasm", CONFIGURATION).exists()
+
+
+def no_engine() -> wasmtime.Engine:
+    raise AssertionError("compiled again")
+
+
+def test_native_code_for_another_process_comes_from_the_cache_or_is_compiled(cached: Path) -> None:
+    handed_over = native_file(no_engine, CODE, CONFIGURATION)
+    try:
+        assert load_native(engine(), handed_over).exports
+    finally:
+        os.close(handed_over)
+    flip(MAC_BYTES + 100)(cached)
+    again = native_file(engine, CODE, CONFIGURATION)
+    try:
+        assert load_native(engine(), again).exports
+    finally:
+        os.close(again)
+    assert is_cached(CODE, CONFIGURATION)
+
+
+@pytest.mark.threat("T-051")
+def test_native_code_that_somebody_could_still_change_is_not_loaded(cached: Path) -> None:
+    fd = os.memfd_create("code")
+    try:
+        os.write(fd, cached.read_bytes()[MAC_BYTES:])
+        with pytest.raises(ArtifactError, match="sealed"):
+            load_native(engine(), fd)
+    finally:
+        os.close(fd)

@@ -6,12 +6,14 @@ import fcntl
 import mmap
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlm_wasm.image.memfd import ALL_SEALS, sealed_memfd
+from rlm_wasm.errors import ArtifactError
+from rlm_wasm.image.memfd import ALL_SEALS, check_sealed, sealed_memfd
 from tests.support.wat_guest import program_of
 
 
@@ -71,3 +73,25 @@ def test_the_image_of_a_program_is_sealed_before_its_first_use() -> None:
         with pytest.raises(PermissionError):
             os.pwrite(program.image.fd, b"x", 0)
         assert not os.get_inheritable(program.image.fd)
+
+
+@pytest.mark.threat("T-051")
+@pytest.mark.parametrize("missing", [1, 2, 4, 8, 15])
+def test_a_memory_file_that_lacks_a_seal_is_not_taken(missing: int) -> None:
+    made = os.memfd_create("half", os.MFD_ALLOW_SEALING)
+    try:
+        fcntl.fcntl(made, 1033, ALL_SEALS & ~missing)
+        with pytest.raises(ArtifactError, match="not sealed"):
+            check_sealed(made)
+    finally:
+        os.close(made)
+
+
+@pytest.mark.threat("T-051")
+def test_another_kind_of_file_is_not_taken(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("wb") as file, pytest.raises(ArtifactError):
+        check_sealed(file.fileno())
+
+
+def test_a_sealed_file_is_taken(fd: int) -> None:
+    check_sealed(fd)

@@ -58,13 +58,19 @@ def test_openai_model_needs_an_endpoint():
     data["providers"] = {}
     assert _problems(data) == (
         "policy: models.root: needs the table [providers.openai]\n"
-        "policy: models.sub: needs the table [providers.openai]"
+        "policy: models.sub: needs the table [providers.openai]\n"
+        "policy: models.child: needs the table [providers.openai]"
     )
 
 
 def test_script_models_need_no_endpoint_and_no_price():
     data = Policy.builtin("strict").to_mapping()
-    data["models"] = {"root": "script:a.toml", "sub": "script:a.toml", "prices": {}}
+    data["models"] = {
+        "root": "script:a.toml",
+        "sub": "script:a.toml",
+        "child": ["script:a.toml"],
+        "prices": {},
+    }
     del data["providers"]
     assert _problems(data) == ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import anyio
@@ -364,6 +365,69 @@ async def test_a_sink_that_raises_ends_its_run_and_no_other(script: Script) -> N
         result = await runtime.ask("?", sinks=[broken])
         assert (result.partial, result.reason) == (True, "events: KeyError: 'mine'")
         assert (await runtime.ask("?")).answer == "done"
+
+
+class Slow:
+    """A model that thinks for ever."""
+
+    async def complete(self, query: Query) -> Completion:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    async def aclose(self) -> None:
+        pass
+
+
+class OneSlow:
+    """A root model that asks two questions, of which one is never answered."""
+
+    async def complete(self, query: Query) -> Completion:
+        if query.messages[0].role == "system":
+            return Completion("```repl\nllm_query_batched(['slow', 'quick'])\n```", 1, 1)
+        if query.messages[0].content == "slow":
+            await anyio.sleep_forever()
+        return Completion("quick", 1, 1)
+
+    async def aclose(self) -> None:
+        pass
+
+
+async def test_a_run_that_its_sink_ends_tells_the_query_in_flight_as_spent() -> None:
+    def fails_at_the_second_answer(event: Event) -> None:
+        events.append(event)
+        if len(events.of("query_answered")) == 2:
+            raise OSError("full")
+
+    events, rest = Events(), Events()
+    async with running(small_policy(), route=lambda name: (OneSlow(), name)) as runtime:
+        result = await runtime.ask("?", sinks=[fails_at_the_second_answer, rest.append])
+    assert result.spent["calls"] == 3
+    assert result.reason == "events: OSError: full"
+    (ended,) = rest.of("run_ended")
+    assert {f"{name}_spent": amount for name, amount in result.spent.items()}.items() <= ended.items()
+
+
+def test_a_cancel_from_a_callback_of_the_event_loop_ends_every_run() -> None:
+    """As a signal handler under asyncio.run does it. The first run's permit goes to the second, whose
+    query is then sent: from no task.
+    """
+    results = []
+    policy = small_policy(run={"permits_max": 1})
+
+    async def main() -> None:
+        async with running(policy, route=lambda name: (Slow(), name)) as runtime:
+
+            async def ask() -> None:
+                results.append(await runtime.ask("?"))
+
+            async with asyncio.timeout(30), anyio.create_task_group() as tasks:
+                tasks.start_soon(ask)
+                tasks.start_soon(ask)
+                await anyio.wait_all_tasks_blocked()
+                asyncio.get_running_loop().call_soon(runtime.cancel)
+
+    asyncio.run(main())
+    assert [result.reason for result in results] == ["cancelled", "cancelled"]
 
 
 async def test_a_runtime_opened_twice_or_used_closed_says_so(script: Script) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -228,3 +230,23 @@ def test_many_forks_leave_nothing_behind(healthy_host, make_session, fork: Fork)
         child.close()
     session.close()
     del snapshot
+
+
+@pytest.mark.threat("T-052")
+def test_a_pagemap_opened_before_a_fork_is_not_believed():
+    """It describes the parent: the child would find nothing written, and keep an empty snapshot."""
+    script = (
+        "import os\n"
+        "from rlm_wasm.sandbox import dirty_unsafe as d\n"
+        "before = os.open('/proc/self/pagemap', os.O_RDONLY)\n"
+        "for fd in (before, None):\n"
+        " pid = os.fork()\n"
+        " if pid == 0:\n"
+        "  d.hold_pagemap(fd or os.open('/proc/self/pagemap', os.O_RDONLY))\n"
+        "  os.write(1, d.way_in_use().encode() + b' ')\n"
+        "  os._exit(0)\n"
+        " os.waitpid(pid, 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["everything", dirty_unsafe.way_in_use()]
+    assert dirty_unsafe.way_in_use() != "everything"

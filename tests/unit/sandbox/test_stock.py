@@ -14,10 +14,11 @@ from rlm_wasm.errors import InternalError, PolicyError
 from rlm_wasm.sandbox import dirty_unsafe, linear_unsafe
 from rlm_wasm.sandbox import stock as stock_module
 from rlm_wasm.sandbox.dirty_unsafe import present_ranges, written_ranges
-from rlm_wasm.sandbox.instance import Instance
+from rlm_wasm.sandbox.instance import FirstTouched, Instance
 from rlm_wasm.sandbox.linear_unsafe import RESERVED_BYTES
+from rlm_wasm.sandbox.rehearsal import rehearse
 from rlm_wasm.sandbox.session import Session
-from rlm_wasm.sandbox.stock import PREPARED_MAX, FirstTouched, Stock, rehearse
+from rlm_wasm.sandbox.stock import PREPARED_MAX, Stock
 from rlm_wasm.worker.entropy import seeded_entropy
 from rlm_wasm.worker.program import LoadedGuest
 from tests.support.sandbox_facts import boundary_limits, completed, run_cell, session_limits
@@ -86,13 +87,15 @@ def test_no_guest_code_runs_in_a_prepared_instance(
     guest: LoadedGuest, stock: Stock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The one session in which the pages are learned is no part of the stock, and is gone."""
-    called: list[int] = []
+    monkeypatch.setattr(guest.program, "first_touched", None)
+    called: list[Instance] = []
     begin = Instance.begin
-    monkeypatch.setattr(Instance, "begin", lambda self, *a: (called.append(id(self)), begin(self, *a))[1])
+    monkeypatch.setattr(Instance, "begin", lambda self, *a: (called.append(self), begin(self, *a))[1])
     fill(stock)
     assert len(set(called)) == 1
+    assert called[0].closed
     given = [stock.take() for _ in range(3)]
-    assert not {id(instance) for instance in given} & set(called)
+    assert not set(given) & set(called)
     assert linear_unsafe.live_count() == 3
     for instance in given:
         assert instance is not None
@@ -224,6 +227,7 @@ def test_without_the_kernels_answer_instances_are_prepared_without_pages(
     guest: LoadedGuest, stock: Stock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dirty_unsafe, "_way", dirty_unsafe._everything)
+    monkeypatch.setattr(guest.program, "first_touched", None)
     assert rehearse(guest.program, guest.guest.facts) == FirstTouched()
     fill(stock)
     assert len(stock) == 3

@@ -1,0 +1,252 @@
+"""Every kind of event there is, with its fields: what a reader may rely on, and what is checked.
+
+`docs/events.md` is made from these tables. A field marked `text` holds words of people, models or
+guests and is there only if the policy grants `events.texts`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Final, Literal
+
+from rlm_wasm.core.ledger import Dimension
+from rlm_wasm.core.limits import BudgetLimits, QueryLimits, RunLimits
+from rlm_wasm.events import EVENT_VERSION, Event
+
+TypeName = Literal["int", "str", "bool", "int|null", "str|null", "bool|null", "[str]", "[int]", "[str|null]"]
+_TYPES: Final[dict[str, tuple[type, ...]]] = {
+    "int": (int,),
+    "str": (str,),
+    "bool": (bool,),
+    "int|null": (int, type(None)),
+    "str|null": (str, type(None)),
+    "bool|null": (bool, type(None)),
+    "[str]": (str,),
+    "[int]": (int,),
+    "[str|null]": (str, type(None)),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field of an event's data. `text`: only where texts are granted; `optional`: not in each event."""
+
+    type_name: TypeName
+    meaning: str
+    text: bool = False
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of event."""
+
+    meaning: str
+    fields: dict[str, Field]
+
+
+def _limits(prefix: str, limits: type) -> dict[str, Field]:
+    return {prefix + field.name: Field("int", "a limit of the policy") for field in fields(limits)}
+
+
+def _ledger(suffix: str, meaning: str, dimensions: tuple[Dimension, ...]) -> dict[str, Field]:
+    return {f"{dimension.value}_{suffix}": Field("int", meaning) for dimension in dimensions}
+
+
+_BILLED: Final = (Dimension.CALLS, Dimension.INPUT_TOKENS, Dimension.OUTPUT_TOKENS, Dimension.COST)
+_REQUEST: Final = Field("int", "the query, by the host's number")
+_ATTEMPT: Final = Field("int", "which attempt, from 1")
+_CELL: Final = Field("int", "which cell of its session's owner, from 1")
+_ERROR: Final = Field("str", "the type of the error", optional=True)
+_MESSAGE: Final = Field("str", "what the error says", text=True, optional=True)
+_COST: Final = {
+    "input_tokens": Field("int", "charged"),
+    "output_tokens": Field("int", "charged"),
+    "cost_microdollars": Field("int", "charged"),
+}
+_REPORTED: Final = {
+    "reported_input_tokens": Field("int|null", "what the provider stated, if believable"),
+    "reported_output_tokens": Field("int|null", "what the provider stated, if believable"),
+}
+
+KINDS: Final[dict[str, Kind]] = {
+    "run_started": Kind(
+        "A run begins. Always the first event.",
+        {
+            **_limits("", BudgetLimits),
+            **_limits("run_", RunLimits),
+            **_limits("query_", QueryLimits),
+            "models": Field("[str]", "the models that may be asked"),
+            "seed": Field("int", "of the policy"),
+            "texts": Field("bool", "whether the fields marked as text are written"),
+        },
+    ),
+    "run_described": Kind(
+        "What the run is about and made of: with its texts, all that a replay needs.",
+        {
+            "version": Field("str", "of rlm-wasm"),
+            "policy_sha256": Field("str", "of the policy as `policy show` prints it"),
+            "guest_code_sha256": Field("str", "of the guest's code module"),
+            "guest_image_sha256": Field("str", "of the guest's base image"),
+            "question_chars": Field("int", "length of the question"),
+            "contexts": Field("[str]", "names of the inputs"),
+            "context_types": Field("[str]", "str or bytes"),
+            "context_lengths": Field("[int]", "in characters or bytes"),
+            "question": Field("str", "the question", text=True, optional=True),
+            "policy": Field("str", "the policy as TOML", text=True, optional=True),
+            "context_sha256": Field("[str]", "of each input, a str as UTF-8", text=True, optional=True),
+            "context_texts": Field("[str|null]", "each str that is short", text=True, optional=True),
+        },
+    ),
+    "iteration_started": Kind(
+        "A root model is about to get its next turn.",
+        {"iteration": Field("int", "how many turns the run has had, this one included")},
+    ),
+    "query_received": Kind(
+        "A query was accepted and its cost reserved.",
+        {
+            "request": _REQUEST,
+            "group": Field("int|null", "shared by the items of one batch"),
+            "origin": Field("str", "root: a turn of the loop; guest: llm_query"),
+            "model": Field("str", "as the policy names it"),
+            "messages": Field("int", "how many"),
+            "prompt_bytes": Field("int", "of all messages, as UTF-8"),
+            "timeout_ms": Field("int", "for all attempts together"),
+            "reserved_input_tokens": Field("int", "an upper bound of one attempt"),
+            "reserved_output_tokens": Field("int", "an upper bound of one attempt"),
+            "reserved_cost_microdollars": Field("int", "an upper bound of one attempt"),
+            "roles": Field("[str]", "of the messages", text=True, optional=True),
+            "texts": Field("[str]", "of the messages", text=True, optional=True),
+        },
+    ),
+    "query_sent": Kind("An attempt got its permit and goes out.", {"request": _REQUEST, "attempt": _ATTEMPT}),
+    "query_retry": Kind(
+        "An attempt failed; another one follows.",
+        {
+            "request": _REQUEST,
+            "attempt": Field("int", "the one that failed"),
+            "delay_ms": Field("int", "until the next one"),
+            "sent": Field("bool", "whether the provider may bill for it"),
+            "retry_after_ms": Field("int|null", "what the provider asked for"),
+            "error": Field("str", "the type of the error"),
+            "message": _MESSAGE,
+        },
+    ),
+    "query_requeued": Kind(
+        "The wait before the next attempt is over; the query waits for a permit again.",
+        {"request": _REQUEST, "attempt": Field("int", "the one to come")},
+    ),
+    "query_answered": Kind(
+        "The one terminal response of a query.",
+        {
+            "request": _REQUEST,
+            "status": Field("str", "completed, failed, denied, timed_out or cancelled"),
+            "attempts": Field("int", "how many were made"),
+            "assumed": Field("bool", "whether the charge holds reservations that no bill confirmed"),
+            "sent": Field("bool|null", "of a failure: whether the last attempt may be billed"),
+            **_REPORTED,
+            **_COST,
+            "error": _ERROR,
+            "message": _MESSAGE,
+            "text": Field("str", "the answer", text=True, optional=True),
+        },
+    ),
+    "query_denied": Kind(
+        "Queries that were refused since the last other event, folded by reason.",
+        {
+            "reason": Field("str", "what refused them"),
+            "count": Field("int", "how many"),
+            "first_request": Field("int", "the first of them"),
+            "last_request": Field("int", "the last of them"),
+        },
+    ),
+    "late_result": Kind(
+        "A result came after its query had been answered: the account is corrected, downward only.",
+        {
+            "request": _REQUEST,
+            "attempt": _ATTEMPT,
+            "answered": Field("bool", "an answer, or a failure"),
+            "sent": Field("bool|null", "of a failure: whether it may be billed"),
+            **_REPORTED,
+            **_COST,
+        },
+    ),
+    "cell_started": Kind(
+        "Code goes into the session.", {"cell": _CELL, "source_bytes": Field("int", "as UTF-8")}
+    ),
+    "answer_declared": Kind(
+        "The guest declared its answer; what comes after it in this cell no longer counts.",
+        {"cell": _CELL, "answer_bytes": Field("int", "as UTF-8")},
+    ),
+    "cell_ended": Kind(
+        "The code came back.",
+        {
+            "cell": _CELL,
+            "outcome": Field("str", "completed, or why not: the words of `rlm-wasm exec --json`"),
+            "fuel": Field("int", "used by the cell"),
+            "memory_bytes": Field("int", "the guest's memory"),
+            "session_lost": Field("bool", "whether a limit or a trap ended the guest"),
+            "restored": Field("bool", "whether it went back to its state before the cell"),
+        },
+    ),
+    "fuel_used": Kind(
+        "A cell's fuel was charged.",
+        {"fuel": Field("int", "of the cell"), "total": Field("int", "of the run so far")},
+    ),
+    "overdraft": Kind(
+        "What happened cost more than its limit; the run stops.",
+        {"dimensions": Field("[str]", "of the ledger")},
+    ),
+    "run_stopping": Kind(
+        "The run must end; its open queries are cancelled.", {"reason": Field("str", "why")}
+    ),
+    "run_answered": Kind(
+        "What the run came to, as its caller gets it.",
+        {
+            "partial": Field("bool", "whether the model did not declare it final"),
+            "reason": Field("str", "why the run ended"),
+            "answer_bytes": Field("int|null", "as UTF-8; null: there is none"),
+            "answer": Field("str", "the answer", text=True, optional=True),
+        },
+    ),
+    "events_truncated": Kind(
+        "No further event but the last is written: run.events_max is reached.",
+        {"events_max": Field("int", "a limit of the policy")},
+    ),
+    "run_ended": Kind(
+        "The final account. Always the last event.",
+        {
+            "outcome": Field("str", "why the run ended"),
+            "stopped": Field("str|null", "why the scheduler stopped it, if it did"),
+            **_ledger("spent", "what the run used", tuple(Dimension)),
+            **_ledger("unconfirmed", "the part of it that no bill confirmed", _BILLED),
+            "queries_denied": Field("int", "how many were refused"),
+            "events_dropped": Field("int", "how many were not written: run.events_max"),
+        },
+    ),
+}
+
+
+def fault_of(event: Event) -> str | None:
+    """Return what is wrong with an event by these tables, or None."""
+    if event.v != EVENT_VERSION:
+        return f"v: is {event.v}, and {EVENT_VERSION} is the version known here"
+    if (kind := KINDS.get(event.kind)) is None:
+        return f"kind: {event.kind!a} is not known"
+    for name, value in event.data.items():
+        field = kind.fields.get(name)
+        if field is None:
+            return f"data.{name[:64]!a}: {event.kind} has no such field"
+        if not _fits(value, field.type_name):
+            return f"data.{name}: must be {field.type_name}, not {type(value).__name__}"
+    for name, field in kind.fields.items():
+        if name not in event.data and not field.optional:
+            return f"data.{name}: is missing"
+    return None
+
+
+def _fits(value: object, type_name: str) -> bool:
+    allowed = _TYPES[type_name]
+    if type_name.startswith("["):
+        return isinstance(value, list) and all(type(item) in allowed for item in value)
+    return type(value) in allowed

@@ -1,0 +1,94 @@
+"""What a run is about and made of, for its log: digests always, texts where the policy grants them.
+
+Without texts there are no digests of them either: whoever can guess a short text could confirm it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from functools import cache
+from typing import Final
+
+import anyio
+
+from rlm_wasm.core.pricing import utf8_bytes
+from rlm_wasm.errors import ArtifactError
+from rlm_wasm.image.artifact import find_guest
+from rlm_wasm.policy.model import Policy
+from rlm_wasm.policy.render import to_toml
+from rlm_wasm.version import VERSION
+
+# A str up to this many characters is in the log itself, so that a replay needs no file for it.
+CONTEXT_CHARS_KEPT_MAX: Final = 65_536
+# Hashing more than this goes to another thread: the loop has other runs.
+_HASHED_AT_ONCE_UNITS: Final = 1 << 20
+
+
+async def description(
+    policy: Policy, question: str, contexts: Mapping[str, str | bytes]
+) -> dict[str, object]:
+    """Return the data of `run_described`."""
+    text = to_toml(policy)
+    code, image = _guest_identity()
+    data: dict[str, object] = {
+        "version": VERSION,
+        "policy_sha256": sha256(text),
+        "guest_code_sha256": code,
+        "guest_image_sha256": image,
+        "question_chars": len(question),
+        "contexts": list(contexts),
+        "context_types": [type(value).__name__ for value in contexts.values()],
+        "context_lengths": [len(value) for value in contexts.values()],
+    }
+    if not policy.events.texts:
+        return data
+    return data | {
+        "question": question,
+        "policy": text,
+        "context_sha256": [await _digest(value) for value in contexts.values()],
+        "context_texts": [value if _is_short(value) else None for value in contexts.values()],
+    }
+
+
+def sha256(value: str | bytes) -> str:
+    """Return the digest that logs use; of a str, that of its UTF-8."""
+    data = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value
+    return hashlib.sha256(data).hexdigest()
+
+
+def answer_bytes(answer: str | None) -> int | None:
+    """Return an answer's size as the log states it."""
+    return None if answer is None else utf8_bytes(answer)
+
+
+async def _digest(value: str | bytes) -> str:
+    if len(value) <= _HASHED_AT_ONCE_UNITS:
+        return sha256(value)
+    return await anyio.to_thread.run_sync(sha256, value)
+
+
+def _is_short(value: str | bytes) -> bool:
+    return isinstance(value, str) and len(value) <= CONTEXT_CHARS_KEPT_MAX and _is_writable(value)
+
+
+def _is_writable(value: str) -> bool:
+    # A lone surrogate would come back as something else.
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _guest_identity() -> tuple[str, str]:
+    try:
+        return _identity_of_built_guest()
+    except ArtifactError:
+        return "", ""  # told where the guest is wanted, if it is
+
+
+@cache
+def _identity_of_built_guest() -> tuple[str, str]:
+    facts = find_guest().facts
+    return facts.code_sha256, facts.image_sha256

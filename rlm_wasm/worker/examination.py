@@ -1,0 +1,89 @@
+"""What locked-down workers are on this machine: every layer, and what happens when one tries to get out."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from dataclasses import dataclass
+
+from rlm_wasm.worker.lockdown import probe
+from rlm_wasm.worker.lockdown.probe import Attempt
+from rlm_wasm.worker.lockdown.report import Finding
+from rlm_wasm.worker.zygote import Exited, Gone, Spawned, Zygote, ZygoteGone
+
+_ENTRY = probe.__name__
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """The layers of a worker that was made for it, and its attempts."""
+
+    layers: tuple[Finding, ...]
+    attempts: tuple[Attempt, ...]
+
+    @property
+    def locked(self) -> bool:
+        """Whether every layer stands and no attempt got anywhere."""
+        return all(f.applied for f in self.layers) and all(a.refused for a in self.attempts)
+
+
+def examine() -> Examination:
+    """Start a zygote, fork one worker for each attempt, and look. Takes about a second.
+
+    Raises:
+        ArtifactError: no guest is built.
+        LockdownError: this machine is none that workers can be locked down on.
+        ZygoteGone: it did not start, or ended.
+    """
+    zygote = Zygote.start(_ENTRY, probe.LIMITS, required=())
+    try:
+        told, _ = _ask(zygote, "layers")
+        rows = [line.split("\t") for line in told.splitlines()]
+        layers = tuple(Finding(layer, applied == "1", detail) for layer, applied, detail in rows)
+        attempts = tuple(Attempt(name, _outcome(*_ask(zygote, name))) for name in probe.ATTEMPTS)
+        return Examination(layers, attempts)
+    finally:
+        zygote.close()
+
+
+def _ask(zygote: Zygote, what: str) -> tuple[str, Exited]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.settimeout(probe.SECONDS_MAX)
+        number = zygote.spawn(theirs)
+        theirs.close()
+        answer = b""
+        try:
+            ours.sendall(what.encode())
+            while part := ours.recv(65_536):
+                answer += part
+        except OSError:
+            pass  # it ended before it read or said anything: its exit tells
+    return answer.decode("utf-8", "replace"), _exit(zygote, number)
+
+
+def _exit(zygote: Zygote, number: int) -> Exited:
+    end = time.monotonic() + probe.SECONDS_MAX
+    while (left := end - time.monotonic()) > 0:
+        for report in zygote.wait(left):
+            match report:
+                case Spawned(pidfd=pidfd):
+                    os.close(pidfd)
+                case Exited() if report.number == number:
+                    return report
+                case Gone(reason=reason):
+                    raise ZygoteGone(reason)
+    raise ZygoteGone("a worker did not end")
+
+
+def _outcome(answer: str, ended: Exited) -> str:
+    if answer:
+        return answer
+    if ended.reason:
+        return ended.reason
+    if ended.killed_by:
+        return signal.Signals(ended.killed_by).name
+    # A program that ran in its place, and said nothing.
+    return "worked"

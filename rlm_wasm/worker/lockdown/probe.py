@@ -1,0 +1,99 @@
+"""A worker that tries what it must not be able to do, and a host that looks at what happened.
+
+The entry of a zygote like any other: locked down in the same way, then it makes one attempt and says
+what came of it, if it is still there to say so. What a layer claims is one thing; this is the other.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from rlm_wasm.worker.lockdown.kernel import syscall
+from rlm_wasm.worker.lockdown.report import LockdownReport
+from rlm_wasm.worker.lockdown.rlimits import ProcessLimits
+
+_WORKED: Final = b"worked"
+_NAME_BYTES_MAX: Final = 64
+SECONDS_MAX: Final = 10.0
+_ZYGOTE: Final = 1  # its number in its own namespace
+# Room for the zygote's own limits to be set; a probe runs no session.
+LIMITS: Final = ProcessLimits(
+    sessions_max=1,
+    memory_bytes_max=128 << 20,
+    image_bytes_max=128 << 20,
+    held_bytes_max=0,
+    files_max=0,
+    cpu_seconds_max=10,
+)
+
+
+def _connect() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as made:
+        made.connect(("127.0.0.1", 1))
+
+
+def _fork() -> None:
+    if os.fork() == 0:
+        os._exit(0)
+
+
+def _run_written_page() -> None:
+    page = syscall(9, 0, 4096, 3, 0x22, -1, 0)
+    ctypes.memset(page, 0xC3, 1)
+    syscall(10, page, 4096, 5)
+
+
+ATTEMPTS: Final[dict[str, Callable[[], object]]] = {
+    "open": lambda: os.open("/etc/passwd", os.O_RDONLY),
+    "connect": _connect,
+    "exec": lambda: os.execv("/bin/true", ["true"]),  # noqa: S606 - to see it refused
+    "fork": _fork,
+    "ptrace": lambda: syscall(101, 0x4206, _ZYGOTE, 0, 0),
+    "signal": lambda: os.kill(_ZYGOTE, signal.SIGCONT),
+    "mmap exec": lambda: syscall(9, 0, 4096, 7, 0x22, -1, 0),
+    "write and run": _run_written_page,
+    "mount": lambda: syscall(165, 0, 0, 0, 0, 0),
+    "io_uring": lambda: syscall(425, 1, 0),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One thing tried: `outcome` is an error's name, a signal's, or "worked"."""
+
+    name: str
+    outcome: str
+
+    @property
+    def refused(self) -> bool:
+        """Whether the worker got nothing."""
+        return self.outcome in ("EACCES", "EPERM", "SIGSYS")
+
+
+def warm() -> None:
+    """Nothing is needed."""
+
+
+def serve(connection: socket.socket, report: LockdownReport) -> None:
+    """Make the attempt that the host names."""
+    name = connection.recv(_NAME_BYTES_MAX).decode()
+    if name not in ATTEMPTS:
+        connection.sendall("\n".join(_line(f.layer, f.applied, f.detail) for f in report.findings).encode())
+        return
+    try:
+        ATTEMPTS[name]()
+        outcome = _WORKED
+    except OSError as error:
+        outcome = errno.errorcode.get(error.errno or 0, "an error").encode()
+    connection.sendall(outcome)
+
+
+def _line(layer: str, applied: bool, detail: str) -> str:
+    return f"{layer}\t{int(applied)}\t{detail}"

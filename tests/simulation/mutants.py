@@ -1,0 +1,203 @@
+"""Ways to break the product on purpose. Each leaves it plausible; the simulation must notice every one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, Final
+
+import pytest
+
+from rlm_wasm.core import retry
+from rlm_wasm.core.dialects import observations
+from rlm_wasm.core.effects import ClearTimer, Respond
+from rlm_wasm.core.journal import Journal
+from rlm_wasm.core.ledger import Charge, Ledger
+from rlm_wasm.core.outbox import Outbox
+from rlm_wasm.core.permits import Permits
+from rlm_wasm.core.query_flow import QueryFlow
+from rlm_wasm.core.request import Cancelled, Completed, TimedOut
+from rlm_wasm.core.scheduler import Scheduler
+from rlm_wasm.runtime import broker, run
+from rlm_wasm.runtime.timers import Timers
+from rlm_wasm.worker import commands
+from rlm_wasm.worker.seats import Seats
+
+Break = Callable[[pytest.MonkeyPatch], None]
+
+
+def a_permit_is_given_back_twice(patch: pytest.MonkeyPatch) -> None:
+    release = Permits.release
+
+    def twice(self: Any, *slot: Any) -> None:
+        release(self, *slot)
+        self._held -= 1
+
+    patch.setattr(Permits, "release", twice)
+
+
+def a_permit_is_kept_during_the_backoff(patch: pytest.MonkeyPatch) -> None:
+    failed = QueryFlow.failed
+
+    def keeps(self: Any, run: Any, given: Any) -> None:
+        self._permits._held += 1  # one more than the runs know of
+        failed(self, run, given)
+
+    patch.setattr(QueryFlow, "failed", keeps)
+
+
+def a_free_permit_is_not_handed_out(patch: pytest.MonkeyPatch) -> None:
+    hand_out = Permits.hand_out
+    patch.setattr(Permits, "hand_out", lambda self: () if self._held == 1 else hand_out(self))
+
+
+def _drops(patch: pytest.MonkeyPatch, effect: type, response: type | None = None) -> None:
+    handle = Scheduler.handle
+
+    def drops(self: Any, *given: Any) -> list[Any]:
+        def lost(found: Any) -> bool:
+            wanted = response is None or isinstance(getattr(found, "response", None), response)
+            return isinstance(found, effect) and wanted
+
+        return [found for found in handle(self, *given) if not lost(found)]
+
+    patch.setattr(Scheduler, "handle", drops)
+
+
+def a_cancelled_query_gets_no_response(patch: pytest.MonkeyPatch) -> None:
+    _drops(patch, Respond, Cancelled)
+
+
+def a_query_that_timed_out_gets_no_response(patch: pytest.MonkeyPatch) -> None:
+    _drops(patch, Respond, TimedOut)
+
+
+def a_timer_is_never_cleared(patch: pytest.MonkeyPatch) -> None:
+    _drops(patch, ClearTimer)
+
+
+def the_shell_forgets_to_clear_timers(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Timers, "clear", lambda self, *key: None)
+
+
+def the_shell_notices_timers_late(patch: pytest.MonkeyPatch) -> None:
+    set_timer = Timers.set
+
+    def late(self: Any, run_id: Any, timer_id: str, at_ns: int) -> None:
+        set_timer(self, run_id, timer_id, at_ns + 1_000_000_000)
+
+    patch.setattr(Timers, "set", late)
+
+
+def a_late_bill_is_forgotten(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Ledger, "correct", lambda self, reservation, actual: actual or Charge())
+
+
+def a_late_result_is_delivered(patch: pytest.MonkeyPatch) -> None:
+    late_result = QueryFlow._late_result
+
+    def delivers(self: Any, run: Any, given: Any) -> None:
+        late_result(self, run, given)
+        self._outbox.add(Respond(run.run_id, given.request_id, Completed("late", None)))
+
+    patch.setattr(QueryFlow, "_late_result", delivers)
+
+
+def a_query_has_no_deadline(patch: pytest.MonkeyPatch) -> None:
+    set_timer = Outbox.set_timer
+
+    def forgets(self: Any, run: Any, timer_id: str, *more: Any) -> None:
+        if not timer_id.startswith("query_deadline"):
+            set_timer(self, run, timer_id, *more)
+
+    patch.setattr(Outbox, "set_timer", forgets)
+
+
+def a_reservation_leaves_out_the_cost(patch: pytest.MonkeyPatch) -> None:
+    reserve = Ledger.reserve
+
+    def less(self: Any, charge: Charge) -> int:
+        return reserve(self, Charge(charge.calls, 0, charge.input_tokens, charge.output_tokens))
+
+    patch.setattr(Ledger, "reserve", less)
+
+
+def an_overdraft_goes_on(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Ledger, "refuse_unless_fits", lambda self, charge: None)
+
+
+def an_event_number_is_left_out(patch: pytest.MonkeyPatch) -> None:
+    number = Journal._number
+
+    def skips(self: Any, kind: str, *more: Any) -> Any:
+        self._seq += kind == "query_retry"
+        return number(self, kind, *more)
+
+    patch.setattr(Journal, "_number", skips)
+
+
+def answers_come_in_another_order(patch: pytest.MonkeyPatch) -> None:
+    put = broker._Batch.put
+
+    def elsewhere(self: Any, place: int, response: Any) -> None:
+        put(self, len(self._responses) - 1 - place, response)
+
+    patch.setattr(broker._Batch, "put", elsewhere)
+
+
+def a_cancelled_call_is_left_running(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(broker._Sent, "cancel", lambda self: False)
+
+
+def a_session_is_left_open(patch: pytest.MonkeyPatch) -> None:
+    async def forgets(self: Any) -> None:
+        self._session = None
+
+    patch.setattr(run.ActiveRun, "_close_session", forgets)
+
+
+def a_guest_is_not_stopped(patch: pytest.MonkeyPatch) -> None:
+    perform = Seats.perform
+
+    def deaf(self: Any, command: Any) -> None:
+        if not isinstance(command, commands.Stop):
+            perform(self, command)
+
+    patch.setattr(Seats, "perform", deaf)
+
+
+def an_observation_is_not_cut(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(observations, "cut_text", lambda text, bytes_max: text)
+
+
+def the_jitter_is_no_seeds(patch: pytest.MonkeyPatch) -> None:
+    def unit(*_: int) -> float:
+        return os.urandom(1)[0] / 256
+
+    patch.setattr(retry, "jitter_unit", unit)
+    patch.setattr("rlm_wasm.core.query_flow.jitter_unit", unit)
+
+
+# Those that only a second run of the same seed can show.
+BREAK_DETERMINISM: Final[tuple[Break, ...]] = (the_jitter_is_no_seeds,)
+BREAK_AN_INVARIANT: Final[tuple[Break, ...]] = (
+    a_permit_is_given_back_twice,
+    a_permit_is_kept_during_the_backoff,
+    a_free_permit_is_not_handed_out,
+    a_cancelled_query_gets_no_response,
+    a_query_that_timed_out_gets_no_response,
+    a_timer_is_never_cleared,
+    the_shell_forgets_to_clear_timers,
+    the_shell_notices_timers_late,
+    a_late_bill_is_forgotten,
+    a_late_result_is_delivered,
+    a_query_has_no_deadline,
+    a_reservation_leaves_out_the_cost,
+    an_overdraft_goes_on,
+    an_event_number_is_left_out,
+    answers_come_in_another_order,
+    a_cancelled_call_is_left_running,
+    a_session_is_left_open,
+    a_guest_is_not_stopped,
+    an_observation_is_not_cut,
+)

@@ -1,0 +1,21 @@
+"""A worker whose native code belongs to an attacker: it runs an attempt by name, in the worker's place."""
+
+from __future__ import annotations
+
+import json
+import socket
+
+from rlm_wasm.worker.lockdown.report import LockdownReport
+from tests.support import attacks
+
+
+def warm() -> None:
+    """Make ready what an attempt needs that could not be made later."""
+    attacks.prepare()
+
+
+def serve(connection: socket.socket, report: LockdownReport) -> None:
+    """Try what the host names; say what came of it, if there is still somebody to say it."""
+    wanted = json.loads(connection.recv(4096))
+    aim = attacks.Aim(1, wanted["tcp_port"], wanted["abstract"])
+    connection.sendall(attacks.attempt(wanted["attack"], aim).encode())

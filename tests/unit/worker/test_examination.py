@@ -1,0 +1,42 @@
+"""What `rlm-wasm doctor` says about locked-down workers is what a worker tried and met."""
+
+from __future__ import annotations
+
+import pytest
+
+from rlm_wasm.worker import examination
+from rlm_wasm.worker.lockdown import probe
+from rlm_wasm.worker.lockdown.report import LAYERS
+from tests.support.command_line import document, rlm_wasm
+
+pytestmark = [pytest.mark.guest]
+
+
+def test_a_worker_made_for_the_look_is_locked_and_gets_nowhere() -> None:
+    found = examination.examine()
+    assert found.locked
+    assert tuple(f.layer for f in found.layers) == LAYERS
+    assert {each.name: each.outcome for each in found.attempts} == dict.fromkeys(probe.ATTEMPTS, "SIGSYS") | {
+        "open": "EACCES"
+    }
+
+
+def test_attempts_that_get_somewhere_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: a worker that lacks its filter, and says that it has one."""
+    monkeypatch.setattr(examination, "_ENTRY", "tests.support.unfiltered_probe")
+    found = examination.examine()
+    outcomes = {each.name: each.outcome for each in found.attempts}
+    assert outcomes["mmap exec"] == outcomes["write and run"] == "worked"
+    assert all(f.applied for f in found.layers)
+    assert not found.locked
+
+
+def test_doctor_shows_each_layer_and_each_attempt() -> None:
+    said = document(rlm_wasm("doctor", "--json"))
+    findings = {f["name"]: f for f in said["findings"]}
+    assert findings["isolation in processes"]["status"] == "ok"
+    assert {f"layer: {layer}" for layer in LAYERS} <= set(findings)
+    assert findings["tried: open"] == {
+        "name": "tried: open", "status": "ok", "detail": "EACCES", "hint": None, "required": False
+    }  # fmt: skip
+    assert findings["tried: exec"]["detail"] == "SIGSYS"

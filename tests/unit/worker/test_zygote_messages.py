@@ -1,0 +1,74 @@
+"""Packets between a host and its zygote: whole or refused, and no descriptor is ever left over."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from rlm_wasm.worker import zygote_messages as messages
+
+Pair = tuple[socket.socket, socket.socket]
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    first, second = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with first, second:
+        second.setblocking(False)
+        yield first, second
+
+
+def _open_fds() -> set[str]:
+    return set(os.listdir("/proc/self/fd"))
+
+
+def test_a_packet_arrives_with_its_descriptors(pair: Pair) -> None:
+    with open("/dev/null") as file:
+        messages.send(pair[0], {"type": "spawn", "number": 7}, [file.fileno(), 1])
+    received = messages.receive(pair[1])
+    assert received is not None
+    document, fds = received
+    assert document == {"type": "spawn", "number": 7}
+    assert [os.get_inheritable(fd) for fd in fds] == [False, False]
+    for fd in fds:
+        os.close(fd)
+
+
+def test_the_end_is_none_and_nothing_yet_blocks(pair: Pair) -> None:
+    with pytest.raises(BlockingIOError):
+        messages.receive(pair[1])
+    pair[0].close()
+    assert messages.receive(pair[1]) is None
+
+
+@pytest.mark.threat("T-053")
+@pytest.mark.parametrize(
+    "packet",
+    [
+        b"{", b"[]", b"7", b'{"type":7}', b'{"number":1}', b"\xff\xfe", b"[" * 50_000,
+        b'"' + b"x" * (messages.PACKET_BYTES_MAX + 10) + b'"',
+    ],
+)  # fmt: skip
+def test_what_is_no_message_is_refused_and_its_descriptors_are_closed(pair: Pair, packet: bytes) -> None:
+    before = _open_fds()
+    socket.send_fds(pair[0], [packet], [0, 1])
+    with pytest.raises(ValueError, match=r"."):
+        messages.receive(pair[1])
+    assert _open_fds() == before
+
+
+@pytest.mark.threat("T-053")
+def test_more_descriptors_than_any_message_has_are_refused_and_closed(pair: Pair) -> None:
+    before = _open_fds()
+    socket.send_fds(pair[0], [b'{"type":"spawn","number":1}'], [0, 1, 2, 0, 1])
+    with pytest.raises(ValueError, match="cut"):
+        messages.receive(pair[1])
+    assert _open_fds() == before
+
+
+def test_a_packet_that_would_be_cut_is_not_sent(pair: Pair) -> None:
+    with pytest.raises(ValueError, match="bytes"):
+        messages.send(pair[0], {"type": "x" * messages.PACKET_BYTES_MAX})
