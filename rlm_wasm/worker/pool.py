@@ -250,9 +250,9 @@ class WorkerPool:
 
     # -- watching ----------------------------------------------------------------------------------------
 
-    async def _supervise(self) -> None:
+    async def _supervise(self, scope: anyio.CancelScope) -> None:
         measured_ns = 0
-        with anyio.CancelScope() as self._supervising:
+        with scope:
             while True:
                 await anyio.sleep(self._limits.workers.heartbeat_ms / 1000)
                 now = self._clock()
@@ -314,7 +314,8 @@ class WorkerPool:
         tasks = anyio.create_task_group()
         await tasks.__aenter__()
         self._tasks = tasks
-        tasks.start_soon(self._supervise)
+        self._supervising = anyio.CancelScope()
+        tasks.start_soon(self._supervise, self._supervising)
         return self
 
     async def __aexit__(

@@ -15,7 +15,7 @@ from rlm_wasm.sandbox.inputs import Input
 from rlm_wasm.sandbox.session import Cell
 from rlm_wasm.sandbox.text import LaidOut
 from rlm_wasm.worker.answers import Answer
-from rlm_wasm.worker.commands import Load, Open
+from rlm_wasm.worker.commands import Done, Load, Open, Report
 from rlm_wasm.worker.inline import InlineSession
 from rlm_wasm.worker.link import Link
 from rlm_wasm.worker.result import CellResult
@@ -66,6 +66,12 @@ class ProcessSession(InlineSession):
             return await super().run(cell, answer, checkpoint_bytes_max=checkpoint_bytes_max)
         except WorkerLost as lost:
             return _lost(cell, lost, monotonic_ns() - began)
+
+    def _received(self, report: Report) -> None:
+        super()._received(report)
+        # The end of an operation that is being answered: its worker is gone, and nobody wants the answer.
+        if isinstance(report, Done) and self._answering is not None:
+            self._answering.cancel()
 
     async def open_in(self, limits: SessionLimits, start: SessionImage | None) -> None:
         """Make the guest. Called once, by the pool."""
