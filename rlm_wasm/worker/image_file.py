@@ -9,11 +9,12 @@ is read with plain reads and never mapped by the host.
 
 from __future__ import annotations
 
+import itertools
 import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
 from rlm_wasm.errors import ArtifactError
 from rlm_wasm.image.memfd import MemoryFile, check_sealed
@@ -85,6 +86,14 @@ def _read(fd: int, length: int, offset: int) -> bytes:
     return bytes(data)
 
 
+_numbers: Final = itertools.count(1)
+
+
+def next_image_number() -> int:
+    """Return a number that no image of this process has had."""
+    return next(_numbers)
+
+
 @dataclass(frozen=True)
 class WorkerImage:
     """The state of one session of a worker process: a `SessionImage` that belongs to one tenant.
@@ -98,6 +107,11 @@ class WorkerImage:
     virtual_ns: int
     runs: int
     file: MemoryFile
+
+    @classmethod
+    def of_runs(cls, runs: Runs, *, tenant: str, size: int, virtual_ns: int) -> Self:
+        """Return an image of these pages, for example of a file that was saved."""
+        return cls(next_image_number(), tenant, size, virtual_ns, len(runs), write_runs(runs))
 
     @property
     def bytes_held(self) -> int:

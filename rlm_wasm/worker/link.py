@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from time import monotonic_ns
 from typing import Final
 
 import anyio
 
+from rlm_wasm.core.limits import CellLimits
 from rlm_wasm.errors import (
     ArtifactError,
     BoundaryViolation,
@@ -28,11 +30,56 @@ from rlm_wasm.wire import worker_messages as m
 from rlm_wasm.worker import commands as c
 from rlm_wasm.worker.child import Child
 from rlm_wasm.worker.frames import Channel, Frame, FrameError, PeerGone
-from rlm_wasm.worker.image_file import WorkerImage, check_file
+from rlm_wasm.worker.image_file import WorkerImage, check_file, next_image_number
 from rlm_wasm.worker.protocol import Protocol, State
+from rlm_wasm.worker.result import CellResult
 from rlm_wasm.worker.translation import result_of
 
 Sink = Callable[[c.Report], None]
+
+
+# Twice what any guest was measured to use. A cell whose worker is gone is charged what it could have used.
+FUEL_PER_NS_MAX: Final = 25
+
+
+@dataclass(slots=True)
+class _Running:
+    """A cell under way, and how long its guest has had."""
+
+    limits: CellLimits
+    since_ns: int
+    executed_ns: int = 0
+    waits: bool = False
+
+    def pause(self, now_ns: int) -> None:
+        if not self.waits:
+            self.executed_ns += now_ns - self.since_ns
+        self.waits = True
+
+    def resume(self, now_ns: int) -> None:
+        self.since_ns = now_ns
+        self.waits = False
+
+    def lost(self, error: WorkerLost, now_ns: int) -> CellResult:
+        """Return what the cell came to: its worker is gone."""
+        self.pause(now_ns)
+        return lost_result(error, min(self.limits.fuel_max, FUEL_PER_NS_MAX * self.executed_ns))
+
+
+def lost_result(error: WorkerLost, fuel_used: int) -> CellResult:
+    """Return the result of a cell whose worker is gone."""
+    return CellResult(
+        outcome=error.outcome,
+        stdout="",
+        stderr="",
+        result=None,
+        error=error,
+        variables=(),
+        fuel_used=fuel_used,
+        memory_peak_bytes=0,
+        executed_ns=0,
+        session_lost=True,
+    )
 
 
 class Link:
@@ -48,7 +95,6 @@ class Link:
         tenant: str,
         report_bytes_max: int,
         unsent_bytes_max: int,
-        image_numbers: Callable[[], int],
         ended: Callable[[Link], None],
         closed: Callable[[Link, int], None],
     ) -> None:
@@ -59,9 +105,9 @@ class Link:
         )
         self._protocol = Protocol()
         self._sinks: dict[int, Sink] = {}
+        self._running: dict[int, _Running] = {}
         self._ended = ended
         self._closed = closed
-        self._image_numbers = image_numbers
         self._scope = anyio.CancelScope()
         self._wants_writing = anyio.Event()
         self._pings = 0
@@ -113,6 +159,7 @@ class Link:
                 return self._load(command, value)
             case c.Run(session=session, cell=cell, checkpoint_bytes_max=bytes_max):
                 operation = self._protocol.beginning(session, cell=cell.limits)
+                self._running[session] = _Running(cell.limits, monotonic_ns())
                 source = cell.source.encode("utf-8", "replace").decode()
                 message = m.RunCell(session, operation, source, cell.limits, cell.report_variables, bytes_max)
             case c.Rebase(session=session):
@@ -122,6 +169,7 @@ class Link:
             case c.Respond(session=session, response=response):
                 if not self._protocol.responding(session):
                     return None, None
+                self._running[session].resume(monotonic_ns())
                 message = m.RespondTo(session, response)
             case c.Interrupt(session=session):
                 if self._protocol.state(session) in (None, State.CLOSING):
@@ -179,6 +227,7 @@ class Link:
         if not self._protocol.closing(session):
             return None
         sink = self._sinks.pop(session)
+        self._running.pop(session, None)
         if busy:
             sink(c.Done(error=UsageError("the session was closed")))
         return m.CloseSession(session)
@@ -245,9 +294,11 @@ class Link:
                 self.served.set()
             case m.GuestRequest(session=session, frame=request):
                 if self._protocol.state(session) is State.WAITING:
+                    self._running[session].pause(self.heard_ns)
                     self._sinks[session](c.Requested(request))
             case m.OperationDone(session=session):
                 sink = self._sinks.get(session)
+                self._running.pop(session, None)
                 done = self._done(report, file)
                 if self._protocol.state(session) is None:  # it was never made
                     self._sinks.pop(session, None)
@@ -267,9 +318,10 @@ class Link:
         if report.image is not None and file is not None:
             image = report.image
             check_file(file.fd, bytes_max=image.size + 16 * image.runs)
-            number = self._image_numbers()
             return c.Done(
-                snapshot=WorkerImage(number, self.tenant, image.size, image.virtual_ns, image.runs, file)
+                snapshot=WorkerImage(
+                    next_image_number(), self.tenant, image.size, image.virtual_ns, image.runs, file
+                )
             )
         return c.Done()
 
@@ -303,14 +355,17 @@ class Link:
         self._scope.cancel()
         self._wants_writing.set()
         self.served.set()
-        sinks = [
-            (session, sink)
-            for session, sink in self._sinks.items()
-            if self._protocol.state(session) not in (None, State.IDLE, State.CLOSING)
-        ]
-        self._sinks.clear()
-        for _, sink in sinks:
-            sink(c.Done(error=WorkerLost(lost.message)))
+        now = monotonic_ns()
+        sinks, self._sinks = self._sinks, {}
+        for session, sink in sinks.items():
+            if self._protocol.state(session) in (None, State.IDLE, State.CLOSING):
+                continue
+            error = WorkerLost(lost.message)
+            running = self._running.pop(session, None)
+            if running is None:
+                sink(c.Done(error=error))
+            else:
+                sink(c.Done(result=running.lost(error, now)))
         self._ended(self)
 
     async def gone(self, seconds_max: float) -> bool:

@@ -86,7 +86,6 @@ class WorkerPool:
         self._placement = Placement(limits.isolation, limits.workers)
         self._slots: dict[int, _Slot] = {}
         self._numbers = itertools.count(1)
-        self._images = itertools.count(1)
         self._nurseries: OrderedDict[str, Nursery] = OrderedDict()
         self._tasks: TaskGroup | None = None
         self._supervising: anyio.CancelScope | None = None
@@ -175,7 +174,6 @@ class WorkerPool:
                 tenant=self._domain(tenant),
                 report_bytes_max=report_bytes_max(self._limits.cell, self._limits.boundary),
                 unsent_bytes_max=self._limits.workers.unsent_bytes_max,
-                image_numbers=lambda: next(self._images),
                 ended=lambda link: self._ended(number, link),
                 closed=lambda link, session: self._left(number),
             )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from time import monotonic_ns
 from typing import Final
 
 import anyio
@@ -17,7 +16,7 @@ from rlm_wasm.sandbox.text import LaidOut
 from rlm_wasm.worker.answers import Answer
 from rlm_wasm.worker.commands import Done, Load, Open, Report
 from rlm_wasm.worker.inline import InlineSession
-from rlm_wasm.worker.link import Link
+from rlm_wasm.worker.link import Link, lost_result
 from rlm_wasm.worker.result import CellResult
 from rlm_wasm.worker.worker import SessionImage
 
@@ -25,8 +24,6 @@ from rlm_wasm.worker.worker import SessionImage
 FILE_FROM_BYTES: Final = 32 << 10
 # Laying out more than this takes milliseconds, so another thread does it.
 _THREAD_FROM_UNITS: Final = 1 << 20
-# Twice what any guest was measured to use. A cell whose worker is gone is charged what it could have used.
-FUEL_PER_NS_MAX: Final = 25
 
 
 class ProcessSession(InlineSession):
@@ -61,11 +58,12 @@ class ProcessSession(InlineSession):
     ) -> CellResult:
         """Run a cell, as a session of this process does; a worker that is gone is a result too."""
         _check(cell)
-        began = monotonic_ns()
         try:
             return await super().run(cell, answer, checkpoint_bytes_max=checkpoint_bytes_max)
         except WorkerLost as lost:
-            return _lost(cell, lost, monotonic_ns() - began)
+            # It was gone before the cell began.
+            self.last_result = lost_result(lost, 0)
+            return self.last_result
 
     def _received(self, report: Report) -> None:
         super()._received(report)
@@ -88,18 +86,3 @@ def _check(cell: Cell) -> None:
         raise UsageError(
             f"the cell has {size} bytes; cell.source_bytes_max is {cell.limits.source_bytes_max}"
         )
-
-
-def _lost(cell: Cell, error: WorkerLost, elapsed_ns: int) -> CellResult:
-    return CellResult(
-        outcome=error.outcome,
-        stdout="",
-        stderr="",
-        result=None,
-        error=error,
-        variables=(),
-        fuel_used=min(cell.limits.fuel_max, FUEL_PER_NS_MAX * elapsed_ns),
-        memory_peak_bytes=0,
-        executed_ns=0,
-        session_lost=True,
-    )

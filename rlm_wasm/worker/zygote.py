@@ -19,6 +19,7 @@ the socket closes, the zygote ends, and the kernel ends its workers with it.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import dataclasses
 import functools
@@ -144,7 +145,17 @@ def prelaunch() -> None:
     with _launching:
         if not _launched:
             _launched.append(_launch())
+            atexit.register(_discard_launched)
     guest_files()
+
+
+def _discard_launched() -> None:
+    """End a process that nobody came to want."""
+    while _launched:
+        process, channel = _launched.pop()
+        channel.close()
+        process.kill()
+        process.wait()
 
 
 def _launch() -> tuple[subprocess.Popen[bytes], socket.socket]:
