@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
+
+from rlm_wasm.core.limits import SessionLimits
+
+
+def session_entropy(limits: SessionLimits, session: int) -> Callable[[int], bytes]:
+    """Return where a session's random bytes come from; its number is its stream under a seed."""
+    return os.urandom if limits.entropy == "fresh" else seeded_entropy(limits.seed, session)
 
 
 def seeded_entropy(seed: int, stream: int) -> Callable[[int], bytes]:

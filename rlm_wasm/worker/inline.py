@@ -13,7 +13,7 @@ import os
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 import anyio
 from anyio.lowlevel import checkpoint, current_token
@@ -69,10 +69,17 @@ class _Mailbox:
         return self._reports.popleft()
 
 
+class Link(Protocol):
+    """What a session sends its commands to. What it reports comes to the sink that `Open` named."""
+
+    def submit(self, command: Command) -> None:
+        """Send a command. Raises UsageError or WorkerLost if it could begin nothing any more."""
+
+
 class InlineSession:
     """One guest. Not for concurrent use: one operation at a time. Close it, or use `async with`."""
 
-    def __init__(self, loop: WorkerLoop, number: SessionId, boundary: BoundaryLimits) -> None:
+    def __init__(self, loop: Link, number: SessionId, boundary: BoundaryLimits) -> None:
         self._loop = loop
         self._number = number
         self._boundary = boundary
@@ -95,7 +102,7 @@ class InlineSession:
         """Make the present state the session's origin: worth one copy after large inputs were loaded."""
         await self._operate(Rebase(self._number), None)
 
-    async def snapshot(self) -> Snapshot:
+    async def snapshot(self) -> SessionImage:
         """Return the state between two cells. Raises UsageError if the session is lost."""
         done = await self._operate(TakeSnapshot(self._number), None)
         if done.snapshot is None:
