@@ -207,7 +207,12 @@ class WorkerPool:
         nursery = self._nurseries.pop(domain, None)
         if nursery is None:
             assert self._tasks is not None
-            nursery = Nursery(self._limits.process(), self._limits.required_layers, self._tasks)
+            nursery = Nursery(
+                self._limits.process(),
+                self._limits.required_layers,
+                self._tasks,
+                hang_ms_max=self._limits.workers.hang_ms_max,
+            )
         self._nurseries[domain] = nursery
         if len(self._nurseries) > self._limits.workers.zygotes_max:
             self._retire_nursery()

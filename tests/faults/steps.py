@@ -202,8 +202,13 @@ async def outcome_of(operation: Awaitable[Any]) -> str:
     try:
         return str(await operation)
     except RlmWasmError as error:
-        return type(error).__name__
+        return _word(error)
     except BaseExceptionGroup as group:
         if len(group.exceptions) == 1 and isinstance(group.exceptions[0], RlmWasmError):
-            return type(group.exceptions[0]).__name__
+            return _word(group.exceptions[0])
         raise
+
+
+def _word(error: RlmWasmError) -> str:
+    known = isinstance(error, REFUSED)
+    return type(error).__name__ if known else f"{type(error).__name__}: {error.message}"
