@@ -27,7 +27,7 @@ CELLS_REMEMBERED = 64
 VARIABLES_REPORTED = 200
 _FLAGS = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 # First words that no expression has.
-_STATEMENTS = [[word] for word in ("import", "from", "pass", "del", "raise", "assert", "global", "for", "if")]
+_STATEMENTS = frozenset(("import", "from", "pass", "del", "raise", "assert", "global", "for", "if"))
 NAME_CHARS = 200
 RESERVE_BYTES = 1 << 20
 
@@ -310,7 +310,7 @@ def _compiled(source, filename):
     linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
     if _cells > CELLS_REMEMBERED:
         linecache.cache.pop(f"<cell {_cells - CELLS_REMEMBERED}>", None)
-    if "\n" not in source and "=" not in source and source.split(None, 1)[:1] not in _STATEMENTS:
+    if "\n" not in source and "=" not in source and source.partition(" ")[0] not in _STATEMENTS:
         try:
             # The commonest cell is one expression, and needs no syntax tree to be taken apart.
             code = compile(source, filename, "eval", flags=_FLAGS, dont_inherit=True)

@@ -13,6 +13,11 @@
 #include "interpreter.h"
 #include "rlm.h"
 
+struct rlm_shared rlm_shared __attribute__((aligned(4096))) = {.exit_status = -1};
+
+int rlm_has_host(void) { return rlm_shared.live; }
+void rlm_note_exit(int32_t status) { rlm_shared.exit_status = status; }
+
 /* Read by the host once, when the image is made; a running guest cannot change the host's copy. */
 static struct {
   uint32_t version, inbox, inbox_bytes, seed, exit_status;

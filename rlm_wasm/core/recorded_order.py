@@ -43,6 +43,8 @@ Owner = RequestId | None
 _Fold = tuple[str, Owner]
 _ENVELOPE: Final = ("v", "run_id", "at_ns", "depth", "parent")
 
+# What a conversation that was stopped still does by itself.
+_AFTER_A_STOP: Final = ("run_described", "run_answered", "run_ended", "child_answered")
 _GIVEN_UP: Final = "the recorded run gave up a request here that it waited for: by the clock, or torn down"
 
 
@@ -58,22 +60,38 @@ class Difference:
 
 
 class _Tree:
-    """Which conversations have been stopped, and which children nobody waits for any more."""
+    """Which conversations there are, what they wait for, and which have been stopped."""
 
     def __init__(self) -> None:
         self._below: dict[Owner, list[RequestId]] = {}
+        # What each conversation has asked and not been answered: meanwhile it does nothing.
+        self._open: dict[Owner, set[int]] = {None: set()}
         self._stopped: set[Owner] = set()
         self.abandoned: set[RequestId] = set()
 
     def is_stopped(self, owner: Owner) -> bool:
         return owner in self._stopped
 
+    def can_act(self, owner: Owner, kind: str) -> bool:
+        """Say whether a conversation will do anything by itself, and may bring about this kind of event."""
+        if owner not in self._open or self._open[owner]:
+            return False
+        return owner not in self._stopped or kind in _AFTER_A_STOP
+
     def follow(self, event: Event) -> None:
         """Take the next event of the run."""
         match event.kind:
+            case "query_received" | "child_started":
+                self._open.setdefault(_parent(event), set()).add(_int(event.data, "request"))
+            case "query_answered" | "child_answered":
+                self._open.setdefault(_parent(event), set()).discard(_int(event.data, "request"))
+        match event.kind:
             case "child_started":
                 number = RequestId(_int(event.data, "request"))
+                self._open[number] = set()
                 self._below.setdefault(_parent(event), []).append(number)
+            case "child_answered" if event.data["status"] in ("completed", "failed"):
+                self._open.pop(RequestId(_int(event.data, "request")), None)
             case "run_stopping":
                 self._stop(None)
             case "child_stopping":
@@ -187,16 +205,27 @@ class RecordedOrder:
         if self.over:
             return None
         owed, event = self._owed_refusals()
-        if event is None or self._unmet(owed):
+        if self._unmet(owed):
+            asker = next(iter(self._next_refused(owed)))
+            if not self._tree.can_act(asker, "query_denied"):
+                self._never(owed[0])
+            return None
+        if event is None:
             return None
         given = self._cause(event)
-        if given is not None:
+        if given is None and not self._tree.can_act(_owner(event), event.kind):
+            self._never(event)
+        elif given is not None:
             if self._given_at == self._next:
-                # Given, and nothing came of it: no such attempt, timer or child is open.
-                self.difference = Difference(event.seq, event.kind, "kind", event.kind, None)
+                self._never(event)  # given, and nothing came of it: no such attempt, timer or child is open
                 return None
             self._given_at = self._next
         return given
+
+    def _never(self, event: Event) -> None:
+        """End where the recording has what nothing here can bring about: to wait for it would be for ever."""
+        if self.ended is None:
+            self.difference = Difference(event.seq, event.kind, "kind", event.kind, None)
 
     def _unmet(self, owed: Sequence[Event]) -> list[Event]:
         return [event for event in owed if self._refused[_fold(event)] < _int(event.data, "count")]

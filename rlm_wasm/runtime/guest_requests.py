@@ -134,8 +134,7 @@ class GuestRequests(Answerer):
             )
             for prompt in prompts
         ]
-        self.open = tuple([received.request_id for received in batch])
-        broker.ask(batch, lambda responses: self._keep(prompts, responses, answered))
+        self._ask(batch, prompts, answered)
 
     def _start(self, prompts: Sequence[str], request: RlmQuery | RlmQueryBatch, answered: Answered) -> None:
         broker, run_id = self.broker, self.run_id
@@ -154,11 +153,25 @@ class GuestRequests(Answerer):
             )
             for prompt in prompts
         ]
-        self.open = tuple([asked.request_id for asked in batch])
-        broker.ask(batch, lambda responses: self._keep(prompts, responses, answered))
+        self._ask(batch, prompts, answered)
 
-    def _keep(self, prompts: Sequence[str], responses: list[Response], answered: Answered) -> None:
-        self.open = ()
+    def _ask(
+        self, batch: Sequence[QueryReceived | ChildRequested], prompts: Sequence[str], answered: Answered
+    ) -> None:
+        # A guest that asks again waits for nothing else: it was interrupted in what it asked before.
+        self.end_cell()
+        numbers = self.open = tuple([asked.request_id for asked in batch])
+        self.broker.ask(batch, lambda responses: self._keep(numbers, prompts, responses, answered))
+
+    def _keep(
+        self,
+        numbers: tuple[RequestId, ...],
+        prompts: Sequence[str],
+        responses: list[Response],
+        answered: Answered,
+    ) -> None:
+        if self.open is numbers:
+            self.open = ()
         for prompt, response in zip(prompts, responses, strict=True):
             if len(self.answered) >= ANSWERED_KEPT_MAX:
                 break

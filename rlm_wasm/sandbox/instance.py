@@ -23,7 +23,7 @@ from rlm_wasm.sandbox.fatal import install_hook
 from rlm_wasm.sandbox.imports import ImportHandler, define_imports
 from rlm_wasm.sandbox.linear_unsafe import ImageSource
 from rlm_wasm.sandbox.memory_unsafe import GuestMemory
-from rlm_wasm.sandbox.short_calls import get_fuel, memory_data, memory_size, set_fuel
+from rlm_wasm.sandbox.short_calls import error_at, get_fuel, memory_data, memory_size, set_fuel
 
 # Fuel between two yields of a fiber: about 4 ms (100 M fuel ran 8.5 ms).
 SLICE_FUEL: Final = 50_000_000
@@ -202,12 +202,17 @@ class Instance:
 
     def fuel(self) -> int:
         """Return the fuel left."""
-        self._check(get_fuel(self._context, self._fuel_reference))
-        return int(self._fuel_slot.value)
+        error = get_fuel(self._context, self._fuel_reference)
+        if error:
+            raise InternalError(f"wasmtime: {error_at(error)}")
+        left: int = self._fuel_slot.value
+        return left
 
     def set_fuel(self, fuel: int) -> None:
         """Set the fuel left."""
-        self._check(set_fuel(self._context, fuel))
+        error = set_fuel(self._context, fuel)
+        if error:
+            raise InternalError(f"wasmtime: {error_at(error)}")
 
     def set_slice_fuel(self, fuel: int) -> None:
         """Yield after each `fuel`; takes effect with the next `set_fuel`."""

@@ -37,7 +37,7 @@ def test_each_python_example_runs_as_it_stands(block, printed):
 
 
 def test_the_readme_has_exactly_the_examples_tested_here():
-    assert len(PYTHON_BLOCKS) == 4
+    assert len(PYTHON_BLOCKS) == 5
 
 
 def test_the_two_commands_of_the_first_screen_are_scripts_of_this_project():

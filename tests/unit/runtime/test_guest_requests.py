@@ -89,6 +89,18 @@ def test_a_cell_that_is_over_waits_for_none_of_its_children() -> None:
     assert len(driver.asked) == 4
 
 
+@pytest.mark.threat("T-073")
+def test_a_guest_that_asks_again_was_interrupted_in_what_it_asked_before() -> None:
+    _, driver, requests = guest_of(started(), Clock())
+    first = ask(requests, type="rlm_query", prompt="a")
+    second = ask(requests, type="rlm_query", prompt="b")
+    kinds = [type(effect) for effect in driver.asked]
+    assert kinds == [StartChild, StopChild, StartChild]
+    assert (len(first), len(second)) == (1, 0)
+    requests.end_cell()
+    assert len(second) == 1
+
+
 def test_the_guest_sees_its_standing() -> None:
     _, _, requests = guest_of(started(), Clock())
     (reply,) = ask(requests, type="budget")

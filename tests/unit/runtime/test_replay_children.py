@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -156,3 +157,48 @@ async def test_a_childs_answer_that_was_changed_is_found(tmp_path: Path, log: Pa
         difference = (await replay(Recording.open(log))).difference
     assert difference is not None
     assert difference.got != difference.expected
+
+
+def mangle(lines: list[dict[str, Any]], rng: random.Random) -> list[dict[str, Any]]:
+    """Leave an event out, put one in twice, or swap two, and number the rest so that the log still reads."""
+    at = rng.randrange(2, len(lines) - 2)
+    how = rng.randrange(3)
+    if how == 0:
+        del lines[at]
+    elif how == 1:
+        lines.insert(at, dict(lines[rng.randrange(2, len(lines) - 2)]))
+    else:
+        other = rng.randrange(2, len(lines) - 2)
+        lines[at], lines[other] = lines[other], lines[at]
+    latest = 0
+    for seq, line in enumerate(lines):
+        latest = max(latest, line["at_ns"])
+        line |= {"seq": seq, "at_ns": latest}
+    return lines
+
+
+@pytest.mark.threat("T-083")
+async def test_no_mangled_recording_keeps_a_replay_waiting(tmp_path: Path, log: Path) -> None:
+    """Whatever stands in the log, the replay ends: with a difference, or where the log gave up."""
+    model = tree_model(
+        tmp_path,
+        one="FINAL(rlm_query_batched(['two a', 'two b']))",
+        two=(
+            "try:\n    for _ in range(9): llm_query('x')\n"
+            "except BudgetExceeded:\n    FINAL(llm_query_batched(['a']))"
+        ),
+    )
+    await record(log, recorded_policy(budget={"calls_max": 9}, run={"turns_max": 2}), model, 3)
+    good = log.read_bytes()
+    rng = random.Random(11)
+    different = 0
+    for _ in range(25):
+        lines = mangle([json.loads(line) for line in good.splitlines()], rng)
+        log.write_text(
+            "".join(json.dumps(line, separators=(",", ":"), ensure_ascii=False) + "\n" for line in lines)
+        )
+        with anyio.fail_after(30):
+            found = await replay(Recording.open(log))
+        assert found.difference is not None or found.ended is not None or log.read_bytes() == good
+        different += found.difference is not None
+    assert different > 15
