@@ -43,6 +43,10 @@ bench *args:
 doctor:
     .venv/bin/rlm-wasm doctor
 
+# write docs/events.md from the catalogue
+docs:
+    .venv/bin/python -m tests.support.events_page
+
 # pin the dependencies again (needs uv)
 lock:
     uv pip compile --extra dev --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -o requirements.lock pyproject.toml

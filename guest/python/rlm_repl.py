@@ -27,7 +27,7 @@ CELLS_REMEMBERED = 64
 VARIABLES_REPORTED = 200
 _FLAGS = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 # First words that no expression has.
-_STATEMENTS = [[word] for word in ("import", "from", "pass", "del", "raise", "assert", "global", "for", "if")]
+_STATEMENTS = frozenset(("import", "from", "pass", "del", "raise", "assert", "global", "for", "if"))
 NAME_CHARS = 200
 RESERVE_BYTES = 1 << 20
 
@@ -223,7 +223,7 @@ def run_cell(source, seed, report):
         return _run_cell(source, seed, report)
     except BaseException as error:
         # An interrupt, or the end of the memory, between the cell's own code and the end of its report.
-        if isinstance(error, MemoryError):
+        if issubclass(type(error), MemoryError):  # asking the exception itself would run its code
             _reserve = None
         if not _told:
             _tell(error)
@@ -259,7 +259,7 @@ def _run_cell(source, seed, report):
         pass
     except BaseException as error:
         status = 1
-        if isinstance(error, MemoryError):
+        if issubclass(type(error), MemoryError):
             _reserve = None
         _tell(error)
         error = None
@@ -310,7 +310,7 @@ def _compiled(source, filename):
     linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
     if _cells > CELLS_REMEMBERED:
         linecache.cache.pop(f"<cell {_cells - CELLS_REMEMBERED}>", None)
-    if "\n" not in source and "=" not in source and source.split(None, 1)[:1] not in _STATEMENTS:
+    if "\n" not in source and "=" not in source and source.partition(" ")[0] not in _STATEMENTS:
         try:
             # The commonest cell is one expression, and needs no syntax tree to be taken apart.
             code = compile(source, filename, "eval", flags=_FLAGS, dont_inherit=True)

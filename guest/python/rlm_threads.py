@@ -4,6 +4,7 @@ A `map` of `llm_query` or `rlm_query` over one iterable, the commonest use in mo
 becomes one batch, so that the host answers its items in parallel.
 """
 
+import _queue
 import _thread
 import concurrent.futures
 import queue
@@ -123,4 +124,4 @@ def install():
     # CPython's own lock ends the guest where it would have to wait. An RLock never waits: one thread.
     _thread.allocate_lock = _thread.allocate = _thread.lock = _thread.LockType = Lock
     threading.Lock = threading._allocate_lock = Lock
-    queue.SimpleQueue = queue._PySimpleQueue
+    queue.SimpleQueue = _queue.SimpleQueue = queue._PySimpleQueue

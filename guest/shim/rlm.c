@@ -8,9 +8,15 @@
 #include <internal/pycore_runtime.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "interpreter.h"
 #include "rlm.h"
+
+struct rlm_shared rlm_shared __attribute__((aligned(4096))) = {.exit_status = -1};
+
+int rlm_has_host(void) { return rlm_shared.live; }
+void rlm_note_exit(int32_t status) { rlm_shared.exit_status = status; }
 
 /* Read by the host once, when the image is made; a running guest cannot change the host's copy. */
 static struct {
@@ -57,12 +63,31 @@ static PyObject *call(PyObject *self, PyObject *frame) {
 static int error_told;
 #define STREAM_ERROR 4
 
+/* A call of the host costs more than most results are long. So the result, the error and the report of
+ * a cell wait in the inbox, whose source has been read by then, until rlm_exec returns and says how much
+ * there is: for each its stream and length, then its bytes. What is larger than this goes to the host. */
+#define LEFT_BYTES_MAX 2048
+#define RECORD_BYTES 8
+static uint32_t left;
+
+static int leave(int32_t stream, const void *data, Py_ssize_t length) {
+  if (stream < 3 || length > LEFT_BYTES_MAX - RECORD_BYTES - (Py_ssize_t)left) return 0;
+  int32_t record[2] = {stream, (int32_t)length};
+  memcpy(rlm_shared.inbox + left, record, RECORD_BYTES);
+  memcpy(rlm_shared.inbox + left + RECORD_BYTES, data, length);
+  left += RECORD_BYTES + (uint32_t)length;
+  return 1;
+}
+
 static PyObject *emit(PyObject *self, PyObject *args) {
   int stream;
   Py_buffer view;
   if (!PyArg_ParseTuple(args, "iy*", &stream, &view)) return NULL;
   /* While the image is made there is no host to write to. */
-  int32_t status = view.len == 0 || !rlm_shared.live ? 0 : rlm_emit(stream, view.buf, (int32_t)view.len);
+  int32_t status = 0;
+  if (view.len != 0 && rlm_shared.live && !leave(stream, view.buf, view.len)) {
+    status = rlm_emit(stream, view.buf, (int32_t)view.len);
+  }
   Py_ssize_t written = view.len;
   PyBuffer_Release(&view);
   if (stream == STREAM_ERROR) error_told = 1;
@@ -181,12 +206,14 @@ RLM_EXPORT(rlm_commit) int32_t rlm_commit(int32_t name_length) {
 }
 
 /* Runs one cell. `flags` bit 0: reseed from the seed area first; bit 1: report variable names.
- * 0: ran to its end; 1: an exception, told on stream 4; 2: the driver itself was broken. */
+ * 0: ran to its end; 1: an exception, told on stream 4; 2: the driver itself was broken. Above these
+ * eight bits: how many bytes the cell left in the inbox. */
 RLM_EXPORT(rlm_exec) int32_t rlm_exec(const char *source, int32_t length, int32_t flags) {
   rlm_shared.live = 1;
   rlm_shared.exit_status = -1;
   rlm_shared.progress = 0;
   error_told = 0;
+  left = 0;
   if (length < 0) return 2;
   PyObject *text = PyUnicode_DecodeUTF8(source, length, "replace");
   PyObject *entropy = flags & 1 ? PyBytes_FromStringAndSize((const char *)rlm_shared.seed, sizeof rlm_shared.seed) : Py_NewRef(Py_None);
@@ -207,5 +234,5 @@ RLM_EXPORT(rlm_exec) int32_t rlm_exec(const char *source, int32_t length, int32_
   }
   Py_XDECREF(status);
   PyErr_Clear();
-  return code;
+  return code | (int32_t)(left << 8);
 }

@@ -4,7 +4,7 @@
  * anywhere, through the six functions of module "rlm". */
 #include <string.h>
 
-#include "rlm.h"
+#include "boundary.h"
 
 typedef int32_t i32;
 typedef int64_t i64;
@@ -17,8 +17,6 @@ enum { EVENTTYPE_CLOCK = 0, SUBCLOCK_ABSTIME = 1 };
 
 /* While the image is made, time stands still: two builds must give the same bytes. */
 #define IMAGE_TIME_NS 1700000000000000000LL
-
-struct rlm_shared rlm_shared __attribute__((aligned(4096))) = {.exit_status = -1};
 
 static int is_standard_stream(i32 fd) { return fd >= 0 && fd <= 2; }
 
@@ -34,7 +32,7 @@ i32 W(environ_sizes_get)(i32 count, i32 bytes) { put32(count, 0); put32(bytes, 0
 
 i32 W(clock_res_get)(i32 clock_id, i32 out) { put64(out, 1000); return OK; }
 i32 W(clock_time_get)(i32 clock_id, i64 precision, i32 out) {
-  put64(out, rlm_shared.live ? rlm_clock(clock_id) : IMAGE_TIME_NS);
+  put64(out, rlm_has_host() ? rlm_clock(clock_id) : IMAGE_TIME_NS);
   return OK;
 }
 
@@ -78,7 +76,7 @@ i32 W(fd_write)(i32 fd, i32 iovs, i32 count, i32 out) {
   if (fd != 1 && fd != 2) return BADF;
   for (i32 k = 0; k < count; k++) {
     i32 data = get32(iovs + 8 * k), length = get32(iovs + 8 * k + 4);
-    if (rlm_shared.live && length > 0 && rlm_emit(fd, (void *)(intptr_t)data, length) != 0) return IO;
+    if (rlm_has_host() && length > 0 && rlm_emit(fd, (void *)(intptr_t)data, length) != 0) return IO;
     written += length;
   }
   put32(out, written);
@@ -109,7 +107,7 @@ i32 W(poll_oneoff)(i32 subscriptions, i32 events, i32 count, i32 out) {
   i32 clock_id = get32(subscriptions + 16);
   i64 nanoseconds = get64(subscriptions + 24);
   i32 flags = get32(subscriptions + 40) & 0xffff;
-  if (rlm_shared.live) {
+  if (rlm_has_host()) {
     if (flags & SUBCLOCK_ABSTIME) nanoseconds -= rlm_clock(clock_id);
     if (nanoseconds > 0 && rlm_sleep(nanoseconds) != 0) return IO;
   }
@@ -121,14 +119,14 @@ i32 W(poll_oneoff)(i32 subscriptions, i32 events, i32 count, i32 out) {
 
 _Noreturn void W(proc_exit)(i32 status) {
   /* The host reads the status after the trap and says "the guest exited", not "it crashed". */
-  rlm_shared.exit_status = status & 0xff;
+  rlm_note_exit(status & 0xff);
   __builtin_trap();
 }
 
 i32 W(random_get)(i32 buffer, i32 length) {
   uint8_t *bytes = (uint8_t *)(intptr_t)buffer;
   if (length < 0) return INVAL;
-  if (!rlm_shared.live) {
+  if (!rlm_has_host()) {
     /* Fixed while the image is made; every session reseeds before its first cell. */
     for (i32 k = 0; k < length; k++) bytes[k] = (uint8_t)(k * 73 + 41);
     return OK;

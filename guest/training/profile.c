@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "rlm.h"
+#include "boundary.h"
 
 #include <profile/InstrProfData.inc>
 #define INSTR_PROF_VALUE_PROF_DATA
@@ -52,6 +52,10 @@ extern uint64_t INSTR_PROF_RAW_VERSION_VAR;
 
 /* Instrumented files refer to it, so that a runtime is linked. */
 int INSTR_PROF_PROFILE_RUNTIME_VAR;
+
+/* A clang before 20 does not know that wasm's linker puts sections together, and announces each part. */
+void __llvm_profile_register_function(void *function) { (void)function; }
+void __llvm_profile_register_names_function(void *names, uint64_t length) { (void)names, (void)length; }
 
 /* -- values: which function an indirect call reached, how long a copy was ------------------------- */
 

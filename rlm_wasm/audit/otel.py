@@ -1,6 +1,7 @@
 """Runs as OpenTelemetry traces, made from their events alone, in the words of the GenAI conventions.
 
-A run is an ``invoke_agent`` span, each query a ``chat`` span and each cell an ``execute_tool`` span.
+A run is an ``invoke_agent`` span, and so is each child run, under the cell that asked for it; each query is
+a ``chat`` span and each cell an ``execute_tool`` span.
 Needs the extra ``rlm-wasm[otel]``; nothing else imports this module.
 """
 
@@ -94,6 +95,11 @@ class OtelExporter:
             case "query_answered":
                 if (span := run.queries.pop(data["request"], None)) is not None:
                     self._end_query(span, event, at)
+            case "child_started":
+                run.agents[_int(data["request"])] = self._start_child(run, event, at)
+            case "child_answered":
+                if (span := run.agents.pop(_int(data["request"]), None)) is not None:
+                    _end_child(span, event, at)
             case "cell_started":
                 run.cells[event.parent] = self._start_cell(run, event, at)
             case "cell_ended":
@@ -106,6 +112,23 @@ class OtelExporter:
             case "run_ended":
                 del self._traces[event.run_id]
                 self._end(run, event)
+
+    def _start_child(self, run: _Trace, event: Event, at: int) -> Span:
+        data = event.data
+        within = run.cells.get(event.parent)
+        span = self._start(run, event, within, f"invoke_agent {AGENT}", SpanKind.INTERNAL, at)
+        span.set_attributes(
+            {
+                "gen_ai.operation.name": "invoke_agent",
+                "gen_ai.agent.name": AGENT,
+                "gen_ai.agent.version": VERSION,
+                "gen_ai.conversation.id": event.run_id,
+                **_attributes(data, "request", "group", "model"),
+            }
+        )
+        if self._texts and isinstance(question := data.get("question"), str):
+            span.set_attribute("gen_ai.input.messages", _said("user", question))
+        return span
 
     def _start_query(self, run: _Trace, event: Event, at: int) -> Span:
         data = event.data
@@ -168,7 +191,8 @@ class OtelExporter:
     def _end(self, run: _Trace, event: Event | None) -> None:
         """End what is open: a cell that was cut off has no end of its own."""
         at = None if event is None else run.began_unix_ns + event.at_ns
-        for span in (*run.queries.values(), *run.cells.values()):
+        below = [span for owner, span in run.agents.items() if owner is not None]
+        for span in (*run.queries.values(), *run.cells.values(), *below):
             span.set_attribute("rlm_wasm.cut_off", True)
             span.end(at)
         agent = run.agents[None]
@@ -187,6 +211,14 @@ class OtelExporter:
             if data["outcome"] == "failed" or str(data["outcome"]).startswith("model_failed"):
                 _mark_failed(agent, str(data["outcome"]).rpartition(": ")[2] or "failed")
         agent.end(at)
+
+
+def _end_child(span: Span, event: Event, at: int) -> None:
+    data = event.data
+    span.set_attributes(_attributes(data, "status", "fuel_spent", "cost_microdollars_spent"))
+    if isinstance(error := data.get("error"), str):
+        _mark_failed(span, error)
+    span.end(at)
 
 
 def _end_cell(span: Span, event: Event, at: int) -> None:

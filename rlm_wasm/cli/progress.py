@@ -16,6 +16,7 @@ class RunProgress:
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
         self._iteration = 0
+        self._children = 0
         self._calls = 0
         self._waiting = 0
         self._tokens = 0
@@ -31,8 +32,12 @@ class RunProgress:
         """Take one event."""
         data = event.data
         match event.kind:
-            case "iteration_started":
+            case "iteration_started" if event.depth == 0:
                 self._iteration = _number(data.get("iteration"))
+            case "child_started":
+                self._children += 1
+            case "child_answered":
+                self._children = max(0, self._children - 1)
             case "query_received":
                 self._waiting += 1
             case "query_answered":
@@ -46,11 +51,12 @@ class RunProgress:
             self._status.update(self.line())
 
     def line(self) -> str:
-        """Return the line: iteration, calls, tokens, cost, fuel."""
+        """Return the line: iteration, children at work, calls, tokens, cost, fuel."""
         budget = self._policy.budget
+        children = f" · {self._children} children" if self._children else ""
         waiting = f" ({self._waiting} waiting)" if self._waiting else ""
         return (
-            f"turn {self._iteration}/{budget.iterations_max}"
+            f"turn {self._iteration}/{min(self._policy.run.turns_max, budget.iterations_max)}{children}"
             f" · calls {self._calls}/{budget.calls_max}{waiting}"
             f" · {self._tokens:,} tokens · ${self._cost / 1e6:.4f}"
             f" · fuel {100 * self._fuel / budget.fuel_max:.1f}%"

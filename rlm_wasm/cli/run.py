@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 )
 @click.option("--sub-model", metavar="M", help="The model that answers llm_query.")
 @click.option("--events", "events_file", metavar="FILE.jsonl", help="Write every event of the run to a file.")
+@click.option(
+    "--answers-from", "answers_file", metavar="EVENTS.jsonl",
+    help="Take the answers recorded in a log with texts instead of asking a model.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the answer.")
 def run(
     question: str,
@@ -40,6 +44,7 @@ def run(
     model: str | None,
     sub_model: str | None,
     events_file: str | None,
+    answers_file: str | None,
     as_json: bool,
 ) -> int:
     """Answer QUESTION about the given contexts.
@@ -53,11 +58,14 @@ def run(
     from rlm_wasm.audit.sink import JsonlSink
     from rlm_wasm.cli.interrupts import interruptible
     from rlm_wasm.policy.model import Policy
+    from rlm_wasm.runtime.recording import Recording
+    from rlm_wasm.runtime.replay import answers_from
     from rlm_wasm.runtime.runtime import Runtime
 
     ready()
     policy = Policy.open(policy_name)
-    runtime = Runtime(policy, model=model, sub_model=sub_model)
+    route = None if answers_file is None else answers_from(Recording.open(answers_file))
+    runtime = Runtime(policy, model=model, sub_model=sub_model, route=route)
     given = read_contexts(contexts, as_bytes=as_bytes, bytes_max=policy.sandbox.context_bytes_max)
     if policy.sandbox.isolation == "inline":
         output.note("isolation: inline: the guest runs in this process, behind the wasm wall only")

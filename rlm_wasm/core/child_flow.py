@@ -61,7 +61,9 @@ class ChildFlow:
         view = run.ledger.view(parent.view, given.caps, limits.child_share_percent)
         run.ledger.refuse_unless_fits(Charge(calls=1, iterations=1, fuel=1), view)
         timeout_ms = min(limits.child_wall_ms_max, run.wait_ms_max())
-        deadline_ns = min(self._outbox.after_ms(timeout_ms), parent.deadline_ns)
+        # Its parent's may have passed, with the timer still on its way.
+        latest_ns = max(parent.deadline_ns, self._outbox.now_ns)
+        deadline_ns = min(self._outbox.after_ms(timeout_ms), latest_ns)
         child = Branch(
             depth=parent.depth + 1,
             view=view,

@@ -39,6 +39,8 @@ class Journal:
         """Return the events to write for this one: itself, after the denials folded until now."""
         if self._folds:
             return self._unfold(now_ns) + self._admit(kind, now_ns, data, depth, parent)
+        if self._seq < self._events_max - 2:
+            return [self._number(kind, now_ns, data, depth, parent)]
         return self._admit(kind, now_ns, data, depth, parent)
 
     def deny(self, reason: str, request_id: RequestId, depth: int = 0, parent: int | None = None) -> None:

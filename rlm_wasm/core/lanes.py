@@ -19,7 +19,7 @@ STRIDE: Final = 1 << 20  # what one permit counts for a tenant of weight 1
 class Party:
     """A tenant, or a run among its tenant's. `had` is permits by weight; `turn` orders equals."""
 
-    __slots__ = ("had", "held", "key", "lead", "stride", "turn", "waiting")
+    __slots__ = ("had", "key", "lead", "stride", "turn", "waiting")
 
     def __init__(self, weight: int) -> None:
         self.stride = max(1, STRIDE // weight)
@@ -28,7 +28,6 @@ class Party:
         self.key = (0, 0)
         self.lead = 0  # what the last of its own parts to be served had had
         self.waiting = 0
-        self.held = 0
 
     def begin_waiting(self, least: int, turn: int) -> None:
         """Join those who wait: nobody saves up turns while wanting nothing."""
@@ -58,7 +57,7 @@ class Share(Party):
     """One run's part of the pool."""
 
     __slots__ = (
-        *("entered", "holding", "lanes", "parked", "permits_max", "queues", "run_id", "tenant"),
+        *("entered", "held", "holding", "lanes", "parked", "permits_max", "queues", "run_id", "tenant"),
         "waiting_max",
     )
 
@@ -68,6 +67,7 @@ class Share(Party):
         self.tenant: Final = tenant
         self.permits_max: Final = permits_max
         self.waiting_max: Final = waiting_max
+        self.held = 0
         self.holding: dict[RequestId, Lane] = {}
         self.queues: dict[Lane, dict[RequestId, int]] = {}  # who waits, with the number of its arrival
         self.lanes: dict[RequestId, Lane] = {}  # the lane of each that waits

@@ -31,6 +31,8 @@ class Permits:
         self._limits: Final = limits
         self._held = 0
         self._waiting = 0
+        # The only one that waits, if there is but one: it needs no heap. Most permits are granted so.
+        self._lone: tuple[Share, Lane, RequestId] | None = None
         self._turns = 0
         self._lead = 0  # what the last tenant to be served had had
         self._tenants: dict[str, Tenant] = {}
@@ -101,9 +103,16 @@ class Permits:
             share.tenant.begin_waiting(self._lead, self._turns)
         if not share.waiting:
             share.begin_waiting(share.tenant.lead, self._turns)
-        share.queues.setdefault(lane, {})[request_id] = self._turns
-        lane.enter(share)
+        queue = share.queues.get(lane)
+        if queue is None:
+            queue = share.queues[lane] = {}
+        queue[request_id] = self._turns
         share.lanes[request_id] = lane
+        if not self._waiting:
+            self._lone = (share, lane, request_id)
+        else:
+            self._enter_lone()
+            lane.enter(share)
         self._count_waiting(share, lane, 1)
 
     def release(self, run_id: RunId, request_id: RequestId) -> None:
@@ -124,25 +133,26 @@ class Permits:
         lane = share.lanes.get(request_id)
         if lane is None:
             raise InternalError(f"request {request_id} of {run_id} is not waiting")
+        if self._lone is not None:
+            self._lone = None
         self._leave_queue(share, lane, request_id)
 
     def hand_out(self, now_ns: int) -> list[Slot]:
         """Grant every permit that can be granted now, and return to whom, in order."""
         granted: list[Slot] = []
+        if self._lone is not None:
+            share, lane, request_id = self._lone
+            room = self._held < self._limits.total_max and share.held < share.permits_max
+            if room and self._has_room(lane, now_ns):
+                self._lone = None
+                granted.append(self._grant(share, lane, request_id))
+            return granted
         while self._waiting and self._held < self._limits.total_max:
             found = self._next(now_ns)
             if found is None:
                 break
             share, lane = found
-            request_id = next(iter(share.queues[lane]))
-            self._leave_queue(share, lane, request_id)
-            self._turns += 1
-            self._lead, share.tenant.lead = share.tenant.had, share.had
-            share.tenant.serve(self._turns)
-            share.serve(self._turns)
-            share.holding[request_id] = lane
-            self._count_held(share, lane, 1)
-            granted.append((share.run_id, request_id))
+            granted.append(self._grant(share, lane, next(iter(share.queues[lane]))))
         return granted
 
     def refused(self, model: str, sent_ns: int, now_ns: int) -> int | None:
@@ -155,13 +165,34 @@ class Permits:
         """Take a provider's answer."""
         self._lanes[model].provider.limit.answered()
 
+    def _grant(self, share: Share, lane: Lane, request_id: RequestId) -> Slot:
+        self._leave_queue(share, lane, request_id)
+        self._turns += 1
+        tenant = share.tenant
+        self._lead, tenant.lead = tenant.had, share.had
+        tenant.serve(self._turns)
+        share.serve(self._turns)
+        share.holding[request_id] = lane
+        self._count_held(share, lane, 1)
+        return share.run_id, request_id
+
+    def _enter_lone(self) -> None:
+        """Put the one that waited alone where all wait."""
+        if self._lone is not None:
+            share, lane, _ = self._lone
+            self._lone = None
+            lane.enter(share)
+
+    @staticmethod
+    def _has_room(lane: Lane, now_ns: int) -> bool:
+        provider = lane.provider
+        return lane.held < lane.model_max and provider.held < provider.limit.permits(now_ns)
+
     def _next(self, now_ns: int) -> tuple[Share, Lane] | None:
         best: tuple[Share, Lane] | None = None
         best_key: tuple[tuple[int, int], tuple[int, int], int] | None = None
         for lane in self._lanes.values():
-            if not lane.waiting or lane.held >= lane.model_max:
-                continue
-            if lane.provider.held >= lane.provider.limit.permits(now_ns):
+            if not lane.waiting or not self._has_room(lane, now_ns):
                 continue
             share = lane.first()
             if share is None:
@@ -190,7 +221,6 @@ class Permits:
         lane.held += by
         lane.provider.held += by
         share.held += by
-        share.tenant.held += by
 
     def _new_lane(self, model: str) -> Lane:
         # A model is named provider:model; one without a colon is its own provider.

@@ -235,18 +235,18 @@ class Stopping(QueryError):
 
 def refuse(outbox: Outbox, run: RunState, given: QueryReceived | ChildRequested, error: QueryError) -> None:
     """Answer a request that was not accepted."""
-    match error:
-        case Stopping(message=message):
-            # Not recorded: whether a guest asks once more before it is stopped is chance, and a log that
-            # held it could not be replayed.
-            outbox.add(Respond(given.run_id, given.request_id, Cancelled(message)))
-            return
-        case BudgetExceeded(dimension=dimension):
-            reason = f"budget: {dimension}"
-        case _:
-            reason = type(error).__name__
-    run.journal.deny(reason, given.request_id, given.depth, given.parent)
+    if isinstance(error, Stopping):
+        # Not recorded: whether a guest asks once more before it is stopped is chance, and a log that
+        # held it could not be replayed.
+        outbox.add(Respond(given.run_id, given.request_id, Cancelled(error.message)))
+        return
+    run.journal.deny(reason_of(error), given.request_id, given.depth, given.parent)
     outbox.add(Respond(given.run_id, given.request_id, Denied(error)))
+
+
+def reason_of(error: QueryError) -> str:
+    """Return the words under which refusals of this kind are counted together."""
+    return f"budget: {error.dimension}" if isinstance(error, BudgetExceeded) else type(error).__name__
 
 
 def unknown_model(run: RunState) -> QueryError:

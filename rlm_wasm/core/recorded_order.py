@@ -30,6 +30,7 @@ from rlm_wasm.core.inputs import (
     TimerFired,
 )
 from rlm_wasm.core.messages import Usage
+from rlm_wasm.core.query_flow import reason_of
 from rlm_wasm.core.request import Denied
 from rlm_wasm.core.run_state import RUN_DEADLINE
 from rlm_wasm.errors import ChildFailed, InternalError, ProviderError
@@ -38,8 +39,12 @@ from rlm_wasm.ids import RequestId
 
 # A conversation, by the request that it answers; None: the root's.
 Owner = RequestId | None
+# Why requests were refused, and who asked: what one event of refusals is about.
+_Fold = tuple[str, Owner]
 _ENVELOPE: Final = ("v", "run_id", "at_ns", "depth", "parent")
 
+# What a conversation that was stopped still does by itself.
+_AFTER_A_STOP: Final = ("run_described", "run_answered", "run_ended", "child_answered")
 _GIVEN_UP: Final = "the recorded run gave up a request here that it waited for: by the clock, or torn down"
 
 
@@ -55,22 +60,38 @@ class Difference:
 
 
 class _Tree:
-    """Which conversations have been stopped, and which children nobody waits for any more."""
+    """Which conversations there are, what they wait for, and which have been stopped."""
 
     def __init__(self) -> None:
         self._below: dict[Owner, list[RequestId]] = {}
+        # What each conversation has asked and not been answered: meanwhile it does nothing.
+        self._open: dict[Owner, set[int]] = {None: set()}
         self._stopped: set[Owner] = set()
         self.abandoned: set[RequestId] = set()
 
     def is_stopped(self, owner: Owner) -> bool:
         return owner in self._stopped
 
+    def can_act(self, owner: Owner, kind: str) -> bool:
+        """Say whether a conversation will do anything by itself, and may bring about this kind of event."""
+        if owner not in self._open or self._open[owner]:
+            return False
+        return owner not in self._stopped or kind in _AFTER_A_STOP
+
     def follow(self, event: Event) -> None:
         """Take the next event of the run."""
         match event.kind:
+            case "query_received" | "child_started":
+                self._open.setdefault(_parent(event), set()).add(_int(event.data, "request"))
+            case "query_answered" | "child_answered":
+                self._open.setdefault(_parent(event), set()).discard(_int(event.data, "request"))
+        match event.kind:
             case "child_started":
                 number = RequestId(_int(event.data, "request"))
+                self._open[number] = set()
                 self._below.setdefault(_parent(event), []).append(number)
+            case "child_answered" if event.data["status"] in ("completed", "failed"):
+                self._open.pop(RequestId(_int(event.data, "request")), None)
             case "run_stopping":
                 self._stop(None)
             case "child_stopping":
@@ -100,9 +121,10 @@ class RecordedOrder:
         self._next = 0
         self._given_at = -1
         self._accepted: set[int] = set()
-        # Requests refused and not yet told of, by who asked: a refusal is told with the next other event.
-        self._refused: Counter[Owner] = Counter()
+        # Requests refused and not yet told of: a refusal is told with the next other event.
+        self._refused: Counter[_Fold] = Counter()
         self._asking: Owner = None
+        self._last_request = 0
         self._tree = _Tree()
         self.difference: Difference | None = None
         # Why the script ends before the recording does, or the recording before its run.
@@ -128,8 +150,9 @@ class RecordedOrder:
         if self.over:
             return True
         owed, event = self._owed_refusals()
-        unmet = [asker for asker, count in owed.items() if self._refused[asker] < count]
-        return owner in unmet if unmet or event is None else owner == _owner(event)
+        if not self._unmet(owed):
+            return event is not None and owner == _owner(event)
+        return owner in self._next_refused(owed)
 
     def takes(self, given: Input) -> bool:
         """Take note of an input of the run itself, and say whether it may come.
@@ -152,8 +175,9 @@ class RecordedOrder:
         match effect:
             case EmitEvent(event=event):
                 self._emitted(event)
-            case Respond(request_id=number, response=Denied()) if number not in self._accepted:
-                self._refused[self._asking] += 1
+            case Respond(request_id=number, response=Denied(error=error)) if number not in self._accepted:
+                self._refused[reason_of(error), self._asking] += 1
+                self._last_request = max(self._last_request, number)
 
     def _emitted(self, event: Event) -> None:
         if self.over:
@@ -168,9 +192,11 @@ class RecordedOrder:
         self._next += 1
         self._tree.follow(event)
         if event.kind in ("query_received", "child_started"):
-            self._accepted.add(_int(event.data, "request"))
+            number = _int(event.data, "request")
+            self._accepted.add(number)
+            self._last_request = max(self._last_request, number)
         elif event.kind == "query_denied":
-            self._refused[_parent(event)] -= _int(event.data, "count")
+            self._refused[_fold(event)] -= _int(event.data, "count")
         if self._next == len(self._events) and event.kind != "run_ended":
             self.ended = "the recording ends here, before its run did"
 
@@ -179,25 +205,60 @@ class RecordedOrder:
         if self.over:
             return None
         owed, event = self._owed_refusals()
-        if event is None or any(self._refused[asker] < count for asker, count in owed.items()):
+        if self._unmet(owed):
+            asker = next(iter(self._next_refused(owed)))
+            if not self._tree.can_act(asker, "query_denied"):
+                self._never(owed[0])
+            return None
+        if event is None:
             return None
         given = self._cause(event)
-        if given is not None:
+        if given is None and not self._tree.can_act(_owner(event), event.kind):
+            self._never(event)
+        elif given is not None:
             if self._given_at == self._next:
-                # Given, and nothing came of it: no such attempt, timer or child is open.
-                self.difference = Difference(event.seq, event.kind, "kind", event.kind, None)
+                self._never(event)  # given, and nothing came of it: no such attempt, timer or child is open
                 return None
             self._given_at = self._next
         return given
 
-    def _owed_refusals(self) -> tuple[Counter[Owner], Event | None]:
-        """Return how many requests must be refused before the next other event, by who asks; and that one."""
-        owed: Counter[Owner] = Counter()
+    def _never(self, event: Event) -> None:
+        """End where the recording has what nothing here can bring about: to wait for it would be for ever."""
+        if self.ended is None:
+            self.difference = Difference(event.seq, event.kind, "kind", event.kind, None)
+
+    def _unmet(self, owed: Sequence[Event]) -> list[Event]:
+        return [event for event in owed if self._refused[_fold(event)] < _int(event.data, "count")]
+
+    def _next_refused(self, owed: Sequence[Event]) -> set[Owner]:
+        """Return who may be refused next, so that first and last request of each event come out right.
+
+        Requests are numbered in the order of asking, and a batch takes a number more.
+        """
+        unmet = self._unmet(owed)
+        missing = sum(_int(event.data, "count") - self._refused[_fold(event)] for event in unmet)
+        numbers = max(_int(event.data, "last_request") for event in unmet) - self._last_request
+        # Where there are more numbers than requests, the next one may be a batch's own.
+        for number in range(self._last_request + 1, self._last_request + (3 if numbers > missing else 2)):
+            for event in unmet:
+                refused, count = self._refused[_fold(event)], _int(event.data, "count")
+                first, last = refused == 0, refused == count - 1
+                if (first and event.data["first_request"] == number) or (
+                    last and event.data["last_request"] == number
+                ):
+                    return {_parent(event)}
+        # Any order of the others will do in which nobody comes too late for its last.
+        begun = [event for event in unmet if 0 < self._refused[_fold(event)] < _int(event.data, "count") - 1]
+        return {_parent(min(begun or unmet, key=lambda event: _int(event.data, "last_request")))}
+
+    def _owed_refusals(self) -> tuple[list[Event], Event | None]:
+        """Return what must be refused before the next other event, and that one."""
+        owed: list[Event] = []
         at = self._next
         while at < len(self._events):
             event = self._events[at]
             if event.kind == "query_denied":
-                owed[_parent(event)] += _int(event.data, "count")
+                owed.append(event)
             elif event.kind != "provider_throttled":  # the failure of which it is part comes behind it
                 return owed, event
             at += 1
@@ -295,6 +356,10 @@ def _owner(event: Event) -> Owner:
     if event.kind in ("child_stopping", "child_answered", "child_gone"):
         return RequestId(_int(event.data, "request"))  # the child's own doing, told at its parent's place
     return _parent(event)
+
+
+def _fold(event: Event) -> _Fold:
+    return str(event.data["reason"]), _parent(event)
 
 
 def _parent(event: Event) -> Owner:

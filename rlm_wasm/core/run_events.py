@@ -50,7 +50,9 @@ def query_received(run: RunState, request: OpenRequest) -> Data:
         "messages": len(query.prompt_messages),
         "prompt_bytes": sum(utf8_bytes(message.content) for message in query.prompt_messages),
         "timeout_ms": request.timeout_ms,
-        **_amounts("reserved_", request.charge),
+        "reserved_input_tokens": request.charge.input_tokens,
+        "reserved_output_tokens": request.charge.output_tokens,
+        "reserved_cost_microdollars": request.charge.cost_microdollars,
     }
     if run.facts.texts:
         data["roles"] = [message.role for message in query.prompt_messages]
@@ -93,7 +95,7 @@ def query_answered(
         "throttled": failure.throttled if failure else None,
         "reported_input_tokens": usage.input_tokens if usage else None,
         "reported_output_tokens": usage.output_tokens if usage else None,
-        **_amounts("", request.billed),
+        **_amounts(request.billed),
     }
     error = error_of(response)
     if error is not None:
@@ -149,7 +151,7 @@ def late_result(given: ProviderAnswered | ProviderFailed, usage: Usage | None, b
         "sent": given.sent if isinstance(given, ProviderFailed) else None,
         "reported_input_tokens": believed.input_tokens if believed else None,
         "reported_output_tokens": believed.output_tokens if believed else None,
-        **_amounts("", billed),
+        **_amounts(billed),
     }
 
 
@@ -168,11 +170,11 @@ def run_ended(run: RunState, outcome: str) -> Data:
     return data
 
 
-def _amounts(prefix: str, charge: Charge) -> Data:
+def _amounts(charge: Charge) -> Data:
     return {
-        f"{prefix}input_tokens": charge.input_tokens,
-        f"{prefix}output_tokens": charge.output_tokens,
-        f"{prefix}cost_microdollars": charge.cost_microdollars,
+        "input_tokens": charge.input_tokens,
+        "output_tokens": charge.output_tokens,
+        "cost_microdollars": charge.cost_microdollars,
     }
 
 

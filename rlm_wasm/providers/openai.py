@@ -17,6 +17,7 @@ import httpx
 from rlm_wasm.errors import ProviderError
 from rlm_wasm.policy.sections import OpenAISection
 from rlm_wasm.providers.base import Completion, ProviderFailure, Query
+from rlm_wasm.providers.log_guard import LogGuard
 from rlm_wasm.providers.openai_response import decode_completion, refusal
 from rlm_wasm.providers.secret import Secret
 
@@ -54,6 +55,8 @@ class OpenAIProvider:
             transport=transport,
             limits=httpx.Limits(max_connections=connections_max, max_keepalive_connections=connections_max),
         )
+        # Last: what is not made is not closed.
+        self._guard: Final = None if key is None else LogGuard(key)
 
     async def complete(self, query: Query) -> Completion:
         """Send one attempt. Raises ProviderFailure; cancellation closes the connection."""
@@ -72,6 +75,8 @@ class OpenAIProvider:
     async def aclose(self) -> None:
         """Close every connection; calling it twice is harmless."""
         await self._client.aclose()
+        if self._guard is not None:
+            self._guard.close()
 
     async def _attempt(self, query: Query, exchange: _Exchange) -> Completion | ProviderFailure:
         try:

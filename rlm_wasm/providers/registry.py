@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -14,18 +13,17 @@ from rlm_wasm.policy.model import Policy
 from rlm_wasm.providers.base import Provider
 from rlm_wasm.providers.openai import OpenAIProvider
 from rlm_wasm.providers.script import open_script
-from rlm_wasm.providers.secret import Secret
+from rlm_wasm.providers.secret import Keys
 
 PROVIDER_NAMES: Final = ("openai", "script")
-_KEY_CHARS_MAX: Final = 4096
 
 
 class ProviderSet:
     """The providers of one run, opened when first asked for; models of one endpoint share a client."""
 
-    def __init__(self, policy: Policy, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(self, policy: Policy, keys: Keys | Mapping[str, str] | None = None) -> None:
         self._policy: Final = policy
-        self._environ: Final = os.environ if environ is None else environ
+        self._keys: Final = keys if isinstance(keys, Keys) else Keys(keys)
         self._open: Final[dict[str, Provider]] = {}
 
     def get(self, spec: str) -> tuple[Provider, str]:
@@ -41,7 +39,7 @@ class ProviderSet:
         kind, name = split_spec(spec)
         shared = kind if kind == "openai" else spec
         if shared not in self._open:
-            self._open[shared], name = open_provider(spec, self._policy, self._environ)
+            self._open[shared], name = _open(spec, self._policy, self._keys)
         return self._open[shared], name
 
     async def aclose(self) -> None:
@@ -58,10 +56,16 @@ def open_provider(
 
     Raises UsageError that says what is known. The caller closes the provider.
     """
+    keys = Keys(environ)
+    del environ  # not in this frame when something is raised
+    return _open(spec, policy, keys)
+
+
+def _open(spec: str, policy: Policy, keys: Keys) -> tuple[Provider, str]:
     kind, name = split_spec(spec)
     if kind == "script":
         return open_script(Path(name)), name
-    return _open_openai(policy, os.environ if environ is None else environ), name
+    return _open_openai(policy, keys), name
 
 
 def split_spec(spec: str) -> tuple[str, str]:
@@ -80,13 +84,13 @@ def split_spec(spec: str) -> tuple[str, str]:
     return kind, name
 
 
-def _open_openai(policy: Policy, environ: Mapping[str, str]) -> OpenAIProvider:
+def _open_openai(policy: Policy, keys: Keys) -> OpenAIProvider:
     endpoint = policy.providers.openai
     if endpoint is None:
         raise UsageError(
             "the policy has no endpoint for openai models", hint="add the table [providers.openai]"
         )
-    key = _read_key(endpoint.api_key_env, environ) if endpoint.api_key_env else None
+    key = keys.read(endpoint.api_key_env) if endpoint.api_key_env else None
     try:
         return OpenAIProvider(
             endpoint,
@@ -96,19 +100,3 @@ def _open_openai(policy: Policy, environ: Mapping[str, str]) -> OpenAIProvider:
         )
     except (httpx.InvalidURL, ValueError) as exc:  # ValueError: a host name that IDNA refuses
         raise UsageError(f"providers.openai.base_url is not a usable URL: {exc}") from exc
-
-
-def _read_key(name: str, environ: Mapping[str, str]) -> Secret:
-    value = environ.get(name, "")
-    if not value:
-        raise UsageError(
-            f"the environment variable {name}, which providers.openai.api_key_env names, is not set",
-            hint=f"export {name}=..., or choose a model that needs no key, such as script:FILE",
-        )
-    # Checked here so that no HTTP library gets to complain about it and quote it.
-    if len(value) > _KEY_CHARS_MAX or not all("!" <= char <= "~" for char in value):
-        raise UsageError(
-            f"the environment variable {name} does not hold a key: it has spaces, line ends or "
-            "characters that are not ASCII, or is too long"
-        )
-    return Secret(value)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from typing import Final, NoReturn
+
+from rlm_wasm.errors import UsageError
 
 _REDACTED: Final = "[redacted]"
 # A shorter value is a placeholder that local servers ask for ("none", "EMPTY"): no secret, and
 # likely to appear in honest text.
 _SECRET_CHARS_MIN: Final = 16
+_KEY_CHARS_MAX: Final = 4096
 
 
 class Secret:
@@ -30,6 +35,16 @@ class Secret:
         """Say whether `text` holds the key; always False for a value too short to be one."""
         return len(self.__value) >= _SECRET_CHARS_MIN and self.__value in text
 
+    @property
+    def is_set(self) -> bool:
+        """Whether there is a value at all."""
+        return bool(self.__value)
+
+    @property
+    def is_sendable(self) -> bool:
+        """Whether an HTTP header can hold it: no spaces, no line ends, ASCII, not too long."""
+        return len(self.__value) <= _KEY_CHARS_MAX and all("!" <= char <= "~" for char in self.__value)
+
     def __repr__(self) -> str:
         return "Secret([redacted])"
 
@@ -37,3 +52,35 @@ class Secret:
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError("a Secret cannot be pickled or copied")
+
+
+class Keys:
+    """Where keys are read: the process's environment, or a mapping instead. Shows neither.
+
+    No frame of ours holds a key or the whole environment while it raises, so that a traceback with its
+    locals can be printed.
+    """
+
+    __slots__ = ("__environ",)
+
+    def __init__(self, environ: Mapping[str, str] | None) -> None:
+        self.__environ: Final = os.environ if environ is None else environ
+
+    def read(self, name: str) -> Secret:
+        """Return the key in the variable `name`; UsageError if there is none, or none that can be sent."""
+        key = Secret(self.__environ.get(name, ""))
+        if not key.is_set:
+            raise UsageError(
+                f"the environment variable {name}, which providers.openai.api_key_env names, is not set",
+                hint=f"export {name}=..., or choose a model that needs no key, such as script:FILE",
+            )
+        # Checked here so that no HTTP library gets to complain about it and quote it.
+        if not key.is_sendable:
+            raise UsageError(
+                f"the environment variable {name} does not hold a key: it has spaces, line ends or "
+                "characters that are not ASCII, or is too long"
+            )
+        return key
+
+    def __repr__(self) -> str:
+        return "Keys([redacted])"

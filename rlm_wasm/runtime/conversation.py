@@ -33,7 +33,7 @@ from rlm_wasm.runtime.contexts import describe
 from rlm_wasm.runtime.guest_requests import GuestRequests
 from rlm_wasm.sandbox.session import Cell
 from rlm_wasm.worker.result import CellResult
-from rlm_wasm.worker.worker import Worker, WorkerSession
+from rlm_wasm.worker.worker import SessionImage, Worker, WorkerSession
 
 # Characters or bytes of inputs from which a session's origin is taken anew after loading them.
 REBASE_FROM_UNITS = 1 << 20
@@ -50,6 +50,7 @@ class Place:
     depth: int
     parent: RequestId | None
     model: str
+    start: SessionImage | None = None  # what its session is forked from; None: the guest's base image
 
 
 class Conversation:
@@ -214,7 +215,9 @@ class Conversation:
         # Numbered within the run: what a guest sees of a seed does not depend on what else goes on.
         stream = ((self.place.parent or 0) << _SESSIONS_BITS) + self._sessions
         limits = replace(policy.session_limits(), stream=stream)
-        session = await self._worker.session(limits, policy.boundary_limits(), tenant=self.place.tenant)
+        session = await self._worker.session(
+            limits, policy.boundary_limits(), tenant=self.place.tenant, start=self.place.start
+        )
         try:
             for name, value in self._contexts.items():
                 await session.load(name, value)

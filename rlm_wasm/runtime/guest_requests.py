@@ -10,7 +10,7 @@ from rlm_wasm.core.cell_report import AnsweredQuery
 from rlm_wasm.core.limits import BoundaryLimits
 from rlm_wasm.core.messages import Message
 from rlm_wasm.core.pricing import utf8_bytes
-from rlm_wasm.core.request import Completed, Response
+from rlm_wasm.core.request import Cancelled, Completed, Response
 from rlm_wasm.core.scheduler import CellStarted, ChildRequested, Noted, QueryReceived, RequestAbandoned
 from rlm_wasm.errors import BoundaryViolation, DeadlineExceeded
 from rlm_wasm.ids import RequestId, RunId
@@ -86,7 +86,10 @@ class GuestRequests(Answerer):
             most = self.decode_ms_max
             reply(DeadlineExceeded(f"the host took more than {most} ms to read the cell's requests"))
             return
-        if isinstance(request, Budget):
+        if self.closed and not isinstance(request, Finish | Budget):
+            # No number for it: those of other conversations must not depend on what this one still tries.
+            reply(_stopped(request))
+        elif isinstance(request, Budget):
             reply(encode_budget_response(self.broker.standing(self.run_id, self.parent)))
         else:
             self.broker.at_turn(self.parent, lambda: self._answer(request, reply))
@@ -131,8 +134,7 @@ class GuestRequests(Answerer):
             )
             for prompt in prompts
         ]
-        self.open = tuple([received.request_id for received in batch])
-        broker.ask(batch, lambda responses: self._keep(prompts, responses, answered))
+        self._ask(batch, prompts, answered)
 
     def _start(self, prompts: Sequence[str], request: RlmQuery | RlmQueryBatch, answered: Answered) -> None:
         broker, run_id = self.broker, self.run_id
@@ -151,14 +153,35 @@ class GuestRequests(Answerer):
             )
             for prompt in prompts
         ]
-        self.open = tuple([asked.request_id for asked in batch])
-        broker.ask(batch, lambda responses: self._keep(prompts, responses, answered))
+        self._ask(batch, prompts, answered)
 
-    def _keep(self, prompts: Sequence[str], responses: list[Response], answered: Answered) -> None:
-        self.open = ()
+    def _ask(
+        self, batch: Sequence[QueryReceived | ChildRequested], prompts: Sequence[str], answered: Answered
+    ) -> None:
+        # A guest that asks again waits for nothing else: it was interrupted in what it asked before.
+        self.end_cell()
+        numbers = self.open = tuple([asked.request_id for asked in batch])
+        self.broker.ask(batch, lambda responses: self._keep(numbers, prompts, responses, answered))
+
+    def _keep(
+        self,
+        numbers: tuple[RequestId, ...],
+        prompts: Sequence[str],
+        responses: list[Response],
+        answered: Answered,
+    ) -> None:
+        if self.open is numbers:
+            self.open = ()
         for prompt, response in zip(prompts, responses, strict=True):
             if len(self.answered) >= ANSWERED_KEPT_MAX:
                 break
             if isinstance(response, Completed):
                 self.answered.append(AnsweredQuery(prompt, response.text))
         answered(responses)
+
+
+def _stopped(request: LlmQuery | LlmQueryBatch | RlmQuery | RlmQueryBatch) -> bytes:
+    gone = Cancelled("the conversation was stopped")
+    if isinstance(request, LlmQueryBatch | RlmQueryBatch):
+        return encode_batch_response([gone] * len(request.prompts))
+    return encode_response(gone)

@@ -24,6 +24,11 @@ class Image:
         self._snapshot = snapshot
 
     @property
+    def state(self) -> SessionImage:
+        """What a worker starts a session from."""
+        return self._snapshot
+
+    @property
     def bytes_held(self) -> int:
         """The memory that the pages this image adds to its origin take."""
         return self._snapshot.bytes_held

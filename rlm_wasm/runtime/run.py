@@ -26,7 +26,7 @@ from rlm_wasm.runtime.contexts import DEFAULT_NAME
 from rlm_wasm.runtime.conversation import Conversation, Place
 from rlm_wasm.runtime.description import answer_bytes, description
 from rlm_wasm.runtime.senders import Senders
-from rlm_wasm.worker.worker import Worker
+from rlm_wasm.worker.worker import SessionImage, Worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,7 @@ class ActiveRun:
         contexts: Mapping[str, str | bytes],
         *,
         tenant: str = "",
+        start: SessionImage | None = None,
     ) -> None:
         self.run_id = run_id
         self._policy = policy
@@ -67,7 +68,8 @@ class ActiveRun:
         self._question = question
         self._contexts = contexts
         self._tenant = tenant
-        root = Place(run_id, tenant, depth=0, parent=None, model=policy.models.root)
+        self._start = start
+        root = Place(run_id, tenant, depth=0, parent=None, model=policy.models.root, start=start)
         self._root = Conversation(root, policy, broker, worker, question, contexts)
         self._children: dict[RequestId, Conversation] = {}
         self._drivers = Senders(self._drive_child)
@@ -78,11 +80,12 @@ class ActiveRun:
 
     def start_child(self, effect: StartChild) -> None:
         """Drive a child's conversation, beside those that are under way."""
-        place = Place(self.run_id, self._tenant, effect.depth, effect.request_id, effect.model)
+        number, depth = effect.request_id, effect.depth
+        place = Place(self.run_id, self._tenant, depth, number, effect.model, self._start)
         contexts = {DEFAULT_NAME: effect.question}
         question = child_question(effect.question)
         child = Conversation(place, self._policy, self._broker, self._worker, question, contexts)
-        self._children[effect.request_id] = child
+        self._children[number] = child
         self._drivers.give(child)
 
     def stop_child(self, effect: StopChild) -> None:

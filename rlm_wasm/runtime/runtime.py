@@ -19,9 +19,11 @@ from rlm_wasm.events import Event
 from rlm_wasm.ids import RunId, make_run_id
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.providers.registry import ProviderSet
+from rlm_wasm.providers.secret import Keys
 from rlm_wasm.runtime.broker import Broker, Router
 from rlm_wasm.runtime.contexts import Contexts, named_contexts
 from rlm_wasm.runtime.handle import Run
+from rlm_wasm.runtime.image import Image
 from rlm_wasm.runtime.run import ActiveRun, RunResult
 from rlm_wasm.worker.inline import InlineWorker
 from rlm_wasm.worker.worker import Worker
@@ -57,8 +59,10 @@ class Runtime:
         entropy: Callable[[int], bytes] = os.urandom,
         recorded: RecordedOrder | None = None,
     ) -> None:
+        keys = Keys(environ)
+        del environ  # not in this frame when something is raised
         self.policy = policy.with_models(root=model, sub=sub_model)
-        self._providers = ProviderSet(self.policy, environ)
+        self._providers = ProviderSet(self.policy, keys)
         self._route: Router = route or self._providers.get
         self._worker: Worker = worker or InlineWorker()
         self._clock = clock
@@ -112,15 +116,18 @@ class Runtime:
         *,
         sinks: Iterable[Callable[[Event], None]] = (),
         tenant: str = "",
+        image: Image | None = None,
     ) -> RunResult:
         """Answer `question`. `context` is a str or bytes, or several by variable name.
 
-        Runs of one `tenant` share its part of the permits, by the policy's weights.
+        Runs of one `tenant` share its part of the permits, by the policy's weights. With an `image`,
+        every session of the run is forked from it, those of its children as well: what it defines is
+        there at every depth.
 
         Every event of the run goes to each of `sinks`, in order; one that raises ends the run. Ending
         early (a budget, a deadline, `cancel`) is a result with `partial=True`, not an exception.
         """
-        run = self._prepare(question, context, sinks, tenant)
+        run = self._prepare(question, context, sinks, tenant, image)
         try:
             return await run.drive()
         finally:
@@ -133,13 +140,14 @@ class Runtime:
         *,
         sinks: Iterable[Callable[[Event], None]] = (),
         tenant: str = "",
+        image: Image | None = None,
     ) -> Run:
         """Begin to answer `question` and return at once: events, result and `cancel` are the run's.
 
         A reader that is made before the next `await` gets every event. Closing the runtime ends the
         runs that were started.
         """
-        run = self._prepare(question, context, sinks, tenant)
+        run = self._prepare(question, context, sinks, tenant, image)
         self._background.append(run)
         assert self._tasks is not None, "an open runtime has tasks"
         self._tasks.start_soon(self._drive, run)
@@ -160,7 +168,12 @@ class Runtime:
             await run.ended()
 
     def _prepare(
-        self, question: str, context: Contexts, sinks: Iterable[Callable[[Event], None]], tenant: str
+        self,
+        question: str,
+        context: Contexts,
+        sinks: Iterable[Callable[[Event], None]],
+        tenant: str,
+        image: Image | None,
     ) -> Run:
         if self._broker is None:
             raise UsageError("the runtime is not open; use it as an async context manager")
@@ -169,7 +182,10 @@ class Runtime:
         run_id = make_run_id(self._entropy(8))
         policy = self.policy
         contexts = named_contexts(context)
-        active = ActiveRun(run_id, policy, self._broker, self._worker, question, contexts, tenant=tenant)
+        start = None if image is None else image.state
+        active = ActiveRun(
+            run_id, policy, self._broker, self._worker, question, contexts, tenant=tenant, start=start
+        )
         started = RunStarted(
             run_id=run_id,
             budget=policy.budget_limits(),

@@ -6,6 +6,7 @@ clock, sleep and entropy of exactly one operation live here; limits are counted 
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from time import monotonic_ns, time_ns
 from typing import Final
@@ -16,6 +17,9 @@ from rlm_wasm.sandbox.imports import ENTROPY_BYTES_MAX
 from rlm_wasm.sandbox.instance import Instance
 
 STDOUT, STDERR, RESULT, ERROR, REPORT = 1, 2, 3, 4, 5
+# How the guest says what it left in the inbox: a stream and a length, before as many bytes.
+_RECORD: Final = struct.Struct("<II")
+LEFT_BYTES_MAX: Final = 2048
 # The error and report documents are made by the guest's REPL, which bounds them well below this.
 CONTROL_STREAM_BYTES_MAX: Final = 256 << 10
 # A guest that ignores being told that its output is full is stopped after so much more.
@@ -166,6 +170,26 @@ class Exchange:
     def slept_too_long(self) -> DeadlineExceeded:
         """Return the error that says which limit a sleep met."""
         return DeadlineExceeded(f"the cell slept longer than {self._cell.sleep_ms_max} ms")
+
+    def collect(self, inbox: int, length: int) -> None:
+        """Append what a cell left in the inbox when it returned: its short documents.
+
+        Raises:
+            BoundaryViolation: it is not a sequence of documents.
+        """
+        left = self._memory.read(inbox, length, length_max=LEFT_BYTES_MAX)
+        at = 0
+        while at < length:
+            if length - at < _RECORD.size:
+                raise BoundaryViolation("the cell left a document without an end")
+            stream, size = _RECORD.unpack_from(left, at)
+            at += _RECORD.size
+            if stream not in (RESULT, ERROR, REPORT) or size > length - at:
+                raise BoundaryViolation(f"the cell left {size} bytes for stream {stream}")
+            buffer = self.streams.setdefault(stream, bytearray())
+            # A result is cut at its cap; no document that fits here reaches that of the others.
+            buffer += left[at : at + min(size, max(0, self._cap(stream) - len(buffer)))]
+            at += size
 
     def output_exceeded(self) -> OutputExceeded:
         """Return the error that says which limit the output met."""

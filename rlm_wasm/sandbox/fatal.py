@@ -12,10 +12,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, Final, NoReturn, ParamSpec, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 EXIT_CODE: Final = 70
-_P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 _guarded: set[int] = set()
@@ -31,12 +30,12 @@ def die(what: str) -> NoReturn:
         os._exit(EXIT_CODE)
 
 
-def guarded(body: Callable[_P, _R]) -> Callable[_P, _R]:
+def guarded(body: Callable[..., _R]) -> Callable[..., _R]:
     """Return `body` as a callback for wasmtime: any exception in it ends the process."""
 
-    def callback(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+    def callback(*args: Any) -> _R:
         try:
-            return body(*args, **kwargs)
+            return body(*args)
         except BaseException as error:  # noqa: BLE001 - nothing may unwind into wasmtime
             die(f"{type(error).__name__} in the callback {body.__name__}")
 

@@ -15,6 +15,7 @@ class _NoHost:
         self.slice_began_ns = 0
         self.gave_way = False
         self.must_stop = False
+        self.request: bytes | None = None
         self.fault: GuestError | None = None
 
     def charge(self, fuel: int) -> None:

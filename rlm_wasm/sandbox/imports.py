@@ -40,6 +40,8 @@ class ImportHandler(Protocol):
     gave_way: bool
     # Whether the owner wants to look at the guest before it goes on.
     must_stop: bool
+    # What the guest asked and the owner has not taken yet.
+    request: bytes | None
 
     def charge(self, fuel: int) -> None:
         """Take `fuel` from what the guest has left, down to nothing."""
@@ -110,6 +112,8 @@ def _once_later(env: Any) -> bool:
 
 def _when_answered(env: Any) -> bool:
     handler = _handler()
+    if handler.request is not None:
+        return False  # just asked: the owner has not even seen it
     if monotonic_ns() - handler.slice_began_ns >= SLICE_WALL_NS:
         # A wait that is over at once, a sleep of nothing, must not get around the slice's wall quota.
         handler.gave_way = True
@@ -117,11 +121,10 @@ def _when_answered(env: Any) -> bool:
     result = handler.wait_result()
     if result is None:
         return False
-    ctypes.cast(env, _VALUES)[0].of.i32 = result
+    ffi.wasmtime_val_t.from_address(env).of.i32 = result
     return True
 
 
-_VALUES: Final = ctypes.POINTER(ffi.wasmtime_val_t)
 _CONTINUE_NOW = ffi.wasmtime_func_async_continuation_callback_t(guarded(_always))
 _CONTINUE_NEXT_SLICE = ffi.wasmtime_func_async_continuation_callback_t(guarded(_once_later))
 _CONTINUE_WHEN_ANSWERED = ffi.wasmtime_func_async_continuation_callback_t(guarded(_when_answered))
@@ -136,27 +139,30 @@ def _define(kind: int, body: Callable[[ImportHandler, Any], tuple[int, bool]]) -
         env: Any, caller: Any, args: Any, args_n: int, results: Any, results_n: int, trap: Any, then: Any
     ) -> None:
         handler = _handler()
-        results[0].kind = kind
-        continuation = then[0]
-        # Also with a trap: wasmtime panics over a continuation that is not set.
-        continuation.callback = _CONTINUE_NOW
+        value, continuation = results[0], then[0]
+        value.kind = kind
         try:
             result, waits = body(handler, args)
         except GuestError as error:
             handler.refuse(error)
             trap[0] = ffi.wasmtime_trap_new(b"refused", 7)
+            # Also with a trap: wasmtime panics over a continuation that is not set.
+            continuation.callback = _CONTINUE_NOW
             return
-        if kind == _KIND_I64:
-            results[0].of.i64 = result
-        else:
-            results[0].of.i32 = result
         if waits:
             # The results stay valid until the continuation says it is done (wasmtime/async.h).
-            continuation.env = ctypes.cast(results, ctypes.c_void_p)
+            continuation.env = ctypes.addressof(value)
             continuation.callback = _CONTINUE_WHEN_ANSWERED
-        elif handler.must_stop or monotonic_ns() - handler.slice_began_ns >= SLICE_WALL_NS:
+            return
+        if kind == _KIND_I64:
+            value.of.i64 = result
+        else:
+            value.of.i32 = result
+        if handler.must_stop or monotonic_ns() - handler.slice_began_ns >= SLICE_WALL_NS:
             handler.gave_way = True
             continuation.callback = _CONTINUE_NEXT_SLICE
+        else:
+            continuation.callback = _CONTINUE_NOW
 
     callback.__name__ = f"import_{body.__name__.lstrip('_')}"
     return ffi.wasmtime_func_async_callback_t(guarded(callback))

@@ -23,7 +23,7 @@ from rlm_wasm.sandbox.fatal import install_hook
 from rlm_wasm.sandbox.imports import ImportHandler, define_imports
 from rlm_wasm.sandbox.linear_unsafe import ImageSource
 from rlm_wasm.sandbox.memory_unsafe import GuestMemory
-from rlm_wasm.sandbox.short_calls import get_fuel, memory_data, memory_size, set_fuel
+from rlm_wasm.sandbox.short_calls import error_at, get_fuel, memory_data, memory_size, set_fuel
 
 # Fuel between two yields of a fiber: about 4 ms (100 M fuel ran 8.5 ms).
 SLICE_FUEL: Final = 50_000_000
@@ -122,6 +122,9 @@ class Instance:
         self._context: Any = self._store._context()
         self._set_limits(memory_bytes_max)
         self._exports: dict[str, Any] = {}
+        # Views into them, made once: ctypes makes a new one at each look.
+        self._functions: dict[str, Any] = {}
+        self._memory_reference: Any = None
         self._fuel_slot = ctypes.c_uint64()
         self._fuel_reference = ctypes.byref(self._fuel_slot)
         self._instance = ffi.wasmtime_instance_t()
@@ -177,7 +180,10 @@ class Instance:
 
     def begin(self, handler: ImportHandler, name: str, arguments: tuple[int, ...], results_n: int) -> Call:
         """Return a call of the exported function `name`, not yet polled."""
-        return Call(handler, self._context, self._export(name).of.func, arguments, results_n)
+        function = self._functions.get(name)
+        if function is None:
+            function = self._functions[name] = self._export(name).of.func
+        return Call(handler, self._context, function, arguments, results_n)
 
     def _export(self, name: str) -> Any:
         found = self._exports.get(name)
@@ -196,12 +202,17 @@ class Instance:
 
     def fuel(self) -> int:
         """Return the fuel left."""
-        self._check(get_fuel(self._context, self._fuel_reference))
-        return int(self._fuel_slot.value)
+        error = get_fuel(self._context, self._fuel_reference)
+        if error:
+            raise InternalError(f"wasmtime: {error_at(error)}")
+        left: int = self._fuel_slot.value
+        return left
 
     def set_fuel(self, fuel: int) -> None:
         """Set the fuel left."""
-        self._check(set_fuel(self._context, fuel))
+        error = set_fuel(self._context, fuel)
+        if error:
+            raise InternalError(f"wasmtime: {error_at(error)}")
 
     def set_slice_fuel(self, fuel: int) -> None:
         """Yield after each `fuel`; takes effect with the next `set_fuel`."""
@@ -215,7 +226,9 @@ class Instance:
         Raises:
             InternalError: they differ; the instance must not be used again.
         """
-        memory = ctypes.byref(self._export("memory").of.memory)
+        if self._memory_reference is None:
+            self._memory_reference = ctypes.byref(self._export("memory").of.memory)
+        memory = self._memory_reference
         base, size = memory_data(self._context, memory), memory_size(self._context, memory)
         if base != self.memory.base or size != self.memory.size:
             raise InternalError("wasmtime and the sandbox disagree about a guest's memory")
@@ -237,6 +250,8 @@ class Instance:
         store, self._store = self._store, None
         if store is not None:
             self._exports.clear()
+            self._functions.clear()
+            self._memory_reference = None
             with contextlib.suppress(ValueError):
                 store.close()
 

@@ -36,6 +36,7 @@ __all__ = ["Cell", "Operation", "Session", "drive"]
 
 SEED_BYTES: Final = 32
 _RESEED, _REPORT_VARIABLES = 1, 2
+_PROGRESS: Final = tuple(Progress)
 # Loading an input is charged and bounded like a cell; finalisers of earlier cells may run in it.
 SETUP_FUEL: Final = 2_000_000_000
 SETUP_WALL_NS: Final = 10_000_000_000
@@ -149,7 +150,10 @@ class Session:
                 self._memory.write(self._facts.seed, bytes(seed))
                 self._seeded = True
                 flags |= _RESEED
-            status = yield from execution.invoke("rlm_exec", (pointer, len(source), flags), 1)
+            returned = yield from execution.invoke("rlm_exec", (pointer, len(source), flags), 1)
+            if left := (returned & 0xFFFF_FFFF) >> 8:
+                execution.exchange.collect(self._facts.inbox, left)
+            status = returned & 0xFF
             if pointer != self._facts.inbox:
                 yield from execution.invoke("rlm_free", (pointer,), 0)
             if status not in (0, 1):
@@ -328,7 +332,7 @@ class Session:
     def _progress(self) -> Progress:
         """Return how far the guest says it came. Nonsense is no progress: it harms its own session only."""
         value = int.from_bytes(self._memory.read(self._facts.progress, 4, length_max=4), "little")
-        return Progress(value) if value <= Progress.RUNNING else Progress.NOT_BEGUN
+        return _PROGRESS[value] if value < len(_PROGRESS) else Progress.NOT_BEGUN
 
     def _allocate(self, execution: Execution, length: int) -> Operation[int]:
         pointer = yield from execution.invoke("rlm_alloc", (length,), 1)

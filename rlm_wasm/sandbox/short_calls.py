@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
+import wasmtime
 from wasmtime import _bindings as ffi
 from wasmtime._ffi import dll
 
@@ -16,16 +17,22 @@ from wasmtime._ffi import dll
 _library = ctypes.PyDLL(dll._name, handle=dll._handle)
 
 
-def _short(name: str) -> Any:
+def _short(name: str, result: type[ctypes.c_void_p | ctypes.c_size_t]) -> Any:
     function = _library[name]
-    known = getattr(ffi, f"_{name}")
-    function.argtypes, function.restype = known.argtypes, known.restype
+    function.argtypes = getattr(ffi, f"_{name}").argtypes
+    # An integer, also for a pointer: the bindings would make an object of it, each time.
+    function.restype = result
     return function
 
 
-get_fuel = _short("wasmtime_context_get_fuel")
-set_fuel = _short("wasmtime_context_set_fuel")
-memory_size = _short("wasmtime_memory_data_size")
-memory_data = _short("wasmtime_memory_data")
-# An address is compared, and never followed: as an integer, where the bindings make an object of it.
-memory_data.restype = ctypes.c_size_t
+def error_at(address: int) -> wasmtime.WasmtimeError:
+    """Return the error that one of these functions gave the address of; it is freed with the object."""
+    return wasmtime.WasmtimeError._from_ptr(ctypes.cast(address, ctypes.POINTER(ffi.wasmtime_error_t)))
+
+
+# Each gives the address of an error, or None.
+get_fuel = _short("wasmtime_context_get_fuel", ctypes.c_void_p)
+set_fuel = _short("wasmtime_context_set_fuel", ctypes.c_void_p)
+memory_size = _short("wasmtime_memory_data_size", ctypes.c_size_t)
+# An address that is compared, and never followed.
+memory_data = _short("wasmtime_memory_data", ctypes.c_size_t)

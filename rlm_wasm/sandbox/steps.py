@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 from rlm_wasm.errors import GuestError
 
@@ -39,8 +40,7 @@ class Progress(IntEnum):
     RUNNING = 2
 
 
-@dataclass(frozen=True, slots=True)
-class CellEnd:
+class CellEnd(NamedTuple):
     """What a cell left behind. All bytes are the guest's, cut at the policy's caps, not decoded.
 
     `raised`: the guest reported an exception in `error`. `fault`: the host ended the cell; the

@@ -17,6 +17,7 @@ from rlm_wasm.errors import (
     OutputExceeded,
     PolicyError,
 )
+from rlm_wasm.sandbox.exchange import ERROR, LEFT_BYTES_MAX, REPORT, RESULT, STDOUT
 from rlm_wasm.sandbox.imports import FUEL_PER_REQUEST_BYTE, SLICE_WALL_NS
 from rlm_wasm.sandbox.session import Cell, Session, drive
 from rlm_wasm.sandbox.steps import CellEnd, HostRequest, Slice
@@ -305,11 +306,49 @@ def test_a_guest_that_refuses_an_input_is_a_trap() -> None:
         assert session.lost
 
 
-@pytest.mark.parametrize("status", [2, -1, 99, 2**31 - 1])
+@pytest.mark.parametrize("status", [2, 99, 255])
 def test_an_unknown_status_of_a_cell_is_a_trap(status: int) -> None:
-    with session_of(f"(return (i32.const {status}))") as session:
-        assert type(run(session).fault) is GuestTrap
-        assert session.lost
+    assert type(fault_of(f"(return (i32.const {status}))")) is GuestTrap
+
+
+def leaving(*words: int, count: int | None = None) -> str:
+    """A cell that leaves these words in its inbox, and says that there are so many bytes."""
+    stores = "".join(f"(i32.store (i32.const {4 * k}) (i32.const {word}))" for k, word in enumerate(words))
+    return f"{stores} (return (i32.const {(4 * len(words) if count is None else count) << 8}))"
+
+
+TEXT = int.from_bytes(b"text", "little")
+
+
+def test_what_a_cell_leaves_in_its_inbox_is_its_result_and_documents() -> None:
+    with session_of(leaving(RESULT, 4, TEXT, ERROR, 4, TEXT, RESULT, 4, TEXT, REPORT, 0)) as session:
+        end = run(session)
+        assert (end.result, end.error, end.report) == (b"texttext", b"text", b"")
+        assert (end.fault, end.stdout) == (None, b"")
+
+
+def test_a_result_left_in_the_inbox_is_cut_like_any_other() -> None:
+    with session_of(leaving(RESULT, 4, TEXT, RESULT, 4, TEXT)) as session:
+        assert run(session, result_bytes_max=6).result == b"textte"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        leaving(count=-1),
+        leaving(count=LEFT_BYTES_MAX + 1),
+        leaving(RESULT, 5, TEXT),
+        leaving(RESULT, -1, TEXT),
+        leaving(RESULT, 4, TEXT, RESULT),
+        leaving(RESULT, 4, TEXT, count=11),
+        leaving(STDOUT, 4, TEXT),
+        leaving(0, 4, TEXT),
+        leaving(-1, 4, TEXT),
+        leaving(6, 0),
+    ],
+)
+def test_an_inbox_that_is_no_sequence_of_documents_ends_the_session(body: str) -> None:
+    assert type(fault_of(body)) is BoundaryViolation
 
 
 @pytest.mark.parametrize(

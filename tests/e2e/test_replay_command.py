@@ -111,3 +111,19 @@ def test_a_run_that_draws_fresh_bytes_is_recorded_with_a_warning_at_its_replay(
     ended = rlm_wasm("replay", log, "--context", context, "--policy", fresh)
     assert b"sandbox.entropy = 'fresh'" in ended.stderr
     assert ended.returncode == 1
+
+
+def test_a_run_can_take_recorded_answers_for_a_models(recorded: tuple[Path, Path], tmp_path: Path) -> None:
+    """Another policy, the same prompts: the model's file is gone, and is not missed."""
+    log, context = recorded
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    policy = tmp_path / "another.toml"
+    policy.write_text(lines[1]["data"]["policy"].replace("texts = true", "texts = false"))
+    arguments = ["run", "--policy", policy, "--answers-from", log, "--context", context, "--json"]
+    ended = rlm_wasm(*arguments, "?")
+    assert ended.returncode == 0, ended.stderr
+    (answered,) = [line["data"] for line in lines if line["kind"] == "run_answered"]
+    assert document(ended)["answer"] == answered["answer"]
+    ended = rlm_wasm(*arguments, "another question")
+    assert ended.returncode == 1
+    assert "never saw this prompt" in document(ended)["reason"]

@@ -14,6 +14,7 @@ import pytest
 
 from tests.support.command_line import ROOT, document, rlm_wasm, start
 from tests.support.policy_file import write_policy
+from tests.support.runtime_facts import tree_model
 
 pytestmark = pytest.mark.guest
 NEEDLE = ROOT / "examples" / "needle"
@@ -127,6 +128,34 @@ def test_an_interrupted_run_gives_what_it_has(
     assert (found["partial"], found["reason"]) == (True, "interrupted")
     assert "while True" in found["answer"]
     assert events_of(events)[-1]["data"]["outcome"] == "interrupted"
+
+
+@pytest.mark.threat("T-073")
+def test_an_interrupted_run_takes_its_children_with_it(tmp_path: Path) -> None:
+    policy = write_policy(
+        tmp_path / "p.toml",
+        cell={"fuel_max": 10**13, "wall_ms_max": 120_000},
+        budget={"fuel_max": 10**14},
+    )
+    events = tmp_path / "events.jsonl"
+    model = tree_model(tmp_path, ask="rlm_query_batched(['spin', 'spin'])", spin="while True: pass")
+    with start(
+        "run", "--policy", policy, "--model", model, "--events", events, "--json", "ask",
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stderr is not None
+        # The root and both children have their code: now two endless cells run.
+        while not events.exists() or events.read_text().count('"query_answered"') < 3:
+            assert process.poll() is None, process.stderr.read()
+        process.send_signal(signal.SIGINT)
+        found = json.loads(process.stdout.read())
+        process.stderr.read()
+        assert process.wait(60) == 130
+    assert (found["partial"], found["reason"]) == (True, "interrupted")
+    assert "rlm_query_batched" in found["answer"]
+    ended = [event["data"]["status"] for event in events_of(events) if event["kind"] == "child_answered"]
+    assert ended == ["cancelled", "cancelled"]
 
 
 @pytest.mark.threat("T-025")

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from rlm_wasm.audit.catalogue import fault_of
 from rlm_wasm.core.effects import CancelQuery, ClearTimer, Effect, EmitEvent, SendQuery, SetTimer
 from rlm_wasm.core.inputs import (
+    BatchReceived,
     FuelUsed,
     Input,
     IterationStarted,
@@ -41,7 +42,7 @@ from tests.support.core_facts import (
     started,
 )
 
-OWN = (RunStarted, IterationStarted, FuelUsed, Noted, RunEnded)
+OWN = (RunStarted, IterationStarted, BatchReceived, FuelUsed, Noted, RunEnded)
 usages = st.none() | st.builds(Usage, st.integers(-1, 60), st.integers(-1, 130))
 steps = st.one_of(
     st.tuples(st.just("ask"), st.text(max_size=5), st.integers(1, 3)),
@@ -71,10 +72,12 @@ class World:
         self.late: list[tuple[int, int]] = []
         self.timers: dict[str, int] = {}
         self.asked = 0
+        self.stopped = False
+        self.open: set[object] = set()  # while a conversation waits, it does nothing
         self.give(facts)
 
     def give(self, given: Input) -> None:
-        if isinstance(given, OWN) or type(given).__name__ == "QueryReceived":
+        if isinstance(given, OWN):
             self.own.append(given)
         for effect in self.scheduler.handle(given, self.now_ns):
             self.perform(effect)
@@ -84,6 +87,11 @@ class World:
             case EmitEvent(event):
                 assert fault_of(event) is None
                 self.events.append(event)
+                self.stopped = self.stopped or event.kind == "run_stopping"
+                if event.kind == "query_received":
+                    self.open.add(event.data["request"])
+                elif event.kind == "query_answered":
+                    self.open.discard(event.data["request"])
             case SendQuery(_, number, attempt):
                 self.flying.append((number, attempt))
             case CancelQuery(_, number, attempt):
@@ -96,10 +104,10 @@ class World:
 
     def step(self, step: tuple) -> None:
         match step:
-            case ("ask", prompt, count):
-                for _ in range(count):
-                    self.asked += 1
-                    self.give(query(self.asked, prompt=prompt))
+            case ("ask", prompt, count) if not self.open:
+                numbers = range(self.asked + 1, self.asked + 1 + count)
+                self.asked += count
+                self.give(BatchReceived(RUN, tuple(query(number, prompt=prompt) for number in numbers)))
             case ("answer", pick, usage) if self.flying:
                 number, attempt = self.flying.pop(pick % len(self.flying))
                 self.give(ProviderAnswered(RUN, number, attempt, f"text {number}", usage))
@@ -120,11 +128,11 @@ class World:
                 self.give(TimerFired(RUN, timer_id))
             case ("wait", ms):
                 self.now_ns += ms * MS
-            case ("burn", fuel):
+            case ("burn", fuel) if not self.open:
                 self.give(FuelUsed(RUN, fuel))
-            case ("turn",):
+            case ("turn",) if not self.open:
                 self.give(IterationStarted(RUN))
-            case ("note",):
+            case ("note",) if not self.open and not self.stopped:
                 self.give(Noted(RUN, "cell_started", {"cell": 1, "source_bytes": 3}))
             case ("cancel", reason):
                 self.give(RunCancelled(RUN, reason))

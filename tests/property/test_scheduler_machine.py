@@ -1,15 +1,16 @@
 """The scheduler under random interleavings, against a world that keeps its own books.
 
-The world plays guest, provider, clock and operator. It believes nothing that the scheduler says
-without checking it against the invariants of the design: one terminal response a request, permits
-never exceeded, spent and reserved as the books have them, events without gaps, nothing left at the
-end, nothing stuck when every provider falls silent, and the same inputs giving the same bytes.
+The world plays guests of every depth, providers, clock and operator. It believes nothing that the
+scheduler says without checking it against the invariants of the design: one terminal response a
+request, permits never exceeded, spent and reserved as the books have them in every child's view,
+children admitted or refused at once and ended with whoever asked for them, events without gaps,
+nothing left at the end, nothing stuck when every provider and child falls silent, and the same
+inputs giving the same bytes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from math import ceil
+from dataclasses import dataclass
 
 import msgspec
 from hypothesis import settings
@@ -25,70 +26,48 @@ from rlm_wasm.core.effects import (
     Respond,
     SendQuery,
     SetTimer,
+    StartChild,
+    StopChild,
 )
 from rlm_wasm.core.inputs import (
+    BatchReceived,
+    CellStarted,
+    ChildFinished,
     FuelUsed,
     Input,
     IterationStarted,
+    ObservationMade,
     ProviderAnswered,
     ProviderFailed,
+    RequestAbandoned,
     RunCancelled,
     RunEnded,
     TimerFired,
 )
-from rlm_wasm.core.ledger import Dimension
 from rlm_wasm.core.messages import Usage
-from rlm_wasm.core.request import Completed, Denied
+from rlm_wasm.core.request import Completed, Denied, Failed, TimedOut
 from rlm_wasm.core.scheduler import Scheduler
-from rlm_wasm.errors import BudgetExceeded, ProviderError
+from rlm_wasm.errors import ChildFailed, ProviderError, QueryError
 from rlm_wasm.ids import RequestId, RunId
-from tests.support.core_facts import MS, budget, permit_limits, query, query_limits, run_limits, started
+from tests.support.core_facts import (
+    MS,
+    PRICE,
+    budget,
+    child,
+    permit_limits,
+    query,
+    query_limits,
+    run_limits,
+    started,
+)
+from tests.support.scheduler_books import Amounts, BookOfRequest, BookOfRun, D, Node, charge
 
-D = Dimension
 Attempt = tuple[RunId, RequestId, int]
-QUERY_DIMENSIONS = (D.CALLS, D.INPUT_TOKENS, D.OUTPUT_TOKENS, D.COST)
+RESERVED = (D.CALLS, D.INPUT_TOKENS, D.OUTPUT_TOKENS, D.COST)
+MODELS = ("m", "p:x", "p:y")
 picks = st.integers(0, 10_000)
-
-
-def charge(input_tokens: int, output_tokens: int) -> dict[D, int]:
-    """Price a call the way the test's price list says: 2 and 4 micro-dollars a token."""
-    cost = ceil(2 * input_tokens + 4 * output_tokens)
-    return {D.CALLS: 1, D.INPUT_TOKENS: input_tokens, D.OUTPUT_TOKENS: output_tokens, D.COST: cost}
-
-
-@dataclass
-class BookOfRequest:
-    bound: dict[D, int]
-    where: str = "queued"  # queued, flying, backoff, answered
-    attempts: int = 0
-
-
-@dataclass
-class BookOfRun:
-    """What the world knows about one run."""
-
-    limits: dict[D, int]
-    permits_max: int
-    requests: dict[RequestId, BookOfRequest] = field(default_factory=dict)
-    paid: list[dict[D, int]] = field(default_factory=list)
-    late: dict[tuple[RequestId, int], dict[D, int]] = field(default_factory=dict)
-    timers: dict[str, int] = field(default_factory=dict)
-    seq: int = 0
-    ending: bool = False
-    ended: bool = False
-
-    def spent(self, dimension: D) -> int:
-        return sum(c.get(dimension, 0) for c in [*self.paid, *self.late.values()])
-
-    def reserved(self, dimension: D) -> int:
-        holding = [r for r in self.requests.values() if r.where in ("queued", "flying")]
-        return sum(r.bound.get(dimension, 0) for r in holding)
-
-    def fits(self, amounts: dict[D, int]) -> bool:
-        return all(
-            amount == 0 or self.spent(d) + self.reserved(d) + amount <= self.limits[d]
-            for d, amount in amounts.items()
-        )
+models = st.sampled_from(MODELS)
+usages = st.none() | st.builds(Usage, st.integers(-1, 60), st.integers(-1, 130))
 
 
 @dataclass(frozen=True)
@@ -100,38 +79,63 @@ class RunFacts:
     events: int
     seed: int
     texts: bool
+    depth: int
+    fanout: int
+    sessions: int
+    share: int
+    batch: str
+    tenant: str
+    weight: int
 
 
 run_facts = st.builds(
     RunFacts,
-    calls=st.integers(0, 40),
+    calls=st.sampled_from([0, 3, 12, 40]),
     tokens=st.integers(200, 5_000),
     permits=st.integers(1, 3),
     attempts=st.sampled_from([1, 2, 5, 5]),
-    events=st.sampled_from([1_000, 1_000, 1, 5]),
+    events=st.sampled_from([2_000, 2_000, 1, 5]),
     seed=st.integers(0, 3),
     texts=st.booleans(),
+    depth=st.sampled_from([0, 1, 3, 3]),
+    fanout=st.integers(1, 4),
+    sessions=st.sampled_from([1, 3, 6, 6]),
+    share=st.sampled_from([100, 100, 60]),
+    batch=st.sampled_from(["all", "part"]),
+    tenant=st.sampled_from(["", "t", "u"]),
+    weight=st.integers(1, 3),
 )
 
 
 class SchedulerMachine(RuleBasedStateMachine):
-    """Invariants 1 to 5, 7 and 8 of the design, over several runs at once."""
+    """Invariants 1 to 5, 7 and 8 of the design, over several runs and their children at once."""
 
     @initialize(
-        permits_max=st.integers(1, 4),
+        permits_max=st.integers(1, 5),
+        provider_max=st.integers(1, 5),
+        model_max=st.integers(1, 3),
         calm=st.sampled_from([True, True, False]),
         first=run_facts,
         second=run_facts,
     )
-    def begin(self, permits_max: int, calm: bool, first: RunFacts, second: RunFacts) -> None:
-        self.permits_max = permits_max
+    def begin(
+        self,
+        permits_max: int,
+        provider_max: int,
+        model_max: int,
+        calm: bool,
+        first: RunFacts,
+        second: RunFacts,
+    ) -> None:
+        self.permits = permit_limits(permits_max, provider_max=provider_max, model_max=model_max)
         self.calm = calm  # in most worlds nobody ends a run by hand, so that more happens in it
-        self.scheduler = Scheduler(permit_limits(permits_max))
+        self.scheduler = Scheduler(self.permits)
         self.now_ns = 0
         self.runs: dict[RunId, BookOfRun] = {}
         self.flying: list[Attempt] = []
         self.cancelled: list[Attempt] = []  # cancelled in flight: their results may still come
         self.reported: list[Attempt] = []  # attempts whose result has come
+        self.throttled: set[str] = set()  # providers that ever asked for fewer requests
         self.tape: list[tuple[Input, int]] = []
         self.bytes: list[bytes] = []
         self.said: list[str] = []
@@ -139,9 +143,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         # Work is there from the start: a random choice of rules must not spend itself on idle worlds.
         for facts in (first, second):
             self.start(facts)
-        for prompt in "abc":
-            for run_id in tuple(self.runs):
-                self.ask(run_id, prompt, None)
+        for run_id in tuple(self.runs):
+            for prompt, model in zip("abc", MODELS, strict=True):
+                self.ask(run_id, None, prompt, None, model)
+            for _ in range(2):
+                self.ask_for_a_child(run_id, None, {})
 
     # What the world does
 
@@ -151,66 +157,152 @@ class SchedulerMachine(RuleBasedStateMachine):
         run_id = RunId(f"run_{len(self.runs)}")
         limits = budget(
             calls_max=facts.calls,
-            requests_max=40,
+            requests_max=60,
             output_tokens_max=facts.tokens,
             iterations_max=20,
             fuel_max=100,
+            children_max=8,
+            observation_bytes_max=60,
         )
-        self.runs[run_id] = BookOfRun({d: getattr(limits, f"{d.value}_max") for d in D}, facts.permits)
+        self.runs[run_id] = BookOfRun(
+            {d: getattr(limits, f"{d.value}_max") for d in D},
+            facts.permits,
+            facts.depth,
+            facts.fanout,
+            facts.sessions,
+            facts.share,
+            batch=facts.batch,
+        )
         self.give(
             started(
                 run_id,
                 budget=limits,
-                run=run_limits(permits_max=facts.permits, events_max=facts.events, wall_ms_max=20_000),
-                query=query_limits(attempts_max=facts.attempts),
+                run=run_limits(
+                    permits_max=facts.permits,
+                    events_max=facts.events,
+                    wall_ms_max=20_000,
+                    depth_max=facts.depth,
+                    fanout_max=facts.fanout,
+                    sessions_max=facts.sessions,
+                    child_share_percent=facts.share,
+                ),
+                query=query_limits(attempts_max=facts.attempts, batch=facts.batch),
+                prices=dict.fromkeys(MODELS, PRICE),
+                cell_requests_max=12,
                 seed=facts.seed,
                 texts=facts.texts,
+                tenant=facts.tenant,
+                weight=facts.weight,
             )
         )
 
-    @rule(pick=picks, prompts=st.lists(st.text(max_size=20), min_size=1, max_size=4))
-    def ask_a_batch(self, pick: int, prompts: list[str]) -> None:
-        run_id, _ = self.pick_run(pick)
-        for prompt in prompts:
-            self.ask(run_id, prompt, None)
-
-    @rule(pick=picks, prompt=st.text(max_size=20), output=st.integers(1, 200))
-    def ask_with_a_token_cap(self, pick: int, prompt: str, output: int) -> None:
-        self.ask(self.pick_run(pick)[0], prompt, output)
-
-    def ask(self, run_id: RunId, prompt: str, output: int | None) -> None:
+    @rule(pick=picks, prompts=st.lists(st.text(max_size=20), min_size=2, max_size=4), model=models)
+    def ask_a_batch(self, pick: int, prompts: list[str], model: str) -> None:
+        run_id, node = self.pick_node(pick)
         run = self.runs[run_id]
-        self.number += 1
-        number = RequestId(self.number)
-        bound = charge(10 + len(prompt.encode("utf-8", "surrogatepass")), min(output or 100, 100))
-        live = not (run.ended or run.ending)
-        counted = live and run.fits({D.REQUESTS: 1})
-        if counted:
-            run.paid.append({D.REQUESTS: 1})
-        accepted = counted and run.fits(bound)
-        run.requests[number] = BookOfRequest(bound, "queued" if accepted else "refused")
-        said = self.give(query(number, run_id, prompt, output_tokens_max=output))
-        if not accepted:
-            (refusal,) = [e for e in said if isinstance(e, Respond)]
-            assert (refusal.run_id, refusal.request_id) == (run_id, number)
+        items = [self.query_of(run_id, node, prompt, None, model) for prompt in prompts]
+        bounds = [self.bound(prompt, None) for prompt in prompts]
+
+        def admit(place: int) -> bool:
+            return run.admit_query(items[place].request_id, node, bounds[place], model)
+
+        self.give_batch(run_id, node, tuple(items), admit)
+
+    @rule(pick=picks, count=st.integers(2, 4), caps=st.dictionaries(st.sampled_from(D), st.integers(0, 30)))
+    def ask_for_children(self, pick: int, count: int, caps: Amounts) -> None:
+        run_id, node = self.pick_node(pick)
+        run = self.runs[run_id]
+        items = [self.child_of(run_id, node, caps) for _ in range(count)]
+        self.give_batch(
+            run_id, node, tuple(items), lambda place: run.admit_child(items[place].request_id, node, caps)
+        )
+
+    @rule(pick=picks, prompt=st.text(max_size=20), output=st.none() | st.integers(1, 200), model=models)
+    def ask_a_model(self, pick: int, prompt: str, output: int | None, model: str) -> None:
+        self.ask(*self.pick_node(pick), prompt, output, model)
+
+    @rule(
+        pick=picks,
+        caps=st.dictionaries(st.sampled_from(D), st.integers(0, 40), max_size=2),
+    )
+    def ask_a_child(self, pick: int, caps: Amounts) -> None:
+        self.ask_for_a_child(*self.pick_node(pick), caps)
+
+    def ask(self, run_id: RunId, node: Node, prompt: str, output: int | None, model: str) -> None:
+        run = self.runs[run_id]
+        given = self.query_of(run_id, node, prompt, output, model)
+        live = run.live(node)
+        bound = self.bound(prompt, output)
+        accepted = live and run.admit_query(given.request_id, node, bound, model)
+        if not live:
+            run.requests[given.request_id] = refused_book(bound, node, model)
+        self.check_admission(run_id, given.request_id, self.give(given), live, accepted)
+
+    def ask_for_a_child(self, run_id: RunId, node: Node, caps: Amounts) -> None:
+        run = self.runs[run_id]
+        given = self.child_of(run_id, node, caps)
+        live = run.live(node)
+        accepted = live and run.admit_child(given.request_id, node, caps)
+        if not live:
+            run.requests[given.request_id] = refused_book({}, node, "m")
+        said = self.give(given)
+        self.check_admission(run_id, given.request_id, said, live, accepted)
+        assert any(isinstance(e, StartChild) for e in said) == accepted, "never queued"
+
+    def give_batch(self, run_id: RunId, node: Node, items: tuple, admit) -> None:
+        run = self.runs[run_id]
+        live = run.live(node)
+        numbers = [item.request_id for item in items]
+        accepted: list[RequestId] = []
+        refused = not live
+        for place, number in enumerate(numbers):
+            if live and not (refused and run.batch == "all"):
+                if admit(place):
+                    accepted.append(number)
+                else:
+                    refused = True
+                continue
             if live:
-                assert isinstance(refusal.response, Denied)
-                assert isinstance(refusal.response.error, BudgetExceeded)
-            else:
-                assert refusal.response.status == "cancelled"
+                run.count(node)  # refused with the others, and counted with them
+            run.requests[number] = refused_book({}, node, "m")
+        if refused and run.batch == "all":
+            run.take_back(accepted)
+            accepted = []
+        said = self.give(BatchReceived(run_id, items))
+        for number in numbers:
+            self.check_admission(run_id, number, said, live, number in accepted)
+
+    def check_admission(
+        self, run_id: RunId, number: RequestId, said: list[Effect], live: bool, accepted: bool
+    ) -> None:
+        own = [e for e in said if isinstance(e, Respond) and (e.run_id, e.request_id) == (run_id, number)]
+        if accepted:
+            assert not own
+            return
+        (refusal,) = own
+        if live:
+            assert isinstance(refusal.response, Denied)
+            assert isinstance(refusal.response.error, QueryError)
+        else:
+            assert refusal.response.status == "cancelled"
 
     @precondition(lambda self: self.flying)
-    @rule(pick=picks, usage=st.none() | st.builds(Usage, st.integers(-1, 60), st.integers(-1, 130)))
+    @rule(pick=picks, usage=usages)
     def answer(self, pick: int, usage: Usage | None) -> None:
         attempt = self.flying.pop(pick % len(self.flying))
         self.reported.append(attempt)
         run_id, number, _ = attempt
         run, request = self.runs[run_id], self.runs[run_id].requests[number]
         request.where = "answering"
-        run.paid.append(self.bill(usage, request.bound))
+        run.pay(self.bill(usage, request.bound), request.node)
         said = self.give(ProviderAnswered(*attempt, "text", usage))
-        (response,) = [e.response for e in said if isinstance(e, Respond) and e.request_id == number]
+        (response,) = [
+            e.response
+            for e in said
+            if isinstance(e, Respond) and (e.run_id, e.request_id) == (run_id, number)
+        ]
         assert isinstance(response, Completed)
+        self.check_overdraft(run_id, request.node)
 
     @precondition(lambda self: self.flying)
     @rule(
@@ -218,20 +310,23 @@ class SchedulerMachine(RuleBasedStateMachine):
         retryable=st.sampled_from([True, True, True, False]),
         was_sent=st.booleans(),
         after=st.sampled_from([None, None, -5, 100, 1_200]),
+        throttled=st.sampled_from([False, False, True]),
     )
-    def fail(self, pick: int, retryable: bool, was_sent: bool, after: int | None) -> None:
+    def fail(self, pick: int, retryable: bool, was_sent: bool, after: int | None, throttled: bool) -> None:
         attempt = self.flying.pop(pick % len(self.flying))
         self.reported.append(attempt)
         run_id, number, _ = attempt
         run, request = self.runs[run_id], self.runs[run_id].requests[number]
         request.where = "failing"
         if was_sent:
-            run.paid.append(request.bound)
-        self.give(ProviderFailed(*attempt, ProviderError("down"), retryable, was_sent, after))
+            run.pay(request.bound, request.node)
+        if throttled:
+            self.throttled.add(request.model[0])
+        self.give(ProviderFailed(*attempt, ProviderError("down"), retryable, was_sent, after, throttled))
         assert request.where in (("backoff", "answered") if retryable else ("answered",))
 
     @precondition(lambda self: self.cancelled)
-    @rule(pick=picks, usage=st.none() | st.builds(Usage, st.integers(-1, 60), st.integers(-1, 130)))
+    @rule(pick=picks, usage=usages)
     def answer_late(self, pick: int, usage: Usage | None) -> None:
         attempt = self.cancelled.pop(pick % len(self.cancelled))
         self.reported.append(attempt)
@@ -252,9 +347,40 @@ class SchedulerMachine(RuleBasedStateMachine):
         choices = [attempt for attempt in self.reported if attempt[:2] in flying] or self.reported
         attempt = choices[pick % len(choices)]
         if answers:
-            assert self.give(ProviderAnswered(*attempt, "again", Usage(1, 1))) == []
+            given: Input = ProviderAnswered(*attempt, "again", Usage(1, 1))
         else:
-            assert self.give(ProviderFailed(*attempt, ProviderError("again"), True, True)) == []
+            given = ProviderFailed(*attempt, ProviderError("again"), True, True)
+        # Time may have given a throttled provider a permit back: that is all that may come of it.
+        assert all(isinstance(e, SendQuery | EmitEvent) for e in self.give(given))
+
+    @precondition(lambda self: any(run.children for run in self.runs.values()))
+    @rule(pick=picks, answers=st.sampled_from([True, True, False]))
+    def finish_a_child(self, pick: int, answers: bool) -> None:
+        """Any child may finish at any time, also one that is gone, or was answered before."""
+        run_id, number = self.pick_child(pick)
+        run = self.runs[run_id]
+        owes = run.requests[number].where == "running" and not run.ended
+        if not run.ended and not run.children[number].gone:
+            run.children[number].gone = run.children[number].stopping = True
+        error = None if answers else ChildFailed("out of turns", partial="a draft")
+        said = self.give(ChildFinished(run_id, number, "done" if answers else None, error))
+        own = [e for e in said if isinstance(e, Respond) and (e.run_id, e.request_id) == (run_id, number)]
+        assert len(own) == owes
+        for each in own:
+            assert isinstance(each.response, Completed if answers else Failed)
+
+    @precondition(lambda self: not self.calm and any(run.requests for run in self.runs.values()))
+    @rule(pick=picks)
+    def abandon(self, pick: int) -> None:
+        run_id, run = self.pick_run(pick)
+        numbers = list(run.requests)
+        if not numbers:
+            return
+        number = numbers[pick % len(numbers)]
+        was_open = run.requests[number].where in ("queued", "flying", "backoff", "running")
+        said = self.give(RequestAbandoned(run_id, number))
+        own = [e for e in said if isinstance(e, Respond) and (e.run_id, e.request_id) == (run_id, number)]
+        assert [e.response.status for e in own] == ["cancelled"] * was_open
 
     @precondition(lambda self: any(run.timers for run in self.runs.values()))
     @rule()
@@ -276,24 +402,51 @@ class SchedulerMachine(RuleBasedStateMachine):
         run_id, run = self.pick_run(pick)
         timer_id = f"query_deadline:{pick}"
         if timer_id not in run.timers:
-            assert self.give(TimerFired(run_id, timer_id)) == []
+            said = self.give(TimerFired(run_id, timer_id))
+            assert all(isinstance(e, SendQuery | EmitEvent) for e in said)
 
     @rule(pick=picks, fuel=st.sampled_from([0, 1, 2, 3, 40]))
     def burn(self, pick: int, fuel: int) -> None:
-        run_id, run = self.pick_run(pick)
+        run_id, node = self.pick_node(pick)
+        run = self.runs[run_id]
+        if run.node(node).gone:
+            node = None
         if not run.ended:
-            run.paid.append({D.FUEL: fuel})
-        self.give(FuelUsed(run_id, fuel))
+            run.pay({D.FUEL: fuel}, node)
+        self.give(FuelUsed(run_id, fuel, node))
+        if not run.ended:
+            self.check_overdraft(run_id, node)
 
     @rule(pick=picks)
     def next_turn(self, pick: int) -> None:
-        run_id, run = self.pick_run(pick)
-        live = not (run.ended or run.ending)
-        fits = run.fits({D.ITERATIONS: 1, D.FUEL: 1})
+        run_id, node = self.pick_node(pick)
+        fits = self.runs[run_id].fits({D.ITERATIONS: 1, D.FUEL: 1}, node)
+        self.check_use(run_id, node, fits, {D.ITERATIONS: 1}, IterationStarted(run_id, node))
+
+    @rule(pick=picks, size=st.sampled_from([0, 1, 15, 30]))
+    def observe(self, pick: int, size: int) -> None:
+        run_id, node = self.pick_node(pick)
+        fits = self.runs[run_id].fits({D.OBSERVATION_BYTES: size}, node)
+        given = ObservationMade(run_id, size, node)
+        self.check_use(run_id, node, fits, {D.OBSERVATION_BYTES: size}, given)
+
+    def check_use(self, run_id: RunId, node: Node, fits: bool, amounts: Amounts, given: Input) -> None:
+        """What fits is counted; what does not ends that conversation, with the root's the run."""
+        run = self.runs[run_id]
+        live = run.live(node)
         if live and fits:
-            run.paid.append({D.ITERATIONS: 1})
-        said = self.give(IterationStarted(run_id))
-        assert any(isinstance(e, EndRun) for e in said) == (live and not fits)
+            run.pay(amounts, node)
+        said = self.give(given)
+        ended: list[Node] = [e.request_id for e in said if isinstance(e, StopChild) and e.request_id == node]
+        ended += [None for e in said if isinstance(e, EndRun)]
+        assert ended == ([node] if live and not fits else [])
+
+    @rule(pick=picks)
+    def next_cell(self, pick: int) -> None:
+        run_id, node = self.pick_node(pick)
+        book = self.runs[run_id].node(node)
+        book.cell_requests = book.cell_children = 0
+        self.give(CellStarted(run_id, node))
 
     @precondition(lambda self: not self.calm)
     @rule(pick=picks)
@@ -309,32 +462,70 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     # How the world keeps its books
 
+    def query_of(self, run_id: RunId, node: Node, prompt: str, output: int | None, model: str):
+        self.number += 1
+        depth = self.runs[run_id].node(node).depth
+        more = {"depth": depth, "parent": node, "model": model}
+        return query(self.number, run_id, prompt, output_tokens_max=output, **more)
+
+    def child_of(self, run_id: RunId, node: Node, caps: Amounts):
+        self.number += 1
+        return child(self.number, run_id, depth=self.runs[run_id].node(node).depth, parent=node, caps=caps)
+
+    @staticmethod
+    def bound(prompt: str, output: int | None) -> Amounts:
+        return charge(10 + len(prompt.encode("utf-8", "surrogatepass")), min(output or 100, 100))
+
     def pick_run(self, pick: int) -> tuple[RunId, BookOfRun]:
         run_id = list(self.runs)[pick % len(self.runs)]
         return run_id, self.runs[run_id]
 
+    def pick_node(self, pick: int) -> tuple[RunId, Node]:
+        """Pick a conversation: the root's, or a child's, those that are over included."""
+        run_id, run = self.pick_run(pick)
+        nodes: list[Node] = [None, *run.children]
+        return run_id, nodes[pick // len(self.runs) % len(nodes)]
+
+    def pick_child(self, pick: int) -> tuple[RunId, RequestId]:
+        children = [(run_id, number) for run_id, run in self.runs.items() for number in run.children]
+        return children[pick % len(children)]
+
     @staticmethod
-    def bill(usage: Usage | None, bound: dict[D, int]) -> dict[D, int]:
+    def bill(usage: Usage | None, bound: Amounts) -> Amounts:
         if usage is None or usage.input_tokens < 0 or usage.output_tokens < 0:
             return bound
         return charge(usage.input_tokens, usage.output_tokens)
 
+    def check_overdraft(self, run_id: RunId, node: Node) -> None:
+        """Whoever has used more than it may has been told to end."""
+        run = self.runs[run_id]
+        for each in run.chain(node):
+            if run.overdrawn(each):
+                assert run.ending if each is None else (run.children[each].stopping or run.ending)
+
     def fire(self, run_id: RunId, timer_id: str) -> None:
         run = self.runs[run_id]
         del run.timers[timer_id]
-        if timer_id.startswith("query_backoff:"):
-            request = run.requests[RequestId(int(timer_id.split(":")[1]))]
+        kind, _, name = timer_id.partition(":")
+        number = RequestId(int(name or 0))
+        if kind == "query_backoff":
+            request = run.requests[number]
             assert request.where == "backoff"
-            request.where = "queued" if run.fits(request.bound) else "refused"
-        self.give(TimerFired(run_id, timer_id))
+            request.where = "queued" if run.fits(request.bound, request.node) else "refused"
+        said = self.give(TimerFired(run_id, timer_id))
+        if kind in ("child_deadline", "query_deadline"):
+            (own,) = [
+                e for e in said if isinstance(e, Respond) and (e.run_id, e.request_id) == (run_id, number)
+            ]
+            assert isinstance(own.response, TimedOut)
 
     def finish(self, run_id: RunId) -> None:
         run = self.runs[run_id]
         was_ended = run.ended
         run.ending = True
         said = self.give(RunEnded(run_id))
-        assert was_ended == (not said)
         if was_ended:
+            assert all(isinstance(e, SendQuery | EmitEvent) for e in said)
             return
         run.ended = True
         own = [e.event for e in said if isinstance(e, EmitEvent) and e.event.run_id == run_id]
@@ -353,7 +544,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def check(self, effect: Effect) -> None:
         match effect:
-            case SendQuery(run_id, number, attempt):
+            case SendQuery():
                 self.check_send(effect)
             case CancelQuery(run_id, number, attempt):
                 self.flying.remove((run_id, number, attempt))
@@ -361,11 +552,16 @@ class SchedulerMachine(RuleBasedStateMachine):
                 request = self.runs[run_id].requests[number]
                 self.runs[run_id].late[number, attempt] = request.bound
                 request.where = "cancelled"
+            case StartChild(run_id, number, depth, _, _, parent):
+                run = self.runs[run_id]
+                assert run.requests[number].where == "running"
+                assert (depth, parent) == (run.children[number].depth, run.children[number].parent)
+            case StopChild(run_id, number):
+                book = self.runs[run_id].children[number]
+                assert not book.told, "a second StopChild"
+                book.told = book.stopping = True
             case Respond(run_id, number):
-                request = self.runs[run_id].requests[number]
-                assert request.where != "answered", "a second terminal response"
-                assert request.where != "flying", "answered while its permit and reservation are out"
-                request.where = "answered"
+                self.check_response(run_id, number)
             case SetTimer(run_id, timer_id, at_ns):
                 run = self.runs[run_id]
                 assert timer_id not in run.timers
@@ -388,6 +584,17 @@ class SchedulerMachine(RuleBasedStateMachine):
                 assert not run.ending, "a second EndRun"
                 run.ending = True
 
+    def check_response(self, run_id: RunId, number: RequestId) -> None:
+        run = self.runs[run_id]
+        request = run.requests[number]
+        assert request.where != "answered", "a second terminal response"
+        assert request.where != "flying", "answered while its permit and reservation are out"
+        if request.where == "running":
+            run.children[number].stopping = True
+            # Whoever stands below was answered before.
+            assert not [n for n in self.open_requests(run) if run.requests[n].node == number]
+        request.where = "answered"
+
     def check_send(self, effect: SendQuery) -> None:
         run, request = self.runs[effect.run_id], self.runs[effect.run_id].requests[effect.request_id]
         assert request.where == "queued"
@@ -398,9 +605,25 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert effect.attempt == request.attempts
         assert effect.timeout_ms >= 1
         assert effect.output_tokens_max == request.bound[D.OUTPUT_TOKENS]
+        assert effect.model == request.model
         self.flying.append((effect.run_id, effect.request_id, effect.attempt))
-        assert len(self.flying) <= self.permits_max
-        assert sum(run_id == effect.run_id for run_id, _, _ in self.flying) <= run.permits_max
+        assert not self.over_a_cap(effect.run_id, request.model, 1)
+
+    def over_a_cap(self, run_id: RunId, model: str, by: int) -> bool:
+        """Whether more than the caps less `by` plus one are in flight that count with such a query."""
+        used = [(run, self.runs[run].requests[number].model) for run, number, _ in self.flying]
+        caps = [
+            (len(used), self.permits.total_max),
+            (sum(run == run_id for run, _ in used), self.runs[run_id].permits_max),
+            (sum(other == model for _, other in used), self.permits.model_max),
+            (sum(other[0] == model[0] for _, other in used), self.permits.provider_max),
+        ]
+        return any(count >= most + by for count, most in caps)
+
+    @staticmethod
+    def open_requests(run: BookOfRun) -> list[RequestId]:
+        waiting = ("queued", "flying", "backoff", "running")
+        return [number for number, request in run.requests.items() if request.where in waiting]
 
     @invariant()
     def the_books_agree(self) -> None:
@@ -411,24 +634,46 @@ class SchedulerMachine(RuleBasedStateMachine):
             for dimension, line in self.scheduler.budget_view(run_id).items():
                 assert (line.spent, line.reserved) == (run.spent(dimension), run.reserved(dimension))
                 if line.reserved:
-                    assert dimension in QUERY_DIMENSIONS
+                    assert dimension in RESERVED
+            for number, book in run.children.items():
+                if not book.gone:
+                    view = self.scheduler.budget_view(run_id, number)
+                    for dimension, line in view.items():
+                        assert line.available == run.available(dimension, number)
+
+    @invariant()
+    def nothing_stands_below_what_has_ended(self) -> None:
+        for run in self.runs.values():
+            for number in self.open_requests(run):
+                assert not run.ended
+                assert not run.ending
+                for node in run.chain(run.requests[number].node):
+                    assert not run.node(node).stopping, "it outlived whoever asked for it"
 
     @invariant()
     def nobody_waits_in_vain(self) -> None:
         """A request that waits does so for a permit that is out, a timer that is set; never for nothing."""
         for run_id, run in self.runs.items():
-            own = sum(flying == run_id for flying, _, _ in self.flying)
-            busy = len(self.flying) == self.permits_max or own == run.permits_max
-            for number, request in run.requests.items():
+            for number in self.open_requests(run):
+                request = run.requests[number]
                 if request.where == "queued":
-                    assert busy
-                if request.where in ("queued", "flying", "backoff"):
-                    assert f"query_deadline:{number}" in run.timers
+                    slowed = request.model[0] in self.throttled and any(
+                        self.runs[r].requests[n].model[0] == request.model[0] for r, n, _ in self.flying
+                    )
+                    assert slowed or self.over_a_cap(run_id, request.model, 0)
+                kind = "child" if request.where == "running" else "query"
+                assert f"{kind}_deadline:{number}" in run.timers
                 if request.where == "backoff":
                     assert f"query_backoff:{number}" in run.timers
 
+    @invariant()
+    def sessions_are_bounded(self) -> None:
+        for run in self.runs.values():
+            assert sum(not book.gone for book in run.children.values()) < max(1, run.sessions_max)
+            assert all(book.depth <= run.depth_max for book in run.children.values())
+
     def teardown(self) -> None:
-        # Every provider falls silent: deadlines alone must answer every request.
+        # Every provider and every child falls silent: deadlines alone must answer every request.
         for _ in range(10_000):
             due = [(at, r, t) for r, run in self.runs.items() for t, at in run.timers.items()]
             if not due:
@@ -445,12 +690,17 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.replay()
 
     def replay(self) -> None:
-        again = Scheduler(permit_limits(self.permits_max))
+        again = Scheduler(self.permits)
         said = [again.handle(given, now_ns) for given, now_ns in self.tape]
         assert [repr(effects) for effects in said] == self.said
         events = [e.event for effects in said for e in effects if isinstance(e, EmitEvent)]
         assert [msgspec.json.encode(event) for event in events] == self.bytes
 
 
+def refused_book(bound: Amounts, node: Node, model: str) -> BookOfRequest:
+    """Return the book of a request that was never taken in."""
+    return BookOfRequest(bound, node, model, "refused")
+
+
 TestScheduler = SchedulerMachine.TestCase
-TestScheduler.settings = settings(max_examples=150, stateful_step_count=80, deadline=None)
+TestScheduler.settings = settings(max_examples=120, stateful_step_count=70, deadline=None)

@@ -42,8 +42,10 @@ the policy says `texts = true` in `[events]`. No event holds a key: see SECURITY
 
 `run_started` is first, `run_ended` last. Each query has one `query_received`, then one `query_sent` for each
 attempt, `query_retry` and `query_requeued` between two of them, and one `query_answered`. Queries that were
-refused at once are only counted, in `query_denied`. A run that is to end says `run_stopping` once; what
-its guest still does after that is not recorded, a bill that still comes is (`late_result`).
+refused at once are only counted, in `query_denied`. A child run has one `child_started` and one
+`child_answered`, at its parent's depth; its own events have `parent` set to that request, and come in
+between. A run that is to end says `run_stopping` once; what its guests still do after that is not recorded,
+a bill that still comes is (`late_result`).
 
 ## Reading while a run goes on
 
@@ -61,9 +63,10 @@ last `seq` it did not get. A reader that comes late begins with a `Gap`. The end
 
 ## Repeating a run
 
-With texts, `rlm-wasm replay EVENTS.jsonl` repeats the run: a real guest, the recorded answers in the recorded
-order, the recorded times; without a key or network. It compares every event and says where the first one
-differs. Record with `texts = true`, `entropy = "seeded"` and `clock = "virtual"`.
+With texts, `rlm-wasm replay EVENTS.jsonl` repeats the run: real guests, the recorded answers in the recorded
+order, the recorded times; without a key or network. Inputs of up to 65,536 characters are in the log; larger
+ones, and bytes, are given again with `--context` and checked by their digest. It compares every event and
+says where the first one differs. Record with `texts = true`, `entropy = "seeded"` and `clock = "virtual"`.
 
 The same bytes come out as long as nothing decided the run that is not recorded:
 
@@ -71,7 +74,19 @@ The same bytes come out as long as nothing decided the run that is not recorded:
   `boundary.host_wait_ms_max`, ends somewhere else in a replay;
 - another build of the guest, or another version of wasmtime, uses other amounts of fuel;
 - permits that another run of the same process gave back are not in this run's log;
+- a child that reads `budget()` while its siblings are spending sees what the moment gives;
 - `run.events_max` cuts a log off, and a killed process ends it: the replay compares up to there.
+
+To ask the same questions under another policy or code, `rlm-wasm run --answers-from EVENTS.jsonl` (in Python,
+`Runtime(policy, route=answers_from(Recording.open(path)))`) takes recorded answers by model and messages, and
+fails a query that was never recorded.
+
+## Traces
+
+`Runtime.ask(..., sinks=[OtelExporter()])` makes OpenTelemetry spans of a run (`rlm-wasm[otel]`):
+`invoke_agent rlm-wasm` for the run and each child, `chat MODEL` for each query, `execute_tool python` for
+each cell, with the attributes of the GenAI conventions where they have one, and `rlm_wasm.…` else. Texts
+become attributes only with `OtelExporter(texts=True)` and if the policy grants them.
 
 ## Kinds
 """

@@ -15,6 +15,7 @@ from rlm_wasm.sandbox.session import Cell, Session, drive
 from rlm_wasm.sandbox.snapshot import Snapshot
 from rlm_wasm.wire.boundary import decode_request
 from rlm_wasm.worker import operations
+from rlm_wasm.worker.checkpoints import Checkpoints
 from rlm_wasm.worker.entropy import seeded_entropy
 from rlm_wasm.worker.program import load_guest_program
 from rlm_wasm.worker.result import CellResult
@@ -75,7 +76,7 @@ def warm_sessions() -> None:
         drive(operations.load(session, "context", value))
     for source, outcome in _CELLS:
         _run(session, source, outcome)
-    drive(operations.rebase(session))
+    drive(operations.rebase(session, Checkpoints()))
     taken = drive(operations.take_snapshot(session))
     session.close()
     if not isinstance(taken, Snapshot):

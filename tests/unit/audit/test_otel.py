@@ -17,7 +17,7 @@ from rlm_wasm.audit.otel import OtelExporter
 from rlm_wasm.core.inputs import FuelUsed, IterationStarted, Noted, RunCancelled, RunEnded
 from rlm_wasm.core.messages import Usage
 from tests.support.core_facts import RUN, query, started
-from tests.support.runtime_facts import Script, running, small_policy
+from tests.support.runtime_facts import Script, running, small_policy, tree_model
 from tests.support.scheduler_driver import Driver, answered, events, failed, fired
 
 BEGAN_NS = 1_700_000_000 * 10**9
@@ -118,6 +118,7 @@ def test_attributes_are_those_of_the_conventions(traced: Traced) -> None:
     assert agent["rlm_wasm.calls_spent"] == 3
 
 
+@pytest.mark.threat("T-081")
 @pytest.mark.parametrize("granted", [False, True])
 @pytest.mark.parametrize("wanted", [False, True])
 def test_texts_leave_only_if_the_policy_grants_them_and_the_exporter_is_told_to(
@@ -185,3 +186,30 @@ async def test_a_real_run_becomes_a_trace(traced: Traced, tmp_path, guest: objec
     assert len(queries) == 3
     assert all(span.attributes["gen_ai.provider.name"] == "script" for span in queries)
     assert all(span.status.status_code is not StatusCode.ERROR for span in queries)
+
+
+@pytest.mark.guest
+@pytest.mark.anyio
+async def test_children_are_agents_under_the_cell_that_asked_for_them(
+    traced: Traced, tmp_path, guest: object
+) -> None:
+    model = tree_model(
+        tmp_path, one="FINAL(rlm_query_batched(['two', 'bad'], return_exceptions=True))",
+        two="FINAL(llm_query('x'))", bad="1",
+    )  # fmt: skip
+    async with running(small_policy(run={"turns_max": 2}), model) as runtime:
+        await runtime.ask("one", sinks=[traced.sink])
+    spans = {span.context.span_id: span for span in traced.kept.get_finished_spans()}
+    agents = [span for span in spans.values() if span.name == "invoke_agent rlm-wasm"]
+    (root,) = [span for span in agents if span.parent is None]
+    children = [span for span in agents if span.parent is not None]
+    assert len(children) == 2
+    for child in children:
+        cell = spans[child.parent.span_id]
+        assert cell.name == "execute_tool python"
+        assert cell.parent.span_id == root.context.span_id
+    assert sorted(str(child.attributes.get("error.type")) for child in children) == ["ChildFailed", "None"]
+    below = [span for span in spans.values() if span.attributes.get("rlm_wasm.depth") == 1]
+    assert {spans[span.parent.span_id].name for span in below} == {
+        "invoke_agent rlm-wasm", "execute_tool python",
+    }  # fmt: skip

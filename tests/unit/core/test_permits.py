@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from rlm_wasm.core.permits import Permits
 from rlm_wasm.errors import InternalError
 from rlm_wasm.ids import RequestId, RunId
-from tests.support.core_facts import permit_limits
+from tests.support.core_facts import MS, permit_limits
 
 A, B, C = RunId("a"), RunId("b"), RunId("c")
 
@@ -129,3 +131,84 @@ def test_a_run_that_left_takes_no_part() -> None:
 def test_a_pool_without_permits_cannot_be_made(limit: int) -> None:
     with pytest.raises(InternalError):
         Permits(permit_limits(limit))
+
+
+def calls_of_a_grant(runs: int, waiting: int, models: int = 1) -> float:
+    """Return how many function calls a grant takes, with so many requests waiting: no clock is asked."""
+    permits = Permits(permit_limits(10, provider_max=10, model_max=10))
+    for number in range(runs):
+        permits.add_run(RunId(f"r{number}"), permits_max=10, waiting_max=waiting, tenant=f"t{number % 7}")
+    for number in range(waiting):
+        permits.request(RunId(f"r{number % runs}"), RequestId(number), f"p:{number % models}")
+    calls = grants = 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    held = permits.hand_out(0)
+    sys.setprofile(count)
+    try:
+        while held:
+            grants += 1
+            permits.release(*held.pop(0))
+            held += permits.hand_out(0)
+    finally:
+        sys.setprofile(None)
+    assert permits.waiting == 0
+    return calls / grants
+
+
+@pytest.mark.parametrize(("runs", "models"), [(1, 1), (50, 1), (50, 3)])
+def test_a_grant_costs_the_same_however_many_wait(runs: int, models: int) -> None:
+    few, many = calls_of_a_grant(runs, 500, models), calls_of_a_grant(runs, 5_000, models)
+    assert many < 1.5 * few
+
+
+def test_a_run_at_its_share_does_not_make_the_others_search_past_it() -> None:
+    """5,000 of one run wait behind its share; another run's requests are found at once."""
+    permits = pool(10, A, permits_max=1, waiting_max=5_000)
+    permits.add_run(B, permits_max=10, waiting_max=10)
+    ask(permits, A, *range(5_000))
+    ask(permits, B, *range(3))
+    assert permits.hand_out(0) == [(A, 0), (B, 0), (B, 1), (B, 2)]
+
+
+def test_tenants_get_permits_by_their_weight() -> None:
+    permits = Permits(permit_limits(1))
+    for run, tenant, weight in ((A, "small", 1), (B, "large", 3), (C, "large", 3)):
+        permits.add_run(run, permits_max=1, waiting_max=100, tenant=tenant, weight=weight)
+        ask(permits, run, *range(40))
+    order = []
+    for _ in range(40):
+        (granted,) = permits.hand_out(0)
+        order.append(granted[0])
+        permits.release(*granted)
+    assert (order.count(A), order.count(B), order.count(C)) == (10, 15, 15)
+
+
+def test_a_model_at_its_cap_holds_up_no_other() -> None:
+    permits = Permits(permit_limits(10, provider_max=3, model_max=1))
+    permits.add_run(A, permits_max=10, waiting_max=100)
+    for number, model in enumerate(["p:x", "p:x", "p:y", "p:z", "p:w", "q:x"]):
+        permits.request(A, RequestId(number), model)
+    assert permits.hand_out(0) == [(A, 0), (A, 2), (A, 3), (A, 5)]
+
+
+def test_a_provider_that_asks_for_less_gets_less_until_it_recovers() -> None:
+    permits = Permits(permit_limits(8, provider_max=8, model_max=8, recover_ms=1_000))
+    permits.add_run(A, permits_max=8, waiting_max=100)
+    for number in range(30):
+        permits.request(A, RequestId(number), "p:x")
+    assert len(permits.hand_out(5)) == 8
+    assert permits.refused("p:x", sent_ns=5, now_ns=10) == 4
+    assert permits.refused("p:x", sent_ns=5, now_ns=11) is None  # the same overload
+    for number in range(5):
+        permits.release(A, RequestId(number))
+    assert len(permits.hand_out(12)) == 1
+    assert len(permits.hand_out(10 + 1_000 * MS)) == 1
+    assert permits.provider_permits("p", 10 + 9_000 * MS) == 8
+    assert permits.refused("p:x", sent_ns=20, now_ns=10 + 9_000 * MS) == 4
+    for _ in range(5):
+        permits.answered("p:x")
+    assert permits.provider_permits("p", 10 + 9_000 * MS) == 5

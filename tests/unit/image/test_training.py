@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from rlm_wasm.errors import ArtifactError, GuestBuildError
 from rlm_wasm.image.compilation import portable_config_cache
 from rlm_wasm.image.host import write_script
-from rlm_wasm.image.manifest import load_manifest
+from rlm_wasm.image.manifest import guest_dir, load_manifest
 from rlm_wasm.image.recipe import recipes
 from rlm_wasm.image.training import check_profile
 from tests.unit.image.support import guest_folder
@@ -45,6 +47,28 @@ def test_a_training_that_needs_a_file_the_shim_lacks_is_refused(tmp_path: Path) 
     folder = guest_folder(tmp_path, {'shim = ["start.c"]': 'shim = ["gone.c"]'})
     with pytest.raises(ArtifactError, match=r"the shim lacks: gone\.c"):
         _ = next(recipes(load_manifest(folder), "3.14")).training_shim
+
+
+def test_every_training_program_runs_to_its_end_without_clock_file_or_host() -> None:
+    """Here under this interpreter, once each; the build runs them in the guest and stops at an error."""
+    program = (
+        "import builtins, sys, time, random\n"
+        "import rlm_training\n"
+        "def refused(*_): raise AssertionError('a training program must be the same each time')\n"
+        "builtins.open = time.time = time.perf_counter = time.monotonic = refused\n"
+        "random.seed = random.random = random.randrange = random.choice = refused\n"
+        "for run, times in rlm_training.PROGRAMS:\n"
+        "    assert times > 0\n"
+        "    run()\n"
+        "print(len(rlm_training.PROGRAMS))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-B", "-c", f"import sys; sys.path.insert(0, sys.argv[1])\n{program}",
+         str(guest_dir() / "training")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= 20
 
 
 def test_what_configure_found_out_is_kept_without_what_it_saw_of_the_machine() -> None:

@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from rlm_wasm.events import Event
+from rlm_wasm.runtime.sandbox import Sandbox
 from tests.support.runtime_facts import Events, running, small_policy, tree_model
 
 pytestmark = [pytest.mark.guest, pytest.mark.anyio, pytest.mark.usefixtures("guest", "healthy_host")]
@@ -248,6 +249,23 @@ async def test_the_guest_sees_all_that_is_left(tmp_path: Path) -> None:
     )
 
 
+async def test_every_session_of_a_run_can_start_from_an_image(tmp_path: Path) -> None:
+    model = tree_model(
+        tmp_path,
+        ask="FINAL((prepared(context), rlm_query('child')))",
+        child="seen.append(context)\nFINAL((prepared(context), seen))",
+    )
+    policy = small_policy()
+    async with Sandbox(policy) as sandbox, await sandbox.session() as session:
+        await session.exec("seen = ['image']\ndef prepared(text): return text[::-1]")
+        image = await session.snapshot()
+        async with running(policy, model) as runtime:
+            answer = (await runtime.ask("ask", "root", image=image)).answer
+            again = (await runtime.ask("ask", "root", image=image)).answer
+    # The answer of a child is text; its session is its own, and so is each run's.
+    assert answer == again == str(("toor", str(("dlihc", ["image", "child"]))))
+
+
 async def test_depth_chooses_the_model(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     one = tree_model(tmp_path, ask="FINAL(rlm_query('ask'))")
@@ -259,11 +277,12 @@ async def test_depth_chooses_the_model(tmp_path: Path) -> None:
         assert (await runtime.ask("ask")).answer == "the other model"
 
 
-async def test_abandoned_children_end_with_the_cell_that_asked(tmp_path: Path) -> None:
-    """A cell that is stopped while it waits takes its children with it; the run goes on."""
+@pytest.mark.threat("T-073")
+async def test_children_end_with_the_cell_that_asked(tmp_path: Path) -> None:
+    """A child at its deadline takes its own child with it, in the middle of a cell."""
     model = tree_model(
         tmp_path,
-        one="try: rlm_query('two', budget={'calls': 3})\nexcept ChildFailed as e: FINAL(str(e))",
+        one="try: rlm_query('two')\nexcept QueryTimeout: FINAL('gave up')",
         two="rlm_query('three')",
         three="while True: pass",
     )
@@ -271,5 +290,11 @@ async def test_abandoned_children_end_with_the_cell_that_asked(tmp_path: Path) -
     policy = small_policy(run=DEEP | {"child_wall_ms_max": 400}, **ENDLESS)
     async with running(policy, model) as runtime:
         with anyio.fail_after(30):
-            await runtime.ask("one", sinks=[events.append])
+            result = await runtime.ask("one", sinks=[events.append])
+    assert result.answer == "gave up"
     events.assert_complete()
+    assert [event.data["status"] for event in events if event.kind == "child_answered"] == [
+        "cancelled",
+        "timed_out",
+    ]
+    assert sum(event.kind == "child_gone" for event in events) == 2

@@ -136,6 +136,7 @@ async def test_a_disk_that_refuses_the_spill_is_a_gap_and_no_error(
     assert await all_of(reader) == [Gap(0, 2), event(3), event(4)]
 
 
+@pytest.mark.threat("T-081")
 @pytest.mark.anyio
 async def test_a_spill_has_no_name_and_goes_with_its_reader(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

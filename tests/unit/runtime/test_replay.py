@@ -127,7 +127,8 @@ async def test_answers_that_came_in_another_order_come_in_that_order_again(log: 
     assert_same(await replay(Recording.open(log)), log)
 
 
-async def test_failures_retries_and_refusals_replay(server: Loopback, log: Path) -> None:
+@pytest.mark.threat("T-085")
+async def test_failures_retries_and_refusals_replay_and_ask_nobody(server: Loopback, log: Path) -> None:
     refusals = [http("429 Too Many Requests", "{}", "Retry-After: 0"), http("503 Service Unavailable", "{}")]
 
     def sub(prompt: str) -> bytes:
@@ -146,7 +147,9 @@ async def test_failures_retries_and_refusals_replay(server: Loopback, log: Path)
     assert answer is not None
     assert "no such thing" in answer
     assert "calls budget exceeded" in answer
+    asked = len(server.requests)
     assert_same(await replay(Recording.open(log)), log)
+    assert len(server.requests) == asked
 
 
 async def test_a_query_that_timed_out_times_out_again_without_the_wait(server: Loopback, log: Path) -> None:
@@ -260,6 +263,21 @@ async def test_inputs_too_large_for_the_log_are_given_again_and_checked(script: 
     ]:
         with pytest.raises(UsageError, match=what):
             await replay(recording, wrong)
+
+
+@pytest.mark.threat("T-081")
+async def test_a_run_that_its_provider_ended_does_not_quote_it_without_texts(
+    script: Script, log: Path
+) -> None:
+    """A script's failure quotes the prompt; without texts neither the prompt nor the quote is written."""
+    script.reply("sub", "no reply for the root")
+    for texts in (False, True):
+        with JsonlSink(log) as sink:
+            async with running(small_policy(events={"texts": texts}), script.spec) as runtime:
+                result = await runtime.ask("MY-QUESTION", sinks=[sink.write])
+        assert "no reply for turn 1" in result.reason
+        assert ("no reply for turn 1" in log.read_text()) is texts
+        assert ("MY-QUESTION" in log.read_text()) is texts
 
 
 async def test_a_log_without_texts_is_refused_with_a_hint(script: Script, log: Path) -> None:

@@ -313,6 +313,7 @@ async def test_a_missing_script_is_told_before_any_guest_runs(tmp_path: Path) ->
             pass
 
 
+@pytest.mark.threat("T-081")
 async def test_texts_are_in_the_events_only_if_the_policy_says_so(script: Script) -> None:
     script.reply("root", "FINAL(llm_query('SECRET-PROMPT'))").reply("sub", "SECRET-ANSWER")
     for texts in (False, True):

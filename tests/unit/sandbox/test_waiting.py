@@ -17,6 +17,7 @@ FOR_EVER = {
     "an empty queue": "import queue\nqueue.Queue().get()",
     "a full queue": "import queue\nq = queue.Queue(1)\nq.put(1)\nq.put(2)",
     "an empty simple queue": "import queue\nqueue.SimpleQueue().get()",
+    "the queue of _queue": "import _queue\n_queue.SimpleQueue().get()",
     "a queue that is never joined": "import queue\nq = queue.Queue()\nq.put(1)\nq.join()",
     "an event": "import threading\nthreading.Event().wait()",
     "a condition": "import threading\nc = threading.Condition()\nwith c: c.wait()",
