@@ -18,7 +18,7 @@ from rlm_wasm.core.permits import Permits
 from rlm_wasm.core.query_flow import QueryFlow
 from rlm_wasm.core.request import Cancelled, Completed, TimedOut
 from rlm_wasm.core.scheduler import Scheduler
-from rlm_wasm.runtime import broker, run
+from rlm_wasm.runtime import broker, conversation
 from rlm_wasm.runtime.timers import Timers
 from rlm_wasm.worker import commands
 from rlm_wasm.worker.seats import Seats
@@ -153,7 +153,7 @@ def a_session_is_left_open(patch: pytest.MonkeyPatch) -> None:
     async def forgets(self: Any) -> None:
         self._session = None
 
-    patch.setattr(run.ActiveRun, "_close_session", forgets)
+    patch.setattr(conversation.Conversation, "_close_session", forgets)
 
 
 def a_guest_is_not_stopped(patch: pytest.MonkeyPatch) -> None:
