@@ -112,6 +112,16 @@ class CellCancelled(GuestError):
     outcome = "cancelled"
 
 
+class WorkerLost(GuestError):
+    """The process the session was in is gone: it died, hung, or broke the protocol. The host is healthy."""
+
+    outcome = "worker_lost"
+
+
+class Overloaded(RlmWasmError):
+    """No session can be made now: the policy's sessions, workers or memory are used up. Try again later."""
+
+
 class QueryError(RlmWasmError):
     """One request was refused or failed. The guest gets the same type and may catch it."""
 

@@ -12,6 +12,7 @@ import pytest
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.sandbox.session import Session
 from rlm_wasm.worker.program import LoadedGuest, load_guest_program
+from rlm_wasm.worker.zygote import guest_files
 from tests.support.host_health import assert_same, health
 from tests.support.sandbox_facts import boundary_limits, session_limits
 
@@ -30,6 +31,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="session")
 def guest() -> LoadedGuest:
     """The guest this machine has built; `rlm-wasm guest build` makes one."""
+    guest_files()  # held by the process from its first worker on, like the program itself
     return load_guest_program()
 
 

@@ -27,7 +27,7 @@ def execute(file: str, policy_name: str, contexts: tuple[str, ...], as_bytes: bo
 
     The last expression's value is shown. The exit status tells the outcome.
     """
-    preload_guest()
+    preload_guest(policy_name)
     import anyio
 
     from rlm_wasm.cli.interrupts import interruptible

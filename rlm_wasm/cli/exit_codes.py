@@ -13,7 +13,7 @@ class ExitCode(IntEnum):
     GUEST = 1  # the guest's own exception, or no answer found
     USAGE = 2  # the command line, the policy, a missing guest
     LIMIT = 3  # a limit of the policy ended it
-    VIOLATION = 4  # a boundary violation or a trap
+    VIOLATION = 4  # a boundary violation, a trap, or the guest's process is gone
     INTERNAL = 70  # our bug
     INTERRUPTED = 130  # Ctrl-C
 
@@ -27,6 +27,7 @@ _BY_OUTCOME: Final = {
     "output_exceeded": ExitCode.LIMIT,
     "boundary_violation": ExitCode.VIOLATION,
     "guest_trap": ExitCode.VIOLATION,
+    "worker_lost": ExitCode.VIOLATION,
     "cancelled": ExitCode.INTERRUPTED,
 }
 _LIMIT_REASONS: Final = (

@@ -1,22 +1,41 @@
-"""Loading the guest while the rest of the command is still being imported."""
+"""Loading what will run the guest while the rest of the command is still being imported."""
 
 from __future__ import annotations
 
 import threading
+from typing import Final
+
+_GLANCE_BYTES_MAX: Final = 64 * 1024
 
 
-def preload_guest() -> None:
-    """Start loading the guest on another thread: most of it is hashing, on the second core.
+def preload_guest(policy_name: str) -> None:
+    """Start on another thread what the policy's isolation will need: the guest, or a zygote that loads it.
 
-    Whatever goes wrong there goes wrong again, and is told, where the guest is wanted.
+    Whatever goes wrong there goes wrong again, and is told, where it is wanted.
     """
-    threading.Thread(target=_load, name="rlm-wasm-preload", daemon=True).start()
+    threading.Thread(target=_load, args=(policy_name,), name="rlm-wasm-preload", daemon=True).start()
 
 
-def _load() -> None:
+def _load(policy_name: str) -> None:
     try:
-        from rlm_wasm.worker.program import load_guest_program
+        if _isolation(policy_name) == "inline":
+            from rlm_wasm.worker.program import load_guest_program
 
-        load_guest_program()
+            load_guest_program()
+        else:
+            from rlm_wasm.worker.zygote import prelaunch
+
+            prelaunch()
     except Exception:  # noqa: BLE001, S110 - told by the caller's own attempt
         pass
+
+
+def _isolation(policy_name: str) -> object:
+    """Return what the policy will say, at a glance: nothing is decided by it but what is begun early."""
+    import tomllib
+
+    from rlm_wasm.policy.builtin import builtin_names, builtin_path
+
+    path = builtin_path(policy_name) if policy_name in builtin_names() else policy_name
+    with open(path, encoding="utf-8") as file:
+        return tomllib.loads(file.read(_GLANCE_BYTES_MAX))["sandbox"]["isolation"]

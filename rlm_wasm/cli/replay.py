@@ -43,7 +43,8 @@ def replay(
     The log must hold texts (`texts = true` in [events]). Exits with 0 if every event is the same, with
     1 if one differs.
     """
-    preload_guest()
+    if policy_name is not None:
+        preload_guest(policy_name)
     import anyio
 
     from rlm_wasm.audit.sink import JsonlSink

@@ -52,7 +52,7 @@ def run(
     Progress goes to stderr when that is a terminal. Ctrl-C once ends the run with the best partial
     answer; twice stops at once.
     """
-    preload_guest()
+    preload_guest(policy_name)
     import anyio
 
     from rlm_wasm.audit.sink import JsonlSink

@@ -39,6 +39,29 @@ class SessionLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerLimits:
+    """Limits of the worker processes, all together and each."""
+
+    workers_max: int
+    # One for each tenant where tenants do not share, the one least used out first.
+    zygotes_max: int
+    sessions_max: int
+    sessions_per_worker_max: int
+    # A worker past one of these takes no session any more and ends after its last.
+    worker_age_ms_max: int
+    worker_sessions_total_max: int
+    worker_memory_bytes_max: int
+    worker_cpu_seconds_max: int
+    # What all workers may hold, and how long of 1,000 ms tasks may wait for memory; beyond, no new session.
+    memory_bytes_max: int
+    pressure_permille_max: int
+    # A worker that owes a sign of life this long, in time or in CPU time of its own, is ended.
+    heartbeat_ms: int
+    hang_ms_max: int
+    unsent_bytes_max: int
+
+
+@dataclass(frozen=True, slots=True)
 class BoundaryLimits:
     """What one request frame may be."""
 

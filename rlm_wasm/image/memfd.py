@@ -62,6 +62,11 @@ class MemoryFile:
         return cls(sealed_memfd(name, data))
 
     @classmethod
+    def of_parts(cls, name: str, size: int, parts: Iterable[tuple[int, memoryview]]) -> Self:
+        """Return a sealed file of `size` bytes: (offset, contents) each; the rest is zero."""
+        return cls(_filled(name, size, parts))
+
+    @classmethod
     def over(cls, below: int, size: int, runs: Iterable[tuple[int, bytes]]) -> Self:
         """Return a sealed file of `size` bytes: the file `below`, with `runs` written over it."""
 

@@ -19,6 +19,7 @@ WASM_MEMORY_BYTES: Final = 4 * GIB - 64 * KIB
 DAY_MS: Final = 24 * 60 * 60 * 1000
 
 Flag = bool
+Bytes16T = Annotated[int, Field(gt=0, le=16 * 1024 * GIB)]
 Bytes4G = Annotated[int, Field(gt=0, le=WASM_MEMORY_BYTES)]
 BytesOrNone4G = Annotated[int, Field(ge=0, le=WASM_MEMORY_BYTES)]
 Bytes256M = Annotated[int, Field(gt=0, le=256 * MIB)]

@@ -20,6 +20,7 @@ from rlm_wasm.core.limits import (
     RunLimits,
     SessionLimits,
     StreamLimits,
+    WorkerLimits,
 )
 from rlm_wasm.errors import PolicyError
 from rlm_wasm.policy import sections as s
@@ -35,6 +36,7 @@ class Policy(s.Section):
     """What a run may use and do. Immutable; every instance has passed every check."""
 
     sandbox: s.SandboxSection
+    workers: s.WorkersSection
     cell: s.CellSection
     run: s.RunSection
     budget: s.BudgetSection
@@ -114,6 +116,10 @@ class Policy(s.Section):
             entropy=box.entropy,
             seed=box.seed,
         )
+
+    def worker_limits(self) -> WorkerLimits:
+        """Return the limits of the worker processes."""
+        return WorkerLimits(**self.workers.model_dump())
 
     def boundary_limits(self) -> BoundaryLimits:
         """Return what a request frame may be."""

@@ -43,7 +43,6 @@ _PATTERN_WORDS: Final = {
     "child": 'each must be "provider:model", for example "openai:gpt-5-mini"',
     "prices": 'each key must be "provider:model", for example "openai:gpt-5"',
 }
-_FUTURE_ISOLATION: Final = ("shared", "tenant", "session")
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,18 +143,15 @@ def _message(key: Key, detail: ErrorDetails) -> str:
         case "too_long":
             return f"must have at most {context['max_length']} entries"
         case "literal_error":
-            return _not_in_list(key, value, str(context["expected"]))
+            return _not_in_list(value, str(context["expected"]))
         case _:
             return detail["msg"]
 
 
-def _not_in_list(key: Key, value: object, expected: str) -> str:
+def _not_in_list(value: object, expected: str) -> str:
     # A string here is a choice between words, and only a short word is worth quoting.
     got = quoted(value) if isinstance(value, str) and len(value) <= 20 else _kind_of(value)
-    message = f"must be {expected} (got {got})"
-    if key[-1:] == ("isolation",) and value in _FUTURE_ISOLATION:
-        return f"{message}: worker processes are not there yet"
-    return message
+    return f"must be {expected} (got {got})"
 
 
 def _kind_of(value: object) -> str:

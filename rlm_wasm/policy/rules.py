@@ -22,6 +22,8 @@ _URL_CHARS: Final = re.compile(r"[!-~]+")
 # (smaller, larger, why): the first must not exceed the second.
 _ORDERED: Final[tuple[tuple[Key, Key, str], ...]] = (
     (("sandbox", "context_bytes_max"), ("sandbox", "memory_bytes_max"), "the context lives in that memory"),
+    (("sandbox", "memory_bytes_max"), ("workers", "memory_bytes_max"), "a session lives in a worker"),
+    (("workers", "heartbeat_ms"), ("workers", "hang_ms_max"), "a worker that hangs misses a heartbeat"),
     (("cell", "fuel_max"), ("budget", "fuel_max"), "a cell spends the run's fuel"),
     (("cell", "wall_ms_max"), ("run", "wall_ms_max"), "a cell runs inside a run"),
     (("cell", "sleep_ms_max"), ("run", "wall_ms_max"), "a cell sleeps inside a run"),
@@ -65,7 +67,7 @@ def _isolation(policy: Policy) -> Iterator[Problem]:
     if policy.sandbox.require_lockdown and policy.sandbox.isolation == "inline":
         yield Problem(
             ("sandbox", "require_lockdown"),
-            'cannot be true with isolation = "inline": locked-down workers are not there yet',
+            'cannot be true with isolation = "inline": then there is no process to lock down',
         )
 
 

@@ -20,8 +20,7 @@ class Section(BaseModel):
 class SandboxSection(Section):
     """What a session is and what it is granted."""
 
-    # Further kinds of isolation join this list when they exist, never before.
-    isolation: Literal["inline"]
+    isolation: Literal["inline", "shared", "tenant", "session"]
     require_lockdown: f.Flag
     memory_bytes_max: f.Bytes4G
     context_bytes_max: f.Bytes4G
@@ -31,6 +30,24 @@ class SandboxSection(Section):
     seed: f.Seed
     # Of the key that saved images are encrypted with; empty: the caller gives it each time.
     image_key_env: f.EnvName
+
+
+class WorkersSection(Section):
+    """The worker processes; the fields of `core.limits.WorkerLimits`. Unused with "inline"."""
+
+    workers_max: f.SmallCount
+    zygotes_max: Annotated[int, Field(gt=0, le=256)]
+    sessions_max: f.Count
+    sessions_per_worker_max: f.SmallCount
+    worker_age_ms_max: f.Milliseconds
+    worker_sessions_total_max: f.Count
+    worker_memory_bytes_max: f.Bytes16T
+    worker_cpu_seconds_max: Annotated[int, Field(gt=0, le=7 * 24 * 3600)]
+    memory_bytes_max: f.Bytes16T
+    pressure_permille_max: Annotated[int, Field(gt=0, le=1000)]
+    heartbeat_ms: Annotated[int, Field(ge=10, le=60_000)]
+    hang_ms_max: Annotated[int, Field(ge=100, le=600_000)]
+    unsent_bytes_max: f.Bytes4G
 
 
 class CellSection(Section):

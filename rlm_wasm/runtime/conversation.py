@@ -25,7 +25,7 @@ from rlm_wasm.core.loop import (
 from rlm_wasm.core.pricing import utf8_bytes
 from rlm_wasm.core.request import Completed, error_of
 from rlm_wasm.core.scheduler import FuelUsed, IterationStarted, Noted, ObservationMade, QueryReceived
-from rlm_wasm.errors import GuestError, GuestException, InternalError
+from rlm_wasm.errors import GuestError, GuestException, InternalError, WorkerLost
 from rlm_wasm.ids import RequestId, RunId
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.runtime.broker import Broker
@@ -174,7 +174,11 @@ class Conversation:
 
     async def _run_cell(self, effect: RunCell) -> LoopInput:
         place = self.place
-        session = self._session or await self._open_session()
+        try:
+            session = self._session or await self._open_session()
+        except WorkerLost as lost:
+            # The next cell tries again, within the run's iterations.
+            return CellFinished(CellReport(outcome=lost.outcome, error=str(lost), session_lost=True))
         await self._broker.turn(place.parent)
         limits = self._policy.cell_limits()
         left = self._broker.budget_view(place.run_id, place.parent)[Dimension.FUEL].available

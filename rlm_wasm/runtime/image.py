@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlm_wasm.image.artifact import find_guest
 from rlm_wasm.runtime.image_key import image_key
-from rlm_wasm.worker.program import LoadedGuest, load_guest_program
 from rlm_wasm.worker.worker import SessionImage
 
 if TYPE_CHECKING:
@@ -19,9 +19,10 @@ class Image:
     Immutable. Sessions made from it share its memory until they write, and do not see each other.
     """
 
-    def __init__(self, sandbox: Sandbox, snapshot: SessionImage) -> None:
+    def __init__(self, sandbox: Sandbox, snapshot: SessionImage, tenant: str = "") -> None:
         self._sandbox = sandbox
         self._snapshot = snapshot
+        self._tenant = tenant
 
     @property
     def state(self) -> SessionImage:
@@ -35,7 +36,7 @@ class Image:
 
     async def session(self) -> SandboxSession:
         """Fork a session. The first fork lays the image out in memory; the others take microseconds."""
-        return await self._sandbox.session(image=self)
+        return await self._sandbox.session(image=self, tenant=self._tenant)
 
     def save(self, path: str | Path, *, key: bytes | None = None, tenant: str = "") -> None:
         """Write the image to a file, compressed, encrypted and authenticated with `key` (32 bytes).
@@ -54,7 +55,7 @@ class Image:
         save_image(
             Path(path),
             image_key(self._sandbox.policy, key),
-            guest=guest_identity(load_guest_program()),
+            guest=guest_identity(),
             tenant=tenant,
             size=snapshot.size,
             virtual_ns=snapshot.virtual_ns,
@@ -62,7 +63,7 @@ class Image:
         )
 
 
-def guest_identity(loaded: LoadedGuest) -> tuple[str, str]:
+def guest_identity() -> tuple[str, str]:
     """Return what binds an image to its guest: the hashes of code and base image."""
-    facts = loaded.guest.facts
+    facts = find_guest().facts
     return facts.code_sha256, facts.image_sha256

@@ -24,8 +24,8 @@ from rlm_wasm.runtime.broker import Broker, Router
 from rlm_wasm.runtime.contexts import Contexts, named_contexts
 from rlm_wasm.runtime.handle import Run
 from rlm_wasm.runtime.image import Image
+from rlm_wasm.runtime.isolation import make_worker
 from rlm_wasm.runtime.run import ActiveRun, RunResult
-from rlm_wasm.worker.inline import InlineWorker
 from rlm_wasm.worker.worker import Worker
 
 
@@ -64,7 +64,7 @@ class Runtime:
         self.policy = policy.with_models(root=model, sub=sub_model)
         self._providers = ProviderSet(self.policy, keys)
         self._route: Router = route or self._providers.get
-        self._worker: Worker = worker or InlineWorker()
+        self._worker: Worker = worker or make_worker(self.policy)
         self._clock = clock
         self._entropy = entropy
         self._recorded = recorded
@@ -88,7 +88,7 @@ class Runtime:
             self._broker = Broker(self.policy.permit_limits(), self._clock, self._recorded)
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
-            stack.push_async_callback(self._worker.aclose)
+            await stack.enter_async_context(self._worker)
             await tasks.start(self._broker.serve)
             self._tasks = tasks
             stack.push_async_callback(self._end_background)

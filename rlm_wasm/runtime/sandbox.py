@@ -12,11 +12,9 @@ import anyio
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.runtime.image import Image, guest_identity
 from rlm_wasm.runtime.image_key import image_key
+from rlm_wasm.runtime.isolation import loaded_image, make_worker
 from rlm_wasm.runtime.no_host import nobody_answers
 from rlm_wasm.sandbox.session import Cell
-from rlm_wasm.sandbox.snapshot import Layer, Snapshot
-from rlm_wasm.worker.inline import InlineWorker
-from rlm_wasm.worker.program import load_guest_program
 from rlm_wasm.worker.result import CellResult
 from rlm_wasm.worker.worker import Worker, WorkerSession
 
@@ -24,9 +22,10 @@ from rlm_wasm.worker.worker import Worker, WorkerSession
 class SandboxSession:
     """One guest with its variables; cells run in it one after another. Close it, or use `async with`."""
 
-    def __init__(self, session: WorkerSession, sandbox: Sandbox) -> None:
+    def __init__(self, session: WorkerSession, sandbox: Sandbox, tenant: str = "") -> None:
         self._session = session
         self._sandbox = sandbox
+        self._tenant = tenant
 
     async def load(self, name: str, value: str | bytes) -> None:
         """Bind a str or bytes in the guest, in one copy.
@@ -62,7 +61,7 @@ class SandboxSession:
         Raises:
             UsageError: the session is lost, or a cell runs.
         """
-        return Image(self._sandbox, await self._session.snapshot())
+        return Image(self._sandbox, await self._session.snapshot(), self._tenant)
 
     async def aclose(self) -> None:
         """Free the guest."""
@@ -83,28 +82,34 @@ class Sandbox:
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
-        self._worker: Worker = InlineWorker()
+        self._worker: Worker = make_worker(policy)
 
     async def __aenter__(self) -> Self:
+        await self._worker.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._worker.aclose()
+        await self._worker.__aexit__(kind, error, trace)
 
-    async def session(self, *, image: Image | None = None) -> SandboxSession:
-        """Make a fresh guest, or fork one from an image.
+    async def session(self, *, image: Image | None = None, tenant: str = "") -> SandboxSession:
+        """Make a fresh guest for a tenant, or fork one from an image of the same tenant.
 
         Raises:
             ArtifactError: no guest is built, or it is not what was built.
+            LockdownError: the policy demands a layer of the lock-down that this machine does not have.
+            Overloaded: the policy's sessions, workers or memory are used up.
+            UsageError: the image is another tenant's.
+            WorkerLost: the process that was to hold the session is gone.
         """
         made = await self._worker.session(
             self.policy.session_limits(),
             self.policy.boundary_limits(),
+            tenant=tenant,
             start=None if image is None else image._snapshot,
         )
-        return SandboxSession(made, self)
+        return SandboxSession(made, self, tenant)
 
     def load_image(self, path: str | Path, *, key: bytes | None = None, tenant: str = "") -> Image:
         """Read an image that `Image.save` wrote; the key is chosen as there.
@@ -115,11 +120,11 @@ class Sandbox:
         """
         from rlm_wasm.image.snapshot_file import load_image
 
-        loaded = load_guest_program()
         header, runs = load_image(
-            Path(path), image_key(self.policy, key), guest=guest_identity(loaded), tenant=tenant
+            Path(path), image_key(self.policy, key), guest=guest_identity(), tenant=tenant
         )
-        return Image(self, Snapshot(loaded.program, None, Layer(runs), header.size, header.virtual_ns))
+        image = loaded_image(self.policy, tenant, runs, size=header.size, virtual_ns=header.virtual_ns)
+        return Image(self, image, tenant)
 
     def exec_sync(self, source: str, *, context: str | bytes | None = None) -> CellResult:
         """Run Python in a fresh session from code that is not async."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final
 
 from rlm_wasm.errors import UsageError
-from rlm_wasm.sandbox.text import Encoding, encoding_of
+from rlm_wasm.sandbox.text import Encoding, LaidOut, encoding_of
 
 NAME_BYTES_MAX: Final = 256
 
@@ -17,8 +17,13 @@ class Input:
 
     name: str
     key: bytes
-    value: str | bytes
+    value: str | bytes | LaidOut
     encoding: Encoding
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it becomes a str in the guest, else bytes."""
+        return self.value.is_text if isinstance(self.value, LaidOut) else isinstance(self.value, str)
 
     @property
     def size(self) -> int:
@@ -26,7 +31,7 @@ class Input:
         return len(self.value) * self.encoding.bytes_per_unit
 
     @classmethod
-    def of(cls, name: object, value: object, *, size_max: int) -> Self:
+    def of(cls, name: object, value: object, *, size_max: int) -> Input:
         """Check a name and a value.
 
         Raises:
@@ -37,14 +42,19 @@ class Input:
         key = name.encode("utf-8", "replace")
         if not name.isidentifier() or len(key) > NAME_BYTES_MAX:
             raise UsageError(f"{name!a} is not a variable name of at most {NAME_BYTES_MAX} bytes")
+        if isinstance(value, LaidOut):
+            return cls._checked(cls(name, key, value, value.encoding), size_max)
         if not isinstance(value, str | bytes):
             raise UsageError(f"{name} is a {type(value).__name__}; give a str or bytes")
         if type(value) not in (str, bytes):
             # A subclass may say another length than it has, and be copied from beyond its end.
             value = str.__str__(value) if isinstance(value, str) else bytes(memoryview(value))
-        made = cls(name, key, value, encoding_of(value))
+        return cls._checked(cls(name, key, value, encoding_of(value)), size_max)
+
+    @staticmethod
+    def _checked(made: Input, size_max: int) -> Input:
         if made.size > size_max:
             raise UsageError(
-                f"{name} takes {made.size} bytes in the guest; sandbox.context_bytes_max is {size_max}"
+                f"{made.name} takes {made.size} bytes in the guest; sandbox.context_bytes_max is {size_max}"
             )
         return made

@@ -30,7 +30,7 @@ from rlm_wasm.sandbox.interrupt import Interrupt
 from rlm_wasm.sandbox.snapshot import Snapshot, take
 from rlm_wasm.sandbox.soft_limits import SoftLimits
 from rlm_wasm.sandbox.steps import SLICE, CellEnd, Progress
-from rlm_wasm.sandbox.text import chunks
+from rlm_wasm.sandbox.text import LaidOut, chunks
 
 __all__ = ["Cell", "Operation", "Session", "drive"]
 
@@ -180,7 +180,7 @@ class Session:
             progress=progress,
         )
 
-    def load(self, name: str, value: str | bytes) -> Operation[None]:
+    def load(self, name: str, value: str | bytes | LaidOut) -> Operation[None]:
         """Bind `value` to `name` in the guest, copying it once, straight into the guest's own object.
 
         Raises:
@@ -192,7 +192,7 @@ class Session:
         execution = self._start(_SETUP_LIMITS, in_cell=False)
         lost = True
         try:
-            if isinstance(wanted.value, str):
+            if wanted.is_text:
                 pointer = yield from execution.invoke(
                     "rlm_str_new", (len(wanted.value), wanted.encoding.max_char), 1
                 )

@@ -7,9 +7,12 @@ exactly that layout, so the class must be the smallest that fits: CPython compar
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
+
+from rlm_wasm.image.memfd import MemoryFile
 
 CHUNK_UNITS: Final = 4 << 20
 
@@ -53,11 +56,66 @@ def encoding_of(value: str | bytes) -> Encoding:
     return widest
 
 
-def chunks(value: str | bytes, encoding: Encoding) -> Iterator[tuple[int, int, object]]:
+@dataclass(frozen=True, slots=True)
+class LaidOut:
+    """A value laid out already: `read(offset, length)` gives its bytes, maybe in `file`."""
+
+    is_text: bool
+    units: int
+    encoding: Encoding
+    read: Callable[[int, int], bytes]
+    file: MemoryFile | None = None
+
+    @classmethod
+    def of(cls, value: str | bytes, encoding: Encoding, *, file_from_bytes: int) -> Self:
+        """Lay out a value: in a sealed memory file of its own from so many bytes, else in one piece."""
+        size = len(value) * encoding.bytes_per_unit
+        is_text = isinstance(value, str)
+        if size < file_from_bytes:
+            data = b"".join(pieces(value, encoding))
+            return cls(is_text, len(value), encoding, lambda offset, length: data[offset : offset + length])
+
+        def parts() -> Iterator[tuple[int, memoryview]]:
+            at = 0
+            for piece in pieces(value, encoding):
+                yield at, memoryview(piece)
+                at += len(piece)
+
+        return cls.in_file(is_text, len(value), encoding, MemoryFile.of_parts("rlm-value", size, parts()))
+
+    @classmethod
+    def in_file(cls, is_text: bool, units: int, encoding: Encoding, file: MemoryFile) -> Self:
+        """Return the value that a file holds; it is read with plain reads and not mapped."""
+        return cls(is_text, units, encoding, lambda offset, length: os.pread(file.fd, length, offset), file)
+
+    def __len__(self) -> int:
+        return self.units
+
+
+def pieces(value: str | bytes, encoding: Encoding) -> Iterator[bytes]:
+    """Yield the laid-out value in pieces, each of its own."""
+    for start in range(0, len(value), CHUNK_UNITS):
+        part = value[start : start + CHUNK_UNITS]
+        yield part if isinstance(part, bytes) else part.encode(encoding.codec, _errors(encoding))
+
+
+def _errors(encoding: Encoding) -> str:
+    return "surrogatepass" if encoding in (UCS_2, UCS_4) else "strict"
+
+
+def chunks(value: str | bytes | LaidOut, encoding: Encoding) -> Iterator[tuple[int, int, object]]:
     """Yield (address, length, owner) pieces of the laid-out value; the address lives as long as the owner.
 
     ASCII text and bytes are read in place; other text is encoded a piece at a time.
     """
+    if isinstance(value, LaidOut):
+        size = value.units * encoding.bytes_per_unit
+        for start in range(0, size, CHUNK_UNITS):
+            piece = value.read(start, min(CHUNK_UNITS, size - start))
+            if len(piece) != min(CHUNK_UNITS, size - start):
+                raise ValueError("a value is shorter than it says")
+            yield _in_place(piece), len(piece), piece
+        return
     if encoding is ASCII:
         address = _in_place(value)
         for start in range(0, len(value), CHUNK_UNITS):
@@ -65,9 +123,7 @@ def chunks(value: str | bytes, encoding: Encoding) -> Iterator[tuple[int, int, o
         return
     assert isinstance(value, str)
     for start in range(0, len(value), CHUNK_UNITS):
-        part = value[start : start + CHUNK_UNITS].encode(
-            encoding.codec, "surrogatepass" if encoding is not LATIN_1 else "strict"
-        )
+        part = value[start : start + CHUNK_UNITS].encode(encoding.codec, _errors(encoding))
         yield _in_place(part), len(part), part
 
 

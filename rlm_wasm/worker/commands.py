@@ -14,8 +14,9 @@ from rlm_wasm.core.limits import BoundaryLimits, SessionLimits
 from rlm_wasm.errors import GuestError, RlmWasmError
 from rlm_wasm.ids import SessionId
 from rlm_wasm.sandbox.session import Cell
-from rlm_wasm.sandbox.snapshot import Snapshot
+from rlm_wasm.sandbox.text import LaidOut
 from rlm_wasm.worker.result import CellResult
+from rlm_wasm.worker.worker import SessionImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class Open:
     boundary: BoundaryLimits
     entropy: Callable[[int], bytes]
     sink: Callable[[Report], None]
-    start: Snapshot | None = None
+    start: SessionImage | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class Load:
 
     session: SessionId
     name: str
-    value: str | bytes
+    value: str | bytes | LaidOut
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,7 @@ class Done:
     """The operation is over: with a cell's result, a snapshot, with nothing, or with an error."""
 
     result: CellResult | None = None
-    snapshot: Snapshot | None = None
+    snapshot: SessionImage | None = None
     error: RlmWasmError | None = None
 
 

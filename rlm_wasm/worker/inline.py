@@ -9,11 +9,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import os
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 import anyio
 from anyio.lowlevel import checkpoint, current_token
@@ -41,7 +40,7 @@ from rlm_wasm.worker.commands import (
     Stop,
     TakeSnapshot,
 )
-from rlm_wasm.worker.entropy import seeded_entropy
+from rlm_wasm.worker.entropy import session_entropy
 from rlm_wasm.worker.loop import WorkerLoop
 from rlm_wasm.worker.postbox import Postbox
 from rlm_wasm.worker.result import CellResult
@@ -69,10 +68,17 @@ class _Mailbox:
         return self._reports.popleft()
 
 
+class Link(Protocol):
+    """What a session sends its commands to. What it reports comes to the sink that `Open` named."""
+
+    def submit(self, command: Command) -> None:
+        """Send a command. Raises UsageError or WorkerLost if it could begin nothing any more."""
+
+
 class InlineSession:
     """One guest. Not for concurrent use: one operation at a time. Close it, or use `async with`."""
 
-    def __init__(self, loop: WorkerLoop, number: SessionId, boundary: BoundaryLimits) -> None:
+    def __init__(self, loop: Link, number: SessionId, boundary: BoundaryLimits) -> None:
         self._loop = loop
         self._number = number
         self._boundary = boundary
@@ -95,7 +101,7 @@ class InlineSession:
         """Make the present state the session's origin: worth one copy after large inputs were loaded."""
         await self._operate(Rebase(self._number), None)
 
-    async def snapshot(self) -> Snapshot:
+    async def snapshot(self) -> SessionImage:
         """Return the state between two cells. Raises UsageError if the session is lost."""
         done = await self._operate(TakeSnapshot(self._number), None)
         if done.snapshot is None:
@@ -280,9 +286,7 @@ class InlineWorker:
             self._postbox = Postbox(token)
         number = SessionId(next(self._numbers))
         session = InlineSession(self._loop, number, boundary)
-        entropy = (
-            os.urandom if limits.entropy == "fresh" else seeded_entropy(limits.seed, limits.stream or number)
-        )
+        entropy = session_entropy(limits, number)
         try:
             await session.open(limits, entropy, start, self._postbox)
         except BaseException:

@@ -7,6 +7,7 @@ from collections.abc import Generator
 from rlm_wasm.sandbox.session import Cell, Operation, Session
 from rlm_wasm.sandbox.snapshot import Snapshot
 from rlm_wasm.sandbox.steps import SLICE, Step
+from rlm_wasm.sandbox.text import LaidOut
 from rlm_wasm.worker.checkpoints import Checkpoints
 from rlm_wasm.worker.result import CellResult, decode_cell
 
@@ -28,7 +29,7 @@ def run_cell(
     return (checkpoints or Checkpoints()).settle(session, checkpoint, end, result)
 
 
-def load(session: Session, name: str, value: str | bytes) -> Operation[Outcome]:
+def load(session: Session, name: str, value: str | bytes | LaidOut) -> Operation[Outcome]:
     """Bind an input in the guest."""
     yield from session.load(name, value)
     return None

@@ -163,6 +163,8 @@ class Seats:
     def _open(self, command: Open) -> None:
         try:
             loaded = load_guest_program()
+            if command.start is not None and not isinstance(command.start, Snapshot):
+                raise UsageError("the image is not of this process; save it and load it here")
             session = Session(
                 loaded.program,
                 loaded.guest.facts,

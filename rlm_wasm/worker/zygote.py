@@ -19,6 +19,7 @@ the socket closes, the zygote ends, and the kernel ends its workers with it.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import dataclasses
 import functools
@@ -29,6 +30,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -99,7 +101,7 @@ class ZygoteGone(InternalError):
 
 
 @dataclass(frozen=True, slots=True)
-class _Artifacts:
+class GuestFiles:
     """The authenticated guest as sealed memory files, shared by every zygote of this process."""
 
     guest: Guest
@@ -107,13 +109,64 @@ class _Artifacts:
     image: MemoryFile
 
 
+_reading: Final = threading.Lock()
+
+
+def guest_files() -> GuestFiles:
+    """Return the guest that every zygote of this process is given, read and authenticated once."""
+    with _reading:  # two threads would else read everything twice
+        return _read_guest_files()
+
+
 @functools.cache
-def _artifacts() -> _Artifacts:
+def _read_guest_files() -> GuestFiles:
     from rlm_wasm.sandbox.engine import CONFIGURATION, engine
 
     guest = find_guest()
     code = native_file(engine, guest.read_code(), CONFIGURATION)
-    return _Artifacts(guest, MemoryFile(code), MemoryFile(sealed_memfd("rlm-image", guest.read_image())))
+    return GuestFiles(guest, MemoryFile(code), MemoryFile(sealed_memfd("rlm-image", guest.read_image())))
+
+
+# A process that has been started and not yet been told what it is for.
+_launched: Final[list[tuple[subprocess.Popen[bytes], socket.socket]]] = []
+_launching: Final = threading.Lock()
+
+
+def prelaunch() -> None:
+    """Start the next zygote's process now, and read what it will be given, before its limits are known.
+
+    For a command that will want one zygote: the interpreter starts while the command is still imported.
+    Should nobody want it, it ends with this process.
+
+    Raises:
+        ArtifactError: no guest is built, or its files are not what was built.
+        ZygoteGone: the process could not be started.
+    """
+    with _launching:
+        if not _launched:
+            _launched.append(_launch())
+            atexit.register(_discard_launched)
+    guest_files()
+
+
+def _discard_launched() -> None:
+    """End a process that nobody came to want."""
+    while _launched:
+        process, channel = _launched.pop()
+        channel.close()
+        process.kill()
+        process.wait()
+
+
+def _launch() -> tuple[subprocess.Popen[bytes], socket.socket]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        return _execute(theirs), ours
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
 
 
 class Zygote:
@@ -139,18 +192,11 @@ class Zygote:
         required = frozenset(required)
         if unknown := required - set(LAYERS):
             raise InternalError(f"no layers of a lock-down: {', '.join(sorted(unknown))}")
-        artifacts = _artifacts()
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with _launching:
+            launched = _launched.pop() if _launched else _launch()
+        zygote = cls(*launched)
         try:
-            process = _execute(theirs)
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        zygote = cls(process, ours)
-        try:
-            zygote._begin(entry, limits, required, artifacts)
+            zygote._begin(entry, limits, required, guest_files())
         except BaseException:
             zygote.close()
             raise
@@ -222,7 +268,7 @@ class Zygote:
             self._process.wait()
 
     def _begin(
-        self, entry: str, limits: ProcessLimits, required: Iterable[str], artifacts: _Artifacts
+        self, entry: str, limits: ProcessLimits, required: Iterable[str], artifacts: GuestFiles
     ) -> None:
         facts = dataclasses.asdict(artifacts.guest.facts)
         start: dict[str, Any] = {

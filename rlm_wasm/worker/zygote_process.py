@@ -73,6 +73,8 @@ def _tell_failure(channel: socket.socket, error: Exception) -> None:
 
 def _outside(channel: socket.socket) -> int:
     """Enter the namespaces, fork the zygote proper, and return its exit code when it ends."""
+    # While the host still reads its policy: modules take longer to import than all that follows.
+    importlib.import_module("rlm_wasm.worker.serving")
     received = messages.receive(channel)
     if received is None:
         return EXIT_FAILED

@@ -19,6 +19,7 @@ from rlm_wasm.runtime.runtime import Runtime
 def small_policy(**sections: dict[str, Any]) -> Policy:
     """Return strict with limits that tests meet quickly, and the given keys of sections replaced."""
     data = Policy.builtin("strict").to_mapping()
+    data["sandbox"] |= {"isolation": "inline", "require_lockdown": False}
     data["sandbox"] |= {"memory_bytes_max": 128 << 20, "context_bytes_max": 64 << 20}
     data["cell"] |= {"fuel_max": 3_000_000_000, "requests_max": 16}
     data["boundary"] |= {"batch_items_max": 16}

@@ -28,10 +28,10 @@ def test_smaller_limit_may_equal_but_not_exceed_the_larger(name, smaller, larger
 
 
 def test_lockdown_cannot_be_required_of_inline_isolation(edited, problems_of, line_of):
-    old = "require_lockdown = false"
-    assert problems_of(edited((old, "require_lockdown = true"))) == [
+    old = "require_lockdown = true"
+    assert problems_of(edited(('isolation = "session"', 'isolation = "inline"'))) == [
         f'p.toml:{line_of(old)}: sandbox.require_lockdown: cannot be true with isolation = "inline": '
-        "locked-down workers are not there yet"
+        "then there is no process to lock down"
     ]
 
 

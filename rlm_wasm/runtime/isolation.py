@@ -1,0 +1,43 @@
+"""Which kind of worker a policy asks for."""
+
+from __future__ import annotations
+
+from rlm_wasm.policy.model import Policy
+from rlm_wasm.worker.inline import InlineWorker
+from rlm_wasm.worker.worker import SessionImage, Worker
+
+
+def make_worker(policy: Policy) -> Worker:
+    """Return a worker of the policy's isolation, not yet entered. Nothing is started before a session is."""
+    isolation = policy.sandbox.isolation
+    if isolation == "inline":
+        return InlineWorker()
+    # Here and not above: whoever runs guests in this process needs none of it.
+    from rlm_wasm.worker.lockdown.report import LAYERS
+    from rlm_wasm.worker.pool import PoolLimits, WorkerPool
+
+    return WorkerPool(
+        PoolLimits(
+            isolation=isolation,
+            workers=policy.worker_limits(),
+            session=policy.session_limits(),
+            cell=policy.cell_limits(),
+            boundary=policy.boundary_limits(),
+            required_layers=LAYERS if policy.sandbox.require_lockdown else (),
+        )
+    )
+
+
+def loaded_image(
+    policy: Policy, tenant: str, runs: tuple[tuple[int, bytes], ...], *, size: int, virtual_ns: int
+) -> SessionImage:
+    """Return an image of these pages that a worker of the policy's isolation can start a session from."""
+    if policy.sandbox.isolation == "inline":
+        from rlm_wasm.sandbox.snapshot import Layer, Snapshot
+        from rlm_wasm.worker.program import load_guest_program
+
+        return Snapshot(load_guest_program().program, None, Layer(runs), size, virtual_ns)
+    from rlm_wasm.worker.image_file import WorkerImage
+
+    domain = "" if policy.sandbox.isolation == "shared" else tenant
+    return WorkerImage.of_runs(runs, tenant=domain, size=size, virtual_ns=virtual_ns)

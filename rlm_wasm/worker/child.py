@@ -1,0 +1,78 @@
+"""A worker process as its host holds it: a socket to talk over, a pidfd to end it by."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+_CLOCK_TICKS: Final = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(slots=True)
+class Child:
+    """A process that serves sessions. Whoever forked it reaps it; the pidfd names no other, ever."""
+
+    pid: int
+    pidfd: int
+    connection: socket.socket
+
+    def kill(self) -> None:
+        """End the process now, whatever it does. Safe when it has ended."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def ended(self) -> bool:
+        """Whether the process has ended."""
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def close(self) -> None:
+        """Close the descriptors; the process must have been told to end."""
+        self.connection.close()
+        os.close(self.pidfd)
+
+    def memory_bytes(self) -> int | None:
+        """Return the memory that is the process's own, page tables too; None if the kernel does not say."""
+        return _memory_bytes(self.pid)
+
+    def cpu_ms(self) -> int | None:
+        """Return the CPU time it has used; None if the kernel does not say."""
+        try:
+            with open(f"/proc/{self.pid}/stat", "rb") as file:
+                fields = file.read().rpartition(b")")[2].split()
+            return (int(fields[11]) + int(fields[12])) * 1000 // _CLOCK_TICKS
+        except (OSError, ValueError, IndexError):
+            return None
+
+
+def _memory_bytes(pid: int) -> int | None:
+    # Not smaps: its totals need more rights than a host may have over an undumpable process.
+    wanted = {b"RssAnon:", b"VmPTE:", b"VmSwap:"}
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            lines = (line.split() for line in file)
+            return sum(int(line[1]) * 1024 for line in lines if line and line[0] in wanted)
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+class Nursery(Protocol):
+    """Where worker processes come from: a zygote, ready to fork."""
+
+    async def fork(self) -> Child:
+        """Return a fresh process that serves sessions.
+
+        Raises:
+            PolicyError: the kernel lacks what the policy demands.
+            ArtifactError: no guest is built, or it is not what was built.
+            WorkerLost: the process that forks is gone; another call starts another one.
+        """
+
+    async def aclose(self) -> None:
+        """End it; the processes it forked live on until they are ended. Safe to call again."""

@@ -1,0 +1,379 @@
+"""The host's end of one worker process: commands out, reports in, and its end, once.
+
+Everything happens on the event loop's thread. Whatever the worker sends is checked against the
+host's own books (`protocol`); what was not due ends the worker, and with it its sessions, each with
+one WorkerLost. Nothing it sends can raise anything here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic_ns
+from typing import Final
+
+import anyio
+
+from rlm_wasm.core.limits import CellLimits
+from rlm_wasm.errors import (
+    ArtifactError,
+    BoundaryViolation,
+    InternalError,
+    UsageError,
+    WorkerLost,
+)
+from rlm_wasm.ids import SessionId
+from rlm_wasm.image.memfd import MemoryFile
+from rlm_wasm.sandbox.text import LaidOut
+from rlm_wasm.wire import worker_messages as m
+from rlm_wasm.worker import commands as c
+from rlm_wasm.worker.child import Child
+from rlm_wasm.worker.frames import Channel, Frame, FrameError, PeerGone
+from rlm_wasm.worker.image_file import WorkerImage, check_file, next_image_number
+from rlm_wasm.worker.protocol import Protocol, State
+from rlm_wasm.worker.result import CellResult
+from rlm_wasm.worker.translation import result_of
+
+Sink = Callable[[c.Report], None]
+
+
+# Twice what any guest was measured to use. A cell whose worker is gone is charged what it could have used.
+FUEL_PER_NS_MAX: Final = 25
+
+
+@dataclass(slots=True)
+class _Running:
+    """A cell under way, and how long its guest has had."""
+
+    limits: CellLimits
+    since_ns: int
+    executed_ns: int = 0
+    waits: bool = False
+
+    def pause(self, now_ns: int) -> None:
+        if not self.waits:
+            self.executed_ns += now_ns - self.since_ns
+        self.waits = True
+
+    def resume(self, now_ns: int) -> None:
+        self.since_ns = now_ns
+        self.waits = False
+
+    def lost(self, error: WorkerLost, now_ns: int) -> CellResult:
+        """Return what the cell came to: its worker is gone."""
+        self.pause(now_ns)
+        return lost_result(error, min(self.limits.fuel_max, FUEL_PER_NS_MAX * self.executed_ns))
+
+
+def lost_result(error: WorkerLost, fuel_used: int) -> CellResult:
+    """Return the result of a cell whose worker is gone."""
+    return CellResult(
+        outcome=error.outcome,
+        stdout="",
+        stderr="",
+        result=None,
+        error=error,
+        variables=(),
+        fuel_used=fuel_used,
+        memory_peak_bytes=0,
+        executed_ns=0,
+        session_lost=True,
+    )
+
+
+class Link:
+    """One worker process. `ended(link)` is called once, when it is over, from the event loop.
+
+    `closed(session)` is called when the worker has freed a session.
+    """
+
+    def __init__(
+        self,
+        child: Child,
+        *,
+        tenant: str,
+        report_bytes_max: int,
+        unsent_bytes_max: int,
+        ended: Callable[[Link], None],
+        closed: Callable[[Link, int], None],
+    ) -> None:
+        self.child: Final = child
+        self.tenant: Final = tenant
+        self._channel = Channel(
+            child.connection, frame_bytes_max=report_bytes_max, unsent_bytes_max=unsent_bytes_max
+        )
+        self._protocol = Protocol()
+        self._sinks: dict[int, Sink] = {}
+        self._running: dict[int, _Running] = {}
+        self._ended = ended
+        self._closed = closed
+        self._scope = anyio.CancelScope()
+        self._wants_writing = anyio.Event()
+        self._pings = 0
+        self._pinged_ns = 0
+        self.heard_ns = monotonic_ns()
+        self.lost: WorkerLost | None = None
+        self.served = anyio.Event()
+
+    @property
+    def busy(self) -> bool:
+        """Whether the worker owes a report."""
+        states = (self._protocol.state(session) for session in self._protocol.sessions)
+        return any(s not in (State.IDLE, State.WAITING) for s in states)
+
+    @property
+    def copies(self) -> bool:
+        """Whether the worker may be busy with copying a session's memory, between two signs of life."""
+        states = {self._protocol.state(session) for session in self._protocol.sessions}
+        return bool(states & {State.BUSY, State.STOPPING, State.CLOSING})
+
+    @property
+    def session_count(self) -> int:
+        """How many sessions the worker holds."""
+        return len(self._protocol.sessions)
+
+    # -- what a session sends ----------------------------------------------------------------------------
+
+    def submit(self, command: c.Command) -> None:
+        """Send a command.
+
+        Raises:
+            WorkerLost: the worker is gone and the command would begin something.
+        """
+        if self.lost is not None:
+            if isinstance(command, c.Open | c.Load | c.Run | c.Rebase | c.TakeSnapshot):
+                raise WorkerLost(self.lost.message)
+            return  # the session has been told
+        message, file = self._message(command)
+        if message is not None:
+            self._send(message, file)
+
+    def _message(self, command: c.Command) -> tuple[m.ToWorker | None, MemoryFile | None]:
+        """Enter a command in the books; return what to send: nothing if it has become void."""
+        message: m.ToWorker
+        match command:
+            case c.Open():
+                return self._open(command)
+            case c.Load(value=value):
+                return self._load(command, value)
+            case c.Run(session=session, cell=cell, checkpoint_bytes_max=bytes_max):
+                operation = self._protocol.beginning(session, cell=cell.limits)
+                self._running[session] = _Running(cell.limits, monotonic_ns())
+                source = cell.source.encode("utf-8", "replace").decode()
+                message = m.RunCell(session, operation, source, cell.limits, cell.report_variables, bytes_max)
+            case c.Rebase(session=session):
+                message = m.RebaseSession(session, self._protocol.beginning(session))
+            case c.TakeSnapshot(session=session):
+                message = m.SnapshotSession(session, self._protocol.beginning(session, wants_image=True))
+            case c.Respond(session=session, response=response):
+                if not self._protocol.responding(session):
+                    return None, None
+                self._running[session].resume(monotonic_ns())
+                message = m.RespondTo(session, response)
+            case c.Interrupt(session=session):
+                if self._protocol.state(session) in (None, State.CLOSING):
+                    return None, None
+                message = m.InterruptCell(session)
+            case c.Stop(session=session, error=error):
+                if not self._protocol.stopping(session):
+                    return None, None
+                message = m.StopOperation(session, m.encode_error(error))
+            case c.Close(session=session):
+                return self._close(session), None
+        return message, None
+
+    def _open(self, command: c.Open) -> tuple[m.OpenSession, MemoryFile | None]:
+        start = command.start
+        if start is not None and not isinstance(start, WorkerImage):
+            raise UsageError("the image is not of a worker process; save it and load it here")
+        if start is not None and start.tenant != self.tenant:
+            raise UsageError("the image belongs to another tenant")
+        operation = self._protocol.opening(command.session, command.limits, command.boundary)
+        self._sinks[command.session] = command.sink
+        if start is None:
+            return m.OpenSession(command.session, operation, command.limits, command.boundary), None
+        message = m.OpenSession(
+            command.session,
+            operation,
+            command.limits,
+            command.boundary,
+            image=start.number,
+            image_size=start.size,
+            image_virtual_ns=start.virtual_ns,
+            image_runs=start.runs,
+        )
+        return message, start.file
+
+    def _load(self, command: c.Load, value: object) -> tuple[m.LoadValue, MemoryFile | None]:
+        if not isinstance(value, LaidOut):
+            raise InternalError("a value that was not laid out")
+        operation = self._protocol.beginning(command.session)
+        size = value.units * value.encoding.bytes_per_unit
+        message = m.LoadValue(
+            command.session,
+            operation,
+            command.name,
+            value.is_text,
+            value.units,
+            value.encoding.bytes_per_unit,
+            value.encoding.max_char,
+            value.read(0, size) if value.file is None else None,
+        )
+        return message, value.file
+
+    def _close(self, session: SessionId) -> m.CloseSession | None:
+        busy = self._protocol.state(session) not in (None, State.IDLE, State.CLOSING)
+        if not self._protocol.closing(session):
+            return None
+        sink = self._sinks.pop(session)
+        self._running.pop(session, None)
+        if busy:
+            sink(c.Done(error=UsageError("the session was closed")))
+        return m.CloseSession(session)
+
+    def _send(self, message: m.ToWorker, file: MemoryFile | None = None) -> None:
+        try:
+            self._channel.send(m.encode(message), None if file is None else file.fd)
+        except PeerGone as gone:
+            self.end(f"its socket failed: {gone}")
+        else:
+            if self._channel.unsent_bytes:
+                self._wants_writing.set()
+
+    # -- what the worker sends ---------------------------------------------------------------------------
+
+    async def serve(self) -> None:
+        """Read and write until the worker is over."""
+        try:
+            with self._scope:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._write)
+                    while self.lost is None:
+                        await anyio.wait_readable(self._channel)
+                        self.read()
+        finally:
+            # Cancelled from outside: whoever waits for a session is told, or would wait for ever.
+            self.end("the host closed it")
+            self._channel.close()
+
+    async def _write(self) -> None:
+        while self.lost is None:
+            await self._wants_writing.wait()
+            self._wants_writing = anyio.Event()
+            try:
+                while not self._channel.flush():
+                    await anyio.wait_writable(self._channel)
+            except PeerGone as gone:
+                self.end(f"its socket failed: {gone}")
+
+    def read(self) -> None:
+        """Take what has come. Called by `serve`, and before a worker is said to hang."""
+        if self.lost is not None:
+            return
+        try:
+            for frame in self._channel.receive():
+                self._take(frame)
+        except PeerGone as gone:
+            self.end(f"its process ended ({gone})")
+        except (FrameError, BoundaryViolation, ArtifactError) as violation:
+            self.end(f"it broke the protocol: {violation}")
+        except Exception as error:  # noqa: BLE001 - whatever a report led to, it ends its worker and nothing else
+            self.end(f"a report of it failed with {type(error).__name__}")
+
+    def _take(self, frame: Frame) -> None:
+        # Owned from here on, whatever is wrong with the frame.
+        file = None if frame.file is None else MemoryFile(frame.file)
+        if self.lost is not None:
+            return
+        report = m.decode_report(frame.payload)
+        self._protocol.check(report, with_file=file is not None)
+        self.heard_ns = monotonic_ns()
+        match report:
+            case m.Ready():
+                self.served.set()
+            case m.GuestRequest(session=session, frame=request):
+                if self._protocol.state(session) is State.WAITING:
+                    self._running[session].pause(self.heard_ns)
+                    self._sinks[session](c.Requested(request))
+            case m.OperationDone(session=session):
+                sink = self._sinks.get(session)
+                self._running.pop(session, None)
+                done = self._done(report, file)
+                if self._protocol.state(session) is None:  # it was never made
+                    self._sinks.pop(session, None)
+                    self._closed(self, session)
+                if sink is not None:
+                    sink(done)
+            case m.SessionClosed(session=session):
+                self._closed(self, session)
+            case m.Pong():
+                pass
+
+    def _done(self, report: m.OperationDone, file: MemoryFile | None) -> c.Done:
+        if report.error is not None:
+            return c.Done(error=m.decode_error(report.error))
+        if report.result is not None:
+            return c.Done(result=result_of(report.result))
+        if report.image is not None and file is not None:
+            image = report.image
+            check_file(file.fd, bytes_max=image.size + 16 * image.runs)
+            return c.Done(
+                snapshot=WorkerImage(
+                    next_image_number(), self.tenant, image.size, image.virtual_ns, image.runs, file
+                )
+            )
+        return c.Done()
+
+    # -- its life ----------------------------------------------------------------------------------------
+
+    def ping(self) -> None:
+        """Ask the worker to show that it lives, unless it was asked already."""
+        if self.lost is None and self._protocol.ready and not self._protocol.ping_outstanding:
+            self._pings += 1
+            self._protocol.pinging(self._pings)
+            self._pinged_ns = monotonic_ns()
+            self._send(m.Ping(self._pings))
+
+    @property
+    def ping_outstanding(self) -> bool:
+        """Whether a ping has not been answered."""
+        return self._protocol.ping_outstanding
+
+    def silent_ns(self, now_ns: int) -> int:
+        """How long the worker has owed an answer to a ping; 0 if it owes none."""
+        if not self._protocol.ping_outstanding:
+            return 0
+        return now_ns - max(self._pinged_ns, self.heard_ns)
+
+    def end(self, reason: str) -> None:
+        """Kill the process and tell every session. Safe to call again; the first reason counts."""
+        if self.lost is not None:
+            return
+        self.lost = lost = WorkerLost(f"the worker process is gone: {reason}")
+        self.child.kill()
+        self._scope.cancel()
+        self._wants_writing.set()
+        self.served.set()
+        now = monotonic_ns()
+        sinks, self._sinks = self._sinks, {}
+        for session, sink in sinks.items():
+            if self._protocol.state(session) in (None, State.IDLE, State.CLOSING):
+                continue
+            error = WorkerLost(lost.message)
+            running = self._running.pop(session, None)
+            if running is None:
+                sink(c.Done(error=error))
+            else:
+                sink(c.Done(result=running.lost(error, now)))
+        self._ended(self)
+
+    async def gone(self, seconds_max: float) -> bool:
+        """Wait until the process is no more; return whether that is so."""
+        with anyio.move_on_after(seconds_max, shield=True):
+            while not self.child.ended():
+                await anyio.wait_readable(self.child.pidfd)
+        ended = self.child.ended()
+        with contextlib.suppress(OSError):
+            self.child.close()
+        return ended

@@ -1,0 +1,191 @@
+"""Which worker a session goes to, when a worker is started, retired or ended, when a session is refused.
+
+Pure: no process, clock or file. The pool tells what happened and does what it is told. Numbers of
+workers are its own; a number is never used again.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from rlm_wasm.core.limits import WorkerLimits
+from rlm_wasm.errors import InternalError, Overloaded
+
+Isolation = Literal["shared", "tenant", "session"]
+_MS: Final = 1_000_000
+
+
+class Age(enum.Enum):
+    """Where a worker is in its life."""
+
+    ACTIVE = "active"  # takes sessions
+    RETIRED = "retired"  # keeps those it has, and is ended after the last
+
+
+@dataclass(slots=True)
+class _Worker:
+    """What placement knows of one worker."""
+
+    tenant: str
+    born_ns: int
+    sessions: int = 0
+    sessions_total: int = 0
+    memory_bytes: int = 0
+    age: Age = Age.ACTIVE
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Put the session into this worker; `fresh`: start it first, and before that end `instead_of`."""
+
+    worker: int
+    fresh: bool
+    instead_of: int | None = None
+
+
+class Placement:
+    """The books of a pool: its workers, their sessions, the machine's memory pressure."""
+
+    def __init__(self, isolation: Isolation, limits: WorkerLimits) -> None:
+        self._isolation: Final = isolation
+        self._limits: Final = limits
+        self._workers: dict[int, _Worker] = {}
+        self._last = 0
+        self._pressure_permille = 0
+        self._draining = False
+
+    @property
+    def sessions(self) -> int:
+        """How many sessions there are in all workers."""
+        return sum(worker.sessions for worker in self._workers.values())
+
+    @property
+    def workers(self) -> int:
+        """How many workers there are."""
+        return len(self._workers)
+
+    def place(self, tenant: str, now_ns: int) -> Place:
+        """Choose a worker for a session, and enter it in the books.
+
+        Raises:
+            Overloaded: the policy's sessions, workers or memory are used up, or the pool is closing.
+        """
+        self._refuse_if_full()
+        domain = "" if self._isolation == "shared" else tenant
+        number = self._with_room(domain) if self._isolation != "session" else None
+        if number is not None and (not self._spreads() or self._workers[number].sessions == 0):
+            return self._enter(number, fresh=False)
+        if len(self._workers) < self._limits.workers_max:
+            return self._start(domain, now_ns, None)
+        idle = self._idle_of_others(domain)
+        if idle is not None:
+            del self._workers[idle]
+            return self._start(domain, now_ns, idle)
+        raise Overloaded(
+            f"all {self._limits.workers_max} workers are in use",
+            hint="raise `workers.workers_max` in the policy, or wait for a session to end",
+        )
+
+    def _refuse_if_full(self) -> None:
+        limits = self._limits
+        if self._draining:
+            raise Overloaded("the pool is closing")
+        if self.sessions >= limits.sessions_max:
+            raise Overloaded(
+                f"all {limits.sessions_max} sessions are in use",
+                hint="raise `workers.sessions_max` in the policy, or wait for a session to end",
+            )
+        if self._pressure_permille > limits.pressure_permille_max:
+            raise Overloaded(
+                f"the machine is short of memory: tasks waited for it {self._pressure_permille} of 1000 ms",
+                hint="`workers.pressure_permille_max` in the policy says how much is too much",
+            )
+        held = self._memory_bytes()
+        if held > limits.memory_bytes_max:
+            raise Overloaded(
+                f"the workers hold {held} bytes, {limits.memory_bytes_max} allowed",
+                hint="raise `workers.memory_bytes_max` in the policy, or wait for a session to end",
+            )
+
+    def _spreads(self) -> bool:
+        """Whether to start a worker although another has room: a lost one takes fewer sessions along."""
+        # A tenant leaves half of the workers to others as long as its own have room.
+        shared = self._isolation == "shared"
+        return len(self._workers) < (self._limits.workers_max if shared else self._limits.workers_max // 2)
+
+    def _memory_bytes(self) -> int:
+        return sum(worker.memory_bytes for worker in self._workers.values())
+
+    def _with_room(self, domain: str) -> int | None:
+        room = [
+            (worker.sessions, number)
+            for number, worker in self._workers.items()
+            if worker.age is Age.ACTIVE
+            and worker.tenant == domain
+            and worker.sessions < self._limits.sessions_per_worker_max
+        ]
+        return min(room)[1] if room else None
+
+    def _start(self, domain: str, now_ns: int, instead_of: int | None) -> Place:
+        self._last += 1
+        self._workers[self._last] = _Worker(domain, now_ns)
+        return self._enter(self._last, fresh=True, instead_of=instead_of)
+
+    def _enter(self, number: int, *, fresh: bool, instead_of: int | None = None) -> Place:
+        worker = self._workers[number]
+        worker.sessions += 1
+        worker.sessions_total += 1
+        if worker.sessions_total >= self._limits.worker_sessions_total_max or self._isolation == "session":
+            worker.age = Age.RETIRED
+        return Place(number, fresh, instead_of)
+
+    def _idle_of_others(self, domain: str) -> int | None:
+        idle = (n for n, w in self._workers.items() if w.sessions == 0 and w.tenant != domain)
+        return next(idle, None)
+
+    def left(self, number: int) -> bool:
+        """Note that a session has gone; return whether its worker shall end now."""
+        worker = self._workers.get(number)
+        if worker is None:
+            return False  # the worker went first
+        if worker.sessions == 0:
+            raise InternalError("a session left a worker twice")
+        worker.sessions -= 1
+        return worker.sessions == 0 and worker.age is Age.RETIRED
+
+    def retire(self, number: int) -> None:
+        """Give a worker no session any more: it could not make one. It ends after those that it has."""
+        worker = self._workers.get(number)
+        if worker is not None:
+            worker.age = Age.RETIRED
+
+    def ended(self, number: int) -> None:
+        """Note that a worker is gone, and its sessions with it. Safe to say again."""
+        self._workers.pop(number, None)
+
+    def measured(self, number: int, memory_bytes: int) -> None:
+        """Note what a worker holds."""
+        worker = self._workers.get(number)
+        if worker is not None:
+            worker.memory_bytes = memory_bytes
+
+    def pressure(self, permille: int) -> None:
+        """Note how much of the time tasks of this machine wait for memory."""
+        self._pressure_permille = permille
+
+    def drain(self) -> None:
+        """Take no session any more."""
+        self._draining = True
+
+    def tick(self, now_ns: int) -> Iterator[int]:
+        """Retire who is too old or holds too much; yield those that shall end now."""
+        limits = self._limits
+        for number, worker in self._workers.items():
+            too_old = now_ns - worker.born_ns > limits.worker_age_ms_max * _MS
+            if too_old or worker.memory_bytes > limits.worker_memory_bytes_max:
+                worker.age = Age.RETIRED
+            if worker.age is Age.RETIRED and worker.sessions == 0:
+                yield number

@@ -1,0 +1,329 @@
+"""The pool: sessions in locked worker processes, for an async host, on asyncio or trio.
+
+What to do is decided in `placement` and `liveness`; here it is done. The pool owns every process it
+starts: when it is closed, however that comes about, none is left.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from time import monotonic_ns
+from types import TracebackType
+from typing import Final, Self
+
+import anyio
+from anyio.abc import TaskGroup
+
+from rlm_wasm.core.limits import BoundaryLimits, CellLimits, SessionLimits, WorkerLimits
+from rlm_wasm.errors import HostExhausted, InternalError, RlmWasmError, UsageError, WorkerLost
+from rlm_wasm.ids import SessionId
+from rlm_wasm.worker.image_file import WorkerImage
+from rlm_wasm.worker.link import Link
+from rlm_wasm.worker.liveness import hangs
+from rlm_wasm.worker.lockdown.rlimits import ProcessLimits
+from rlm_wasm.worker.nursery import Nursery
+from rlm_wasm.worker.placement import Isolation, Placement
+from rlm_wasm.worker.pressure import memory_pressure_permille
+from rlm_wasm.worker.process import ProcessSession
+from rlm_wasm.worker.protocol import report_bytes_max
+from rlm_wasm.worker.worker import SessionImage
+
+_MEASURE_MS: Final = 1_000
+_END_SECONDS_MAX: Final = 5.0
+_SERVE_SECONDS_MAX: Final = 10.0
+TENANT_CHARS_MAX: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class PoolLimits:
+    """Everything of a policy that a pool has to know."""
+
+    isolation: Isolation
+    workers: WorkerLimits
+    session: SessionLimits
+    cell: CellLimits
+    boundary: BoundaryLimits
+    # The layers of the lock-down without which no worker is started.
+    required_layers: tuple[str, ...]
+
+    def process(self) -> ProcessLimits:
+        """Return what the kernel lets one worker process have."""
+        workers, session = self.workers, self.session
+        # The session's memory, and 16 bytes for each of its pages.
+        image_bytes = session.memory_bytes_max + session.memory_bytes_max // 256 + 65_536
+        alone = self.isolation == "session"
+        sessions = 1 if alone else workers.sessions_per_worker_max
+        return ProcessLimits(
+            sessions_max=sessions,
+            memory_bytes_max=session.memory_bytes_max,
+            image_bytes_max=image_bytes,
+            held_bytes_max=2 * image_bytes + sessions * session.checkpoint_bytes_max,
+            files_max=8 * sessions + 64,
+            cpu_seconds_max=workers.worker_cpu_seconds_max,
+        )
+
+
+@dataclass(slots=True)
+class _Slot:
+    """A worker of the books, from the decision to start it."""
+
+    settled: anyio.Event = field(default_factory=anyio.Event)
+    link: Link | None = None
+    error: RlmWasmError | None = None
+    unwanted: bool = False
+    cpu_ms: int | None = None
+
+
+class WorkerPool:
+    """Makes sessions in worker processes. Use it as an async context manager."""
+
+    def __init__(self, limits: PoolLimits, *, clock: Callable[[], int] = monotonic_ns) -> None:
+        self._limits: Final = limits
+        self._clock: Final = clock
+        self._placement = Placement(limits.isolation, limits.workers)
+        self._slots: dict[int, _Slot] = {}
+        self._numbers = itertools.count(1)
+        self._nurseries: OrderedDict[str, Nursery] = OrderedDict()
+        self._tasks: TaskGroup | None = None
+        self._supervising: anyio.CancelScope | None = None
+        self._closed = False
+
+    @property
+    def sessions(self) -> int:
+        """How many sessions there are."""
+        return self._placement.sessions
+
+    @property
+    def links(self) -> list[Link]:
+        """The workers that serve."""
+        return [slot.link for slot in self._slots.values() if slot.link is not None]
+
+    @property
+    def nurseries(self) -> list[Nursery]:
+        """The zygotes' keepers, one for each domain of sessions that may share an address layout."""
+        return list(self._nurseries.values())
+
+    async def session(
+        self,
+        limits: SessionLimits,
+        boundary: BoundaryLimits,
+        *,
+        tenant: str = "",
+        start: SessionImage | None = None,
+    ) -> ProcessSession:
+        """Make a session in a worker that the tenant may have, or fork one from an image of the tenant's.
+
+        Raises:
+            ArtifactError: no guest is built, or it is not what was built.
+            LockdownError: the policy demands a layer that this machine does not have.
+            Overloaded: the policy's sessions, workers or memory are used up.
+            PolicyError: the memory cap is below the guest's image.
+            UsageError: the image is not of this pool, or is another tenant's.
+            WorkerLost: the worker went before the session was there.
+        """
+        if self._tasks is None or self._closed:
+            raise UsageError("the worker pool is closed; use it as an async context manager")
+        if len(tenant) > TENANT_CHARS_MAX:
+            raise UsageError(f"a tenant's name has at most {TENANT_CHARS_MAX} characters")
+        self._check(limits, tenant, start)
+        place = self._placement.place(tenant, self._clock())
+        if place.instead_of is not None:
+            self._end(place.instead_of, "its place was needed")
+        if place.fresh:
+            self._slots[place.worker] = _Slot()
+            self._tasks.start_soon(self._start, place.worker, tenant)
+        try:
+            link = await self._link(place.worker)
+        except BaseException:
+            self._left(place.worker)
+            raise
+        session = ProcessSession(link, SessionId(next(self._numbers)), limits, boundary)
+        try:
+            await session.open_in(limits, start)
+        except BaseException as error:
+            if isinstance(error, InternalError | HostExhausted):
+                # The kernel refused it something, and would the next session as well: that one goes elsewhere.
+                self._retire(place.worker)
+            session.abandon()  # cancelled: the guest may be there although nobody wants it
+            raise
+        return session
+
+    def _check(self, limits: SessionLimits, tenant: str, start: SessionImage | None) -> None:
+        if limits.memory_bytes_max > self._limits.session.memory_bytes_max:
+            raise UsageError("a session of this pool cannot have more memory than the pool's policy gives")
+        if start is None:
+            return
+        if not isinstance(start, WorkerImage):
+            raise UsageError("the image is not of a worker process; save it and load it here")
+        if start.tenant != self._domain(tenant):
+            raise UsageError("the image belongs to another tenant")
+
+    def _domain(self, tenant: str) -> str:
+        """Whom a tenant's sessions may share a process and its address layout with."""
+        return "" if self._limits.isolation == "shared" else tenant
+
+    # -- workers -----------------------------------------------------------------------------------------
+
+    async def _start(self, number: int, tenant: str) -> None:
+        slot = self._slots[number]
+        try:
+            nursery = self._nursery(self._domain(tenant))
+            child = await nursery.fork()
+            link = Link(
+                child,
+                tenant=self._domain(tenant),
+                report_bytes_max=report_bytes_max(self._limits.cell, self._limits.boundary),
+                unsent_bytes_max=self._limits.workers.unsent_bytes_max,
+                ended=lambda link: self._ended(number, link),
+                closed=lambda link, session: self._left(number),
+            )
+            slot.link = link
+            assert self._tasks is not None
+            self._tasks.start_soon(link.serve)
+            with anyio.move_on_after(_SERVE_SECONDS_MAX):
+                await link.served.wait()
+            if not link.served.is_set():
+                link.end(f"it did not serve within {_SERVE_SECONDS_MAX:.0f} s")
+            if link.lost is not None:
+                slot.error = await nursery.cause_of_death(child) or link.lost
+            elif slot.unwanted:
+                link.end("nobody wants it any more")
+        except RlmWasmError as error:
+            slot.error = error
+            self._placement.ended(number)
+            self._slots.pop(number, None)
+        except BaseException:
+            # Cancelled with the pool, or a bug that ends it.
+            slot.error = WorkerLost("the pool is closed")
+            self._placement.ended(number)
+            raise
+        finally:
+            slot.settled.set()
+
+    def _nursery(self, domain: str) -> Nursery:
+        nursery = self._nurseries.pop(domain, None)
+        if nursery is None:
+            assert self._tasks is not None
+            nursery = Nursery(self._limits.process(), self._limits.required_layers, self._tasks)
+        self._nurseries[domain] = nursery
+        if len(self._nurseries) > self._limits.workers.zygotes_max:
+            self._retire_nursery()
+        return nursery
+
+    def _retire_nursery(self) -> None:
+        # Its workers would end with it, so only one that has none may go.
+        used = {link.tenant for link in self.links} | {next(reversed(self._nurseries))}
+        idle = next((domain for domain in self._nurseries if domain not in used), None)
+        if idle is not None and self._tasks is not None:
+            self._tasks.start_soon(self._nurseries.pop(idle).aclose)
+
+    async def _link(self, number: int) -> Link:
+        slot = self._slots[number]
+        await slot.settled.wait()
+        if slot.error is not None:
+            # One of its own for each who waits: an exception that is raised twice keeps both traces.
+            raise type(slot.error)(slot.error.message, hint=slot.error.hint)
+        if slot.link is None:
+            raise WorkerLost("the worker process is gone: it was ended before it served")
+        return slot.link
+
+    def _retire(self, number: int) -> None:
+        self._placement.retire(number)
+        self._end_all(self._placement.tick(self._clock()), "it could not make a session")
+
+    def _left(self, number: int) -> None:
+        if self._placement.left(number):
+            self._end(number, "it has served its sessions")
+
+    def _end(self, number: int, reason: str) -> None:
+        self._placement.ended(number)
+        slot = self._slots.get(number)
+        if slot is None:
+            return
+        slot.unwanted = True
+        if slot.link is not None and slot.settled.is_set():
+            slot.link.end(reason)
+
+    def _ended(self, number: int, link: Link) -> None:
+        self._placement.ended(number)
+        self._slots.pop(number, None)
+        assert self._tasks is not None
+        self._tasks.start_soon(link.gone, _END_SECONDS_MAX)
+
+    # -- watching ----------------------------------------------------------------------------------------
+
+    async def _supervise(self, scope: anyio.CancelScope) -> None:
+        measured_ns = 0
+        with scope:
+            while True:
+                await anyio.sleep(self._limits.workers.heartbeat_ms / 1000)
+                now = self._clock()
+                for slot in list(self._slots.values()):
+                    self._watch(slot, now)
+                if now - measured_ns >= _MEASURE_MS * 1_000_000:
+                    measured_ns = now
+                    self._measure(now)
+
+    def _watch(self, slot: _Slot, now: int) -> None:
+        link = slot.link
+        if link is None or not link.busy:
+            return
+        if not link.ping_outstanding:
+            slot.cpu_ms = link.child.cpu_ms()
+            link.ping()
+            return
+        hang_ms = self._limits.workers.hang_ms_max
+        if link.silent_ns(now) < hang_ms * 1_000_000:
+            return
+        link.read()  # our own loop may have been late
+        used = link.child.cpu_ms()
+        if used is not None and slot.cpu_ms is not None:
+            used -= slot.cpu_ms
+        if link.lost is None and hangs(link.silent_ns(now), used, hang_ms, copies=link.copies):
+            link.end(f"it gave no sign of life for {hang_ms} ms")
+
+    def _measure(self, now: int) -> None:
+        for number, slot in self._slots.items():
+            if slot.link is not None:
+                self._placement.measured(number, slot.link.child.memory_bytes() or 0)
+        self._placement.pressure(memory_pressure_permille())
+        self._end_all(self._placement.tick(now), "it has served its time")
+
+    def _end_all(self, numbers: Iterable[int], reason: str) -> None:
+        for number in list(numbers):
+            self._end(number, reason)
+
+    # -- its life ----------------------------------------------------------------------------------------
+
+    async def aclose(self) -> None:
+        """End every session, every worker and every zygote. Safe to call again."""
+        tasks = self._tasks
+        if self._closed or tasks is None:
+            return
+        self._closed = True
+        self._placement.drain()
+        with anyio.CancelScope(shield=True):
+            self._end_all(self._slots, "the pool is closed")
+            for nursery in self._nurseries.values():
+                await nursery.aclose()
+        if self._supervising is not None:
+            self._supervising.cancel()
+        await tasks.__aexit__(None, None, None)
+
+    async def __aenter__(self) -> Self:
+        if self._tasks is not None:
+            raise UsageError("the worker pool is open already")
+        tasks = anyio.create_task_group()
+        await tasks.__aenter__()
+        self._tasks = tasks
+        self._supervising = anyio.CancelScope()
+        tasks.start_soon(self._supervise, self._supervising)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()

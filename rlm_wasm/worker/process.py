@@ -1,0 +1,88 @@
+"""A session in a worker process, for an async host: the same calls as one in this process."""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+import anyio
+
+from rlm_wasm.core.limits import BoundaryLimits, SessionLimits
+from rlm_wasm.errors import UsageError, WorkerLost
+from rlm_wasm.ids import SessionId
+from rlm_wasm.sandbox.inputs import Input
+from rlm_wasm.sandbox.session import Cell
+from rlm_wasm.sandbox.text import LaidOut
+from rlm_wasm.worker.answers import Answer
+from rlm_wasm.worker.commands import Done, Load, Open, Report
+from rlm_wasm.worker.inline import InlineSession
+from rlm_wasm.worker.link import Link, lost_result
+from rlm_wasm.worker.result import CellResult
+from rlm_wasm.worker.worker import SessionImage
+
+# A value of fewer bytes travels in its frame; a larger one in a file of its own.
+FILE_FROM_BYTES: Final = 32 << 10
+# Laying out more than this takes milliseconds, so another thread does it.
+_THREAD_FROM_UNITS: Final = 1 << 20
+
+
+class ProcessSession(InlineSession):
+    """One guest in a worker process. Not for concurrent use. Close it, or use `async with`.
+
+    When its process is gone, `run` returns a result that says so; everything else raises WorkerLost.
+    """
+
+    def __init__(
+        self, link: Link, number: SessionId, limits: SessionLimits, boundary: BoundaryLimits
+    ) -> None:
+        super().__init__(link, number, boundary)
+        self._limits = limits
+
+    async def load(self, name: str, value: str | bytes) -> None:
+        """Bind an input in the guest. Raises UsageError, MemoryExceeded or another GuestError."""
+        # Before a copy is made of it. The worker checks again, for itself.
+        wanted = Input.of(name, value, size_max=self._limits.context_bytes_max)
+        plain, encoding = wanted.value, wanted.encoding
+        if isinstance(plain, LaidOut):
+            raise UsageError(f"{name} is a LaidOut; give a str or bytes")
+
+        def lay_out() -> LaidOut:
+            return LaidOut.of(plain, encoding, file_from_bytes=FILE_FROM_BYTES)
+
+        in_thread = len(plain) >= _THREAD_FROM_UNITS
+        laid_out = await anyio.to_thread.run_sync(lay_out) if in_thread else lay_out()
+        await self._operate(Load(self._number, name, laid_out), None)
+
+    async def run(
+        self, cell: Cell, answer: Answer | None = None, *, checkpoint_bytes_max: int = 0
+    ) -> CellResult:
+        """Run a cell, as a session of this process does; a worker that is gone is a result too."""
+        _check(cell)
+        try:
+            return await super().run(cell, answer, checkpoint_bytes_max=checkpoint_bytes_max)
+        except WorkerLost as lost:
+            # It was gone before the cell began.
+            self.last_result = lost_result(lost, 0)
+            return self.last_result
+
+    def _received(self, report: Report) -> None:
+        super()._received(report)
+        # The end of an operation that is being answered: its worker is gone, and nobody wants the answer.
+        if isinstance(report, Done) and self._answering is not None:
+            self._answering.cancel()
+
+    async def open_in(self, limits: SessionLimits, start: SessionImage | None) -> None:
+        """Make the guest. Called once, by the pool."""
+        # The worker has its own source of random bytes: nothing of ours is called from there.
+        command = Open(self._number, limits, self._boundary, os.urandom, self._received, start)
+        await self._operate(command, None)
+
+
+def _check(cell: Cell) -> None:
+    if not isinstance(cell.source, str):
+        raise UsageError(f"a cell is a str, not a {type(cell.source).__name__}")
+    size = len(cell.source.encode("utf-8", "replace"))
+    if size > cell.limits.source_bytes_max:
+        raise UsageError(
+            f"the cell has {size} bytes; cell.source_bytes_max is {cell.limits.source_bytes_max}"
+        )

@@ -1,0 +1,264 @@
+"""What a worker process may report, and when: the host's own books, against which every report is checked.
+
+Pure. The host tells it what it sent (`opening`, `beginning`, …); `check` takes a report and returns it
+if it was due, and raises BoundaryViolation otherwise. Every report answers something the host sent, so
+there are never more of them than the host allowed: a worker cannot flood, only stop.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Final
+
+from rlm_wasm.core.limits import BoundaryLimits, CellLimits, SessionLimits
+from rlm_wasm.errors import BoundaryViolation, InternalError
+from rlm_wasm.sandbox.exchange import FLOOD_FACTOR
+from rlm_wasm.wire.worker_messages import (
+    TRACEBACK_CHARS_MAX,
+    CellReport,
+    FromWorker,
+    GuestRequest,
+    OperationDone,
+    Pong,
+    Ready,
+    SessionClosed,
+)
+
+_PAGE_BYTES: Final = 65_536
+_RUN_BYTES: Final = 4_096
+# What a report is beside its texts: numbers, names, the list of variables.
+_REPORT_BYTES_BESIDE: Final = 1 << 20
+# Text that came as bytes of the guest grows when what is no UTF-8 in it is replaced.
+_GROWTH: Final = 3
+
+
+class State(enum.Enum):
+    """Where a session of a worker is, as the host knows it."""
+
+    IDLE = "idle"
+    BUSY = "busy"  # opening, loading, rebasing, taking a snapshot: the guest may ask nothing
+    RUNNING = "running"
+    WAITING = "waiting"  # the guest asked; the host has to say something first
+    STOPPING = "stopping"  # told to end; what it asked meanwhile is void
+    CLOSING = "closing"
+
+
+class Step(enum.Enum):
+    """What a worker reports about a session."""
+
+    ASKED = "asked"
+    DONE = "done"
+    CLOSED = "closed"
+
+
+# A report that has no place here ends the worker. After `closed` the session is in no state at all.
+TRANSITIONS: Final[dict[State, dict[Step, State | None]]] = {
+    State.IDLE: {},
+    State.BUSY: {Step.DONE: State.IDLE},
+    State.RUNNING: {Step.ASKED: State.WAITING, Step.DONE: State.IDLE},
+    State.WAITING: {},
+    State.STOPPING: {Step.ASKED: State.STOPPING, Step.DONE: State.IDLE},
+    State.CLOSING: {Step.ASKED: State.CLOSING, Step.DONE: State.CLOSING, Step.CLOSED: None},
+}
+
+
+@dataclass(slots=True)
+class _Entry:
+    """The host's record of one session."""
+
+    session: SessionLimits
+    boundary: BoundaryLimits
+    state: State = State.BUSY
+    operation: int = 0
+    cell: CellLimits | None = None
+    wants_image: bool = False
+    opened: bool = False
+    asked: int = 0
+    # One request and one end may be on their way when a session is stopped or closed.
+    late: int = 0
+
+
+class Protocol:
+    """The books of one worker process."""
+
+    def __init__(self) -> None:
+        self._entries: dict[int, _Entry] = {}
+        self._operations = 0
+        self._ready = False
+        self._ping: int | None = None
+
+    @property
+    def sessions(self) -> tuple[int, ...]:
+        """The sessions that the worker holds, closing ones too."""
+        return tuple(self._entries)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the worker has said that it serves."""
+        return self._ready
+
+    @property
+    def ping_outstanding(self) -> bool:
+        """Whether a ping has not been answered."""
+        return self._ping is not None
+
+    def state(self, session: int) -> State | None:
+        """Return where a session is; None: there is none of this number."""
+        entry = self._entries.get(session)
+        return None if entry is None else entry.state
+
+    # -- what the host sends -----------------------------------------------------------------------------
+
+    def opening(self, session: int, limits: SessionLimits, boundary: BoundaryLimits) -> int:
+        """Note that a session is made; return the operation's number."""
+        if session in self._entries:
+            raise InternalError(f"session {session} is there already")
+        self._entries[session] = entry = _Entry(limits, boundary)
+        return self._begin(entry)
+
+    def beginning(self, session: int, *, cell: CellLimits | None = None, wants_image: bool = False) -> int:
+        """Note that an operation begins in an idle session; return its number."""
+        entry = self._entries[session]
+        if entry.state is not State.IDLE:
+            raise InternalError(f"an operation begins in a session that is {entry.state.value}")
+        entry.state = State.BUSY if cell is None else State.RUNNING
+        entry.cell = cell
+        entry.wants_image = wants_image
+        return self._begin(entry)
+
+    def _begin(self, entry: _Entry) -> int:
+        self._operations += 1
+        entry.operation = self._operations
+        entry.asked = entry.late = 0
+        return entry.operation
+
+    def responding(self, session: int) -> bool:
+        """Note that the host answers a request; return False if there is none to answer."""
+        entry = self._entries.get(session)
+        if entry is None or entry.state is not State.WAITING:
+            return False
+        entry.state = State.RUNNING
+        return True
+
+    def stopping(self, session: int) -> bool:
+        """Note that an operation is told to end; return False if there is none."""
+        entry = self._entries.get(session)
+        if entry is None or entry.state not in (State.BUSY, State.RUNNING, State.WAITING):
+            return False
+        entry.late = int(entry.state is State.WAITING or entry.state is State.BUSY)
+        entry.state = State.STOPPING
+        return True
+
+    def closing(self, session: int) -> bool:
+        """Note that a session is closed; return False if that is so already."""
+        entry = self._entries.get(session)
+        if entry is None or entry.state is State.CLOSING:
+            return False
+        entry.late = 0
+        entry.state = State.CLOSING
+        return True
+
+    def pinging(self, number: int) -> None:
+        """Note that a ping is sent."""
+        self._ping = number
+
+    # -- what the worker reports -------------------------------------------------------------------------
+
+    def check(self, report: FromWorker, *, with_file: bool) -> None:
+        """Check one report and move on. Raises BoundaryViolation if it was not due, or holds too much."""
+        if with_file and not (isinstance(report, OperationDone) and report.image is not None):
+            raise BoundaryViolation("a file with a report that has none")
+        match report:
+            case Ready():
+                if self._ready:
+                    raise BoundaryViolation("a worker is ready once")
+                self._ready = True
+                return
+            case Pong(number=number):
+                if number != self._ping:
+                    raise BoundaryViolation("a pong without its ping")
+                self._ping = None
+                return
+            case GuestRequest():
+                self._asked(report)
+            case OperationDone():
+                self._done(report, with_file=with_file)
+            case SessionClosed(session=session):
+                self._move(session, Step.CLOSED)
+
+    def _move(self, session: int, step: Step) -> _Entry:
+        entry = self._entries.get(session)
+        if entry is None:
+            raise BoundaryViolation("a report about a session that this worker does not hold")
+        if step not in TRANSITIONS[entry.state]:
+            raise BoundaryViolation(f"a report out of order: {step.value} while {entry.state.value}")
+        after = TRANSITIONS[entry.state][step]
+        if after is None:
+            del self._entries[session]
+        else:
+            entry.state = after
+        return entry
+
+    def _asked(self, report: GuestRequest) -> None:
+        entry = self._move(report.session, Step.ASKED)
+        self._is_of(entry, report.operation)
+        if entry.state is not State.WAITING:
+            entry.late += 1
+            if entry.late > 1:
+                raise BoundaryViolation("a request after the operation was told to end")
+        entry.asked += 1
+        if entry.cell is None or entry.asked > FLOOD_FACTOR * entry.cell.requests_max + 1:
+            raise BoundaryViolation("more requests than a cell can have")
+        if len(report.frame) > entry.boundary.frame_bytes_max:
+            raise BoundaryViolation("a request longer than the policy allows")
+
+    def _done(self, report: OperationDone, *, with_file: bool) -> None:
+        entry = self._move(report.session, Step.DONE)
+        self._is_of(entry, report.operation)
+        # Done twice while closing: the number is used up.
+        entry.operation = 0
+        cell, entry.cell = entry.cell, None
+        wanted, entry.wants_image = entry.wants_image, False
+        if report.error is not None:
+            if report.result is not None or report.image is not None:
+                raise BoundaryViolation("an error with a result")
+            if not entry.opened and entry.state is State.IDLE:
+                del self._entries[report.session]  # it was never made
+            return
+        entry.opened = True
+        if (report.result is None) != (cell is None):
+            raise BoundaryViolation("a result where none is due, or none where one is")
+        if (report.image is None) == wanted or (report.image is not None) != with_file:
+            raise BoundaryViolation("an image where none is due, or none where one is")
+        if report.result is not None and cell is not None:
+            _check_result(report.result, cell, entry.session)
+        if report.image is not None:
+            size, runs = report.image.size, report.image.runs
+            if size % _PAGE_BYTES or size > entry.session.memory_bytes_max or runs > size // _RUN_BYTES:
+                raise BoundaryViolation("an image that no session of this policy can have")
+
+    @staticmethod
+    def _is_of(entry: _Entry, operation: int) -> None:
+        if operation != entry.operation or operation == 0:
+            raise BoundaryViolation("a report about another operation")
+
+
+def _check_result(result: CellReport, cell: CellLimits, session: SessionLimits) -> None:
+    too_much = (
+        len(result.stdout) > cell.stdout_bytes_max
+        or len(result.stderr) > cell.stderr_bytes_max
+        or len(result.result or "") > cell.result_bytes_max
+        or result.fuel_used > cell.fuel_max
+        or result.memory_peak_bytes > session.memory_bytes_max
+    )
+    if too_much:
+        raise BoundaryViolation("a result beyond the limits of its cell")
+    if (result.error is None) != (result.outcome == "completed"):
+        raise BoundaryViolation("a result that contradicts itself")
+
+
+def report_bytes_max(cell: CellLimits, boundary: BoundaryLimits) -> int:
+    """Return what one report of a worker can take under these limits."""
+    texts = cell.stdout_bytes_max + cell.stderr_bytes_max + cell.result_bytes_max + 3 * TRACEBACK_CHARS_MAX
+    return max(_GROWTH * texts, boundary.frame_bytes_max) + _REPORT_BYTES_BESIDE

@@ -1,0 +1,147 @@
+"""The main function of a worker process: sessions driven on its one thread, spoken to over one socket.
+
+It runs locked down, after a fork of a zygote that has everything in memory that it will need: no
+file is opened here and no module loaded. Beside what the sandbox itself uses it makes these system
+calls only: poll, recvmsg, sendto, sendmsg, close, fcntl, pread64, fstat, and for an image that it
+hands out memfd_create, ftruncate and pwrite64.
+
+The host is trusted: a command that makes no sense ends the process.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from typing import Final
+
+from rlm_wasm.errors import InternalError, RlmWasmError
+from rlm_wasm.image.memfd import MemoryFile
+from rlm_wasm.wire import worker_messages as m
+from rlm_wasm.worker import commands as c
+from rlm_wasm.worker.frames import Channel, PeerGone
+from rlm_wasm.worker.lockdown.report import LockdownReport
+from rlm_wasm.worker.seats import Seats
+from rlm_wasm.worker.translation import Images, command_of, load_command, open_command, report_of
+
+# A value larger than this comes in a file, so frames hold a cell's source or a response at most.
+COMMAND_BYTES_MAX: Final = 256 << 20
+# A host that does not read is not worked for: beyond this nothing runs until it has read.
+UNSENT_BYTES_HIGH: Final = 8 << 20
+_UNSENT_BYTES_MAX: Final = 1 << 30
+# A worker that has had so many sessions is one that they share: it prepares for the next ones while
+# nobody has wanted it for so long.
+SHARED_FROM_SESSIONS: Final = 2
+IDLE_MS: Final = 5
+
+
+class Server:
+    """One worker process's sessions and its end of the socket."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._channel = Channel(
+            connection, frame_bytes_max=COMMAND_BYTES_MAX, unsent_bytes_max=_UNSENT_BYTES_MAX
+        )
+        self._seats = Seats()
+        self._images = Images()
+        self._operations: dict[int, int] = {}
+        self._opened = 0
+        self._idle = False
+        self._poll = select.poll()
+
+    def run(self) -> None:
+        """Serve until the host closes the socket."""
+        self._channel.send(m.encode(m.Ready()))
+        try:
+            while True:
+                self.step()
+        except PeerGone:
+            pass
+        finally:
+            self.close()
+
+    def step(self) -> None:
+        """Wait until there is something to do, and do one thing. Raises PeerGone."""
+        if self._wait():
+            self._idle = False
+            for frame in self._channel.receive():
+                file = None if frame.file is None else MemoryFile(frame.file)
+                self._take(m.decode_command(frame.payload), file)
+        if self._channel.unsent_bytes >= UNSENT_BYTES_HIGH:
+            return
+        if self._idle and self._seats.idle_seconds() != 0.0:
+            self._seats.prepare()
+        else:
+            self._seats.turn()
+
+    def close(self) -> None:
+        """End every session and close the socket."""
+        self._seats.close_all()
+        self._channel.close()
+
+    def _wait(self) -> bool:
+        """Wait until a session can go on or the host has something to say; return whether it has.
+
+        Or until there has been nothing to do for a while, in a worker that may use the time.
+        """
+        events = select.POLLIN
+        seconds = self._seats.idle_seconds()
+        patience = None
+        if seconds != 0.0 and self._opened >= SHARED_FROM_SESSIONS and self._seats.wants_preparing:
+            patience = 0 if self._idle else IDLE_MS
+        if not self._channel.flush():
+            events |= select.POLLOUT
+            if self._channel.unsent_bytes >= UNSENT_BYTES_HIGH:
+                seconds = None
+        self._poll.register(self._channel.fileno(), events)
+        # Rounded up: waking a fraction of a millisecond early would spin until the time has come.
+        timeout = None if seconds is None else -int(-seconds * 1000 // 1)
+        if patience is not None:
+            timeout = patience if timeout is None else min(patience, timeout)
+        found = self._poll.poll(timeout)
+        self._idle = patience is not None and not found
+        return any(event & ~select.POLLOUT for _, event in found)
+
+    def _take(self, message: m.ToWorker, file: MemoryFile | None) -> None:
+        match message:
+            case m.Ping(number=number):
+                self._channel.send(m.encode(m.Pong(number)))
+                return
+            case m.CloseSession(session=session):
+                self._seats.perform(command_of(message))
+                self._operations.pop(session, None)
+                self._channel.send(m.encode(m.SessionClosed(session)))
+                return
+            case m.OpenSession(session=session, operation=operation):
+                self._operations[session] = operation
+                self._opened += 1
+                self._open(message, file)
+                return
+            case m.LoadValue(session=session, operation=operation):
+                self._operations[session] = operation
+                self._seats.perform(load_command(message, file))
+                return
+            case m.RunCell() | m.RebaseSession() | m.SnapshotSession():
+                self._operations[message.session] = message.operation
+        self._seats.perform(command_of(message))
+
+    def _open(self, message: m.OpenSession, file: MemoryFile | None) -> None:
+        session = message.session
+        try:
+            command = open_command(message, lambda report: self._tell(session, report), self._images, file)
+        except RlmWasmError as error:
+            self._tell(session, c.Done(error=error))
+        else:
+            self._seats.perform(command)
+
+    def _tell(self, session: int, report: c.Report) -> None:
+        try:
+            message, file = report_of(session, self._operations[session], report)
+        except Exception as error:  # noqa: BLE001 - for example no room for an image: the operation still ends
+            report = c.Done(error=InternalError(f"a report could not be made: {type(error).__name__}"))
+            message, file = report_of(session, self._operations[session], report)
+        self._channel.send(m.encode(message), None if file is None else file.fd)
+
+
+def serve(connection: socket.socket, report: LockdownReport) -> None:
+    """Run sessions for whoever holds the other end of `connection`; return when that end is closed."""
+    Server(connection).run()

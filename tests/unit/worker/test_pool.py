@@ -1,0 +1,329 @@
+"""Sessions in worker processes: the same as in this process, and what only processes can do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from rlm_wasm.errors import CellCancelled, Overloaded, PolicyError, UsageError, WorkerLost
+from rlm_wasm.sandbox.session import Cell
+from rlm_wasm.worker.image_file import WorkerImage
+from rlm_wasm.worker.inline import InlineWorker
+from rlm_wasm.worker.lockdown.report import LAYERS
+from rlm_wasm.worker.pool import WorkerPool
+from rlm_wasm.worker.result import CellResult
+from rlm_wasm.worker.worker import Worker, WorkerSession
+from tests.support.pool_facts import alive, pool, until
+from tests.support.sandbox_facts import boundary_limits, cell_limits, echo, session_limits
+
+pytestmark = [pytest.mark.guest, pytest.mark.anyio, pytest.mark.usefixtures("guest", "healthy_host")]
+
+
+async def opened(worker: Worker, **more: Any) -> WorkerSession:
+    limits = {key: more.pop(key) for key in ("entropy", "seed", "clock") if key in more}
+    return await worker.session(session_limits(**limits), boundary_limits(), **more)
+
+
+async def run(session: WorkerSession, source: str, answer: Any = None, **limits: int) -> CellResult:
+    return await session.run(Cell(source, cell_limits(**limits), report_variables=True), answer)
+
+
+async def echo_soon(frame: bytes) -> bytes:
+    await anyio.lowlevel.checkpoint()
+    return echo(frame)
+
+
+async def test_cells_inputs_and_answers() -> None:
+    async with pool() as made, await opened(made) as session:
+        await session.load("context", "abc")
+        await session.load("blob", b"\x00\xff" * 100_000)
+        await session.load("wide", "漢🙂" * 1_000_000)
+        await session.load("lone", "\ud800" * 3)
+        assert (
+            await run(session, "context, len(blob), blob[1], len(wide), wide[:2], lone == '\\ud800' * 3")
+        ).result == ("('abc', 200000, 255, 2000000, '漢🙂', True)")
+        assert (await run(session, "llm_query('hi')", echo_soon)).result == "'HI'"
+        assert (await run(session, "print('out'); 1/0")).outcome == "guest_exception"
+        with pytest.raises(UsageError, match="variable name"):
+            await session.load("1x", "a")
+        with pytest.raises(UsageError, match="context_bytes_max"):
+            await session.load("x", "a" * (65 << 20))
+
+
+_CELLS = (
+    "1 + 1",
+    "x = 5; print(x)",
+    "x",
+    "1/0",
+    "raise ValueError('é' * 20_000)",
+    "print('y' * 100_000)",
+    "while True: pass",
+    "bytearray(10**9)",
+    "llm_query('?')",
+    "llm_query_batched(['a', 'b'])",
+    "import os; os._exit(3)",
+    "x",
+    "import _rlm; _rlm.emit(99, b'x')",
+    "import random; random.random()",
+    "print('\\ud800')",
+    "def f(): return f()\nf()",
+)
+
+
+async def test_every_cell_ends_as_it_does_in_this_process() -> None:
+    results: list[list[tuple[Any, ...]]] = []
+    for worker in (InlineWorker(), None):
+        async with worker or pool() as made, await opened(made, entropy="seeded", seed=7) as session:
+            seen = []
+            for source in _CELLS:
+                cell = Cell(source, cell_limits(fuel_max=200_000_000), report_variables=True)
+                result = await session.run(cell, echo_soon, checkpoint_bytes_max=16 << 20)
+                error = result.error
+                seen.append(
+                    (result.outcome, result.stdout, result.stderr, result.result, type(error), str(error),
+                     error and error.traceback, result.variables, result.session_lost, result.restored)
+                )  # fmt: skip
+            results.append(seen)
+    assert results[0] == results[1]
+
+
+@pytest.mark.threat("T-059")
+async def test_each_session_has_a_process_of_its_own_that_ends_with_it() -> None:
+    async with pool("session") as made:
+        first, second = await opened(made), await opened(made)
+        children = [link.child for link in made.links]
+        assert len({child.pid for child in children}) == 2
+        assert (await run(first, "6 * 7")).result == "42"
+        await first.aclose()
+        await until(lambda: not alive(children[0]))
+        assert (await run(second, "6 * 7")).result == "42"
+    await until(lambda: not any(alive(child) for child in children))
+
+
+@pytest.mark.threat("T-059")
+async def test_tenants_share_neither_worker_nor_zygote() -> None:
+    async with pool("tenant", workers_max=8) as made:
+        for tenant in ("a", "b", "a"):
+            await opened(made, tenant=tenant)
+        assert {link.tenant for link in made.links} == {"a", "b"}
+        assert len({nursery.zygote_pid for nursery in made.nurseries}) == 2
+
+
+async def test_sessions_that_share_a_process_answer_in_any_order() -> None:
+    async with pool(workers_max=1) as made:
+        results: dict[int, str | None] = {}
+
+        async def one(number: int) -> None:
+            async with await opened(made) as session:
+                result = await run(session, f"llm_query('q{number}') + str(sum(range(10_000)))", echo_soon)
+                results[number] = result.result
+
+        async with anyio.create_task_group() as group:
+            for number in range(20):
+                group.start_soon(one, number)
+        assert results == {number: f"'Q{number}49995000'" for number in range(20)}
+        assert len(made.links) == 1
+
+
+@pytest.mark.threat("T-040")
+async def test_every_layer_of_the_lock_down_stands_where_it_is_required() -> None:
+    async with pool("session", layers=LAYERS) as made, await opened(made) as session:
+        assert (await run(session, "1")).result == "1"
+        status = Path(f"/proc/{made.links[0].child.pid}/status").read_text()  # noqa: ASYNC240
+        assert "NoNewPrivs:\t1" in status
+        assert "Seccomp:\t2" in status
+        assert "CapEff:\t0000000000000000" in status
+
+
+async def test_a_cancelled_cell_stops_and_its_session_closes() -> None:
+    async with pool() as made, await opened(made) as session:
+        with anyio.move_on_after(0.05):
+            await run(session, "while True: pass", fuel_max=10**12)
+        with pytest.raises(UsageError, match="lost"):
+            await run(session, "1")
+
+
+async def test_an_interrupted_cell_unwinds_and_its_session_lives() -> None:
+    async with pool() as made, await opened(made) as session, anyio.create_task_group() as group:
+        results = []
+
+        async def go() -> None:
+            results.append(await run(session, "x = 1\nwhile True: pass", fuel_max=10**12))
+
+        group.start_soon(go)
+        await anyio.sleep(0.05)
+        session.interrupt()
+        await until(lambda: results)
+        assert results[0].outcome == "cancelled"
+        assert (await run(session, "x")).result == "1"
+
+
+async def test_an_answer_that_raises_ends_the_cell() -> None:
+    async def refuse(frame: bytes) -> bytes:
+        raise CellCancelled("no")
+
+    async with pool() as made, await opened(made) as session:
+        result = await run(session, "llm_query('?')", refuse)
+        assert (result.outcome, str(result.error)) == ("cancelled", "no")
+
+
+async def test_images_fork_and_belong_to_their_tenant() -> None:
+    async with pool("tenant") as made:
+        async with await opened(made, tenant="a") as session:
+            await run(session, "x = [1, 2, 3]\ndef f(): return x")
+            image = await session.snapshot()
+        assert isinstance(image, WorkerImage)
+        for _ in range(2):
+            async with await opened(made, tenant="a", start=image) as fork:
+                assert (await run(fork, "x.append(4); f()")).result == "[1, 2, 3, 4]"
+        with pytest.raises(UsageError, match="another tenant"):
+            await opened(made, tenant="b", start=image)
+
+
+async def test_a_rebased_session_goes_on() -> None:
+    async with pool() as made, await opened(made) as session:
+        await session.load("context", "x" * 3_000_000)
+        await session.rebase()
+        cell = Cell("import os\nos._exit(1)", cell_limits())
+        result = await session.run(cell, checkpoint_bytes_max=1 << 20)
+        assert result.restored
+        assert (await run(session, "len(context)")).result == "3000000"
+
+
+@pytest.mark.threat("T-060")
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGABRT])
+async def test_a_worker_that_is_killed_ends_its_sessions_within_a_second_and_is_replaced(kill: int) -> None:
+    async with pool(workers_max=1) as made:
+        busy, idle = await opened(made), await opened(made)
+        child = made.links[0].child
+        results = []
+
+        async def go() -> None:
+            results.append(await run(busy, "while True: pass", fuel_max=10**12, wall_ms_max=60_000))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(go)
+            await anyio.sleep(0.05)
+            began = time.monotonic()
+            os.kill(child.pid, kill)
+        assert time.monotonic() - began < 1
+        (result,) = results
+        assert (result.outcome, result.session_lost, type(result.error)) == ("worker_lost", True, WorkerLost)
+        assert 0 < result.fuel_used <= 10**12
+        assert (await run(idle, "1")).outcome == "worker_lost"
+        with pytest.raises(WorkerLost):
+            await idle.load("x", "y")
+        with pytest.raises(WorkerLost):
+            await idle.snapshot()
+        async with await opened(made) as fresh:
+            assert (await run(fresh, "6 * 7")).result == "42"
+
+
+@pytest.mark.threat("T-060")
+async def test_a_worker_that_stands_still_is_killed() -> None:
+    async with pool(workers_max=1, hang_ms_max=300) as made:
+        session = await opened(made)
+        child = made.links[0].child
+        os.kill(child.pid, signal.SIGSTOP)
+        began = time.monotonic()
+        result = await run(session, "1")
+        assert result.outcome == "worker_lost"
+        assert "no sign of life" in str(result.error)
+        assert time.monotonic() - began < 2
+        await until(lambda: not alive(child))
+
+
+async def test_a_worker_that_waits_for_the_host_does_not_hang() -> None:
+    async def slow(frame: bytes) -> bytes:
+        await anyio.sleep(0.5)
+        return echo(frame)
+
+    async with pool(hang_ms_max=100, heartbeat_ms=20) as made, await opened(made) as session:
+        assert (await run(session, "llm_query('hi')", slow)).result == "'HI'"
+
+
+@pytest.mark.threat("T-061")
+async def test_a_zygote_that_is_killed_takes_its_workers_along_and_is_replaced() -> None:
+    async with pool() as made:
+        session = await opened(made)
+        (nursery,) = made.nurseries
+        child, zygote = made.links[0].child, nursery.zygote_pid
+        assert zygote is not None
+        os.kill(zygote, signal.SIGKILL)
+        await until(lambda: not alive(child))
+        assert (await run(session, "1")).outcome == "worker_lost"
+        async with await opened(made) as fresh:
+            assert (await run(fresh, "6 * 7")).result == "42"
+        assert nursery.started == 2
+        assert nursery.zygote_pid != zygote
+
+
+@pytest.mark.threat("T-064")
+async def test_more_sessions_than_there_is_room_for_are_refused_and_the_others_live() -> None:
+    async with pool("session", workers_max=2) as made:
+        first, second = await opened(made), await opened(made)
+        with pytest.raises(Overloaded):
+            await opened(made)
+        assert (await run(first, "1")).result == "1"
+        await second.aclose()
+        await until(lambda: made.sessions < 2)
+        async with await opened(made) as third:
+            assert (await run(third, "1")).result == "1"
+
+
+async def test_a_session_that_cannot_be_made_leaves_its_place() -> None:
+    async with pool(session={"memory_bytes_max": 128 << 20}) as made:
+        with pytest.raises(PolicyError, match="memory_bytes_max"):
+            await made.session(session_limits(memory_bytes_max=1 << 20), boundary_limits())
+        assert made.sessions == 0
+
+
+async def test_a_cancelled_opening_leaves_its_place_and_no_process() -> None:
+    async with pool("session") as made:
+        async with await opened(made):
+            pass
+        for delay in (0, 0.001, 0.003, 0.006, 0.01):
+            with anyio.move_on_after(delay):
+                await opened(made)
+        await until(lambda: not (made.links or made.sessions))
+
+
+async def test_a_pool_that_made_nothing_closes() -> None:
+    async with pool():
+        pass
+
+
+async def test_a_closed_pool_and_one_that_was_not_opened_make_no_session() -> None:
+    async with pool() as made:
+        session = await opened(made)
+    with pytest.raises(UsageError, match="closed"):
+        await opened(made)
+    assert (await run(session, "1")).outcome == "worker_lost"
+    await session.aclose()
+    with pytest.raises(UsageError, match="context manager"):
+        await opened(WorkerPool(made._limits))
+
+
+async def test_a_pool_closes_in_the_middle_of_cells_and_each_is_told_once() -> None:
+    ended: list[str] = []
+
+    async def go(session: WorkerSession, source: str) -> None:
+        ended.append((await run(session, source, never, fuel_max=10**12, wall_ms_max=60_000)).outcome)
+
+    async def never(frame: bytes) -> bytes:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    async with anyio.create_task_group() as group, pool(workers_max=2) as made:
+        for source in ("while True: pass", "llm_query('?')", "while True: pass", "llm_query('?')"):
+            group.start_soon(go, await opened(made), source)
+        await anyio.sleep(0.05)
+        await made.aclose()
+    assert ended == ["worker_lost"] * 4

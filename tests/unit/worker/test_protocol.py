@@ -1,0 +1,228 @@
+"""The host's books of one worker: whatever was not due ends it."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rlm_wasm.errors import BoundaryViolation, CellCancelled
+from rlm_wasm.wire import worker_messages as m
+from rlm_wasm.worker.protocol import TRANSITIONS, Protocol, State, Step, report_bytes_max
+from tests.support.sandbox_facts import boundary_limits, cell_limits, session_limits
+
+CELL = cell_limits()
+RESULT = m.CellReport("completed", "", "", "2", None, (), 10, 65_536, 10, False, False)
+
+
+def opened() -> Protocol:
+    books = Protocol()
+    operation = books.opening(1, session_limits(), boundary_limits())
+    books.check(m.OperationDone(1, operation), with_file=False)
+    return books
+
+
+def running() -> tuple[Protocol, int]:
+    books = opened()
+    return books, books.beginning(1, cell=CELL)
+
+
+def done(operation: int, **changed: Any) -> m.OperationDone:
+    return m.OperationDone(1, operation, result=m.CellReport(**{**_fields(RESULT), **changed}))
+
+
+def _fields(report: m.CellReport) -> dict[str, Any]:
+    return {name: getattr(report, name) for name in report.__struct_fields__}
+
+
+def test_the_table_ends_where_a_session_is_closed_and_nowhere_else():
+    for state, row in TRANSITIONS.items():
+        for step, after in row.items():
+            assert (after is None) == (state is State.CLOSING and step is Step.CLOSED)
+
+
+def test_a_cell_asks_is_answered_and_ends():
+    books, operation = running()
+    books.check(m.GuestRequest(1, operation, b"?"), with_file=False)
+    assert books.state(1) is State.WAITING
+    assert books.responding(1)
+    assert not books.responding(1)
+    books.check(done(operation), with_file=False)
+    assert books.state(1) is State.IDLE
+
+
+def test_a_stopped_cell_may_ask_once_more_and_no_more():
+    books, operation = running()
+    assert books.stopping(1)
+    assert not books.stopping(1)
+    books.check(m.GuestRequest(1, operation, b"?"), with_file=False)
+    assert not books.responding(1)
+    with pytest.raises(BoundaryViolation, match="told to end"):
+        books.check(m.GuestRequest(1, operation, b"?"), with_file=False)
+
+
+def test_a_closed_session_reports_its_end_at_most_once_and_then_is_gone():
+    books, operation = running()
+    assert books.closing(1)
+    assert not books.closing(1)
+    books.check(m.OperationDone(1, operation, error=m.encode_error(CellCancelled("x"))), with_file=False)
+    with pytest.raises(BoundaryViolation, match="another operation"):
+        books.check(done(operation), with_file=False)
+    books.check(m.SessionClosed(1), with_file=False)
+    assert books.state(1) is None
+    with pytest.raises(BoundaryViolation, match="does not hold"):
+        books.check(m.SessionClosed(1), with_file=False)
+
+
+def test_a_session_that_could_not_be_made_is_gone_at_once():
+    books = Protocol()
+    operation = books.opening(1, session_limits(), boundary_limits())
+    books.check(m.OperationDone(1, operation, error=m.encode_error(CellCancelled("x"))), with_file=False)
+    assert books.sessions == ()
+
+
+@pytest.mark.threat("T-056")
+@pytest.mark.parametrize(
+    "report",
+    [
+        m.GuestRequest(2, 2, b"?"),  # a session that is not there
+        m.GuestRequest(1, 1, b"?"),  # an operation that is over
+        m.GuestRequest(1, 3, b"?"),  # one that never was
+        m.GuestRequest(1, 2, b"x" * 262_145),
+        m.OperationDone(1, 2),  # a cell without a result
+        m.OperationDone(1, 2, result=RESULT, error=m.encode_error(CellCancelled("x"))),
+        m.OperationDone(1, 2, image=m.ImageReport(65_536, 0, 0)),
+        m.SessionClosed(1),
+        m.Pong(1),
+        done(2, stdout="x" * (CELL.stdout_bytes_max + 1)),
+        done(2, stderr="x" * (CELL.stderr_bytes_max + 1)),
+        done(2, result="x" * (CELL.result_bytes_max + 1)),
+        done(2, fuel_used=CELL.fuel_max + 1),
+        done(2, memory_peak_bytes=1 << 40),
+        done(2, outcome="guest_trap"),
+        done(2, error=m.encode_error(CellCancelled("x"))),
+    ],
+)
+def test_a_report_that_is_not_due_or_too_large_is_refused(report):
+    books, operation = running()
+    assert operation == 2
+    with pytest.raises(BoundaryViolation):
+        books.check(report, with_file=False)
+
+
+@pytest.mark.threat("T-056")
+def test_nothing_is_reported_twice():
+    books, operation = running()
+    books.check(done(operation), with_file=False)
+    for report in (done(operation), m.GuestRequest(1, operation, b"?")):
+        with pytest.raises(BoundaryViolation):
+            books.check(report, with_file=False)
+    books.check(m.Ready(), with_file=False)
+    with pytest.raises(BoundaryViolation):
+        books.check(m.Ready(), with_file=False)
+    books.pinging(5)
+    books.check(m.Pong(5), with_file=False)
+    with pytest.raises(BoundaryViolation):
+        books.check(m.Pong(5), with_file=False)
+
+
+@pytest.mark.threat("T-056")
+def test_a_cell_cannot_ask_while_it_waits_or_more_often_than_a_cell_can():
+    books, operation = running()
+    request = m.GuestRequest(1, operation, b"?")
+    for _ in range(4 * CELL.requests_max + 1):
+        books.check(request, with_file=False)
+        with pytest.raises(BoundaryViolation, match="out of order"):
+            books.check(request, with_file=False)
+        books.responding(1)
+    with pytest.raises(BoundaryViolation, match="more requests"):
+        books.check(request, with_file=False)
+
+
+@pytest.mark.threat("T-056")
+def test_an_input_that_is_loaded_asks_nothing():
+    books = opened()
+    operation = books.beginning(1)
+    with pytest.raises(BoundaryViolation, match="out of order"):
+        books.check(m.GuestRequest(1, operation, b"?"), with_file=False)
+
+
+@pytest.mark.threat("T-058")
+@pytest.mark.parametrize(
+    ("image", "with_file"),
+    [
+        (m.ImageReport(65_536, 0, 1), False),
+        (m.ImageReport(65_537, 0, 1), True),
+        (m.ImageReport(1 << 40, 0, 1), True),
+        (m.ImageReport(65_536, 0, 17), True),
+        (None, False),
+    ],
+)
+def test_an_image_without_its_file_or_of_an_impossible_size_is_refused(image, with_file):
+    books = opened()
+    operation = books.beginning(1, wants_image=True)
+    with pytest.raises(BoundaryViolation):
+        books.check(m.OperationDone(1, operation, image=image), with_file=with_file)
+
+
+@pytest.mark.threat("T-058")
+def test_a_file_nobody_asked_for_is_refused():
+    books, operation = running()
+    with pytest.raises(BoundaryViolation):
+        books.check(done(operation), with_file=True)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=200))
+@pytest.mark.threat("T-057")
+def test_no_bytes_of_a_worker_raise_anything_but_a_violation(data):
+    with contextlib.suppress(BoundaryViolation):
+        m.decode_report(data)
+
+
+def test_every_error_of_a_guest_crosses_with_its_type_and_texts():
+    from rlm_wasm import errors
+
+    for kind in (*errors.GuestError.__subclasses__(), errors.UsageError, errors.ArtifactError):
+        if kind is errors.GuestException:
+            sent: errors.RlmWasmError = errors.GuestException("ValueError", "a\ud800b", "trace")
+        elif issubclass(kind, errors.GuestError):
+            sent = kind("what", traceback="trace")
+        else:
+            sent = kind("what", hint="try this")
+        got = m.decode_error(m.encode_error(sent))
+        assert type(got) is kind
+        assert str(got) == str(sent).replace("\ud800", "?")
+        assert got.hint == sent.hint
+
+
+@pytest.mark.threat("T-057")
+def test_an_error_of_no_name_of_ours_is_refused():
+    with pytest.raises(BoundaryViolation):
+        m.decode_error(m.ErrorReport("KeyboardInterrupt", "x"))
+
+
+def test_texts_of_an_error_are_cut_to_what_a_report_may_hold():
+    report = m.encode_error(CellCancelled("x" * 100_000, traceback="é" * 1_000_000))
+    assert m.decode_report(m.encode(m.OperationDone(1, 1, error=report)))
+    assert len(report.message) == m.MESSAGE_CHARS_MAX
+
+
+def test_the_largest_honest_report_fits_its_cap():
+    cell = replace(CELL, stdout_bytes_max=1000, stderr_bytes_max=1000, result_bytes_max=1000)
+    wide, long = "\ufffd" * 1000, "\ufffd" * 262_144
+    full = done(
+        1,
+        stdout=wide,
+        stderr=wide,
+        result=wide,
+        outcome="guest_exception",
+        error=m.ErrorReport("GuestException", "", None, long, wide[:256], long),
+        variables=(wide[:256],) * 1000,
+    )
+    frame = m.encode(full)
+    assert len(frame) <= report_bytes_max(cell, boundary_limits())
