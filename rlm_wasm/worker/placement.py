@@ -156,6 +156,12 @@ class Placement:
         worker.sessions -= 1
         return worker.sessions == 0 and worker.age is Age.RETIRED
 
+    def retire(self, number: int) -> None:
+        """Give a worker no session any more: it could not make one. It ends after those that it has."""
+        worker = self._workers.get(number)
+        if worker is not None:
+            worker.age = Age.RETIRED
+
     def ended(self, number: int) -> None:
         """Note that a worker is gone, and its sessions with it. Safe to say again."""
         self._workers.pop(number, None)

@@ -18,7 +18,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from rlm_wasm.core.limits import BoundaryLimits, CellLimits, SessionLimits, WorkerLimits
-from rlm_wasm.errors import RlmWasmError, UsageError, WorkerLost
+from rlm_wasm.errors import HostExhausted, InternalError, RlmWasmError, UsageError, WorkerLost
 from rlm_wasm.ids import SessionId
 from rlm_wasm.worker.image_file import WorkerImage
 from rlm_wasm.worker.link import Link
@@ -143,7 +143,10 @@ class WorkerPool:
         session = ProcessSession(link, SessionId(next(self._numbers)), limits, boundary)
         try:
             await session.open_in(limits, start)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, InternalError | HostExhausted):
+                # The kernel refused it something, and would the next session as well: that one goes elsewhere.
+                self._retire(place.worker)
             session.abandon()  # cancelled: the guest may be there although nobody wants it
             raise
         return session
@@ -226,6 +229,10 @@ class WorkerPool:
         if slot.link is None:
             raise WorkerLost("the worker process is gone: it was ended before it served")
         return slot.link
+
+    def _retire(self, number: int) -> None:
+        self._placement.retire(number)
+        self._end_all(self._placement.tick(self._clock()), "it could not make a session")
 
     def _left(self, number: int) -> None:
         if self._placement.left(number):

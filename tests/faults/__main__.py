@@ -1,0 +1,50 @@
+"""``python -m tests.faults COUNT [SEED]``: that many faults over real worker processes, and what they came to."""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from random import Random
+
+import anyio
+
+from rlm_wasm.worker.zygote import guest_files
+from tests.faults.rounds import ROUNDS_A_POOL, Tally, rounds
+
+
+def spread(values: list[float]) -> str:
+    """Return the middle, the 99th of 100 and the most of some seconds, in milliseconds."""
+    if not values:
+        return "none"
+    ordered = sorted(values)
+    at = (ordered[len(ordered) // 2], ordered[len(ordered) * 99 // 100], ordered[-1])
+    return "median {:.0f}, 99th {:.0f}, most {:.0f} ms".format(*(1000 * each for each in at))
+
+
+def main(count: int, seed: int) -> None:
+    """Let the faults come."""
+    guest_files()  # held by a process from its first worker on
+    began = time.monotonic()
+    print(f"{count} faults, seed {seed}", flush=True)
+    tally, drawn = Tally(), Random(seed)
+    while tally.count < count:
+        of_pool = drawn.randrange(1 << 32)
+        backend = drawn.choice(("asyncio", "trio"))
+        left = min(ROUNDS_A_POOL, count - tally.count)
+        try:
+            anyio.run(rounds, tally, of_pool, left, backend=backend)
+        except BaseException:
+            print(f"failed: rounds of the seed {of_pool} on {backend}", flush=True)
+            raise
+        print(f"{tally.count} faults after {time.monotonic() - began:.0f} s", flush=True)
+    for kind, number in sorted(tally.faults.items()):
+        print(f"  {kind}: {number}")
+    print(f"operations: {dict(tally.outcomes.most_common())}")
+    print(f"fault to its error: {spread(tally.told)}; n = {len(tally.told)}")
+    print(f"a fresh session's first cell: {spread(tally.fresh)}; after another loss: {tally.lost_again}")
+    print(f"nothing left; {time.monotonic() - began:.0f} s")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else random.SystemRandom().randrange(1 << 32))

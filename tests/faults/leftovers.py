@@ -1,0 +1,91 @@
+"""What faults must not leave behind: processes, descriptors, mappings, files."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.support.host_health import assert_same, health
+from tests.support.pool_facts import until
+
+_FOLDERS = (tempfile.gettempdir(), "/dev/shm")
+GONE_SECONDS_MAX = 10.0
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process, told apart from a later one of the same number."""
+
+    pid: int
+    started: int
+
+    @property
+    def exists(self) -> bool:
+        """Whether it is there, as a zombie too."""
+        return _stat(self.pid)[1] == self.started
+
+
+def _stat(pid: int) -> tuple[int, int]:
+    """Return a process's parent and when it was started; -1 if there is none."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return -1, -1
+    return int(fields[1]), int(fields[19])
+
+
+def children_of(pid: int) -> list[int]:
+    """Return the processes that one has started, as the kernel lists them."""
+    try:
+        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def descendants() -> set[Process]:
+    """Return every process that this one has started, and theirs."""
+    found: set[Process] = set()
+    waiting = [os.getpid()]
+    while waiting:
+        for pid in children_of(waiting.pop()):
+            found.add(Process(pid, _stat(pid)[1]))
+            waiting.append(pid)
+    return found
+
+
+def _files() -> set[str]:
+    """Return the files of ours in folders for temporary ones: those of our user that name this package."""
+    return {
+        f"{folder}/{name}"
+        for folder in _FOLDERS
+        if os.path.isdir(folder)
+        for name in os.listdir(folder)
+        if "rlm" in name
+    }
+
+
+@dataclass
+class Seen:
+    """The processes that were there at some time."""
+
+    processes: set[Process] = field(default_factory=set)
+
+    def look(self) -> None:
+        """Remember who is there now."""
+        self.processes |= descendants()
+
+
+@asynccontextmanager
+async def nothing_left() -> AsyncIterator[Seen]:
+    """Fail if the block leaves a process, a descriptor, a mapping or a file that was not there."""
+    before, files, others = health(), _files(), descendants()
+    seen = Seen()
+    yield seen
+    mine = seen.processes | (descendants() - others)
+    await until(lambda: not [each for each in mine - others if each.exists], GONE_SECONDS_MAX)
+    assert_same(before, health())
+    assert _files() <= files, sorted(_files() - files)

@@ -1,0 +1,240 @@
+"""Rounds over a pool: sessions are in the middle of something, one fault comes, everything has to be told."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, Final
+from unittest.mock import patch
+
+import anyio
+from anyio.abc import TaskGroup
+
+from rlm_wasm.errors import RlmWasmError
+from rlm_wasm.worker.child import Child
+from rlm_wasm.worker.link import Link
+from rlm_wasm.worker.placement import Isolation
+from rlm_wasm.worker.pool import WorkerPool
+from tests.faults.leftovers import Seen, nothing_left
+from tests.faults.steps import LOST, PLAIN, REFUSED, STEPS, Counted, Round, outcome_of, run
+from tests.faults.strikes import STRIKES, WEIGHTS, Strike
+from tests.support.pool_facts import alive, pool_limits, until
+
+HANG_MS: Final = 300
+# What a machine may be late by beside that; the report tells what it really took.
+TOLD_SECONDS_MAX: Final = 3.0
+# Nothing takes so long unless somebody waits for ever.
+STUCK_SECONDS: Final = 30.0
+ROUNDS_A_POOL: Final = 20
+_LOST_WORDS: Final = {error.__name__ for error in LOST} | {"worker_lost"}
+_REFUSED_WORDS: Final = _LOST_WORDS | {error.__name__ for error in REFUSED} | {"memory_exceeded"}
+ISOLATIONS: Final[tuple[Isolation, ...]] = ("shared", "session", "tenant")
+
+
+@dataclass
+class Tally:
+    """What was done and what it came to."""
+
+    faults: Counter[str] = field(default_factory=Counter)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    # Seconds from the fault to the end of an operation that it ended, and to the next cell that worked.
+    told: list[float] = field(default_factory=list)
+    fresh: list[float] = field(default_factory=list)
+    lost_again: int = 0
+
+    @property
+    def count(self) -> int:
+        return self.faults.total()
+
+
+@dataclass
+class _Struck:
+    """The fault of one round: when it came and whom it hit."""
+
+    strike: Strike
+    at: float = 0.0
+    link: Link | None = None
+    done: bool = False
+    children: list[Child] = field(default_factory=list)
+
+    def hit(self, session: Counted) -> bool:
+        """Whether the fault may have reached what the session was doing."""
+        return self.strike.hits == "zygote" or (self.strike.hits == "worker" and session._loop is self.link)
+
+
+@contextmanager
+def counted() -> Iterator[None]:
+    """Have pools make sessions that count what they were told."""
+    with patch("rlm_wasm.worker.pool.ProcessSession", Counted):
+        yield
+
+
+async def rounds(tally: Tally, seed: int, count: int, *, strikes: tuple[Strike, ...] = STRIKES) -> None:
+    """Open a pool and let `count` faults come, the last while it closes. Nothing may be left."""
+    random = Random(seed)
+    isolation = random.choice(ISOLATIONS)
+    limits = pool_limits(
+        isolation, workers_max=2 if isolation == "shared" else 8, hang_ms_max=HANG_MS, heartbeat_ms=50
+    )
+    async with nothing_left() as seen:
+        with counted():
+            # What goes on while the pool closes is not of the pool's task group.
+            async with anyio.create_task_group() as outside:
+                async with WorkerPool(limits) as pool:
+                    image = await _image(pool)
+                    for _ in range(count - 1):
+                        await _OneFault(pool, random, _drawn(random, strikes), image, tally, seen).whole()
+                    last = _OneFault(pool, random, _drawn(random, strikes), image, tally, seen)
+                    await last.begin(outside)
+                    await until(lambda: last.struck.done or last.all_told)
+                    began = time.monotonic()
+                assert time.monotonic() - began < TOLD_SECONDS_MAX, f"{last.about}: the pool does not close"
+                await until(lambda: last.all_told, TOLD_SECONDS_MAX)
+                last.judge(closed=True)
+        del image, last
+
+
+def _drawn(random: Random, strikes: tuple[Strike, ...]) -> Strike:
+    weights = [weight for strike, weight in zip(STRIKES, WEIGHTS, strict=True) if strike in strikes]
+    return random.choices([strike for strike in STRIKES if strike in strikes], weights)[0]
+
+
+async def _image(pool: WorkerPool) -> Any:
+    async with await pool.session(pool._limits.session, pool._limits.boundary) as session:
+        return await session.snapshot()
+
+
+class _OneFault:
+    """Up to three operations, a fault, and what is expected of them all."""
+
+    def __init__(
+        self, pool: WorkerPool, random: Random, strike: Strike, image: Any, tally: Tally, seen: Seen
+    ) -> None:
+        self.struck = _Struck(strike)
+        self._pool, self._random, self._tally, self._seen = pool, random, tally, seen
+        self._round = Round(pool, random, self._strike_now, image)
+        self._drawn = [random.choice(list(STEPS)) for _ in range(random.randint(1, 3))]
+        self.about = f"{strike.name} while {self._drawn} in {pool._limits.isolation!r}"
+        self._told: list[tuple[str, Counted, str, float]] = []
+
+    @property
+    def all_told(self) -> bool:
+        """Whether every operation has ended."""
+        return len(self._told) == len(self._drawn)
+
+    def _strike_now(self, session: Any) -> None:
+        struck, links = self.struck, self._pool.links
+        if struck.done:
+            return
+        self._seen.look()
+        link = None if session is None else session._loop
+        if link is None or (self._random.random() < 0.2 and links):
+            link = self._random.choice(links) if links else None
+        struck.link = link
+        struck.children = [link.child for link in links]
+        struck.done = struck.strike.strike(self._pool, link)
+        struck.at = time.monotonic()
+
+    async def whole(self) -> None:
+        """Let it come, and see that the pool serves as before."""
+        with anyio.move_on_after(STUCK_SECONDS) as stuck:
+            async with anyio.create_task_group() as tasks:
+                await self.begin(tasks)
+            self.judge(closed=False)
+            await _afterwards(self._round, self._tally, self.struck, self.about)
+        assert not stuck.cancelled_caught, f"stuck: {self.about}, told: {[(t[0], t[2]) for t in self._told]}"
+        struck = self.struck
+        if struck.done and struck.strike.deadly and struck.strike.hits == "worker":
+            assert struck.link is not None
+            child = struck.link.child
+            await until(lambda: not alive(child))
+
+    async def begin(self, tasks: TaskGroup) -> None:
+        """Start the operations; one of them lets the fault come."""
+        sessions = [await _ready(self._round) for _ in self._drawn]
+        for step, session in zip(self._drawn, sessions, strict=True):
+            tasks.start_soon(self._do, step, session)
+
+    async def _do(self, step: str, session: Counted) -> None:
+        outcome = await outcome_of(STEPS[step](self._round, session))
+        self._told.append((step, session, outcome, time.monotonic()))
+
+    def judge(self, *, closed: bool) -> None:
+        """Look at how each operation ended."""
+        self._tally.faults[self.struck.strike.name if self.struck.done else "none"] += 1
+        for step, session, outcome, at in self._told:
+            _judge(self._tally, f"{self.about}: {step}", self.struck, session, outcome, at, close=closed)
+        for session in self._round.sessions:
+            told = f"{session.begun} begun, {session.ended} ended"
+            assert session.begun == session.ended, f"{self.about}: {told}"
+
+
+async def _ready(round: Round) -> Counted:
+    """Return a session. What an idle worker met before is found only now, once for each: then another one."""
+    for _ in range(4):
+        try:
+            return await round.session()
+        except REFUSED:
+            continue
+    raise AssertionError("four workers in a row made no session")
+
+
+def _judge(
+    tally: Tally, about: str, struck: _Struck, session: Counted, outcome: str, at: float, *, close: bool
+) -> None:
+    tally.outcomes[outcome] += 1
+    if outcome in PLAIN:
+        return
+    if close:
+        assert outcome in _REFUSED_WORDS | {"UsageError", "Overloaded"}, f"{about}: {outcome}"
+        return
+    refusing = struck.strike.name.startswith("no ")
+    # A session that was being opened may have been in any worker.
+    hit = struck.hit(session) or (struck.done and about.endswith(("opening", "forking")))
+    assert hit, f"{about}: {outcome} though it was not hit"
+    assert outcome in (_REFUSED_WORDS if refusing else _LOST_WORDS), f"{about}: {outcome}"
+    if outcome in _LOST_WORDS:
+        tally.told.append(at - struck.at)
+        assert tally.told[-1] < TOLD_SECONDS_MAX, f"{about}: told after {tally.told[-1]:.2f} s"
+
+
+async def _afterwards(round: Round, tally: Tally, struck: _Struck, about: str) -> None:
+    """Whoever lived lives, whoever was hit hears so, and a fresh session works. Then all is closed."""
+    if struck.done and struck.strike.deadly and struck.strike.hits == "zygote":
+        # The kernel ends them after it, one by one.
+        await until(lambda: not any(alive(child) for child in struck.children), TOLD_SECONDS_MAX)
+    for session in round.sessions:
+        if session._closed:
+            continue
+        began = time.monotonic()
+        outcome = await outcome_of(run(session, "1 + 1"))
+        took = time.monotonic() - began
+        assert took < TOLD_SECONDS_MAX, f"{about}: a next cell took {took:.2f} s"
+        lost_before = outcome == "UsageError"  # a cell that was cancelled took its session along
+        deadly = struck.done and struck.strike.deadly and struck.hit(session)
+        if deadly:
+            assert outcome in (*_LOST_WORDS, "UsageError"), f"{about}: {outcome} after a deadly fault"
+        elif not struck.hit(session):
+            assert outcome == "completed" or lost_before, f"{about}: {outcome} in a session that was not hit"
+    began = time.monotonic()
+    while True:
+        try:
+            async with await round.session() as fresh:
+                outcome = await run(fresh, "6 * 7")
+        except RlmWasmError as error:
+            outcome = f"{type(error).__name__}: {error}"
+        if outcome == "completed":
+            break
+        tally.lost_again += 1
+        # A stopped worker that had nothing to do is found when it is given something.
+        assert tally.lost_again and "orker" in outcome, f"{about}: a fresh session: {outcome}"
+        took = time.monotonic() - began
+        assert took < STUCK_SECONDS, about
+    tally.fresh.append(time.monotonic() - began)
+    for session in round.sessions:
+        await session.aclose()
+    await until(lambda: round.pool.sessions == 0, TOLD_SECONDS_MAX)

@@ -1,0 +1,125 @@
+"""What can happen to a worker process, its socket and the process that forks it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from rlm_wasm.worker.link import Link
+from rlm_wasm.worker.pool import WorkerPool
+from tests.faults.leftovers import children_of
+
+# Longer than a worker may be silent: our own lateness must not be held against it.
+LATE_SECONDS: Final = 0.4
+
+
+@dataclass(frozen=True)
+class Strike:
+    """One kind of fault. `hits` is "worker", "zygote" or "host"; `deadly`: sessions of it cannot live on."""
+
+    name: str
+    hits: str
+    deadly: bool
+    strike: Callable[[WorkerPool, Link | None], bool]
+
+
+def _signal(number: int) -> Callable[[WorkerPool, Link | None], bool]:
+    def strike(pool: WorkerPool, link: Link | None) -> bool:
+        if link is None or link.child.ended():
+            return False
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(link.child.pidfd, number)
+        return True
+
+    return strike
+
+
+def _shut(how: int) -> Callable[[WorkerPool, Link | None], bool]:
+    def strike(pool: WorkerPool, link: Link | None) -> bool:
+        if link is None or link.lost is not None:
+            return False
+        with contextlib.suppress(OSError):
+            link.child.connection.shutdown(how)
+        return True
+
+    return strike
+
+
+def _deaf(pool: WorkerPool, link: Link | None) -> bool:
+    """It reads no more, and the pipe to it is full at once."""
+    if link is None or link.lost is not None or link.child.ended():
+        return False
+    link.child.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+    return _signal(signal.SIGSTOP)(pool, link)
+
+
+def _no_memory(pool: WorkerPool, link: Link | None) -> bool:
+    """It gets no more memory than it has, whatever it asks for."""
+    if link is None or link.child.ended():
+        return False
+    try:
+        for which in (resource.RLIMIT_AS, resource.RLIMIT_DATA):
+            resource.prlimit(link.child.pid, which, (1 << 20, 1 << 20))
+    except (PermissionError, ProcessLookupError):
+        return False
+    return True
+
+
+def _no_files(pool: WorkerPool, link: Link | None) -> bool:
+    """It can make no descriptor and no file of any size: images cannot be written nor received."""
+    if link is None or link.child.ended():
+        return False
+    try:
+        resource.prlimit(link.child.pid, resource.RLIMIT_NOFILE, (0, 0))
+        resource.prlimit(link.child.pid, resource.RLIMIT_FSIZE, (0, 0))
+    except (PermissionError, ProcessLookupError):
+        return False
+    return True
+
+
+def _late(pool: WorkerPool, link: Link | None) -> bool:
+    """The host itself does nothing for a while, and so reads nothing."""
+    time.sleep(LATE_SECONDS)
+    return True
+
+
+def _zygote(number: int, *, inner: bool) -> Callable[[WorkerPool, Link | None], bool]:
+    def strike(pool: WorkerPool, link: Link | None) -> bool:
+        pids = [pid for nursery in pool.nurseries if (pid := nursery.zygote_pid) is not None]
+        struck = False
+        for outer in pids:
+            # The process that was started, or the one in the namespaces that forks.
+            for pid in children_of(outer)[:1] if inner else [outer]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+                    struck = True
+        return struck
+
+    return strike
+
+
+STRIKES: Final = (
+    Strike("kill", "worker", True, _signal(signal.SIGKILL)),
+    Strike("abort", "worker", True, _signal(signal.SIGABRT)),
+    Strike("stop", "worker", True, _signal(signal.SIGSTOP)),
+    Strike("deaf", "worker", True, _deaf),
+    Strike("no memory", "worker", False, _no_memory),
+    Strike("no files", "worker", False, _no_files),
+    Strike("shut both", "worker", True, _shut(socket.SHUT_RDWR)),
+    Strike("shut reading", "worker", True, _shut(socket.SHUT_RD)),
+    Strike("shut writing", "worker", True, _shut(socket.SHUT_WR)),
+    Strike("late host", "host", False, _late),
+    Strike("kill zygote", "zygote", True, _zygote(signal.SIGKILL, inner=False)),
+    Strike("kill zygote inside", "zygote", True, _zygote(signal.SIGKILL, inner=True)),
+    Strike("stop zygote", "zygote", False, _zygote(signal.SIGSTOP, inner=True)),
+    Strike("stop zygote outside", "zygote", False, _zygote(signal.SIGSTOP, inner=False)),
+)
+# Those of a zygote cost a new one, some tenths of a second.
+WEIGHTS: Final = tuple(1 if strike.hits == "zygote" else 4 for strike in STRIKES)
