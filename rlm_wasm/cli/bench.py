@@ -72,10 +72,12 @@ def _told(text: str) -> None:
 def _measurements(quick: bool) -> dict[str, Callable[[], Measurement]]:
     from rlm_wasm.bench.density_bench import DensityBench
     from rlm_wasm.bench.image_bench import ImageBench
+    from rlm_wasm.bench.pool_bench import PoolBench
     from rlm_wasm.bench.process_bench import exec_process
     from rlm_wasm.bench.query_bench import QueryBench
     from rlm_wasm.bench.recursion_bench import RecursionBench
     from rlm_wasm.bench.sandbox_bench import SandboxBench
+    from rlm_wasm.bench.worker_bench import WorkerBench
     from rlm_wasm.policy.model import Policy
 
     policy = Policy.builtin("standard")
@@ -85,5 +87,7 @@ def _measurements(quick: bool) -> dict[str, Callable[[], Measurement]]:
         **DensityBench(policy, quick=quick).measurements(),
         **QueryBench(policy, quick=quick).measurements(),
         **RecursionBench(policy, quick=quick).measurements(),
+        **WorkerBench(policy, quick=quick).measurements(),
+        **PoolBench(policy, quick=quick).measurements(),
         "exec_process_ms": lambda: exec_process(quick=quick),
     }

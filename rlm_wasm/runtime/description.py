@@ -84,7 +84,7 @@ def _is_writable(value: str) -> bool:
 def _guest_identity() -> tuple[str, str]:
     try:
         return _identity_of_built_guest()
-    except ArtifactError:
+    except (ArtifactError, OSError):
         return "", ""  # told where the guest is wanted, if it is
 
 

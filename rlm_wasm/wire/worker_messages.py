@@ -38,7 +38,7 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
 class OpenSession(_Message, frozen=True, tag=1):
     """Make a session, from the image whose file comes along if `image` is not 0.
 
-    Its number is also the stream of its random bytes where the policy names a seed.
+    Where the policy names a seed, its number is the stream of its random bytes unless the limits name one.
     """
 
     session: int

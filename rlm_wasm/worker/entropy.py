@@ -10,8 +10,11 @@ from rlm_wasm.core.limits import SessionLimits
 
 
 def session_entropy(limits: SessionLimits, session: int) -> Callable[[int], bytes]:
-    """Return where a session's random bytes come from; its number is its stream under a seed."""
-    return os.urandom if limits.entropy == "fresh" else seeded_entropy(limits.seed, session)
+    """Return where a session's random bytes come from.
+
+    Under a seed: from the stream that its limits name, else from that of its number.
+    """
+    return os.urandom if limits.entropy == "fresh" else seeded_entropy(limits.seed, limits.stream or session)
 
 
 def seeded_entropy(seed: int, stream: int) -> Callable[[int], bytes]:

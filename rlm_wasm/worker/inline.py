@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import os
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
@@ -41,7 +40,7 @@ from rlm_wasm.worker.commands import (
     Stop,
     TakeSnapshot,
 )
-from rlm_wasm.worker.entropy import seeded_entropy
+from rlm_wasm.worker.entropy import session_entropy
 from rlm_wasm.worker.loop import WorkerLoop
 from rlm_wasm.worker.postbox import Postbox
 from rlm_wasm.worker.result import CellResult
@@ -287,9 +286,7 @@ class InlineWorker:
             self._postbox = Postbox(token)
         number = SessionId(next(self._numbers))
         session = InlineSession(self._loop, number, boundary)
-        entropy = (
-            os.urandom if limits.entropy == "fresh" else seeded_entropy(limits.seed, limits.stream or number)
-        )
+        entropy = session_entropy(limits, number)
         try:
             await session.open(limits, entropy, start, self._postbox)
         except BaseException:

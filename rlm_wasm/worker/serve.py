@@ -28,6 +28,10 @@ COMMAND_BYTES_MAX: Final = 256 << 20
 # A host that does not read is not worked for: beyond this nothing runs until it has read.
 UNSENT_BYTES_HIGH: Final = 8 << 20
 _UNSENT_BYTES_MAX: Final = 1 << 30
+# A worker that has had so many sessions is one that they share: it prepares for the next ones while
+# nobody has wanted it for so long.
+SHARED_FROM_SESSIONS: Final = 2
+IDLE_MS: Final = 5
 
 
 class Server:
@@ -40,6 +44,8 @@ class Server:
         self._seats = Seats()
         self._images = Images()
         self._operations: dict[int, int] = {}
+        self._opened = 0
+        self._idle = False
         self._poll = select.poll()
         self._closed = False
 
@@ -57,10 +63,15 @@ class Server:
     def step(self) -> None:
         """Wait until there is something to do, and do one thing. Raises PeerGone."""
         if self._wait():
+            self._idle = False
             for frame in self._channel.receive():
                 file = None if frame.file is None else MemoryFile(frame.file)
                 self._take(m.decode_command(frame.payload), file)
-        if self._channel.unsent_bytes < UNSENT_BYTES_HIGH:
+        if self._channel.unsent_bytes >= UNSENT_BYTES_HIGH:
+            return
+        if self._idle and self._seats.idle_seconds() != 0.0:
+            self._seats.prepare()
+        else:
             self._seats.turn()
 
     def close(self) -> None:
@@ -70,16 +81,26 @@ class Server:
         self._seats.close_all()
 
     def _wait(self) -> bool:
-        """Wait until a session can go on or the host has something to say; return whether that is so."""
+        """Wait until a session can go on or the host has something to say; return whether it has.
+
+        Or until there has been nothing to do for a while, in a worker that may use the time.
+        """
         events = select.POLLIN
         seconds = self._seats.idle_seconds()
+        patience = None
+        if seconds != 0.0 and self._opened >= SHARED_FROM_SESSIONS and self._seats.wants_preparing:
+            patience = 0 if self._idle else IDLE_MS
         if not self._channel.flush():
             events |= select.POLLOUT
             if self._channel.unsent_bytes >= UNSENT_BYTES_HIGH:
                 seconds = None
         self._poll.register(self._channel.fileno(), events)
         # Rounded up: waking a fraction of a millisecond early would spin until the time has come.
-        found = self._poll.poll(None if seconds is None else -int(-seconds * 1000 // 1))
+        timeout = None if seconds is None else -int(-seconds * 1000 // 1)
+        if patience is not None:
+            timeout = patience if timeout is None else min(patience, timeout)
+        found = self._poll.poll(timeout)
+        self._idle = patience is not None and not found
         return any(event & ~select.POLLOUT for _, event in found)
 
     def _take(self, message: m.ToWorker, file: MemoryFile | None) -> None:
@@ -94,6 +115,7 @@ class Server:
                 return
             case m.OpenSession(session=session, operation=operation):
                 self._operations[session] = operation
+                self._opened += 1
                 self._open(message, file)
                 return
             case m.LoadValue(session=session, operation=operation):

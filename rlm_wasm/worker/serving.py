@@ -11,9 +11,11 @@ from typing import Final, TypeVar
 from rlm_wasm.core.limits import BoundaryLimits, CellLimits, SessionLimits
 from rlm_wasm.errors import CellCancelled, InternalError
 from rlm_wasm.image.memfd import MemoryFile
+from rlm_wasm.sandbox.stock import Stock
 from rlm_wasm.sandbox.text import LaidOut, encoding_of
 from rlm_wasm.wire import worker_messages as m
 from rlm_wasm.worker.frames import Channel
+from rlm_wasm.worker.program import load_guest_program
 from rlm_wasm.worker.serve import Server, serve
 
 __all__ = ["serve", "warm"]
@@ -85,6 +87,19 @@ def warm() -> None:
     finally:
         server.close()
         host.channel.close()
+    _prepare()
+
+
+def _prepare() -> None:
+    """Prepare a session as an idle worker does, and learn which pages that takes: a fork knows then."""
+    loaded = load_guest_program()
+    stock = Stock(loaded.program, loaded.guest.facts, size_max=1)
+    try:
+        stock.take()
+        while stock.wants:
+            stock.work()
+    finally:
+        stock.close()
 
 
 class _Host:

@@ -52,6 +52,7 @@ class Talk:
     spent: Amounts = field(default_factory=dict)
     stopping: bool = False  # takes no more requests
     told: bool = False  # a StopChild was sent
+    told_ns: int = 0
     gone: bool = False
     cell_requests: int = 0
     cell_children: int = 0

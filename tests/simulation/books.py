@@ -47,6 +47,8 @@ from tests.simulation.accounts import OPEN, OPEN_QUERY, Amounts, Node, Request, 
 
 # A timer may be noticed so much after it was due: virtual lateness, and rounds of callbacks.
 LATE_NS_MAX: Final = 100_000_000
+# A child that is told to stop is gone soon: the worker's other guests have their slices before it.
+STOP_NS_MAX: Final = 50_000_000
 _TOKENS_BELIEVED_MAX: Final = 10**9
 Asked = QueryReceived | ChildRequested
 
@@ -189,6 +191,9 @@ class Books:
     def _child_finished(self, run: RunAccount, number: RequestId) -> None:
         talk, request = run.talks[number], run.requests[number]
         self.check(not talk.gone, "3: a child finished twice")
+        if talk.told:
+            late = self._now_ns > talk.told_ns + STOP_NS_MAX
+            self.check(not late, f"8: child {number} went on after it was told to stop")
         talk.gone = talk.stopping = True
         if request.where == "running":
             request.where = "answering"
@@ -225,6 +230,7 @@ class Books:
                 self.check(not talk.told, "3: a child was stopped twice")
                 self.check(not talk.gone, "3: a child was stopped that is gone")
                 talk.told = talk.stopping = True
+                talk.told_ns = self._now_ns
             case Respond():
                 self._responded(effect)
             case SetTimer(run_id=run_id, timer_id=timer_id, at_ns=at_ns):

@@ -338,12 +338,12 @@ class SimulatedSession:
         return answer
 
     def _query(self, kind: str, prompt: str, **more: Any) -> _GuestSteps:
-        request = _request(kind, **more) | {"prompt": prompt}
+        request = _request(kind, {"prompt": prompt}, more)
         item = yield from self._exchange(json.dumps(request).encode())
         return self._text(prompt, item)
 
     def _batch(self, kind: str, prompts: list[str], **more: Any) -> _GuestSteps:
-        request = _request(kind, **more) | {"prompts": prompts}
+        request = _request(kind, {"prompts": prompts}, more)
         answer = yield from self._exchange(json.dumps(request).encode())
         if answer["status"] != "completed":
             raise _failure(answer)
@@ -506,8 +506,10 @@ def is_answer_to(prompt: str, text: str) -> bool:
     return True  # a child's model said it itself, without its guest
 
 
-def _request(kind: str, **more: Any) -> dict[str, Any]:
-    return {"type": kind} | {name: value for name, value in more.items() if value is not None}
+def _request(kind: str, asked: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    given = {name: value for name, value in more.items() if value is not None}
+    # In the order in which the guest's own library writes them.
+    return {"type": kind} | (asked | given if kind.startswith("llm") else given | asked)
 
 
 def _statements(source: str) -> list[tuple[str, tuple[Any, ...]]]:

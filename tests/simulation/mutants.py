@@ -9,6 +9,7 @@ from typing import Any, Final
 import pytest
 
 from rlm_wasm.core import retry
+from rlm_wasm.core.child_flow import ChildFlow
 from rlm_wasm.core.dialects import observations
 from rlm_wasm.core.effects import ClearTimer, Respond
 from rlm_wasm.core.journal import Journal
@@ -18,7 +19,7 @@ from rlm_wasm.core.permits import Permits
 from rlm_wasm.core.query_flow import QueryFlow
 from rlm_wasm.core.request import Cancelled, Completed, TimedOut
 from rlm_wasm.core.scheduler import Scheduler
-from rlm_wasm.runtime import broker, run
+from rlm_wasm.runtime import broker, conversation
 from rlm_wasm.runtime.timers import Timers
 from rlm_wasm.worker import commands
 from rlm_wasm.worker.seats import Seats
@@ -48,7 +49,7 @@ def a_permit_is_kept_during_the_backoff(patch: pytest.MonkeyPatch) -> None:
 
 def a_free_permit_is_not_handed_out(patch: pytest.MonkeyPatch) -> None:
     hand_out = Permits.hand_out
-    patch.setattr(Permits, "hand_out", lambda self: () if self._held == 1 else hand_out(self))
+    patch.setattr(Permits, "hand_out", lambda self, now_ns: [] if self.held == 1 else hand_out(self, now_ns))
 
 
 def _drops(patch: pytest.MonkeyPatch, effect: type, response: type | None = None) -> None:
@@ -153,7 +154,7 @@ def a_session_is_left_open(patch: pytest.MonkeyPatch) -> None:
     async def forgets(self: Any) -> None:
         self._session = None
 
-    patch.setattr(run.ActiveRun, "_close_session", forgets)
+    patch.setattr(conversation.Conversation, "_close_session", forgets)
 
 
 def a_guest_is_not_stopped(patch: pytest.MonkeyPatch) -> None:
@@ -168,6 +169,65 @@ def a_guest_is_not_stopped(patch: pytest.MonkeyPatch) -> None:
 
 def an_observation_is_not_cut(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(observations, "cut_text", lambda text, bytes_max: text)
+
+
+def a_child_is_forgotten_when_its_parent_ends(patch: pytest.MonkeyPatch) -> None:
+    end_below = ChildFlow.end_below
+
+    def forgets(self: Any, run: Any, branch: Any, reason: str) -> None:
+        kept = {number: None for number in branch.open if number in run.children}
+        for number in kept:
+            del branch.open[number]
+        end_below(self, run, branch, reason)
+        branch.open.update(kept)
+
+    patch.setattr(ChildFlow, "end_below", forgets)
+
+
+def a_child_has_no_deadline(patch: pytest.MonkeyPatch) -> None:
+    set_timer = Outbox.set_timer
+
+    def forgets(self: Any, run: Any, timer_id: str, *more: Any) -> None:
+        if not timer_id.startswith("child_deadline"):
+            set_timer(self, run, timer_id, *more)
+
+    patch.setattr(Outbox, "set_timer", forgets)
+
+
+def a_childs_spending_is_its_own(patch: pytest.MonkeyPatch) -> None:
+    view = Ledger.view
+
+    def copy(self: Any, within: Any, *more: Any) -> Any:
+        made = view(self, within, *more)
+        made.chain = (made,)  # a copy of what is left, which is what overspends
+        return made
+
+    patch.setattr(Ledger, "view", copy)
+
+
+def a_child_may_be_one_level_too_deep(patch: pytest.MonkeyPatch) -> None:
+    accept = ChildFlow.accept
+
+    def deeper(self: Any, run: Any, parent: Any, given: Any) -> Any:
+        parent.depth -= 1
+        try:
+            child = accept(self, run, parent, given)
+        finally:
+            parent.depth += 1
+        child.depth = parent.depth + 1
+        return child
+
+    patch.setattr(ChildFlow, "accept", deeper)
+
+
+def a_child_gives_its_place_up_too_early(patch: pytest.MonkeyPatch) -> None:
+    abandon = ChildFlow.abandon
+
+    def early(self: Any, run: Any, child: Any, response: Any, reason: str) -> None:
+        abandon(self, run, child, response, reason)
+        run.children.pop(child.request_id, None)
+
+    patch.setattr(ChildFlow, "abandon", early)
 
 
 def the_jitter_is_no_seeds(patch: pytest.MonkeyPatch) -> None:
@@ -200,4 +260,9 @@ BREAK_AN_INVARIANT: Final[tuple[Break, ...]] = (
     a_session_is_left_open,
     a_guest_is_not_stopped,
     an_observation_is_not_cut,
+    a_child_is_forgotten_when_its_parent_ends,
+    a_child_has_no_deadline,
+    a_childs_spending_is_its_own,
+    a_child_may_be_one_level_too_deep,
+    a_child_gives_its_place_up_too_early,
 )

@@ -49,8 +49,8 @@ def _fails_at(random: Random) -> dict[str, int]:
 
 def _policy(random: Random) -> Policy:
     pick = random.choice
-    wall_ms = pick((1_500, 8_000, 30_000, 120_000))
-    timeout_ms = min(wall_ms, pick((60, 800, 1_500, 5_000, 5_000)))
+    wall_ms = pick((1_500, 8_000, 30_000, 120_000, 120_000))
+    timeout_ms = min(wall_ms, pick((60, 1_500, 5_000, 5_000)))
     cell_fuel = pick((30_000_000, 2_000_000_000, 8_000_000_000))
 
     def seldom(tight: int, ample: int) -> int:
@@ -83,11 +83,11 @@ def _policy(random: Random) -> Policy:
     data["run"] |= {
         "wall_ms_max": wall_ms,
         "turns_max": pick((2, 5)),
-        "depth_max": pick((0, 1, 2, 3)),
-        "fanout_max": pick((1, 3, 8)),
-        "sessions_max": pick((2, 4, 12)),
-        "child_wall_ms_max": min(wall_ms, pick((300, 5_000))),
-        "child_share_percent": pick((10, 50, 100)),
+        "depth_max": seldom(0, pick((1, 2, 3, 3))),
+        "fanout_max": pick((2, 5, 8)),
+        "sessions_max": pick((3, 8, 16)),
+        "child_wall_ms_max": min(wall_ms, pick((600, 5_000, 20_000))),
+        "child_share_percent": pick((25, 60, 100)),
         "permits_max": max(1, permits - pick((0, 0, 1))),
         "events_max": pick((16, 40, 4_000, 4_000, 4_000)),
     }
@@ -98,7 +98,7 @@ def _policy(random: Random) -> Policy:
         "output_tokens_max": seldom(2_000, 100_000),
         "cost_microdollars_max": seldom(20_000, 50_000_000),
         "iterations_max": seldom(3, 60),
-        "children_max": pick((1, 6, 20)),
+        "children_max": seldom(2, 30),
         "observation_bytes_max": seldom(4_000, 10_000_000),
         "fuel_max": cell_fuel * seldom(1, 40),
     }
@@ -107,7 +107,7 @@ def _policy(random: Random) -> Policy:
         "control_frame_bytes_max": 1_000,
         "prompt_bytes_max": 4_000,
         "batch_items_max": 8,
-        "host_wait_ms_max": timeout_ms * pick((1, 1, 3)),
+        "host_wait_ms_max": timeout_ms * pick((1, 3, 8)),
     }
     data["observation"] |= {
         "bytes_max": pick((120, 2_000)),

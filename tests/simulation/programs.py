@@ -19,7 +19,7 @@ def root_reply(random: Random) -> str:
 def cell(random: Random) -> str:
     """Return one cell."""
     lines = [_line(random) for _ in range(random.randrange(1, 5))]
-    if random.random() < 0.15:
+    if random.random() < 0.3:
         lines.append(f'FINAL("done {random.randrange(100)}")')
     return "\n".join(lines)
 

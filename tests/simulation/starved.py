@@ -7,6 +7,7 @@ Prints a line of JSON for each run: what it came to, and what was left of it.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
@@ -75,7 +76,6 @@ async def one(kind: str, limit: int, folder: Path, worker: InlineWorker) -> dict
     context = "x" * (2 << 20) if kind == "fds" else "x"
     books = Books(policy.permit_limits())
     told: dict[str, Any] = {"limit": limit}
-    before = open_fds()
 
     def write(event: Event) -> None:
         with limited(kind, limit) if kind == "log" else nullcontext():
@@ -97,21 +97,31 @@ async def one(kind: str, limit: int, folder: Path, worker: InlineWorker) -> dict
         log = folder / "events.jsonl"
         told["lines"] = log.read_bytes().count(b"\n") if log.exists() else 0
         told["idle"] = runtime._broker.idle
-    told["fds"] = open_fds() - before
     told["wrong"] = books.wrong
     return told
+
+
+async def warm(worker: InlineWorker) -> None:
+    """Have the worker's thread and the guest there before a limit is: they are not what is swept."""
+    session = await worker.session(small_policy().session_limits(), small_policy().boundary_limits())
+    await session.aclose()
 
 
 async def sweep(kind: str) -> None:
     """Run until two runs in a row were refused nothing."""
     good = 0
     with tempfile.TemporaryDirectory() as name:
+        async with InlineWorker() as worker:
+            await warm(worker)
         for step in range(STEPS_MAX):
-            # A worker of its own for each run, started before the limit: a thread is not what is swept.
+            before = open_fds()
             async with InlineWorker() as worker:
-                warm = await worker.session(small_policy().session_limits(), small_policy().boundary_limits())
-                await warm.aclose()
+                await warm(worker)
                 told = await one(kind, step * STEPS[kind], Path(name), worker)
+            # Now that its thread has ended: it frees a session when it gets to it. And what only an
+            # exception's own frames still hold is no leak.
+            gc.collect()
+            told["fds"] = open_fds() - before
             print(json.dumps(told), flush=True)
             good = good + 1 if told.get("reason") == "finished" else 0
             if good == 2:

@@ -135,6 +135,28 @@ async def a_flood_of_requests(scene: Scene) -> None:
         await scene.run(session, "\n".join(['attempt("x")'] * 40), deny, requests_max=4)
 
 
+async def children(scene: Scene) -> None:
+    """What the guest makes of answers to its requests for children; nobody runs any here."""
+
+    async def answer(frame: bytes) -> bytes:
+        scene.told.append(frame.replace(b" ", b""))
+        request = json.loads(frame)
+        failed = {"status": "failed", "error": {"type": "ChildFailed", "message": "it ended early"}}
+        if request["type"] == "rlm_query":
+            return json.dumps(failed).encode()
+        items = [{"status": "completed", "text": f"re {request['prompts'][0]}|"}, failed]
+        return json.dumps({"status": "completed", "items": items}).encode()
+
+    async with await scene.session() as session:
+        for source in (
+            'attempt_child("a")\nattempt_child("b", {"calls": 1})',
+            'child("a")',
+            'attempt_children(["a", "b"])',
+            'children(["a", "b"], {"fuel": 5})',
+        ):
+            await scene.run(session, source, answer)
+
+
 async def busy_and_closed(scene: Scene) -> None:
     asked, go_on = anyio.Event(), anyio.Event()
 
@@ -251,6 +273,7 @@ SCENARIOS: list[Scenario] = [
     refusals,
     limits_of_a_cell,
     a_flood_of_requests,
+    children,
     busy_and_closed,
     closed_in_the_middle,
     a_host_wait_ends,
@@ -269,6 +292,7 @@ async def seen(scenario: Scenario, worker: InlineWorker, *, real: bool) -> Told:
 
 
 @pytest.mark.guest
+@pytest.mark.threat("T-089")
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
 def test_the_simulated_guest_does_what_the_real_one_does(scenario: Scenario) -> None:
     wrong: list[str] = []

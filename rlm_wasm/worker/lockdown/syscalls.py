@@ -46,8 +46,8 @@ _MAP_PRIVATE: Final = 0x02
 # private, fixed, anonymous, no reserve, stack: no sharing, no huge or locked pages, no growth down.
 _MAP_FLAGS: Final = _MAP_PRIVATE | 0x10 | 0x20 | 0x4000 | 0x2_0000
 _REMAP_MAY_MOVE: Final = 0x1
-# dontneed, free, hugepage, nohugepage
-_ADVICE: Final = (4, 8, 14, 15)
+# dontneed, free, hugepage, nohugepage, populate_read, populate_write
+_ADVICE: Final = (4, 8, 14, 15, 22, 23)
 _MEMFD_FLAGS: Final = 0x1 | 0x2 | 0x8  # close on exec, sealing, never executable
 # WAIT, WAKE, WAIT_BITSET, WAKE_BITSET, each private or not, on either clock: no requeue, no PI.
 _FUTEX_OPERATIONS: Final = (0, 1, 9, 10)
@@ -78,7 +78,7 @@ RULES: Final[tuple[Rule, ...]] = (
     Rule("munmap", 11, "sessions end"),
     Rule("mprotect", 10, "a guest's memory grows; the allocator", when=(only_bits(2, _READ_WRITE),)),
     Rule(
-        "madvise", 28, "huge pages for growth; freed pages go back",
+        "madvise", 28, "huge pages for growth; pages that a prepared session will want; freed pages go back",
         when=(is_int(2, *_ADVICE),), otherwise=refuse(errno.EINVAL),
     ),
     Rule("mremap", 25, "realloc of large blocks", when=(only_bits(3, _REMAP_MAY_MOVE),)),

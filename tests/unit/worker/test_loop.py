@@ -18,10 +18,12 @@ from rlm_wasm.errors import (
     UsageError,
 )
 from rlm_wasm.sandbox import imports
-from rlm_wasm.sandbox.session import Session
+from rlm_wasm.sandbox.session import Cell, Session
 from rlm_wasm.sandbox.stock import Stock
 from rlm_wasm.worker import seats as seats_module
-from rlm_wasm.worker.commands import Interrupt, Respond, Stop
+from rlm_wasm.worker.commands import Interrupt, Rebase, Respond, Run, Stop
+from rlm_wasm.worker.result import CellResult
+from tests.support.sandbox_facts import cell_limits
 from tests.support.worker_facts import SECONDS_MAX, Seat, worker_loop
 
 pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("guest", "healthy_host")]
@@ -402,3 +404,29 @@ def test_a_worker_with_a_runnable_session_prepares_nothing(
 def test_a_worker_may_be_told_to_prepare_nothing() -> None:
     with worker_loop(prepared_max=0) as open_seat:
         assert [open_seat().result("1") for _ in range(3)] == ["1"] * 3
+
+
+@pytest.mark.threat("T-022")
+def test_a_session_of_a_worker_goes_back_to_before_the_cell_that_broke_its_repl(
+    open_seat: Callable[..., Seat],
+) -> None:
+    seat = open_seat()
+
+    def run(source: str) -> CellResult:
+        cell = Cell(source, cell_limits(), report_variables=True)
+        seat.loop.submit(Run(seat.number, cell, 16 << 20))
+        result = seat.done().result
+        assert result is not None
+        return result
+
+    run("kept = 'here'")
+    run("import rlm_repl\nrlm_repl._restore = None")
+    broken = run("x = 1")
+    assert (broken.outcome, broken.session_lost, broken.restored) == ("guest_trap", True, True)
+    assert "an earlier cell broke" in str(broken.error)
+    assert run("kept, 'x' in globals()").result == "('here', False)"
+    run("import rlm_repl\nrlm_repl._restore = None")
+    seat.loop.submit(Rebase(seat.number))
+    assert seat.done().error is None
+    lost = run("x = 1")  # nothing older than the new origin is kept
+    assert (lost.session_lost, lost.restored) == (True, False)
