@@ -89,7 +89,9 @@ async def runs(tally: Tally, seed: int, count: int) -> None:
                             assert good, f"{about}: {result.answer!r}"
                         except RlmWasmError as error:
                             outcome = f"{type(error).__name__}: {error.message}"
-                            assert outcome.startswith(("InternalError: in a", "HostExhausted")), f"{about}: {outcome}"
+                            assert outcome.startswith(("InternalError: in a", "HostExhausted")), (
+                                f"{about}: {outcome}"
+                            )
                             assert strike.name.startswith("no "), f"{about}: {outcome}"
                     assert not stuck.cancelled_caught, f"stuck: {about}, {events.kinds()[-8:]}"
                     events.assert_complete()
