@@ -112,30 +112,32 @@ def counted() -> Iterator[None]:
 
 async def rounds(tally: Tally, seed: int, count: int, *, strikes: tuple[Strike, ...] = STRIKES) -> None:
     """Open a pool and let `count` faults come, the last while it closes. Nothing may be left."""
-    random = Random(seed)
+    async with nothing_left() as seen:
+        with counted():
+            await _rounds(tally, Random(seed), count, strikes, seen)
+
+
+async def _rounds(tally: Tally, random: Random, count: int, strikes: tuple[Strike, ...], seen: Seen) -> None:
     isolation = random.choice(ISOLATIONS)
     limits = pool_limits(
         isolation, workers_max=2 if isolation == "shared" else 8, hang_ms_max=HANG_MS, heartbeat_ms=50
     )
-    async with nothing_left() as seen:
-        with counted():
-            # What goes on while the pool closes is not of the pool's task group.
-            async with anyio.create_task_group() as outside:
-                outside.start_soon(watch_the_clock, tally)
-                async with WorkerPool(limits) as pool:
-                    image = await _image(pool)
-                    for _ in range(count - 1):
-                        await _OneFault(pool, random, _drawn(random, strikes), image, tally, seen).whole()
-                    last = _OneFault(pool, random, _drawn(random, strikes), image, tally, seen)
-                    await last.begin(outside)
-                    await until(lambda: last.struck.done or last.all_told)
-                    began = time.monotonic()
-                took = time.monotonic() - began
-                assert took < TOLD_SECONDS_MAX + tally.stopped, f"{last.about}: closing took {took:.2f} s"
-                await until(lambda: last.all_told, TOLD_SECONDS_MAX)
-                last.judge(closed=True)
-                outside.cancel_scope.cancel()
-        image = None
+    # What goes on while the pool closes is not of the pool's task group.
+    async with anyio.create_task_group() as outside:
+        outside.start_soon(watch_the_clock, tally)
+        async with WorkerPool(limits) as pool:
+            image = await _image(pool)
+            for _ in range(count - 1):
+                await _OneFault(pool, random, _drawn(random, strikes), image, tally, seen).whole()
+            last = _OneFault(pool, random, _drawn(random, strikes), image, tally, seen)
+            await last.begin(outside)
+            await until(lambda: last.struck.done or last.all_told)
+            began = time.monotonic()
+        took = time.monotonic() - began
+        assert took < TOLD_SECONDS_MAX + tally.stopped, f"{last.about}: closing took {took:.2f} s"
+        await until(lambda: last.all_told, TOLD_SECONDS_MAX)
+        last.judge(closed=True)
+        outside.cancel_scope.cancel()
 
 
 def _drawn(random: Random, strikes: tuple[Strike, ...]) -> Strike:
@@ -268,12 +270,19 @@ async def _afterwards(round: Round, tally: Tally, struck: _Struck, about: str) -
         assert took < TOLD_SECONDS_MAX + tally.stopped, f"{about}: a next cell took {took:.2f} s"
         lost_before = outcome.startswith("UsageError")  # a cell that was cancelled took its session along
         deadly = struck.done and struck.strike.deadly and struck.hit(session)
+        hit = struck.hit(session)
         if deadly and outcome == "completed" and struck.resumed(session):
             tally.resumed += 1
         elif deadly:
             assert outcome in _LOST_WORDS or lost_before, f"{about}: {outcome} after a deadly fault"
-        elif not struck.hit(session):
+        elif not hit:
             assert outcome == "completed" or lost_before, f"{about}: {outcome} in a session that was not hit"
+    if struck.strike.name.startswith("no ") and struck.link is not None:
+        # What it lacks it will lack for ever; the rounds to come are about other faults.
+        link = struck.link
+        if link.lost is None:
+            link.child.kill()
+        await until(lambda: link.lost is not None)
     began = time.monotonic()
     while True:
         try:
