@@ -357,6 +357,10 @@ class Link:
             return 0
         return now_ns - max(self._pinged_ns, self.heard_ns)
 
+    def excuse(self, late_ns: int) -> None:
+        """Do not count so much of the time that is asked about next: the host stood still meanwhile."""
+        self._pinged_ns = max(self._pinged_ns, self.heard_ns) + late_ns
+
     def end(self, reason: str) -> None:
         """Kill the process and tell every session. Safe to call again; the first reason counts."""
         if self.lost is not None:

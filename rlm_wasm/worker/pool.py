@@ -271,11 +271,17 @@ class WorkerPool:
 
     async def _supervise(self, scope: anyio.CancelScope) -> None:
         measured_ns = 0
+        now = self._clock()
         with scope:
             while True:
+                before = now
                 await anyio.sleep(self._limits.workers.heartbeat_ms / 1000)
                 now = self._clock()
+                late_ns = now - before - self._limits.workers.heartbeat_ms * 1_000_000
                 for slot in list(self._slots.values()):
+                    if slot.link is not None and late_ns > 0:
+                        # We stood still ourselves; what stopped us may have stopped the worker too.
+                        slot.link.excuse(late_ns)
                     self._watch(slot, now)
                 if now - measured_ns >= _MEASURE_MS * 1_000_000:
                     measured_ns = now
