@@ -23,6 +23,10 @@ soak sessions="100000" *seed:
 simulate seeds="10000" *more:
     .venv/bin/python -m tests.simulation --count {{seeds}} {{more}}
 
+# worker processes killed, stopped, starved and cut off at every step of sessions and runs
+faults count="2000" *seed:
+    .venv/bin/python -m tests.faults {{count}} {{seed}}
+
 lint:
     .venv/bin/ruff check .
     .venv/bin/mypy

@@ -13,6 +13,7 @@ from rlm_wasm.version import VERSION as __version__
 if TYPE_CHECKING:
     from rlm_wasm.events import Event, Gap
     from rlm_wasm.policy.model import Policy
+    from rlm_wasm.runtime.accounting import Metrics, TenantUsage
     from rlm_wasm.runtime.handle import Run
     from rlm_wasm.runtime.image import Image
     from rlm_wasm.runtime.run import RunResult
@@ -26,12 +27,14 @@ _WHERE = {
     "Event": "rlm_wasm.events",
     "Gap": "rlm_wasm.events",
     "Image": "rlm_wasm.runtime.image",
+    "Metrics": "rlm_wasm.runtime.accounting",
     "Policy": "rlm_wasm.policy.model",
     "Run": "rlm_wasm.runtime.handle",
     "RunResult": "rlm_wasm.runtime.run",
     "Runtime": "rlm_wasm.runtime.runtime",
     "Sandbox": "rlm_wasm.runtime.sandbox",
     "SandboxSession": "rlm_wasm.runtime.sandbox",
+    "TenantUsage": "rlm_wasm.runtime.accounting",
 }
 
 __all__ = [
@@ -39,12 +42,14 @@ __all__ = [
     "Event",
     "Gap",
     "Image",
+    "Metrics",
     "Policy",
     "Run",
     "RunResult",
     "Runtime",
     "Sandbox",
     "SandboxSession",
+    "TenantUsage",
     "__version__",
 ]
 

@@ -237,6 +237,17 @@ KINDS: Final[dict[str, Kind]] = {
             "restored": Field("bool", "whether it went back to its state before the cell"),
         },
     ),
+    "session_ended": Kind(
+        "A session is closed; another one may follow. What its cells used.",
+        {
+            "cells": Field("int", "how many came back"),
+            "fuel": Field("int", "of all of them"),
+            "executed_ns": Field(
+                "int", "how long the guest ran, without its waits; a replay repeats the number"
+            ),
+            "memory_peak_bytes": Field("int", "the most the guest's memory was after a cell"),
+        },
+    ),
     "fuel_used": Kind(
         "A cell's fuel was charged.",
         {"fuel": Field("int", "of the cell"), "total": Field("int", "of the run so far")},
@@ -270,6 +281,7 @@ KINDS: Final[dict[str, Kind]] = {
         {
             "outcome": Field("str", "why the run ended"),
             "stopped": Field("str|null", "why the scheduler stopped it, if it did"),
+            "tenant": Field("str", "whose run it was"),
             **_ledger("spent", "what the run used", tuple(Dimension)),
             **_ledger("unconfirmed", "the part of it that no bill confirmed", _BILLED),
             "queries_denied": Field("int", "how many were refused"),

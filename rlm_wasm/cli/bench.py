@@ -72,6 +72,7 @@ def _told(text: str) -> None:
 def _measurements(quick: bool) -> dict[str, Callable[[], Measurement]]:
     from rlm_wasm.bench.density_bench import DensityBench
     from rlm_wasm.bench.image_bench import ImageBench
+    from rlm_wasm.bench.pool_bench import PoolBench
     from rlm_wasm.bench.process_bench import exec_process
     from rlm_wasm.bench.query_bench import QueryBench
     from rlm_wasm.bench.recursion_bench import RecursionBench
@@ -87,5 +88,6 @@ def _measurements(quick: bool) -> dict[str, Callable[[], Measurement]]:
         **QueryBench(policy, quick=quick).measurements(),
         **RecursionBench(policy, quick=quick).measurements(),
         **WorkerBench(policy, quick=quick).measurements(),
+        **PoolBench(policy, quick=quick).measurements(),
         "exec_process_ms": lambda: exec_process(quick=quick),
     }

@@ -45,6 +45,8 @@ _ENVELOPE: Final = ("v", "run_id", "at_ns", "depth", "parent")
 
 # What a conversation that was stopped still does by itself.
 _AFTER_A_STOP: Final = ("run_described", "run_answered", "run_ended", "child_answered")
+# What a machine measures in an event, besides its time.
+_MEASURED: Final = {"session_ended": ("executed_ns",)}
 _GIVEN_UP: Final = "the recorded run gave up a request here that it waited for: by the clock, or torn down"
 
 
@@ -160,7 +162,7 @@ class RecordedOrder:
         What a stopped conversation did last comes from the recording instead.
         """
         match given:
-            case Noted(kind="cell_ended", parent=parent) | FuelUsed(parent=parent):
+            case Noted(kind="cell_ended" | "session_ended", parent=parent) | FuelUsed(parent=parent):
                 return self.over or not self._tree.is_stopped(parent)
             case ChildFinished(request_id=number):
                 return self.over or number not in self._tree.abandoned
@@ -169,6 +171,19 @@ class RecordedOrder:
             case QueryReceived(parent=parent) | ChildRequested(parent=parent):
                 self._asking = parent
         return True
+
+    def restated(self, given: Input) -> Input:
+        """Return an input of the run itself with what was measured in it as the recording says it was.
+
+        Nothing decides by it, and no machine measures the same twice.
+        """
+        if not isinstance(given, Noted) or given.kind not in _MEASURED or self.over:
+            return given
+        recorded = self._events[self._next]
+        if (recorded.kind, recorded.parent) != (given.kind, given.parent):
+            return given
+        measured = {name: recorded.data[name] for name in _MEASURED[given.kind]}
+        return given._replace(data={**given.data, **measured})
 
     def performed(self, effect: Effect) -> None:
         """Take note of an effect of the run: its events are compared with the recorded ones."""
@@ -290,7 +305,7 @@ class RecordedOrder:
                 self.ended = _GIVEN_UP
             case "child_gone":
                 return _finished(event)
-            case "cell_ended" if self._tree.is_stopped(_parent(event)):
+            case "cell_ended" | "session_ended" if self._tree.is_stopped(_parent(event)):
                 return Noted(run_id, event.kind, dict(data), event.depth, _parent(event))
             case "fuel_used" if self._tree.is_stopped(_parent(event)):
                 return FuelUsed(run_id, _int(data, "fuel"), _parent(event))

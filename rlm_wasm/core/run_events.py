@@ -163,7 +163,7 @@ def overdraft(view: View) -> Data:
 def run_ended(run: RunState, outcome: str) -> Data:
     """The final account."""
     ledger = run.ledger
-    data: Data = {"outcome": outcome, "stopped": run.stopping}
+    data: Data = {"outcome": outcome, "stopped": run.stopping, "tenant": run.facts.tenant}
     data |= {f"{d.value}_spent": ledger.spent(d) for d in Dimension}
     unconfirmed = (Dimension.CALLS, Dimension.INPUT_TOKENS, Dimension.OUTPUT_TOKENS, Dimension.COST)
     data |= {f"{d.value}_unconfirmed": ledger.unconfirmed(d) for d in unconfirmed}

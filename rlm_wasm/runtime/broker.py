@@ -231,7 +231,10 @@ class Broker:
         self._performing = True
         try:
             while self._inputs:
-                for effect in self._scheduler.handle(self._inputs.popleft(), self.clock()):
+                given = self._inputs.popleft()
+                if self._recorded is not None:
+                    given = self._recorded.restated(given)
+                for effect in self._scheduler.handle(given, self.clock()):
                     self._perform(effect)
                 if self._recorded is not None and not self._inputs:
                     self._follow(self._recorded)

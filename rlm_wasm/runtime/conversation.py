@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import anyio
 
@@ -28,6 +28,7 @@ from rlm_wasm.core.scheduler import FuelUsed, IterationStarted, Noted, Observati
 from rlm_wasm.errors import GuestError, GuestException, InternalError, WorkerLost
 from rlm_wasm.ids import RequestId, RunId
 from rlm_wasm.policy.model import Policy
+from rlm_wasm.runtime.accounting import Meter
 from rlm_wasm.runtime.broker import Broker
 from rlm_wasm.runtime.contexts import describe
 from rlm_wasm.runtime.guest_requests import GuestRequests
@@ -53,6 +54,23 @@ class Place:
     start: SessionImage | None = None  # what its session is forked from; None: the guest's base image
 
 
+@dataclass(slots=True)
+class _SessionUse:
+    """What the cells of one session used, as its last event tells it."""
+
+    cells: int = 0
+    fuel: int = 0
+    executed_ns: int = 0
+    memory_peak_bytes: int = 0
+
+    def add(self, ended: CellResult) -> None:
+        """Count one cell."""
+        self.cells += 1
+        self.fuel += ended.fuel_used
+        self.executed_ns += ended.executed_ns
+        self.memory_peak_bytes = max(self.memory_peak_bytes, ended.memory_peak_bytes)
+
+
 class Conversation:
     """Drives one model and one session. `end` may be called from the same event loop at any time."""
 
@@ -64,8 +82,12 @@ class Conversation:
         worker: Worker,
         question: str,
         contexts: Mapping[str, str | bytes],
+        meter: Meter,
     ) -> None:
         self.place = place
+        self._meter = meter
+        # What the present session has used; gone with it.
+        self._used = _SessionUse()
         self._policy = policy
         self._broker = broker
         self._worker = worker
@@ -115,6 +137,8 @@ class Conversation:
             while True:
                 (effect,) = self._loop.handle(given)
                 if isinstance(effect, Finish):
+                    if self._session is not None and self._ending is None:
+                        await self._broker.turn(self.place.parent)
                     return effect
                 given = await self._perform(effect)
         finally:
@@ -201,6 +225,12 @@ class Conversation:
             self._requests.end_cell()
             if (ended := session.last_result) is not None:
                 # Also of a cell that was cancelled: it has used it.
+                self._used.add(ended)
+                self._meter.cell_ended(
+                    fuel=ended.fuel_used,
+                    executed_ns=ended.executed_ns,
+                    memory_peak_bytes=ended.memory_peak_bytes,
+                )
                 self._note("cell_ended", _cell_ended(self._cells, ended))
                 self._broker.submit(FuelUsed(place.run_id, ended.fuel_used, place.parent))
         if not result.session_lost:
@@ -222,6 +252,7 @@ class Conversation:
         session = await self._worker.session(
             limits, policy.boundary_limits(), tenant=self.place.tenant, start=self.place.start
         )
+        self._meter.session_opened()
         try:
             for name, value in self._contexts.items():
                 await session.load(name, value)
@@ -233,11 +264,13 @@ class Conversation:
                 await session.aclose()
             raise
         self._session = session
+        self._used = _SessionUse()
         return session
 
     async def _close_session(self) -> None:
         session, self._session = self._session, None
         if session is not None:
+            self._note("session_ended", asdict(self._used))
             await session.aclose()
 
     def _report(self, result: CellResult) -> CellReport:

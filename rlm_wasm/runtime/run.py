@@ -21,6 +21,7 @@ from rlm_wasm.errors import (
 )
 from rlm_wasm.ids import RequestId, RunId
 from rlm_wasm.policy.model import Policy
+from rlm_wasm.runtime.accounting import Meter
 from rlm_wasm.runtime.broker import Broker
 from rlm_wasm.runtime.contexts import DEFAULT_NAME
 from rlm_wasm.runtime.conversation import Conversation, Place
@@ -57,6 +58,7 @@ class ActiveRun:
         worker: Worker,
         question: str,
         contexts: Mapping[str, str | bytes],
+        meter: Meter,
         *,
         tenant: str = "",
         start: SessionImage | None = None,
@@ -67,10 +69,11 @@ class ActiveRun:
         self._worker = worker
         self._question = question
         self._contexts = contexts
+        self._meter = meter
         self._tenant = tenant
         self._start = start
         root = Place(run_id, tenant, depth=0, parent=None, model=policy.models.root, start=start)
-        self._root = Conversation(root, policy, broker, worker, question, contexts)
+        self._root = Conversation(root, policy, broker, worker, question, contexts, meter)
         self._children: dict[RequestId, Conversation] = {}
         self._drivers = Senders(self._drive_child)
 
@@ -84,7 +87,7 @@ class ActiveRun:
         place = Place(self.run_id, self._tenant, depth, number, effect.model, self._start)
         contexts = {DEFAULT_NAME: effect.question}
         question = child_question(effect.question)
-        child = Conversation(place, self._policy, self._broker, self._worker, question, contexts)
+        child = Conversation(place, self._policy, self._broker, self._worker, question, contexts, self._meter)
         self._children[number] = child
         self._drivers.give(child)
 

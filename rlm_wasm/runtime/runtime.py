@@ -20,6 +20,7 @@ from rlm_wasm.ids import RunId, make_run_id
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.providers.registry import ProviderSet
 from rlm_wasm.providers.secret import Keys
+from rlm_wasm.runtime.accounting import Accounting, Metrics, checked_tenant
 from rlm_wasm.runtime.broker import Broker, Router
 from rlm_wasm.runtime.contexts import Contexts, named_contexts
 from rlm_wasm.runtime.handle import Run
@@ -68,6 +69,7 @@ class Runtime:
         self._clock = clock
         self._entropy = entropy
         self._recorded = recorded
+        self._accounting = Accounting()
         self._broker: Broker | None = None
         self._stack = AsyncExitStack()
         self._runs: dict[RunId, Run] = {}
@@ -179,12 +181,14 @@ class Runtime:
             raise UsageError("the runtime is not open; use it as an async context manager")
         if not question.strip():
             raise UsageError("the question is empty")
+        checked_tenant(tenant)
         run_id = make_run_id(self._entropy(8))
         policy = self.policy
         contexts = named_contexts(context)
         start = None if image is None else image.state
+        meter = self._accounting.meter(tenant)
         active = ActiveRun(
-            run_id, policy, self._broker, self._worker, question, contexts, tenant=tenant, start=start
+            run_id, policy, self._broker, self._worker, question, contexts, meter, tenant=tenant, start=start
         )
         started = RunStarted(
             run_id=run_id,
@@ -200,7 +204,7 @@ class Runtime:
             tenant=tenant,
             weight=policy.permits.weights.get(tenant, 1),
         )
-        run = Run(started, active, self._broker, self._route, sinks, policy.stream_limits())
+        run = Run(started, active, self._broker, self._route, [meter.take, *sinks], policy.stream_limits())
         self._runs[run_id] = run
         return run
 
@@ -212,6 +216,10 @@ class Runtime:
         """
         for run in list(self._runs.values()):
             run.cancel(reason)
+
+    def metrics(self) -> Metrics:
+        """Return what each tenant has used so far. Any thread may ask, also when the runtime is closed."""
+        return self._accounting.metrics()
 
     def ask_sync(self, question: str, context: Contexts = None, **arguments: Any) -> RunResult:
         """Answer one question from code that is not async. Starts and stops everything it needs."""

@@ -43,12 +43,17 @@ class Child:
 
     def cpu_ms(self) -> int | None:
         """Return the CPU time it has used; None if the kernel does not say."""
-        try:
-            with open(f"/proc/{self.pid}/stat", "rb") as file:
-                fields = file.read().rpartition(b")")[2].split()
-            return (int(fields[11]) + int(fields[12])) * 1000 // _CLOCK_TICKS
-        except (OSError, ValueError, IndexError):
-            return None
+        return cpu_ms_of(self.pid)
+
+
+def cpu_ms_of(pid: int) -> int | None:
+    """Return the CPU time that a process has used; None if the kernel does not say."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        return (int(fields[11]) + int(fields[12])) * 1000 // _CLOCK_TICKS
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def _memory_bytes(pid: int) -> int | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic_ns
 from typing import Final
 
@@ -60,13 +60,22 @@ class _Running:
         self.since_ns = now_ns
         self.waits = False
 
+    def ended(self, done: c.Done, now_ns: int) -> c.Done:
+        """Return a worker's report without more time than there was: what it says is not to be believed."""
+        self.pause(now_ns)
+        result = done.result
+        if result is None or result.executed_ns <= self.executed_ns:
+            return done
+        return replace(done, result=replace(result, executed_ns=self.executed_ns))
+
     def lost(self, error: WorkerLost, now_ns: int) -> CellResult:
         """Return what the cell came to: its worker is gone."""
         self.pause(now_ns)
-        return lost_result(error, min(self.limits.fuel_max, FUEL_PER_NS_MAX * self.executed_ns))
+        fuel = min(self.limits.fuel_max, FUEL_PER_NS_MAX * self.executed_ns)
+        return lost_result(error, fuel, executed_ns=self.executed_ns)
 
 
-def lost_result(error: WorkerLost, fuel_used: int) -> CellResult:
+def lost_result(error: WorkerLost, fuel_used: int, *, executed_ns: int = 0) -> CellResult:
     """Return the result of a cell whose worker is gone."""
     return CellResult(
         outcome=error.outcome,
@@ -77,7 +86,7 @@ def lost_result(error: WorkerLost, fuel_used: int) -> CellResult:
         variables=(),
         fuel_used=fuel_used,
         memory_peak_bytes=0,
-        executed_ns=0,
+        executed_ns=executed_ns,
         session_lost=True,
     )
 
@@ -304,8 +313,11 @@ class Link:
                     self._sinks[session](c.Requested(request))
             case m.OperationDone(session=session):
                 sink = self._sinks.get(session)
+                # Before anything is forgotten: it raises if what the report holds is none of ours.
                 done = self._done(report, file)
-                self._running.pop(session, None)
+                running = self._running.pop(session, None)
+                if running is not None:
+                    done = running.ended(done, self.heard_ns)
                 self._owed.discard(session)
                 if self._protocol.state(session) is None:  # it was never made
                     self._sinks.pop(session, None)

@@ -10,6 +10,7 @@ import os
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from time import monotonic_ns
 from typing import Final
 
 import anyio
@@ -17,13 +18,12 @@ from anyio.abc import TaskGroup
 
 from rlm_wasm.errors import LockdownError, WorkerLost
 from rlm_wasm.worker.child import Child
+from rlm_wasm.worker.liveness import hangs
 from rlm_wasm.worker.lockdown.report import Finding
 from rlm_wasm.worker.lockdown.rlimits import ProcessLimits
 from rlm_wasm.worker.zygote import Exited, Gone, Spawned, Zygote, ZygoteGone
 
 ENTRY: Final = "rlm_wasm.worker.serving"
-# A fork takes milliseconds; a zygote that has not made one by now is taken for dead.
-FORK_SECONDS_MAX: Final = 10.0
 _EXIT_SECONDS_MAX: Final = 1.0
 
 
@@ -48,8 +48,11 @@ class _Born(Child):
 class Nursery:
     """One zygote at a time, and the workers it forks. Its tasks run in the pool's task group."""
 
-    def __init__(self, limits: ProcessLimits, required: Iterable[str], tasks: TaskGroup) -> None:
+    def __init__(
+        self, limits: ProcessLimits, required: Iterable[str], tasks: TaskGroup, *, hang_ms_max: int
+    ) -> None:
         self._limits: Final = limits
+        self._hang_ms_max: Final = hang_ms_max
         self._required: Final = tuple(required)
         self._tasks: Final = tasks
         self._lock = anyio.Lock()
@@ -89,10 +92,10 @@ class Nursery:
         try:
             with theirs:
                 self._births[zygote.spawn(theirs)] = birth
-            with anyio.move_on_after(FORK_SECONDS_MAX):
-                await birth.told.wait()
+            await self._told(zygote, birth)
             if birth.spawned is None:
                 reason = birth.reason or "the zygote does not fork"
+                zygote.kill()
                 await self._lose(zygote, reason)
                 raise ZygoteGone(reason)
         except BaseException:
@@ -103,6 +106,19 @@ class Nursery:
                 os.close(birth.spawned.pidfd)
             raise
         return _Born(birth.spawned.pid, birth.spawned.pidfd, ours, birth)
+
+    async def _told(self, zygote: Zygote, birth: _Birth) -> None:
+        """Wait until a fork is told, or the zygote hangs: by the same measure as a worker."""
+        hang_ms, began_ns, began_cpu = self._hang_ms_max, monotonic_ns(), zygote.cpu_ms()
+        while not birth.told.is_set():
+            with anyio.move_on_after(hang_ms / 1000):
+                await birth.told.wait()
+            await self._read(zygote)  # our own loop may have been late
+            used = zygote.cpu_ms()
+            if used is not None and began_cpu is not None:
+                used -= began_cpu
+            if hangs(monotonic_ns() - began_ns, used, hang_ms):
+                return
 
     async def cause_of_death(self, child: Child) -> LockdownError | None:
         """Return why a worker that never served ended, if that was a missing layer."""
@@ -149,11 +165,14 @@ class Nursery:
                 await anyio.wait_readable(zygote.fileno())
             except anyio.ClosedResourceError:
                 return
-            for report in zygote.reports():
-                if isinstance(report, Gone):
-                    await self._lose(zygote, report.reason)
-                else:
-                    self._take(report)
+            await self._read(zygote)
+
+    async def _read(self, zygote: Zygote) -> None:
+        for report in zygote.reports():
+            if isinstance(report, Gone):
+                await self._lose(zygote, report.reason)
+            else:
+                self._take(report)
 
     def _take(self, report: Spawned | Exited) -> None:
         birth = self._births.get(report.number)

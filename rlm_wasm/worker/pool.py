@@ -129,11 +129,21 @@ class WorkerPool:
         if len(tenant) > TENANT_CHARS_MAX:
             raise UsageError(f"a tenant's name has at most {TENANT_CHARS_MAX} characters")
         self._check(limits, tenant, start)
+        try:
+            return await self._session(limits, boundary, tenant, start)
+        except (HostExhausted, InternalError):
+            # The kernel refuses that worker what a session takes. It may give it to another one.
+            return await self._session(limits, boundary, tenant, start)
+
+    async def _session(
+        self, limits: SessionLimits, boundary: BoundaryLimits, tenant: str, start: SessionImage | None
+    ) -> ProcessSession:
         place = self._placement.place(tenant, self._clock())
         if place.instead_of is not None:
             self._end(place.instead_of, "its place was needed")
         if place.fresh:
             self._slots[place.worker] = _Slot()
+            assert self._tasks is not None
             self._tasks.start_soon(self._start, place.worker, tenant)
         try:
             link = await self._link(place.worker)
@@ -144,8 +154,7 @@ class WorkerPool:
         try:
             await session.open_in(limits, start)
         except BaseException as error:
-            if isinstance(error, InternalError | HostExhausted):
-                # The kernel refused it something, and would the next session as well: that one goes elsewhere.
+            if isinstance(error, HostExhausted | InternalError):
                 self._retire(place.worker)
             session.abandon()  # cancelled: the guest may be there although nobody wants it
             raise
@@ -207,7 +216,12 @@ class WorkerPool:
         nursery = self._nurseries.pop(domain, None)
         if nursery is None:
             assert self._tasks is not None
-            nursery = Nursery(self._limits.process(), self._limits.required_layers, self._tasks)
+            nursery = Nursery(
+                self._limits.process(),
+                self._limits.required_layers,
+                self._tasks,
+                hang_ms_max=self._limits.workers.hang_ms_max,
+            )
         self._nurseries[domain] = nursery
         if len(self._nurseries) > self._limits.workers.zygotes_max:
             self._retire_nursery()

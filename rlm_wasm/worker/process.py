@@ -37,6 +37,12 @@ class ProcessSession(InlineSession):
     ) -> None:
         super().__init__(link, number, boundary)
         self._limits = limits
+        self._process_id: Final = link.child.pid
+
+    @property
+    def process_id(self) -> int:
+        """The process that holds the guest, also when it is gone."""
+        return self._process_id
 
     async def load(self, name: str, value: str | bytes) -> None:
         """Bind an input in the guest. Raises UsageError, MemoryExceeded or another GuestError."""

@@ -277,8 +277,9 @@ class Seats:
 
 def _typed(error: Exception) -> RlmWasmError:
     """Return what the caller gets: the machine's shortage by its name, anything else as our bug."""
-    typed: RlmWasmError = InternalError(f"{type(error).__name__}: {error}")
     if isinstance(error, OSError) and error.errno in _SHORTAGES:
-        typed = HostExhausted(f"this machine has no more room for a session: {error.strerror}")
-    typed.__cause__ = error
-    return typed
+        # Without its cause: that one's frames hold the very descriptors and mappings that are short.
+        return HostExhausted(f"this machine has no more room for a session: {error.strerror}")
+    internal = InternalError(f"{type(error).__name__}: {error}")
+    internal.__cause__ = error
+    return internal

@@ -47,6 +47,7 @@ class Server:
         self._opened = 0
         self._idle = False
         self._poll = select.poll()
+        self._closed = False
 
     def run(self) -> None:
         """Serve until the host closes the socket."""
@@ -74,9 +75,10 @@ class Server:
             self._seats.turn()
 
     def close(self) -> None:
-        """End every session and close the socket."""
-        self._seats.close_all()
+        """Close the socket and end every session; nothing is told: the host sees a worker that went."""
+        self._closed = True
         self._channel.close()
+        self._seats.close_all()
 
     def _wait(self) -> bool:
         """Wait until a session can go on or the host has something to say; return whether it has.
@@ -134,6 +136,8 @@ class Server:
             self._seats.perform(command)
 
     def _tell(self, session: int, report: c.Report) -> None:
+        if self._closed:
+            return
         try:
             message, file = report_of(session, self._operations[session], report)
         except Exception as error:  # noqa: BLE001 - for example no room for an image: the operation still ends

@@ -11,6 +11,7 @@ import anyio
 
 from rlm_wasm.worker.zygote import guest_files
 from tests.faults.rounds import ROUNDS_A_POOL, Tally, rounds
+from tests.faults.runs import runs
 
 
 def spread(values: list[float]) -> str:
@@ -31,11 +32,11 @@ def main(count: int, seed: int) -> None:
     while tally.count < count:
         of_pool = drawn.randrange(1 << 32)
         backend = drawn.choice(("asyncio", "trio"))
-        left = min(ROUNDS_A_POOL, count - tally.count)
+        of_what = drawn.choice((rounds, rounds, rounds, runs))
         try:
-            anyio.run(rounds, tally, of_pool, left, backend=backend)
+            anyio.run(of_what, tally, of_pool, ROUNDS_A_POOL, backend=backend)
         except BaseException:
-            print(f"failed: rounds of the seed {of_pool} on {backend}", flush=True)
+            print(f"failed: {of_what.__name__} of the seed {of_pool} on {backend}", flush=True)
             raise
         print(f"{tally.count} faults after {time.monotonic() - began:.0f} s", flush=True)
     for kind, number in sorted(tally.faults.items()):

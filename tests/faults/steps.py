@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import anyio
 
-from rlm_wasm.errors import HostExhausted, InternalError, MemoryExceeded, RlmWasmError, WorkerLost
+from rlm_wasm.errors import GuestTrap, HostExhausted, InternalError, MemoryExceeded, RlmWasmError, WorkerLost
 from rlm_wasm.sandbox.session import Cell
 from rlm_wasm.worker.commands import Done, Report
 from rlm_wasm.worker.pool import WorkerPool
@@ -192,7 +192,7 @@ STEPS: Final[dict[str, Step]] = {
 # How an operation may end that the fault did not leave alone.
 LOST: Final = (WorkerLost,)
 # A worker that is refused memory or descriptors may also say so.
-REFUSED: Final = (WorkerLost, InternalError, MemoryExceeded, HostExhausted)
+REFUSED: Final = (WorkerLost, InternalError, MemoryExceeded, HostExhausted, GuestTrap)
 # What these operations come to without a fault.
 PLAIN: Final = {"None", "completed", "fuel_exhausted", "cancelled", "guest_trap"}
 
@@ -202,8 +202,13 @@ async def outcome_of(operation: Awaitable[Any]) -> str:
     try:
         return str(await operation)
     except RlmWasmError as error:
-        return type(error).__name__
+        return _word(error)
     except BaseExceptionGroup as group:
         if len(group.exceptions) == 1 and isinstance(group.exceptions[0], RlmWasmError):
-            return type(group.exceptions[0]).__name__
+            return _word(group.exceptions[0])
         raise
+
+
+def _word(error: RlmWasmError) -> str:
+    known = isinstance(error, REFUSED)
+    return type(error).__name__ if known else f"{type(error).__name__}: {error.message}"

@@ -79,7 +79,8 @@ def test_a_process_that_is_refused_something_ends_the_run_and_lives(kind: str) -
     for run in runs:
         assert run["wrong"] == [], run
         assert run["idle"], run
-        assert run["fds"] == 0, run
+        # Fewer where the worker had one for a moment when they were counted before the run.
+        assert run["fds"] <= 0, run
         error = run.get("error")
         assert error in (None, "HostExhausted", "RlmWasmError"), run
         refused = error is None and run["partial"]

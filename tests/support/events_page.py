@@ -44,8 +44,8 @@ the policy says `texts = true` in `[events]`. No event holds a key: see SECURITY
 attempt, `query_retry` and `query_requeued` between two of them, and one `query_answered`. Queries that were
 refused at once are only counted, in `query_denied`. A child run has one `child_started` and one
 `child_answered`, at its parent's depth; its own events have `parent` set to that request, and come in
-between. A run that is to end says `run_stopping` once; what its guests still do after that is not recorded,
-a bill that still comes is (`late_result`).
+between. Each session has one `session_ended`, after its last cell. A run that is to end says `run_stopping`
+once; what its guests still do after that is not recorded, a bill that still comes is (`late_result`).
 
 ## Reading while a run goes on
 
@@ -76,6 +76,9 @@ The same bytes come out as long as nothing decided the run that is not recorded:
 - permits that another run of the same process gave back are not in this run's log;
 - a child that reads `budget()` while its siblings are spending sees what the moment gives;
 - `run.events_max` cuts a log off, and a killed process ends it: the replay compares up to there.
+
+How long a guest ran (`executed_ns`) is measured, and no machine measures the same twice: a replay repeats the
+recorded number.
 
 To ask the same questions under another policy or code, `rlm-wasm run --answers-from EVENTS.jsonl` (in Python,
 `Runtime(policy, route=answers_from(Recording.open(path)))`) takes recorded answers by model and messages, and

@@ -1,0 +1,136 @@
+"""What each tenant has used: counters that only grow, for a bounded number of tenants.
+
+Pure but for the counting itself: no clock, no I/O. The first tenants that come get a row each; what all
+later ones use is counted together. So no row ever goes back, and together they are all there was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from types import MappingProxyType
+from typing import Final
+
+from rlm_wasm.errors import InternalError, UsageError
+from rlm_wasm.events import Event
+
+TENANT_CHARS_MAX: Final = 256
+# How many tenants have a row of their own; the others share one. A row takes about 500 bytes.
+TENANTS_MAX: Final = 1_000
+_BILLED: Final = ("calls", "input_tokens", "output_tokens", "cost_microdollars")
+
+
+@dataclass(frozen=True, slots=True)
+class TenantUsage:
+    """What one tenant has used since the runtime was made. Nothing in it ever gets smaller.
+
+    A run's calls, tokens and cost are those of its ledger, counted when it ends; sessions and cells
+    are counted as they come, those of children too. `executed_ns` is the time that guests ran, without
+    their waits; `memory_peak_bytes` is the most that one guest held after a cell.
+    """
+
+    runs_started: int = 0
+    runs_ended: int = 0
+    sessions: int = 0
+    cells: int = 0
+    calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_microdollars: int = 0
+    fuel: int = 0
+    executed_ns: int = 0
+    memory_peak_bytes: int = 0
+
+    def plus(self, other: TenantUsage) -> TenantUsage:
+        """Return what both used together; of the peaks the higher one."""
+        sums = {field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(self)}
+        sums["memory_peak_bytes"] = max(self.memory_peak_bytes, other.memory_peak_bytes)
+        return TenantUsage(**sums)
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """What a runtime has counted, at one moment. `rest` is what all tenants without a row used together."""
+
+    tenants: Mapping[str, TenantUsage]
+    rest: TenantUsage
+
+    @property
+    def total(self) -> TenantUsage:
+        """What all tenants used together."""
+        total = self.rest
+        for usage in self.tenants.values():
+            total = total.plus(usage)
+        return total
+
+
+class Meter:
+    """Counts for one row. `usage` is replaced, never changed: any thread may read it at any time."""
+
+    __slots__ = ("usage",)
+
+    def __init__(self) -> None:
+        self.usage = TenantUsage()
+
+    def take(self, event: Event) -> None:
+        """Count a run that begins, and what its ledger says of queries when it ends. A sink of its events."""
+        if event.kind == "run_started":
+            self.usage = self.usage.plus(TenantUsage(runs_started=1))
+        elif event.kind == "run_ended":
+            # The one account that is final: what is open until then is settled by it.
+            spent = {name: _spent(event, name) for name in _BILLED}
+            self.usage = self.usage.plus(TenantUsage(runs_ended=1, **spent))
+
+    def session_opened(self) -> None:
+        """Count a session that was made."""
+        self.usage = replace(self.usage, sessions=self.usage.sessions + 1)
+
+    def cell_ended(self, *, fuel: int, executed_ns: int, memory_peak_bytes: int) -> None:
+        """Count a cell and what it used."""
+        cell = TenantUsage(cells=1, fuel=fuel, executed_ns=executed_ns, memory_peak_bytes=memory_peak_bytes)
+        self.usage = self.usage.plus(cell)
+
+
+def _spent(event: Event, name: str) -> int:
+    value = event.data[f"{name}_spent"]
+    if not isinstance(value, int):
+        raise InternalError(f"{name} of an account is no int")
+    return value
+
+
+def checked_tenant(tenant: str) -> str:
+    """Return the name of a tenant, which is written into labels, events and files.
+
+    Raises UsageError for one that is too long, or that UTF-8 cannot hold: it would spoil every row's export.
+    """
+    if len(tenant) > TENANT_CHARS_MAX:
+        raise UsageError(f"a tenant's name has at most {TENANT_CHARS_MAX} characters")
+    try:
+        tenant.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UsageError(f"a tenant's name is text; {tenant!a} holds half a character") from None
+    return tenant
+
+
+class Accounting:
+    """The rows of all tenants."""
+
+    def __init__(self, tenants_max: int = TENANTS_MAX) -> None:
+        self._tenants_max: Final = tenants_max
+        self._meters: dict[str, Meter] = {}
+        self._rest: Final = Meter()
+
+    def meter(self, tenant: str) -> Meter:
+        """Return the row of a tenant: its own, or the one that all who came too late share."""
+        meter = self._meters.get(tenant)
+        if meter is None:
+            if len(self._meters) >= self._tenants_max:
+                return self._rest
+            meter = self._meters[tenant] = Meter()
+        return meter
+
+    def metrics(self) -> Metrics:
+        """Return what there is now. Any thread may ask: a copy is taken before anything is read."""
+        meters = self._meters.copy()
+        rows = {tenant: meter.usage for tenant, meter in meters.items()}
+        return Metrics(MappingProxyType(rows), self._rest.usage)
