@@ -75,7 +75,7 @@ class Server:
             self._seats.turn()
 
     def close(self) -> None:
-        """Close the socket and end every session; nothing is told: the host sees a worker that went."""
+        """Close the socket and end every session. Nothing is told: the host sees a worker that went."""
         self._closed = True
         self._channel.close()
         self._seats.close_all()

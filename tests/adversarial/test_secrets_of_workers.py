@@ -90,4 +90,3 @@ def test_the_search_finds_what_a_child_has_in_its_environment() -> None:
         assert holds(started.pid, (needle.encode(),))[0] == {needle.encode()}
     finally:
         started.communicate(b"\n")
-

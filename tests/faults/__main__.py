@@ -1,4 +1,4 @@
-"""``python -m tests.faults COUNT [SEED]``: that many faults over real worker processes, and what they came to."""
+"""``python -m tests.faults COUNT [SEED]``: faults over real worker processes, and what they came to."""
 
 from __future__ import annotations
 
@@ -44,8 +44,11 @@ def main(count: int, seed: int) -> None:
     print(f"operations: {dict(tally.outcomes.most_common())}")
     print(f"fault to its error: {spread(tally.told)}; n = {len(tally.told)}")
     print(f"a fresh session's first cell: {spread(tally.fresh)}; after another loss: {tally.lost_again}")
+    print(f"disturbed from outside: {tally.resumed} resumed, stopped for {tally.stopped:.0f} s")
     print(f"nothing left; {time.monotonic() - began:.0f} s")
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else random.SystemRandom().randrange(1 << 32))
+    main(
+        int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else random.SystemRandom().randrange(1 << 32)
+    )

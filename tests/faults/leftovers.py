@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest.mock import patch
 
 from tests.support.host_health import assert_same, health
 from tests.support.pool_facts import until
 
-_FOLDERS = (tempfile.gettempdir(), "/dev/shm")
 GONE_SECONDS_MAX = 10.0
 
 
@@ -57,15 +57,9 @@ def descendants() -> set[Process]:
     return found
 
 
-def _files() -> set[str]:
-    """Return the files of ours in folders for temporary ones: those of our user that name this package."""
-    return {
-        f"{folder}/{name}"
-        for folder in _FOLDERS
-        if os.path.isdir(folder)
-        for name in os.listdir(folder)
-        if "rlm" in name
-    }
+def _shared_files() -> set[str]:
+    """Return the files of ours in shared memory."""
+    return {name for name in os.listdir("/dev/shm") if "rlm" in name} if os.path.isdir("/dev/shm") else set()
 
 
 @dataclass
@@ -82,10 +76,13 @@ class Seen:
 @asynccontextmanager
 async def nothing_left() -> AsyncIterator[Seen]:
     """Fail if the block leaves a process, a descriptor, a mapping or a file that was not there."""
-    before, files, others = health(), _files(), descendants()
+    before, files, others = health(), _shared_files(), descendants()
     seen = Seen()
-    yield seen
+    # A folder of our own: other programs come and go in the usual one.
+    with tempfile.TemporaryDirectory() as folder, patch.object(tempfile, "tempdir", folder):
+        yield seen
+        assert os.listdir(folder) == []
     mine = seen.processes | (descendants() - others)
     await until(lambda: not [each for each in mine - others if each.exists], GONE_SECONDS_MAX)
     assert_same(before, health())
-    assert _files() <= files, sorted(_files() - files)
+    assert _shared_files() <= files, sorted(_shared_files() - files)

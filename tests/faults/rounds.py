@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 from typing import Any, Final
 from unittest.mock import patch
@@ -30,6 +31,9 @@ TOLD_SECONDS_MAX: Final = 3.0
 # Nothing takes so long unless somebody waits for ever.
 STUCK_SECONDS: Final = 30.0
 ROUNDS_A_POOL: Final = 20
+_BEAT_SECONDS: Final = 0.05
+# More than any fault of ours keeps the event loop from running.
+_STOPPED_SECONDS: Final = 2.0
 _LOST_WORDS: Final = {error.__name__ for error in LOST} | {"worker_lost"}
 _REFUSED_WORDS: Final = _LOST_WORDS | {error.__name__ for error in REFUSED} | {"memory_exceeded"}
 ISOLATIONS: Final[tuple[Isolation, ...]] = ("shared", "session", "tenant")
@@ -45,11 +49,24 @@ class Tally:
     told: list[float] = field(default_factory=list)
     fresh: list[float] = field(default_factory=list)
     lost_again: int = 0
+    # Seconds in which this process did not run at all: somebody stopped it, and nobody was late.
+    stopped: float = 0.0
+    # A stopped worker that somebody else let go on.
+    resumed: int = 0
 
     @property
     def count(self) -> int:
         """How many faults there were; operations that ended before theirs came do not count."""
-        return sum(number for kind, number in self.faults.items() if not kind.endswith("none"))
+        return -self.resumed + sum(
+            number for kind, number in self.faults.items() if not kind.endswith("none")
+        )
+
+
+def _state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "X"
 
 
 @dataclass
@@ -66,6 +83,25 @@ class _Struck:
         """Whether the fault may have reached what the session was doing."""
         return self.strike.hits == "zygote" or (self.strike.hits == "worker" and session._loop is self.link)
 
+    def resumed(self, session: Counted) -> bool:
+        """Whether the worker was stopped and is not: only somebody else can have done that."""
+        return (
+            self.strike.name in ("stop", "deaf")
+            and session._loop is self.link
+            and _state(self.link.child.pid) not in "TZX"
+        )
+
+
+async def watch_the_clock(tally: Tally) -> None:
+    """Note for how long this process was stopped from outside, until cancelled."""
+    last = time.monotonic()
+    while True:
+        await anyio.sleep(_BEAT_SECONDS)
+        now = time.monotonic()
+        if now - last > _STOPPED_SECONDS:
+            tally.stopped += now - last
+        last = now
+
 
 @contextmanager
 def counted() -> Iterator[None]:
@@ -76,27 +112,32 @@ def counted() -> Iterator[None]:
 
 async def rounds(tally: Tally, seed: int, count: int, *, strikes: tuple[Strike, ...] = STRIKES) -> None:
     """Open a pool and let `count` faults come, the last while it closes. Nothing may be left."""
-    random = Random(seed)
+    async with nothing_left() as seen:
+        with counted():
+            await _rounds(tally, Random(seed), count, strikes, seen)
+
+
+async def _rounds(tally: Tally, random: Random, count: int, strikes: tuple[Strike, ...], seen: Seen) -> None:
     isolation = random.choice(ISOLATIONS)
     limits = pool_limits(
         isolation, workers_max=2 if isolation == "shared" else 8, hang_ms_max=HANG_MS, heartbeat_ms=50
     )
-    async with nothing_left() as seen:
-        with counted():
-            # What goes on while the pool closes is not of the pool's task group.
-            async with anyio.create_task_group() as outside:
-                async with WorkerPool(limits) as pool:
-                    image = await _image(pool)
-                    for _ in range(count - 1):
-                        await _OneFault(pool, random, _drawn(random, strikes), image, tally, seen).whole()
-                    last = _OneFault(pool, random, _drawn(random, strikes), image, tally, seen)
-                    await last.begin(outside)
-                    await until(lambda: last.struck.done or last.all_told)
-                    began = time.monotonic()
-                assert time.monotonic() - began < TOLD_SECONDS_MAX, f"{last.about}: the pool does not close"
-                await until(lambda: last.all_told, TOLD_SECONDS_MAX)
-                last.judge(closed=True)
-        del image, last
+    # What goes on while the pool closes is not of the pool's task group.
+    async with anyio.create_task_group() as outside:
+        outside.start_soon(watch_the_clock, tally)
+        async with WorkerPool(limits) as pool:
+            image = await _image(pool)
+            for _ in range(count - 1):
+                await _OneFault(pool, random, _drawn(random, strikes), image, tally, seen).whole()
+            last = _OneFault(pool, random, _drawn(random, strikes), image, tally, seen)
+            await last.begin(outside)
+            await until(lambda: last.struck.done or last.all_told)
+            began = time.monotonic()
+        took = time.monotonic() - began
+        assert took < TOLD_SECONDS_MAX + tally.stopped, f"{last.about}: closing took {took:.2f} s"
+        await until(lambda: last.all_told, TOLD_SECONDS_MAX)
+        last.judge(closed=True)
+        outside.cancel_scope.cancel()
 
 
 def _drawn(random: Random, strikes: tuple[Strike, ...]) -> Strike:
@@ -148,11 +189,20 @@ class _OneFault:
             self.judge(closed=False)
             await _afterwards(self._round, self._tally, self.struck, self.about)
         assert not stuck.cancelled_caught, f"stuck: {self.about}, told: {[(t[0], t[2]) for t in self._told]}"
-        struck = self.struck
-        if struck.done and struck.strike.deadly and struck.strike.hits == "worker":
-            assert struck.link is not None
-            child = struck.link.child
-            await until(lambda: not alive(child))
+        struck, link = self.struck, self.struck.link
+        used = any(session._loop is link for session in self._round.sessions)
+        if (
+            struck.done
+            and struck.strike.deadly
+            and struck.strike.hits == "worker"
+            and link is not None
+            and used
+        ):
+            # One that stood still with nothing to do is found when it gets something. Whoever reaps may stand
+            # still as well, so that only at the end no zombie may be left.
+            pid = link.child.pid
+            await until(lambda: _state(pid) in "ZX" or link.lost is None)
+            assert link.lost is not None or self._tally.resumed, f"{self.about}: the worker lives on"
 
     async def begin(self, tasks: TaskGroup) -> None:
         """Start the operations; one of them lets the fault come."""
@@ -201,7 +251,9 @@ def _judge(
     assert outcome in (_REFUSED_WORDS if refusing else _LOST_WORDS), f"{about}: {outcome}"
     if outcome in _LOST_WORDS:
         tally.told.append(at - struck.at)
-        assert tally.told[-1] < TOLD_SECONDS_MAX, f"{about}: told after {tally.told[-1]:.2f} s"
+        assert tally.told[-1] < TOLD_SECONDS_MAX + tally.stopped, (
+            f"{about}: told after {tally.told[-1]:.2f} s"
+        )
 
 
 async def _afterwards(round: Round, tally: Tally, struck: _Struck, about: str) -> None:
@@ -215,13 +267,22 @@ async def _afterwards(round: Round, tally: Tally, struck: _Struck, about: str) -
         began = time.monotonic()
         outcome = await outcome_of(run(session, "1 + 1"))
         took = time.monotonic() - began
-        assert took < TOLD_SECONDS_MAX, f"{about}: a next cell took {took:.2f} s"
+        assert took < TOLD_SECONDS_MAX + tally.stopped, f"{about}: a next cell took {took:.2f} s"
         lost_before = outcome.startswith("UsageError")  # a cell that was cancelled took its session along
         deadly = struck.done and struck.strike.deadly and struck.hit(session)
-        if deadly:
+        hit = struck.hit(session)
+        if deadly and outcome == "completed" and struck.resumed(session):
+            tally.resumed += 1
+        elif deadly:
             assert outcome in _LOST_WORDS or lost_before, f"{about}: {outcome} after a deadly fault"
-        elif not struck.hit(session):
+        elif not hit:
             assert outcome == "completed" or lost_before, f"{about}: {outcome} in a session that was not hit"
+    if struck.strike.name.startswith("no ") and struck.link is not None:
+        # What it lacks it will lack for ever; the rounds to come are about other faults.
+        link = struck.link
+        if link.lost is None:
+            link.child.kill()
+        await until(lambda: link.lost is not None)
     began = time.monotonic()
     while True:
         try:
@@ -233,7 +294,7 @@ async def _afterwards(round: Round, tally: Tally, struck: _Struck, about: str) -
             break
         tally.lost_again += 1
         # A stopped worker that had nothing to do is found when it is given something.
-        assert tally.lost_again and "orker" in outcome, f"{about}: a fresh session: {outcome}"
+        assert "orker" in outcome, f"{about}: a fresh session: {outcome}"
         took = time.monotonic() - began
         assert took < STUCK_SECONDS, about
     tally.fresh.append(time.monotonic() - began)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from rlm_wasm.worker.lockdown.report import LAYERS
 from rlm_wasm.worker.pool import WorkerPool
 from rlm_wasm.worker.result import CellResult
 from rlm_wasm.worker.worker import Worker, WorkerSession
+from tests.faults.leftovers import children_of
 from tests.support.pool_facts import alive, pool, until
 from tests.support.sandbox_facts import boundary_limits, cell_limits, echo, session_limits
 
@@ -263,6 +266,63 @@ async def test_a_zygote_that_is_killed_takes_its_workers_along_and_is_replaced()
             assert (await run(fresh, "6 * 7")).result == "42"
         assert nursery.started == 2
         assert nursery.zygote_pid != zygote
+
+
+@pytest.mark.threat("T-061")
+async def test_a_zygote_that_stands_still_is_found_by_the_next_fork_and_replaced() -> None:
+    async with pool("session", hang_ms_max=300) as made:
+        async with await opened(made):
+            pass
+        (nursery,) = made.nurseries
+        assert nursery.zygote_pid is not None
+        (inside,) = children_of(nursery.zygote_pid)
+        os.kill(inside, signal.SIGSTOP)
+        began = time.monotonic()
+        async with await opened(made) as fresh:
+            assert (await run(fresh, "6 * 7")).result == "42"
+        assert time.monotonic() - began < 5  # another one was started
+        assert nursery.started == 2
+        await until(lambda: not Path(f"/proc/{inside}").exists())
+
+
+@pytest.mark.threat("T-061")
+async def test_a_pool_closes_although_its_zygote_stands_still() -> None:
+    async with pool() as made:
+        await opened(made)
+        zygote = made.nurseries[0].zygote_pid
+        assert zygote is not None
+        (inside,) = children_of(zygote)
+        os.kill(inside, signal.SIGSTOP)
+        began = time.monotonic()
+    assert time.monotonic() - began < 3
+    await until(lambda: not Path(f"/proc/{inside}").exists())
+
+
+@pytest.mark.threat("T-062")
+async def test_a_session_that_a_worker_is_refused_memory_for_is_made_in_another_one() -> None:
+    async with pool(workers_max=2) as made, await opened(made) as first:
+        (starved,) = made.links
+        # What is there already goes on; whatever a session takes is refused. The third would go there.
+        resource.prlimit(starved.child.pid, resource.RLIMIT_AS, (1 << 20, 1 << 20))
+        async with await opened(made) as second, await opened(made) as third:
+            assert (await run(second, "6 * 7")).result == "42"
+            assert (await run(third, "6 * 7")).result == "42"
+        assert (await run(first, "1 + 1")).result == "2"
+
+
+@pytest.mark.threat("T-060")
+async def test_a_worker_that_hears_its_host_no_more_is_lost_and_not_closed() -> None:
+    async with pool(workers_max=1) as made:
+        session = await opened(made)
+        (link,) = made.links
+
+        async def deaf(frame: bytes) -> bytes:
+            link.child.connection.shutdown(socket.SHUT_WR)
+            await anyio.sleep(5)
+            return echo(frame)
+
+        result = await run(session, "llm_query('?')", deaf)
+        assert (result.outcome, type(result.error)) == ("worker_lost", WorkerLost)
 
 
 @pytest.mark.threat("T-064")
