@@ -81,7 +81,9 @@ class _Struck:
 
     def hit(self, session: Counted) -> bool:
         """Whether the fault may have reached what the session was doing."""
-        return self.strike.hits == "zygote" or (self.strike.hits == "worker" and session._loop is self.link)
+        if self.strike.hits == "zygote":  # a worker that came later has another one
+            return any(session._loop.child is child for child in self.children)  # type: ignore[attr-defined]
+        return self.strike.hits == "worker" and session._loop is self.link
 
     def resumed(self, session: Counted) -> bool:
         """Whether the worker was stopped and is not: only somebody else can have done that."""
