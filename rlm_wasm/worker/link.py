@@ -115,6 +115,9 @@ class Link:
         self._protocol = Protocol()
         self._sinks: dict[int, Sink] = {}
         self._running: dict[int, _Running] = {}
+        # Sessions whose operation has not ended. Not read off the books: a report that is refused may
+        # have moved them, and its session would wait for ever.
+        self._owed: set[int] = set()
         self._ended = ended
         self._closed = closed
         self._scope = anyio.CancelScope()
@@ -155,6 +158,8 @@ class Link:
                 raise WorkerLost(self.lost.message)
             return  # the session has been told
         message, file = self._message(command)
+        if isinstance(command, c.Open | c.Load | c.Run | c.Rebase | c.TakeSnapshot):
+            self._owed.add(command.session)
         if message is not None:
             self._send(message, file)
 
@@ -232,9 +237,10 @@ class Link:
         return message, value.file
 
     def _close(self, session: SessionId) -> m.CloseSession | None:
-        busy = self._protocol.state(session) not in (None, State.IDLE, State.CLOSING)
         if not self._protocol.closing(session):
             return None
+        busy = session in self._owed
+        self._owed.discard(session)
         sink = self._sinks.pop(session)
         self._running.pop(session, None)
         if busy:
@@ -307,10 +313,12 @@ class Link:
                     self._sinks[session](c.Requested(request))
             case m.OperationDone(session=session):
                 sink = self._sinks.get(session)
-                running = self._running.pop(session, None)
+                # Before anything is forgotten: it raises if what the report holds is none of ours.
                 done = self._done(report, file)
+                running = self._running.pop(session, None)
                 if running is not None:
                     done = running.ended(done, self.heard_ns)
+                self._owed.discard(session)
                 if self._protocol.state(session) is None:  # it was never made
                     self._sinks.pop(session, None)
                     self._closed(self, session)
@@ -373,7 +381,7 @@ class Link:
         now = monotonic_ns()
         sinks, self._sinks = self._sinks, {}
         for session, sink in sinks.items():
-            if self._protocol.state(session) in (None, State.IDLE, State.CLOSING):
+            if session not in self._owed:
                 continue
             error = WorkerLost(lost.message)
             running = self._running.pop(session, None)
@@ -381,6 +389,7 @@ class Link:
                 sink(c.Done(error=error))
             else:
                 sink(c.Done(result=running.lost(error, now)))
+        self._owed.clear()
         self._ended(self)
 
     async def gone(self, seconds_max: float) -> bool:

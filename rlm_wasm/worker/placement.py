@@ -16,6 +16,8 @@ from rlm_wasm.errors import InternalError, Overloaded
 
 Isolation = Literal["shared", "tenant", "session"]
 _MS: Final = 1_000_000
+# A worker that holds more than it may is retired; at this many times as much it is ended.
+_MEMORY_FACTOR: Final = 2
 
 
 class Age(enum.Enum):
@@ -188,4 +190,11 @@ class Placement:
             if too_old or worker.memory_bytes > limits.worker_memory_bytes_max:
                 worker.age = Age.RETIRED
             if worker.age is Age.RETIRED and worker.sessions == 0:
+                yield number
+
+    def too_large(self) -> Iterator[int]:
+        """Yield the workers that hold so much that their sessions are ended with them."""
+        allowed = _MEMORY_FACTOR * self._limits.worker_memory_bytes_max
+        for number, worker in self._workers.items():
+            if worker.memory_bytes > allowed:
                 yield number

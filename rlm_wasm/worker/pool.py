@@ -309,6 +309,7 @@ class WorkerPool:
         for number, slot in self._slots.items():
             if slot.link is not None:
                 self._placement.measured(number, slot.link.child.memory_bytes() or 0)
+        self._end_all(self._placement.too_large(), "it held more memory than a worker may")
         self._placement.pressure(memory_pressure_permille())
         self._end_all(self._placement.tick(now), "it has served its time")
 

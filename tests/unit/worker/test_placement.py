@@ -120,6 +120,15 @@ def test_old_and_large_workers_are_retired_and_end_after_their_last_session():
     assert books.left(large.worker)
 
 
+def test_a_worker_that_holds_twice_what_it_may_is_ended_with_its_sessions():
+    books = placement(worker_memory_bytes_max=500)
+    worker = books.place("", 0).worker
+    books.measured(worker, 1000)
+    assert list(books.too_large()) == []
+    books.measured(worker, 1001)
+    assert list(books.too_large()) == [worker]
+
+
 def test_an_idle_worker_that_is_too_old_ends_at_once():
     books = placement(worker_age_ms_max=1000)
     place = books.place("", 0)

@@ -1,0 +1,202 @@
+"""A worker process that belongs to an attacker, at the other end of its host's socket."""
+
+from __future__ import annotations
+
+import array
+import os
+import random
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from rlm_wasm.errors import WorkerLost
+from rlm_wasm.image.memfd import MemoryFile
+from rlm_wasm.policy.model import Policy
+from rlm_wasm.runtime.sandbox import Sandbox
+from rlm_wasm.sandbox.session import Cell
+from rlm_wasm.wire import worker_messages as m
+from rlm_wasm.worker.child import Child
+from rlm_wasm.worker.link import Link
+from rlm_wasm.worker.process import ProcessSession
+from tests.support.pool_facts import alive, until
+from tests.support.sandbox_facts import boundary_limits, cell_limits, session_limits
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("healthy_host")]
+
+CAP = 4 << 20
+RESULT = m.CellReport("completed", "", "", "2", None, (), 10, 65_536, 10, False, False)
+
+
+class Attacker:
+    """A process whose only part is to be killed, and the worker's end of the socket, in the test's hands."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        ours, self.socket = socket.socketpair()
+        self.child = Child(self.process.pid, os.pidfd_open(self.process.pid), ours)
+        self.ended: list[str] = []
+
+    def link(self) -> Link:
+        return Link(
+            self.child,
+            tenant="a",
+            report_bytes_max=CAP,
+            unsent_bytes_max=CAP,
+            ended=lambda link: self.ended.append(str(link.lost)),
+            closed=lambda link, session: None,
+        )
+
+    def say(self, report: m.FromWorker, file: int | None = None) -> None:
+        payload = m.encode(report)
+        data = struct.pack("<I", len(payload) | ((1 << 31) if file is not None else 0)) + payload
+        rights = (
+            [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [file]))] if file is not None else []
+        )
+        self.socket.sendmsg([data], rights)
+
+    def close(self) -> None:
+        self.socket.close()
+        self.process.kill()
+        self.process.wait()
+
+
+async def _attacked(attack: Callable[[Attacker], object], *, snapshot: bool = False) -> list[object]:
+    """Open a session in a hostile worker, begin an operation, let it attack; return how that ended."""
+    attacker = Attacker()
+    found: list[object] = []
+    try:
+        link = attacker.link()
+        session = ProcessSession(link, 1, session_limits(), boundary_limits())  # type: ignore[arg-type]
+
+        async def drive() -> None:
+            try:
+                await session.open_in(session_limits(), None)
+                if snapshot:
+                    found.append(await session.snapshot())
+                else:
+                    found.append((await session.run(Cell("1+1", cell_limits()))).outcome)
+            except WorkerLost as lost:
+                found.append(lost)
+
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(link.serve)
+                tasks.start_soon(drive)
+                await until(lambda: link.busy)
+                attacker.say(m.Ready())
+                attacker.say(m.OperationDone(1, 1))
+                await until(lambda: link._protocol._operations == 2)
+                try:
+                    attack(attacker)
+                    await until(lambda: found, 5)
+                finally:
+                    link.end("the test is over")
+        assert len(attacker.ended) == 1
+        assert await link.gone(5)
+    finally:
+        attacker.close()
+    return found
+
+
+def _raw(data: bytes) -> Callable[[Attacker], object]:
+    return lambda attacker: attacker.socket.sendall(data)
+
+
+def _reports(*reports: m.FromWorker) -> Callable[[Attacker], object]:
+    return lambda attacker: [attacker.say(report) for report in reports]
+
+
+_ATTACKS: dict[str, Callable[[Attacker], object]] = {
+    "an oversized frame": _raw(struct.pack("<I", CAP + 1)),
+    "no message": _raw(struct.pack("<I", 3) + b"abc"),
+    "an empty frame": _raw(struct.pack("<I", 0)),
+    "another session": _reports(m.GuestRequest(2, 2, b"?")),
+    "another operation": _reports(m.OperationDone(1, 7, result=RESULT)),
+    "an operation that is over": _reports(m.OperationDone(1, 1)),
+    "ready again": _reports(m.Ready()),
+    "a pong": _reports(m.Pong(1)),
+    "a session closed that was not": _reports(m.SessionClosed(1)),
+    "two requests": _reports(m.GuestRequest(1, 2, b"?"), m.GuestRequest(1, 2, b"?")),
+    "an error of no name": _reports(m.OperationDone(1, 2, error=m.ErrorReport("SystemExit", "x"))),
+    "no result": _reports(m.OperationDone(1, 2)),
+    "a file for nothing": lambda attacker: attacker.say(m.Pong(1), 0),
+    "a closed socket": lambda attacker: attacker.socket.close(),
+    "a killed process": lambda attacker: (attacker.process.kill(), attacker.socket.close()),
+}
+
+
+@pytest.mark.threat("T-056")
+@pytest.mark.threat("T-057")
+@pytest.mark.parametrize("attack", _ATTACKS.values(), ids=_ATTACKS.keys())
+async def test_what_is_no_report_ends_the_worker_with_one_typed_end(
+    attack: Callable[[Attacker], object],
+) -> None:
+    (outcome,) = await _attacked(attack)
+    assert outcome == "worker_lost"
+
+
+@pytest.mark.threat("T-057")
+@pytest.mark.parametrize("seed", range(10))
+async def test_random_bytes_end_the_worker_and_nothing_else(seed: int) -> None:
+    draw = random.Random(seed)
+    data = draw.randbytes(3_000)
+    (outcome,) = await _attacked(lambda attacker: (attacker.socket.sendall(data), attacker.socket.close()))
+    assert outcome == "worker_lost"
+
+
+@pytest.mark.threat("T-058")
+async def test_an_image_that_is_not_sealed_or_no_memory_file_is_refused() -> None:
+    unsealed = os.memfd_create("rlm-test", os.MFD_ALLOW_SEALING)
+    folder = os.open("/", os.O_RDONLY)
+    try:
+        for file in (unsealed, folder):
+            report = m.OperationDone(1, 2, image=m.ImageReport(65_536, 0, 0))
+            (outcome,) = await _attacked(lambda a, file=file, r=report: a.say(r, file), snapshot=True)
+            assert isinstance(outcome, WorkerLost)
+    finally:
+        os.close(unsealed)
+        os.close(folder)
+
+
+@pytest.mark.threat("T-058")
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        struct.pack("<QQ", 0, 4096),
+        struct.pack("<QQ", 1, 4096) + bytes(4096),
+        struct.pack("<QQ", 65_536, 4096) + bytes(4096),
+        struct.pack("<QQ", 0, 0),
+        struct.pack("<QQ", 0, (1 << 64) - 4096) + bytes(4096),
+        struct.pack("<QQ", 0, 4096) + bytes(4097),
+    ],
+)
+async def test_an_image_that_lies_about_its_pages_is_an_artifact_error(content: bytes) -> None:
+    from rlm_wasm.errors import ArtifactError
+
+    file = MemoryFile.of("rlm-test", content)
+    report = m.OperationDone(1, 2, image=m.ImageReport(65_536, 0, 1))
+    (image,) = await _attacked(lambda attacker: attacker.say(report, file.fd), snapshot=True)
+    if isinstance(image, WorkerLost):
+        return  # longer than such an image can be
+    with pytest.raises(ArtifactError):
+        image.flattened()  # type: ignore[attr-defined]
+
+
+@pytest.mark.guest
+@pytest.mark.threat("T-069")
+async def test_strict_runs_each_guest_in_a_locked_process_of_its_own(guest: Any) -> None:
+    async with Sandbox(Policy.builtin("strict")) as sandbox, await sandbox.session() as session:
+        assert (await session.exec("6 * 7")).result == "42"
+        (link,) = sandbox._worker.links  # type: ignore[attr-defined]
+        assert link.child.pid != os.getpid()
+        status = Path(f"/proc/{link.child.pid}/status").read_text()  # noqa: ASYNC240
+        assert "Seccomp:\t2" in status
+        assert alive(link.child)
