@@ -25,7 +25,7 @@ from tests.faults.steps import LOST, PLAIN, REFUSED, STEPS, Counted, Round, outc
 from tests.faults.strikes import STRIKES, WEIGHTS, Strike
 from tests.support.pool_facts import alive, pool_limits, until
 
-HANG_MS: Final = 300
+HANG_MS: Final = 500
 # What a machine may be late by beside that; the report tells what it really took.
 TOLD_SECONDS_MAX: Final = 3.0
 # Nothing takes so long unless somebody waits for ever.
