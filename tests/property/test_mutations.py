@@ -168,7 +168,8 @@ def test_broken_code_is_caught(
     new: str,
 ) -> None:
     mutate(monkeypatch, module, old, new)
-    assert fails(machine, 400)
+    # Most are found within ten; a search that finds something ends there.
+    assert fails(machine, 2_000)
 
 
 @pytest.mark.parametrize("machine", [LedgerMachine, PermitsMachine, SchedulerMachine])
