@@ -8,7 +8,7 @@ import gc
 import importlib
 import os
 import sys
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import click
 
@@ -81,15 +81,19 @@ def entry(arguments: list[str] | None = None) -> None:
         sys.stdout.flush()
     except (OSError, ValueError):
         # What could not be written is still buffered, and Python would try again on its way out.
-        _drop_stdout()
+        _drop(sys.stdout)
         status = status or ExitCode.USAGE
+    try:
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        _drop(sys.stderr)
     sys.exit(status)
 
 
-def _drop_stdout() -> None:
-    """Let whatever is still to be written to stdout go nowhere."""
+def _drop(stream: TextIO) -> None:
+    """Let whatever is still to be written to a standard stream go nowhere."""
     with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def open_standard_streams() -> None:
@@ -124,13 +128,13 @@ def invoke(arguments: list[str] | None = None) -> int:
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has gone; a second failing flush at exit would only repeat that.
-        _drop_stdout()
+        _drop(sys.stdout)
         return ExitCode.GUEST
     except OSError as error:
         # A file of ours is its owner's to report; what comes up to here is a full disk under the output.
         if error.errno not in _NO_SPACE:
             return _our_bug(error)
-        _drop_stdout()
+        _drop(sys.stdout)
         failure(f"cannot write the output: {error.strerror}")
         return ExitCode.USAGE
     except RlmWasmError as error:
