@@ -296,6 +296,10 @@ class Link:
         except Exception as error:  # noqa: BLE001 - whatever a report led to, it ends its worker and nothing else
             self.end(f"a report of it failed with {type(error).__name__}")
 
+    async def catch_up(self) -> None:
+        """Take what has come, for whoever waits for a first sign of life."""
+        self.read()
+
     def _take(self, frame: Frame) -> None:
         # Owned from here on, whatever is wrong with the frame.
         file = None if frame.file is None else MemoryFile(frame.file)

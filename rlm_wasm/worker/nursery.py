@@ -10,7 +10,6 @@ import os
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from time import monotonic_ns
 from typing import Final
 
 import anyio
@@ -18,9 +17,9 @@ from anyio.abc import TaskGroup
 
 from rlm_wasm.errors import LockdownError, WorkerLost
 from rlm_wasm.worker.child import Child
-from rlm_wasm.worker.liveness import hangs
 from rlm_wasm.worker.lockdown.report import Finding
 from rlm_wasm.worker.lockdown.rlimits import ProcessLimits
+from rlm_wasm.worker.patience import told_in_time
 from rlm_wasm.worker.zygote import Exited, Gone, Spawned, Zygote, ZygoteGone
 
 ENTRY: Final = "rlm_wasm.worker.serving"
@@ -92,7 +91,9 @@ class Nursery:
         try:
             with theirs:
                 self._births[zygote.spawn(theirs)] = birth
-            await self._told(zygote, birth)
+            await told_in_time(
+                birth.told, zygote.cpu_ms, lambda: self._read(zygote), hang_ms_max=self._hang_ms_max
+            )
             if birth.spawned is None:
                 reason = birth.reason or "the zygote does not fork"
                 zygote.kill()
@@ -106,19 +107,6 @@ class Nursery:
                 os.close(birth.spawned.pidfd)
             raise
         return _Born(birth.spawned.pid, birth.spawned.pidfd, ours, birth)
-
-    async def _told(self, zygote: Zygote, birth: _Birth) -> None:
-        """Wait until a fork is told, or the zygote hangs: by the same measure as a worker."""
-        hang_ms, began_ns, began_cpu = self._hang_ms_max, monotonic_ns(), zygote.cpu_ms()
-        while not birth.told.is_set():
-            with anyio.move_on_after(hang_ms / 1000):
-                await birth.told.wait()
-            await self._read(zygote)  # our own loop may have been late
-            used = zygote.cpu_ms()
-            if used is not None and began_cpu is not None:
-                used -= began_cpu
-            if hangs(monotonic_ns() - began_ns, used, hang_ms):
-                return
 
     async def cause_of_death(self, child: Child) -> LockdownError | None:
         """Return why a worker that never served ended, if that was a missing layer."""

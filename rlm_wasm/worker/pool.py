@@ -25,6 +25,7 @@ from rlm_wasm.worker.link import Link
 from rlm_wasm.worker.liveness import hangs
 from rlm_wasm.worker.lockdown.rlimits import ProcessLimits
 from rlm_wasm.worker.nursery import Nursery
+from rlm_wasm.worker.patience import told_in_time
 from rlm_wasm.worker.placement import Isolation, Placement
 from rlm_wasm.worker.pressure import memory_pressure_permille
 from rlm_wasm.worker.process import ProcessSession
@@ -33,7 +34,6 @@ from rlm_wasm.worker.worker import SessionImage
 
 _MEASURE_MS: Final = 1_000
 _END_SECONDS_MAX: Final = 5.0
-_SERVE_SECONDS_MAX: Final = 10.0
 TENANT_CHARS_MAX: Final = 256
 
 
@@ -192,10 +192,9 @@ class WorkerPool:
             slot.link = link
             assert self._tasks is not None
             self._tasks.start_soon(link.serve)
-            with anyio.move_on_after(_SERVE_SECONDS_MAX):
-                await link.served.wait()
-            if not link.served.is_set():
-                link.end(f"it did not serve within {_SERVE_SECONDS_MAX:.0f} s")
+            hang_ms = self._limits.workers.hang_ms_max
+            if not await told_in_time(link.served, child.cpu_ms, link.catch_up, hang_ms_max=hang_ms):
+                link.end(f"it gave no first sign of life for {hang_ms} ms")
             if link.lost is not None:
                 slot.error = await nursery.cause_of_death(child) or link.lost
             elif slot.unwanted:

@@ -16,9 +16,11 @@ import pytest
 
 from rlm_wasm.errors import CellCancelled, Overloaded, PolicyError, UsageError, WorkerLost
 from rlm_wasm.sandbox.session import Cell
+from rlm_wasm.worker.child import Child
 from rlm_wasm.worker.image_file import WorkerImage
 from rlm_wasm.worker.inline import InlineWorker
 from rlm_wasm.worker.lockdown.report import LAYERS
+from rlm_wasm.worker.nursery import Nursery
 from rlm_wasm.worker.pool import WorkerPool
 from rlm_wasm.worker.result import CellResult
 from rlm_wasm.worker.worker import Worker, WorkerSession
@@ -361,6 +363,28 @@ async def test_a_session_that_cannot_be_made_leaves_its_place() -> None:
         with pytest.raises(PolicyError, match="memory_bytes_max"):
             await made.session(session_limits(memory_bytes_max=1 << 20), boundary_limits())
         assert made.sessions == 0
+
+
+@pytest.mark.threat("T-060")
+async def test_a_worker_that_is_stopped_before_its_first_word_is_found_as_any_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fork = Nursery.fork
+
+    async def stopped(self: Nursery) -> Child:
+        child = await fork(self)
+        os.kill(child.pid, signal.SIGSTOP)
+        return child
+
+    async with pool("session") as made:
+        async with await opened(made):
+            pass
+        monkeypatch.setattr(Nursery, "fork", stopped)
+        with anyio.fail_after(4), pytest.raises(WorkerLost):
+            await opened(made)
+        monkeypatch.undo()
+        async with await opened(made) as session:
+            assert (await run(session, "6 * 7")).result == "42"
 
 
 async def test_a_cancelled_opening_leaves_its_place_and_no_process() -> None:

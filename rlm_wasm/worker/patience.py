@@ -1,0 +1,35 @@
+"""Waiting for a process's first word, as long as the process does something for it and no longer."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from time import monotonic_ns
+
+import anyio
+
+from rlm_wasm.worker.liveness import hangs
+
+
+async def told_in_time(
+    told: anyio.Event,
+    cpu_ms: Callable[[], int | None],
+    catch_up: Callable[[], Awaitable[object]],
+    *,
+    hang_ms_max: int,
+) -> bool:
+    """Wait for `told`; return False once the process that should tell hangs, by the measure of all workers.
+
+    `cpu_ms()` is the CPU time it has used so far. `catch_up()` reads what it has said: our own loop may
+    have been late.
+    """
+    began_ns, began_ms = monotonic_ns(), cpu_ms()
+    while not told.is_set():
+        with anyio.move_on_after(hang_ms_max / 1000):
+            await told.wait()
+        await catch_up()
+        used = cpu_ms()
+        if used is not None and began_ms is not None:
+            used -= began_ms
+        if not told.is_set() and hangs(monotonic_ns() - began_ns, used, hang_ms_max):
+            return False
+    return True
