@@ -114,7 +114,8 @@ def test_a_full_disk_under_stderr_too_leaves_the_status() -> None:
     try:
         ended = subprocess.run(
             [*COMMAND, "policy", "show", "strict"],
-            stdout=full, stderr=full, timeout=SECONDS_MAX, env=environment(),
+            # Empty: buffered, so that something is still to be written when Python ends.
+            stdout=full, stderr=full, timeout=SECONDS_MAX, env=environment(PYTHONUNBUFFERED=""),
         )  # fmt: skip
     finally:
         os.close(full)
