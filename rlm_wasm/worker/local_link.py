@@ -18,6 +18,8 @@ from rlm_wasm.worker.postbox import Postbox
 
 # For so long, and a guest's slice, an event loop runs guests before it looks at its other work again.
 ROUND_NS_MAX: Final = 1_000_000
+# Responses that the thread gets in one round. Where it is in the way for a moment, the others are not for it.
+FOR_THREAD_MAX: Final = 8
 
 
 def signals_are_harmless() -> bool:
@@ -78,13 +80,14 @@ class LocalLink:
         """Answer the guests that wait, one after the other, for a while."""
         if not self._responses:
             return
-        until_ns = monotonic_ns() + ROUND_NS_MAX
+        until_ns, for_thread = monotonic_ns() + ROUND_NS_MAX, 0
         self.postbox.hold()
         try:
             with self._loop.borrowed() as seats:
-                while self._responses and (seats is None or monotonic_ns() < until_ns):
+                while self._responses and for_thread < FOR_THREAD_MAX and monotonic_ns() < until_ns:
                     response = self._responses.popleft()
                     if seats is None or not seats.answer(response):
+                        for_thread += 1
                         with contextlib.suppress(UsageError):  # closed meanwhile, and so is the guest
                             self._loop.submit(response)
         finally:

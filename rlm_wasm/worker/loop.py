@@ -32,7 +32,7 @@ class _Word(Enum):
 
 
 class WorkerLoop:
-    """Runs sessions on a thread of its own, never the main one: no signal handler runs there.
+    """Runs sessions on a thread of its own, where no signal handler runs, and lends them for a moment.
 
     While it has nothing to do it prepares sessions ahead of need, at most `prepared_max`.
     """
@@ -44,6 +44,7 @@ class WorkerLoop:
         self._baton = threading.Lock()
         # Somebody wants to borrow. Without it the thread would take the baton again before he had a chance.
         self._wanted = False
+        self._had_turn = False
         self._idle = False
         self._thread = threading.Thread(target=self._main, name="rlm-wasm-worker", daemon=True)
         self._stopping = False
@@ -111,18 +112,25 @@ class WorkerLoop:
         try:
             while not self._stopping:
                 self._take_commands()
-                if self._wanted:
+                if self._gives_way():
                     continue
                 with self._baton:
                     if self._idle:
                         self._seats.prepare()
                     else:
                         self._seats.turn()
+                self._had_turn = True
         finally:
             with self._door:
                 self._refusing = True
             with self._baton:
                 self._seats.close_all()
+
+    def _gives_way(self) -> bool:
+        """Whether to leave the seats to somebody who wants to borrow them: once after each turn."""
+        gives_way = self._wanted and self._had_turn
+        self._had_turn = self._had_turn and not gives_way
+        return gives_way
 
     def _take_commands(self) -> None:
         timeout = self._patience()
@@ -145,7 +153,7 @@ class WorkerLoop:
 
     def _patience(self) -> float | None:
         """How long to wait for a command: not at all where a guest can go on, None for ever."""
-        if self._wanted:
+        if self._gives_way():
             return None  # who borrows says LOOK when he leaves something to do
         with self._baton:
             timeout = self._seats.idle_seconds()
