@@ -85,6 +85,10 @@ class Channel:
             return []
         except OSError as error:
             raise PeerGone(os.strerror(error.errno or 0)) from error
+        if not (ancillary or self._received or self._files or flags & socket.MSG_CTRUNC):
+            frame = self._whole(data)
+            if frame is not None:
+                return [frame]
         files = array.array("i")
         for level, kind, content in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
@@ -97,6 +101,17 @@ class Channel:
         self.received_bytes += len(data)
         self._received += data
         return self._frames()
+
+    def _whole(self, data: bytes) -> Frame | None:
+        """Return what has come if it is one frame and nothing else, as it is nearly always."""
+        if len(data) < _HEADER.size:
+            return None
+        (word,) = _HEADER.unpack_from(data)
+        # The bit of a file makes the word larger than any frame that has come whole.
+        if word != len(data) - _HEADER.size or word > self._frame_bytes_max:
+            return None
+        self.received_bytes += len(data)
+        return Frame(data[_HEADER.size :])
 
     def _missing(self) -> int:
         """How many bytes the frame that has begun still lacks."""

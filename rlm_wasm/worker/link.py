@@ -32,6 +32,7 @@ from rlm_wasm.worker.child import Child
 from rlm_wasm.worker.frames import Channel, Frame, FrameError, PeerGone
 from rlm_wasm.worker.image_file import WorkerImage, check_file, next_image_number
 from rlm_wasm.worker.protocol import Protocol, State
+from rlm_wasm.worker.readable import while_readable
 from rlm_wasm.worker.result import CellResult
 from rlm_wasm.worker.translation import result_of
 
@@ -40,6 +41,8 @@ Sink = Callable[[c.Report], None]
 
 # Twice what any guest was measured to use. A cell whose worker is gone is charged what it could have used.
 FUEL_PER_NS_MAX: Final = 25
+# Commands that begin an operation, which ends with one report.
+_BEGINNING: Final = (c.Open, c.Load, c.Run, c.Rebase, c.TakeSnapshot)
 
 
 @dataclass(slots=True)
@@ -154,11 +157,11 @@ class Link:
             WorkerLost: the worker is gone and the command would begin something.
         """
         if self.lost is not None:
-            if isinstance(command, c.Open | c.Load | c.Run | c.Rebase | c.TakeSnapshot):
+            if isinstance(command, _BEGINNING):
                 raise WorkerLost(self.lost.message)
             return  # the session has been told
         message, file = self._message(command)
-        if isinstance(command, c.Open | c.Load | c.Run | c.Rebase | c.TakeSnapshot):
+        if isinstance(command, _BEGINNING):
             self._owed.add(command.session)
         if message is not None:
             self._send(message, file)
@@ -167,6 +170,11 @@ class Link:
         """Enter a command in the books; return what to send: nothing if it has become void."""
         message: m.ToWorker
         match command:
+            case c.Respond(session=session, response=response):  # the most frequent by far
+                if not self._protocol.responding(session):
+                    return None, None
+                self._running[session].resume(monotonic_ns())
+                message = m.RespondTo(session, response)
             case c.Open():
                 return self._open(command)
             case c.Load(value=value):
@@ -180,11 +188,6 @@ class Link:
                 message = m.RebaseSession(session, self._protocol.beginning(session))
             case c.TakeSnapshot(session=session):
                 message = m.SnapshotSession(session, self._protocol.beginning(session, wants_image=True))
-            case c.Respond(session=session, response=response):
-                if not self._protocol.responding(session):
-                    return None, None
-                self._running[session].resume(monotonic_ns())
-                message = m.RespondTo(session, response)
             case c.Interrupt(session=session):
                 if self._protocol.state(session) in (None, State.CLOSING):
                     return None, None
@@ -264,9 +267,8 @@ class Link:
             with self._scope:
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(self._write)
-                    while self.lost is None:
-                        await anyio.wait_readable(self._channel)
-                        self.read()
+                    if self.lost is None:
+                        await while_readable(self._channel.fileno(), self.read)
         finally:
             # Cancelled from outside: whoever waits for a session is told, or would wait for ever.
             self.end("the host closed it")
@@ -309,12 +311,12 @@ class Link:
         self._protocol.check(report, with_file=file is not None)
         self.heard_ns = monotonic_ns()
         match report:
-            case m.Ready():
-                self.served.set()
-            case m.GuestRequest(session=session, frame=request):
+            case m.GuestRequest(session=session, frame=request):  # the most frequent by far
                 if self._protocol.state(session) is State.WAITING:
                     self._running[session].pause(self.heard_ns)
                     self._sinks[session](c.Requested(request))
+            case m.Ready():
+                self.served.set()
             case m.OperationDone(session=session):
                 sink = self._sinks.get(session)
                 # Before anything is forgotten: it raises if what the report holds is none of ours.

@@ -170,18 +170,16 @@ class Protocol:
         if with_file and not (isinstance(report, OperationDone) and report.image is not None):
             raise BoundaryViolation("a file with a report that has none")
         match report:
+            case GuestRequest():  # the most frequent by far
+                self._asked(report)
             case Ready():
                 if self._ready:
                     raise BoundaryViolation("a worker is ready once")
                 self._ready = True
-                return
             case Pong(number=number):
                 if number != self._ping:
                     raise BoundaryViolation("a pong without its ping")
                 self._ping = None
-                return
-            case GuestRequest():
-                self._asked(report)
             case OperationDone():
                 self._done(report, with_file=with_file)
             case SessionClosed(session=session):

@@ -47,6 +47,7 @@ class Server:
         self._opened = 0
         self._idle = False
         self._poll = select.poll()
+        self._events = 0
         self._closed = False
 
     def run(self) -> None:
@@ -94,7 +95,9 @@ class Server:
             events |= select.POLLOUT
             if self._channel.unsent_bytes >= UNSENT_BYTES_HIGH:
                 seconds = None
-        self._poll.register(self._channel.fileno(), events)
+        if events != self._events:
+            self._events = events
+            self._poll.register(self._channel.fileno(), events)
         # Rounded up: waking a fraction of a millisecond early would spin until the time has come.
         timeout = None if seconds is None else -int(-seconds * 1000 // 1)
         if patience is not None:
@@ -105,6 +108,8 @@ class Server:
 
     def _take(self, message: m.ToWorker, file: MemoryFile | None) -> None:
         match message:
+            case m.RespondTo():  # the most frequent by far
+                pass
             case m.Ping(number=number):
                 self._channel.send(m.encode(m.Pong(number)))
                 return

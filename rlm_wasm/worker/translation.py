@@ -71,6 +71,8 @@ def load_command(message: m.LoadValue, file: MemoryFile | None) -> c.Load:
 def command_of(message: m.ToWorker) -> c.Command:
     """Return the command that a message without a file of its own says."""
     match message:
+        case m.RespondTo(session=session, response=response):  # the most frequent by far
+            return c.Respond(SessionId(session), response)
         case m.RunCell():
             cell = Cell(message.source, message.limits, report_variables=message.report_variables)
             return c.Run(SessionId(message.session), cell, message.checkpoint_bytes_max)
@@ -78,8 +80,6 @@ def command_of(message: m.ToWorker) -> c.Command:
             return c.Rebase(SessionId(session))
         case m.SnapshotSession(session=session):
             return c.TakeSnapshot(SessionId(session))
-        case m.RespondTo(session=session, response=response):
-            return c.Respond(SessionId(session), response)
         case m.InterruptCell(session=session):
             return c.Interrupt(SessionId(session))
         case m.StopOperation(session=session, error=report):

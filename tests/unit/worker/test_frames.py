@@ -86,6 +86,30 @@ def test_a_frame_above_the_cap_is_refused_before_its_bytes_are_kept(pair):
 
 
 @pytest.mark.threat("T-057")
+def test_a_frame_above_the_cap_is_refused_when_it_comes_whole():
+    ours, peer = socket.socketpair()
+    channel = Channel(ours, frame_bytes_max=100, unsent_bytes_max=1_000)
+    with peer:
+        peer.sendall(header(100) + b"x" * 100)
+        assert [len(frame.payload) for frame in channel.receive()] == [100]
+        peer.sendall(header(101) + b"x" * 101)
+        with pytest.raises(FrameError, match="101 bytes, 100 allowed"):
+            channel.receive()
+        channel.close()
+
+
+def test_the_rest_of_a_frame_that_looks_like_a_whole_one_is_not_taken_for_one(pair):
+    channel, theirs = pair
+    inner = header(3) + b"abc"
+    for begun in (header(2 + len(inner)) + b"xy", header(len(inner)), header(len(inner))[:2]):
+        theirs.sendall(begun)
+        assert channel.receive() == []
+        theirs.sendall((header(len(inner))[len(begun) :] if len(begun) < 4 else b"") + inner)
+        (frame,) = channel.receive()
+        assert frame.payload.endswith(inner)
+
+
+@pytest.mark.threat("T-057")
 @pytest.mark.parametrize(
     ("data", "files"),
     [
