@@ -10,8 +10,10 @@ The host is trusted: a command that makes no sense ends the process.
 
 from __future__ import annotations
 
+import os
 import select
 import socket
+from time import monotonic_ns
 from typing import Final
 
 from rlm_wasm.errors import InternalError, RlmWasmError
@@ -22,6 +24,7 @@ from rlm_wasm.worker.frames import Channel, PeerGone
 from rlm_wasm.worker.lockdown.report import LockdownReport
 from rlm_wasm.worker.seats import Seats
 from rlm_wasm.worker.translation import Images, command_of, load_command, open_command, report_of
+from rlm_wasm.worker.vigil import Vigil
 
 # A value larger than this comes in a file, so frames hold a cell's source or a response at most.
 COMMAND_BYTES_MAX: Final = 256 << 20
@@ -32,6 +35,8 @@ _UNSENT_BYTES_MAX: Final = 1 << 30
 # nobody has wanted it for so long.
 SHARED_FROM_SESSIONS: Final = 2
 IDLE_MS: Final = 5
+# Asked for in the zygote: a locked worker may not.
+_PROCESSORS: Final = len(os.sched_getaffinity(0))
 
 
 class Server:
@@ -48,6 +53,9 @@ class Server:
         self._idle = False
         self._poll = select.poll()
         self._events = 0
+        # Whether the last thing told was a request, and how long to stay awake for its answer.
+        self._asked = False
+        self._vigil = Vigil()
         self._closed = False
 
     def run(self) -> None:
@@ -102,9 +110,25 @@ class Server:
         timeout = None if seconds is None else -int(-seconds * 1000 // 1)
         if patience is not None:
             timeout = patience if timeout is None else min(patience, timeout)
-        found = self._poll.poll(timeout)
+        found = self._wait_for_answer(timeout) if self._asked and timeout != 0 else self._poll.poll(timeout)
         self._idle = patience is not None and not found
         return any(event & ~select.POLLOUT for _, event in found)
+
+    def _wait_for_answer(self, timeout: int | None) -> list[tuple[int, int]]:
+        """Wait as `poll` does for what the host answers: awake at first, where answers come quickly."""
+        self._asked = False
+        poll = self._poll.poll
+        began_ns = now_ns = monotonic_ns()
+        until_ns = began_ns + self._vigil.awake_ns(_PROCESSORS)
+        found: list[tuple[int, int]] = []
+        while not found and now_ns < until_ns:
+            found = poll(0)
+            now_ns = monotonic_ns()
+        if not found:
+            found = poll(timeout)
+            now_ns = monotonic_ns()
+        self._vigil = self._vigil.after(now_ns - began_ns)
+        return found
 
     def _take(self, message: m.ToWorker, file: MemoryFile | None) -> None:
         match message:
@@ -149,6 +173,7 @@ class Server:
             report = c.Done(error=InternalError(f"a report could not be made: {type(error).__name__}"))
             message, file = report_of(session, self._operations[session], report)
         self._channel.send(m.encode(message), None if file is None else file.fd)
+        self._asked = isinstance(report, c.Requested)
 
 
 def serve(connection: socket.socket, report: LockdownReport) -> None:
