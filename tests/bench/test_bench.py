@@ -18,7 +18,8 @@ SOME = {
     "instantiate_us", "first_result_us", "host_call_us", "exec_process_ms", "str_500mb_ms", "fork_us",
     "snapshot_1mb_us", "restore_us", "checkpoint_us", "idle_pss_kb", "suspended_10k_kb_each", "resume_us",
     "query_us", "queries_per_s", "waiting_5000_s", "fanout_1111_s", "waiting_child_kb",
-    "locked_first_result_ms", "locked_pss_mb", "shared_first_result_us", "worker_query_us",
+    "locked_first_result_ms", "locked_pss_mb", "shared_first_result_us", "shared_next_result_us",
+    "worker_query_us",
     "pool_2000_s", "pool_crowd_s", "pool_cell_ms", "pool_spread_x", "pool_held_mb",
 }  # fmt: skip
 
