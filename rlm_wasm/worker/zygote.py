@@ -31,7 +31,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -330,23 +329,6 @@ class Zygote:
         self._gone = self._gone or Gone(reason)
         with contextlib.suppress(OSError):
             self._process.send_signal(signal.SIGKILL)
-
-
-def spawn_and_wait(zygote: Zygote, connection: socket.socket, seconds: float) -> Spawned:
-    """Spawn a worker and wait until it has been forked; for tests and probes with one worker at a time.
-
-    Raises:
-        ZygoteGone: it was not, or not in time.
-    """
-    number = zygote.spawn(connection)
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        for report in zygote.wait(end - time.monotonic()):
-            if isinstance(report, Spawned) and report.number == number:
-                return report
-            if isinstance(report, Gone):
-                raise ZygoteGone(report.reason)
-    raise ZygoteGone("no worker came in time")
 
 
 def _execute(channel: socket.socket) -> subprocess.Popen[bytes]:

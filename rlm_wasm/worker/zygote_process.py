@@ -233,7 +233,14 @@ def _fork(channel: socket.socket, settled: _Settled, number: int, connection: in
     if pid == 0:
         _worker(channel, settled, connection, says, me)
     os.close(says)
-    return os.pidfd_open(pid), _Child(number, pid, hears)
+    try:
+        return os.pidfd_open(pid), _Child(number, pid, hears)
+    except OSError:
+        # The host is told that there is no worker, and nobody would reap this one.
+        os.close(hears)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
 
 
 def _worker(channel: socket.socket, settled: _Settled, connection: int, says: int, parent: int) -> NoReturn:
