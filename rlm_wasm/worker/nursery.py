@@ -15,7 +15,7 @@ from typing import Final
 import anyio
 from anyio.abc import TaskGroup
 
-from rlm_wasm.errors import LockdownError, WorkerLost
+from rlm_wasm.errors import HostExhausted, LockdownError, WorkerLost
 from rlm_wasm.worker.child import Child
 from rlm_wasm.worker.lockdown.report import Finding
 from rlm_wasm.worker.lockdown.rlimits import ProcessLimits
@@ -73,16 +73,19 @@ class Nursery:
         Raises:
             LockdownError: the machine lacks a layer that is required.
             ArtifactError: no guest is built, or it is not what was built.
+            HostExhausted: the kernel refuses the host what a worker takes.
             WorkerLost: two zygotes in a row did not make one.
         """
         try:
-            return await self._fork()
-        except ZygoteGone:
-            pass
-        try:
-            return await self._fork()
+            try:
+                return await self._fork()
+            except ZygoteGone:
+                return await self._fork()
         except ZygoteGone as gone:
             raise WorkerLost(f"no worker process can be made: {gone.message}") from gone
+        except OSError as error:
+            # Typed here: anything else that leaves a task of the pool ends the pool, and every run in it.
+            raise HostExhausted(f"no worker process can be made: {error.strerror}") from None
 
     async def _fork(self) -> Child:
         zygote = await self._running()

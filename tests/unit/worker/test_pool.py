@@ -14,7 +14,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from rlm_wasm.errors import CellCancelled, Overloaded, PolicyError, UsageError, WorkerLost
+from rlm_wasm.errors import CellCancelled, HostExhausted, Overloaded, PolicyError, UsageError, WorkerLost
 from rlm_wasm.sandbox.session import Cell
 from rlm_wasm.worker.child import Child
 from rlm_wasm.worker.image_file import WorkerImage
@@ -60,6 +60,20 @@ async def test_cells_inputs_and_answers() -> None:
             await session.load("1x", "a")
         with pytest.raises(UsageError, match="context_bytes_max"):
             await session.load("x", "a" * (65 << 20))
+
+
+async def test_a_host_without_descriptors_is_told_so_and_its_pool_goes_on() -> None:
+    async with pool("session") as made, await opened(made) as first:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            with pytest.raises(HostExhausted, match="no worker process can be made: Too many open files"):
+                await opened(made)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert (await run(first, "1 + 1")).result == "2"
+        async with await opened(made) as second:
+            assert (await run(second, "2 + 2")).result == "4"
 
 
 _CELLS = (
