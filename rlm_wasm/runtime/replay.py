@@ -53,7 +53,7 @@ async def replay(
     """
     inputs = recording.inputs(contexts or {})
     if worker is None:
-        find_guest()  # else a missing guest would be told as a difference, where the run says what guest it had
+        find_guest()  # one that is missing would else be a difference, where the run says what it had
     unstated = {} if policy is None else _policy_fields(recording)
     order = RecordedOrder(recording.events, unstated)
     written: list[bytes] = []
