@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from rlm_wasm.audit.line import encode_line
-from rlm_wasm.core.recorded_order import Difference, RecordedOrder
+from rlm_wasm.core.recorded_event import Difference
+from rlm_wasm.core.recorded_order import RecordedOrder
 from rlm_wasm.errors import InternalError
 from rlm_wasm.events import Event
 from rlm_wasm.ids import RunId
