@@ -20,7 +20,8 @@ from rlm_wasm.worker.child import Child
 from rlm_wasm.worker.lockdown.report import Finding
 from rlm_wasm.worker.lockdown.rlimits import ProcessLimits
 from rlm_wasm.worker.patience import told_in_time
-from rlm_wasm.worker.zygote import Exited, Gone, Spawned, Zygote, ZygoteGone
+from rlm_wasm.worker.zygote import Zygote
+from rlm_wasm.worker.zygote_reports import Exited, Gone, Spawned, ZygoteGone
 
 ENTRY: Final = "rlm_wasm.worker.serving"
 _EXIT_SECONDS_MAX: Final = 1.0

@@ -1,6 +1,6 @@
 """Inside the zygote: loads everything once, then forks a worker for each socket it is sent.
 
-Started by `zygote.py` as `python -I -S` with an empty environment, /dev/null at 0 to 2, and one
+Started by `zygote_launch.py` as `python -I -S` with an empty environment, /dev/null at 0 to 2, and one
 socket. The process that was started enters the namespaces and stays outside as the parent of the
 zygote proper, the first process of the new pid namespace: when either ends, the kernel ends all.
 

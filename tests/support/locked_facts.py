@@ -16,7 +16,8 @@ from typing import Any
 
 from rlm_wasm.worker.lockdown.report import LAYERS
 from rlm_wasm.worker.lockdown.rlimits import ProcessLimits
-from rlm_wasm.worker.zygote import Exited, Gone, Spawned, Zygote
+from rlm_wasm.worker.zygote import Zygote
+from rlm_wasm.worker.zygote_reports import Exited, Gone, Spawned
 from tests.support import attacks
 from tests.support.sandbox_facts import MIB
 

@@ -25,8 +25,9 @@ from rlm_wasm.sandbox.engine import CONFIGURATION
 from rlm_wasm.worker.lockdown import namespaces
 from rlm_wasm.worker.lockdown.closures import writable_code
 from rlm_wasm.worker.lockdown.report import LAYERS, WORKER_LAYERS, ZYGOTE_LAYERS
-from rlm_wasm.worker.zygote import Exited, Gone, Spawned, Zygote, ZygoteGone
+from rlm_wasm.worker.zygote import Zygote
 from rlm_wasm.worker.zygote_process import EXIT_FAILED, EXIT_NOT_LOCKED
+from rlm_wasm.worker.zygote_reports import Exited, Gone, Spawned, ZygoteGone
 from tests.support.locked_churn import hostile_cells
 from tests.support.locked_facts import SECONDS_MAX, exchange, exit_of, process_limits, spawn_and_wait, zygote
 from tests.support.sandbox_facts import MIB
