@@ -99,7 +99,10 @@ class Nursery:
                 birth.told, zygote.cpu_ms, lambda: self._read(zygote), hang_ms_max=self._hang_ms_max
             )
             if birth.spawned is None:
-                reason = birth.reason or "the zygote does not fork"
+                if birth.reason:
+                    # It answered that the kernel gives no process now. The workers that it has go on.
+                    raise HostExhausted(f"no worker process can be made: {birth.reason}")
+                reason = "the zygote does not fork"
                 zygote.kill()
                 await self._lose(zygote, reason)
                 raise ZygoteGone(reason)

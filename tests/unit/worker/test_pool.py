@@ -16,6 +16,7 @@ import pytest
 
 from rlm_wasm.errors import CellCancelled, HostExhausted, Overloaded, PolicyError, UsageError, WorkerLost
 from rlm_wasm.sandbox.session import Cell
+from rlm_wasm.worker import nursery
 from rlm_wasm.worker.child import Child
 from rlm_wasm.worker.image_file import WorkerImage
 from rlm_wasm.worker.inline import InlineWorker
@@ -74,6 +75,24 @@ async def test_a_host_without_descriptors_is_told_so_and_its_pool_goes_on() -> N
         assert (await run(first, "1 + 1")).result == "2"
         async with await opened(made) as second:
             assert (await run(second, "2 + 2")).result == "4"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another user's processes count as well")
+async def test_a_fork_that_the_kernel_refuses_ends_no_worker_that_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(nursery, "ENTRY", "tests.support.only_worker")
+    async with pool("session") as made:
+        async with await opened(made, tenant="a") as first:
+            with pytest.raises(HostExhausted, match="no fork: Resource temporarily unavailable"):
+                await opened(made, tenant="a")
+            assert (await run(first, "1 + 1")).result == "2"
+            (link,) = made.links
+        await until(lambda: not alive(link.child))
+        async with await opened(made, tenant="a") as second:
+            assert (await run(second, "2 + 2")).result == "4"
+        (keeper,) = made.nurseries
+        assert keeper.started == 1
 
 
 _CELLS = (
