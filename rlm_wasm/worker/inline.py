@@ -41,6 +41,7 @@ from rlm_wasm.worker.commands import (
     TakeSnapshot,
 )
 from rlm_wasm.worker.entropy import session_entropy
+from rlm_wasm.worker.local_link import LocalLink
 from rlm_wasm.worker.loop import WorkerLoop
 from rlm_wasm.worker.postbox import Postbox
 from rlm_wasm.worker.result import CellResult
@@ -259,7 +260,7 @@ class InlineWorker:
         self._loop = WorkerLoop()
         self._numbers = itertools.count(1)
         self._started = False
-        self._postbox: Postbox | None = None
+        self._link: LocalLink | None = None
 
     async def session(
         self,
@@ -282,23 +283,27 @@ class InlineWorker:
             self._started = True
             self._loop.start()
         token = current_token()
-        if self._postbox is None or self._postbox.token != token:
-            self._postbox = Postbox(token)
+        if self._link is None or self._link.postbox.token != token:
+            self._link = self._make_link(Postbox(token))
         number = SessionId(next(self._numbers))
-        session = InlineSession(self._loop, number, boundary)
+        session = InlineSession(self._link, number, boundary)
         entropy = session_entropy(limits, number)
         try:
-            await session.open(limits, entropy, start, self._postbox)
+            await session.open(limits, entropy, start, self._link.postbox)
         except BaseException:
             session.abandon()  # cancelled: the guest may be there although nobody wants it
             raise
         return session
+
+    def _make_link(self, postbox: Postbox) -> LocalLink:
+        return LocalLink(self._loop, postbox)
 
     async def aclose(self) -> None:
         """End every session and the thread."""
         if self._started:
             self._started = False
             loop, self._loop = self._loop, WorkerLoop()
+            self._link = None
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(loop.stop)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
+from collections.abc import Iterator
+from enum import Enum, auto
 from typing import Final
 
 from rlm_wasm.errors import InternalError, UsageError
@@ -18,17 +20,31 @@ from rlm_wasm.worker.seats import Seats
 STOP_SECONDS_MAX: Final = 30.0
 # Nobody wants the thread for so long: then it prepares sessions, a fraction of a millisecond at a time.
 IDLE_SECONDS: Final = 0.005
+# Who wants to borrow the seats waits for so long: a few turns that are brief.
+LEND_SECONDS_MAX: Final = 0.0005
+
+
+class _Word(Enum):
+    """What the thread is told beside commands."""
+
+    STOP = auto()
+    LOOK = auto()  # who borrowed the seats has left it something to do
 
 
 class WorkerLoop:
-    """Runs sessions on a thread of its own, never the main one: no signal handler runs there.
+    """Runs sessions on a thread of its own, where no signal handler runs, and lends them for a moment.
 
     While it has nothing to do it prepares sessions ahead of need, at most `prepared_max`.
     """
 
     def __init__(self, *, prepared_max: int = PREPARED_MAX) -> None:
-        self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
+        self._commands: queue.SimpleQueue[Command | _Word] = queue.SimpleQueue()
         self._seats = Seats(prepared_max=prepared_max)
+        # Whoever holds it may touch the seats: the thread whenever it does not wait, or who borrows them.
+        self._baton = threading.Lock()
+        # Somebody wants to borrow. Without it the thread would take the baton again before he had a chance.
+        self._wanted = False
+        self._had_turn = False
         self._idle = False
         self._thread = threading.Thread(target=self._main, name="rlm-wasm-worker", daemon=True)
         self._stopping = False
@@ -51,6 +67,27 @@ class WorkerLoop:
                 raise UsageError("the worker is closed")
             self._commands.put(command)
 
+    @contextlib.contextmanager
+    def borrowed(self) -> Iterator[Seats | None]:
+        """Lend the seats to the calling thread for a moment; None if this loop needs them itself.
+
+        It does while a guest has a turn that may take long.
+        """
+        self._wanted = True
+        if not self._baton.acquire(timeout=0 if self._seats.engaged else LEND_SECONDS_MAX):
+            self._wanted = False
+            self._commands.put(_Word.LOOK)
+            yield None
+            return
+        try:
+            yield None if self._refusing else self._seats
+        finally:
+            self._wanted = False
+            left = self._seats.idle_seconds() is not None
+            self._baton.release()
+            if left:
+                self._commands.put(_Word.LOOK)
+
     def stop(self) -> None:
         """Close every session and end the thread.
 
@@ -59,7 +96,7 @@ class WorkerLoop:
         """
         with self._door:
             self._refusing = True
-            self._commands.put(None)
+            self._commands.put(_Word.STOP)
         self._thread.join(STOP_SECONDS_MAX)
         if self._thread.is_alive():
             raise InternalError("the worker thread did not stop")
@@ -75,31 +112,52 @@ class WorkerLoop:
         try:
             while not self._stopping:
                 self._take_commands()
-                if self._idle:
-                    self._seats.prepare()
-                else:
-                    self._seats.turn()
+                if self._gives_way():
+                    continue
+                with self._baton:
+                    if self._idle:
+                        self._seats.prepare()
+                    else:
+                        self._seats.turn()
+                self._had_turn = True
         finally:
             with self._door:
                 self._refusing = True
-            self._seats.close_all()
+            with self._baton:
+                self._seats.close_all()
+
+    def _gives_way(self) -> bool:
+        """Whether to leave the seats to somebody who wants to borrow them: once after each turn."""
+        gives_way = self._wanted and self._had_turn
+        self._had_turn = self._had_turn and not gives_way
+        return gives_way
 
     def _take_commands(self) -> None:
-        timeout = self._seats.idle_seconds()
-        if timeout != 0.0 and self._seats.wants_preparing:
-            patience = 0.0 if self._idle else IDLE_SECONDS
-            timeout = patience if timeout is None else min(patience, timeout)
+        timeout = self._patience()
         try:
             command = self._commands.get(block=timeout != 0.0, timeout=timeout or None)
         except queue.Empty:
             # Waited as long as that in vain. A sleeper that wakes makes the thread busy again.
-            self._idle = self._seats.idle_seconds() != 0.0
+            with self._baton:
+                self._idle = self._seats.idle_seconds() != 0.0
             return
         self._idle = False
-        with contextlib.suppress(queue.Empty):
-            while True:
-                if command is None:
-                    self._stopping = True
+        with self._baton, contextlib.suppress(queue.Empty):
+            while command is not _Word.STOP:
+                if command is not _Word.LOOK:
+                    self._seats.perform(command)
+                if self._wanted:
                     return
-                self._seats.perform(command)
                 command = self._commands.get_nowait()
+            self._stopping = True
+
+    def _patience(self) -> float | None:
+        """How long to wait for a command: not at all where a guest can go on, None for ever."""
+        if self._gives_way():
+            return None  # who borrows says LOOK when he leaves something to do
+        with self._baton:
+            timeout = self._seats.idle_seconds()
+            if timeout != 0.0 and self._seats.wants_preparing:
+                patience = 0.0 if self._idle else IDLE_SECONDS
+                return patience if timeout is None else min(patience, timeout)
+            return timeout

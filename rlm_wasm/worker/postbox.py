@@ -30,12 +30,17 @@ class Postbox:
         if not self._called:
             self._called = True
             try:
-                self._schedule(self._deliver)
+                self._schedule(self.deliver)
             except BaseException:
                 self._called = False
                 raise
 
-    def _deliver(self) -> None:
+    def hold(self) -> None:
+        """Wake nobody for what is posted from now on: the caller, on the event loop, delivers it soon."""
+        self._called = True
+
+    def deliver(self) -> None:
+        """Make the calls that were posted. On the event loop's thread only."""
         # First: what is posted while letters are taken out either is among them, or wakes the loop again.
         self._called = False
         letters = self._letters

@@ -46,6 +46,9 @@ from rlm_wasm.worker.result import CellResult
 # A session that the host answers goes on where it was, ahead of the others, until it has run for as
 # long as a slice takes: its memory is still in the processor's caches. Then it is the others' turn.
 TURN_NS: Final = 4_000_000
+# A guest that ran no longer than this before it asked will not run for long once it is answered, as a rule:
+# who has the answer may run that turn at once, in the middle of other things.
+BRIEF_NS: Final = 500_000
 # What a system call says when the machine, and not the caller, is the reason.
 _SHORTAGES: Final = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EAGAIN}
@@ -68,6 +71,9 @@ class _Seat:
     queued: bool = False
     # What it has run since its turn began. A turn ends with a slice used up, or with as much time.
     turn_ns: int = 0
+    # What it has run since its operation began or the host answered, and whether that was brief so far.
+    stretch_ns: int = 0
+    brief: bool = False
 
 
 class Seats:
@@ -83,6 +89,8 @@ class Seats:
         self._stock: Stock | None = None
         self._seats: dict[SessionId, _Seat] = {}
         self._runnable: deque[SessionId] = deque()
+        # Whether the guest whose turn it is may go on for long. Any thread may read it.
+        self.engaged = False
         self._sleepers: list[tuple[int, SessionId]] = []
 
     def __len__(self) -> int:
@@ -101,6 +109,21 @@ class Seats:
         self._wake_sleepers()
         if self._runnable:
             self._advance(self._runnable.popleft())
+            self.engaged = False
+
+    def answer(self, command: Respond) -> bool:
+        """Perform a response and the turn that it begins, if that is likely to be brief; else do nothing.
+
+        Return whether it was done. It is not where other sessions wait and it has had its turn.
+        """
+        seat = self._seats.get(command.session)
+        if seat is None or not (seat.brief and seat.waits_for_host):
+            return False
+        if self._runnable and seat.turn_ns >= TURN_NS:
+            return False
+        self.perform(command)
+        self._advance(self._runnable.popleft())
+        return True
 
     @property
     def wants_preparing(self) -> bool:
@@ -144,6 +167,7 @@ class Seats:
                 if seat.waits_for_host:
                     seat.waits_for_host = False
                     seat.response = response
+                    seat.stretch_ns = 0
                     if seat.turn_ns < TURN_NS and not seat.queued:
                         seat.queued = True
                         self._runnable.appendleft(command.session)
@@ -199,6 +223,8 @@ class Seats:
             return
         seat.operation = operation
         seat.response = None
+        seat.stretch_ns = 0
+        seat.brief = False  # a new operation: nothing is known of it
         seat.stopped = None
         seat.interrupted = False
         self._queue(session, seat)
@@ -227,6 +253,7 @@ class Seats:
         if operation is None:
             return
         seat.response = seat.stopped = None
+        self.engaged = not seat.brief
         began_ns = self._clock()
         try:
             step = operation.throw(stopped) if stopped is not None else operation.send(response)
@@ -246,7 +273,10 @@ class Seats:
             seat.session.close()
             self._tell(session, seat, Done(error=_typed(error)))
         else:
-            seat.turn_ns += self._clock() - began_ns
+            took_ns = self._clock() - began_ns
+            seat.turn_ns += took_ns
+            seat.stretch_ns += took_ns
+            seat.brief = seat.stretch_ns <= BRIEF_NS
             if seat.interrupted:
                 seat.interrupted = False
                 seat.session.interrupt()

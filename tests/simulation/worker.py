@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import queue
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from math import ceil
 from random import Random
 
 from rlm_wasm.errors import RlmWasmError
 from rlm_wasm.worker.commands import Command, Done, Open
 from rlm_wasm.worker.inline import InlineWorker
-from rlm_wasm.worker.loop import WorkerLoop
+from rlm_wasm.worker.local_link import LocalLink
+from rlm_wasm.worker.loop import WorkerLoop, _Word
+from rlm_wasm.worker.postbox import Postbox
 from rlm_wasm.worker.seats import Seats, _Seat
 from tests.simulation.event_loop import VirtualLoop
 from tests.simulation.guest import Guest, SimulatedSession
 
 _NOTICE_NS_MAX = 60_000  # until the thread sees a command
+_IN_THE_WAY = 0.3  # how often the thread has the seats when the event loop wants them
 
 
 class SimulatedSeats(Seats):
@@ -79,10 +82,22 @@ class SimulatedLoop(WorkerLoop):
         super().submit(command)
         self._come(self._events.now_ns + self._random.randrange(_NOTICE_NS_MAX))
 
+    @contextlib.contextmanager
+    def borrowed(self) -> Iterator[Seats | None]:
+        """Lend the seats as the thread does, unless it computes; it may also just be in the way."""
+        if self._events.now_ns < self._free_ns or self._random.random() < _IN_THE_WAY:
+            yield None
+            return
+        self._free_ns = self._events.now_ns
+        with super().borrowed() as seats:
+            yield seats
+        if (idle := self._seats.idle_seconds()) is not None:
+            self._come(self._events.now_ns + ceil(idle * 1e9))
+
     def stop(self) -> None:
         with self._door:
             self._refusing = True
-            self._commands.put(None)
+            self._commands.put(_Word.STOP)
         self._take_commands()
         self._seats.close_all()
 
@@ -111,8 +126,9 @@ class SimulatedLoop(WorkerLoop):
 
     def _take_commands(self) -> None:
         with contextlib.suppress(queue.Empty):
-            while (command := self._commands.get_nowait()) is not None:
-                self._seats.perform(command)
+            while (command := self._commands.get_nowait()) is not _Word.STOP:
+                if command is not _Word.LOOK:
+                    self._seats.perform(command)
 
 
 class SimulatedWorker(InlineWorker):
@@ -122,6 +138,10 @@ class SimulatedWorker(InlineWorker):
         super().__init__()
         self._loop = loop
         self.loop = loop
+
+    def _make_link(self, postbox: Postbox) -> LocalLink:
+        # No signal comes into a simulation.
+        return LocalLink(self._loop, postbox, may_run=lambda: True)
 
     async def aclose(self) -> None:
         if self._started:

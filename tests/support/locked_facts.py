@@ -79,9 +79,9 @@ def exchange(made: Zygote, message: dict[str, Any]) -> tuple[bytes, Exited]:
         ours.settimeout(SECONDS_MAX)
         number = made.spawn(theirs)
         theirs.close()
-        ours.sendall(json.dumps(message).encode())
         answer = b""
-        with contextlib.suppress(ConnectionResetError):  # it ended before it read
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):  # it ended before it read
+            ours.sendall(json.dumps(message).encode())
             while part := ours.recv(65_536):
                 answer += part
     return answer, exit_of(made, number)

@@ -1,0 +1,96 @@
+"""An event loop's way to the worker thread of its own process, and past it where that is shorter."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable
+from time import monotonic_ns
+from typing import Any, Final
+
+from rlm_wasm.errors import UsageError
+from rlm_wasm.ids import SessionId
+from rlm_wasm.worker.commands import Close, Command, Interrupt, Respond
+from rlm_wasm.worker.loop import WorkerLoop
+from rlm_wasm.worker.postbox import Postbox
+
+# For so long, and a guest's slice, an event loop runs guests before it looks at its other work again.
+ROUND_NS_MAX: Final = 1_000_000
+# Responses that the thread gets in one round. Where it is in the way for a moment, the others are not for it.
+FOR_THREAD_MAX: Final = 8
+
+
+def signals_are_harmless() -> bool:
+    """Whether no handler of a signal is known to raise on this thread, in the midst of whatever it does.
+
+    Handlers run in the main thread. Python's own for SIGINT raises, those of asyncio and trio do not, or
+    not at first. One that strikes in a guest's call to the host ends the process: nothing may unwind
+    through wasmtime.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return True
+    return signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+
+
+class LocalLink:
+    """Takes an event loop's commands to the worker loop. To be used on the event loop's thread only.
+
+    Most guests ask again a few microseconds after they were answered. Waking the thread for that, and
+    being woken by it, takes several times as long, so where it can the event loop runs that turn itself:
+    in a callback of its own, and only while `may_run()`. Guests that compute are the thread's.
+    """
+
+    def __init__(
+        self, loop: WorkerLoop, postbox: Postbox, may_run: Callable[[], bool] = signals_are_harmless
+    ) -> None:
+        self.postbox: Final = postbox
+        self._loop = loop
+        self._may_run = may_run
+        self._responses: deque[Respond] = deque()
+        # Those whose interrupt the thread may not have seen yet.
+        self._interrupted: set[SessionId] = set()
+        native: Any = postbox.token.native_token
+        # asyncio's name for it, and trio's.
+        self._call_soon = getattr(native, "call_soon", None) or native.run_sync_soon
+
+    def submit(self, command: Command) -> None:
+        """Have a command performed; those of one session in the order in which they were given.
+
+        Raises:
+            UsageError: the loop is closed.
+        """
+        if isinstance(command, Respond):
+            if command.session not in self._interrupted and self._may_run():
+                self._responses.append(command)
+                if len(self._responses) == 1:
+                    self._call_soon(self._respond)
+                return
+            self._interrupted.discard(command.session)
+        while self._responses:
+            self._loop.submit(self._responses.popleft())
+        if isinstance(command, Interrupt):
+            self._interrupted.add(command.session)
+        elif isinstance(command, Close):
+            self._interrupted.discard(command.session)
+        self._loop.submit(command)
+
+    def _respond(self) -> None:
+        """Answer the guests that wait, one after the other, for a while."""
+        if not self._responses:
+            return
+        until_ns, for_thread = monotonic_ns() + ROUND_NS_MAX, 0
+        self.postbox.hold()
+        try:
+            with self._loop.borrowed() as seats:
+                while self._responses and for_thread < FOR_THREAD_MAX and monotonic_ns() < until_ns:
+                    response = self._responses.popleft()
+                    if seats is None or not seats.answer(response):
+                        for_thread += 1
+                        with contextlib.suppress(UsageError):  # closed meanwhile, and so is the guest
+                            self._loop.submit(response)
+        finally:
+            if self._responses:
+                self._call_soon(self._respond)
+            self.postbox.deliver()
