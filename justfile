@@ -7,7 +7,7 @@ default:
 setup:
     sh scripts/setup.sh
 
-# what CI runs: lint, types, tests
+# what CI runs: lint, formatting, types, tests
 check:
     sh scripts/check.sh
 
@@ -29,6 +29,7 @@ faults count="2000" *seed:
 
 lint:
     .venv/bin/ruff check .
+    .venv/bin/ruff format --check .
     .venv/bin/mypy
 
 guest-build *args:

@@ -11,8 +11,8 @@ import pytest
 
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.sandbox.session import Session
+from rlm_wasm.worker.guest_files import guest_files
 from rlm_wasm.worker.program import LoadedGuest, load_guest_program
-from rlm_wasm.worker.zygote import guest_files
 from tests.support.host_health import assert_same, health
 from tests.support.sandbox_facts import boundary_limits, session_limits
 

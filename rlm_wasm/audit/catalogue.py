@@ -14,7 +14,7 @@ from rlm_wasm.core.limits import BudgetLimits, QueryLimits, RunLimits
 from rlm_wasm.events import EVENT_VERSION, Event
 
 TypeName = Literal["int", "str", "bool", "int|null", "str|null", "bool|null", "[str]", "[int]", "[str|null]"]
-INT_ABOVE_ALL: Final = 1 << 63
+_INT_ABOVE_ALL: Final = 1 << 63
 _TYPES: Final[dict[str, tuple[type, ...]]] = {
     "int": (int,),
     "str": (str,),
@@ -46,9 +46,12 @@ class Kind:
     fields: dict[str, Field]
 
 
+_LIMIT: Final = Field("int", "a limit of the policy")
+
+
 def _limits(prefix: str, limits: type) -> dict[str, Field]:
     return {
-        prefix + field.name: Field("int" if field.type == "int" else "str", "a limit of the policy")
+        prefix + field.name: _LIMIT if field.type == "int" else Field("str", _LIMIT.meaning)
         for field in fields(limits)
     }
 
@@ -59,6 +62,8 @@ def _ledger(suffix: str, meaning: str, dimensions: tuple[Dimension, ...]) -> dic
 
 _BILLED: Final = (Dimension.CALLS, Dimension.INPUT_TOKENS, Dimension.OUTPUT_TOKENS, Dimension.COST)
 _REQUEST: Final = Field("int", "the query, by the host's number")
+_CHILD: Final = Field("int", "the request that it answers")
+_GROUP: Final = Field("int|null", "shared by the items of one batch")
 _ATTEMPT: Final = Field("int", "which attempt, from 1")
 _CELL: Final = Field("int", "which cell of its session's owner, from 1")
 _ERROR: Final = Field("str", "the type of the error", optional=True)
@@ -74,7 +79,7 @@ _REPORTED: Final = {
 }
 
 _CHILD_END: Final = {
-    "request": Field("int", "the request that it answers"),
+    "request": _CHILD,
     "status": Field("str", "completed, failed, timed_out or cancelled"),
     **_ledger("spent", "what it and all below it used", tuple(Dimension)),
     "error": _ERROR,
@@ -89,7 +94,7 @@ KINDS: Final[dict[str, Kind]] = {
             **_limits("", BudgetLimits),
             **_limits("run_", RunLimits),
             **_limits("query_", QueryLimits),
-            "cell_requests_max": Field("int", "a limit of the policy"),
+            "cell_requests_max": _LIMIT,
             "models": Field("[str]", "the models that may be asked"),
             "child_models": Field("[str]", "those that drive children, from depth 1 on"),
             "seed": Field("int", "of the policy"),
@@ -123,7 +128,7 @@ KINDS: Final[dict[str, Kind]] = {
         "A query was accepted and its cost reserved.",
         {
             "request": _REQUEST,
-            "group": Field("int|null", "shared by the items of one batch"),
+            "group": _GROUP,
             "origin": Field("str", "root: a turn of the loop; guest: llm_query"),
             "model": Field("str", "as the policy names it"),
             "messages": Field("int", "how many"),
@@ -189,8 +194,8 @@ KINDS: Final[dict[str, Kind]] = {
     "child_started": Kind(
         "A child run was admitted. `parent` is that of who asked; the child's own events name `request`.",
         {
-            "request": Field("int", "the request that it answers"),
-            "group": Field("int|null", "shared by the items of one batch"),
+            "request": _CHILD,
+            "group": _GROUP,
             "model": Field("str", "the one that drives it"),
             "child_depth": Field("int", "its own depth"),
             "question_bytes": Field("int", "as UTF-8"),
@@ -204,7 +209,7 @@ KINDS: Final[dict[str, Kind]] = {
     ),
     "child_stopping": Kind(
         "A child must end: its part of the budget is used up. It may still give its best answer.",
-        {"request": Field("int", "the request that it answers"), "reason": Field("str", "why, in words")},
+        {"request": _CHILD, "reason": Field("str", "why, in words")},
     ),
     "child_answered": Kind("The one terminal response to the request for a child.", _CHILD_END),
     "child_gone": Kind("A child ended that nobody waited for any more.", _CHILD_END),
@@ -274,7 +279,7 @@ KINDS: Final[dict[str, Kind]] = {
     ),
     "events_truncated": Kind(
         "No further event but the last is written: run.events_max is reached.",
-        {"events_max": Field("int", "a limit of the policy")},
+        {"events_max": _LIMIT},
     ),
     "run_ended": Kind(
         "The final account. Always the last event.",
@@ -295,7 +300,7 @@ def fault_of(event: Event) -> str | None:
     """Return what is wrong with an event by these tables, or None."""
     for name in ("v", "seq", "at_ns", "depth", "parent"):
         value = getattr(event, name)
-        if value is not None and not -INT_ABOVE_ALL <= value < INT_ABOVE_ALL:
+        if value is not None and not -_INT_ABOVE_ALL <= value < _INT_ABOVE_ALL:
             return f"{name}: is out of range"
     if event.v != EVENT_VERSION:
         return f"v: is {event.v}, and {EVENT_VERSION} is the version known here"
@@ -324,4 +329,4 @@ def _is_one_of(value: object, allowed: tuple[type, ...]) -> bool:
     if type(value) not in allowed:
         return False
     # An int of a million digits is read in no time, and takes an hour to print.
-    return not isinstance(value, int) or -INT_ABOVE_ALL <= value < INT_ABOVE_ALL
+    return not isinstance(value, int) or -_INT_ABOVE_ALL <= value < _INT_ABOVE_ALL

@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import click
 
@@ -16,8 +16,9 @@ from rlm_wasm.cli import output
 from rlm_wasm.cli.exit_codes import ExitCode
 from rlm_wasm.errors import RlmWasmError
 
-Status = Literal["ok", "missing", "failed", "unavailable"]
-_MARKS = {"ok": "ok", "missing": "--", "failed": "!!", "unavailable": "--"}
+Status = Literal["ok", "missing", "failed"]
+_MARKS: Final = {"ok": "ok", "missing": "--", "failed": "!!"}
+_NAME_WIDTH: Final = 24  # of the longest: a layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +45,9 @@ def doctor(as_json: bool) -> int:
         output.document({"version": __version__, "able": able, "findings": [asdict(f) for f in findings]})
     else:
         for finding in findings:
-            click.echo(f"{_MARKS[finding.status]:>3}  {finding.name:<24}{finding.detail}")
+            click.echo(f"{_MARKS[finding.status]:>3}  {finding.name:<{_NAME_WIDTH}} {finding.detail}")
             if finding.hint and finding.status != "ok":
-                click.echo(f"{'':<29}hint: {finding.hint}")
+                click.echo(f"{'':<{_NAME_WIDTH + 6}}hint: {finding.hint}")
     return int(ExitCode.DONE if able else ExitCode.USAGE)
 
 
@@ -142,9 +143,9 @@ def _compiler() -> Finding:
 
 
 # What a machine may lack and still run guests.
-_OPTIONAL = ("isolation in processes",)
-_LAYER_HINT = "policies with sandbox.require_lockdown = true do not run here"
-_CHECKS: dict[str, Callable[[], Finding | list[Finding]]] = {
+_OPTIONAL: Final = ("isolation in processes",)
+_LAYER_HINT: Final = "policies with sandbox.require_lockdown = true do not run here"
+_CHECKS: Final[dict[str, Callable[[], Finding | list[Finding]]]] = {
     "python": _python,
     "wasmtime": _wasmtime,
     "cache": _cache,

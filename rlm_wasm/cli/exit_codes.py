@@ -10,8 +10,8 @@ class ExitCode(IntEnum):
     """0 done; the rest in the order of whose doing it was: guest, operator, limit, attack, us."""
 
     DONE = 0
-    GUEST = 1  # the guest's own exception, or no answer found
-    USAGE = 2  # the command line, the policy, a missing guest
+    GUEST = 1  # the guest's own exception, no answer found, a replay that differs; nobody reads the output
+    USAGE = 2  # the command line, the policy, a missing guest, a machine that has no more room
     LIMIT = 3  # a limit of the policy ended it
     VIOLATION = 4  # a boundary violation, a trap, or the guest's process is gone
     INTERNAL = 70  # our bug

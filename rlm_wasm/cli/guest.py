@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import time
@@ -13,6 +12,7 @@ from types import FrameType
 
 import click
 
+from rlm_wasm.cli import output
 from rlm_wasm.cli.build_progress import build_progress
 from rlm_wasm.errors import RlmWasmError
 from rlm_wasm.image.artifact import Guest, find_guest
@@ -78,7 +78,7 @@ def build(series: str, jobs: int | None, sources: Path | None, force: bool, as_j
             "reused": built.reused,
             "wall_ms": int((time.monotonic() - started) * 1000),
         }
-        click.echo(json.dumps(document, indent=1))
+        output.document(document)
     elif built.reused:
         click.echo(f"the guest is up to date: {built.folder}")
     else:
@@ -92,7 +92,7 @@ def verify(as_json: bool) -> None:
     installed = find_guest()
     checks = verify_guest(installed, load_manifest().boundary)
     if as_json:
-        click.echo(json.dumps({"folder": str(installed.folder), "verified": list(checks)}, indent=1))
+        output.document({"folder": str(installed.folder), "verified": list(checks)})
         return
     for check in checks:
         click.echo(f"ok  {check}")
@@ -105,13 +105,13 @@ def info(as_json: bool) -> None:
     installed = find_guest()
     document = _describe(installed)
     if as_json:
-        click.echo(json.dumps(document, indent=1))
+        output.document(document)
         return
     for name, value in document.items():
         if isinstance(value, list):
             click.echo(f"{name} ({len(value)}): {', '.join(value)}")
         else:
-            click.echo(f"{name}: {json.dumps(value) if isinstance(value, bool) else value}")
+            click.echo(f"{name}: {str(value).lower() if isinstance(value, bool) else value}")
 
 
 def _is_current(installed: Guest) -> bool:

@@ -43,6 +43,8 @@ def _split(argument: str, default: str) -> tuple[str, str]:
 
 def read_file(file: str, *, as_bytes: bool, bytes_max: int) -> str | bytes:
     """Return the contents of a file, or of standard input for ``-``, as UTF-8 text or as bytes."""
+    if not file:
+        raise UsageError("the name of a file is empty")  # else Path("") would be the working directory
     where = "standard input" if file == STDIN else file
     try:
         data = _read(file, bytes_max + 1)

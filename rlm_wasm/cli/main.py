@@ -68,8 +68,9 @@ def main() -> None:
     Model-written Python runs in CPython compiled to WebAssembly, with fuel, memory and output
     caps, no files and no network; its llm_query calls go through one budget.
 
-    Exit status: 0 done, 1 the guest's exception or no answer, 2 usage or policy, 3 a limit,
-    4 boundary violation or trap, 70 a bug of ours, 130 interrupted.
+    Exit status: 0 done; 1 the guest's exception, no answer, or a replay that differs; 2 usage, policy,
+    or what this machine lacks; 3 a limit; 4 boundary violation, trap or lost worker; 70 a bug of ours;
+    130 interrupted.
     """
 
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from typing import Final
-
 import click
 
+from rlm_wasm.cli import output
+from rlm_wasm.cli.exit_codes import ExitCode
 from rlm_wasm.errors import PolicyError
-from rlm_wasm.policy.builtin import builtin_names
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.policy.render import to_toml
-
-EXIT_POLICY: Final = 2
 
 
 @click.group("policy")
@@ -33,12 +29,11 @@ def check(files: tuple[str, ...]) -> None:
             Policy.open(file)
         except PolicyError as exc:
             _report(exc)
-            _suggest(file)
             bad = True
         else:
             click.echo(f"{click.format_filename(file)}: ok")
     if bad:
-        raise click.exceptions.Exit(EXIT_POLICY)
+        raise click.exceptions.Exit(ExitCode.USAGE)
 
 
 @policy.command("show")
@@ -50,18 +45,15 @@ def show(name: str, as_json: bool) -> None:
         found = Policy.open(name)
     except PolicyError as exc:
         _report(exc)
-        _suggest(name)
-        raise click.exceptions.Exit(EXIT_POLICY) from exc
-    click.echo(json.dumps(found.to_mapping(), indent=2) if as_json else to_toml(found), nl=as_json)
+        raise click.exceptions.Exit(ExitCode.USAGE) from exc
+    if as_json:
+        output.document(found.to_mapping())
+    else:
+        click.echo(to_toml(found), nl=False)
 
 
 def _report(error: PolicyError) -> None:
     # No "error:" in front: editors and CI systems turn "file:line: message" into links.
-    click.echo(error.message, err=True)
+    output.note(error.message)
     if error.hint:
-        click.echo(f"hint: {error.hint}", err=True)
-
-
-def _suggest(name: str) -> None:
-    if "/" not in name and "." not in name:
-        click.echo(f"hint: the built-in policies are {', '.join(builtin_names())}", err=True)
+        output.note(f"hint: {error.hint}")

@@ -23,7 +23,7 @@ def _load(policy_name: str) -> None:
 
             load_guest_program()
         else:
-            from rlm_wasm.worker.zygote import prelaunch
+            from rlm_wasm.worker.zygote_launch import prelaunch
 
             prelaunch()
     except Exception:  # noqa: BLE001, S110 - told by the caller's own attempt

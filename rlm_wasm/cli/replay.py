@@ -14,7 +14,7 @@ from rlm_wasm.cli.start import ready
 from rlm_wasm.errors import UsageError
 
 if TYPE_CHECKING:
-    from rlm_wasm.core.recorded_order import Difference
+    from rlm_wasm.core.recorded_event import Difference
     from rlm_wasm.policy.model import Policy
     from rlm_wasm.runtime.recording import Recording
     from rlm_wasm.runtime.replay import Replay

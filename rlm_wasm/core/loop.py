@@ -102,7 +102,6 @@ class RunCell:
     """Run this source in the session; answer with CellFinished."""
 
     source: str
-    block_index: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,11 +161,6 @@ class RlmLoop:
         self._notes: list[str] = []
         self._candidate: str | None = None
         self._last_reply: str | None = None
-
-    @property
-    def history(self) -> tuple[Message, ...]:
-        """The conversation so far, without the line that asks for the next turn."""
-        return tuple(self._history)
 
     def handle(self, given: LoopInput) -> list[LoopEffect]:
         """Take one input and return what to do next; an input out of turn is an InternalError."""
@@ -234,7 +228,7 @@ class RlmLoop:
         if self._pending:
             self._running = self._pending.popleft()
             self._phase = _Phase.CELL
-            return RunCell(self._running, block_index=len(self._ran))
+            return RunCell(self._running)
         observations = observation_messages(self._ran, self._notes, self._dialect, self._limits)
         self._observed_bytes = sum(utf8_bytes(message.content) for message in observations)
         self._history += observations

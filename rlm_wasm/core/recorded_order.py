@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from rlm_wasm.core.effects import Effect, EmitEvent, Respond
@@ -23,42 +22,32 @@ from rlm_wasm.core.inputs import (
     FuelUsed,
     Input,
     Noted,
-    ProviderAnswered,
-    ProviderFailed,
     QueryReceived,
-    RunCancelled,
-    TimerFired,
 )
-from rlm_wasm.core.messages import Usage
 from rlm_wasm.core.query_flow import reason_of
+from rlm_wasm.core.recorded_event import (
+    Difference,
+    Owner,
+    cause_of,
+    difference_between,
+    gave_up,
+    int_in,
+    owner_of,
+    parent_of,
+    request_in,
+)
 from rlm_wasm.core.request import Denied
-from rlm_wasm.core.run_state import RUN_DEADLINE
-from rlm_wasm.errors import ChildFailed, InternalError, ProviderError
 from rlm_wasm.events import Event
 from rlm_wasm.ids import RequestId
 
-# A conversation, by the request that it answers; None: the root's.
-Owner = RequestId | None
 # Why requests were refused, and who asked: what one event of refusals is about.
 _Fold = tuple[str, Owner]
-_ENVELOPE: Final = ("v", "run_id", "at_ns", "depth", "parent")
 
 # What a conversation that was stopped still does by itself.
 _AFTER_A_STOP: Final = ("run_described", "run_answered", "run_ended", "child_answered")
 # What a machine measures in an event, besides its time.
 _MEASURED: Final = {"session_ended": ("executed_ns",)}
-_GIVEN_UP: Final = "the recorded run gave up a request here that it waited for: by the clock, or torn down"
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """Where a run first differs from its recording. `field` is "kind", one of the envelope, or "data.…"."""
-
-    seq: int
-    kind: str
-    field: str
-    expected: object
-    got: object
+GIVEN_UP: Final = "the recorded run gave up a request here that it waited for: by the clock, or torn down"
 
 
 class _Tree:
@@ -84,22 +73,22 @@ class _Tree:
         """Take the next event of the run."""
         match event.kind:
             case "query_received" | "child_started":
-                self._open.setdefault(_parent(event), set()).add(_int(event.data, "request"))
+                self._open.setdefault(parent_of(event), set()).add(int_in(event, "request"))
             case "query_answered" | "child_answered":
-                self._open.setdefault(_parent(event), set()).discard(_int(event.data, "request"))
+                self._open.setdefault(parent_of(event), set()).discard(int_in(event, "request"))
         match event.kind:
             case "child_started":
-                number = RequestId(_int(event.data, "request"))
+                number = request_in(event)
                 self._open[number] = set()
-                self._below.setdefault(_parent(event), []).append(number)
+                self._below.setdefault(parent_of(event), []).append(number)
             case "child_answered" if event.data["status"] in ("completed", "failed"):
-                self._open.pop(RequestId(_int(event.data, "request")), None)
+                self._open.pop(request_in(event), None)
             case "run_stopping":
                 self._stop(None)
             case "child_stopping":
-                self._stop(RequestId(_int(event.data, "request")))
+                self._stop(request_in(event))
             case "child_answered" if event.data["status"] in ("timed_out", "cancelled"):
-                number = RequestId(_int(event.data, "request"))
+                number = request_in(event)
                 self.abandoned.add(number)
                 self._stop(number)
 
@@ -153,8 +142,8 @@ class RecordedOrder:
             return True
         owed, event = self._owed_refusals()
         if not self._unmet(owed):
-            return event is not None and owner == _owner(event)
-        return owner in self._next_refused(owed)
+            return event is not None and owner == owner_of(event)
+        return owner == self._next_refused(owed)
 
     def takes(self, given: Input) -> bool:
         """Take note of an input of the run itself, and say whether it may come.
@@ -201,17 +190,17 @@ class RecordedOrder:
         if recorded.kind == "events_truncated":
             self.ended = "the recording is cut off here by run.events_max"
             return
-        self.difference = self._compare(recorded, event)
+        self.difference = difference_between(recorded, event, self._unstated)
         if self.difference is not None:
             return
         self._next += 1
         self._tree.follow(event)
         if event.kind in ("query_received", "child_started"):
-            number = _int(event.data, "request")
+            number = int_in(event, "request")
             self._accepted.add(number)
             self._last_request = max(self._last_request, number)
         elif event.kind == "query_denied":
-            self._refused[_fold(event)] -= _int(event.data, "count")
+            self._refused[_fold(event)] -= int_in(event, "count")
         if self._next == len(self._events) and event.kind != "run_ended":
             self.ended = "the recording ends here, before its run did"
 
@@ -221,14 +210,16 @@ class RecordedOrder:
             return None
         owed, event = self._owed_refusals()
         if self._unmet(owed):
-            asker = next(iter(self._next_refused(owed)))
-            if not self._tree.can_act(asker, "query_denied"):
+            if not self._tree.can_act(self._next_refused(owed), "query_denied"):
                 self._never(owed[0])
             return None
         if event is None:
             return None
-        given = self._cause(event)
-        if given is None and not self._tree.can_act(_owner(event), event.kind):
+        if gave_up(event):
+            self.ended = GIVEN_UP
+            return None
+        given = cause_of(event, stopped=self._tree.is_stopped(parent_of(event)))
+        if given is None and not self._tree.can_act(owner_of(event), event.kind):
             self._never(event)
         elif given is not None:
             if self._given_at == self._next:
@@ -239,32 +230,31 @@ class RecordedOrder:
 
     def _never(self, event: Event) -> None:
         """End where the recording has what nothing here can bring about: to wait for it would be for ever."""
-        if self.ended is None:
-            self.difference = Difference(event.seq, event.kind, "kind", event.kind, None)
+        self.difference = Difference(event.seq, event.kind, "kind", event.kind, None)
 
     def _unmet(self, owed: Sequence[Event]) -> list[Event]:
-        return [event for event in owed if self._refused[_fold(event)] < _int(event.data, "count")]
+        return [event for event in owed if self._refused[_fold(event)] < int_in(event, "count")]
 
-    def _next_refused(self, owed: Sequence[Event]) -> set[Owner]:
+    def _next_refused(self, owed: Sequence[Event]) -> Owner:
         """Return who may be refused next, so that first and last request of each event come out right.
 
         Requests are numbered in the order of asking, and a batch takes a number more.
         """
         unmet = self._unmet(owed)
-        missing = sum(_int(event.data, "count") - self._refused[_fold(event)] for event in unmet)
-        numbers = max(_int(event.data, "last_request") for event in unmet) - self._last_request
+        missing = sum(int_in(event, "count") - self._refused[_fold(event)] for event in unmet)
+        numbers = max(int_in(event, "last_request") for event in unmet) - self._last_request
         # Where there are more numbers than requests, the next one may be a batch's own.
         for number in range(self._last_request + 1, self._last_request + (3 if numbers > missing else 2)):
             for event in unmet:
-                refused, count = self._refused[_fold(event)], _int(event.data, "count")
+                refused, count = self._refused[_fold(event)], int_in(event, "count")
                 first, last = refused == 0, refused == count - 1
                 if (first and event.data["first_request"] == number) or (
                     last and event.data["last_request"] == number
                 ):
-                    return {_parent(event)}
+                    return parent_of(event)
         # Any order of the others will do in which nobody comes too late for its last.
-        begun = [event for event in unmet if 0 < self._refused[_fold(event)] < _int(event.data, "count") - 1]
-        return {_parent(min(begun or unmet, key=lambda event: _int(event.data, "last_request")))}
+        begun = [event for event in unmet if 0 < self._refused[_fold(event)] < int_in(event, "count") - 1]
+        return parent_of(min(begun or unmet, key=lambda event: int_in(event, "last_request")))
 
     def _owed_refusals(self) -> tuple[list[Event], Event | None]:
         """Return what must be refused before the next other event, and that one."""
@@ -279,131 +269,6 @@ class RecordedOrder:
             at += 1
         return owed, None
 
-    def _cause(self, event: Event) -> Input | None:
-        """Return the input from outside of which `event` is the first consequence, if it is one."""
-        data, run_id = event.data, event.run_id
-        match event.kind:
-            case "query_retry":
-                return self._failure(event, _int(data, "attempt"), retryable=True)
-            case "query_requeued":
-                return TimerFired(run_id, f"query_backoff:{_int(data, 'request')}")
-            case "query_answered":
-                return self._answer(event)
-            case "late_result" if data["answered"]:
-                number, attempt = RequestId(_int(data, "request")), _int(data, "attempt")
-                return ProviderAnswered(run_id, number, attempt, "", _usage(data))
-            case "late_result":
-                return self._failure(event, _int(data, "attempt"), retryable=False)
-            case "run_stopping":
-                if data["cause"] == "deadline":
-                    return TimerFired(run_id, RUN_DEADLINE)
-                if data["cause"] == "cancelled":
-                    return RunCancelled(run_id, str(data["reason"]))
-            case "child_answered" if data["status"] == "timed_out":
-                return TimerFired(run_id, f"child_deadline:{_int(data, 'request')}")
-            case "child_answered" if data["status"] == "cancelled":
-                self.ended = _GIVEN_UP
-            case "child_gone":
-                return _finished(event)
-            case "cell_ended" | "session_ended" if self._tree.is_stopped(_parent(event)):
-                return Noted(run_id, event.kind, dict(data), event.depth, _parent(event))
-            case "fuel_used" if self._tree.is_stopped(_parent(event)):
-                return FuelUsed(run_id, _int(data, "fuel"), _parent(event))
-        return None
-
-    def _answer(self, event: Event) -> Input | None:
-        data, run_id, number = event.data, event.run_id, RequestId(_int(event.data, "request"))
-        match data["status"]:
-            case "completed":
-                text = str(data.get("text", ""))
-                return ProviderAnswered(run_id, number, _int(data, "attempts"), text, _usage(data))
-            case "failed":
-                return self._failure(event, _int(data, "attempts"), retryable=False)
-            case "timed_out":
-                return TimerFired(run_id, f"query_deadline:{number}")
-            case "denied":
-                # The budget refused the attempt after the backoff.
-                return TimerFired(run_id, f"query_backoff:{number}")
-            case "cancelled":
-                self.ended = _GIVEN_UP
-        return None
-
-    @staticmethod
-    def _failure(event: Event, attempt: int, *, retryable: bool) -> ProviderFailed:
-        data = event.data
-        after = data.get("retry_after_ms")
-        return ProviderFailed(
-            event.run_id,
-            RequestId(_int(data, "request")),
-            attempt,
-            ProviderError(str(data.get("message", ""))),
-            retryable=retryable,
-            sent=data["sent"] is True,
-            retry_after_ms=after if isinstance(after, int) else None,
-            throttled=data.get("throttled") is True,
-        )
-
-    def _compare(self, recorded: Event, event: Event) -> Difference | None:
-        def difference(field: str, expected: object, got: object) -> Difference:
-            return Difference(recorded.seq, recorded.kind, field, expected, got)
-
-        if recorded.seq != event.seq:
-            raise InternalError(f"event {event.seq} came where {recorded.seq} is due")
-        if recorded.kind != event.kind:
-            return difference("kind", recorded.kind, event.kind)
-        unstated = self._unstated.get(event.kind, frozenset())
-        # In the order of the names: what differs first must not depend on a dict's order.
-        for name in sorted({*recorded.data, *event.data} - unstated):
-            expected, got = recorded.data.get(name), event.data.get(name)
-            if expected != got or type(expected) is not type(got):
-                return difference(*_item(f"data.{name}", expected, got))
-        for name in _ENVELOPE:
-            expected, got = getattr(recorded, name), getattr(event, name)
-            if expected != got:
-                return difference(name, expected, got)
-        if not unstated and list(recorded.data) != list(event.data):
-            return difference("data", list(recorded.data), list(event.data))
-        return None
-
-
-def _owner(event: Event) -> Owner:
-    """Return the conversation that brings an event about, where nothing outside does."""
-    if event.kind in ("child_stopping", "child_answered", "child_gone"):
-        return RequestId(_int(event.data, "request"))  # the child's own doing, told at its parent's place
-    return _parent(event)
-
 
 def _fold(event: Event) -> _Fold:
-    return str(event.data["reason"]), _parent(event)
-
-
-def _parent(event: Event) -> Owner:
-    return None if event.parent is None else RequestId(event.parent)
-
-
-def _finished(event: Event) -> ChildFinished:
-    data, number = event.data, RequestId(_int(event.data, "request"))
-    if data["status"] == "completed":
-        return ChildFinished(event.run_id, number, str(data.get("text", "")))
-    return ChildFinished(event.run_id, number, None, ChildFailed(str(data.get("message", ""))))
-
-
-def _item(field: str, expected: object, got: object) -> tuple[str, object, object]:
-    """Go into two lists, to the first item that differs."""
-    if isinstance(expected, list) and isinstance(got, list):
-        for place, (one, other) in enumerate(zip(expected, got, strict=False)):
-            if one != other:
-                return f"{field}[{place}]", one, other
-    return field, expected, got
-
-
-def _int(data: Mapping[str, object], name: str) -> int:
-    value = data[name]
-    if type(value) is not int:
-        raise InternalError(f"{name} of a recorded event is no int; the reader lets none through")
-    return value
-
-
-def _usage(data: Mapping[str, object]) -> Usage | None:
-    given, made = data["reported_input_tokens"], data["reported_output_tokens"]
-    return Usage(given, made) if isinstance(given, int) and isinstance(made, int) else None
+    return str(event.data["reason"]), parent_of(event)

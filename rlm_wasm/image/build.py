@@ -76,7 +76,8 @@ def build_guest(
         GuestBuildError: something could not be fetched, compiled or written; what was finished stays.
     """
     cache = _usable(cache)
-    shop = _workshop(cache, jobs, progress, sources, train)
+    store = SourceStore(cache / "downloads", local=sources)
+    shop = Workshop(store, cache / "logs", jobs, progress, train)
     stages = StageCache(cache / "build", progress)
     with stages.locked():
         for recipe in () if force else candidates:
@@ -95,24 +96,6 @@ def build_guest(
         return Built(folder, recipe, last.key, reused=False)
 
 
-def build_raw(
-    candidates: Sequence[Recipe],
-    train: Train,
-    *,
-    cache: Path,
-    jobs: int,
-    progress: Progress,
-    sources: Path | None = None,
-) -> Path:
-    """Build only the linked module; return its path in the stage cache."""
-    cache = _usable(cache)
-    shop = _workshop(cache, jobs, progress, sources, train)
-    stages = StageCache(cache / "build", progress)
-    with stages.locked():
-        _, last = choose(candidates, shop, stages)
-        return stages.ensure(last) / RAW_FILE
-
-
 def _usable(cache: Path) -> Path:
     """Return `cache` as an absolute path, if makefiles and search paths can hold it."""
     cache = cache.absolute()
@@ -123,10 +106,6 @@ def _usable(cache: Path) -> Path:
             hint="set RLM_WASM_CACHE to a folder with a plain name",
         )
     return cache
-
-
-def _workshop(cache: Path, jobs: int, progress: Progress, sources: Path | None, train: Train) -> Workshop:
-    return Workshop(SourceStore(cache / "downloads", local=sources), cache / "logs", jobs, progress, train)
 
 
 def _is_whole(folder: Path) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from rlm_wasm.errors import PolicyError
+from rlm_wasm.policy.builtin import builtin_names
 from rlm_wasm.policy.lines import index_lines
 from rlm_wasm.policy.problems import Lines
 
@@ -38,7 +39,7 @@ def read_document(path: Path) -> Document:
         reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else "not a usable path"
         raise PolicyError(
             f"{origin}: cannot be read: {reason}",
-            hint="a policy is a TOML file, or the name of a built-in one",
+            hint=f"a policy is a TOML file, or a built-in one: {', '.join(builtin_names())}",
         ) from exc
     return parse_document(raw, origin)
 

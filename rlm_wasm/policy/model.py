@@ -92,9 +92,10 @@ class Policy(s.Section):
         if root is None and sub is None:
             return self
         data = self.to_mapping()
-        data["models"] |= {"root": root or self.models.root, "sub": sub or root}
         if root is not None:
-            data["models"]["child"] = [root]
+            data["models"] |= {"root": root, "sub": root, "child": [root]}
+        if sub is not None:
+            data["models"]["sub"] = sub
         return self.from_mapping(data, origin="model override")
 
     def to_mapping(self) -> dict[str, Any]:

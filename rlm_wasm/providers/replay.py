@@ -49,8 +49,9 @@ class ReplayProvider:
         digest = messages_digest([(message.role, message.content) for message in query.messages])
         left = self._left.get((query.model, digest))
         if not left:
-            what = "has no further answer to this prompt" if left is not None else "never saw this prompt"
-            raise ProviderFailure(ProviderError(f"the recording {what}"), retryable=False, sent=False)
+            raise ProviderFailure(
+                ProviderError(self._missing(query.model, digest)), retryable=False, sent=False
+            )
         # Taken before any wait: attempts that run together must not get the same one.
         answer = left.popleft()
         if self._paced:
@@ -63,6 +64,13 @@ class ReplayProvider:
                 retry_after_ms=answer.retry_after_ms,
             )
         return Completion(answer.text, answer.input_tokens, answer.output_tokens)
+
+    def _missing(self, model: str, digest: bytes) -> str:
+        if (model, digest) in self._left:
+            return "the recording has no further answer to this prompt"
+        if others := sorted(other for other, known in self._left if known == digest):
+            return f"the recording has this prompt for {', '.join(others)}, and not for {model}"
+        return "the recording never saw this prompt"
 
     async def aclose(self) -> None:
         """Do nothing: there is nothing open."""

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from rlm_wasm.audit.line import encode_line
-from rlm_wasm.core.recorded_order import Difference, RecordedOrder
+from rlm_wasm.core.recorded_event import Difference
+from rlm_wasm.core.recorded_order import RecordedOrder
 from rlm_wasm.errors import InternalError
 from rlm_wasm.events import Event
 from rlm_wasm.ids import RunId
+from rlm_wasm.image.artifact import find_guest
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.providers.base import Provider
 from rlm_wasm.providers.replay import ReplayProvider
@@ -51,6 +53,8 @@ async def replay(
         ArtifactError: no guest is built, or it is not what was built.
     """
     inputs = recording.inputs(contexts or {})
+    if worker is None:
+        find_guest()  # one that is missing would else be a difference, where the run says what it had
     unstated = {} if policy is None else _policy_fields(recording)
     order = RecordedOrder(recording.events, unstated)
     written: list[bytes] = []

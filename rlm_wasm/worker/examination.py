@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from rlm_wasm.worker.lockdown import probe
 from rlm_wasm.worker.lockdown.probe import Attempt
 from rlm_wasm.worker.lockdown.report import Finding
-from rlm_wasm.worker.zygote import Exited, Gone, Spawned, Zygote, ZygoteGone
+from rlm_wasm.worker.zygote import Zygote
+from rlm_wasm.worker.zygote_reports import Exited, Gone, Spawned, ZygoteGone
 
 _ENTRY = probe.__name__
 

@@ -15,12 +15,13 @@ from typing import Final
 import anyio
 from anyio.abc import TaskGroup
 
-from rlm_wasm.errors import LockdownError, WorkerLost
+from rlm_wasm.errors import HostExhausted, LockdownError, WorkerLost
 from rlm_wasm.worker.child import Child
 from rlm_wasm.worker.lockdown.report import Finding
 from rlm_wasm.worker.lockdown.rlimits import ProcessLimits
 from rlm_wasm.worker.patience import told_in_time
-from rlm_wasm.worker.zygote import Exited, Gone, Spawned, Zygote, ZygoteGone
+from rlm_wasm.worker.zygote import Zygote
+from rlm_wasm.worker.zygote_reports import Exited, Gone, Spawned, ZygoteGone
 
 ENTRY: Final = "rlm_wasm.worker.serving"
 _EXIT_SECONDS_MAX: Final = 1.0
@@ -73,16 +74,19 @@ class Nursery:
         Raises:
             LockdownError: the machine lacks a layer that is required.
             ArtifactError: no guest is built, or it is not what was built.
+            HostExhausted: the kernel refuses the host what a worker takes.
             WorkerLost: two zygotes in a row did not make one.
         """
         try:
-            return await self._fork()
-        except ZygoteGone:
-            pass
-        try:
-            return await self._fork()
+            try:
+                return await self._fork()
+            except ZygoteGone:
+                return await self._fork()
         except ZygoteGone as gone:
             raise WorkerLost(f"no worker process can be made: {gone.message}") from gone
+        except OSError as error:
+            # Typed here: anything else that leaves a task of the pool ends the pool, and every run in it.
+            raise HostExhausted(f"no worker process can be made: {error.strerror}") from None
 
     async def _fork(self) -> Child:
         zygote = await self._running()
@@ -95,7 +99,10 @@ class Nursery:
                 birth.told, zygote.cpu_ms, lambda: self._read(zygote), hang_ms_max=self._hang_ms_max
             )
             if birth.spawned is None:
-                reason = birth.reason or "the zygote does not fork"
+                if birth.reason:
+                    # It answered that the kernel gives no process now. The workers that it has go on.
+                    raise HostExhausted(f"no worker process can be made: {birth.reason}")
+                reason = "the zygote does not fork"
                 zygote.kill()
                 await self._lose(zygote, reason)
                 raise ZygoteGone(reason)

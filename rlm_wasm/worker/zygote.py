@@ -19,156 +19,31 @@ the socket closes, the zygote ends, and the kernel ends its workers with it.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import dataclasses
-import functools
-import json
 import os
 import select
 import signal
 import socket
 import subprocess
-import sys
-import threading
-import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from rlm_wasm.errors import InternalError, LockdownError
-from rlm_wasm.image.artifact import Guest, find_guest
-from rlm_wasm.image.compiled import native_file
-from rlm_wasm.image.memfd import MemoryFile, sealed_memfd
 from rlm_wasm.worker import zygote_messages as messages
 from rlm_wasm.worker.child import cpu_ms_of
+from rlm_wasm.worker.guest_files import GuestFiles, guest_files
 from rlm_wasm.worker.lockdown.report import LAYERS, Finding
 from rlm_wasm.worker.lockdown.rlimits import ProcessLimits
+from rlm_wasm.worker.zygote_launch import launch
+from rlm_wasm.worker.zygote_reports import Gone, Report, ZygoteGone, report_of
 
 START_SECONDS_MAX: Final = 30.0
 SEND_SECONDS_MAX: Final = 5.0
 # It only has to notice that its socket is closed; one that is stopped never does.
 CLOSE_SECONDS_MAX: Final = 1.0
 _REPORTS_A_CALL_MAX: Final = 4096
-# Isolated, without site: no variable, no .pth file and no user folder decides what is loaded.
-_BOOT: Final = (
-    "import json, sys; sys.path += [p for p in json.loads(sys.argv[1]) if p not in sys.path]; "
-    "from rlm_wasm.worker.zygote_process import main; main(int(sys.argv[2]))"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Spawned:
-    """A worker has been forked; it locks itself down next. The caller closes `pidfd`."""
-
-    number: int
-    pidfd: int
-    pid: int
-
-
-@dataclass(frozen=True, slots=True)
-class Exited:
-    """A worker is gone and reaped. `reason` is set where it could not be locked down, or not be forked:
-    then no Spawned came before.
-    """
-
-    number: int
-    status: int
-    reason: str = ""
-
-    @property
-    def killed_by(self) -> int:
-        """The signal that ended it, 0 if none did. SIGSYS: it made a system call it may not."""
-        return os.WTERMSIG(self.status) if os.WIFSIGNALED(self.status) else 0
-
-    @property
-    def exit_code(self) -> int:
-        """Its exit code, or -1."""
-        return os.WEXITSTATUS(self.status) if os.WIFEXITED(self.status) else -1
-
-
-@dataclass(frozen=True, slots=True)
-class Gone:
-    """The zygote itself is gone, and every worker of it. Always the last report."""
-
-    reason: str
-
-
-Report = Spawned | Exited | Gone
-
-
-class ZygoteGone(InternalError):
-    """The zygote ended or does not answer; another one has to be started."""
-
-
-@dataclass(frozen=True, slots=True)
-class GuestFiles:
-    """The authenticated guest as sealed memory files, shared by every zygote of this process."""
-
-    guest: Guest
-    code: MemoryFile
-    image: MemoryFile
-
-
-_reading: Final = threading.Lock()
-
-
-def guest_files() -> GuestFiles:
-    """Return the guest that every zygote of this process is given, read and authenticated once."""
-    with _reading:  # two threads would else read everything twice
-        return _read_guest_files()
-
-
-@functools.cache
-def _read_guest_files() -> GuestFiles:
-    from rlm_wasm.sandbox.engine import CONFIGURATION, engine
-
-    guest = find_guest()
-    code = native_file(engine, guest.read_code(), CONFIGURATION)
-    return GuestFiles(guest, MemoryFile(code), MemoryFile(sealed_memfd("rlm-image", guest.read_image())))
-
-
-# A process that has been started and not yet been told what it is for.
-_launched: Final[list[tuple[subprocess.Popen[bytes], socket.socket]]] = []
-_launching: Final = threading.Lock()
-
-
-def prelaunch() -> None:
-    """Start the next zygote's process now, and read what it will be given, before its limits are known.
-
-    For a command that will want one zygote: the interpreter starts while the command is still imported.
-    Should nobody want it, it ends with this process.
-
-    Raises:
-        ArtifactError: no guest is built, or its files are not what was built.
-        ZygoteGone: the process could not be started.
-    """
-    with _launching:
-        if not _launched:
-            _launched.append(_launch())
-            atexit.register(_discard_launched)
-    guest_files()
-
-
-def _discard_launched() -> None:
-    """End a process that nobody came to want."""
-    while _launched:
-        process, channel = _launched.pop()
-        channel.close()
-        process.kill()
-        process.wait()
-
-
-def _launch() -> tuple[subprocess.Popen[bytes], socket.socket]:
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    try:
-        return _execute(theirs), ours
-    except BaseException:
-        ours.close()
-        raise
-    finally:
-        theirs.close()
 
 
 class Zygote:
@@ -194,9 +69,7 @@ class Zygote:
         required = frozenset(required)
         if unknown := required - set(LAYERS):
             raise InternalError(f"no layers of a lock-down: {', '.join(sorted(unknown))}")
-        with _launching:
-            launched = _launched.pop() if _launched else _launch()
-        zygote = cls(*launched)
+        zygote = cls(*launch())
         try:
             zygote._begin(entry, limits, required, guest_files())
         except BaseException:
@@ -242,7 +115,7 @@ class Zygote:
                 if received is None:
                     self._lose("it ended")
                 else:
-                    found.append(self._report(*received))
+                    found.append(report_of(*received))
             except BlockingIOError:
                 return found
             except (OSError, ValueError, KeyError, TypeError) as error:
@@ -312,72 +185,7 @@ class Zygote:
             raise ZygoteGone("the zygote did not start: it said something else")
         self.layers = tuple(Finding(str(a), bool(b), str(c)) for a, b, c in document["layers"])
 
-    def _report(self, document: dict[str, Any], fds: list[int]) -> Report:
-        wanted = 1 if document["type"] == "spawned" else 0
-        if len(fds) != wanted:
-            for fd in fds:
-                os.close(fd)
-            raise ValueError("an unexpected number of descriptors")
-        number = _integer(document, "number")
-        match document["type"]:
-            case "spawned":
-                return Spawned(number, fds[0], _pid_of(fds[0]))
-            case "exited":
-                return Exited(number, _integer(document, "status"), str(document["reason"])[:1000])
-        raise ValueError("an unexpected message")
-
     def _lose(self, reason: str) -> None:
         self._gone = self._gone or Gone(reason)
         with contextlib.suppress(OSError):
             self._process.send_signal(signal.SIGKILL)
-
-
-def spawn_and_wait(zygote: Zygote, connection: socket.socket, seconds: float) -> Spawned:
-    """Spawn a worker and wait until it has been forked; for tests and probes with one worker at a time.
-
-    Raises:
-        ZygoteGone: it was not, or not in time.
-    """
-    number = zygote.spawn(connection)
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        for report in zygote.wait(end - time.monotonic()):
-            if isinstance(report, Spawned) and report.number == number:
-                return report
-            if isinstance(report, Gone):
-                raise ZygoteGone(report.reason)
-    raise ZygoteGone("no worker came in time")
-
-
-def _execute(channel: socket.socket) -> subprocess.Popen[bytes]:
-    if not sys.executable:
-        raise ZygoteGone("this Python does not know its own executable")
-    package = str(Path(__file__).resolve().parents[2])
-    paths = [package, *(os.path.abspath(path) for path in sys.path if path and os.path.isdir(path))]
-    return subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", _BOOT, json.dumps(paths), str(channel.fileno())],
-        env={},
-        cwd="/",
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        close_fds=True,
-        pass_fds=(channel.fileno(),),
-        # Ctrl-C in a terminal goes to the host, which decides.
-        start_new_session=True,
-    )
-
-
-def _integer(document: dict[str, Any], key: str) -> int:
-    value = document[key]
-    if type(value) is not int:
-        raise ValueError(f"{key} is not an integer")
-    return value
-
-
-def _pid_of(pidfd: int) -> int:
-    """Return the pid, as this process numbers it, of the process behind a pidfd; -1 if it is gone."""
-    for line in Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines():
-        if line.startswith("Pid:"):
-            return int(line.split()[1])
-    raise ValueError("not a pidfd")

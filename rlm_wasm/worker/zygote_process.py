@@ -1,6 +1,6 @@
 """Inside the zygote: loads everything once, then forks a worker for each socket it is sent.
 
-Started by `zygote.py` as `python -I -S` with an empty environment, /dev/null at 0 to 2, and one
+Started by `zygote_launch.py` as `python -I -S` with an empty environment, /dev/null at 0 to 2, and one
 socket. The process that was started enters the namespaces and stays outside as the parent of the
 zygote proper, the first process of the new pid namespace: when either ends, the kernel ends all.
 
@@ -233,7 +233,14 @@ def _fork(channel: socket.socket, settled: _Settled, number: int, connection: in
     if pid == 0:
         _worker(channel, settled, connection, says, me)
     os.close(says)
-    return os.pidfd_open(pid), _Child(number, pid, hears)
+    try:
+        return os.pidfd_open(pid), _Child(number, pid, hears)
+    except OSError:
+        # The host is told that there is no worker, and nobody would reap this one.
+        os.close(hears)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
 
 
 def _worker(channel: socket.socket, settled: _Settled, connection: int, says: int, parent: int) -> NoReturn:

@@ -103,6 +103,11 @@ def test_a_file_and_contexts_are_read(tmp_path: Path) -> None:
     assert (ended.returncode, ended.stdout.decode()) == (0, "grüße 3\n")
 
 
+def test_an_empty_name_is_no_file_and_not_the_working_folder() -> None:
+    ended = rlm_wasm("exec", "")
+    assert (ended.returncode, ended.stderr) == (2, b"error: the name of a file is empty\n")
+
+
 def test_bytes_contexts_are_bytes(tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(b"\xff\x00")
     program = tmp_path / "p.py"

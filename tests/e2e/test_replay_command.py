@@ -113,6 +113,15 @@ def test_a_run_that_draws_fresh_bytes_is_recorded_with_a_warning_at_its_replay(
     assert ended.returncode == 1
 
 
+def test_a_replay_without_a_guest_is_an_error_and_no_difference(
+    recorded: tuple[Path, Path], tmp_path: Path
+) -> None:
+    log, context = recorded
+    ended = rlm_wasm("replay", log, "--context", context, RLM_WASM_CACHE=str(tmp_path))
+    assert (ended.returncode, ended.stdout) == (2, b"")
+    assert b"no guest is built" in ended.stderr
+
+
 def test_a_run_can_take_recorded_answers_for_a_models(recorded: tuple[Path, Path], tmp_path: Path) -> None:
     """Another policy, the same prompts: the model's file is gone, and is not missed."""
     log, context = recorded

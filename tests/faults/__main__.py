@@ -9,7 +9,7 @@ from random import Random
 
 import anyio
 
-from rlm_wasm.worker.zygote import guest_files
+from rlm_wasm.worker.guest_files import guest_files
 from tests.faults.rounds import ROUNDS_A_POOL, Tally, rounds
 from tests.faults.runs import runs
 

@@ -27,7 +27,7 @@ from rlm_wasm.core.inputs import (
     TimerFired,
 )
 from rlm_wasm.core.messages import Usage
-from rlm_wasm.core.recorded_order import _GIVEN_UP, RecordedOrder
+from rlm_wasm.core.recorded_order import GIVEN_UP, RecordedOrder
 from rlm_wasm.core.scheduler import Scheduler
 from rlm_wasm.errors import ProviderError
 from rlm_wasm.events import Event
@@ -195,7 +195,7 @@ def test_the_same_events_come_of_the_runs_own_inputs_and_its_log(
         assert out == world.events
         assert order.compared == len(world.events)
     else:
-        assert order.ended == _GIVEN_UP
+        assert order.ended == GIVEN_UP
         assert out[: order.compared] == world.events[: order.compared]
         rest = [event for event in world.events[order.compared :] if event.kind != "query_denied"]
         assert rest[0].data["status"] == "cancelled"

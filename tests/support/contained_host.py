@@ -9,28 +9,20 @@ from __future__ import annotations
 
 import json
 import socket
-import struct
 import sys
 
 from rlm_wasm.errors import LockdownError
-from rlm_wasm.worker.lockdown import namespaces, process, seccomp
+from rlm_wasm.worker.lockdown import namespaces
 from rlm_wasm.worker.lockdown.report import LAYERS
-from rlm_wasm.worker.zygote import spawn_and_wait
-from tests.support.locked_facts import zygote
+from tests.support.kernel_refusal import refuse
+from tests.support.locked_facts import spawn_and_wait, zygote
 
 _UNSHARE = 272
 
 
-def refuse_namespaces() -> None:
-    """Answer unshare with EPERM from now on, as the default profile of containers does."""
-    process.no_new_privileges()
-    program = [(0x20, 0, 0, 0), (0x15, 0, 1, _UNSHARE), (0x06, 0, 0, 0x0005_0001), (0x06, 0, 0, 0x7FFF_0000)]
-    seccomp.install(b"".join(struct.pack("=HBBI", *instruction) for instruction in program))
-
-
 def main() -> None:
     """Try both."""
-    refuse_namespaces()
+    refuse(_UNSHARE)
     said: dict[str, object] = {}
     try:
         with zygote("worker_entry"):

@@ -9,8 +9,7 @@ import signal
 import socket
 import sys
 
-from rlm_wasm.worker.zygote import spawn_and_wait
-from tests.support.locked_facts import zygote
+from tests.support.locked_facts import spawn_and_wait, zygote
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rlm_wasm.audit.catalogue import KINDS
+from rlm_wasm.audit.catalogue import KINDS, Field
 from rlm_wasm.events import EVENT_VERSION
 
 PAGE = Path(__file__).parents[2] / "docs" / "events.md"
@@ -101,13 +101,14 @@ def page() -> str:
     for name, kind in KINDS.items():
         parts.append(f"### `{name}`\n\n{kind.meaning}\n")
         rows = ["| field | type | meaning |", "|---|---|---|"]
-        limits = [n for n, field in kind.fields.items() if field.meaning == "a limit of the policy"]
+        names: dict[Field, list[str]] = {}
         for field_name, field in kind.fields.items():
-            if field_name in limits[1:]:
-                continue
-            shown = ", ".join(f"`{n}`" for n in limits) if field_name in limits else f"`{field_name}`"
+            names.setdefault(field, []).append(f"`{field_name}`")  # fields that say the same share a row
+        for field, alike in names.items():
             marks = " **text**" if field.text else " (not always)" if field.optional else ""
-            rows.append(f"| {shown} | {field.type_name.replace('|', ' or ')} | {field.meaning}{marks} |")
+            rows.append(
+                f"| {', '.join(alike)} | {field.type_name.replace('|', ' or ')} | {field.meaning}{marks} |"
+            )
         parts.append("\n".join(rows) + "\n")
     return "\n".join(parts)
 

@@ -11,11 +11,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from time import monotonic
 from typing import Any
 
 from rlm_wasm.worker.lockdown.report import LAYERS
 from rlm_wasm.worker.lockdown.rlimits import ProcessLimits
-from rlm_wasm.worker.zygote import Exited, Gone, Zygote
+from rlm_wasm.worker.zygote import Zygote
+from rlm_wasm.worker.zygote_reports import Exited, Gone, Spawned
 from tests.support import attacks
 from tests.support.sandbox_facts import MIB
 
@@ -45,13 +47,25 @@ def zygote(entry: str, required: tuple[str, ...] = LAYERS, **limits: int) -> Ite
         made.close()
 
 
+def spawn_and_wait(made: Zygote, connection: socket.socket, seconds: float = SECONDS_MAX) -> Spawned:
+    """Spawn a worker and wait until it has been forked."""
+    number = made.spawn(connection)
+    end = monotonic() + seconds
+    while (left := end - monotonic()) > 0:
+        for report in made.wait(left):
+            assert isinstance(report, Spawned), report
+            assert report.number == number
+            return report
+    raise AssertionError("no worker came in time")
+
+
 def exit_of(made: Zygote, number: int) -> Exited:
     """Wait until a worker is gone; what else the zygote says meanwhile is dropped."""
     while True:
         reports = made.wait(SECONDS_MAX)
         assert reports, "the zygote says nothing"
         for report in reports:
-            if hasattr(report, "pidfd"):
+            if isinstance(report, Spawned):
                 os.close(report.pidfd)
             if isinstance(report, Exited) and report.number == number:
                 return report

@@ -23,6 +23,12 @@ _WORKED: Final = b"worked"
 _NAME_BYTES_MAX: Final = 64
 SECONDS_MAX: Final = 10.0
 _ZYGOTE: Final = 1  # its number in its own namespace
+# Numbers of x86-64.
+_MMAP, _MPROTECT, _PTRACE, _MOUNT, _IO_URING_SETUP = 9, 10, 101, 165, 425
+_PTRACE_SEIZE: Final = 0x4206
+_READ_WRITE, _READ_EXECUTE, _READ_WRITE_EXECUTE = 3, 5, 7
+_PRIVATE_ANONYMOUS: Final = 0x22
+_PAGE_BYTES: Final = 4096
 # Room for the zygote's own limits to be set; a probe runs no session.
 LIMITS: Final = ProcessLimits(
     sessions_max=1,
@@ -45,9 +51,13 @@ def _fork() -> None:
 
 
 def _run_written_page() -> None:
-    page = syscall(9, 0, 4096, 3, 0x22, -1, 0)
-    ctypes.memset(page, 0xC3, 1)
-    syscall(10, page, 4096, 5)
+    page = _map(_READ_WRITE)
+    ctypes.memset(page, 0xC3, 1)  # ret
+    syscall(_MPROTECT, page, _PAGE_BYTES, _READ_EXECUTE)
+
+
+def _map(protection: int) -> int:
+    return syscall(_MMAP, 0, _PAGE_BYTES, protection, _PRIVATE_ANONYMOUS, -1, 0)
 
 
 ATTEMPTS: Final[dict[str, Callable[[], object]]] = {
@@ -55,12 +65,12 @@ ATTEMPTS: Final[dict[str, Callable[[], object]]] = {
     "connect": _connect,
     "exec": lambda: os.execv("/bin/true", ["true"]),  # noqa: S606 - to see it refused
     "fork": _fork,
-    "ptrace": lambda: syscall(101, 0x4206, _ZYGOTE, 0, 0),
+    "ptrace": lambda: syscall(_PTRACE, _PTRACE_SEIZE, _ZYGOTE, 0, 0),
     "signal": lambda: os.kill(_ZYGOTE, signal.SIGCONT),
-    "mmap exec": lambda: syscall(9, 0, 4096, 7, 0x22, -1, 0),
+    "mmap exec": lambda: _map(_READ_WRITE_EXECUTE),
     "write and run": _run_written_page,
-    "mount": lambda: syscall(165, 0, 0, 0, 0, 0),
-    "io_uring": lambda: syscall(425, 1, 0),
+    "mount": lambda: syscall(_MOUNT, 0, 0, 0, 0, 0),
+    "io_uring": lambda: syscall(_IO_URING_SETUP, 1, 0),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 import sys
@@ -75,7 +76,7 @@ def drop_all_capabilities() -> str:
             try:
                 prctl(_PR_CAPBSET_DROP, number)
             except OSError as error:
-                if error.errno != 22 or number == 0:  # the first number this kernel does not know
+                if error.errno != errno.EINVAL or number == 0:  # the first number this kernel does not know
                     raise
                 break
     except PermissionError:

@@ -64,7 +64,7 @@ def test_the_model_first_gets_the_rules_the_question_and_the_turn() -> None:
 
 def test_code_runs_and_what_it_did_comes_back() -> None:
     subject = loop()
-    assert drive(subject, Begin(), block("print(1)")) == RunCell("print(1)", 0)
+    assert drive(subject, Begin(), block("print(1)")) == RunCell("print(1)")
     contents = said(drive(subject, done("1\n")))
     assert contents[2:] == ["Look:\n```repl\nprint(1)\n```", "REPL output:\n\n1\n", "Turn 2/5:"]
 
@@ -79,8 +79,8 @@ def test_only_the_current_turn_line_is_sent() -> None:
 def test_all_blocks_of_a_reply_run_in_order() -> None:
     subject = loop()
     reply = ModelReplied("```repl\na\n```\n```repl\nb\n```")
-    assert drive(subject, Begin(), reply) == RunCell("a", 0)
-    assert drive(subject, done("1\n")) == RunCell("b", 1)
+    assert drive(subject, Begin(), reply) == RunCell("a")
+    assert drive(subject, done("1\n")) == RunCell("b")
     assert said(drive(subject, done("2\n")))[-2] == (
         "REPL output (block 1):\n\n1\n\n\nREPL output (block 2):\n\n2\n"
     )
@@ -89,9 +89,7 @@ def test_all_blocks_of_a_reply_run_in_order() -> None:
 def test_a_block_after_a_failed_one_still_runs() -> None:
     subject = loop()
     failed = CellFinished(CellReport("guest_exception", error="NameError: x"))
-    assert drive(subject, Begin(), ModelReplied("```repl\na\n```\n```repl\nb\n```"), failed) == RunCell(
-        "b", 1
-    )
+    assert drive(subject, Begin(), ModelReplied("```repl\na\n```\n```repl\nb\n```"), failed) == RunCell("b")
 
 
 def test_a_finish_stops_at_once_and_later_blocks_do_not_run() -> None:
@@ -161,7 +159,7 @@ def test_a_final_answer_as_text_finishes(dialect: str) -> None:
 @pytest.mark.parametrize("dialect", ["final", "both"])
 def test_a_final_variable_as_text_is_asked_of_the_session(dialect: str) -> None:
     subject = loop(dialect)
-    assert drive(subject, Begin(), ModelReplied("FINAL_VAR(result)")) == RunCell("FINAL_VAR('result')", 0)
+    assert drive(subject, Begin(), ModelReplied("FINAL_VAR(result)")) == RunCell("FINAL_VAR('result')")
     assert drive(subject, done(finish="42")) == Finish("42", "finished", partial=False)
 
 
@@ -183,8 +181,8 @@ def test_a_final_variable_is_a_name_and_never_code(name: str) -> None:
 
 def test_the_blocks_of_a_reply_run_before_its_final_variable() -> None:
     subject = loop("final")
-    assert drive(subject, Begin(), ModelReplied("```repl\nr = 1\n```\nFINAL_VAR(r)")) == RunCell("r = 1", 0)
-    assert drive(subject, done()) == RunCell("FINAL_VAR('r')", 1)
+    assert drive(subject, Begin(), ModelReplied("```repl\nr = 1\n```\nFINAL_VAR(r)")) == RunCell("r = 1")
+    assert drive(subject, done()) == RunCell("FINAL_VAR('r')")
 
 
 def test_a_final_answer_beside_code_it_has_not_seen_the_output_of_is_not_accepted() -> None:
@@ -201,7 +199,7 @@ def test_text_is_no_finish_in_the_answer_dialect() -> None:
 def test_lenient_fences_are_an_option() -> None:
     reply = ModelReplied("```python\na\n```")
     assert isinstance(drive(loop(), Begin(), reply), AskModel)
-    assert drive(loop(lenient=True), Begin(), reply) == RunCell("a", 0)
+    assert drive(loop(lenient=True), Begin(), reply) == RunCell("a")
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ CONTENT = bytes(range(256)) * 4096
 PROGRAM = """
 import sys
 from pathlib import Path
-from rlm_wasm.image.build import build_raw
+from rlm_wasm.image.build import build_guest
 from rlm_wasm.image.manifest import load_manifest
 from rlm_wasm.image.progress import Silent
 from rlm_wasm.image.recipe import recipes
@@ -31,7 +31,7 @@ class Telling(Silent):
         print(fraction, flush=True)
 
 candidates = list(recipes(load_manifest(Path(sys.argv[1])), "3.14"))
-build_raw(candidates, plans_only, cache=Path(sys.argv[2]), jobs=1, progress=Telling())
+build_guest(candidates, None, plans_only, cache=Path(sys.argv[2]), jobs=1, progress=Telling())
 """
 
 

@@ -176,7 +176,7 @@ def test_no_override_changes_nothing(strict):
 
 
 @pytest.mark.parametrize(
-    "spec", ["gpt-5", "openai:", ":x", "openai:a\nb", "openai: x", "OpenAI:x", "openai:new"]
+    "spec", ["", "gpt-5", "openai:", ":x", "openai:a\nb", "openai: x", "OpenAI:x", "openai:new"]
 )
 def test_bad_override_is_refused(strict, spec):
     with pytest.raises(PolicyError, match=r"^model override: models\.root: "):

@@ -8,27 +8,38 @@ import anyio
 import pytest
 
 from rlm_wasm.events import Event
+from rlm_wasm.policy.model import Policy
+from rlm_wasm.runtime.run import RunResult
 from rlm_wasm.runtime.sandbox import Sandbox
 from tests.support.runtime_facts import Events, running, small_policy, tree_model
 
 pytestmark = [pytest.mark.guest, pytest.mark.anyio, pytest.mark.usefixtures("guest", "healthy_host")]
 
 DEEP = {"depth_max": 3, "fanout_max": 16, "sessions_max": 64, "child_share_percent": 100}
+SECONDS_MAX = 30
 ENDLESS = {"cell": {"fuel_max": 10**12, "wall_ms_max": 60_000}, "budget": {"fuel_max": 10**13}}
 
 
+async def asked(folder: Path, policy: Policy, context: str = "", **code: str) -> tuple[RunResult, Events]:
+    """Ask the question that is the first word of `code`; return what came of it, with every event."""
+    events = Events()
+    async with running(policy, tree_model(folder, **code)) as runtime:
+        with anyio.fail_after(SECONDS_MAX):
+            result = await runtime.ask(next(iter(code)), context, sinks=[events.append])
+    events.assert_complete()
+    return result, events
+
+
 async def test_a_child_has_the_prompt_as_its_context_and_answers(tmp_path: Path) -> None:
-    model = tree_model(
+    result, events = await asked(
         tmp_path,
+        small_policy(),
+        context="the root",
         ask="mine = 1\nFINAL(rlm_query('child of ' + context))",
         child="FINAL((context, 'mine' in globals()))",
     )
-    events = Events()
-    async with running(small_policy(), model) as runtime:
-        result = await runtime.ask("ask", "the root", sinks=[events.append])
     assert result.answer == "('child of the root', False)"
     assert (result.spent["children"], result.spent["iterations"], result.spent["calls"]) == (1, 2, 2)
-    events.assert_complete()
     (begun,) = events.of("child_started")
     inner = [event for event in events if event.parent == begun["request"]]
     assert {event.depth for event in inner} == {1}
@@ -36,58 +47,50 @@ async def test_a_child_has_the_prompt_as_its_context_and_answers(tmp_path: Path)
 
 
 async def test_children_of_children_share_one_ledger(tmp_path: Path) -> None:
-    model = tree_model(
+    result, events = await asked(
         tmp_path,
+        small_policy(run=DEEP),
         one="FINAL(rlm_query('two') + llm_query('a'))",
         two="FINAL(rlm_query('three') + llm_query('b'))",
         three="FINAL(llm_query('c'))",
     )
-    events = Events()
-    async with running(small_policy(run=DEEP), model) as runtime:
-        result = await runtime.ask("one", sinks=[events.append])
     assert result.answer == "CBA"
     assert (result.spent["children"], result.spent["calls"]) == (2, 6)
     assert result.spent["fuel"] == sum(data["fuel"] for data in events.of("fuel_used"))  # type: ignore[misc]
-    events.assert_complete()
 
 
 async def test_a_batch_of_children_runs_in_parallel_and_comes_back_in_order(tmp_path: Path) -> None:
-    model = tree_model(
+    result, events = await asked(
         tmp_path,
+        small_policy(),
         ask="FINAL(rlm_query_batched([f'child {n}' for n in range(5)]))",
         child="FINAL(llm_query(context))",
     )
-    events = Events()
-    async with running(small_policy(), model) as runtime:
-        result = await runtime.ask("ask", sinks=[events.append])
     assert result.answer == str([f"CHILD {n}" for n in range(5)])
     kinds = [event.kind for event in events]
     assert kinds.index("child_answered") > max(n for n, kind in enumerate(kinds) if kind == "child_started")
     assert len({data["group"] for data in events.of("child_started")}) == 1
-    events.assert_complete()
 
 
 @pytest.mark.threat("T-070")
 async def test_too_deep_is_an_exception_that_the_guest_can_catch(tmp_path: Path) -> None:
-    model = tree_model(
+    result, _ = await asked(
         tmp_path,
+        small_policy(),
         one="FINAL(rlm_query('two'))",
         two="try: rlm_query('three')\nexcept DepthExceeded as e: FINAL(f'{e}; {budget()[\"depth\"]}')",
     )
-    async with running(small_policy(), model) as runtime:
-        answer = str((await runtime.ask("one")).answer)
-    assert answer.startswith("a child would be at depth 2, 1 allowed")
-    assert "'available': 0" in answer
+    assert str(result.answer).startswith("a child would be at depth 2, 1 allowed")
+    assert "'available': 0" in str(result.answer)
 
 
 async def test_a_child_without_an_answer_is_a_typed_exception_with_its_best(tmp_path: Path) -> None:
-    model = tree_model(
+    result, _ = await asked(
         tmp_path,
+        small_policy(run={"turns_max": 2}),
         ask="try: rlm_query('draft')\nexcept ChildFailed as e: FINAL((str(e), e.partial))",
         draft="answer['content'] = 'not ready'",
     )
-    async with running(small_policy(run={"turns_max": 2}), model) as runtime:
-        result = await runtime.ask("ask")
     assert result.answer is not None
     assert "iterations_exhausted" in result.answer
     assert "not ready" in result.answer
@@ -96,47 +99,40 @@ async def test_a_child_without_an_answer_is_a_typed_exception_with_its_best(tmp_
 @pytest.mark.threat("T-071")
 async def test_one_permit_is_enough_for_a_tree_of_any_depth(tmp_path: Path) -> None:
     """A guest that waits for a child holds no permit: with one, every depth still gets its turns."""
-    model = tree_model(
+    permits = {"total_max": 1, "provider_max": 1, "model_max": 1, "adaptive_min": 1}
+    result, _ = await asked(
         tmp_path,
+        small_policy(run=DEEP | {"permits_max": 1}, permits=permits),
         one="FINAL(rlm_query_batched(['two', 'two']))",
         two="FINAL(rlm_query('three') + llm_query('b'))",
         three="FINAL(llm_query('c'))",
     )
-    permits = {"total_max": 1, "provider_max": 1, "model_max": 1, "adaptive_min": 1}
-    policy = small_policy(run=DEEP | {"permits_max": 1}, permits=permits)
-    async with running(policy, model) as runtime:
-        with anyio.fail_after(30):
-            assert (await runtime.ask("one")).answer == "['CB', 'CB']"
+    assert result.answer == "['CB', 'CB']"
 
 
 @pytest.mark.threat("T-072")
 async def test_parents_that_fill_every_place_are_refused_and_not_queued(tmp_path: Path) -> None:
-    model = tree_model(
+    result, _ = await asked(
         tmp_path,
+        small_policy(run=DEEP | {"sessions_max": 4}),
         one="FINAL(rlm_query_batched(['two'] * 3, return_exceptions=True))",
         two="try: FINAL(rlm_query('three'))\nexcept BudgetExceeded as e: FINAL(str(e))",
         three="FINAL('reached')",
     )
-    async with running(small_policy(run=DEEP | {"sessions_max": 4}), model) as runtime:
-        with anyio.fail_after(30):
-            answer = str((await runtime.ask("one")).answer)
-    assert answer.count("run.sessions budget exceeded") >= 1
+    assert str(result.answer).count("run.sessions budget exceeded") >= 1
 
 
 @pytest.mark.threat("T-073")
 async def test_a_childs_deadline_is_a_timeout_in_its_parent(tmp_path: Path) -> None:
-    model = tree_model(
+    result, events = await asked(
         tmp_path,
+        small_policy(run={"child_wall_ms_max": 300}, **ENDLESS),
         ask="try: rlm_query('slow')\nexcept QueryTimeout as e: FINAL(str(e))",
         slow="while True: pass",
     )
-    events = Events()
-    async with running(small_policy(run={"child_wall_ms_max": 300}, **ENDLESS), model) as runtime:
-        result = await runtime.ask("ask", sinks=[events.append])
     assert result.answer == "no answer within 300 ms"
     assert [data["status"] for data in events.of("child_answered")] == ["timed_out"]
     assert len(events.of("child_gone")) == 1
-    events.assert_complete()
 
 
 @pytest.mark.threat("T-073")
@@ -155,7 +151,7 @@ async def test_cancelling_a_run_ends_every_descendant_and_gives_the_partial_answ
             if len([e for e in events if e.kind == "query_answered" and e.depth == 2]) == 4:
                 runtime.cancel("by hand")
 
-        with anyio.fail_after(30):
+        with anyio.fail_after(SECONDS_MAX):
             result = await runtime.ask("one", sinks=[cancel_when_all_run])
     assert (result.partial, result.reason) == (True, "by hand")
     events.assert_complete()
@@ -184,8 +180,9 @@ async def test_cancelling_the_task_leaves_no_descendant(tmp_path: Path) -> None:
 
 @pytest.mark.threat("T-074")
 async def test_a_child_keeps_to_the_part_of_the_budget_it_was_given(tmp_path: Path) -> None:
-    model = tree_model(
+    result, _ = await asked(
         tmp_path,
+        small_policy(),
         ask="text = rlm_query('greedy', budget={'calls': 4})\nFINAL((text, budget()['calls']['spent']))",
         greedy=(
             "n = 0\n"
@@ -193,20 +190,17 @@ async def test_a_child_keeps_to_the_part_of_the_budget_it_was_given(tmp_path: Pa
             "except BudgetExceeded as e: FINAL(f'{n}: {e}')"
         ),
     )
-    async with running(small_policy(), model) as runtime:
-        result = await runtime.ask("ask")
     assert result.answer == "('3: calls budget exceeded: requested 1, 0 of 4 available', 5)"
 
 
 @pytest.mark.threat("T-074")
 async def test_a_child_whose_fuel_is_used_up_ends_alone(tmp_path: Path) -> None:
-    model = tree_model(
+    result, _ = await asked(
         tmp_path,
+        small_policy(),
         ask="try: rlm_query('spin', budget={'fuel': 200_000_000})\nexcept ChildFailed as e: FINAL(str(e))",
         spin="while True: pass",
     )
-    async with running(small_policy(), model) as runtime:
-        result = await runtime.ask("ask")
     assert (result.partial, result.answer) == (False, "the child ended early: budget: fuel")
     assert 200_000_000 <= result.spent["fuel"] < 400_000_000
 
@@ -234,13 +228,13 @@ async def test_the_fuel_of_a_cancelled_cell_is_counted(tmp_path: Path) -> None:
 
 
 async def test_the_guest_sees_all_that_is_left(tmp_path: Path) -> None:
-    model = tree_model(
+    result, _ = await asked(
         tmp_path,
+        small_policy(run=DEEP),
         ask="FINAL(rlm_query('look', budget={'calls': 7, 'children': 0}))",
         look="b = budget()\nFINAL({k: v['available'] for k, v in b.items()})",
     )
-    async with running(small_policy(run=DEEP), model) as runtime:
-        left = eval(str((await runtime.ask("ask")).answer))
+    left = eval(str(result.answer))
     assert (left["calls"], left["children"], left["depth"], left["sessions"]) == (6, 0, 2, 62)
     assert 0 < left["run_ms"] <= 300_000
     assert (left["cell_requests"], left["cell_children"]) == (16, 16)
@@ -280,21 +274,13 @@ async def test_depth_chooses_the_model(tmp_path: Path) -> None:
 @pytest.mark.threat("T-073")
 async def test_children_end_with_the_cell_that_asked(tmp_path: Path) -> None:
     """A child at its deadline takes its own child with it, in the middle of a cell."""
-    model = tree_model(
+    result, events = await asked(
         tmp_path,
+        small_policy(run=DEEP | {"child_wall_ms_max": 400}, **ENDLESS),
         one="try: rlm_query('two')\nexcept QueryTimeout: FINAL('gave up')",
         two="rlm_query('three')",
         three="while True: pass",
     )
-    events = Events()
-    policy = small_policy(run=DEEP | {"child_wall_ms_max": 400}, **ENDLESS)
-    async with running(policy, model) as runtime:
-        with anyio.fail_after(30):
-            result = await runtime.ask("one", sinks=[events.append])
     assert result.answer == "gave up"
-    events.assert_complete()
-    assert [event.data["status"] for event in events if event.kind == "child_answered"] == [
-        "cancelled",
-        "timed_out",
-    ]
-    assert sum(event.kind == "child_gone" for event in events) == 2
+    assert [data["status"] for data in events.of("child_answered")] == ["cancelled", "timed_out"]
+    assert len(events.of("child_gone")) == 2

@@ -300,6 +300,9 @@ async def test_recorded_answers_serve_a_run_under_another_policy(script: Script,
         # Both answers to that prompt have been given: a third is a failure, not a guess.
         assert "no further answer" in (await runtime.ask("?")).reason
         assert "never saw this prompt" in (await runtime.ask("something else")).reason
+    async with Runtime(policy.with_models(root="script:own.py"), route=answers_from(recording)) as runtime:
+        reason = (await runtime.ask("?")).reason
+    assert f"has this prompt for {script.spec}, and not for script:own.py" in reason
 
 
 async def test_every_event_of_a_log_reads_back_as_it_was(script: Script, log: Path) -> None:

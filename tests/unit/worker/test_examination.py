@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from rlm_wasm.worker import examination
 from rlm_wasm.worker.lockdown import probe
 from rlm_wasm.worker.lockdown.report import LAYERS
-from tests.support.command_line import document, rlm_wasm
+from rlm_wasm.worker.lockdown.syscalls import RULES
+from tests.support.command_line import ROOT, document, rlm_wasm
 
 pytestmark = [pytest.mark.guest]
 
@@ -42,3 +45,17 @@ def test_doctor_shows_each_layer_and_each_attempt() -> None:
         "name": "tried: open", "status": "ok", "detail": "EACCES", "hint": None, "required": False
     }  # fmt: skip
     assert findings["tried: exec"]["detail"] == "SIGSYS"
+
+
+def test_the_documents_state_as_many_system_calls_as_the_table_names_and_doctor_shows() -> None:
+    calls = len({rule.number for rule in RULES})
+    for name in ("ARCHITECTURE.md", "CHANGELOG.md", "SECURITY.md", "threat_model/limitations.md"):
+        assert re.findall(r"(\d+) system calls", (ROOT / name).read_text()) == [str(calls)], name
+    told = {f.layer: f.detail for f in examination.examine().layers}["seccomp"]
+    assert told.startswith(f"{calls} system calls named, ")
+
+
+def test_doctor_keeps_each_name_apart_from_what_it_found() -> None:
+    shown = rlm_wasm("doctor").stdout.decode()
+    for layer in LAYERS:
+        assert re.search(rf"^ +(ok|--)  layer: {layer} +\S", shown, re.MULTILINE), layer

@@ -14,8 +14,9 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from rlm_wasm.errors import CellCancelled, Overloaded, PolicyError, UsageError, WorkerLost
+from rlm_wasm.errors import CellCancelled, HostExhausted, Overloaded, PolicyError, UsageError, WorkerLost
 from rlm_wasm.sandbox.session import Cell
+from rlm_wasm.worker import nursery
 from rlm_wasm.worker.child import Child
 from rlm_wasm.worker.image_file import WorkerImage
 from rlm_wasm.worker.inline import InlineWorker
@@ -60,6 +61,38 @@ async def test_cells_inputs_and_answers() -> None:
             await session.load("1x", "a")
         with pytest.raises(UsageError, match="context_bytes_max"):
             await session.load("x", "a" * (65 << 20))
+
+
+async def test_a_host_without_descriptors_is_told_so_and_its_pool_goes_on() -> None:
+    async with pool("session") as made, await opened(made) as first:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            with pytest.raises(HostExhausted, match="no worker process can be made: Too many open files"):
+                await opened(made)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert (await run(first, "1 + 1")).result == "2"
+        async with await opened(made) as second:
+            assert (await run(second, "2 + 2")).result == "4"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another user's processes count as well")
+async def test_a_fork_that_the_kernel_refuses_ends_no_worker_that_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(nursery, "ENTRY", "tests.support.only_worker")
+    async with pool("session") as made:
+        async with await opened(made, tenant="a") as first:
+            with pytest.raises(HostExhausted, match="no fork: Resource temporarily unavailable"):
+                await opened(made, tenant="a")
+            assert (await run(first, "1 + 1")).result == "2"
+            (link,) = made.links
+        await until(lambda: not alive(link.child))
+        async with await opened(made, tenant="a") as second:
+            assert (await run(second, "2 + 2")).result == "4"
+        (keeper,) = made.nurseries
+        assert keeper.started == 1
 
 
 _CELLS = (

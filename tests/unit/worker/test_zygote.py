@@ -25,10 +25,11 @@ from rlm_wasm.sandbox.engine import CONFIGURATION
 from rlm_wasm.worker.lockdown import namespaces
 from rlm_wasm.worker.lockdown.closures import writable_code
 from rlm_wasm.worker.lockdown.report import LAYERS, WORKER_LAYERS, ZYGOTE_LAYERS
-from rlm_wasm.worker.zygote import Exited, Gone, Spawned, Zygote, ZygoteGone, spawn_and_wait
+from rlm_wasm.worker.zygote import Zygote
 from rlm_wasm.worker.zygote_process import EXIT_FAILED, EXIT_NOT_LOCKED
+from rlm_wasm.worker.zygote_reports import Exited, Gone, Spawned, ZygoteGone
 from tests.support.locked_churn import hostile_cells
-from tests.support.locked_facts import SECONDS_MAX, exchange, exit_of, process_limits, zygote
+from tests.support.locked_facts import SECONDS_MAX, exchange, exit_of, process_limits, spawn_and_wait, zygote
 from tests.support.sandbox_facts import MIB
 
 pytestmark = [pytest.mark.guest]
@@ -303,8 +304,7 @@ def test_where_namespaces_are_refused_a_strict_zygote_does_not_start_and_says_wh
 def test_a_host_without_privileges_gets_every_layer(guest_of_nobody: dict[str, str]) -> None:
     script = (
         "import json, socket\n"
-        "from rlm_wasm.worker.zygote import spawn_and_wait\n"
-        "from tests.support.locked_facts import zygote\n"
+        "from tests.support.locked_facts import spawn_and_wait, zygote\n"
         "ours, theirs = socket.socketpair()\n"
         "with zygote('worker_entry') as made:\n"
         " spawn_and_wait(made, theirs, 30); theirs.close()\n"
@@ -362,6 +362,18 @@ def test_a_fork_that_fails_is_told_and_the_zygote_goes_on() -> None:
             answer, ended = exchange(made, {})
             assert (answer, ended.exit_code) == (b"", EXIT_FAILED)
             assert ended.reason.startswith("no fork: ")
+
+
+def test_a_worker_that_cannot_be_held_is_ended_and_reaped_at_once() -> None:
+    with zygote("pidfdless_worker") as made:
+        answer, ended = exchange(made, {})
+        assert (answer, ended.reason) == (b"", "no fork: Operation not permitted")
+        (proper,) = _children(made.pid)
+        assert _children(proper) == []
+
+
+def _children(pid: int) -> list[int]:
+    return [int(number) for number in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def test_a_layer_that_does_not_exist_cannot_be_required() -> None:

@@ -1,0 +1,95 @@
+"""Starting the process of a zygote: an isolated interpreter, an empty environment, one socket.
+
+It waits there to be told what it is for, so that it can be started before that is known.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Final
+
+from rlm_wasm.worker.guest_files import guest_files
+from rlm_wasm.worker.zygote_reports import ZygoteGone
+
+# Isolated, without site: no variable, no .pth file and no user folder decides what is loaded.
+_BOOT: Final = (
+    "import json, sys; sys.path += [p for p in json.loads(sys.argv[1]) if p not in sys.path]; "
+    "from rlm_wasm.worker.zygote_process import main; main(int(sys.argv[2]))"
+)
+
+# A process that has been started and not yet been told what it is for.
+_launched: Final[list[tuple[subprocess.Popen[bytes], socket.socket]]] = []
+_launching: Final = threading.Lock()
+
+
+def prelaunch() -> None:
+    """Start the next zygote's process now, and read what it will be given, before its limits are known.
+
+    For a command that will want one zygote: the interpreter starts while the command is still imported.
+    Should nobody want it, it ends with this process.
+
+    Raises:
+        ArtifactError: no guest is built, or its files are not what was built.
+        ZygoteGone: the process could not be started.
+    """
+    with _launching:
+        if not _launched:
+            _launched.append(_launch())
+            atexit.register(_discard_launched)
+    guest_files()
+
+
+def _discard_launched() -> None:
+    """End a process that nobody came to want."""
+    while _launched:
+        process, channel = _launched.pop()
+        channel.close()
+        process.kill()
+        process.wait()
+
+
+def launch() -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """Return a process that waits to be told what it is for, and the socket to tell it by.
+
+    Raises:
+        OSError or ZygoteGone: it could not be started.
+    """
+    with _launching:
+        return _launched.pop() if _launched else _launch()
+
+
+def _launch() -> tuple[subprocess.Popen[bytes], socket.socket]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        return _execute(theirs), ours
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+
+
+def _execute(channel: socket.socket) -> subprocess.Popen[bytes]:
+    if not sys.executable:
+        raise ZygoteGone("this Python does not know its own executable")
+    package = str(Path(__file__).resolve().parents[2])
+    paths = [package, *(os.path.abspath(path) for path in sys.path if path and os.path.isdir(path))]
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _BOOT, json.dumps(paths), str(channel.fileno())],
+        env={},
+        cwd="/",
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        close_fds=True,
+        pass_fds=(channel.fileno(),),
+        # Ctrl-C in a terminal goes to the host, which decides.
+        start_new_session=True,
+    )

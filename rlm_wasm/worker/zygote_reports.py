@@ -1,0 +1,95 @@
+"""What a zygote reports to its host, checked like the words of a stranger."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlm_wasm.errors import InternalError
+
+
+@dataclass(frozen=True, slots=True)
+class Spawned:
+    """A worker has been forked; it locks itself down next. The caller closes `pidfd`."""
+
+    number: int
+    pidfd: int
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """A worker is gone and reaped. `reason` is set where it could not be locked down, or not be forked:
+    then no Spawned came before.
+    """
+
+    number: int
+    status: int
+    reason: str = ""
+
+    @property
+    def killed_by(self) -> int:
+        """The signal that ended it, 0 if none did. SIGSYS: it made a system call it may not."""
+        return os.WTERMSIG(self.status) if os.WIFSIGNALED(self.status) else 0
+
+    @property
+    def exit_code(self) -> int:
+        """Its exit code, or -1."""
+        return os.WEXITSTATUS(self.status) if os.WIFEXITED(self.status) else -1
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """The zygote itself is gone, and every worker of it. Always the last report."""
+
+    reason: str
+
+
+Report = Spawned | Exited | Gone
+
+
+class ZygoteGone(InternalError):
+    """The zygote ended or does not answer; another one has to be started."""
+
+
+def report_of(document: dict[str, Any], fds: list[int]) -> Report:
+    """Return the report in a packet; the descriptor that came with it belongs to the report.
+
+    Raises:
+        ValueError, KeyError or OSError: it is none; the descriptors are closed.
+    """
+    try:
+        return _checked(document, fds)
+    except BaseException:
+        for fd in fds:
+            os.close(fd)
+        raise
+
+
+def _checked(document: dict[str, Any], fds: list[int]) -> Report:
+    if len(fds) != (1 if document["type"] == "spawned" else 0):
+        raise ValueError("an unexpected number of descriptors")
+    number = _integer(document, "number")
+    match document["type"]:
+        case "spawned":
+            return Spawned(number, fds[0], _pid_of(fds[0]))
+        case "exited":
+            return Exited(number, _integer(document, "status"), str(document["reason"])[:1000])
+    raise ValueError("an unexpected message")
+
+
+def _integer(document: dict[str, Any], key: str) -> int:
+    value = document[key]
+    if type(value) is not int:
+        raise ValueError(f"{key} is not an integer")
+    return value
+
+
+def _pid_of(pidfd: int) -> int:
+    """Return the pid, as this process numbers it, of the process behind a pidfd; -1 if it is gone."""
+    for line in Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines():
+        if line.startswith("Pid:"):
+            return int(line.split()[1])
+    raise ValueError("not a pidfd")
