@@ -65,11 +65,11 @@ class Runtime:
         self.policy = policy.with_models(root=model, sub=sub_model)
         self._providers = ProviderSet(self.policy, keys)
         self._route: Router = route or self._providers.get
-        self._worker: Worker = worker or make_worker(self.policy)
         self._clock = clock
         self._entropy = entropy
         self._recorded = recorded
         self._accounting = Accounting()
+        self._worker: Worker = worker or make_worker(self.policy, self._accounting)
         self._broker: Broker | None = None
         self._stack = AsyncExitStack()
         self._runs: dict[RunId, Run] = {}
@@ -218,7 +218,10 @@ class Runtime:
             run.cancel(reason)
 
     def metrics(self) -> Metrics:
-        """Return what each tenant has used so far. Any thread may ask, also when the runtime is closed."""
+        """Return what each tenant has used so far, and how the pool of workers stands.
+
+        Any thread may ask, also when the runtime is closed.
+        """
         return self._accounting.metrics()
 
     def ask_sync(self, question: str, context: Contexts = None, **arguments: Any) -> RunResult:

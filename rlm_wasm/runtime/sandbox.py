@@ -10,6 +10,7 @@ from typing import Self
 import anyio
 
 from rlm_wasm.policy.model import Policy
+from rlm_wasm.runtime.accounting import Accounting, Meter, Metrics, checked_tenant
 from rlm_wasm.runtime.image import Image, guest_identity
 from rlm_wasm.runtime.image_key import image_key
 from rlm_wasm.runtime.isolation import loaded_image, make_worker
@@ -22,8 +23,9 @@ from rlm_wasm.worker.worker import Worker, WorkerSession
 class SandboxSession:
     """One guest with its variables; cells run in it one after another. Close it, or use `async with`."""
 
-    def __init__(self, session: WorkerSession, sandbox: Sandbox, tenant: str = "") -> None:
+    def __init__(self, session: WorkerSession, sandbox: Sandbox, tenant: str, meter: Meter) -> None:
         self._session = session
+        self._meter = meter
         self._sandbox = sandbox
         self._tenant = tenant
 
@@ -46,7 +48,17 @@ class SandboxSession:
         ends the cell and loses the session.
         """
         cell = Cell(source, self._sandbox.policy.cell_limits(), report_variables=True)
-        return await self._session.run(cell, answer)
+        before = self._session.last_result
+        try:
+            return await self._session.run(cell, answer)
+        finally:
+            ended = self._session.last_result
+            if ended is not None and ended is not before:  # also of a cell that was cancelled
+                self._meter.cell_ended(
+                    fuel=ended.fuel_used,
+                    executed_ns=ended.executed_ns,
+                    memory_peak_bytes=ended.memory_peak_bytes,
+                )
 
     def interrupt(self) -> None:
         """Ask the cell that runs to end, with an exception it can unwind from; the session lives on.
@@ -82,7 +94,8 @@ class Sandbox:
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
-        self._worker: Worker = make_worker(policy)
+        self._accounting = Accounting()
+        self._worker: Worker = make_worker(policy, self._accounting)
 
     async def __aenter__(self) -> Self:
         await self._worker.__aenter__()
@@ -100,16 +113,26 @@ class Sandbox:
             ArtifactError: no guest is built, or it is not what was built.
             LockdownError: the policy demands a layer of the lock-down that this machine does not have.
             Overloaded: the policy's sessions, workers or memory are used up.
-            UsageError: the image is another tenant's.
+            UsageError: the image is another tenant's, or the tenant's name is too long or no text.
             WorkerLost: the process that was to hold the session is gone.
         """
+        meter = self._accounting.meter(checked_tenant(tenant))
         made = await self._worker.session(
             self.policy.session_limits(),
             self.policy.boundary_limits(),
             tenant=tenant,
             start=None if image is None else image._snapshot,
         )
-        return SandboxSession(made, self, tenant)
+        meter.session_opened()
+        return SandboxSession(made, self, tenant, meter)
+
+    def metrics(self) -> Metrics:
+        """Return what each tenant's sessions have used, and how the pool of workers stands.
+
+        Of calls, tokens and cost it knows nothing: `answer` is the caller's. Any thread may ask, also
+        when the sandbox is closed. What `exec_sync` uses is not in it.
+        """
+        return self._accounting.metrics()
 
     def load_image(self, path: str | Path, *, key: bytes | None = None, tenant: str = "") -> Image:
         """Read an image that `Image.save` wrote; the key is chosen as there.
