@@ -245,6 +245,11 @@ KINDS: Final[dict[str, Kind]] = {
             "executed_ns": Field(
                 "int", "how long the guest ran, without its waits; a replay repeats the number"
             ),
+            "worker_cpu_ns": Field(
+                "int|null",
+                "the CPU time, of user and kernel, of its worker process, for all that it did; null: the "
+                "process was not this session's alone, or is gone; a replay repeats the number",
+            ),
             "memory_peak_bytes": Field("int", "the most the guest's memory was after a cell"),
         },
     ),

@@ -181,7 +181,8 @@ class WorkerPool:
         except BaseException:
             self._left(place.worker)
             raise
-        session = ProcessSession(link, SessionId(next(self._numbers)), limits, boundary)
+        alone = self._limits.isolation == "session"
+        session = ProcessSession(link, SessionId(next(self._numbers)), limits, boundary, alone=alone)
         try:
             await session.open_in(limits, start)
         except BaseException as error:

@@ -77,8 +77,8 @@ The same bytes come out as long as nothing decided the run that is not recorded:
 - a child that reads `budget()` while its siblings are spending sees what the moment gives;
 - `run.events_max` cuts a log off, and a killed process ends it: the replay compares up to there.
 
-How long a guest ran (`executed_ns`) is measured, and no machine measures the same twice: a replay repeats the
-recorded number.
+How long a guest ran (`executed_ns`) and what its process used (`worker_cpu_ns`) is measured, and no machine
+measures the same twice: a replay repeats the recorded numbers.
 
 To ask the same questions under another policy or code, `rlm-wasm run --answers-from EVENTS.jsonl` (in Python,
 `Runtime(policy, route=answers_from(Recording.open(path)))`) takes recorded answers by model and messages, and

@@ -19,7 +19,7 @@ from rlm_wasm.runtime.sandbox import Sandbox
 from rlm_wasm.worker.child import Child
 from rlm_wasm.worker.pool import WorkerPool
 from tests.support.pool_facts import pool, until
-from tests.support.runtime_facts import Script, small_policy
+from tests.support.runtime_facts import Events, Script, small_policy
 from tests.support.sandbox_facts import boundary_limits, session_limits
 
 pytestmark = [pytest.mark.guest, pytest.mark.anyio, pytest.mark.usefixtures("guest", "healthy_host")]
@@ -190,12 +190,17 @@ async def test_a_cell_that_did_not_begin_is_not_counted_again() -> None:
 
 async def test_runs_of_two_tenants_are_charged_for_their_processes(tmp_path: Path) -> None:
     model = Script(tmp_path).reply("root", f"FINAL({WORK})").spec
+    events = Events()
     async with Runtime(process_policy("session"), model=model) as runtime:
         for tenant in ("a", "b", "b"):
-            assert not (await runtime.ask("?", tenant=tenant)).partial
+            assert not (await runtime.ask("?", tenant=tenant, sinks=[events.append])).partial
+    told = [ended["worker_cpu_ns"] for ended in events.of("session_ended")]
+    assert all(isinstance(ns, int) and ns > 10 * MS for ns in told)
     metrics = consistent(runtime.metrics())
     assert metrics.pool is not None
     a, b = metrics.tenants["a"].worker_cpu_ns, metrics.tenants["b"].worker_cpu_ns
     assert a + b == metrics.pool.cpu_ns
     assert b > a > 10 * MS
+    # The events tell it when the session ends; its process uses a little more until it is ended itself.
+    assert 0 <= a + b - sum(ns for ns in told if isinstance(ns, int)) < 10 * MS
     assert metrics.pool.workers_started == 3
