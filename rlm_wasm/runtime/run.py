@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 import anyio
 
@@ -29,14 +30,19 @@ from rlm_wasm.runtime.description import answer_bytes, description
 from rlm_wasm.runtime.senders import Senders
 from rlm_wasm.worker.worker import SessionImage, Worker
 
+# How the reason begins that says of a run that an event could not be written.
+EVENTS_REASON: Final = "events: "
+
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
     """What a run came to.
 
     `answer` is None when there is none; `partial` is True for anything the model did not declare
-    final, and `reason` says why the run ended. `spent` maps each dimension of the ledger to what
-    was used, over all depths.
+    final, and `reason` says why the run ended. It is True as well for a run of which an event could not
+    be written, whenever that was, so that no run passes for whole whose events are not: `reason` then
+    ends with "events: " and what failed. `spent` maps each dimension of the ledger to what was used,
+    over all depths.
     """
 
     run_id: RunId
@@ -104,6 +110,7 @@ class ActiveRun:
         """
         began_ns = self._broker.clock()
         outcome = "failed"
+        result: RunResult | None = None
         try:
             self._note("run_described", await description(self._policy, self._question, self._contexts))
             finish = await self._until_finish()
@@ -112,10 +119,11 @@ class ActiveRun:
             self._note("run_answered", self._answered(finish, outcome))
             spent = {d.value: view.spent for d, view in self._broker.budget_view(self.run_id).items()}
             wall_ms = (self._broker.clock() - began_ns) // 1_000_000
-            return RunResult(self.run_id, finish.answer, finish.partial, finish.reason, spent, wall_ms)
+            result = RunResult(self.run_id, finish.answer, finish.partial, finish.reason, spent, wall_ms)
         finally:
             with anyio.CancelScope(shield=True):
-                await self._broker.finish_run(RunEnded(self.run_id, outcome), self.run_id)
+                unwritten = await self._broker.finish_run(RunEnded(self.run_id, outcome), self.run_id)
+        return result if unwritten is None else _incomplete(result, unwritten)
 
     def _note(self, kind: str, data: dict[str, object]) -> None:
         self._broker.submit(Noted(self.run_id, kind, data))
@@ -179,3 +187,12 @@ class ActiveRun:
             del self._children[request_id]
             told = None if answer is not None else error
             self._broker.submit(ChildFinished(self.run_id, request_id, answer, told))
+
+
+def _incomplete(result: RunResult, unwritten: str) -> RunResult:
+    """Return the result of a run whose events are not all where they belong."""
+    if not result.partial:
+        return replace(result, partial=True, reason=unwritten)
+    if result.reason.startswith(EVENTS_REASON):
+        return result
+    return replace(result, reason=f"{result.reason}; {unwritten}")

@@ -185,6 +185,19 @@ async def test_a_run_that_was_cancelled_is_cancelled_at_the_same_event(script: S
     assert_same(await replay(Recording.open(log)), log)
 
 
+@pytest.mark.parametrize("kind", ["cell_ended", "run_answered", "run_ended"])
+async def test_a_run_that_another_sink_ended_late_replays(script: Script, log: Path, kind: str) -> None:
+    def full(event: Event) -> None:
+        if event.kind == kind:
+            raise OSError("full")
+
+    script.reply("root", "FINAL('done')")
+    with JsonlSink(log) as sink:
+        async with running(recorded_policy(), script.spec) as runtime:
+            assert (await runtime.ask("?", sinks=[full, sink.write])).partial
+    assert_same(await replay(Recording.open(log)), log)
+
+
 async def test_a_budget_that_ran_out_runs_out_again(script: Script, log: Path) -> None:
     script.reply("root", "1")
     await record(log, recorded_policy(budget={"iterations_max": 3}), script.spec)
