@@ -35,7 +35,10 @@ class Image:
         return self._snapshot.bytes_held
 
     async def session(self) -> SandboxSession:
-        """Fork a session. The first fork lays the image out in memory; the others take microseconds."""
+        """Fork a session. The first fork lays the image out in memory; the others take microseconds.
+
+        Raises what `Sandbox.session` raises.
+        """
         return await self._sandbox.session(image=self, tenant=self._tenant)
 
     def save(self, path: str | Path, *, key: bytes | None = None, tenant: str = "") -> None:
@@ -45,8 +48,8 @@ class Image:
         `key` it is the one in the environment variable that `sandbox.image_key_env` names.
 
         Raises:
-            UsageError: there is no key, or it has another length.
-            ArtifactError: the file cannot be written.
+            UsageError: there is no key, or it has another length; or the tenant's name is too long.
+            ArtifactError: the file cannot be written, or the guest is no longer there.
         """
         # Here and not above: most sessions are never saved, and compression and ciphers take time to load.
         from rlm_wasm.image.snapshot_file import save_image

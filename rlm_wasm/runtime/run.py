@@ -15,7 +15,9 @@ from rlm_wasm.errors import (
     ArtifactError,
     ChildFailed,
     GuestError,
+    HostExhausted,
     InternalError,
+    Overloaded,
     PolicyError,
     QueryError,
     UsageError,
@@ -30,6 +32,8 @@ from rlm_wasm.runtime.description import answer_bytes, description
 from rlm_wasm.runtime.senders import Senders
 from rlm_wasm.worker.worker import SessionImage, Worker
 
+# What keeps a child from having its session. Its parent's code may have a use for what it has.
+_NO_SESSION: Final = (ArtifactError, GuestError, HostExhausted, Overloaded, PolicyError, UsageError)
 # How the reason begins that says of a run that an event could not be written.
 EVENTS_REASON: Final = "events: "
 
@@ -104,7 +108,7 @@ class ActiveRun:
             child.end(effect.reason)
 
     async def drive(self) -> RunResult:
-        """Run to the end. Raises ArtifactError, PolicyError or UsageError if the run cannot begin.
+        """Run to the end. Raises what `Runtime.ask` lists if the root cannot have its session.
 
         When this returns, or raises, nothing of the run is left: no task, session, timer or permit.
         """
@@ -158,9 +162,10 @@ class ActiveRun:
                 tasks.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             # A bug of ours in a child ends the run. Who called wants it as it was raised.
-            if len(group.exceptions) == 1:
-                raise group.exceptions[0] from None
-            raise
+            bug: BaseException = group
+            while isinstance(bug, BaseExceptionGroup) and len(bug.exceptions) == 1:
+                bug = bug.exceptions[0]
+            raise bug from None
         if failure is not None:
             raise failure
         if finish is None:
@@ -180,7 +185,7 @@ class ActiveRun:
                     error = ChildFailed(f"the child ended early: {finish.reason}", partial=finish.answer)
                 else:
                     answer = finish.answer
-            except (ArtifactError, GuestError, PolicyError, UsageError) as problem:
+            except _NO_SESSION as problem:
                 error = ChildFailed(f"the child could not begin: {problem.message}")
             await self._broker.turn(request_id)
         finally:

@@ -33,8 +33,12 @@ class SandboxSession:
         """Bind a str or bytes in the guest, in one copy.
 
         Raises:
-            UsageError: the name is no identifier, or the value exceeds `sandbox.context_bytes_max`.
+            UsageError: the name is no identifier, the value is neither str nor bytes or exceeds
+                `sandbox.context_bytes_max`, or the session is closed, lost or busy.
             MemoryExceeded: the guest has no room for it.
+            GuestTrap: the guest could not take it.
+            WorkerLost: the process that held the session is gone.
+            HostExhausted: this machine has no room for a copy of it.
         """
         await self._session.load(name, value)
 
@@ -44,8 +48,15 @@ class SandboxSession:
         """Run Python and return what it came to; the guest's failures are in the result, not raised.
 
         `answer` turns the guest's request frames into response frames (`wire.boundary` has both
-        directions); without it, `llm_query` raises QueryError in the guest. Cancelling this call
-        ends the cell and loses the session.
+        directions); without it, `llm_query` raises QueryError in the guest. A GuestError that it raises
+        ends the cell and is its result. Cancelling this call ends the cell and loses the session.
+
+        Raises:
+            UsageError: `source` is no str or longer than `cell.source_bytes_max`, `answer` returned no
+                bytes, or the session is closed, lost or busy.
+            HostExhausted: this machine has no more room for what the cell needs.
+            InternalError: a bug of ours.
+            Exception: whatever else `answer` raises; the cell is ended first.
         """
         cell = Cell(source, self._sandbox.policy.cell_limits(), report_variables=True)
         before = self._session.last_result
@@ -64,6 +75,9 @@ class SandboxSession:
         """Ask the cell that runs to end, with an exception it can unwind from; the session lives on.
 
         A cell that ignores it is stopped soon after. Returns at once; does nothing between cells.
+
+        Raises:
+            UsageError: the sandbox is closed, and the session is not.
         """
         self._session.interrupt()
 
@@ -71,7 +85,9 @@ class SandboxSession:
         """Return the session's state between two cells, to fork or to save.
 
         Raises:
-            UsageError: the session is lost, or a cell runs.
+            UsageError: the session is closed or lost, or a cell runs.
+            WorkerLost: the process that held the session is gone.
+            HostExhausted: this machine has no more room for an image.
         """
         return Image(self._sandbox, await self._session.snapshot(), self._tenant)
 
@@ -111,9 +127,12 @@ class Sandbox:
 
         Raises:
             ArtifactError: no guest is built, or it is not what was built.
+            PolicyError: the memory cap is below the guest's image.
             LockdownError: the policy demands a layer of the lock-down that this machine does not have.
             Overloaded: the policy's sessions, workers or memory are used up.
-            UsageError: the image is another tenant's, or the tenant's name is too long or no text.
+            HostExhausted: this machine has no more room for a session.
+            UsageError: the sandbox is not open; the image is another tenant's, or of another kind of
+                worker; or the tenant's name is too long or no text.
             WorkerLost: the process that was to hold the session is gone.
         """
         meter = self._accounting.meter(checked_tenant(tenant))
@@ -138,8 +157,9 @@ class Sandbox:
         """Read an image that `Image.save` wrote; the key is chosen as there.
 
         Raises:
-            UsageError: there is no key, or it has not 32 bytes.
-            ArtifactError: the file is missing, cut, changed, or of another key, tenant or guest build.
+            UsageError: there is no key, or it has not 32 bytes; or the tenant's name is too long.
+            ArtifactError: no guest is built, or the file is missing, cut, changed, or of another key,
+                tenant or guest build.
         """
         from rlm_wasm.image.snapshot_file import load_image
 
@@ -150,7 +170,10 @@ class Sandbox:
         return Image(self, image, tenant)
 
     def exec_sync(self, source: str, *, context: str | bytes | None = None) -> CellResult:
-        """Run Python in a fresh session from code that is not async."""
+        """Run Python in a fresh session from code that is not async.
+
+        Raises what `session`, `SandboxSession.load` and `SandboxSession.exec` raise.
+        """
 
         async def main() -> CellResult:
             # Of its own, so that any thread may do this at any time.
