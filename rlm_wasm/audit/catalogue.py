@@ -113,6 +113,12 @@ KINDS: Final[dict[str, Kind]] = {
             "policy": Field("str", "the policy as TOML", text=True, optional=True),
             "context_sha256": Field("[str]", "of each input, a str as UTF-8", text=True, optional=True),
             "context_texts": Field("[str|null]", "each str that is short", text=True, optional=True),
+            "start_image_sha256": Field(
+                "str|null",
+                "of the image that every session was forked from; null: of none",
+                text=True,
+                optional=True,
+            ),
         },
     ),
     "iteration_started": Kind(

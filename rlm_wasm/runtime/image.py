@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import struct
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rlm_wasm.image.artifact import find_guest
 from rlm_wasm.runtime.image_key import image_key
@@ -11,6 +14,9 @@ from rlm_wasm.worker.worker import SessionImage
 
 if TYPE_CHECKING:
     from rlm_wasm.runtime.sandbox import Sandbox, SandboxSession
+
+_PAGE: Final = 4096
+_NUMBER: Final = struct.Struct("<Q")
 
 
 class Image:
@@ -33,6 +39,25 @@ class Image:
     def bytes_held(self) -> int:
         """The memory that the pages this image adds to its origin take."""
         return self._snapshot.bytes_held
+
+    def digest(self) -> str:
+        """Return a SHA-256 of the state: the same for a saved image and what is loaded from it.
+
+        Of what it adds to the guest's base image, of which a log of events has a digest of its own.
+        Raises ArtifactError if the worker that made the image did not make one.
+        """
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        state = self._snapshot
+        digest = hashlib.sha256(_NUMBER.pack(state.size) + _NUMBER.pack(state.virtual_ns))
+        # By pages: how they are put together into runs is not the state's.
+        for offset, data in state.flattened():
+            for at in range(0, len(data), _PAGE):
+                digest.update(_NUMBER.pack(offset + at))
+                digest.update(memoryview(data)[at : at + _PAGE])
+        return digest.hexdigest()
 
     async def session(self) -> SandboxSession:
         """Fork a session. The first fork lays the image out in memory; the others take microseconds.

@@ -29,8 +29,9 @@ from rlm_wasm.runtime.broker import Broker
 from rlm_wasm.runtime.contexts import DEFAULT_NAME
 from rlm_wasm.runtime.conversation import Conversation, Place
 from rlm_wasm.runtime.description import answer_bytes, description
+from rlm_wasm.runtime.image import Image
 from rlm_wasm.runtime.senders import Senders
-from rlm_wasm.worker.worker import SessionImage, Worker
+from rlm_wasm.worker.worker import Worker
 
 # What keeps a child from having its session. Its parent's code may have a use for what it has.
 _NO_SESSION: Final = (ArtifactError, GuestError, HostExhausted, Overloaded, PolicyError, UsageError)
@@ -71,7 +72,7 @@ class ActiveRun:
         meter: Meter,
         *,
         tenant: str = "",
-        start: SessionImage | None = None,
+        image: Image | None = None,
     ) -> None:
         self.run_id = run_id
         self._policy = policy
@@ -81,7 +82,8 @@ class ActiveRun:
         self._contexts = contexts
         self._meter = meter
         self._tenant = tenant
-        self._start = start
+        self._image = image
+        self._start = start = None if image is None else image.state
         root = Place(run_id, tenant, depth=0, parent=None, model=policy.models.root, start=start)
         self._root = Conversation(root, policy, broker, worker, question, contexts, meter)
         self._children: dict[RequestId, Conversation] = {}
@@ -116,7 +118,8 @@ class ActiveRun:
         outcome = "failed"
         result: RunResult | None = None
         try:
-            self._note("run_described", await description(self._policy, self._question, self._contexts))
+            described = await description(self._policy, self._question, self._contexts, self._image)
+            self._note("run_described", described)
             finish = await self._until_finish()
             outcome = self._loggable(finish.reason)
             await self._broker.turn(None)

@@ -206,10 +206,9 @@ class Runtime:
         run_id = make_run_id(self._entropy(8))
         policy = self.policy
         contexts = named_contexts(context)
-        start = None if image is None else image.state
         meter = self._accounting.meter(tenant)
         active = ActiveRun(
-            run_id, policy, self._broker, self._worker, question, contexts, meter, tenant=tenant, start=start
+            run_id, policy, self._broker, self._worker, question, contexts, meter, tenant=tenant, image=image
         )
         started = RunStarted(
             run_id=run_id,
