@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,16 @@ def test_a_process_that_is_gone_has_no_cpu_time_rather_than_another_ones() -> No
         assert Child(gone, pidfd, None).cpu_ns() is None  # type: ignore[arg-type]
     finally:
         os.close(pidfd)
+
+
+async def test_the_page_names_every_metric_and_reason_and_no_other() -> None:
+    async with Sandbox(process_policy("session")) as sandbox:
+        async with await sandbox.session(tenant="a"):
+            found = scraped(sandbox.metrics())
+    page = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text()
+    assert set(re.findall(r"`(rlm_wasm_\w+)`", page)) == {name for name, *_ in found}
+    reasons = {labels[0] for name, *labels in found if name == "rlm_wasm_pool_refusals_total"}
+    assert all(f"`{reason}`" in page for reason in reasons)
 
 
 async def test_the_pool_tells_what_there_is_and_what_was_refused() -> None:
