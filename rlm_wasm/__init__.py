@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rlm_wasm.runtime.run import RunResult
     from rlm_wasm.runtime.runtime import Runtime
     from rlm_wasm.runtime.sandbox import Sandbox, SandboxSession
+    from rlm_wasm.worker.census import PoolMetrics
     from rlm_wasm.worker.result import CellResult
 
 # Loaded on first use: `rlm-wasm --version` should not wait for a WebAssembly engine.
@@ -28,6 +29,7 @@ _WHERE = {
     "Gap": "rlm_wasm.events",
     "Image": "rlm_wasm.runtime.image",
     "Metrics": "rlm_wasm.runtime.accounting",
+    "PoolMetrics": "rlm_wasm.worker.census",
     "Policy": "rlm_wasm.policy.model",
     "Run": "rlm_wasm.runtime.handle",
     "RunResult": "rlm_wasm.runtime.run",
@@ -44,6 +46,7 @@ __all__ = [
     "Image",
     "Metrics",
     "Policy",
+    "PoolMetrics",
     "Run",
     "RunResult",
     "Runtime",

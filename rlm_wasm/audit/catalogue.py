@@ -118,6 +118,12 @@ KINDS: Final[dict[str, Kind]] = {
             "policy": Field("str", "the policy as TOML", text=True, optional=True),
             "context_sha256": Field("[str]", "of each input, a str as UTF-8", text=True, optional=True),
             "context_texts": Field("[str|null]", "each str that is short", text=True, optional=True),
+            "start_image_sha256": Field(
+                "str|null",
+                "of the image that every session was forked from; null: of none",
+                text=True,
+                optional=True,
+            ),
         },
     ),
     "iteration_started": Kind(
@@ -249,6 +255,11 @@ KINDS: Final[dict[str, Kind]] = {
             "fuel": Field("int", "of all of them"),
             "executed_ns": Field(
                 "int", "how long the guest ran, without its waits; a replay repeats the number"
+            ),
+            "worker_cpu_ns": Field(
+                "int|null",
+                "the CPU time, of user and kernel, of its worker process, for all that it did; null: the "
+                "process was not this session's alone, or is gone; a replay repeats the number",
             ),
             "memory_peak_bytes": Field("int", "the most the guest's memory was after a cell"),
         },

@@ -14,6 +14,7 @@ from rlm_wasm.bench.measurement import Measurement
 from rlm_wasm.errors import InternalError
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.providers.base import Completion, Provider, Query
+from rlm_wasm.runtime.accounting import Accounting
 from rlm_wasm.runtime.isolation import make_worker
 from rlm_wasm.runtime.runtime import Runtime
 from rlm_wasm.sandbox.session import Cell
@@ -183,7 +184,7 @@ class WorkerBench:
         data = self._policy.to_mapping()
         data["sandbox"] |= {"isolation": isolation, "require_lockdown": True}
         data["workers"] |= {"workers_max": workers_max, "sessions_max": 2 * _PROCESSES}
-        return make_worker(Policy.from_mapping(data))
+        return make_worker(Policy.from_mapping(data), Accounting())
 
     def _generous(self) -> Policy:
         data = self._policy.to_mapping()

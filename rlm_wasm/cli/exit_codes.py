@@ -48,9 +48,12 @@ def of_run(*, partial: bool, reason: str) -> ExitCode:
     """Return the status for a run's end."""
     if not partial:
         return ExitCode.DONE
-    if reason == INTERRUPTED_REASON:
+    # An event that could not be written stands behind what ended the run.
+    if reason.partition(f"; {EVENTS_REASON}")[0] == INTERRUPTED_REASON:
         return ExitCode.INTERRUPTED
     return ExitCode.LIMIT if reason.startswith(_LIMIT_REASONS) else ExitCode.GUEST
 
 
 INTERRUPTED_REASON: Final = "interrupted"
+# Of the answer to a run whose events are not complete.
+EVENTS_REASON: Final = "events: "

@@ -32,11 +32,29 @@ _BEFORE_CHARS: Final = 20
     help="An input of the run that is too large for its log.",
 )  # fmt: skip
 @click.option(
+    "--image", "image_file", metavar="FILE",
+    help="The saved image that the run began from.",
+)  # fmt: skip
+@click.option(
+    "--image-key-env", metavar="NAME",
+    help="The environment variable with its key, if not the one that `sandbox.image_key_env` names.",
+)  # fmt: skip
+@click.option(
+    "--image-tenant", metavar="T", help="Whose image it is, where that is not the tenant of the run."
+)
+@click.option(
     "--events", "events_file", metavar="FILE.jsonl", help="Write the events of the replay to a file."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def replay(
-    log: str, policy_name: str | None, contexts: tuple[str, ...], events_file: str | None, as_json: bool
+    log: str,
+    policy_name: str | None,
+    contexts: tuple[str, ...],
+    image_file: str | None,
+    image_key_env: str | None,
+    image_tenant: str | None,
+    events_file: str | None,
+    as_json: bool,
 ) -> int:
     """Repeat the run in EVENTS.jsonl with a real guest and its recorded answers, without a key or network.
 
@@ -51,20 +69,26 @@ def replay(
     from rlm_wasm.policy.model import Policy
     from rlm_wasm.runtime.recording import Recording
     from rlm_wasm.runtime.replay import replay as replay_run
+    from rlm_wasm.runtime.sandbox import Sandbox
 
     ready()
     recording = Recording.open(log)
     policy = recording.policy if policy_name is None else Policy.open(policy_name)
     given = _inputs(recording, contexts, policy)
+    image = None
+    if image_file is not None:
+        tenant = recording.tenant if image_tenant is None else image_tenant
+        keyed = policy if image_key_env is None else _with_key(policy, image_key_env)
+        image = Sandbox(keyed).load_image(image_file, tenant=tenant)
+    recording.image(image)  # before a file for the events is emptied
     _warn(policy)
+    other = None if policy_name is None else policy
 
     async def main() -> Replay:
         if events_file is None:
-            return await replay_run(recording, given, policy=None if policy_name is None else policy)
+            return await replay_run(recording, given, policy=other, image=image)
         with JsonlSink(events_file) as sink:
-            return await replay_run(
-                recording, given, policy=None if policy_name is None else policy, sinks=[sink.write]
-            )
+            return await replay_run(recording, given, policy=other, image=image, sinks=[sink.write])
 
     found = anyio.run(main)
     if as_json:
@@ -85,6 +109,13 @@ def _inputs(recording: Recording, arguments: tuple[str, ...], policy: Policy) ->
         except UnicodeDecodeError as error:
             raise UsageError(f"the input {name} is not the one that was recorded: it is no text") from error
     return inputs
+
+
+def _with_key(policy: Policy, variable: str) -> Policy:
+    """Return the policy with another variable for the key of images."""
+    data = policy.to_mapping()
+    data["sandbox"] |= {"image_key_env": variable}
+    return type(policy).from_mapping(data, origin="--image-key-env")
 
 
 def _warn(policy: Policy) -> None:

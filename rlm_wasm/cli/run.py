@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rlm_wasm.cli import output
-from rlm_wasm.cli.exit_codes import INTERRUPTED_REASON, of_run
+from rlm_wasm.cli.exit_codes import EVENTS_REASON, INTERRUPTED_REASON, of_run
 from rlm_wasm.cli.inputs import read_contexts
 from rlm_wasm.cli.preload import preload_guest
 from rlm_wasm.cli.progress import RunProgress
@@ -103,6 +103,9 @@ def _show(result: RunResult, *, as_json: bool) -> None:
         return
     if result.partial:
         what = "there is no answer" if result.answer is None else "a partial answer follows"
-        output.note(f"the run ended early ({result.reason}); {what}")
+        if result.reason.startswith(EVENTS_REASON):
+            output.note(f"the run has not all of its events written ({result.reason}); {what}")
+        else:
+            output.note(f"the run ended early ({result.reason}); {what}")
     if result.answer is not None:
         output.untrusted(result.answer, newline=True)

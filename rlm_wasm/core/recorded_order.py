@@ -46,7 +46,7 @@ _Fold = tuple[str, Owner]
 # What a conversation that was stopped still does by itself.
 _AFTER_A_STOP: Final = ("run_described", "run_answered", "run_ended", "child_answered")
 # What a machine measures in an event, besides its time.
-_MEASURED: Final = {"session_ended": ("executed_ns",)}
+_MEASURED: Final = {"session_ended": ("executed_ns", "worker_cpu_ns")}
 GIVEN_UP: Final = "the recorded run gave up a request here that it waited for: by the clock, or torn down"
 
 

@@ -69,7 +69,10 @@ class Policy(s.Section):
 
     @classmethod
     def builtin(cls, name: str) -> Self:
-        """Return the policy that ships with this package under `name`, such as ``strict``."""
+        """Return the policy that ships with this package under `name`, such as ``strict``.
+
+        Raises PolicyError if there is none of that name.
+        """
         return cls.load(builtin_path(name))
 
     @classmethod

@@ -121,6 +121,8 @@ class _Run:
     route: Router
     sinks: list[Sink]
     driver: Driver
+    # Why the first sink that failed did; its events are incomplete.
+    unwritten: str | None = None
     waiting: dict[RequestId, tuple[_Batch, int]] = field(default_factory=dict)
     numbers: Any = field(default_factory=lambda: itertools.count(1))
 
@@ -168,8 +170,11 @@ class Broker:
         self._runs[started.run_id] = _Run(route, list(sinks), driver)
         self.submit(started)
 
-    async def finish_run(self, ended: Input, run_id: RunId) -> None:
-        """Close a run with `ended` and forget it; return when its provider calls have hung up."""
+    async def finish_run(self, ended: Input, run_id: RunId) -> str | None:
+        """Close a run with `ended` and forget it; return when its provider calls have hung up.
+
+        Returns why its events are incomplete somewhere, if a sink failed: the last event's, too.
+        """
         self.submit(ended)
         run = self._runs.pop(run_id)
         # The scheduler answers every request before it closes a run; nobody is left to wait.
@@ -180,6 +185,7 @@ class Broker:
             going = [sent for key, sent in self._sending.items() if key[0] == run_id]
             for gone in [sent.will_be_gone() for sent in going]:
                 await gone.wait()
+        return run.unwritten
 
     def next_request(self, run_id: RunId) -> RequestId:
         """Return a number that no request of this run has had."""
@@ -321,8 +327,10 @@ class Broker:
                 # A run whose events cannot be written is not one that may go on unseen.
                 run.sinks.remove(sink)
                 what = str(error) if isinstance(error, RlmWasmError) else f"{type(error).__name__}: {error}"
+                reason = f"events: {what}"
+                run.unwritten = run.unwritten or reason
                 # The scheduler ends it: whatever is in flight then is settled before the result tells it.
-                self.submit(RunCancelled(event.run_id, f"events: {what}"))
+                self.submit(RunCancelled(event.run_id, reason))
 
     async def _send(self, sent: _Sent) -> None:
         effect = sent.effect

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import anyio
 
@@ -34,7 +34,7 @@ from rlm_wasm.runtime.contexts import describe
 from rlm_wasm.runtime.guest_requests import GuestRequests
 from rlm_wasm.sandbox.session import Cell
 from rlm_wasm.worker.result import CellResult
-from rlm_wasm.worker.worker import SessionImage, Worker, WorkerSession
+from rlm_wasm.worker.worker import Measured, SessionImage, Worker, WorkerSession
 
 # Characters or bytes of inputs from which a session's origin is taken anew after loading them.
 REBASE_FROM_UNITS = 1 << 20
@@ -270,7 +270,8 @@ class Conversation:
     async def _close_session(self) -> None:
         session, self._session = self._session, None
         if session is not None:
-            self._note("session_ended", asdict(self._used))
+            cpu_ns = session.cpu_ns() if isinstance(session, Measured) else None
+            self._note("session_ended", _session_ended(self._used, cpu_ns))
             await session.aclose()
 
     def _report(self, result: CellResult) -> CellReport:
@@ -286,6 +287,16 @@ class Conversation:
             restored=result.restored,
             queries_answered=tuple(self._requests.answered) if result.session_lost else (),
         )
+
+
+def _session_ended(used: _SessionUse, worker_cpu_ns: int | None) -> dict[str, object]:
+    return {
+        "cells": used.cells,
+        "fuel": used.fuel,
+        "executed_ns": used.executed_ns,
+        "worker_cpu_ns": worker_cpu_ns,
+        "memory_peak_bytes": used.memory_peak_bytes,
+    }
 
 
 def _cell_ended(cell: int, result: CellResult) -> dict[str, object]:

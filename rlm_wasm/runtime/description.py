@@ -17,6 +17,7 @@ from rlm_wasm.errors import ArtifactError
 from rlm_wasm.image.artifact import find_guest
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.policy.render import to_toml
+from rlm_wasm.runtime.image import Image
 from rlm_wasm.version import VERSION
 
 # A str up to this many characters is in the log itself, so that a replay needs no file for it.
@@ -26,9 +27,9 @@ _HASHED_AT_ONCE_UNITS: Final = 1 << 20
 
 
 async def description(
-    policy: Policy, question: str, contexts: Mapping[str, str | bytes]
+    policy: Policy, question: str, contexts: Mapping[str, str | bytes], start: Image | None = None
 ) -> dict[str, object]:
-    """Return the data of `run_described`."""
+    """Return the data of `run_described`; `start` is what its sessions are forked from."""
     text = to_toml(policy)
     code, image = _guest_identity()
     data: dict[str, object] = {
@@ -48,6 +49,8 @@ async def description(
         "policy": text,
         "context_sha256": [await _digest(value) for value in contexts.values()],
         "context_texts": [value if _is_short(value) else None for value in contexts.values()],
+        # All of its pages are read, so another thread does it.
+        "start_image_sha256": None if start is None else await anyio.to_thread.run_sync(start.digest),
     }
 
 

@@ -93,7 +93,11 @@ class EventReader:
         return self
 
     async def __anext__(self) -> Event | Gap:
-        """Return the next event or gap. Cancelling this loses nothing."""
+        """Return the next event or gap. Cancelling this loses nothing.
+
+        Raises:
+            RlmWasmError: what was spilled to disk cannot be read back.
+        """
         await checkpoint()
         while (item := self._take()) is None:
             if self._ended:

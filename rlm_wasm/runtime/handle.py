@@ -58,8 +58,10 @@ class Run:
     async def result(self) -> RunResult:
         """Wait for the end and return what the run came to; cancelling this does not end the run.
 
-        Raises what kept the run from beginning (ArtifactError, PolicyError, UsageError), and
-        QueryCancelled if the runtime was torn down around it.
+        Raises:
+            UsageError, ArtifactError, PolicyError, GuestError, Overloaded, HostExhausted, InternalError:
+                as `Runtime.ask`, for what kept the run from having its session.
+            QueryCancelled: the runtime was torn down around it.
         """
         await self._ended.wait()
         if self._result is not None:

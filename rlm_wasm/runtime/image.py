@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import struct
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rlm_wasm.image.artifact import find_guest
 from rlm_wasm.runtime.image_key import image_key
@@ -11,6 +14,9 @@ from rlm_wasm.worker.worker import SessionImage
 
 if TYPE_CHECKING:
     from rlm_wasm.runtime.sandbox import Sandbox, SandboxSession
+
+_PAGE: Final = 4096
+_NUMBER: Final = struct.Struct("<Q")
 
 
 class Image:
@@ -34,8 +40,30 @@ class Image:
         """The memory that the pages this image adds to its origin take."""
         return self._snapshot.bytes_held
 
+    def digest(self) -> str:
+        """Return a SHA-256 of the state: the same for a saved image and what is loaded from it.
+
+        Of what it adds to the guest's base image, of which a log of events has a digest of its own.
+        Raises ArtifactError if the worker that made the image did not make one.
+        """
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        state = self._snapshot
+        digest = hashlib.sha256(_NUMBER.pack(state.size) + _NUMBER.pack(state.virtual_ns))
+        # By pages: how they are put together into runs is not the state's.
+        for offset, data in state.flattened():
+            for at in range(0, len(data), _PAGE):
+                digest.update(_NUMBER.pack(offset + at))
+                digest.update(memoryview(data)[at : at + _PAGE])
+        return digest.hexdigest()
+
     async def session(self) -> SandboxSession:
-        """Fork a session. The first fork lays the image out in memory; the others take microseconds."""
+        """Fork a session. The first fork lays the image out in memory; the others take microseconds.
+
+        Raises what `Sandbox.session` raises.
+        """
         return await self._sandbox.session(image=self, tenant=self._tenant)
 
     def save(self, path: str | Path, *, key: bytes | None = None, tenant: str = "") -> None:
@@ -45,8 +73,8 @@ class Image:
         `key` it is the one in the environment variable that `sandbox.image_key_env` names.
 
         Raises:
-            UsageError: there is no key, or it has another length.
-            ArtifactError: the file cannot be written.
+            UsageError: there is no key, or it has another length; or the tenant's name is too long.
+            ArtifactError: the file cannot be written, or the guest is no longer there.
         """
         # Here and not above: most sessions are never saved, and compression and ciphers take time to load.
         from rlm_wasm.image.snapshot_file import save_image

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from rlm_wasm.policy.model import Policy
+from rlm_wasm.runtime.accounting import Accounting
 from rlm_wasm.worker.inline import InlineWorker
 from rlm_wasm.worker.worker import SessionImage, Worker
 
 
-def make_worker(policy: Policy) -> Worker:
-    """Return a worker of the policy's isolation, not yet entered. Nothing is started before a session is."""
+def make_worker(policy: Policy, accounting: Accounting) -> Worker:
+    """Return a worker of the policy's isolation, not yet entered. Nothing is started before a session is.
+
+    What its processes use is counted in `accounting`.
+    """
     isolation = policy.sandbox.isolation
     if isolation == "inline":
         return InlineWorker()
@@ -16,7 +20,7 @@ def make_worker(policy: Policy) -> Worker:
     from rlm_wasm.worker.lockdown.report import LAYERS
     from rlm_wasm.worker.pool import PoolLimits, WorkerPool
 
-    return WorkerPool(
+    pool = WorkerPool(
         PoolLimits(
             isolation=isolation,
             workers=policy.worker_limits(),
@@ -24,8 +28,11 @@ def make_worker(policy: Policy) -> Worker:
             cell=policy.cell_limits(),
             boundary=policy.boundary_limits(),
             required_layers=LAYERS if policy.sandbox.require_lockdown else (),
-        )
+        ),
+        charge=lambda tenant, cpu_ns: accounting.meter(tenant).worker_ran(cpu_ns),
     )
+    accounting.watch(pool.metrics)
+    return pool
 
 
 def loaded_image(

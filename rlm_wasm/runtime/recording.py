@@ -15,6 +15,7 @@ from rlm_wasm.policy.document import parse_document
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.providers.replay import RecordedAnswer, messages_digest
 from rlm_wasm.runtime.description import sha256
+from rlm_wasm.runtime.image import Image
 
 _TEXTS_HINT = "record the run under a policy with `texts = true` in [events]"
 
@@ -40,6 +41,9 @@ class Recording:
     question: str
     policy: Policy
     contexts: tuple[RecordedContext, ...]
+    tenant: str
+    # The digest of the image that its sessions were forked from, if any.
+    image_sha256: str | None
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Self:
@@ -67,6 +71,8 @@ class Recording:
             question,
             _policy(name, policy),
             _contexts(name, data),
+            _text(started.data["tenant"]) or "",
+            _text(data.get("start_image_sha256")),
         )
 
     @property
@@ -95,6 +101,22 @@ class Recording:
             raise UsageError(f"the recorded run has no input {unknown[0]}")
         return found
 
+    def image(self, given: Image | None) -> Image | None:
+        """Return the image of the run's sessions: what is `given`, checked.
+
+        Raises UsageError if it is missing, is not the one of the recorded run, or is not wanted.
+        """
+        if given is None and self.image_sha256 is not None:
+            raise UsageError(
+                f"the recorded run began from an image, which is not in {self.path}",
+                hint="give the same image again: --image FILE, or `replay(…, image=…)`",
+            )
+        if given is not None and self.image_sha256 is None:
+            raise UsageError("the recorded run did not begin from an image")
+        if given is not None and given.digest() != self.image_sha256:
+            raise UsageError("the image is not the one that the recorded run began from")
+        return given
+
     def answers(self) -> tuple[RecordedAnswer, ...]:
         """Return what came of each attempt, in the order in which the attempts ended."""
         return tuple(_answers(self.events))
@@ -112,6 +134,10 @@ def _checked_run_id(name: str, run_id: RunId) -> RunId:
 def _policy(name: str, text: str) -> Policy:
     document = parse_document(text.encode("utf-8"), f"the policy in {name}")
     return Policy.from_mapping(document.data, origin=document.origin, lines=document.lines)
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _contexts(name: str, data: Mapping[str, object]) -> tuple[RecordedContext, ...]:

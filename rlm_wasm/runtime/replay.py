@@ -17,6 +17,7 @@ from rlm_wasm.policy.model import Policy
 from rlm_wasm.providers.base import Provider
 from rlm_wasm.providers.replay import ReplayProvider
 from rlm_wasm.runtime.broker import Router
+from rlm_wasm.runtime.image import Image
 from rlm_wasm.runtime.recording import Recording
 from rlm_wasm.runtime.runtime import Runtime
 from rlm_wasm.worker.worker import Worker
@@ -40,21 +41,24 @@ async def replay(
     contexts: Mapping[str, str | bytes] | None = None,
     *,
     policy: Policy | None = None,
+    image: Image | None = None,
     sinks: Iterable[Callable[[Event], None]] = (),
     worker: Worker | None = None,
 ) -> Replay:
     """Repeat a run and say where it first differs. Nothing leaves the process; no key is needed.
 
-    `contexts` are the inputs that are too large for the log. Under another `policy` than the recorded
-    one, what the log says about the policy itself is not compared.
+    `contexts` are the inputs that are too large for the log; `image` is what the run's sessions were
+    forked from, if they were, loaded under the policy of the replay. Under another `policy` than the
+    recorded one, what the log says about the policy itself is not compared.
 
     Raises:
-        UsageError: an input is missing or another one.
+        UsageError: an input or the image is missing, not wanted, or another one.
         ArtifactError: no guest is built, or it is not what was built.
     """
     inputs = recording.inputs(contexts or {})
     if worker is None:
         find_guest()  # one that is missing would else be a difference, where the run says what it had
+    start = recording.image(image)
     unstated = {} if policy is None else _policy_fields(recording)
     order = RecordedOrder(recording.events, unstated)
     written: list[bytes] = []
@@ -71,7 +75,9 @@ async def replay(
         written.append(encode_line(event))
 
     async with runtime:
-        await runtime.ask(recording.question, inputs, sinks=[keep, *sinks])
+        await runtime.ask(
+            recording.question, inputs, sinks=[keep, *sinks], tenant=recording.tenant, image=start
+        )
     if order.difference is None and not unstated:
         recorded = [line.raw + b"\n" for line in recording.lines[: order.compared]]
         if written[: order.compared] != recorded:

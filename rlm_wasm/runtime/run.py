@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 import anyio
 
@@ -14,7 +15,9 @@ from rlm_wasm.errors import (
     ArtifactError,
     ChildFailed,
     GuestError,
+    HostExhausted,
     InternalError,
+    Overloaded,
     PolicyError,
     QueryError,
     UsageError,
@@ -26,8 +29,14 @@ from rlm_wasm.runtime.broker import Broker
 from rlm_wasm.runtime.contexts import DEFAULT_NAME
 from rlm_wasm.runtime.conversation import Conversation, Place
 from rlm_wasm.runtime.description import answer_bytes, description
+from rlm_wasm.runtime.image import Image
 from rlm_wasm.runtime.senders import Senders
-from rlm_wasm.worker.worker import SessionImage, Worker
+from rlm_wasm.worker.worker import Worker
+
+# What keeps a child from having its session. Its parent's code may have a use for what it has.
+_NO_SESSION: Final = (ArtifactError, GuestError, HostExhausted, Overloaded, PolicyError, UsageError)
+# How the reason begins that says of a run that an event could not be written.
+EVENTS_REASON: Final = "events: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +44,10 @@ class RunResult:
     """What a run came to.
 
     `answer` is None when there is none; `partial` is True for anything the model did not declare
-    final, and `reason` says why the run ended. `spent` maps each dimension of the ledger to what
-    was used, over all depths.
+    final, and `reason` says why the run ended. It is True as well for a run of which an event could not
+    be written, whenever that was, so that no run passes for whole whose events are not: `reason` then
+    ends with "events: " and what failed. `spent` maps each dimension of the ledger to what was used,
+    over all depths.
     """
 
     run_id: RunId
@@ -61,7 +72,7 @@ class ActiveRun:
         meter: Meter,
         *,
         tenant: str = "",
-        start: SessionImage | None = None,
+        image: Image | None = None,
     ) -> None:
         self.run_id = run_id
         self._policy = policy
@@ -71,7 +82,8 @@ class ActiveRun:
         self._contexts = contexts
         self._meter = meter
         self._tenant = tenant
-        self._start = start
+        self._image = image
+        self._start = start = None if image is None else image.state
         root = Place(run_id, tenant, depth=0, parent=None, model=policy.models.root, start=start)
         self._root = Conversation(root, policy, broker, worker, question, contexts, meter)
         self._children: dict[RequestId, Conversation] = {}
@@ -98,24 +110,27 @@ class ActiveRun:
             child.end(effect.reason)
 
     async def drive(self) -> RunResult:
-        """Run to the end. Raises ArtifactError, PolicyError or UsageError if the run cannot begin.
+        """Run to the end. Raises what `Runtime.ask` lists if the root cannot have its session.
 
         When this returns, or raises, nothing of the run is left: no task, session, timer or permit.
         """
         began_ns = self._broker.clock()
         outcome = "failed"
+        result: RunResult | None = None
         try:
-            self._note("run_described", await description(self._policy, self._question, self._contexts))
+            described = await description(self._policy, self._question, self._contexts, self._image)
+            self._note("run_described", described)
             finish = await self._until_finish()
             outcome = self._loggable(finish.reason)
             await self._broker.turn(None)
             self._note("run_answered", self._answered(finish, outcome))
             spent = {d.value: view.spent for d, view in self._broker.budget_view(self.run_id).items()}
             wall_ms = (self._broker.clock() - began_ns) // 1_000_000
-            return RunResult(self.run_id, finish.answer, finish.partial, finish.reason, spent, wall_ms)
+            result = RunResult(self.run_id, finish.answer, finish.partial, finish.reason, spent, wall_ms)
         finally:
             with anyio.CancelScope(shield=True):
-                await self._broker.finish_run(RunEnded(self.run_id, outcome), self.run_id)
+                unwritten = await self._broker.finish_run(RunEnded(self.run_id, outcome), self.run_id)
+        return result if unwritten is None else _incomplete(result, unwritten)
 
     def _note(self, kind: str, data: dict[str, object]) -> None:
         self._broker.submit(Noted(self.run_id, kind, data))
@@ -150,9 +165,10 @@ class ActiveRun:
                 tasks.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             # A bug of ours in a child ends the run. Who called wants it as it was raised.
-            if len(group.exceptions) == 1:
-                raise group.exceptions[0] from None
-            raise
+            bug: BaseException = group
+            while isinstance(bug, BaseExceptionGroup) and len(bug.exceptions) == 1:
+                bug = bug.exceptions[0]
+            raise bug from None
         if failure is not None:
             raise failure
         if finish is None:
@@ -172,10 +188,19 @@ class ActiveRun:
                     error = ChildFailed(f"the child ended early: {finish.reason}", partial=finish.answer)
                 else:
                     answer = finish.answer
-            except (ArtifactError, GuestError, PolicyError, UsageError) as problem:
+            except _NO_SESSION as problem:
                 error = ChildFailed(f"the child could not begin: {problem.message}")
             await self._broker.turn(request_id)
         finally:
             del self._children[request_id]
             told = None if answer is not None else error
             self._broker.submit(ChildFinished(self.run_id, request_id, answer, told))
+
+
+def _incomplete(result: RunResult, unwritten: str) -> RunResult:
+    """Return the result of a run whose events are not all where they belong."""
+    if not result.partial:
+        return replace(result, partial=True, reason=unwritten)
+    if result.reason.startswith(EVENTS_REASON):
+        return result
+    return replace(result, reason=f"{result.reason}; {unwritten}")

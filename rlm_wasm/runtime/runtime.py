@@ -43,8 +43,11 @@ class Runtime:
     come from a recording; the runtime is then for that one run.
 
     Raises:
+        PolicyError: the policy does not hold with these models.
+
+    Entering it raises:
         PolicyError: a model has no price, so that its cost cannot be budgeted.
-        UsageError: a model or its key is not there.
+        UsageError: a model or its key is not there, or the runtime is open already.
     """
 
     def __init__(
@@ -65,11 +68,11 @@ class Runtime:
         self.policy = policy.with_models(root=model, sub=sub_model)
         self._providers = ProviderSet(self.policy, keys)
         self._route: Router = route or self._providers.get
-        self._worker: Worker = worker or make_worker(self.policy)
         self._clock = clock
         self._entropy = entropy
         self._recorded = recorded
         self._accounting = Accounting()
+        self._worker: Worker = worker or make_worker(self.policy, self._accounting)
         self._broker: Broker | None = None
         self._stack = AsyncExitStack()
         self._runs: dict[RunId, Run] = {}
@@ -127,7 +130,22 @@ class Runtime:
         there at every depth.
 
         Every event of the run goes to each of `sinks`, in order; one that raises ends the run. Ending
-        early (a budget, a deadline, `cancel`) is a result with `partial=True`, not an exception.
+        early (a budget, a deadline, `cancel`, a model that fails) is a result with `partial=True`, not an
+        exception. What a guest does to itself never raises here. Where a child run cannot have its
+        session, its parent's code gets a ChildFailed.
+
+        Raises:
+            UsageError: the runtime is not open; the question is empty; a tenant's or an input's name is
+                none, or an input exceeds `sandbox.context_bytes_max`; the image is another tenant's, or
+                of another kind of worker.
+            ArtifactError: no guest is built, or it is not what was built.
+            PolicyError: the memory cap is below the guest's image. LockdownError: the policy demands a
+                layer of the lock-down that this machine does not have.
+            GuestError: the root's session could not take an input: MemoryExceeded, for one that the guest
+                has no room for, or GuestTrap.
+            Overloaded: the policy's sessions, workers or memory are used up when the root needs its session.
+            HostExhausted: this machine has no more room for a session.
+            InternalError: a bug of ours.
         """
         run = self._prepare(question, context, sinks, tenant, image)
         try:
@@ -148,6 +166,9 @@ class Runtime:
 
         A reader that is made before the next `await` gets every event. Closing the runtime ends the
         runs that were started.
+
+        Raises:
+            UsageError: as `ask`, for what can be told at once; all else is raised by the run's `result`.
         """
         run = self._prepare(question, context, sinks, tenant, image)
         self._background.append(run)
@@ -185,10 +206,9 @@ class Runtime:
         run_id = make_run_id(self._entropy(8))
         policy = self.policy
         contexts = named_contexts(context)
-        start = None if image is None else image.state
         meter = self._accounting.meter(tenant)
         active = ActiveRun(
-            run_id, policy, self._broker, self._worker, question, contexts, meter, tenant=tenant, start=start
+            run_id, policy, self._broker, self._worker, question, contexts, meter, tenant=tenant, image=image
         )
         started = RunStarted(
             run_id=run_id,
@@ -218,11 +238,17 @@ class Runtime:
             run.cancel(reason)
 
     def metrics(self) -> Metrics:
-        """Return what each tenant has used so far. Any thread may ask, also when the runtime is closed."""
+        """Return what each tenant has used so far, and how the pool of workers stands.
+
+        Any thread may ask, also when the runtime is closed.
+        """
         return self._accounting.metrics()
 
     def ask_sync(self, question: str, context: Contexts = None, **arguments: Any) -> RunResult:
-        """Answer one question from code that is not async. Starts and stops everything it needs."""
+        """Answer one question from code that is not async. Starts and stops everything it needs.
+
+        Takes and raises what `ask` does, and what entering the runtime raises.
+        """
 
         async def main() -> RunResult:
             async with self:

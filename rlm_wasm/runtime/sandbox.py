@@ -10,6 +10,7 @@ from typing import Self
 import anyio
 
 from rlm_wasm.policy.model import Policy
+from rlm_wasm.runtime.accounting import Accounting, Meter, Metrics, checked_tenant
 from rlm_wasm.runtime.image import Image, guest_identity
 from rlm_wasm.runtime.image_key import image_key
 from rlm_wasm.runtime.isolation import loaded_image, make_worker
@@ -22,8 +23,9 @@ from rlm_wasm.worker.worker import Worker, WorkerSession
 class SandboxSession:
     """One guest with its variables; cells run in it one after another. Close it, or use `async with`."""
 
-    def __init__(self, session: WorkerSession, sandbox: Sandbox, tenant: str = "") -> None:
+    def __init__(self, session: WorkerSession, sandbox: Sandbox, tenant: str, meter: Meter) -> None:
         self._session = session
+        self._meter = meter
         self._sandbox = sandbox
         self._tenant = tenant
 
@@ -31,8 +33,12 @@ class SandboxSession:
         """Bind a str or bytes in the guest, in one copy.
 
         Raises:
-            UsageError: the name is no identifier, or the value exceeds `sandbox.context_bytes_max`.
+            UsageError: the name is no identifier, the value is neither str nor bytes or exceeds
+                `sandbox.context_bytes_max`, or the session is closed, lost or busy.
             MemoryExceeded: the guest has no room for it.
+            GuestTrap: the guest could not take it.
+            WorkerLost: the process that held the session is gone.
+            HostExhausted: this machine has no room for a copy of it.
         """
         await self._session.load(name, value)
 
@@ -42,16 +48,36 @@ class SandboxSession:
         """Run Python and return what it came to; the guest's failures are in the result, not raised.
 
         `answer` turns the guest's request frames into response frames (`wire.boundary` has both
-        directions); without it, `llm_query` raises QueryError in the guest. Cancelling this call
-        ends the cell and loses the session.
+        directions); without it, `llm_query` raises QueryError in the guest. A GuestError that it raises
+        ends the cell and is its result. Cancelling this call ends the cell and loses the session.
+
+        Raises:
+            UsageError: `source` is no str or longer than `cell.source_bytes_max`, `answer` returned no
+                bytes, or the session is closed, lost or busy.
+            HostExhausted: this machine has no more room for what the cell needs.
+            InternalError: a bug of ours.
+            Exception: whatever else `answer` raises; the cell is ended first.
         """
         cell = Cell(source, self._sandbox.policy.cell_limits(), report_variables=True)
-        return await self._session.run(cell, answer)
+        before = self._session.last_result
+        try:
+            return await self._session.run(cell, answer)
+        finally:
+            ended = self._session.last_result
+            if ended is not None and ended is not before:  # also of a cell that was cancelled
+                self._meter.cell_ended(
+                    fuel=ended.fuel_used,
+                    executed_ns=ended.executed_ns,
+                    memory_peak_bytes=ended.memory_peak_bytes,
+                )
 
     def interrupt(self) -> None:
         """Ask the cell that runs to end, with an exception it can unwind from; the session lives on.
 
         A cell that ignores it is stopped soon after. Returns at once; does nothing between cells.
+
+        Raises:
+            UsageError: the sandbox is closed, and the session is not.
         """
         self._session.interrupt()
 
@@ -59,7 +85,9 @@ class SandboxSession:
         """Return the session's state between two cells, to fork or to save.
 
         Raises:
-            UsageError: the session is lost, or a cell runs.
+            UsageError: the session is closed or lost, or a cell runs.
+            WorkerLost: the process that held the session is gone.
+            HostExhausted: this machine has no more room for an image.
         """
         return Image(self._sandbox, await self._session.snapshot(), self._tenant)
 
@@ -82,7 +110,8 @@ class Sandbox:
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
-        self._worker: Worker = make_worker(policy)
+        self._accounting = Accounting()
+        self._worker: Worker = make_worker(policy, self._accounting)
 
     async def __aenter__(self) -> Self:
         await self._worker.__aenter__()
@@ -98,25 +127,39 @@ class Sandbox:
 
         Raises:
             ArtifactError: no guest is built, or it is not what was built.
+            PolicyError: the memory cap is below the guest's image.
             LockdownError: the policy demands a layer of the lock-down that this machine does not have.
             Overloaded: the policy's sessions, workers or memory are used up.
-            UsageError: the image is another tenant's.
+            HostExhausted: this machine has no more room for a session.
+            UsageError: the sandbox is not open; the image is another tenant's, or of another kind of
+                worker; or the tenant's name is too long or no text.
             WorkerLost: the process that was to hold the session is gone.
         """
+        meter = self._accounting.meter(checked_tenant(tenant))
         made = await self._worker.session(
             self.policy.session_limits(),
             self.policy.boundary_limits(),
             tenant=tenant,
             start=None if image is None else image._snapshot,
         )
-        return SandboxSession(made, self, tenant)
+        meter.session_opened()
+        return SandboxSession(made, self, tenant, meter)
+
+    def metrics(self) -> Metrics:
+        """Return what each tenant's sessions have used, and how the pool of workers stands.
+
+        Of calls, tokens and cost it knows nothing: `answer` is the caller's. Any thread may ask, also
+        when the sandbox is closed. What `exec_sync` uses is not in it.
+        """
+        return self._accounting.metrics()
 
     def load_image(self, path: str | Path, *, key: bytes | None = None, tenant: str = "") -> Image:
         """Read an image that `Image.save` wrote; the key is chosen as there.
 
         Raises:
-            UsageError: there is no key, or it has not 32 bytes.
-            ArtifactError: the file is missing, cut, changed, or of another key, tenant or guest build.
+            UsageError: there is no key, or it has not 32 bytes; or the tenant's name is too long.
+            ArtifactError: no guest is built, or the file is missing, cut, changed, or of another key,
+                tenant or guest build.
         """
         from rlm_wasm.image.snapshot_file import load_image
 
@@ -127,7 +170,10 @@ class Sandbox:
         return Image(self, image, tenant)
 
     def exec_sync(self, source: str, *, context: str | bytes | None = None) -> CellResult:
-        """Run Python in a fresh session from code that is not async."""
+        """Run Python in a fresh session from code that is not async.
+
+        Raises what `session`, `SandboxSession.load` and `SandboxSession.exec` raise.
+        """
 
         async def main() -> CellResult:
             # Of its own, so that any thread may do this at any time.

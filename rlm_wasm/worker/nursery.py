@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -49,10 +49,17 @@ class Nursery:
     """One zygote at a time, and the workers it forks. Its tasks run in the pool's task group."""
 
     def __init__(
-        self, limits: ProcessLimits, required: Iterable[str], tasks: TaskGroup, *, hang_ms_max: int
+        self,
+        limits: ProcessLimits,
+        required: Iterable[str],
+        tasks: TaskGroup,
+        *,
+        hang_ms_max: int,
+        on_start: Callable[[], None] = lambda: None,
     ) -> None:
         self._limits: Final = limits
         self._hang_ms_max: Final = hang_ms_max
+        self._on_start: Final = on_start
         self._required: Final = tuple(required)
         self._tasks: Final = tasks
         self._lock = anyio.Lock()
@@ -151,6 +158,7 @@ class Nursery:
             raise
         (zygote,) = started
         self.started += 1
+        self._on_start()
         self.layers = zygote.layers
         return zygote
 

@@ -7,12 +7,14 @@ workers are its own; a number is never used again.
 from __future__ import annotations
 
 import enum
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from rlm_wasm.core.limits import WorkerLimits
 from rlm_wasm.errors import InternalError, Overloaded
+from rlm_wasm.worker.census import Refusal
 
 Isolation = Literal["shared", "tenant", "session"]
 _MS: Final = 1_000_000
@@ -58,16 +60,37 @@ class Placement:
         self._last = 0
         self._pressure_permille = 0
         self._draining = False
+        self._refusals: Counter[Refusal] = Counter()
 
     @property
     def sessions(self) -> int:
         """How many sessions there are in all workers."""
-        return sum(worker.sessions for worker in self._workers.values())
+        return sum(worker.sessions for worker in list(self._workers.values()))
 
     @property
     def workers(self) -> int:
         """How many workers there are."""
         return len(self._workers)
+
+    @property
+    def memory_bytes(self) -> int:
+        """What all workers held when they were measured."""
+        return sum(worker.memory_bytes for worker in list(self._workers.values()))
+
+    @property
+    def pressure_permille(self) -> int:
+        """For how much of the time tasks of this machine wait for memory."""
+        return self._pressure_permille
+
+    @property
+    def refusals(self) -> dict[Refusal, int]:
+        """How many sessions were refused, by what refused them."""
+        return self._refusals.copy()
+
+    def sessions_in(self, number: int) -> int:
+        """How many sessions a worker has; 0 if there is no such worker."""
+        worker = self._workers.get(number)
+        return 0 if worker is None else worker.sessions
 
     def place(self, tenant: str, now_ns: int) -> Place:
         """Choose a worker for a session, and enter it in the books.
@@ -86,7 +109,8 @@ class Placement:
         if idle is not None:
             del self._workers[idle]
             return self._start(domain, now_ns, idle)
-        raise Overloaded(
+        raise self._refused(
+            "workers",
             f"all {self._limits.workers_max} workers are in use",
             hint="raise `workers.workers_max` in the policy, or wait for a session to end",
         )
@@ -94,20 +118,23 @@ class Placement:
     def _refuse_if_full(self) -> None:
         limits = self._limits
         if self._draining:
-            raise Overloaded("the pool is closing")
+            raise self._refused("closing", "the pool is closing")
         if self.sessions >= limits.sessions_max:
-            raise Overloaded(
+            raise self._refused(
+                "sessions",
                 f"all {limits.sessions_max} sessions are in use",
                 hint="raise `workers.sessions_max` in the policy, or wait for a session to end",
             )
         if self._pressure_permille > limits.pressure_permille_max:
-            raise Overloaded(
+            raise self._refused(
+                "pressure",
                 f"the machine is short of memory: tasks waited for it {self._pressure_permille} of 1000 ms",
                 hint="`workers.pressure_permille_max` in the policy says how much is too much",
             )
-        held = self._memory_bytes()
+        held = self.memory_bytes
         if held > limits.memory_bytes_max:
-            raise Overloaded(
+            raise self._refused(
+                "memory",
                 f"the workers hold {held} bytes, {limits.memory_bytes_max} allowed",
                 hint="raise `workers.memory_bytes_max` in the policy, or wait for a session to end",
             )
@@ -118,8 +145,9 @@ class Placement:
         shared = self._isolation == "shared"
         return len(self._workers) < (self._limits.workers_max if shared else self._limits.workers_max // 2)
 
-    def _memory_bytes(self) -> int:
-        return sum(worker.memory_bytes for worker in self._workers.values())
+    def _refused(self, what: Refusal, message: str, hint: str | None = None) -> Overloaded:
+        self._refusals[what] += 1
+        return Overloaded(message, hint=hint)
 
     def _with_room(self, domain: str) -> int | None:
         room = [

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from time import monotonic_ns
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Final, Self
 
 import anyio
@@ -20,6 +20,7 @@ from anyio.abc import TaskGroup
 from rlm_wasm.core.limits import BoundaryLimits, CellLimits, SessionLimits, WorkerLimits
 from rlm_wasm.errors import HostExhausted, InternalError, RlmWasmError, UsageError, WorkerLost
 from rlm_wasm.ids import SessionId
+from rlm_wasm.worker.census import Census, PoolMetrics
 from rlm_wasm.worker.image_file import WorkerImage
 from rlm_wasm.worker.link import Link
 from rlm_wasm.worker.liveness import hangs
@@ -75,14 +76,27 @@ class _Slot:
     error: RlmWasmError | None = None
     unwanted: bool = False
     cpu_ms: int | None = None
+    # How much of its CPU time has been counted.
+    counted_ns: int = 0
 
 
 class WorkerPool:
-    """Makes sessions in worker processes. Use it as an async context manager."""
+    """Makes sessions in worker processes. Use it as an async context manager.
 
-    def __init__(self, limits: PoolLimits, *, clock: Callable[[], int] = monotonic_ns) -> None:
+    `charge(tenant, ns)` is called with CPU time of processes that served this tenant alone.
+    """
+
+    def __init__(
+        self,
+        limits: PoolLimits,
+        *,
+        clock: Callable[[], int] = monotonic_ns,
+        charge: Callable[[str, int], None] = lambda tenant, ns: None,
+    ) -> None:
         self._limits: Final = limits
         self._clock: Final = clock
+        self._charge: Final = charge
+        self._census: Final = Census()
         self._placement = Placement(limits.isolation, limits.workers)
         self._slots: dict[int, _Slot] = {}
         self._numbers = itertools.count(1)
@@ -105,6 +119,23 @@ class WorkerPool:
     def nurseries(self) -> list[Nursery]:
         """The zygotes' keepers, one for each domain of sessions that may share an address layout."""
         return list(self._nurseries.values())
+
+    def metrics(self) -> PoolMetrics:
+        """Return what there is, and has been. Any thread may ask, also when the pool is closed."""
+        placement, census = self._placement, self._census
+        return PoolMetrics(
+            workers=placement.workers,
+            sessions=placement.sessions,
+            zygotes=sum(nursery.zygote_pid is not None for nursery in self.nurseries),
+            memory_bytes=placement.memory_bytes,
+            pressure_permille=placement.pressure_permille,
+            workers_started=census.workers_started,
+            workers_lost=census.workers_lost,
+            sessions_lost=census.sessions_lost,
+            zygotes_started=census.zygotes_started,
+            cpu_ns=census.cpu_ns,
+            refusals=MappingProxyType(placement.refusals),
+        )
 
     async def session(
         self,
@@ -150,7 +181,8 @@ class WorkerPool:
         except BaseException:
             self._left(place.worker)
             raise
-        session = ProcessSession(link, SessionId(next(self._numbers)), limits, boundary)
+        alone = self._limits.isolation == "session"
+        session = ProcessSession(link, SessionId(next(self._numbers)), limits, boundary, alone=alone)
         try:
             await session.open_in(limits, start)
         except BaseException as error:
@@ -190,6 +222,7 @@ class WorkerPool:
                 closed=lambda link, session: self._left(number),
             )
             slot.link = link
+            self._census.worker_started()
             assert self._tasks is not None
             self._tasks.start_soon(link.serve)
             hang_ms = self._limits.workers.hang_ms_max
@@ -220,6 +253,7 @@ class WorkerPool:
                 self._limits.required_layers,
                 self._tasks,
                 hang_ms_max=self._limits.workers.hang_ms_max,
+                on_start=self._census.zygote_started,
             )
         self._nurseries[domain] = nursery
         if len(self._nurseries) > self._limits.workers.zygotes_max:
@@ -257,12 +291,17 @@ class WorkerPool:
         if slot is None:
             return
         slot.unwanted = True
+        self._count_cpu(slot)  # while it is there for certain
         if slot.link is not None and slot.settled.is_set():
             slot.link.end(reason)
 
     def _ended(self, number: int, link: Link) -> None:
+        slot = self._slots.pop(number, None)
+        if slot is not None:
+            self._count_cpu(slot)  # of one that died it may be there still
+            if not slot.unwanted:
+                self._census.worker_lost(self._placement.sessions_in(number))
         self._placement.ended(number)
-        self._slots.pop(number, None)
         assert self._tasks is not None
         self._tasks.start_soon(link.gone, _END_SECONDS_MAX)
 
@@ -308,9 +347,21 @@ class WorkerPool:
         for number, slot in self._slots.items():
             if slot.link is not None:
                 self._placement.measured(number, slot.link.child.memory_bytes() or 0)
-        self._end_all(self._placement.too_large(), "it held more memory than a worker may")
+                self._count_cpu(slot)
+        for number in list(self._placement.too_large()):
+            self._census.worker_lost(self._placement.sessions_in(number))
+            self._end(number, "it held more memory than a worker may")
         self._placement.pressure(memory_pressure_permille())
         self._end_all(self._placement.tick(now), "it has served its time")
+
+    def _count_cpu(self, slot: _Slot) -> None:
+        used = None if slot.link is None else slot.link.child.cpu_ns()
+        if slot.link is None or used is None or used <= slot.counted_ns:
+            return
+        more, slot.counted_ns = used - slot.counted_ns, used
+        self._census.cpu_ns += more
+        if self._limits.isolation != "shared":
+            self._charge(slot.link.tenant, more)
 
     def _end_all(self, numbers: Iterable[int], reason: str) -> None:
         for number in list(numbers):

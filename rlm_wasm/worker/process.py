@@ -33,16 +33,28 @@ class ProcessSession(InlineSession):
     """
 
     def __init__(
-        self, link: Link, number: SessionId, limits: SessionLimits, boundary: BoundaryLimits
+        self,
+        link: Link,
+        number: SessionId,
+        limits: SessionLimits,
+        boundary: BoundaryLimits,
+        *,
+        alone: bool = False,
     ) -> None:
         super().__init__(link, number, boundary)
         self._limits = limits
         self._process_id: Final = link.child.pid
+        self._link: Final = link
+        self._alone: Final = alone
 
     @property
     def process_id(self) -> int:
         """The process that holds the guest, also when it is gone."""
         return self._process_id
+
+    def cpu_ns(self) -> int | None:
+        """Return the CPU time of the process; None if it is not this session's alone, or is gone."""
+        return self._link.child.cpu_ns() if self._alone and self._link.lost is None else None
 
     async def load(self, name: str, value: str | bytes) -> None:
         """Bind an input in the guest. Raises UsageError, MemoryExceeded or another GuestError."""

@@ -57,6 +57,8 @@ class Server:
         self._asked = False
         self._vigil = Vigil()
         self._closed = False
+        # What kept a report from the host, which waits for it.
+        self._untold: Exception | None = None
 
     def run(self) -> None:
         """Serve until the host closes the socket."""
@@ -70,7 +72,16 @@ class Server:
             self.close()
 
     def step(self) -> None:
-        """Wait until there is something to do, and do one thing. Raises PeerGone."""
+        """Wait until there is something to do, and do one thing.
+
+        Raises PeerGone, or what kept a report from the host: this process has to end then, which is a
+        report as well. Going on, it would answer pings while the host waits for ever.
+        """
+        self._step()
+        if self._untold is not None:
+            raise self._untold
+
+    def _step(self) -> None:
         if self._wait():
             self._idle = False
             for frame in self._channel.receive():
@@ -167,6 +178,14 @@ class Server:
     def _tell(self, session: int, report: c.Report) -> None:
         if self._closed:
             return
+        try:
+            self._report(session, report)
+        except Exception as error:
+            # Whoever called takes it for a host that is gone, and ends this session without a word.
+            self._untold = error
+            raise
+
+    def _report(self, session: int, report: c.Report) -> None:
         try:
             message, file = report_of(session, self._operations[session], report)
         except Exception as error:  # noqa: BLE001 - for example no room for an image: the operation still ends

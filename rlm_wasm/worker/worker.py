@@ -7,7 +7,7 @@ other code knows which it got. `inline.InlineWorker` keeps the guests in this pr
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 from rlm_wasm.core.limits import BoundaryLimits, SessionLimits
 from rlm_wasm.sandbox.session import Cell
@@ -32,6 +32,14 @@ class SessionImage(Protocol):
 
     def flattened(self) -> tuple[tuple[int, bytes], ...]:
         """Return the pages it adds to the guest's base image: (offset, contents), in order."""
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """A session of which may be known what its process used."""
+
+    def cpu_ns(self) -> int | None:
+        """Return the CPU time of its process; None if that is not this session's alone, or is gone."""
 
 
 class WorkerSession(Protocol):

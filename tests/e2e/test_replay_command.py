@@ -5,8 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import anyio
 import pytest
 
+from rlm_wasm.audit.sink import JsonlSink
+from rlm_wasm.policy.model import Policy
+from rlm_wasm.runtime.runtime import Runtime
+from rlm_wasm.runtime.sandbox import Sandbox
 from tests.support.command_line import document, rlm_wasm
 from tests.support.policy_file import write_policy
 
@@ -136,3 +141,44 @@ def test_a_run_can_take_recorded_answers_for_a_models(recorded: tuple[Path, Path
     ended = rlm_wasm(*arguments, "another question")
     assert ended.returncode == 1
     assert "never saw this prompt" in document(ended)["reason"]
+
+
+def test_a_run_that_began_from_an_image_is_given_the_image_again(tmp_path: Path) -> None:
+    model, log, saved = tmp_path / "model.toml", tmp_path / "events.jsonl", tmp_path / "saved.image"
+    model.write_text("[[reply]]\nrole = 'root'\ntext = '''\n```repl\nFINAL(prepared)\n```'''\n")
+    policy = Policy.load(
+        write_policy(
+            tmp_path / "p.toml",
+            events={"texts": True},
+            sandbox={"entropy": "seeded", "isolation": "inline", "require_lockdown": False},
+        )
+    )
+
+    async def record() -> None:
+        async with Sandbox(policy) as box, await box.session() as session:
+            await session.exec("prepared = 'prepared'")
+            image = await session.snapshot()
+            image.save(saved, key=bytes(32), tenant="mine")
+            async with Runtime(policy, model=f"script:{model}") as runtime:
+                with JsonlSink(log) as sink:
+                    ran = await runtime.ask("?", image=image, sinks=[sink.write], tenant="t")
+                assert ran.answer == "prepared"
+
+    anyio.run(record)
+    given = ("--image", saved, "--image-key-env", "THE_KEY", "--image-tenant", "mine")
+    again = tmp_path / "again.jsonl"
+    ended = rlm_wasm("replay", log, *given, "--events", again, THE_KEY="00" * 32)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert again.read_bytes() == log.read_bytes()
+    for arguments, key, told in (
+        ((), "", b"--image FILE"),
+        (given[:2], "", b"name an environment variable"),
+        (given[:4], "00" * 32, b"belongs to another tenant"),
+        (given, "11" * 32, b"this is not its key"),
+        (("--image", tmp_path / "none", *given[2:]), "00" * 32, b"does not exist"),
+    ):
+        ended = rlm_wasm("replay", log, *arguments, "--events", again, THE_KEY=key)
+        assert ended.returncode == 2, ended
+        assert told in ended.stderr
+        assert b"Traceback" not in ended.stderr
+    assert again.read_bytes() == log.read_bytes(), "a refusal empties no file"

@@ -65,8 +65,9 @@ last `seq` it did not get. A reader that comes late begins with a `Gap`. The end
 
 With texts, `rlm-wasm replay EVENTS.jsonl` repeats the run: real guests, the recorded answers in the recorded
 order, the recorded times; without a key or network. Inputs of up to 65,536 characters are in the log; larger
-ones, and bytes, are given again with `--context` and checked by their digest. It compares every event and
-says where the first one differs. Record with `texts = true`, `entropy = "seeded"` and `clock = "virtual"`.
+ones, and bytes, are given again with `--context` and checked by their digest. So is the saved image that a
+run began from (`Runtime.ask(image=…)`), with `--image`. It compares every event and says where the first one
+differs. Record with `texts = true`, `entropy = "seeded"` and `clock = "virtual"`.
 
 The same bytes come out as long as nothing decided the run that is not recorded:
 
@@ -77,8 +78,8 @@ The same bytes come out as long as nothing decided the run that is not recorded:
 - a child that reads `budget()` while its siblings are spending sees what the moment gives;
 - `run.events_max` cuts a log off, and a killed process ends it: the replay compares up to there.
 
-How long a guest ran (`executed_ns`) is measured, and no machine measures the same twice: a replay repeats the
-recorded number.
+How long a guest ran (`executed_ns`) and what its process used (`worker_cpu_ns`) is measured, and no machine
+measures the same twice: a replay repeats the recorded numbers.
 
 To ask the same questions under another policy or code, `rlm-wasm run --answers-from EVENTS.jsonl` (in Python,
 `Runtime(policy, route=answers_from(Recording.open(path)))`) takes recorded answers by model and messages, and

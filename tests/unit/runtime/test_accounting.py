@@ -20,7 +20,10 @@ from rlm_wasm.runtime.runtime import Runtime
 from tests.support.core_facts import RUN
 from tests.support.runtime_facts import Events, Script, running, small_policy, tree_model
 
-SPENT = {"calls_spent": 3, "input_tokens_spent": 5, "output_tokens_spent": 7, "cost_microdollars_spent": 11}
+SPENT = {
+    "calls_spent": 3, "requests_spent": 4, "queries_denied": 2, "children_spent": 1,
+    "input_tokens_spent": 5, "output_tokens_spent": 7, "cost_microdollars_spent": 11,
+}  # fmt: skip
 
 
 def ended() -> Event:
@@ -53,11 +56,13 @@ def test_rows_are_bounded_never_go_back_and_add_up_to_all_there_was() -> None:
         fuel, ns, peak = (chance.randrange(1 << 40) for _ in range(3))
         meter.session_opened()
         meter.cell_ended(fuel=fuel, executed_ns=ns, memory_peak_bytes=peak)
+        meter.worker_ran(ns + 1)
         meter.take(ended())
         total = total.plus(
             TenantUsage(
-                runs_ended=1, sessions=1, cells=1, calls=3, input_tokens=5, output_tokens=7,
-                cost_microdollars=11, fuel=fuel, executed_ns=ns, memory_peak_bytes=peak,
+                runs_ended=1, sessions=1, cells=1, calls=3, requests=4, requests_denied=2, children=1,
+                input_tokens=5, output_tokens=7, cost_microdollars=11, fuel=fuel, executed_ns=ns,
+                worker_cpu_ns=ns + 1, memory_peak_bytes=peak,
             )
         )  # fmt: skip
         now = accounting.metrics()
@@ -113,6 +118,7 @@ def test_prometheus_reads_every_counter_of_every_row() -> None:
         meter = accounting.meter(tenant)
         meter.session_opened()
         meter.cell_ended(fuel=10, executed_ns=1_500_000_000, memory_peak_bytes=4096)
+        meter.worker_ran(2_500_000_000)
         meter.take(Event(1, RUN, 0, 0, 0, None, "run_started", {}))
         meter.take(ended())
     found = samples(accounting)
@@ -125,11 +131,15 @@ def test_prometheus_reads_every_counter_of_every_row() -> None:
         "rlm_wasm_sessions_total": 2,
         "rlm_wasm_cells_total": 2,
         "rlm_wasm_calls_total": 6,
+        "rlm_wasm_requests_total": 8,
+        "rlm_wasm_requests_denied_total": 4,
+        "rlm_wasm_children_total": 2,
         "rlm_wasm_input_tokens_total": 10,
         "rlm_wasm_output_tokens_total": 14,
         "rlm_wasm_cost_dollars_total": 22 / 1e6,
         "rlm_wasm_fuel_total": 20,
         "rlm_wasm_executed_seconds_total": 3,
+        "rlm_wasm_worker_cpu_seconds_total": 5,
         "rlm_wasm_memory_peak_bytes": 4096,
     }
     # A counter that is added later is shown too, or this fails.
@@ -178,6 +188,10 @@ async def test_what_runs_and_their_children_used_is_what_their_ledgers_and_event
             return sum(int(str(data[field])) for events in runs for data in events.of(kind))
 
         assert used.runs_started == used.runs_ended == len(runs)
+        assert used.requests == added("run_ended", "requests_spent") == 6 * len(runs)
+        assert used.children == added("run_ended", "children_spent") == 2 * len(runs)
+        assert used.requests_denied == added("run_ended", "queries_denied") == 0
+        assert used.worker_cpu_ns == 0
         assert used.calls == added("run_ended", "calls_spent") == 4 * len(runs)
         assert used.input_tokens == added("run_ended", "input_tokens_spent") > 0
         assert used.output_tokens == added("run_ended", "output_tokens_spent") > 0
@@ -190,6 +204,7 @@ async def test_what_runs_and_their_children_used_is_what_their_ledgers_and_event
         assert used.memory_peak_bytes == max(int(str(peak)) for peak in peaks) > 0
     assert metrics.total.cells == 9
     assert metrics.rest == TenantUsage()
+    assert metrics.pool is None
 
 
 @pytest.mark.guest

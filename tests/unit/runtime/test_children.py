@@ -10,6 +10,7 @@ import pytest
 from rlm_wasm.events import Event
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.runtime.run import RunResult
+from rlm_wasm.runtime.runtime import Runtime
 from rlm_wasm.runtime.sandbox import Sandbox
 from tests.support.runtime_facts import Events, running, small_policy, tree_model
 
@@ -70,6 +71,23 @@ async def test_a_batch_of_children_runs_in_parallel_and_comes_back_in_order(tmp_
     kinds = [event.kind for event in events]
     assert kinds.index("child_answered") > max(n for n, kind in enumerate(kinds) if kind == "child_started")
     assert len({data["group"] for data in events.of("child_started")}) == 1
+
+
+async def test_a_child_that_gets_no_session_has_failed_and_its_parent_goes_on(tmp_path: Path) -> None:
+    """The policy's one worker is the parent's."""
+    model = tree_model(
+        tmp_path,
+        ask="try: rlm_query('child')\nexcept ChildFailed as e: FINAL(str(e))",
+        child="FINAL(1)",
+    )
+    one = {"workers_max": 1, "sessions_max": 1, "sessions_per_worker_max": 1, "zygotes_max": 1}
+    policy = small_policy(sandbox={"isolation": "session"}, workers=one)
+    events = Events()
+    async with Runtime(policy, model=model) as runtime:
+        result = await runtime.ask("ask", sinks=[events.append])
+    assert result.answer == "the child could not begin: all 1 sessions are in use"
+    assert not result.partial
+    events.assert_complete()
 
 
 @pytest.mark.threat("T-070")

@@ -15,17 +15,23 @@ from rlm_wasm.audit.sink import JsonlSink
 from rlm_wasm.core.request import Completed
 from rlm_wasm.errors import UsageError
 from rlm_wasm.events import Event
+from rlm_wasm.image import snapshot_file
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.providers.base import Completion, Query
+from rlm_wasm.runtime.image import Image
 from rlm_wasm.runtime.recording import Recording
 from rlm_wasm.runtime.replay import Replay, answers_from, replay
 from rlm_wasm.runtime.runtime import Runtime
+from rlm_wasm.runtime.sandbox import Sandbox
 from tests.support.provider_loopback import Loopback, http, loopback_server
-from tests.support.runtime_facts import Events, Script, running, small_policy
+from tests.support.runtime_facts import Events, Script, running, small_policy, tree_model
 from tests.unit.runtime.test_runs_over_http import ENVIRON, answered, conversation, policy_at
 
 # ruff: noqa: ASYNC240 - a test may wait for its own small files
 pytestmark = [pytest.mark.guest, pytest.mark.anyio, pytest.mark.usefixtures("guest", "healthy_host")]
+
+# Loaded now, with its libraries: what they map is nothing that a test leaves behind.
+assert snapshot_file
 
 RECORDED: dict[str, dict[str, Any]] = {"events": {"texts": True}, "sandbox": {"entropy": "seeded", "seed": 7}}
 
@@ -185,6 +191,19 @@ async def test_a_run_that_was_cancelled_is_cancelled_at_the_same_event(script: S
     assert_same(await replay(Recording.open(log)), log)
 
 
+@pytest.mark.parametrize("kind", ["cell_ended", "run_answered", "run_ended"])
+async def test_a_run_that_another_sink_ended_late_replays(script: Script, log: Path, kind: str) -> None:
+    def full(event: Event) -> None:
+        if event.kind == kind:
+            raise OSError("full")
+
+    script.reply("root", "FINAL('done')")
+    with JsonlSink(log) as sink:
+        async with running(recorded_policy(), script.spec) as runtime:
+            assert (await runtime.ask("?", sinks=[full, sink.write])).partial
+    assert_same(await replay(Recording.open(log)), log)
+
+
 async def test_a_budget_that_ran_out_runs_out_again(script: Script, log: Path) -> None:
     script.reply("root", "1")
     await record(log, recorded_policy(budget={"iterations_max": 3}), script.spec)
@@ -248,6 +267,71 @@ async def test_another_policy_differs_where_it_changes_something(script: Script,
     difference = (await replay(recording, policy=narrow)).difference
     assert difference is not None
     assert difference.kind == "query_received"
+
+
+PREPARED = "import random\nfirst = random.random()\ndef shout(s): return s.upper()\nloaded = ['a', 'b']"
+USES_IMAGE = "loaded.append(random.random())\nFINAL([shout(context), first, loaded, rlm_query('child')])"
+
+
+async def record_from_image(log: Path, model: str, policy: Policy, path: Path, tenant: str = "") -> Image:
+    """Record a run whose sessions, a child's too, are forked from an image, which is saved as well."""
+    async with Sandbox(policy) as box, await box.session(tenant=tenant) as session:
+        assert (await session.exec(PREPARED)).outcome == "completed"
+        image = await session.snapshot()
+        image.save(path, key=bytes(32), tenant=tenant)
+        with JsonlSink(log) as sink:
+            async with Runtime(policy, model=model) as runtime:
+                result = await runtime.ask("ask ?", "context", sinks=[sink.write], image=image, tenant=tenant)
+        assert not result.partial, result
+        assert str(result.answer).startswith("['CONTEXT', 0.")
+    return image
+
+
+@pytest.mark.parametrize("isolation", ["inline", "session"])
+async def test_a_run_from_an_image_replays_from_the_same_image_live_or_saved(
+    log: Path, tmp_path: Path, isolation: str
+) -> None:
+    model = tree_model(tmp_path, ask=USES_IMAGE, child="FINAL((first, shout(context), random.random()))")
+    sandbox = {**RECORDED["sandbox"], "isolation": isolation}
+    policy = small_policy(**{**RECORDED, "sandbox": sandbox})
+    live = await record_from_image(log, model, policy, tmp_path / "saved.image", tenant="t")
+    (tmp_path / "tree.py").unlink()  # nobody may be asked again
+    saved = Sandbox(policy).load_image(tmp_path / "saved.image", key=bytes(32), tenant="t")
+    assert saved.digest() == live.digest()
+    for image in [saved, live] if isolation == "inline" else [saved]:
+        again = tmp_path / "again.jsonl"
+        with JsonlSink(again) as sink:
+            assert_same(await replay(Recording.open(log), image=image, sinks=[sink.write]), log)
+        assert again.read_bytes() == log.read_bytes()
+
+
+async def test_an_image_that_is_missing_another_or_not_wanted_is_refused(
+    script: Script, log: Path, tmp_path: Path
+) -> None:
+    model = tree_model(tmp_path, ask=USES_IMAGE, child="FINAL(1)")
+    policy = recorded_policy()
+    image = await record_from_image(log, model, policy, tmp_path / "one.image")
+    with pytest.raises(UsageError, match="began from an image") as missing:
+        await replay(Recording.open(log))
+    assert "--image FILE" in str(missing.value.hint)
+    async with Sandbox(policy) as box, await box.session(image=image) as session:
+        assert (await session.exec("loaded[0] = 'A'")).outcome == "completed"
+        other = await session.snapshot()
+        with pytest.raises(UsageError, match="not the one that the recorded run began from"):
+            await replay(Recording.open(log), image=other)
+        assert other.digest() == (await session.snapshot()).digest() != image.digest()
+    script.reply("root", "FINAL(1)")
+    await record(log, policy, script.spec)
+    with pytest.raises(UsageError, match="did not begin from an image"):
+        await replay(Recording.open(log), image=image)
+
+
+async def test_a_run_of_a_tenant_replays_as_that_tenants(script: Script, log: Path) -> None:
+    script.reply("root", "FINAL(1)")
+    with JsonlSink(log) as sink:
+        async with running(recorded_policy(permits={"weights": {"t": 3}}), script.spec) as runtime:
+            await runtime.ask("?", sinks=[sink.write], tenant="t")
+    assert_same(await replay(Recording.open(log)), log)
 
 
 async def test_inputs_too_large_for_the_log_are_given_again_and_checked(script: Script, log: Path) -> None:

@@ -368,6 +368,48 @@ async def test_a_sink_that_raises_ends_its_run_and_no_other(script: Script) -> N
         assert (await runtime.ask("?")).answer == "done"
 
 
+@pytest.mark.guest
+@pytest.mark.usefixtures("guest", "healthy_host")
+@pytest.mark.parametrize("kind", ["cell_ended", "run_answered", "run_ended"])
+@pytest.mark.threat("T-025")
+async def test_a_sink_that_fails_after_the_answer_was_given_is_in_the_result(
+    script: Script, kind: str
+) -> None:
+    """The answer is there, and is not said to be final: who checks `partial` looks at the log as well."""
+    script.reply("root", "FINAL('done')")
+    rest = Events()
+
+    def full(event: Event) -> None:
+        if event.kind == kind:
+            raise OSError("full")
+
+    async with running(small_policy(), script.spec) as runtime:
+        run = runtime.start("?", sinks=[full, rest.append])
+        result = await run.result()
+        assert result == await run.result()
+        assert (result.answer, result.partial) == ("done", True)
+        assert result.reason == "events: OSError: full"
+        assert (await runtime.ask("?")).partial is False
+    # What the model said of it is told to who could still be told.
+    (answered,) = rest.of("run_answered")
+    assert (answered["partial"], answered["reason"]) == (False, "finished")
+    rest.assert_complete()
+
+
+async def test_a_run_that_ended_early_says_why_and_that_an_event_is_missing(script: Script) -> None:
+    script.reply("root", "no code", plain=True)
+
+    def full(event: Event) -> None:
+        if event.kind == "run_ended":
+            raise OSError("full")
+
+    async with running(small_policy(budget={"iterations_max": 1}), script.spec) as runtime:
+        early = await runtime.ask("?")
+        both = await runtime.ask("?", sinks=[full])
+    assert (early.partial, both.partial) == (True, True)
+    assert both.reason == f"{early.reason}; events: OSError: full"
+
+
 class Slow:
     """A model that thinks for ever."""
 
