@@ -81,8 +81,8 @@ class LocalLink:
         if not self._responses:
             return
         until_ns, for_thread = monotonic_ns() + ROUND_NS_MAX, 0
-        self.postbox.hold()
         try:
+            self.postbox.hold()
             with self._loop.borrowed() as seats:
                 while self._responses and for_thread < FOR_THREAD_MAX and monotonic_ns() < until_ns:
                     response = self._responses.popleft()

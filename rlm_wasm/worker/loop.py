@@ -124,7 +124,17 @@ class WorkerLoop:
             with self._door:
                 self._refusing = True
             with self._baton:
+                # Also where a bug ended the thread: nobody who was not refused may wait for ever.
+                self._begin_what_is_left()
                 self._seats.close_all()
+
+    def _begin_what_is_left(self) -> None:
+        """Begin what waits in the queue, so that closing its session reports its end."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                command = self._commands.get_nowait()
+                if not isinstance(command, _Word):
+                    self._seats.perform(command)
 
     def _gives_way(self) -> bool:
         """Whether to leave the seats to somebody who wants to borrow them: once after each turn."""

@@ -45,6 +45,27 @@ def test_cells_run_and_variables_stay(open_seat: Callable[..., Seat]) -> None:
     assert seat.result("n + 1") == "5"
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_dies_ends_what_had_begun_and_what_waited_in_its_queue(
+    open_seat: Callable[..., Seat], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, queued = open_seat(), open_seat()
+    entered, go_on = threading.Event(), threading.Event()
+
+    def bug(seats: seats_module.Seats) -> None:
+        entered.set()
+        go_on.wait(SECONDS_MAX)
+        raise RuntimeError("a bug of ours")
+
+    monkeypatch.setattr(seats_module.Seats, "turn", bug)
+    begun.start("1")
+    assert entered.wait(SECONDS_MAX)
+    queued.start("1")
+    go_on.set()
+    for seat in (begun, queued):
+        assert isinstance(seat.done().error, UsageError)
+
+
 def test_guests_run_on_a_thread_that_is_not_the_main_one(
     open_seat: Callable[..., Seat], monkeypatch: pytest.MonkeyPatch
 ) -> None:
