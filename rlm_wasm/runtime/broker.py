@@ -98,7 +98,7 @@ class _Sent:
     def __init__(self, effect: SendQuery) -> None:
         self.effect = effect
         self.cancelled = False
-        self.scope: anyio.CancelScope | None = None  # made by the task that makes the call
+        self.scope: anyio.CancelScope | None = None  # of the task that makes the call
         self.gone: anyio.Event | None = None  # made for whoever waits for it
 
     def will_be_gone(self) -> anyio.Event:
@@ -324,12 +324,12 @@ class Broker:
                 # The scheduler ends it: whatever is in flight then is settled before the result tells it.
                 self.submit(RunCancelled(event.run_id, f"events: {what}"))
 
-    async def _send(self, sent: _Sent) -> None:
+    async def _send(self, sent: _Sent, scope: anyio.CancelScope) -> None:
         effect = sent.effect
         try:
             if not sent.cancelled:
-                with anyio.CancelScope() as sent.scope:
-                    self.submit(await self._attempt(effect))
+                sent.scope = scope
+                self.submit(await self._attempt(effect))
         finally:
             del self._sending[effect.run_id, effect.request_id, effect.attempt]
             if sent.gone is not None:

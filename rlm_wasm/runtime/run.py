@@ -75,7 +75,7 @@ class ActiveRun:
         root = Place(run_id, tenant, depth=0, parent=None, model=policy.models.root, start=start)
         self._root = Conversation(root, policy, broker, worker, question, contexts, meter)
         self._children: dict[RequestId, Conversation] = {}
-        self._drivers = Senders(self._drive_child)
+        self._drivers: Senders[Conversation] = Senders(lambda child, _: self._drive_child(child))
 
     def end(self, reason: str) -> None:
         """Stop what the run is doing now and let it finish with the best answer there is."""
