@@ -5,11 +5,12 @@ Texts (prompts, answers, messages of errors, which may quote an answer) only if 
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import fields
 
 from rlm_wasm.core.branch import Branch
 from rlm_wasm.core.inputs import ChildRequested, ProviderAnswered, ProviderFailed
 from rlm_wasm.core.ledger import DIMENSIONS, Charge, Dimension, View
+from rlm_wasm.core.limits import BudgetLimits, QueryLimits, RunLimits
 from rlm_wasm.core.messages import Usage
 from rlm_wasm.core.pricing import utf8_bytes
 from rlm_wasm.core.request import Completed, Response, error_of
@@ -23,9 +24,9 @@ def run_started(run: RunState) -> Data:
     """Every limit the run is held to, so that the log can be judged without the policy file."""
     facts = run.facts
     limits: Data = {
-        **asdict(facts.budget),
-        **{f"run_{name}": value for name, value in asdict(facts.run).items()},
-        **{f"query_{name}": value for name, value in asdict(facts.query).items()},
+        **_named(facts.budget),
+        **_named(facts.run, "run_"),
+        **_named(facts.query, "query_"),
     }
     return {
         **limits,
@@ -168,6 +169,11 @@ def run_ended(run: RunState, outcome: str) -> Data:
     unconfirmed = (Dimension.CALLS, Dimension.INPUT_TOKENS, Dimension.OUTPUT_TOKENS, Dimension.COST)
     data |= {f"{d.value}_unconfirmed": ledger.unconfirmed(d) for d in unconfirmed}
     return data
+
+
+def _named(limits: BudgetLimits | RunLimits | QueryLimits, prefix: str = "") -> Data:
+    # Not `asdict`, which makes a deep copy of each: they are numbers and names.
+    return {f"{prefix}{field.name}": getattr(limits, field.name) for field in fields(limits)}
 
 
 def _amounts(charge: Charge) -> Data:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
@@ -25,15 +26,29 @@ CONTEXT_CHARS_KEPT_MAX: Final = 65_536
 _HASHED_AT_ONCE_UNITS: Final = 1 << 20
 
 
+@dataclass(frozen=True, slots=True)
+class WrittenPolicy:
+    """A policy as logs state it. Writing it out takes as long as ten queries: once for many runs."""
+
+    text: str
+    sha256: str
+    texts: bool
+
+    @classmethod
+    def of(cls, policy: Policy) -> WrittenPolicy:
+        """Return what the logs of runs under `policy` say of it."""
+        text = to_toml(policy)
+        return cls(text, sha256(text), policy.events.texts)
+
+
 async def description(
-    policy: Policy, question: str, contexts: Mapping[str, str | bytes]
+    policy: WrittenPolicy, question: str, contexts: Mapping[str, str | bytes]
 ) -> dict[str, object]:
     """Return the data of `run_described`."""
-    text = to_toml(policy)
     code, image = _guest_identity()
     data: dict[str, object] = {
         "version": VERSION,
-        "policy_sha256": sha256(text),
+        "policy_sha256": policy.sha256,
         "guest_code_sha256": code,
         "guest_image_sha256": image,
         "question_chars": len(question),
@@ -41,11 +56,11 @@ async def description(
         "context_types": [type(value).__name__ for value in contexts.values()],
         "context_lengths": [len(value) for value in contexts.values()],
     }
-    if not policy.events.texts:
+    if not policy.texts:
         return data
     return data | {
         "question": question,
-        "policy": text,
+        "policy": policy.text,
         "context_sha256": [await _digest(value) for value in contexts.values()],
         "context_texts": [value if _is_short(value) else None for value in contexts.values()],
     }

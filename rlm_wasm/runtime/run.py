@@ -25,7 +25,7 @@ from rlm_wasm.runtime.accounting import Meter
 from rlm_wasm.runtime.broker import Broker
 from rlm_wasm.runtime.contexts import DEFAULT_NAME
 from rlm_wasm.runtime.conversation import Conversation, Place
-from rlm_wasm.runtime.description import answer_bytes, description
+from rlm_wasm.runtime.description import WrittenPolicy, answer_bytes, description
 from rlm_wasm.runtime.senders import Senders
 from rlm_wasm.worker.worker import SessionImage, Worker
 
@@ -54,6 +54,7 @@ class ActiveRun:
         self,
         run_id: RunId,
         policy: Policy,
+        written: WrittenPolicy,
         broker: Broker,
         worker: Worker,
         question: str,
@@ -65,6 +66,7 @@ class ActiveRun:
     ) -> None:
         self.run_id = run_id
         self._policy = policy
+        self._written = written
         self._broker = broker
         self._worker = worker
         self._question = question
@@ -105,7 +107,7 @@ class ActiveRun:
         began_ns = self._broker.clock()
         outcome = "failed"
         try:
-            self._note("run_described", await description(self._policy, self._question, self._contexts))
+            self._note("run_described", await description(self._written, self._question, self._contexts))
             finish = await self._until_finish()
             outcome = self._loggable(finish.reason)
             await self._broker.turn(None)
