@@ -49,7 +49,7 @@ def query_received(run: RunState, request: OpenRequest) -> Data:
         "origin": query.origin,
         "model": query.model,
         "messages": len(query.prompt_messages),
-        "prompt_bytes": sum(utf8_bytes(message.content) for message in query.prompt_messages),
+        "prompt_bytes": sum([utf8_bytes(message.content) for message in query.prompt_messages]),
         "timeout_ms": request.timeout_ms,
         "reserved_input_tokens": request.charge.input_tokens,
         "reserved_output_tokens": request.charge.output_tokens,
@@ -86,7 +86,9 @@ def query_answered(
 
     `failure` is how the last attempt failed, where that ended the query.
     """
-    usage = response.usage if isinstance(response, Completed) else None
+    completed = response if isinstance(response, Completed) else None
+    usage = completed.usage if completed else None
+    billed = request.billed
     data: Data = {
         "request": request.request_id,
         "status": response.status,
@@ -96,13 +98,16 @@ def query_answered(
         "throttled": failure.throttled if failure else None,
         "reported_input_tokens": usage.input_tokens if usage else None,
         "reported_output_tokens": usage.output_tokens if usage else None,
-        **_amounts(request.billed),
+        "input_tokens": billed.input_tokens,
+        "output_tokens": billed.output_tokens,
+        "cost_microdollars": billed.cost_microdollars,
     }
-    error = error_of(response)
-    if error is not None:
-        data |= _error(run, error)
-    if isinstance(response, Completed) and run.facts.texts:
-        data["text"] = response.text
+    if completed is None:
+        error = error_of(response)
+        if error is not None:
+            data |= _error(run, error)
+    elif run.facts.texts:
+        data["text"] = completed.text
     return data
 
 
@@ -152,7 +157,9 @@ def late_result(given: ProviderAnswered | ProviderFailed, usage: Usage | None, b
         "sent": given.sent if isinstance(given, ProviderFailed) else None,
         "reported_input_tokens": believed.input_tokens if believed else None,
         "reported_output_tokens": believed.output_tokens if believed else None,
-        **_amounts(billed),
+        "input_tokens": billed.input_tokens,
+        "output_tokens": billed.output_tokens,
+        "cost_microdollars": billed.cost_microdollars,
     }
 
 
@@ -174,14 +181,6 @@ def run_ended(run: RunState, outcome: str) -> Data:
 def _named(limits: BudgetLimits | RunLimits | QueryLimits, prefix: str = "") -> Data:
     # Not `asdict`, which makes a deep copy of each: they are numbers and names.
     return {f"{prefix}{field.name}": getattr(limits, field.name) for field in fields(limits)}
-
-
-def _amounts(charge: Charge) -> Data:
-    return {
-        "input_tokens": charge.input_tokens,
-        "output_tokens": charge.output_tokens,
-        "cost_microdollars": charge.cost_microdollars,
-    }
 
 
 def _error(run: RunState, error: QueryError) -> Data:
