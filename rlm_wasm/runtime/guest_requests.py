@@ -44,7 +44,7 @@ class _Asked:
     prompts: Sequence[str]
     batched: bool
     reply: Reply
-    numbers: list[RequestId]
+    numbers: tuple[RequestId, ...]
 
     def answered(self, responses: list[Response]) -> None:
         """Hand the guest its response frame."""
@@ -192,7 +192,8 @@ class GuestRequests(Answerer):
     ) -> None:
         # A guest that asks again waits for nothing else: it was interrupted in what it asked before.
         self.end_cell()
-        asked = self._open = _Asked(self, prompts, batched, reply, [each.request_id for each in batch])
+        numbers = tuple([each.request_id for each in batch])
+        asked = self._open = _Asked(self, prompts, batched, reply, numbers)
         self.broker.ask(batch, asked.answered)
 
     def keep(self, asked: _Asked, responses: list[Response]) -> None:

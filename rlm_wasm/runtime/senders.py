@@ -9,6 +9,8 @@ from typing import Final, Generic, TypeVar
 
 import anyio
 
+from rlm_wasm.errors import InternalError
+
 T = TypeVar("T")
 # An idle task holds a few kilobytes; more of them than this are not worth keeping.
 IDLE_MAX: Final = 1_024
@@ -18,7 +20,7 @@ IDLE_MAX: Final = 1_024
 class _Sender(Generic[T]):
     """A task that is used again. Idle, it waits at `woken` for who has given it a job."""
 
-    job: T
+    job: T | None = None  # given, and not yet taken
     # Released once for each job, and only while the task waits. An event would have to be made anew
     # for each: making and waiting for one costs more than all that is done with a job here.
     woken: anyio.Semaphore = field(default_factory=lambda: anyio.Semaphore(0, fast_acquire=True))
@@ -55,22 +57,28 @@ class Senders(Generic[T]):
             while True:
                 self._came = anyio.Event()
                 while self._new:
-                    tasks.start_soon(self._serve, _Sender(self._new.popleft()))
+                    tasks.start_soon(self._serve, self._new.popleft())
                 await self._came.wait()
 
-    async def _serve(self, sender: _Sender[T]) -> None:
+    async def _serve(self, job: T | None) -> None:
+        sender = _Sender[T]()
         while True:
             # To enter a scope costs as much as a job: one serves until a job of its is cancelled.
             with anyio.CancelScope() as scope:
-                while True:
-                    await self._perform(sender.job, scope)
+                while job is not None:
+                    await self._perform(job, scope)
+                    job = None  # an idle task keeps no prompt in memory
                     if scope.cancel_called or len(self._idle) >= IDLE_MAX:
                         break
-                    await self._next(sender)
+                    job = await self._next(sender)
             if len(self._idle) >= IDLE_MAX:
                 return
-            await self._next(sender)
+            job = await self._next(sender)
 
-    async def _next(self, sender: _Sender[T]) -> None:
+    async def _next(self, sender: _Sender[T]) -> T:
         self._idle.append(sender)
         await sender.woken.acquire()
+        job, sender.job = sender.job, None
+        if job is None:
+            raise InternalError("a sender was woken without a job")
+        return job
