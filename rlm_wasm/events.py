@@ -10,14 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from rlm_wasm.ids import RunId
 
 # Raised when a kind or field is taken away or changes its meaning; new ones may come without it.
 EVENT_VERSION: Final = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+# Each query makes three. The collector passes over them: with what `data` holds, none is in a cycle.
+class Event(msgspec.Struct, frozen=True, gc=False):
     """One thing that happened in a run. `data` holds only str, int, bool, None and lists of them."""
 
     v: int

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 Role = Literal["system", "user", "assistant"]
 
@@ -11,16 +10,14 @@ Role = Literal["system", "user", "assistant"]
 TOKENS_PLAUSIBLE_MAX: Final = 1_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """One message of a conversation with a model."""
 
     role: Role
     content: str
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """Model tokens of one call as the provider reported them: outside input, so not yet believed."""
 
     input_tokens: int
@@ -29,4 +26,6 @@ class Usage:
     @property
     def plausible(self) -> bool:
         """Whether the numbers can be charged; a call with implausible usage costs its whole reservation."""
-        return all(0 <= n <= TOKENS_PLAUSIBLE_MAX for n in (self.input_tokens, self.output_tokens))
+        return (
+            0 <= self.input_tokens <= TOKENS_PLAUSIBLE_MAX and 0 <= self.output_tokens <= TOKENS_PLAUSIBLE_MAX
+        )

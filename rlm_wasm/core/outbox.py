@@ -16,7 +16,8 @@ class Outbox:
 
     def tick(self, now_ns: int) -> None:
         """Take the time of the next input."""
-        self.now_ns = max(self.now_ns, now_ns)
+        if now_ns > self.now_ns:
+            self.now_ns = now_ns
 
     def drain(self) -> list[Effect]:
         """Return the effects gathered, and start again."""

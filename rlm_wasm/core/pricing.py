@@ -23,7 +23,10 @@ def input_tokens_bound(messages: Iterable[Message], overhead_tokens: int) -> int
     A tokenizer that works on bytes never makes more tokens than there are bytes. Role names and
     `overhead_tokens` stand for what the provider's chat template adds.
     """
-    return overhead_tokens + sum(utf8_bytes(m.role) + utf8_bytes(m.content) for m in messages)
+    bound = overhead_tokens
+    for message in messages:
+        bound += utf8_bytes(message.role) + utf8_bytes(message.content)
+    return bound
 
 
 def cost_microdollars(price: ModelPrice, input_tokens: int, output_tokens: int) -> int:

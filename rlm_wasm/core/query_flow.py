@@ -171,12 +171,13 @@ class QueryFlow:
         response: Response,
         failure: ProviderFailed | None = None,
     ) -> None:
+        waited = request.state is State.BACKOFF
         request.step(Step.ANSWER)
         query = request.query
         del run.requests[query.request_id]
         del request.branch.open[query.request_id]
         self._outbox.clear_timer(run, request.deadline_timer)
-        if request.attempt:  # one that was never sent was never in backoff
+        if waited:
             self._outbox.clear_timer(run, request.backoff_timer)
         data = run_events.query_answered(run, request, response, failure)
         self._outbox.record(run, "query_answered", data, query.depth, query.parent)

@@ -5,11 +5,12 @@ Texts (prompts, answers, messages of errors, which may quote an answer) only if 
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import fields
 
 from rlm_wasm.core.branch import Branch
 from rlm_wasm.core.inputs import ChildRequested, ProviderAnswered, ProviderFailed
 from rlm_wasm.core.ledger import DIMENSIONS, Charge, Dimension, View
+from rlm_wasm.core.limits import BudgetLimits, QueryLimits, RunLimits
 from rlm_wasm.core.messages import Usage
 from rlm_wasm.core.pricing import utf8_bytes
 from rlm_wasm.core.request import Completed, Response, error_of
@@ -23,9 +24,9 @@ def run_started(run: RunState) -> Data:
     """Every limit the run is held to, so that the log can be judged without the policy file."""
     facts = run.facts
     limits: Data = {
-        **asdict(facts.budget),
-        **{f"run_{name}": value for name, value in asdict(facts.run).items()},
-        **{f"query_{name}": value for name, value in asdict(facts.query).items()},
+        **_named(facts.budget),
+        **_named(facts.run, "run_"),
+        **_named(facts.query, "query_"),
     }
     return {
         **limits,
@@ -48,7 +49,7 @@ def query_received(run: RunState, request: OpenRequest) -> Data:
         "origin": query.origin,
         "model": query.model,
         "messages": len(query.prompt_messages),
-        "prompt_bytes": sum(utf8_bytes(message.content) for message in query.prompt_messages),
+        "prompt_bytes": sum([utf8_bytes(message.content) for message in query.prompt_messages]),
         "timeout_ms": request.timeout_ms,
         "reserved_input_tokens": request.charge.input_tokens,
         "reserved_output_tokens": request.charge.output_tokens,
@@ -85,7 +86,9 @@ def query_answered(
 
     `failure` is how the last attempt failed, where that ended the query.
     """
-    usage = response.usage if isinstance(response, Completed) else None
+    completed = response if isinstance(response, Completed) else None
+    usage = completed.usage if completed else None
+    billed = request.billed
     data: Data = {
         "request": request.request_id,
         "status": response.status,
@@ -95,13 +98,16 @@ def query_answered(
         "throttled": failure.throttled if failure else None,
         "reported_input_tokens": usage.input_tokens if usage else None,
         "reported_output_tokens": usage.output_tokens if usage else None,
-        **_amounts(request.billed),
+        "input_tokens": billed.input_tokens,
+        "output_tokens": billed.output_tokens,
+        "cost_microdollars": billed.cost_microdollars,
     }
-    error = error_of(response)
-    if error is not None:
-        data |= _error(run, error)
-    if isinstance(response, Completed) and run.facts.texts:
-        data["text"] = response.text
+    if completed is None:
+        error = error_of(response)
+        if error is not None:
+            data |= _error(run, error)
+    elif run.facts.texts:
+        data["text"] = completed.text
     return data
 
 
@@ -151,7 +157,9 @@ def late_result(given: ProviderAnswered | ProviderFailed, usage: Usage | None, b
         "sent": given.sent if isinstance(given, ProviderFailed) else None,
         "reported_input_tokens": believed.input_tokens if believed else None,
         "reported_output_tokens": believed.output_tokens if believed else None,
-        **_amounts(billed),
+        "input_tokens": billed.input_tokens,
+        "output_tokens": billed.output_tokens,
+        "cost_microdollars": billed.cost_microdollars,
     }
 
 
@@ -170,12 +178,9 @@ def run_ended(run: RunState, outcome: str) -> Data:
     return data
 
 
-def _amounts(charge: Charge) -> Data:
-    return {
-        "input_tokens": charge.input_tokens,
-        "output_tokens": charge.output_tokens,
-        "cost_microdollars": charge.cost_microdollars,
-    }
+def _named(limits: BudgetLimits | RunLimits | QueryLimits, prefix: str = "") -> Data:
+    # Not `asdict`, which makes a deep copy of each: they are numbers and names.
+    return {f"{prefix}{field.name}": getattr(limits, field.name) for field in fields(limits)}
 
 
 def _error(run: RunState, error: QueryError) -> Data:

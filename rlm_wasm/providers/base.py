@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from rlm_wasm.core.messages import Message
 from rlm_wasm.errors import ProviderError
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(NamedTuple):
     """One attempt at one model. `timeout_ms` covers everything from connecting to the last byte."""
 
     model: str
@@ -19,8 +17,7 @@ class Query:
     timeout_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Completion:
+class Completion(NamedTuple):
     """A model's answer. A token count is None when the provider did not state a believable one."""
 
     text: str

@@ -77,17 +77,17 @@ class _Batch:
 
     __slots__ = ("_answered", "_missing", "_responses")
 
-    def __init__(self, size: int, answered: Answered) -> None:
-        self._responses: list[Response | None] = [None] * size
-        self._missing = size
+    def __init__(self, numbers: Sequence[RequestId], answered: Answered) -> None:
+        self._responses: dict[RequestId, Response | None] = dict.fromkeys(numbers)
+        self._missing = len(numbers)
         self._answered = answered
 
-    def put(self, place: int, response: Response) -> None:
-        """Take the one response of one request; with the last one, hand over all."""
-        self._responses[place] = response
+    def put(self, number: RequestId, response: Response) -> None:
+        """Take the one response of one request; with the last one, hand over all, as they were asked."""
+        self._responses[number] = response
         self._missing -= 1
         if not self._missing:
-            self._answered([response for response in self._responses if response is not None])
+            self._answered([response for response in self._responses.values() if response is not None])
 
 
 class _Sent:
@@ -98,7 +98,7 @@ class _Sent:
     def __init__(self, effect: SendQuery) -> None:
         self.effect = effect
         self.cancelled = False
-        self.scope: anyio.CancelScope | None = None  # made by the task that makes the call
+        self.scope: anyio.CancelScope | None = None  # of the task that makes the call
         self.gone: anyio.Event | None = None  # made for whoever waits for it
 
     def will_be_gone(self) -> anyio.Event:
@@ -119,11 +119,11 @@ class _Run:
     """What the broker keeps for an open run."""
 
     route: Router
-    sinks: list[Sink]
+    sinks: tuple[Sink, ...]
     driver: Driver
     # Why the first sink that failed did; its events are incomplete.
     unwritten: str | None = None
-    waiting: dict[RequestId, tuple[_Batch, int]] = field(default_factory=dict)
+    waiting: dict[RequestId, _Batch] = field(default_factory=dict)
     numbers: Any = field(default_factory=lambda: itertools.count(1))
 
 
@@ -152,6 +152,18 @@ class Broker:
         self._runs: dict[RunId, _Run] = {}
         self._sending: dict[_Attempt, _Sent] = {}
         self._senders: Final = Senders(self._send)
+        # By type, and not one case after another: seven of them are performed for a query.
+        self._performs: Final[dict[type[Effect], Callable[[Any], None]]] = {
+            EmitEvent: self._emit,
+            Respond: self._respond,
+            SendQuery: self._send_soon,
+            CancelQuery: self._cancel,
+            SetTimer: self._set_timer,
+            ClearTimer: self._clear_timer,
+            StartChild: self._start_child,
+            StopChild: self._stop_child,
+            EndRun: self._end_run,
+        }
 
     @property
     def idle(self) -> bool:
@@ -167,7 +179,7 @@ class Broker:
 
     def start_run(self, started: RunStarted, route: Router, sinks: Iterable[Sink], driver: Driver) -> None:
         """Open a run, whose conversations `driver` drives."""
-        self._runs[started.run_id] = _Run(route, list(sinks), driver)
+        self._runs[started.run_id] = _Run(route, tuple(sinks), driver)
         self.submit(started)
 
     async def finish_run(self, ended: Input, run_id: RunId) -> str | None:
@@ -178,8 +190,8 @@ class Broker:
         self.submit(ended)
         run = self._runs.pop(run_id)
         # The scheduler answers every request before it closes a run; nobody is left to wait.
-        for batch, place in run.waiting.values():
-            batch.put(place, Cancelled("the run ended"))
+        for number, batch in run.waiting.items():
+            batch.put(number, Cancelled("the run ended"))
         with anyio.move_on_after(HANG_UP_SECONDS_MAX):
             # Each before the first wait: a call that is gone by its turn would never say so.
             going = [sent for key, sent in self._sending.items() if key[0] == run_id]
@@ -217,11 +229,10 @@ class Broker:
 
         It is called on the event loop's thread, perhaps before this returns, and must not raise.
         """
-        waiting = self._runs[batch[0].run_id].waiting
-        shared = _Batch(len(batch), answered)
-        for place, received in enumerate(batch):
-            waiting[received.request_id] = (shared, place)
-        self.submit(batch[0] if len(batch) == 1 else BatchReceived(batch[0].run_id, tuple(batch)))
+        run_id = batch[0].run_id
+        numbers = [received.request_id for received in batch]
+        self._runs[run_id].waiting.update(dict.fromkeys(numbers, _Batch(numbers, answered)))
+        self.submit(batch[0] if len(batch) == 1 else BatchReceived(run_id, tuple(batch)))
 
     def submit(self, given: Input) -> None:
         """Let the scheduler decide about one input, and do what it says.
@@ -229,7 +240,8 @@ class Broker:
         Called while an effect is performed (an event sink that cancels the run), the input waits
         its turn: an effect must not overtake those before it.
         """
-        if self._recorded is not None and not self._recorded.takes(given):
+        recorded = self._recorded
+        if recorded is not None and not recorded.takes(given):
             return
         self._inputs.append(given)
         if self._performing:
@@ -238,12 +250,11 @@ class Broker:
         try:
             while self._inputs:
                 given = self._inputs.popleft()
-                if self._recorded is not None:
-                    given = self._recorded.restated(given)
+                if recorded is not None:
+                    self._repeat(recorded, given)
+                    continue
                 for effect in self._scheduler.handle(given, self.clock()):
-                    self._perform(effect)
-                if self._recorded is not None and not self._inputs:
-                    self._follow(self._recorded)
+                    self._performs[type(effect)](effect)
         finally:
             self._performing = False
         if self._turns:
@@ -273,6 +284,15 @@ class Broker:
             self._turns.remove(ready)
             ready[1]()
 
+    def _repeat(self, recorded: RecordedOrder, given: Input) -> None:
+        """Perform an input's effects as far as they stay inside; with the last one, go on as recorded."""
+        for effect in self._scheduler.handle(recorded.restated(given), self.clock()):
+            recorded.performed(effect)
+            if not isinstance(effect, SendQuery | CancelQuery | SetTimer | ClearTimer):
+                self._performs[type(effect)](effect)
+        if not self._inputs:
+            self._follow(recorded)
+
     def _follow(self, recorded: RecordedOrder) -> None:
         """Let come from outside what the recording has next; end the run where it has nothing more."""
         if (given := recorded.due()) is not None:
@@ -281,73 +301,71 @@ class Broker:
             for run in self._runs.values():
                 run.driver.end("the recording is over")
 
-    def _perform(self, effect: Effect) -> None:
-        if self._recorded is not None:
-            self._recorded.performed(effect)
-            if isinstance(effect, SendQuery | CancelQuery | SetTimer | ClearTimer):
-                return
-        match effect:
-            case EmitEvent(event=event):
-                self._emit(self._runs[event.run_id], event)
-            case Respond(run_id=run_id, request_id=request_id, response=response):
-                run = self._runs.get(run_id)
-                waiter = run.waiting.pop(request_id, None) if run else None
-                if waiter is not None:
-                    batch, place = waiter
-                    batch.put(place, response)
-            case SendQuery():
-                sent = _Sent(effect)
-                self._sending[effect.run_id, effect.request_id, effect.attempt] = sent
-                self._senders.give(sent)
-            case CancelQuery(run_id=run_id, request_id=request_id, attempt=attempt):
-                sending = self._sending.get((run_id, request_id, attempt))
-                if sending is not None and sending.cancel():
-                    # Known for certain: the reservation comes back.
-                    unsent = ProviderError("cancelled before it was sent")
-                    self.submit(
-                        ProviderFailed(run_id, request_id, attempt, unsent, retryable=False, sent=False)
-                    )
-            case SetTimer(run_id=run_id, timer_id=timer_id, at_ns=at_ns):
-                self._timers.set(run_id, timer_id, at_ns)
-            case ClearTimer(run_id=run_id, timer_id=timer_id):
-                self._timers.clear(run_id, timer_id)
-            case StartChild(run_id=run_id):
-                self._runs[run_id].driver.start_child(effect)
-            case StopChild(run_id=run_id):
-                if (run := self._runs.get(run_id)) is not None:
-                    run.driver.stop_child(effect)
-            case EndRun(run_id=run_id, reason=reason):
-                self._runs[run_id].driver.end(reason)
-
-    def _emit(self, run: _Run, event: Event) -> None:
-        for sink in list(run.sinks):
+    def _emit(self, effect: EmitEvent) -> None:
+        event = effect.event
+        run = self._runs[event.run_id]
+        for sink in run.sinks:
             try:
                 sink(event)
             except Exception as error:  # noqa: BLE001 - one run's sink must not end the others
                 # A run whose events cannot be written is not one that may go on unseen.
-                run.sinks.remove(sink)
+                run.sinks = tuple(each for each in run.sinks if each is not sink)
                 what = str(error) if isinstance(error, RlmWasmError) else f"{type(error).__name__}: {error}"
                 reason = f"events: {what}"
                 run.unwritten = run.unwritten or reason
                 # The scheduler ends it: whatever is in flight then is settled before the result tells it.
                 self.submit(RunCancelled(event.run_id, reason))
 
-    async def _send(self, sent: _Sent) -> None:
+    def _respond(self, effect: Respond) -> None:
+        run = self._runs.get(effect.run_id)
+        batch = run.waiting.pop(effect.request_id, None) if run else None
+        if batch is not None:
+            batch.put(effect.request_id, effect.response)
+
+    def _send_soon(self, effect: SendQuery) -> None:
+        sent = self._sending[effect.run_id, effect.request_id, effect.attempt] = _Sent(effect)
+        self._senders.give(sent)
+
+    def _cancel(self, effect: CancelQuery) -> None:
+        sending = self._sending.get((effect.run_id, effect.request_id, effect.attempt))
+        if sending is not None and sending.cancel():
+            # Known for certain: the reservation comes back.
+            unsent = ProviderError("cancelled before it was sent")
+            self.submit(ProviderFailed(*effect, unsent, retryable=False, sent=False))
+
+    def _set_timer(self, effect: SetTimer) -> None:
+        self._timers.set(effect.run_id, effect.timer_id, effect.at_ns)
+
+    def _clear_timer(self, effect: ClearTimer) -> None:
+        self._timers.clear(effect.run_id, effect.timer_id)
+
+    def _start_child(self, effect: StartChild) -> None:
+        self._runs[effect.run_id].driver.start_child(effect)
+
+    def _stop_child(self, effect: StopChild) -> None:
+        if (run := self._runs.get(effect.run_id)) is not None:
+            run.driver.stop_child(effect)
+
+    def _end_run(self, effect: EndRun) -> None:
+        self._runs[effect.run_id].driver.end(effect.reason)
+
+    async def _send(self, sent: _Sent, scope: anyio.CancelScope) -> None:
         effect = sent.effect
         try:
             if not sent.cancelled:
-                with anyio.CancelScope() as sent.scope:
-                    self.submit(await self._attempt(effect))
+                sent.scope = scope
+                self.submit(await self._attempt(effect))
         finally:
             del self._sending[effect.run_id, effect.request_id, effect.attempt]
             if sent.gone is not None:
                 sent.gone.set()
 
     async def _attempt(self, effect: SendQuery) -> ProviderAnswered | ProviderFailed:
-        key = (effect.run_id, effect.request_id, effect.attempt)
-        run = self._runs.get(effect.run_id)
+        run_id, number, attempt = effect.run_id, effect.request_id, effect.attempt
+        run = self._runs.get(run_id)
         if run is None:
-            return ProviderFailed(*key, ProviderError("the run is over"), retryable=False, sent=False)
+            over = ProviderError("the run is over")
+            return ProviderFailed(run_id, number, attempt, over, retryable=False, sent=False)
         try:
             provider, model = run.route(effect.model)
             query = Query(model, effect.messages, effect.output_tokens_max, effect.timeout_ms)
@@ -357,7 +375,9 @@ class Broker:
             usage = _usage(completion)
         except ProviderFailure as failure:
             return ProviderFailed(
-                *key,
+                run_id,
+                number,
+                attempt,
                 failure.error,
                 retryable=failure.retryable,
                 sent=failure.sent,
@@ -367,8 +387,8 @@ class Broker:
         except Exception as error:  # noqa: BLE001 - a provider's bug must not end other runs
             # Its text may hold anything, a key included: only the type is told.
             broken = ProviderError(f"the provider failed with {type(error).__name__}")
-            return ProviderFailed(*key, broken, retryable=False, sent=True)
-        return ProviderAnswered(*key, completion.text, usage)
+            return ProviderFailed(run_id, number, attempt, broken, retryable=False, sent=True)
+        return ProviderAnswered(run_id, number, attempt, completion.text, usage)
 
 
 def _usage(completion: Completion) -> Usage | None:

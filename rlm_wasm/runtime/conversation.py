@@ -285,7 +285,7 @@ class Conversation:
             finish=self._requests.finish,
             session_lost=result.session_lost,
             restored=result.restored,
-            queries_answered=tuple(self._requests.answered) if result.session_lost else (),
+            queries_answered=self._requests.answered if result.session_lost else (),
         )
 
 

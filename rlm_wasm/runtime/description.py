@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
@@ -26,15 +27,32 @@ CONTEXT_CHARS_KEPT_MAX: Final = 65_536
 _HASHED_AT_ONCE_UNITS: Final = 1 << 20
 
 
+@dataclass(frozen=True, slots=True)
+class WrittenPolicy:
+    """A policy as logs state it. Writing it out takes as long as ten queries: once for many runs."""
+
+    text: str
+    sha256: str
+    texts: bool
+
+    @classmethod
+    def of(cls, policy: Policy) -> WrittenPolicy:
+        """Return what the logs of runs under `policy` say of it."""
+        text = to_toml(policy)
+        return cls(text, sha256(text), policy.events.texts)
+
+
 async def description(
-    policy: Policy, question: str, contexts: Mapping[str, str | bytes], start: Image | None = None
+    policy: WrittenPolicy,
+    question: str,
+    contexts: Mapping[str, str | bytes],
+    start: Image | None = None,
 ) -> dict[str, object]:
     """Return the data of `run_described`; `start` is what its sessions are forked from."""
-    text = to_toml(policy)
     code, image = _guest_identity()
     data: dict[str, object] = {
         "version": VERSION,
-        "policy_sha256": sha256(text),
+        "policy_sha256": policy.sha256,
         "guest_code_sha256": code,
         "guest_image_sha256": image,
         "question_chars": len(question),
@@ -42,11 +60,11 @@ async def description(
         "context_types": [type(value).__name__ for value in contexts.values()],
         "context_lengths": [len(value) for value in contexts.values()],
     }
-    if not policy.events.texts:
+    if not policy.texts:
         return data
     return data | {
         "question": question,
-        "policy": text,
+        "policy": policy.text,
         "context_sha256": [await _digest(value) for value in contexts.values()],
         "context_texts": [value if _is_short(value) else None for value in contexts.values()],
         # All of its pages are read, so another thread does it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, assert_never
 
 from rlm_wasm.core.cell_report import AnsweredQuery
@@ -14,7 +15,7 @@ from rlm_wasm.core.request import Cancelled, Completed, Response
 from rlm_wasm.core.scheduler import CellStarted, ChildRequested, Noted, QueryReceived, RequestAbandoned
 from rlm_wasm.errors import BoundaryViolation, DeadlineExceeded
 from rlm_wasm.ids import RequestId, RunId
-from rlm_wasm.runtime.broker import Answered, Broker
+from rlm_wasm.runtime.broker import Broker
 from rlm_wasm.wire.boundary import (
     Budget,
     Finish,
@@ -35,6 +36,22 @@ ANSWERED_KEPT_MAX: Final = 64
 _NS_PER_MS: Final = 1_000_000
 
 
+@dataclass(slots=True, eq=False)
+class _Asked:
+    """One frame's requests, which are answered together: by a batch's response, or a single one's."""
+
+    guest: GuestRequests
+    prompts: Sequence[str]
+    batched: bool
+    reply: Reply
+    numbers: tuple[RequestId, ...]
+
+    def answered(self, responses: list[Response]) -> None:
+        """Hand the guest its response frame."""
+        self.guest.keep(self, responses)
+        self.reply(encode_batch_response(responses) if self.batched else encode_response(responses[0]))
+
+
 @dataclass(slots=True)
 class GuestRequests(Answerer):
     """The requests of one conversation's guest. `finish` is set once the guest declares an answer."""
@@ -47,25 +64,33 @@ class GuestRequests(Answerer):
     boundary: BoundaryLimits
     decode_ms_max: int
     finish: str | None = None
-    answered: list[AnsweredQuery] = field(default_factory=list)
     decode_ns: int = 0
-    open: tuple[RequestId, ...] = ()
     cell: int = 0
     closed: bool = False
+    # Prompt and text. Plain pairs: many cells keep many of them, and the collector passes over these.
+    _kept: list[tuple[str, str]] = field(default_factory=list)
+    _open: _Asked | None = None
+
+    @property
+    def answered(self) -> tuple[AnsweredQuery, ...]:
+        """The first queries of the cell that were answered."""
+        return tuple(AnsweredQuery(prompt, text) for prompt, text in self._kept)
 
     def begin_cell(self, cell: int) -> None:
         """Forget what the last cell asked; `cell` is the number of the one that begins."""
         self.cell = cell
         self.finish = None
-        self.answered = []
+        self._kept = []
         self.decode_ns = 0
         self.broker.submit(CellStarted(self.run_id, self.parent))
 
     def end_cell(self) -> None:
         """Give up what the cell asked and did not wait for: it was cancelled, or interrupted."""
-        for request_id in self.open:
-            self.broker.submit(RequestAbandoned(self.run_id, request_id))
-        self.open = ()
+        if self._open is None:
+            return
+        for number in self._open.numbers:
+            self.broker.submit(RequestAbandoned(self.run_id, number))
+        self._open = None
 
     def close(self) -> None:
         """The run ends: an answer that the guest declares from now on no longer counts."""
@@ -92,20 +117,20 @@ class GuestRequests(Answerer):
         elif isinstance(request, Budget):
             reply(encode_budget_response(self.broker.standing(self.run_id, self.parent)))
         else:
-            self.broker.at_turn(self.parent, lambda: self._answer(request, reply))
+            self.broker.at_turn(self.parent, partial(self._answer, request, reply))
 
     def _answer(
         self, request: LlmQuery | LlmQueryBatch | RlmQuery | RlmQueryBatch | Finish, reply: Reply
     ) -> None:
         match request:
             case LlmQuery(prompt=prompt, model=model):
-                self._query((prompt,), model, lambda responses: reply(encode_response(responses[0])))
+                self._query((prompt,), model, reply, batched=False)
             case LlmQueryBatch(prompts=prompts, model=model):
-                self._query(prompts, model, lambda responses: reply(encode_batch_response(responses)))
+                self._query(prompts, model, reply, batched=True)
             case RlmQuery(prompt=prompt):
-                self._start((prompt,), request, lambda responses: reply(encode_response(responses[0])))
+                self._start((prompt,), request, reply, batched=False)
             case RlmQueryBatch(prompts=prompts):
-                self._start(prompts, request, lambda responses: reply(encode_batch_response(responses)))
+                self._start(prompts, request, reply, batched=True)
             case Finish(answer=answer):
                 if self.finish is None and not self.closed:
                     self.finish = answer
@@ -116,7 +141,7 @@ class GuestRequests(Answerer):
             case _:
                 assert_never(request)
 
-    def _query(self, prompts: Sequence[str], model: str | None, answered: Answered) -> None:
+    def _query(self, prompts: Sequence[str], model: str | None, reply: Reply, *, batched: bool) -> None:
         broker, run_id = self.broker, self.run_id
         group = broker.next_request(run_id) if len(prompts) > 1 else None
         name = model or self.sub_model
@@ -134,9 +159,11 @@ class GuestRequests(Answerer):
             )
             for prompt in prompts
         ]
-        self._ask(batch, prompts, answered)
+        self._ask(batch, prompts, reply, batched=batched)
 
-    def _start(self, prompts: Sequence[str], request: RlmQuery | RlmQueryBatch, answered: Answered) -> None:
+    def _start(
+        self, prompts: Sequence[str], request: RlmQuery | RlmQueryBatch, reply: Reply, *, batched: bool
+    ) -> None:
         broker, run_id = self.broker, self.run_id
         group = broker.next_request(run_id) if len(prompts) > 1 else None
         caps = {} if request.budget is None else request.budget.caps()
@@ -153,31 +180,31 @@ class GuestRequests(Answerer):
             )
             for prompt in prompts
         ]
-        self._ask(batch, prompts, answered)
+        self._ask(batch, prompts, reply, batched=batched)
 
     def _ask(
-        self, batch: Sequence[QueryReceived | ChildRequested], prompts: Sequence[str], answered: Answered
+        self,
+        batch: Sequence[QueryReceived | ChildRequested],
+        prompts: Sequence[str],
+        reply: Reply,
+        *,
+        batched: bool,
     ) -> None:
         # A guest that asks again waits for nothing else: it was interrupted in what it asked before.
         self.end_cell()
-        numbers = self.open = tuple([asked.request_id for asked in batch])
-        self.broker.ask(batch, lambda responses: self._keep(numbers, prompts, responses, answered))
+        numbers = tuple([each.request_id for each in batch])
+        asked = self._open = _Asked(self, prompts, batched, reply, numbers)
+        self.broker.ask(batch, asked.answered)
 
-    def _keep(
-        self,
-        numbers: tuple[RequestId, ...],
-        prompts: Sequence[str],
-        responses: list[Response],
-        answered: Answered,
-    ) -> None:
-        if self.open is numbers:
-            self.open = ()
-        for prompt, response in zip(prompts, responses, strict=True):
-            if len(self.answered) >= ANSWERED_KEPT_MAX:
+    def keep(self, asked: _Asked, responses: list[Response]) -> None:
+        """Take what was answered: nothing waits for it any more, and a lost session is told of it."""
+        if self._open is asked:
+            self._open = None
+        for prompt, response in zip(asked.prompts, responses, strict=True):
+            if len(self._kept) >= ANSWERED_KEPT_MAX:
                 break
             if isinstance(response, Completed):
-                self.answered.append(AnsweredQuery(prompt, response.text))
-        answered(responses)
+                self._kept.append((prompt, response.text))
 
 
 def _stopped(request: LlmQuery | LlmQueryBatch | RlmQuery | RlmQueryBatch) -> bytes:

@@ -28,7 +28,7 @@ from rlm_wasm.runtime.accounting import Meter
 from rlm_wasm.runtime.broker import Broker
 from rlm_wasm.runtime.contexts import DEFAULT_NAME
 from rlm_wasm.runtime.conversation import Conversation, Place
-from rlm_wasm.runtime.description import answer_bytes, description
+from rlm_wasm.runtime.description import WrittenPolicy, answer_bytes, description
 from rlm_wasm.runtime.image import Image
 from rlm_wasm.runtime.senders import Senders
 from rlm_wasm.worker.worker import Worker
@@ -65,6 +65,7 @@ class ActiveRun:
         self,
         run_id: RunId,
         policy: Policy,
+        written: WrittenPolicy,
         broker: Broker,
         worker: Worker,
         question: str,
@@ -76,6 +77,7 @@ class ActiveRun:
     ) -> None:
         self.run_id = run_id
         self._policy = policy
+        self._written = written
         self._broker = broker
         self._worker = worker
         self._question = question
@@ -87,7 +89,7 @@ class ActiveRun:
         root = Place(run_id, tenant, depth=0, parent=None, model=policy.models.root, start=start)
         self._root = Conversation(root, policy, broker, worker, question, contexts, meter)
         self._children: dict[RequestId, Conversation] = {}
-        self._drivers = Senders(self._drive_child)
+        self._drivers: Senders[Conversation] = Senders(lambda child, _: self._drive_child(child))
 
     def end(self, reason: str) -> None:
         """Stop what the run is doing now and let it finish with the best answer there is."""
@@ -118,7 +120,7 @@ class ActiveRun:
         outcome = "failed"
         result: RunResult | None = None
         try:
-            described = await description(self._policy, self._question, self._contexts, self._image)
+            described = await description(self._written, self._question, self._contexts, self._image)
             self._note("run_described", described)
             finish = await self._until_finish()
             outcome = self._loggable(finish.reason)

@@ -23,6 +23,7 @@ from rlm_wasm.providers.secret import Keys
 from rlm_wasm.runtime.accounting import Accounting, Metrics, checked_tenant
 from rlm_wasm.runtime.broker import Broker, Router
 from rlm_wasm.runtime.contexts import Contexts, named_contexts
+from rlm_wasm.runtime.description import WrittenPolicy
 from rlm_wasm.runtime.handle import Run
 from rlm_wasm.runtime.image import Image
 from rlm_wasm.runtime.isolation import make_worker
@@ -66,6 +67,7 @@ class Runtime:
         keys = Keys(environ)
         del environ  # not in this frame when something is raised
         self.policy = policy.with_models(root=model, sub=sub_model)
+        self._written = WrittenPolicy.of(self.policy)
         self._providers = ProviderSet(self.policy, keys)
         self._route: Router = route or self._providers.get
         self._clock = clock
@@ -208,7 +210,16 @@ class Runtime:
         contexts = named_contexts(context)
         meter = self._accounting.meter(tenant)
         active = ActiveRun(
-            run_id, policy, self._broker, self._worker, question, contexts, meter, tenant=tenant, image=image
+            run_id,
+            policy,
+            self._written,
+            self._broker,
+            self._worker,
+            question,
+            contexts,
+            meter,
+            tenant=tenant,
+            image=image,
         )
         started = RunStarted(
             run_id=run_id,

@@ -17,31 +17,35 @@ IDLE_MAX: Final = 1_024
 
 
 @dataclass(slots=True)
-class _Idle(Generic[T]):
-    """A task that waits for its next job."""
+class _Sender(Generic[T]):
+    """A task that is used again. Idle, it waits at `woken` for who has given it a job."""
 
-    woken: anyio.Event = field(default_factory=anyio.Event)
-    job: T | None = None
+    job: T | None = None  # given, and not yet taken
+    # Released once for each job, and only while the task waits. An event would have to be made anew
+    # for each: making and waiting for one costs more than all that is done with a job here.
+    woken: anyio.Semaphore = field(default_factory=lambda: anyio.Semaphore(0, fast_acquire=True))
 
 
 class Senders(Generic[T]):
     """Performs each job given, all at the same time. `perform` must not raise; cancellation ends it.
 
-    Jobs may be given where no task runs, in a callback of the event loop.
+    It gets a job and the cancel scope that this job, and no other, is performed in; whoever cancels
+    it must do so before the job has ended. Jobs may be given where no task runs, in a callback of the
+    event loop.
     """
 
-    def __init__(self, perform: Callable[[T], Awaitable[None]]) -> None:
+    def __init__(self, perform: Callable[[T, anyio.CancelScope], Awaitable[None]]) -> None:
         self._perform = perform
-        self._idle: list[_Idle[T]] = []
+        self._idle: list[_Sender[T]] = []
         self._new: deque[T] = deque()
         self._came: anyio.Event | None = None
 
     def give(self, job: T) -> None:
         """Perform `job` soon."""
         if self._idle:
-            idle = self._idle.pop()
-            idle.job = job
-            idle.woken.set()
+            sender = self._idle.pop()
+            sender.job = job
+            sender.woken.release()
             return
         self._new.append(job)
         if self._came is not None:
@@ -56,14 +60,25 @@ class Senders(Generic[T]):
                     tasks.start_soon(self._serve, self._new.popleft())
                 await self._came.wait()
 
-    async def _serve(self, job: T) -> None:
+    async def _serve(self, job: T | None) -> None:
+        sender = _Sender[T]()
         while True:
-            await self._perform(job)
+            # To enter a scope costs as much as a job: one serves until a job of its is cancelled.
+            with anyio.CancelScope() as scope:
+                while job is not None:
+                    await self._perform(job, scope)
+                    job = None  # an idle task keeps no prompt in memory
+                    if scope.cancel_called or len(self._idle) >= IDLE_MAX:
+                        break
+                    job = await self._next(sender)
             if len(self._idle) >= IDLE_MAX:
                 return
-            idle: _Idle[T] = _Idle()
-            self._idle.append(idle)
-            await idle.woken.wait()
-            if idle.job is None:
-                raise InternalError("a sender was woken without a job")
-            job = idle.job
+            job = await self._next(sender)
+
+    async def _next(self, sender: _Sender[T]) -> T:
+        self._idle.append(sender)
+        await sender.woken.acquire()
+        job, sender.job = sender.job, None
+        if job is None:
+            raise InternalError("a sender was woken without a job")
+        return job

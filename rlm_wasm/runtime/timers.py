@@ -40,8 +40,9 @@ class Timers:
             self._heap = [(due_ns, set_key) for set_key, due_ns in self._due.items()]
             heapq.heapify(self._heap)
         self._due[key] = at_ns
-        heapq.heappush(self._heap, (at_ns, key))
-        if self._heap[0] == (at_ns, key):
+        entry = (at_ns, key)
+        heapq.heappush(self._heap, entry)
+        if self._heap[0] is entry:
             self._changed.set()
 
     def clear(self, run_id: RunId, timer_id: str) -> None:

@@ -135,6 +135,11 @@ def check_shape(frame: bytes, *, bytes_max: int, nesting_max: int, strings_max: 
     """Refuse a frame that is too long or too deep or has too many parts, without decoding it."""
     if len(frame) > bytes_max:
         raise BoundaryViolation(f"a frame of {len(frame)} bytes, {bytes_max} allowed")
+    # With those inside of strings there are no fewer quotes and brackets than counted below: a frame with
+    # so few of them is within every bound. Those of most queries are.
+    quotes, brackets_at_most = frame.count(b'"'), len(frame.translate(None, _NOT_BRACKETS))
+    if (quotes + 1) // 2 <= strings_max and brackets_at_most <= min(nesting_max, 2 * _CONTAINERS_MAX):
+        return
     # Backslashes come in pairs, or one escapes a quote. Without both, a quote is a string's border.
     bare = frame.replace(b"\\\\", b"").replace(b'\\"', b"")
     strings = (bare.count(b'"') + 1) // 2

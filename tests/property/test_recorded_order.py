@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -220,7 +221,7 @@ def test_a_log_that_was_changed_differs_where_it_was_changed_or_later_and_never_
         changed = value + "x"
     else:
         changed = None if isinstance(value, bool) else value
-    events[at] = replace(events[at], data=events[at].data | {name: changed})
+    events[at] = msgspec.structs.replace(events[at], data=events[at].data | {name: changed})
     order, _ = replayed(world, events, 2)
     assert order.over or order.compared <= at
     if order.difference is not None:

@@ -140,8 +140,9 @@ def an_event_number_is_left_out(patch: pytest.MonkeyPatch) -> None:
 def answers_come_in_another_order(patch: pytest.MonkeyPatch) -> None:
     put = broker._Batch.put
 
-    def elsewhere(self: Any, place: int, response: Any) -> None:
-        put(self, len(self._responses) - 1 - place, response)
+    def elsewhere(self: Any, number: int, response: Any) -> None:
+        numbers = list(self._responses)
+        put(self, numbers[-1 - numbers.index(number)], response)
 
     patch.setattr(broker._Batch, "put", elsewhere)
 

@@ -49,7 +49,10 @@ THIRD_PARTY: Final[dict[str, tuple[frozenset[str], str]]] = {
         frozenset({"runtime", "worker", "providers", "bench", "cli"}),
         "decisions are pure; only the shell waits; the command line and benchmarks start the shell's loop",
     ),
-    "msgspec": (frozenset({"wire", "audit"}), "one gate where bytes from outside become types"),
+    "msgspec": (
+        frozenset({"wire", "audit", "events"}),
+        "one gate where bytes from outside become types; an event is one of them when a log is read",
+    ),
     "opentelemetry": (frozenset({"audit.otel"}), "an extra; whoever does not ask for it does not load it"),
     "prometheus_client": (
         frozenset({"runtime.prometheus"}),

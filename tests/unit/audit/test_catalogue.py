@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import rlm_wasm
@@ -63,6 +63,6 @@ def test_an_event_that_is_right_has_no_fault() -> None:
     ],
 )
 def test_what_is_wrong_with_an_event_is_said(changed: dict, what: str) -> None:
-    fault = fault_of(replace(GOOD, **changed))
+    fault = fault_of(msgspec.structs.replace(GOOD, **changed))
     assert fault is not None
     assert fault.startswith(what)

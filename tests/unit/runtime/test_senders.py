@@ -16,7 +16,7 @@ async def test_jobs_are_performed_at_the_same_time_and_idle_tasks_are_used_again
     gate = anyio.Event()
     by: dict[int, object] = {}
 
-    async def perform(job: int) -> None:
+    async def perform(job: int, scope: anyio.CancelScope) -> None:
         by[job] = anyio.get_current_task().id
         await gate.wait()
         performed.append(job)
@@ -41,7 +41,7 @@ async def test_jobs_are_performed_at_the_same_time_and_idle_tasks_are_used_again
 async def test_a_job_may_be_given_where_no_task_runs() -> None:
     performed = anyio.Event()
 
-    async def perform(job: int) -> None:
+    async def perform(job: int, scope: anyio.CancelScope) -> None:
         performed.set()
 
     senders = Senders(perform)
@@ -59,7 +59,7 @@ async def test_a_job_may_be_given_where_no_task_runs() -> None:
 async def test_no_more_idle_tasks_are_kept_than_the_limit_says() -> None:
     alive = 0
 
-    async def perform(job: int) -> None:
+    async def perform(job: int, scope: anyio.CancelScope) -> None:
         await anyio.lowlevel.checkpoint()
 
     senders = Senders(perform)
@@ -71,3 +71,41 @@ async def test_no_more_idle_tasks_are_kept_than_the_limit_says() -> None:
         alive = len(senders._idle)
         tasks.cancel_scope.cancel()
     assert alive == IDLE_MAX
+
+
+async def test_a_job_that_is_cancelled_takes_no_other_with_it() -> None:
+    performed: list[int] = []
+    scopes: dict[int, anyio.CancelScope] = {}
+    by: dict[int, object] = {}
+
+    async def perform(job: int, scope: anyio.CancelScope) -> None:
+        scopes[job] = scope
+        by[job] = anyio.get_current_task().id
+        if job in (1, 2):
+            try:
+                await anyio.sleep_forever()
+            except anyio.get_cancelled_exc_class():
+                if job == 1:
+                    raise
+                return  # as if it had not been cancelled
+        performed.append(job)
+
+    senders = Senders(perform)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(senders.run)
+        for job in range(4):
+            senders.give(job)
+            await anyio.wait_all_tasks_blocked()
+            if job in (1, 2):
+                scopes[job].cancel()
+                await anyio.wait_all_tasks_blocked()
+        senders.give(4)
+        senders.give(5)  # while the one that is idle has a job already
+        await anyio.wait_all_tasks_blocked()
+        tasks.cancel_scope.cancel()
+    assert sorted(performed) == [0, 3, 4, 5]
+    assert len({by[job] for job in range(5)}) == 1, "one task did them all"
+    assert by[5] != by[4]
+    assert scopes[0] is scopes[1]
+    assert scopes[3] is scopes[4]
+    assert len({id(scopes[job]) for job in (1, 2, 3)}) == 3

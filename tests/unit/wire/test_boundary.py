@@ -151,6 +151,9 @@ def test_the_shape_of_a_frame_is_bounded_exactly() -> None:
     check(b"[{" * 4 + b"}]" * 4)
     with pytest.raises(BoundaryViolation, match="nested deeper than 8"):
         check(b"[{" * 4 + b"[]" + b"}]" * 4)
+    check(b"[" * 8)
+    with pytest.raises(BoundaryViolation, match="nested deeper than 8"):
+        check(b"[" * 9)
     check(b"[]" * 1_024)
     with pytest.raises(BoundaryViolation, match="2050 brackets, 2048 allowed"):
         check(b"[]" * 1_025)
