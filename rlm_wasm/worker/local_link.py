@@ -6,7 +6,7 @@ import _signal  # type: ignore[import-not-found]
 import contextlib
 import signal
 import threading
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable
 from time import monotonic_ns
 from typing import Any, Final
@@ -51,7 +51,8 @@ class LocalLink:
         self.postbox: Final = postbox
         self._loop = loop
         self._may_run = may_run
-        self._responses: deque[Respond] = deque()
+        # What guests are to be answered: each waits for one response at most.
+        self._responses: OrderedDict[SessionId, Respond] = OrderedDict()
         # Those whose interrupt the thread may not have seen yet.
         self._interrupted: set[SessionId] = set()
         native: Any = postbox.token.native_token
@@ -66,13 +67,13 @@ class LocalLink:
         """
         if isinstance(command, Respond):
             if command.session not in self._interrupted and self._may_run():
-                self._responses.append(command)
+                self._responses[command.session] = command
                 if len(self._responses) == 1:
                     self._call_soon(self._respond)
                 return
             self._interrupted.discard(command.session)
-        while self._responses:
-            self._loop.submit(self._responses.popleft())
+        elif (response := self._responses.pop(command.session, None)) is not None:
+            self._loop.submit(response)
         if isinstance(command, Interrupt):
             self._interrupted.add(command.session)
         elif isinstance(command, Close):
@@ -88,7 +89,7 @@ class LocalLink:
             self.postbox.hold()
             with self._loop.borrowed() as seats:
                 while self._responses and for_thread < FOR_THREAD_MAX and monotonic_ns() < until_ns:
-                    response = self._responses.popleft()
+                    _, response = self._responses.popitem(last=False)
                     if seats is None or not seats.answer(response):
                         for_thread += 1
                         with contextlib.suppress(UsageError):  # closed meanwhile, and so is the guest
