@@ -40,9 +40,6 @@ _BEFORE_CHARS: Final = 20
     help="The environment variable with its key, if not the one that `sandbox.image_key_env` names.",
 )  # fmt: skip
 @click.option(
-    "--image-tenant", metavar="T", help="Whose image it is, where that is not the tenant of the run."
-)
-@click.option(
     "--events", "events_file", metavar="FILE.jsonl", help="Write the events of the replay to a file."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -52,7 +49,6 @@ def replay(
     contexts: tuple[str, ...],
     image_file: str | None,
     image_key_env: str | None,
-    image_tenant: str | None,
     events_file: str | None,
     as_json: bool,
 ) -> int:
@@ -77,9 +73,8 @@ def replay(
     given = _inputs(recording, contexts, policy)
     image = None
     if image_file is not None:
-        tenant = recording.tenant if image_tenant is None else image_tenant
         keyed = policy if image_key_env is None else _with_key(policy, image_key_env)
-        image = Sandbox(keyed).load_image(image_file, tenant=tenant)
+        image = Sandbox(keyed).load_image(image_file, tenant=recording.tenant)
     recording.image(image)  # before a file for the events is emptied
     _warn(policy)
     other = None if policy_name is None else policy

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from rlm_wasm.errors import UsageError
 from rlm_wasm.image.artifact import find_guest
 from rlm_wasm.runtime.image_key import image_key
 from rlm_wasm.worker.worker import SessionImage
@@ -30,9 +31,14 @@ class Image:
         self._snapshot = snapshot
         self._tenant = tenant
 
-    @property
-    def state(self) -> SessionImage:
-        """What a worker starts a session from."""
+    def state_for(self, tenant: str) -> SessionImage:
+        """Return what a worker starts a tenant's session from.
+
+        Raises:
+            UsageError: the image is another tenant's, whatever the isolation.
+        """
+        if tenant != self._tenant:
+            raise UsageError("the image is another tenant's")
         return self._snapshot
 
     @property
@@ -66,11 +72,12 @@ class Image:
         """
         return await self._sandbox.session(image=self, tenant=self._tenant)
 
-    def save(self, path: str | Path, *, key: bytes | None = None, tenant: str = "") -> None:
+    def save(self, path: str | Path, *, key: bytes | None = None, tenant: str | None = None) -> None:
         """Write the image to a file, compressed, encrypted and authenticated with `key` (32 bytes).
 
-        It can be loaded only with the same key, for the same tenant, by the same guest build. Without
-        `key` it is the one in the environment variable that `sandbox.image_key_env` names.
+        It can be loaded only with the same key, for the same tenant, by the same guest build: for the
+        image's own tenant, unless the host gives it to another one. Without `key` it is the one in the
+        environment variable that `sandbox.image_key_env` names.
 
         Raises:
             UsageError: there is no key, or it has another length; or the tenant's name is too long.
@@ -84,7 +91,7 @@ class Image:
             Path(path),
             image_key(self._sandbox.policy, key),
             guest=guest_identity(),
-            tenant=tenant,
+            tenant=self._tenant if tenant is None else tenant,
             size=snapshot.size,
             virtual_ns=snapshot.virtual_ns,
             runs=snapshot.flattened(),

@@ -85,7 +85,7 @@ class ActiveRun:
         self._meter = meter
         self._tenant = tenant
         self._image = image
-        self._start = start = None if image is None else image.state
+        self._start = start = None if image is None else image.state_for(tenant)
         root = Place(run_id, tenant, depth=0, parent=None, model=policy.models.root, start=start)
         self._root = Conversation(root, policy, broker, worker, question, contexts, meter)
         self._children: dict[RequestId, Conversation] = {}

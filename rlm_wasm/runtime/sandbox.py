@@ -140,7 +140,7 @@ class Sandbox:
             self.policy.session_limits(),
             self.policy.boundary_limits(),
             tenant=tenant,
-            start=None if image is None else image._snapshot,
+            start=None if image is None else image.state_for(tenant),
         )
         meter.session_opened()
         return SandboxSession(made, self, tenant, meter)

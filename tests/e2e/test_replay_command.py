@@ -145,6 +145,7 @@ def test_a_run_can_take_recorded_answers_for_a_models(recorded: tuple[Path, Path
 
 def test_a_run_that_began_from_an_image_is_given_the_image_again(tmp_path: Path) -> None:
     model, log, saved = tmp_path / "model.toml", tmp_path / "events.jsonl", tmp_path / "saved.image"
+    foreign = tmp_path / "foreign.image"
     model.write_text("[[reply]]\nrole = 'root'\ntext = '''\n```repl\nFINAL(prepared)\n```'''\n")
     policy = Policy.load(
         write_policy(
@@ -155,17 +156,18 @@ def test_a_run_that_began_from_an_image_is_given_the_image_again(tmp_path: Path)
     )
 
     async def record() -> None:
-        async with Sandbox(policy) as box, await box.session() as session:
+        async with Sandbox(policy) as box, await box.session(tenant="t") as session:
             await session.exec("prepared = 'prepared'")
             image = await session.snapshot()
-            image.save(saved, key=bytes(32), tenant="mine")
+            image.save(saved, key=bytes(32))
+            image.save(foreign, key=bytes(32), tenant="another")
             async with Runtime(policy, model=f"script:{model}") as runtime:
                 with JsonlSink(log) as sink:
                     ran = await runtime.ask("?", image=image, sinks=[sink.write], tenant="t")
                 assert ran.answer == "prepared"
 
     anyio.run(record)
-    given = ("--image", saved, "--image-key-env", "THE_KEY", "--image-tenant", "mine")
+    given = ("--image", saved, "--image-key-env", "THE_KEY")
     again = tmp_path / "again.jsonl"
     ended = rlm_wasm("replay", log, *given, "--events", again, THE_KEY="00" * 32)
     assert (ended.returncode, ended.stderr) == (0, b"")
@@ -173,7 +175,7 @@ def test_a_run_that_began_from_an_image_is_given_the_image_again(tmp_path: Path)
     for arguments, key, told in (
         ((), "", b"--image FILE"),
         (given[:2], "", b"name an environment variable"),
-        (given[:4], "00" * 32, b"belongs to another tenant"),
+        (("--image", foreign, *given[2:]), "00" * 32, b"belongs to another tenant"),
         (given, "11" * 32, b"this is not its key"),
         (("--image", tmp_path / "none", *given[2:]), "00" * 32, b"does not exist"),
     ):

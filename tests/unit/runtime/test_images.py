@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rlm_wasm import Policy, Sandbox
+from rlm_wasm import Policy, Runtime, Sandbox
 from rlm_wasm.errors import ArtifactError, PolicyError, UsageError
 from rlm_wasm.image import snapshot_file
 from tests.support.policy_file import write_policy
@@ -138,3 +138,31 @@ async def test_a_policy_that_holds_the_key_itself_is_refused(tmp_path: Path) -> 
     with pytest.raises(PolicyError, match="never the key itself") as refused:
         write_policy(tmp_path / "bad.toml", sandbox={"image_key_env": f"{key} "})
     assert key not in str(refused.value)
+
+
+@pytest.mark.parametrize("isolation", ["inline", "shared", "session"])
+async def test_an_image_is_its_tenants_alone_whatever_the_isolation(isolation: str, tmp_path: Path) -> None:
+    changed = {"isolation": isolation, "require_lockdown": False}
+    policy = Policy.load(write_policy(tmp_path / "p.toml", sandbox=changed))
+    path = tmp_path / "saved.image"
+    async with Sandbox(policy) as box, await box.session(tenant="ours") as session:
+        await session.exec("secret = 1")
+        image = await session.snapshot()
+        image.save(path, key=bytes(32))
+        for tenant in ("", "theirs"):
+            with pytest.raises(UsageError, match="another tenant"):
+                await box.session(image=image, tenant=tenant)
+            with pytest.raises(ArtifactError, match="another tenant"):
+                box.load_image(path, key=bytes(32), tenant=tenant)
+        async with await box.session(image=image, tenant="ours") as fork:
+            assert (await fork.exec("secret")).result == "1"
+
+
+async def test_a_run_of_one_tenant_does_not_begin_from_anothers_image(tmp_path: Path, strict: Policy) -> None:
+    async with Sandbox(strict) as box, await box.session(tenant="ours") as session:
+        image = await session.snapshot()
+        model = tmp_path / "model.toml"
+        model.write_text("[[reply]]\nrole = 'root'\ntext = 'no code'\n")
+        async with Runtime(strict, model=f"script:{model}") as runtime:
+            with pytest.raises(UsageError, match="another tenant"):
+                await runtime.ask("?", image=image, tenant="theirs")
