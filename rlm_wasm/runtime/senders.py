@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
 import anyio
+from anyio.abc import TaskGroup
 
 from rlm_wasm.errors import InternalError
 
@@ -16,7 +17,7 @@ T = TypeVar("T")
 IDLE_MAX: Final = 1_024
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Sender(Generic[T]):
     """A task that is used again. Idle, it waits at `woken` for who has given it a job."""
 
@@ -29,6 +30,9 @@ class _Sender(Generic[T]):
 class Senders(Generic[T]):
     """Performs each job given, all at the same time. `perform` must not raise; cancellation ends it.
 
+    Every job is begun, also one that is given while `run` is being cancelled: that one is cancelled where
+    it first waits, and can undo what it has to.
+
     It gets a job and the cancel scope that this job, and no other, is performed in; whoever cancels
     it must do so before the job has ended. Jobs may be given where no task runs, in a callback of the
     event loop.
@@ -36,14 +40,14 @@ class Senders(Generic[T]):
 
     def __init__(self, perform: Callable[[T, anyio.CancelScope], Awaitable[None]]) -> None:
         self._perform = perform
-        self._idle: list[_Sender[T]] = []
+        self._idle: dict[_Sender[T], None] = {}
         self._new: deque[T] = deque()
         self._came: anyio.Event | None = None
 
     def give(self, job: T) -> None:
         """Perform `job` soon."""
         if self._idle:
-            sender = self._idle.pop()
+            sender, _ = self._idle.popitem()
             sender.job = job
             sender.woken.release()
             return
@@ -54,11 +58,17 @@ class Senders(Generic[T]):
     async def run(self) -> None:
         """Perform jobs until cancelled."""
         async with anyio.create_task_group() as tasks:
-            while True:
-                self._came = anyio.Event()
-                while self._new:
-                    tasks.start_soon(self._serve, self._new.popleft())
-                await self._came.wait()
+            try:
+                while True:
+                    self._came = anyio.Event()
+                    self._begin_new(tasks)
+                    await self._came.wait()
+            finally:
+                self._begin_new(tasks)
+
+    def _begin_new(self, tasks: TaskGroup) -> None:
+        while self._new:
+            tasks.start_soon(self._serve, self._new.popleft())
 
     async def _serve(self, job: T | None) -> None:
         sender = _Sender[T]()
@@ -76,8 +86,15 @@ class Senders(Generic[T]):
             job = await self._next(sender)
 
     async def _next(self, sender: _Sender[T]) -> T:
-        self._idle.append(sender)
-        await sender.woken.acquire()
+        self._idle[sender] = None
+        try:
+            await sender.woken.acquire()
+        except BaseException:
+            self._idle.pop(sender, None)
+            if sender.job is not None:  # given when this task was cancelled already
+                with anyio.CancelScope() as scope:
+                    await self._perform(sender.job, scope)
+            raise
         job, sender.job = sender.job, None
         if job is None:
             raise InternalError("a sender was woken without a job")

@@ -109,3 +109,29 @@ async def test_a_job_that_is_cancelled_takes_no_other_with_it() -> None:
     assert scopes[0] is scopes[1]
     assert scopes[3] is scopes[4]
     assert len({id(scopes[job]) for job in (1, 2, 3)}) == 3
+
+
+@pytest.mark.parametrize("idle", [0, 1])
+async def test_a_job_that_is_given_while_all_are_cancelled_is_begun(idle: int) -> None:
+    """Given to an idle task, or to a new one: a child that was started must be told that it has ended."""
+    begun: list[int] = []
+    undone: list[int] = []
+
+    async def perform(job: int, scope: anyio.CancelScope) -> None:
+        begun.append(job)
+        try:
+            if job:
+                await anyio.sleep_forever()
+        finally:
+            undone.append(job)
+
+    senders = Senders(perform)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(senders.run)
+        for _ in range(idle):
+            senders.give(0)
+        await anyio.wait_all_tasks_blocked()
+        tasks.cancel_scope.cancel()
+        senders.give(1)
+        senders.give(2)
+    assert sorted(begun) == sorted(undone) == [0] * idle + [1, 2]
