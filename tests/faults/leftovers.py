@@ -38,6 +38,11 @@ def _stat(pid: int) -> tuple[int, int]:
     return int(fields[1]), int(fields[19])
 
 
+def parent_of(pid: int) -> int:
+    """Return the process that a process was forked from; -1: it is gone."""
+    return _stat(pid)[0]
+
+
 def children_of(pid: int) -> list[int]:
     """Return the processes that one has started, as the kernel lists them."""
     try:

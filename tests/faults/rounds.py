@@ -20,7 +20,7 @@ from rlm_wasm.worker.child import Child
 from rlm_wasm.worker.link import Link
 from rlm_wasm.worker.placement import Isolation
 from rlm_wasm.worker.pool import WorkerPool
-from tests.faults.leftovers import Seen, nothing_left
+from tests.faults.leftovers import Seen, nothing_left, parent_of
 from tests.faults.steps import LOST, PLAIN, REFUSED, STEPS, Counted, Round, outcome_of, run
 from tests.faults.strikes import STRIKES, WEIGHTS, Strike
 from tests.support.pool_facts import alive, pool_limits, until
@@ -78,9 +78,23 @@ class _Struck:
     link: Link | None = None
     done: bool = False
     children: list[Child] = field(default_factory=list)
+    # The process that each worker of the round's sessions was forked from.
+    parents: dict[int, int] = field(default_factory=dict)
 
     def hit(self, session: Counted) -> bool:
-        """Whether the fault may have reached what the session was doing."""
+        """Whether the fault, or one before it, may have reached what the session was doing."""
+        return self.struck_by(session) or self._orphaned(session)
+
+    def _orphaned(self, session: Counted) -> bool:
+        """Whether its worker was forked by a zygote that is gone: one that an earlier fault had stopped.
+
+        A zygote that stands still is ended when it is to fork, and the kernel ends its workers after it.
+        """
+        parent = self.parents.get(session._loop.child.pid, 0)  # type: ignore[attr-defined]
+        return parent < 0 or (parent > 0 and _state(parent) in "ZX")
+
+    def struck_by(self, session: Counted) -> bool:
+        """Whether this fault may have reached it."""
         if self.strike.hits == "zygote":  # a worker that came later has another one
             return any(session._loop.child is child for child in self.children)  # type: ignore[attr-defined]
         return self.strike.hits == "worker" and session._loop is self.link
@@ -209,6 +223,8 @@ class _OneFault:
     async def begin(self, tasks: TaskGroup) -> None:
         """Start the operations; one of them lets the fault come."""
         sessions = [await _ready(self._round) for _ in self._drawn]
+        pids = [session._loop.child.pid for session in sessions]  # type: ignore[attr-defined]
+        self.struck.parents = {pid: parent_of(pid) for pid in pids}
         for step, session in zip(self._drawn, sessions, strict=True):
             tasks.start_soon(self._do, step, session)
 
@@ -271,7 +287,7 @@ async def _afterwards(round: Round, tally: Tally, struck: _Struck, about: str) -
         took = time.monotonic() - began
         assert took < TOLD_SECONDS_MAX + tally.stopped, f"{about}: a next cell took {took:.2f} s"
         lost_before = outcome.startswith("UsageError")  # a cell that was cancelled took its session along
-        deadly = struck.done and struck.strike.deadly and struck.hit(session)
+        deadly = struck.done and struck.strike.deadly and struck.struck_by(session)
         hit = struck.hit(session)
         if deadly and outcome == "completed" and struck.resumed(session):
             tally.resumed += 1
