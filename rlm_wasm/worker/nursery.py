@@ -20,6 +20,7 @@ from rlm_wasm.worker.child import Child
 from rlm_wasm.worker.lockdown.report import Finding
 from rlm_wasm.worker.lockdown.rlimits import ProcessLimits
 from rlm_wasm.worker.patience import told_in_time
+from rlm_wasm.worker.shortage import typed
 from rlm_wasm.worker.zygote import Zygote
 from rlm_wasm.worker.zygote_reports import Exited, Gone, Spawned, ZygoteGone
 
@@ -82,6 +83,7 @@ class Nursery:
             LockdownError: the machine lacks a layer that is required.
             ArtifactError: no guest is built, or it is not what was built.
             HostExhausted: the kernel refuses the host what a worker takes.
+            InternalError: the system refused it something else.
             WorkerLost: two zygotes in a row did not make one.
         """
         try:
@@ -93,7 +95,8 @@ class Nursery:
             raise WorkerLost(f"no worker process can be made: {gone.message}") from gone
         except OSError as error:
             # Typed here: anything else that leaves a task of the pool ends the pool, and every run in it.
-            raise HostExhausted(f"no worker process can be made: {error.strerror}") from None
+            failure = typed(error, "no worker process can be made")
+            raise failure from failure.__cause__
 
     async def _fork(self) -> Child:
         zygote = await self._running()

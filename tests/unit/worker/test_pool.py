@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import socket
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,15 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from rlm_wasm.errors import CellCancelled, HostExhausted, Overloaded, PolicyError, UsageError, WorkerLost
+from rlm_wasm.errors import (
+    CellCancelled,
+    HostExhausted,
+    InternalError,
+    Overloaded,
+    PolicyError,
+    UsageError,
+    WorkerLost,
+)
 from rlm_wasm.sandbox.session import Cell
 from rlm_wasm.worker import nursery
 from rlm_wasm.worker.child import Child
@@ -26,6 +35,7 @@ from rlm_wasm.worker.pool import WorkerPool
 from rlm_wasm.worker.result import CellResult
 from rlm_wasm.worker.worker import Worker, WorkerSession
 from tests.faults.leftovers import children_of
+from tests.support.descriptors import descriptors_left
 from tests.support.pool_facts import alive, pool, until
 from tests.support.sandbox_facts import boundary_limits, cell_limits, echo, session_limits
 
@@ -65,16 +75,26 @@ async def test_cells_inputs_and_answers() -> None:
 
 async def test_a_host_without_descriptors_is_told_so_and_its_pool_goes_on() -> None:
     async with pool("session") as made, await opened(made) as first:
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
-        try:
-            with pytest.raises(HostExhausted, match="no worker process can be made: Too many open files"):
-                await opened(made)
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        with (
+            descriptors_left(0),
+            pytest.raises(HostExhausted, match="no worker process can be made: Too many open files"),
+        ):
+            await opened(made)
         assert (await run(first, "1 + 1")).result == "2"
         async with await opened(made) as second:
             assert (await run(second, "2 + 2")).result == "4"
+
+
+async def test_what_is_no_shortage_is_not_called_one_and_the_pool_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with pool("session") as made:
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "executable", "/nowhere/python")
+            with pytest.raises(InternalError, match="no worker process can be made: FileNotFoundError"):
+                await opened(made)
+        async with await opened(made) as session:
+            assert (await run(session, "1 + 1")).result == "2"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="another user's processes count as well")
