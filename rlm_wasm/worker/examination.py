@@ -8,11 +8,12 @@ import socket
 import time
 from dataclasses import dataclass
 
+from rlm_wasm.errors import HostExhausted
 from rlm_wasm.worker.lockdown import probe
 from rlm_wasm.worker.lockdown.probe import Attempt
 from rlm_wasm.worker.lockdown.report import Finding
 from rlm_wasm.worker.zygote import Zygote
-from rlm_wasm.worker.zygote_reports import Exited, Gone, Spawned, ZygoteGone
+from rlm_wasm.worker.zygote_reports import Exited, Gone, Spawned, Unheld, ZygoteGone
 
 _ENTRY = probe.__name__
 
@@ -74,6 +75,8 @@ def _exit(zygote: Zygote, number: int) -> Exited:
                     os.close(pidfd)
                 case Exited() if report.number == number:
                     return report
+                case Unheld() if report.number == number:
+                    raise HostExhausted("no descriptor is left to hold a worker by")
                 case Gone(reason=reason):
                     raise ZygoteGone(reason)
     raise ZygoteGone("a worker did not end")

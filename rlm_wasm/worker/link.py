@@ -19,6 +19,7 @@ from rlm_wasm.core.limits import CellLimits
 from rlm_wasm.errors import (
     ArtifactError,
     BoundaryViolation,
+    HostExhausted,
     InternalError,
     UsageError,
     WorkerLost,
@@ -142,11 +143,6 @@ class Link:
         """Whether the worker may be busy with copying a session's memory, between two signs of life."""
         states = {self._protocol.state(session) for session in self._protocol.sessions}
         return bool(states & {State.BUSY, State.STOPPING, State.CLOSING})
-
-    @property
-    def session_count(self) -> int:
-        """How many sessions the worker holds."""
-        return len(self._protocol.sessions)
 
     # -- what a session sends ----------------------------------------------------------------------------
 
@@ -308,7 +304,7 @@ class Link:
         if self.lost is not None:
             return
         report = m.decode_report(frame.payload)
-        self._protocol.check(report, with_file=file is not None)
+        self._protocol.check(report, with_file=file is not None or frame.file_lost)
         self.heard_ns = monotonic_ns()
         match report:
             case m.GuestRequest(session=session, frame=request):  # the most frequent by far
@@ -340,7 +336,9 @@ class Link:
             return c.Done(error=m.decode_error(report.error))
         if report.result is not None:
             return c.Done(result=result_of(report.result))
-        if report.image is not None and file is not None:
+        if report.image is not None:
+            if file is None:
+                return c.Done(error=HostExhausted("the host has no descriptor left for the image"))
             image = report.image
             check_file(file.fd, bytes_max=image.size + 16 * image.runs)
             return c.Done(

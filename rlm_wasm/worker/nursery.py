@@ -22,7 +22,7 @@ from rlm_wasm.worker.lockdown.rlimits import ProcessLimits
 from rlm_wasm.worker.patience import told_in_time
 from rlm_wasm.worker.shortage import typed
 from rlm_wasm.worker.zygote import Zygote
-from rlm_wasm.worker.zygote_reports import Exited, Gone, Spawned, ZygoteGone
+from rlm_wasm.worker.zygote_reports import Exited, Gone, Spawned, Unheld, ZygoteGone
 
 ENTRY: Final = "rlm_wasm.worker.serving"
 _EXIT_SECONDS_MAX: Final = 1.0
@@ -110,7 +110,7 @@ class Nursery:
             )
             if birth.spawned is None:
                 if birth.reason:
-                    # It answered that the kernel gives no process now. The workers that it has go on.
+                    # The kernel gives no process now, or nothing to hold it by. Those that are there go on.
                     raise HostExhausted(f"no worker process can be made: {birth.reason}")
                 reason = "the zygote does not fork"
                 zygote.kill()
@@ -180,16 +180,19 @@ class Nursery:
             else:
                 self._take(report)
 
-    def _take(self, report: Spawned | Exited) -> None:
+    def _take(self, report: Spawned | Exited | Unheld) -> None:
         birth = self._births.get(report.number)
         if isinstance(report, Spawned):
             if birth is None or birth.abandoned:
                 os.close(report.pidfd)
                 return
             birth.spawned = report
+        elif isinstance(report, Unheld):
+            if birth is not None:
+                birth.reason = "no descriptor is left to hold it by"
         elif birth is not None:
             del self._births[report.number]
-            birth.reason = report.reason
+            birth.reason = birth.reason or report.reason
             birth.ended.set()
         if birth is not None:
             birth.told.set()

@@ -85,6 +85,48 @@ async def test_a_host_without_descriptors_is_told_so_and_its_pool_goes_on() -> N
             assert (await run(second, "2 + 2")).result == "4"
 
 
+async def test_an_image_that_a_host_has_no_descriptor_for_ends_its_own_operation_and_no_worker() -> None:
+    async with pool(workers_max=1) as made, await opened(made) as first, await opened(made) as second:
+        await run(first, "x = 5")
+        with descriptors_left(0), pytest.raises(HostExhausted, match="no descriptor left for the image"):
+            await first.snapshot()
+        assert (await run(first, "x")).result == "5"
+        assert (await run(second, "1 + 1")).result == "2"
+        async with await opened(made, start=await first.snapshot()) as fork:
+            assert (await run(fork, "x")).result == "5"
+
+
+async def test_a_file_that_a_worker_has_no_descriptor_for_ends_its_own_operation_and_no_worker() -> None:
+    async with pool(workers_max=1) as made, await opened(made) as first, await opened(made) as second:
+        await run(first, "x = 5")
+        image = await first.snapshot()
+        (link,) = made.links
+        limits = resource.prlimit(link.child.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(link.child.pid, resource.RLIMIT_NOFILE, (6, limits[1]))
+        with pytest.raises(HostExhausted, match="the worker has no descriptor left"):
+            await second.load("context", "x" * 1_000_000)
+        with pytest.raises(HostExhausted, match="a report could not be made"):
+            await second.snapshot()
+        assert (await run(second, "1 + 1")).result == "2"
+        resource.prlimit(link.child.pid, resource.RLIMIT_NOFILE, limits)
+        await second.load("context", "x" * 1_000_000)
+        assert (await run(first, "x")).result == "5"
+        assert [each.child.pid for each in made.links] == [link.child.pid]
+        async with await opened(made, start=image) as fork:
+            assert (await run(fork, "x")).result == "5"
+
+
+async def test_a_worker_that_a_host_has_no_descriptor_for_ends_no_other_and_no_zygote() -> None:
+    async with pool("session") as made, await opened(made) as first:
+        # Two ends of a socket. One is closed for a pidfd, and none is left to read whose it is.
+        with descriptors_left(2), pytest.raises(HostExhausted, match="no worker process can be made"):
+            await opened(made)
+        assert (await run(first, "1 + 1")).result == "2"
+        async with await opened(made) as second:
+            assert (await run(second, "2 + 2")).result == "4"
+        assert [nursery.started for nursery in made.nurseries] == [1]
+
+
 async def test_what_is_no_shortage_is_not_called_one_and_the_pool_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
