@@ -20,6 +20,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
+from rlm_wasm.worker.shortage import typed
+
 _HEADER: Final = struct.Struct("<I")
 _WITH_FILE: Final = 1 << 31
 _RECEIVE_BYTES: Final = 1 << 16
@@ -169,6 +171,7 @@ class Channel:
 
         Raises:
             PeerGone: the peer is gone, or has not read for longer than the cap allows.
+            HostExhausted: no descriptor is left to keep the file by; nothing of the frame is sent.
         """
         header = _HEADER.pack(len(payload) | (0 if file is None else _WITH_FILE))
         frame = memoryview(header + payload)
@@ -179,7 +182,11 @@ class Channel:
             frame, file = frame[sent:], None if sent else file
         if self.unsent_bytes + len(frame) > self._unsent_bytes_max:
             raise PeerGone(f"the peer leaves more than {self._unsent_bytes_max} bytes unread")
-        self._unsent.append((frame, None if file is None else fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, 0)))
+        try:
+            kept = None if file is None else fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, 0)
+        except OSError as error:
+            raise typed(error, "a file cannot be kept for a peer that is busy") from error
+        self._unsent.append((frame, kept))
         self.unsent_bytes += len(frame)
 
     def flush(self) -> bool:

@@ -159,8 +159,16 @@ class Link:
         message, file = self._message(command)
         if isinstance(command, _BEGINNING):
             self._owed.add(command.session)
-        if message is not None:
+        if message is None:
+            return
+        try:
             self._send(message, file)
+        except HostExhausted as error:
+            # The worker knows nothing of it. It ends as if the worker had said so.
+            assert isinstance(message, m.OpenSession | m.LoadValue)  # the only ones with a file
+            report = m.OperationDone(message.session, message.operation, error=m.encode_error(error))
+            self._protocol.check(report, with_file=False)
+            self._act(report, None)
 
     def _message(self, command: c.Command) -> tuple[m.ToWorker | None, MemoryFile | None]:
         """Enter a command in the books; return what to send: nothing if it has become void."""
@@ -306,6 +314,9 @@ class Link:
         report = m.decode_report(frame.payload)
         self._protocol.check(report, with_file=file is not None or frame.file_lost)
         self.heard_ns = monotonic_ns()
+        self._act(report, file)
+
+    def _act(self, report: m.FromWorker, file: MemoryFile | None) -> None:
         match report:
             case m.GuestRequest(session=session, frame=request):  # the most frequent by far
                 if self._protocol.state(session) is State.WAITING:

@@ -18,7 +18,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from rlm_wasm.core.limits import BoundaryLimits, CellLimits, SessionLimits, WorkerLimits
-from rlm_wasm.errors import HostExhausted, InternalError, RlmWasmError, UsageError, WorkerLost
+from rlm_wasm.errors import HostExhausted, InternalError, Overloaded, RlmWasmError, UsageError, WorkerLost
 from rlm_wasm.ids import SessionId
 from rlm_wasm.worker.census import Census, PoolMetrics
 from rlm_wasm.worker.image_file import WorkerImage
@@ -162,9 +162,12 @@ class WorkerPool:
         self._check(limits, tenant, start)
         try:
             return await self._session(limits, boundary, tenant, start)
-        except (HostExhausted, InternalError):
+        except (HostExhausted, InternalError) as refused:
             # The kernel refuses that worker what a session takes. It may give it to another one.
-            return await self._session(limits, boundary, tenant, start)
+            try:
+                return await self._session(limits, boundary, tenant, start)
+            except Overloaded:
+                raise refused from None  # there is no other one
 
     async def _session(
         self, limits: SessionLimits, boundary: BoundaryLimits, tenant: str, start: SessionImage | None

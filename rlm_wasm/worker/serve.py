@@ -198,7 +198,11 @@ class Server:
         except Exception as error:  # noqa: BLE001 - for example no room for an image: the operation still ends
             report = c.Done(error=typed(error, "a report could not be made"))
             message, file = report_of(session, self._operations[session], report)
-        self._channel.send(m.encode(message), None if file is None else file.fd)
+        try:
+            self._channel.send(m.encode(message), None if file is None else file.fd)
+        except HostExhausted as error:
+            message, _ = report_of(session, self._operations[session], c.Done(error=error))
+            self._channel.send(m.encode(message))
         self._asked = isinstance(report, c.Requested)
 
 

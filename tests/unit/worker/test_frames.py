@@ -10,6 +10,7 @@ import struct
 
 import pytest
 
+from rlm_wasm.errors import HostExhausted
 from rlm_wasm.image.memfd import MemoryFile
 from rlm_wasm.worker.frames import Channel, Frame, FrameError, PeerGone
 from tests.support.descriptors import descriptors_left
@@ -200,6 +201,28 @@ def test_what_the_kernel_does_not_take_waits_and_comes_in_order_with_its_files(p
     for frame in got:
         assert frame.file is not None
         os.close(frame.file)
+
+
+def test_a_file_that_cannot_be_kept_is_not_sent_and_its_channel_goes_on(pair):
+    channel, theirs = pair
+    peer = Channel(theirs, frame_bytes_max=CAP, unsent_bytes_max=10_000_000)
+    file = MemoryFile.of("rlm-test", b"contents")
+    sent = 0
+    while peer.unsent_bytes == 0:
+        peer.send(b"x" * 50_000)
+        sent += 1
+    left = peer.unsent_bytes
+    with descriptors_left(0), pytest.raises(HostExhausted, match="Too many open files"):
+        peer.send(b"with", file.fd)
+    assert peer.unsent_bytes == left
+    peer.send(b"after", file.fd)
+    got: list[Frame] = []
+    while len(got) < sent + 1:
+        peer.flush()
+        got += channel.receive()
+    assert got[-1].payload == b"after"
+    assert got[-1].file is not None
+    os.close(got[-1].file)
 
 
 @pytest.mark.threat("T-057")

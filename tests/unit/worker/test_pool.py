@@ -116,6 +116,48 @@ async def test_a_file_that_a_worker_has_no_descriptor_for_ends_its_own_operation
             assert (await run(fork, "x")).result == "5"
 
 
+@pytest.mark.parametrize("what", ["a value", "an image"])
+async def test_a_file_that_a_host_cannot_keep_for_a_busy_worker_ends_its_operation_once(what: str) -> None:
+    async with pool(workers_max=1, hang_ms_max=60_000) as made:
+        first, second = await opened(made), await opened(made)
+        await run(second, "x = 5")
+        image = await second.snapshot()
+        begin = {
+            "a value": lambda: second.load("y", "x" * 500_000),
+            "an image": lambda: opened(made, start=image),
+        }
+        (link,) = made.links
+        os.kill(link.child.pid, signal.SIGSTOP)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run, first, "#" * 250_000)  # more than the socket takes
+            await until(lambda: link._channel.unsent_bytes)
+            try:
+                # For a value one is left, which it is laid out in.
+                with descriptors_left(1 if what == "a value" else 0), pytest.raises(HostExhausted):
+                    await begin[what]()
+                assert made.sessions == 2
+            finally:
+                os.kill(link.child.pid, signal.SIGCONT)
+        assert (await run(second, "x")).result == "5"
+        await second.load("y", "x" * 500_000)
+        assert (await run(second, "len(y)")).result == "500000"
+        assert not link.busy
+        assert link.lost is None
+        await first.aclose()
+        await second.aclose()
+        await until(lambda: made.sessions == 0)
+        async with await opened(made, start=image) as fork:
+            assert (await run(fork, "x")).result == "5"
+
+
+async def test_a_value_that_a_host_has_no_descriptor_for_is_told_so_and_its_session_goes_on() -> None:
+    async with pool() as made, await opened(made) as session:
+        with descriptors_left(0), pytest.raises(HostExhausted, match="Too many open files"):
+            await session.load("x", "x" * 500_000)
+        await session.load("x", "x" * 500_000)
+        assert (await run(session, "len(x)")).result == "500000"
+
+
 async def test_a_worker_that_a_host_has_no_descriptor_for_ends_no_other_and_no_zygote() -> None:
     async with pool("session") as made, await opened(made) as first:
         # Two ends of a socket. One is closed for a pidfd, and none is left to read whose it is.
