@@ -38,6 +38,7 @@ from rlm_wasm.worker.result import CellResult
 from rlm_wasm.worker.translation import result_of
 
 Sink = Callable[[c.Report], None]
+_LOOK_SECONDS: Final = 0.05
 
 
 # Twice what any guest was measured to use. A cell whose worker is gone is charged what it could have used.
@@ -273,6 +274,9 @@ class Link:
                     tasks.start_soon(self._write)
                     if self.lost is None:
                         await while_readable(self._channel.fileno(), self.read)
+        except* OSError as failed:
+            # The loop cannot watch one more descriptor: this worker ends, and nothing else of the pool.
+            self.end(f"the host cannot watch its socket: {failed.exceptions[0]}")
         finally:
             # Cancelled from outside: whoever waits for a session is told, or would wait for ever.
             self.end("the host closed it")
@@ -411,7 +415,10 @@ class Link:
         """Wait until the process is no more; return whether that is so."""
         with anyio.move_on_after(seconds_max, shield=True):
             while not self.child.ended():
-                await anyio.wait_readable(self.child.pidfd)
+                try:
+                    await anyio.wait_readable(self.child.pidfd)
+                except OSError:  # the loop cannot watch one more descriptor
+                    await anyio.sleep(_LOOK_SECONDS)
         ended = self.child.ended()
         with contextlib.suppress(OSError):
             self.child.close()

@@ -26,6 +26,7 @@ from rlm_wasm.worker.zygote_reports import Exited, Gone, Spawned, Unheld, Zygote
 
 ENTRY: Final = "rlm_wasm.worker.serving"
 _EXIT_SECONDS_MAX: Final = 1.0
+_LOOK_SECONDS: Final = 0.05
 
 
 @dataclass(slots=True)
@@ -171,6 +172,9 @@ class Nursery:
                 await anyio.wait_readable(zygote.fileno())
             except anyio.ClosedResourceError:
                 return
+            except OSError:
+                # The loop cannot watch one more descriptor. That is no reason to end a zygote.
+                await anyio.sleep(_LOOK_SECONDS)
             await self._read(zygote)
 
     async def _read(self, zygote: Zygote) -> None:

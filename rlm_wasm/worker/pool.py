@@ -21,6 +21,7 @@ from rlm_wasm.core.limits import BoundaryLimits, CellLimits, SessionLimits, Work
 from rlm_wasm.errors import HostExhausted, InternalError, Overloaded, RlmWasmError, UsageError, WorkerLost
 from rlm_wasm.ids import SessionId
 from rlm_wasm.worker.census import Census, PoolMetrics
+from rlm_wasm.worker.child import Child
 from rlm_wasm.worker.image_file import WorkerImage
 from rlm_wasm.worker.link import Link
 from rlm_wasm.worker.liveness import hangs
@@ -31,6 +32,7 @@ from rlm_wasm.worker.placement import Isolation, Placement
 from rlm_wasm.worker.pressure import memory_pressure_permille
 from rlm_wasm.worker.process import ProcessSession
 from rlm_wasm.worker.protocol import report_bytes_max
+from rlm_wasm.worker.shortage import typed
 from rlm_wasm.worker.worker import SessionImage
 
 _MEASURE_MS: Final = 1_000
@@ -213,6 +215,7 @@ class WorkerPool:
 
     async def _start(self, number: int, tenant: str) -> None:
         slot = self._slots[number]
+        child: Child | None = None
         try:
             nursery = self._nursery(self._domain(tenant))
             child = await nursery.fork()
@@ -235,8 +238,14 @@ class WorkerPool:
                 slot.error = await nursery.cause_of_death(child) or link.lost
             elif slot.unwanted:
                 link.end("nobody wants it any more")
-        except RlmWasmError as error:
-            slot.error = error
+        except (RlmWasmError, OSError) as error:
+            # Typed for whoever waits: what leaves a task of the pool ends the pool, and every run in it.
+            slot.error = error if isinstance(error, RlmWasmError) else typed(error, "no worker can be made")
+            if slot.link is not None:
+                slot.link.end(slot.error.message)
+            elif child is not None:
+                child.kill()
+                child.close()
             self._placement.ended(number)
             self._slots.pop(number, None)
         except BaseException:

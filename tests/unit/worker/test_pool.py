@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +169,72 @@ async def test_a_worker_that_a_host_has_no_descriptor_for_ends_no_other_and_no_z
         async with await opened(made) as second:
             assert (await run(second, "2 + 2")).result == "4"
         assert [nursery.started for nursery in made.nurseries] == [1]
+
+
+def _unwatchable(child: Child, folder: Path) -> None:
+    """Put a plain file where the socket was: epoll watches none."""
+    with open(folder / "file", "wb") as file:
+        os.dup2(file.fileno(), child.connection.fileno(), inheritable=False)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "says"),
+    [
+        (_unwatchable, WorkerLost, "the host cannot watch its socket: .*Operation not permitted"),
+        (lambda child, folder: child.connection.close(), InternalError, "no worker can be made: OSError: "),
+    ],
+)
+async def test_a_worker_that_the_host_cannot_serve_ends_typed_and_its_pool_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    spoil: Callable[[Child, Path], None],
+    error: type[Exception],
+    says: str,
+) -> None:
+    fork, spoilt = Nursery.fork, []
+
+    async def unlucky(self: Nursery) -> Child:
+        child = await fork(self)
+        spoil(child, tmp_path)
+        spoilt.append(child.pid)
+        return child
+
+    async with pool("session") as made, await opened(made) as first:
+        with monkeypatch.context() as patched:
+            patched.setattr(Nursery, "fork", unlucky)
+            with pytest.raises(error, match=says):
+                await opened(made)
+        await until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in spoilt))
+        assert made.sessions == 1
+        assert (await run(first, "1 + 1")).result == "2"
+        async with await opened(made) as second:
+            assert (await run(second, "2 + 2")).result == "4"
+        assert [keeper.started for keeper in made.nurseries] == [1]
+
+
+async def test_a_loop_that_watches_no_more_descriptors_ends_neither_pool_nor_zygote(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wait, refused = anyio.wait_readable, set()
+    async with pool("session") as made:
+
+        async def refusing(fd: Any) -> None:
+            if fd in [keeper._zygote.fileno() for keeper in made.nurseries if keeper._zygote is not None]:
+                refused.add("zygote")
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if "pidfd" in os.readlink(f"/proc/self/fd/{fd}"):
+                refused.add("pidfd")
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            await wait(fd)
+
+        monkeypatch.setattr(anyio, "wait_readable", refusing)
+        for _ in range(2):
+            async with await opened(made) as session:
+                assert (await run(session, "1 + 1")).result == "2"
+                (link,) = made.links
+            await until(lambda: not alive(link.child))  # noqa: B023 - awaited here
+        assert [keeper.started for keeper in made.nurseries] == [1]
+    assert refused == {"zygote", "pidfd"}
 
 
 async def test_what_is_no_shortage_is_not_called_one_and_the_pool_goes_on(
