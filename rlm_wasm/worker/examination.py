@@ -12,6 +12,7 @@ from rlm_wasm.errors import HostExhausted
 from rlm_wasm.worker.lockdown import probe
 from rlm_wasm.worker.lockdown.probe import Attempt
 from rlm_wasm.worker.lockdown.report import Finding
+from rlm_wasm.worker.shortage import typed
 from rlm_wasm.worker.zygote import Zygote
 from rlm_wasm.worker.zygote_reports import Exited, Gone, Spawned, Unheld, ZygoteGone
 
@@ -36,9 +37,19 @@ def examine() -> Examination:
 
     Raises:
         ArtifactError: no guest is built.
+        HostExhausted: the kernel refuses this process what a worker takes.
+        InternalError: the system refuses it something else.
         LockdownError: this machine is none that workers can be locked down on.
         ZygoteGone: it did not start, or ended.
     """
+    try:
+        return _examine()
+    except OSError as error:
+        failure = typed(error, "no worker process can be made")
+        raise failure from failure.__cause__
+
+
+def _examine() -> Examination:
     zygote = Zygote.start(_ENTRY, probe.LIMITS, required=())
     try:
         told, _ = _ask(zygote, "layers")

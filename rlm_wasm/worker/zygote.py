@@ -36,7 +36,7 @@ from rlm_wasm.worker.guest_files import GuestFiles, guest_files
 from rlm_wasm.worker.lockdown.report import LAYERS, Finding
 from rlm_wasm.worker.lockdown.rlimits import ProcessLimits
 from rlm_wasm.worker.zygote_launch import launch
-from rlm_wasm.worker.zygote_reports import Gone, Report, ZygoteGone, report_of
+from rlm_wasm.worker.zygote_reports import Gone, Report, ZygoteGone, layers_of, report_of
 
 START_SECONDS_MAX: Final = 30.0
 SEND_SECONDS_MAX: Final = 5.0
@@ -181,7 +181,10 @@ class Zygote:
             raise ZygoteGone(f"the zygote did not start: {document.get('reason')}")
         if document["type"] != "ready":
             raise ZygoteGone("the zygote did not start: it said something else")
-        self.layers = tuple(Finding(str(a), bool(b), str(c)) for a, b, c in document["layers"])
+        try:
+            self.layers = layers_of(document)
+        except ValueError as error:
+            raise ZygoteGone(f"the zygote did not start: {error}") from error
 
     def _lose(self, reason: str) -> None:
         self._gone = self._gone or Gone(reason)

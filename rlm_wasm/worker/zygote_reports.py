@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlm_wasm.errors import InternalError
+from rlm_wasm.worker.lockdown.report import Finding
 from rlm_wasm.worker.shortage import is_shortage
 from rlm_wasm.worker.zygote_messages import Packet
 
@@ -80,6 +81,21 @@ def report_of(packet: Packet) -> Report:
     if isinstance(report, Unheld):
         packet.close()
     return report
+
+
+def layers_of(document: dict[str, Any]) -> tuple[Finding, ...]:
+    """Return the layers that a zygote says it stands on. Raises ValueError if it names none."""
+    layers = document.get("layers")
+    if not isinstance(layers, list):
+        raise ValueError("it names no layers")
+    found = []
+    for each in layers:
+        match each:
+            case [str(layer), bool(applied), str(detail)]:
+                found.append(Finding(layer, applied, detail))
+            case _:
+                raise ValueError("it names what is no layer")
+    return tuple(found)
 
 
 def _checked(packet: Packet) -> Report:

@@ -22,6 +22,8 @@ from rlm_wasm.image.compiled import cache_path
 from rlm_wasm.image.machine_key import machine_key
 from rlm_wasm.image.paths import state_dir
 from rlm_wasm.sandbox.engine import CONFIGURATION
+from rlm_wasm.worker import zygote as zygote_module
+from rlm_wasm.worker import zygote_messages as messages
 from rlm_wasm.worker.lockdown import namespaces
 from rlm_wasm.worker.lockdown.closures import writable_code
 from rlm_wasm.worker.lockdown.report import LAYERS, WORKER_LAYERS, ZYGOTE_LAYERS
@@ -111,6 +113,22 @@ def test_a_worker_that_its_host_cannot_hold_is_told_and_ends_and_its_zygote_goes
     assert another.cell("6 * 7")["result"] == "42"
     another.close()
     exit_of(warm, another.spawned.number)
+
+
+@pytest.mark.threat("T-053")
+@pytest.mark.parametrize(
+    "said", [{}, {"layers": None}, {"layers": 7}, {"layers": [1]}, {"layers": [["seccomp", "yes", ""]]}]
+)
+def test_a_zygote_that_is_ready_without_its_layers_did_not_start(
+    monkeypatch: pytest.MonkeyPatch, said: dict[str, object]
+) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs, subprocess.Popen([sys.executable, "-c", ""]) as process:
+        messages.send(theirs, {"type": "ready"} | said)
+        monkeypatch.setattr(zygote_module, "launch", lambda: (process, ours))
+        with pytest.raises(ZygoteGone, match="did not start"):
+            Zygote.start("tests.support.worker_entry", process_limits(), required=())
+    assert ours.fileno() == -1
 
 
 # -- what a worker is -----------------------------------------------------------------------------------
