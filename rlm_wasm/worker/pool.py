@@ -18,6 +18,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from rlm_wasm.core.limits import BoundaryLimits, CellLimits, SessionLimits, WorkerLimits
+from rlm_wasm.core.tenant import checked_tenant
 from rlm_wasm.errors import HostExhausted, InternalError, Overloaded, RlmWasmError, UsageError, WorkerLost
 from rlm_wasm.ids import SessionId
 from rlm_wasm.worker.census import Census, PoolMetrics
@@ -37,7 +38,6 @@ from rlm_wasm.worker.worker import SessionImage
 
 _MEASURE_MS: Final = 1_000
 _END_SECONDS_MAX: Final = 5.0
-TENANT_CHARS_MAX: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +159,7 @@ class WorkerPool:
         """
         if self._tasks is None or self._closed:
             raise UsageError("the worker pool is closed; use it as an async context manager")
-        if len(tenant) > TENANT_CHARS_MAX:
-            raise UsageError(f"a tenant's name has at most {TENANT_CHARS_MAX} characters")
+        checked_tenant(tenant)
         self._check(limits, tenant, start)
         try:
             return await self._session(limits, boundary, tenant, start)
