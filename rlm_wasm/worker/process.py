@@ -14,9 +14,10 @@ from rlm_wasm.sandbox.inputs import Input
 from rlm_wasm.sandbox.session import Cell
 from rlm_wasm.sandbox.text import LaidOut
 from rlm_wasm.worker.answers import Answer
+from rlm_wasm.worker.charge import lost_result
 from rlm_wasm.worker.commands import Done, Load, Open, Report
-from rlm_wasm.worker.inline import InlineSession
-from rlm_wasm.worker.link import Link, lost_result
+from rlm_wasm.worker.host_session import HostSession
+from rlm_wasm.worker.link import Link
 from rlm_wasm.worker.result import CellResult
 from rlm_wasm.worker.shortage import typed
 from rlm_wasm.worker.worker import SessionImage
@@ -27,7 +28,7 @@ FILE_FROM_BYTES: Final = 32 << 10
 _THREAD_FROM_UNITS: Final = 1 << 20
 
 
-class ProcessSession(InlineSession):
+class ProcessSession(HostSession):
     """One guest in a worker process. Not for concurrent use. Close it, or use `async with`.
 
     When its process is gone, `run` returns a result that says so; everything else raises WorkerLost.
