@@ -19,7 +19,7 @@ from anyio.abc import TaskGroup
 
 from rlm_wasm.core.limits import BoundaryLimits, CellLimits, SessionLimits, WorkerLimits
 from rlm_wasm.core.tenant import checked_tenant
-from rlm_wasm.errors import HostExhausted, InternalError, Overloaded, RlmWasmError, UsageError, WorkerLost
+from rlm_wasm.errors import HostExhausted, Overloaded, RlmWasmError, UsageError, WorkerLost
 from rlm_wasm.ids import SessionId
 from rlm_wasm.worker.census import Census, PoolMetrics
 from rlm_wasm.worker.child import Child
@@ -163,7 +163,7 @@ class WorkerPool:
         self._check(limits, tenant, start)
         try:
             return await self._session(limits, boundary, tenant, start)
-        except (HostExhausted, InternalError) as refused:
+        except HostExhausted as refused:
             # The kernel refuses that worker what a session takes. It may give it to another one.
             try:
                 return await self._session(limits, boundary, tenant, start)
@@ -190,7 +190,7 @@ class WorkerPool:
         try:
             await session.open_in(limits, start)
         except BaseException as error:
-            if isinstance(error, HostExhausted | InternalError):
+            if isinstance(error, HostExhausted):
                 self._retire(place.worker)
             session.abandon()  # cancelled: the guest may be there although nobody wants it
             raise

@@ -34,6 +34,7 @@ from rlm_wasm.worker.inline import InlineWorker
 from rlm_wasm.worker.lockdown.report import LAYERS
 from rlm_wasm.worker.nursery import Nursery
 from rlm_wasm.worker.pool import WorkerPool
+from rlm_wasm.worker.process import ProcessSession
 from rlm_wasm.worker.result import CellResult
 from rlm_wasm.worker.worker import Worker, WorkerSession
 from tests.faults.leftovers import children_of
@@ -533,6 +534,33 @@ async def test_a_session_that_a_worker_is_refused_memory_for_is_made_in_another_
         async with await opened(made) as second, await opened(made) as third:
             assert (await run(second, "6 * 7")).result == "42"
             assert (await run(third, "6 * 7")).result == "42"
+
+
+async def test_memory_that_no_worker_is_given_is_the_machines_shortage() -> None:
+    async with pool(workers_max=1) as made, await opened(made) as session:
+        (starved,) = made.links
+        resource.prlimit(starved.child.pid, resource.RLIMIT_AS, (1 << 20, 1 << 20))
+        with pytest.raises(HostExhausted, match="no address space: Cannot allocate memory"):
+            await opened(made)
+        assert not starved.lost
+        await session.aclose()
+
+
+async def test_a_bug_that_shows_once_as_a_session_is_made_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    open_in, failed = ProcessSession.open_in, []
+
+    async def fails_once(self: ProcessSession, *what: Any) -> None:
+        if not failed:
+            failed.append(self)
+            raise InternalError("a bug of ours")
+        await open_in(self, *what)
+
+    monkeypatch.setattr(ProcessSession, "open_in", fails_once)
+    async with pool() as made:
+        with pytest.raises(InternalError, match="a bug of ours"):
+            await opened(made)
+        async with await opened(made) as session:
+            assert (await run(session, "1 + 1")).result == "2"
 
 
 @pytest.mark.threat("T-060")
