@@ -25,13 +25,13 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from rlm_wasm.core.tenant import checked_tenant
 from rlm_wasm.errors import ArtifactError, UsageError
 from rlm_wasm.image.artifact import PAGE_BYTES
 from rlm_wasm.image.files import read_owned, write_private
 
 KEY_BYTES: Final = 32
 FORMAT: Final = 1
-TENANT_CHARS_MAX: Final = 256
 MEMORY_BYTES_MAX: Final = (4 << 30) - PAGE_BYTES
 _MAGIC: Final = b"RLMIMAGE"
 _HEADER_BYTES_MAX: Final = 4_096
@@ -65,7 +65,7 @@ def save_image(
     """Write an image: the pages `runs` over the base image of the guest with these hashes.
 
     Raises:
-        UsageError: the key has not 32 bytes, or the tenant's name is too long.
+        UsageError: the key has not 32 bytes, or the tenant's name is none.
         ArtifactError: the file cannot be written.
     """
     _check_key(key, tenant)
@@ -107,8 +107,7 @@ def load_image(path: Path, key: bytes, *, guest: tuple[str, str], tenant: str) -
 def _check_key(key: bytes, tenant: str) -> None:
     if len(key) != KEY_BYTES:
         raise UsageError(f"an image's key has {KEY_BYTES} bytes, not {len(key)}")
-    if len(tenant) > TENANT_CHARS_MAX:
-        raise UsageError(f"a tenant's name has at most {TENANT_CHARS_MAX} characters")
+    checked_tenant(tenant)
 
 
 def _cipher(key: bytes, header: ImageHeader, text: bytes) -> ChaCha20Poly1305:

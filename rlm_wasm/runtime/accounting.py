@@ -11,11 +11,10 @@ from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import Final
 
-from rlm_wasm.errors import InternalError, UsageError
+from rlm_wasm.errors import InternalError
 from rlm_wasm.events import Event
 from rlm_wasm.worker.census import PoolMetrics
 
-TENANT_CHARS_MAX: Final = 256
 # How many tenants have a row of their own; the others share one. A row takes about 500 bytes.
 TENANTS_MAX: Final = 1_000
 # The fields that the last event of a run has, and what it calls them.
@@ -128,20 +127,6 @@ def _spent(event: Event, name: str) -> int:
     if not isinstance(value, int):
         raise InternalError(f"{name} of an account is no int")
     return value
-
-
-def checked_tenant(tenant: str) -> str:
-    """Return the name of a tenant, which is written into labels, events and files.
-
-    Raises UsageError for one that is too long, or that UTF-8 cannot hold: it would spoil every row's export.
-    """
-    if len(tenant) > TENANT_CHARS_MAX:
-        raise UsageError(f"a tenant's name has at most {TENANT_CHARS_MAX} characters")
-    try:
-        tenant.encode("utf-8")
-    except UnicodeEncodeError:
-        raise UsageError(f"a tenant's name is text; {tenant!a} holds half a character") from None
-    return tenant
 
 
 class Accounting:

@@ -14,13 +14,14 @@ from anyio.abc import TaskGroup
 
 from rlm_wasm.core.recorded_order import RecordedOrder
 from rlm_wasm.core.scheduler import RunStarted
+from rlm_wasm.core.tenant import checked_tenant
 from rlm_wasm.errors import UsageError
 from rlm_wasm.events import Event
 from rlm_wasm.ids import RunId, make_run_id
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.providers.registry import ProviderSet
 from rlm_wasm.providers.secret import Keys
-from rlm_wasm.runtime.accounting import Accounting, Metrics, checked_tenant
+from rlm_wasm.runtime.accounting import Accounting, Metrics
 from rlm_wasm.runtime.broker import Broker, Router
 from rlm_wasm.runtime.contexts import Contexts, named_contexts
 from rlm_wasm.runtime.description import WrittenPolicy

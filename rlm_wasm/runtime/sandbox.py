@@ -9,8 +9,9 @@ from typing import Self
 
 import anyio
 
+from rlm_wasm.core.tenant import checked_tenant
 from rlm_wasm.policy.model import Policy
-from rlm_wasm.runtime.accounting import Accounting, Meter, Metrics, checked_tenant
+from rlm_wasm.runtime.accounting import Accounting, Meter, Metrics
 from rlm_wasm.runtime.image import Image, guest_identity
 from rlm_wasm.runtime.image_key import image_key
 from rlm_wasm.runtime.isolation import loaded_image, make_worker

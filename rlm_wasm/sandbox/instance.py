@@ -12,7 +12,7 @@ from typing import Any, Final
 import wasmtime
 from wasmtime import _bindings as ffi
 
-from rlm_wasm.errors import GuestTrap, InternalError, PolicyError
+from rlm_wasm.errors import GuestTrap, HostExhausted, InternalError, PolicyError
 from rlm_wasm.image.compiled import load_module, load_native
 from rlm_wasm.image.memfd import MemoryFile
 from rlm_wasm.sandbox import linear_unsafe
@@ -112,6 +112,7 @@ class Instance:
 
     Raises:
         PolicyError: the memory cap is below the size of the image.
+        HostExhausted: the kernel refuses the memory.
     """
 
     def __init__(self, program: Program, *, memory_bytes_max: int, image: ImageSource | None = None) -> None:
@@ -155,6 +156,9 @@ class Instance:
                 pass
             ffi.wasmtime_call_future_delete(future)
             linear = linear_unsafe.take_last_made()
+            refused = linear_unsafe.last_was_refused()
+        if error and refused:
+            raise HostExhausted(f"the guest gets no memory: {wasmtime.WasmtimeError._from_ptr(error)}")
         self._check(error)
         if trap:
             raise GuestTrap(f"instantiation trapped: {wasmtime.Trap._from_ptr(trap)}")

@@ -104,6 +104,8 @@ _live: dict[int, LinearMemory] = {}
 _next_id = 0
 _next_source: ImageSource | None = None
 _last_made: LinearMemory | None = None
+# Whether the kernel refused the last memory.
+_last_refused = False
 
 
 def live_count() -> int:
@@ -113,9 +115,10 @@ def live_count() -> int:
 
 def make_next_from(source: ImageSource | None) -> None:
     """Say what the next memory starts from; `None`: zeros. Called right before an instantiation."""
-    global _next_source, _last_made
+    global _next_source, _last_made, _last_refused
     _next_source = source
     _last_made = None
+    _last_refused = False
 
 
 def take_last_made() -> LinearMemory | None:
@@ -124,6 +127,11 @@ def take_last_made() -> LinearMemory | None:
     made, _last_made = _last_made, None
     _next_source = None  # it would keep the image's file open
     return made
+
+
+def last_was_refused() -> bool:
+    """Whether the kernel refused the memory that was wanted since `make_next_from`."""
+    return _last_refused
 
 
 def _error(what: str) -> int:
@@ -139,7 +147,7 @@ def _refuse(base: int, total: int, what: str) -> int:
 
 
 def _new_memory(env: Any, ty: Any, minimum: int, maximum: int, reserved: int, guard: int, out: Any) -> int:
-    global _next_id, _last_made
+    global _next_id, _last_made, _last_refused
     source = _next_source
     size = minimum if source is None else source.size
     if reserved != RESERVED_BYTES or guard < GUARD_BYTES_MIN:
@@ -150,6 +158,7 @@ def _new_memory(env: Any, ty: Any, minimum: int, maximum: int, reserved: int, gu
     flags = _MAP_PRIVATE | _MAP_NORESERVE
     base = system.mmap(0, total, _PROT_NONE, flags | _MAP_ANONYMOUS, -1)
     if base in (0, MAP_FAILED):
+        _last_refused = True
         return _error(f"no address space: {os.strerror(ctypes.get_errno())}")
     if source is None:
         ready = system.mprotect(base, size, _PROT_READ_WRITE) == 0
@@ -163,6 +172,7 @@ def _new_memory(env: Any, ty: Any, minimum: int, maximum: int, reserved: int, gu
             and system.mprotect(base + mapped, size - mapped, _PROT_READ_WRITE) == 0
         )
     if not ready:
+        _last_refused = True
         return _refuse(base, total, f"the image could not be mapped: {os.strerror(ctypes.get_errno())}")
     _next_id += 1
     _live[_next_id] = _last_made = LinearMemory(base, size, reserved, total)

@@ -240,6 +240,7 @@ _ERRORS: Final[dict[str, type[RlmWasmError]]] = {
         errors.UsageError,
         errors.PolicyError,
         errors.ArtifactError,
+        errors.HostExhausted,
         errors.InternalError,
     )
 }

@@ -8,11 +8,13 @@ import socket
 import time
 from dataclasses import dataclass
 
+from rlm_wasm.errors import HostExhausted
 from rlm_wasm.worker.lockdown import probe
 from rlm_wasm.worker.lockdown.probe import Attempt
 from rlm_wasm.worker.lockdown.report import Finding
+from rlm_wasm.worker.shortage import typed
 from rlm_wasm.worker.zygote import Zygote
-from rlm_wasm.worker.zygote_reports import Exited, Gone, Spawned, ZygoteGone
+from rlm_wasm.worker.zygote_reports import Exited, Gone, Spawned, Unheld, ZygoteGone
 
 _ENTRY = probe.__name__
 
@@ -35,9 +37,19 @@ def examine() -> Examination:
 
     Raises:
         ArtifactError: no guest is built.
+        HostExhausted: the kernel refuses this process what a worker takes.
+        InternalError: the system refuses it something else.
         LockdownError: this machine is none that workers can be locked down on.
         ZygoteGone: it did not start, or ended.
     """
+    try:
+        return _examine()
+    except OSError as error:
+        failure = typed(error, "no worker process can be made")
+        raise failure from failure.__cause__
+
+
+def _examine() -> Examination:
     zygote = Zygote.start(_ENTRY, probe.LIMITS, required=())
     try:
         told, _ = _ask(zygote, "layers")
@@ -74,6 +86,8 @@ def _exit(zygote: Zygote, number: int) -> Exited:
                     os.close(pidfd)
                 case Exited() if report.number == number:
                     return report
+                case Unheld() if report.number == number:
+                    raise HostExhausted("no descriptor is left to hold a worker by")
                 case Gone(reason=reason):
                     raise ZygoteGone(reason)
     raise ZygoteGone("a worker did not end")

@@ -20,6 +20,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
+from rlm_wasm.worker.shortage import typed
+
 _HEADER: Final = struct.Struct("<I")
 _WITH_FILE: Final = 1 << 31
 _RECEIVE_BYTES: Final = 1 << 16
@@ -41,10 +43,14 @@ class PeerGone(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One frame. `file` is a descriptor that the receiver closes."""
+    """One frame. `file` is a descriptor that the receiver closes.
+
+    `file_lost`: one came with it, and this process had no descriptor left for it.
+    """
 
     payload: bytes
     file: int | None = None
+    file_lost: bool = False
 
 
 class Channel:
@@ -59,10 +65,10 @@ class Channel:
         self._frame_bytes_max: Final = frame_bytes_max
         self._unsent_bytes_max: Final = unsent_bytes_max
         self._received = bytearray()
-        self._files: deque[int] = deque()
+        # None: one that came when this process had no descriptor left.
+        self._files: deque[int | None] = deque()
         self._unsent: deque[tuple[memoryview, int | None]] = deque()
         self.unsent_bytes = 0
-        self.received_bytes = 0
         self._closed = False
 
     def fileno(self) -> int:
@@ -94,11 +100,14 @@ class Channel:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 files.frombytes(content[: len(content) // _INT_BYTES * _INT_BYTES])
         self._files.extend(files)
-        if flags & socket.MSG_CTRUNC or len(files) > 1:
+        cut = bool(flags & socket.MSG_CTRUNC)
+        if len(files) > 1 or (files and cut):
             raise FrameError("more than one file at once")
+        if cut:
+            # There was room for more than one, so it is not the sender's fault that none could be taken.
+            self._files.append(None)
         if not data:
             raise PeerGone("the peer closed its end")
-        self.received_bytes += len(data)
         self._received += data
         return self._frames()
 
@@ -110,7 +119,6 @@ class Channel:
         # The bit of a file makes the word larger than any frame that has come whole.
         if word != len(data) - _HEADER.size or word > self._frame_bytes_max:
             return None
-        self.received_bytes += len(data)
         return Frame(data[_HEADER.size :])
 
     def _missing(self) -> int:
@@ -134,12 +142,13 @@ class Channel:
                 end = at + _HEADER.size + length
                 if len(received) < end:
                     break
-                file = None
+                file, lost = None, False
                 if word & _WITH_FILE:
                     if not self._files:
                         raise FrameError("a frame without the file it speaks of")
                     file = self._files.popleft()
-                frames.append(Frame(bytes(received[at + _HEADER.size : end]), file))
+                    lost = file is None
+                frames.append(Frame(bytes(received[at + _HEADER.size : end]), file, lost))
                 at = end
             # A file comes with the first byte of its frame, so one that is left belongs to what has begun.
             begun = len(received) - at
@@ -162,6 +171,7 @@ class Channel:
 
         Raises:
             PeerGone: the peer is gone, or has not read for longer than the cap allows.
+            HostExhausted: no descriptor is left to keep the file by; nothing of the frame is sent.
         """
         header = _HEADER.pack(len(payload) | (0 if file is None else _WITH_FILE))
         frame = memoryview(header + payload)
@@ -172,7 +182,11 @@ class Channel:
             frame, file = frame[sent:], None if sent else file
         if self.unsent_bytes + len(frame) > self._unsent_bytes_max:
             raise PeerGone(f"the peer leaves more than {self._unsent_bytes_max} bytes unread")
-        self._unsent.append((frame, None if file is None else fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, 0)))
+        try:
+            kept = None if file is None else fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, 0)
+        except OSError as error:
+            raise typed(error, "a file cannot be kept for a peer that is busy") from error
+        self._unsent.append((frame, kept))
         self.unsent_bytes += len(frame)
 
     def flush(self) -> bool:
@@ -208,9 +222,10 @@ class Channel:
             return
         self._closed = True
         self._connection.close()
-        for file in [*self._files, *(file for _, file in self._unsent if file is not None)]:
-            with contextlib.suppress(OSError):
-                os.close(file)
+        for file in (*self._files, *(file for _, file in self._unsent)):
+            if file is not None:
+                with contextlib.suppress(OSError):
+                    os.close(file)
         self._files.clear()
         self._unsent.clear()
         self.unsent_bytes = 0

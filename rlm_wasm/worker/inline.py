@@ -6,155 +6,30 @@ no locked-down process around it.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import itertools
-from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Self
 
 import anyio
-from anyio.lowlevel import checkpoint, current_token
+from anyio.lowlevel import current_token
 
 from rlm_wasm.core.limits import BoundaryLimits, SessionLimits
-from rlm_wasm.core.request import Cancelled
-from rlm_wasm.errors import CellCancelled, DeadlineExceeded, GuestError, InternalError, UsageError
+from rlm_wasm.errors import UsageError
 from rlm_wasm.ids import SessionId
-from rlm_wasm.sandbox.session import Cell
 from rlm_wasm.sandbox.snapshot import Snapshot
-from rlm_wasm.wire.boundary import encode_response
-from rlm_wasm.worker.answers import Answer, Answerer
-from rlm_wasm.worker.commands import (
-    Close,
-    Command,
-    Done,
-    Interrupt,
-    Load,
-    Open,
-    Rebase,
-    Report,
-    Requested,
-    Respond,
-    Run,
-    Stop,
-    TakeSnapshot,
-)
+from rlm_wasm.worker.commands import Open
 from rlm_wasm.worker.entropy import session_entropy
+from rlm_wasm.worker.host_session import HostSession
 from rlm_wasm.worker.local_link import LocalLink
 from rlm_wasm.worker.loop import WorkerLoop
 from rlm_wasm.worker.postbox import Postbox
-from rlm_wasm.worker.result import CellResult
 from rlm_wasm.worker.worker import SessionImage
 
-# What a guest that waits for the host gets when its cell is interrupted.
-_CANCELLED_RESPONSE: Final = encode_response(Cancelled("the cell was cancelled"))
 
-
-class _Mailbox:
-    """What the task that drives a session has to know, put there on the event loop's thread."""
-
-    def __init__(self) -> None:
-        self._reports: deque[Report | Exception] = deque()
-        self._arrived = anyio.Event()
-
-    def put(self, report: Report | Exception) -> None:
-        self._reports.append(report)
-        self._arrived.set()
-
-    async def get(self) -> Report | Exception:
-        while not self._reports:
-            self._arrived = anyio.Event()
-            await self._arrived.wait()
-        return self._reports.popleft()
-
-
-class Link(Protocol):
-    """What a session sends its commands to. What it reports comes to the sink that `Open` named."""
-
-    def submit(self, command: Command) -> None:
-        """Send a command. Raises UsageError or WorkerLost if it could begin nothing any more."""
-
-
-class InlineSession:
-    """One guest. Not for concurrent use: one operation at a time. Close it, or use `async with`."""
-
-    def __init__(self, loop: Link, number: SessionId, boundary: BoundaryLimits) -> None:
-        self._loop = loop
-        self._number = number
-        self._boundary = boundary
-        self._mailbox = _Mailbox()
-        self._closed = False
-        self._busy = False
-        self._answering: anyio.CancelScope | None = None
-        self._answerer: Answerer | None = None
-        # The number of the frame that the answerer has not replied to, or 0.
-        self._unanswered = 0
-        self._frames = 0
-        self._interrupted = False
-        self.last_result: CellResult | None = None
-
-    async def load(self, name: str, value: str | bytes) -> None:
-        """Bind an input in the guest. Raises UsageError, MemoryExceeded or another GuestError."""
-        await self._operate(Load(self._number, name, value), None)
-
-    async def rebase(self) -> None:
-        """Make the present state the session's origin: worth one copy after large inputs were loaded."""
-        await self._operate(Rebase(self._number), None)
-
-    async def snapshot(self) -> SessionImage:
-        """Return the state between two cells. Raises UsageError if the session is lost."""
-        done = await self._operate(TakeSnapshot(self._number), None)
-        if done.snapshot is None:
-            raise InternalError("a snapshot ended without one")
-        return done.snapshot
-
-    async def run(
-        self, cell: Cell, answer: Answer | None = None, *, checkpoint_bytes_max: int = 0
-    ) -> CellResult:
-        """Run a cell; `answer` turns each request frame of the guest into a response frame.
-
-        A GuestError raised by `answer` ends the cell and is its result. Where a cell ends the
-        guest, the session goes back to the state before it if that took no more than
-        `checkpoint_bytes_max`; else it is lost. Cancelling this call ends the cell.
-        """
-        self.last_result = None
-        done = await self._operate(Run(self._number, cell, checkpoint_bytes_max), answer)
-        if done.result is None:
-            raise InternalError("a cell ended without a result")
-        return done.result
-
-    def interrupt(self) -> None:
-        """Ask the cell that runs to end by an exception in the guest. Does nothing between cells."""
-        if not self._closed:
-            self._loop.submit(Interrupt(self._number))
-            self._interrupted = True
-            if self._answering is not None:
-                self._answering.cancel()
-            if self._unanswered:
-                # The guest has to run again to be interrupted.
-                self._reply(self._unanswered, _CANCELLED_RESPONSE)
-
-    async def aclose(self) -> None:
-        """Free the guest. Safe to call again."""
-        self.abandon()
-        await checkpoint()
-
-    def abandon(self) -> None:
-        """Free the guest without waiting for anything. Safe to call again, and after the worker closed."""
-        if not self._closed:
-            self._closed = True
-            with contextlib.suppress(UsageError):  # the worker is closed, and so are its guests
-                self._loop.submit(Close(self._number))
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with anyio.CancelScope(shield=True):
-            await self.aclose()
+class InlineSession(HostSession):
+    """One guest of this process. Not for concurrent use. Close it, or use `async with`."""
 
     async def open(
         self,
@@ -166,91 +41,6 @@ class InlineSession:
         """Make the guest. Called once, by InlineWorker."""
         sink = functools.partial(postbox.post, self._received)
         await self._operate(Open(self._number, limits, self._boundary, entropy, sink, start), None)
-
-    async def _operate(self, command: Command, answer: Answer | None) -> Done:
-        if self._closed or self._busy:
-            raise UsageError("the session is closed" if self._closed else "the session is busy")
-        self._loop.submit(command)
-        self._busy = True
-        self._interrupted = False
-        self._answerer = answer if isinstance(answer, Answerer) else None
-        try:
-            while True:
-                report = await self._mailbox.get()
-                if isinstance(report, Done):
-                    break
-                if isinstance(report, Exception):
-                    raise report
-                self._loop.submit(await self._answer(report, answer))
-        except BaseException:
-            self._answerer = None
-            self._unanswered = 0
-            # Cancelled, or a bug above: the guest must be still before the caller goes on.
-            with anyio.CancelScope(shield=True):
-                with contextlib.suppress(UsageError):  # the worker closes, which ends the operation too
-                    self._loop.submit(Stop(self._number, CellCancelled("the cell was cancelled")))
-                while not isinstance(done := await self._mailbox.get(), Done):
-                    pass
-                self.last_result = done.result
-            raise
-        finally:
-            self._busy = False
-            self._answerer = None
-        self.last_result = report.result
-        if report.error is not None:
-            raise report.error
-        return report
-
-    def _received(self, report: Report) -> None:
-        """Take a report of the worker's: an answerer gets a request at once, the waiting task all else."""
-        answerer = self._answerer
-        if answerer is None or self._interrupted or not isinstance(report, Requested):
-            self._mailbox.put(report)
-            return
-        self._frames += 1
-        self._unanswered = self._frames
-        try:
-            answerer.ask(report.frame, functools.partial(self._reply, self._frames))
-        except Exception as error:  # noqa: BLE001 - raised again by the task that drives the session
-            self._mailbox.put(error)
-
-    def _reply(self, number: int, response: bytes | GuestError) -> None:
-        """Pass a reply on, if it is the one that the guest waits for."""
-        if number != self._unanswered:
-            return  # interrupted or cancelled meanwhile
-        self._unanswered = 0
-        command: Command
-        if isinstance(response, GuestError):
-            command = Stop(self._number, response)
-        elif type(response) is bytes:
-            command = Respond(self._number, response)
-        else:  # a subclass may lie about its length
-            self._mailbox.put(UsageError(f"an answerer replied with a {type(response).__name__}; give bytes"))
-            return
-        with contextlib.suppress(UsageError):  # the worker is closed, and so is the guest
-            self._loop.submit(command)
-
-    async def _answer(self, request: Requested, answer: Answer | None) -> Command:
-        """Return what to tell the guest: a response, or that its cell is over."""
-        if answer is None:
-            return Stop(self._number, CellCancelled("the guest asked the host where nobody answers"))
-        if self._interrupted:
-            return Respond(self._number, _CANCELLED_RESPONSE)
-        wait_ms = self._boundary.host_wait_ms_max
-        try:
-            with anyio.CancelScope() as self._answering, anyio.fail_after(wait_ms / 1000):
-                response = await answer(request.frame)
-                if type(response) is not bytes:  # a subclass may lie about its length
-                    raise UsageError(f"`answer` returned a {type(response).__name__}; give bytes")
-                return Respond(self._number, response)
-            # Interrupted: the guest has to run again to be interrupted.
-            return Respond(self._number, _CANCELLED_RESPONSE)
-        except TimeoutError:
-            return Stop(
-                self._number, DeadlineExceeded(f"the guest waited for the host longer than {wait_ms} ms")
-            )
-        except GuestError as error:
-            return Stop(self._number, error)
 
 
 class InlineWorker:

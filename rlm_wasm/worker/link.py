@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from time import monotonic_ns
 from typing import Final
 
 import anyio
 
-from rlm_wasm.core.limits import CellLimits
 from rlm_wasm.errors import (
     ArtifactError,
     BoundaryViolation,
+    HostExhausted,
     InternalError,
+    RlmWasmError,
     UsageError,
     WorkerLost,
 )
@@ -28,70 +28,20 @@ from rlm_wasm.image.memfd import MemoryFile
 from rlm_wasm.sandbox.text import LaidOut
 from rlm_wasm.wire import worker_messages as m
 from rlm_wasm.worker import commands as c
+from rlm_wasm.worker.charge import Charge
 from rlm_wasm.worker.child import Child
 from rlm_wasm.worker.frames import Channel, Frame, FrameError, PeerGone
 from rlm_wasm.worker.image_file import WorkerImage, check_file, next_image_number
 from rlm_wasm.worker.protocol import Protocol, State
 from rlm_wasm.worker.readable import while_readable
-from rlm_wasm.worker.result import CellResult
 from rlm_wasm.worker.translation import result_of
 
 Sink = Callable[[c.Report], None]
+_LOOK_SECONDS: Final = 0.05
 
 
-# Twice what any guest was measured to use. A cell whose worker is gone is charged what it could have used.
-FUEL_PER_NS_MAX: Final = 25
 # Commands that begin an operation, which ends with one report.
 _BEGINNING: Final = (c.Open, c.Load, c.Run, c.Rebase, c.TakeSnapshot)
-
-
-@dataclass(slots=True)
-class _Running:
-    """A cell under way, and how long its guest has had."""
-
-    limits: CellLimits
-    since_ns: int
-    executed_ns: int = 0
-    waits: bool = False
-
-    def pause(self, now_ns: int) -> None:
-        if not self.waits:
-            self.executed_ns += now_ns - self.since_ns
-        self.waits = True
-
-    def resume(self, now_ns: int) -> None:
-        self.since_ns = now_ns
-        self.waits = False
-
-    def ended(self, done: c.Done, now_ns: int) -> c.Done:
-        """Return a worker's report without more time than there was: what it says is not to be believed."""
-        self.pause(now_ns)
-        result = done.result
-        if result is None or result.executed_ns <= self.executed_ns:
-            return done
-        return replace(done, result=replace(result, executed_ns=self.executed_ns))
-
-    def lost(self, error: WorkerLost, now_ns: int) -> CellResult:
-        """Return what the cell came to: its worker is gone."""
-        self.pause(now_ns)
-        fuel = min(self.limits.fuel_max, FUEL_PER_NS_MAX * self.executed_ns)
-        return lost_result(error, fuel, executed_ns=self.executed_ns)
-
-
-def lost_result(error: WorkerLost, fuel_used: int, *, executed_ns: int = 0) -> CellResult:
-    """Return the result of a cell whose worker is gone."""
-    return CellResult(
-        outcome=error.outcome,
-        stdout="",
-        stderr="",
-        result=None,
-        error=error,
-        variables=(),
-        fuel_used=fuel_used,
-        memory_peak_bytes=0,
-        executed_ns=executed_ns,
-        session_lost=True,
-    )
 
 
 class Link:
@@ -117,7 +67,7 @@ class Link:
         )
         self._protocol = Protocol()
         self._sinks: dict[int, Sink] = {}
-        self._running: dict[int, _Running] = {}
+        self._running: dict[int, Charge] = {}
         # Sessions whose operation has not ended. Not read off the books: a report that is refused may
         # have moved them, and its session would wait for ever.
         self._owed: set[int] = set()
@@ -143,11 +93,6 @@ class Link:
         states = {self._protocol.state(session) for session in self._protocol.sessions}
         return bool(states & {State.BUSY, State.STOPPING, State.CLOSING})
 
-    @property
-    def session_count(self) -> int:
-        """How many sessions the worker holds."""
-        return len(self._protocol.sessions)
-
     # -- what a session sends ----------------------------------------------------------------------------
 
     def submit(self, command: c.Command) -> None:
@@ -156,15 +101,24 @@ class Link:
         Raises:
             WorkerLost: the worker is gone and the command would begin something.
         """
+        begins = isinstance(command, _BEGINNING)
         if self.lost is not None:
-            if isinstance(command, _BEGINNING):
+            if begins:
                 raise WorkerLost(self.lost.message)
             return  # the session has been told
         message, file = self._message(command)
-        if isinstance(command, _BEGINNING):
+        if begins:
             self._owed.add(command.session)
-        if message is not None:
+        if message is None:
+            return
+        try:
             self._send(message, file)
+        except RlmWasmError as error:
+            # The worker knows nothing of it. It ends as if the worker had said so.
+            assert isinstance(message, m.OpenSession | m.LoadValue)  # the only ones with a file
+            report = m.OperationDone(message.session, message.operation, error=m.encode_error(error))
+            self._protocol.check(report, with_file=False)
+            self._act(report, None)
 
     def _message(self, command: c.Command) -> tuple[m.ToWorker | None, MemoryFile | None]:
         """Enter a command in the books; return what to send: nothing if it has become void."""
@@ -181,7 +135,7 @@ class Link:
                 return self._load(command, value)
             case c.Run(session=session, cell=cell, checkpoint_bytes_max=bytes_max):
                 operation = self._protocol.beginning(session, cell=cell.limits)
-                self._running[session] = _Running(cell.limits, monotonic_ns())
+                self._running[session] = Charge(cell.limits, monotonic_ns())
                 source = cell.source.encode("utf-8", "replace").decode()
                 message = m.RunCell(session, operation, source, cell.limits, cell.report_variables, bytes_max)
             case c.Rebase(session=session):
@@ -269,6 +223,9 @@ class Link:
                     tasks.start_soon(self._write)
                     if self.lost is None:
                         await while_readable(self._channel.fileno(), self.read)
+        except* OSError as failed:
+            # The loop cannot watch one more descriptor: this worker ends, and nothing else of the pool.
+            self.end(f"the host cannot watch its socket: {failed.exceptions[0]}")
         finally:
             # Cancelled from outside: whoever waits for a session is told, or would wait for ever.
             self.end("the host closed it")
@@ -308,8 +265,11 @@ class Link:
         if self.lost is not None:
             return
         report = m.decode_report(frame.payload)
-        self._protocol.check(report, with_file=file is not None)
+        self._protocol.check(report, with_file=file is not None or frame.file_lost)
         self.heard_ns = monotonic_ns()
+        self._act(report, file)
+
+    def _act(self, report: m.FromWorker, file: MemoryFile | None) -> None:
         match report:
             case m.GuestRequest(session=session, frame=request):  # the most frequent by far
                 if self._protocol.state(session) is State.WAITING:
@@ -340,7 +300,9 @@ class Link:
             return c.Done(error=m.decode_error(report.error))
         if report.result is not None:
             return c.Done(result=result_of(report.result))
-        if report.image is not None and file is not None:
+        if report.image is not None:
+            if file is None:
+                return c.Done(error=HostExhausted("the host has no descriptor left for the image"))
             image = report.image
             check_file(file.fd, bytes_max=image.size + 16 * image.runs)
             return c.Done(
@@ -402,7 +364,10 @@ class Link:
         """Wait until the process is no more; return whether that is so."""
         with anyio.move_on_after(seconds_max, shield=True):
             while not self.child.ended():
-                await anyio.wait_readable(self.child.pidfd)
+                try:
+                    await anyio.wait_readable(self.child.pidfd)
+                except OSError:  # the loop cannot watch one more descriptor
+                    await anyio.sleep(_LOOK_SECONDS)
         ended = self.child.ended()
         with contextlib.suppress(OSError):
             self.child.close()

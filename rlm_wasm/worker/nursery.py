@@ -20,11 +20,13 @@ from rlm_wasm.worker.child import Child
 from rlm_wasm.worker.lockdown.report import Finding
 from rlm_wasm.worker.lockdown.rlimits import ProcessLimits
 from rlm_wasm.worker.patience import told_in_time
+from rlm_wasm.worker.shortage import typed
 from rlm_wasm.worker.zygote import Zygote
-from rlm_wasm.worker.zygote_reports import Exited, Gone, Spawned, ZygoteGone
+from rlm_wasm.worker.zygote_reports import Exited, Gone, Spawned, Unheld, ZygoteGone
 
 ENTRY: Final = "rlm_wasm.worker.serving"
 _EXIT_SECONDS_MAX: Final = 1.0
+_LOOK_SECONDS: Final = 0.05
 
 
 @dataclass(slots=True)
@@ -82,6 +84,7 @@ class Nursery:
             LockdownError: the machine lacks a layer that is required.
             ArtifactError: no guest is built, or it is not what was built.
             HostExhausted: the kernel refuses the host what a worker takes.
+            InternalError: the system refused it something else.
             WorkerLost: two zygotes in a row did not make one.
         """
         try:
@@ -93,7 +96,8 @@ class Nursery:
             raise WorkerLost(f"no worker process can be made: {gone.message}") from gone
         except OSError as error:
             # Typed here: anything else that leaves a task of the pool ends the pool, and every run in it.
-            raise HostExhausted(f"no worker process can be made: {error.strerror}") from None
+            failure = typed(error, "no worker process can be made")
+            raise failure from failure.__cause__
 
     async def _fork(self) -> Child:
         zygote = await self._running()
@@ -107,7 +111,7 @@ class Nursery:
             )
             if birth.spawned is None:
                 if birth.reason:
-                    # It answered that the kernel gives no process now. The workers that it has go on.
+                    # The kernel gives no process now, or nothing to hold it by. Those that are there go on.
                     raise HostExhausted(f"no worker process can be made: {birth.reason}")
                 reason = "the zygote does not fork"
                 zygote.kill()
@@ -168,6 +172,9 @@ class Nursery:
                 await anyio.wait_readable(zygote.fileno())
             except anyio.ClosedResourceError:
                 return
+            except OSError:
+                # The loop cannot watch one more descriptor. That is no reason to end a zygote.
+                await anyio.sleep(_LOOK_SECONDS)
             await self._read(zygote)
 
     async def _read(self, zygote: Zygote) -> None:
@@ -177,16 +184,19 @@ class Nursery:
             else:
                 self._take(report)
 
-    def _take(self, report: Spawned | Exited) -> None:
+    def _take(self, report: Spawned | Exited | Unheld) -> None:
         birth = self._births.get(report.number)
         if isinstance(report, Spawned):
             if birth is None or birth.abandoned:
                 os.close(report.pidfd)
                 return
             birth.spawned = report
+        elif isinstance(report, Unheld):
+            if birth is not None:
+                birth.reason = "no descriptor is left to hold it by"
         elif birth is not None:
             del self._births[report.number]
-            birth.reason = report.reason
+            birth.reason = birth.reason or report.reason
             birth.ended.set()
         if birth is not None:
             birth.told.set()

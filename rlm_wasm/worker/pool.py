@@ -18,9 +18,11 @@ import anyio
 from anyio.abc import TaskGroup
 
 from rlm_wasm.core.limits import BoundaryLimits, CellLimits, SessionLimits, WorkerLimits
-from rlm_wasm.errors import HostExhausted, InternalError, RlmWasmError, UsageError, WorkerLost
+from rlm_wasm.core.tenant import checked_tenant
+from rlm_wasm.errors import HostExhausted, Overloaded, RlmWasmError, UsageError, WorkerLost
 from rlm_wasm.ids import SessionId
 from rlm_wasm.worker.census import Census, PoolMetrics
+from rlm_wasm.worker.child import Child
 from rlm_wasm.worker.image_file import WorkerImage
 from rlm_wasm.worker.link import Link
 from rlm_wasm.worker.liveness import hangs
@@ -31,11 +33,11 @@ from rlm_wasm.worker.placement import Isolation, Placement
 from rlm_wasm.worker.pressure import memory_pressure_permille
 from rlm_wasm.worker.process import ProcessSession
 from rlm_wasm.worker.protocol import report_bytes_max
+from rlm_wasm.worker.shortage import typed
 from rlm_wasm.worker.worker import SessionImage
 
 _MEASURE_MS: Final = 1_000
 _END_SECONDS_MAX: Final = 5.0
-TENANT_CHARS_MAX: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,14 +159,16 @@ class WorkerPool:
         """
         if self._tasks is None or self._closed:
             raise UsageError("the worker pool is closed; use it as an async context manager")
-        if len(tenant) > TENANT_CHARS_MAX:
-            raise UsageError(f"a tenant's name has at most {TENANT_CHARS_MAX} characters")
+        checked_tenant(tenant)
         self._check(limits, tenant, start)
         try:
             return await self._session(limits, boundary, tenant, start)
-        except (HostExhausted, InternalError):
+        except HostExhausted as refused:
             # The kernel refuses that worker what a session takes. It may give it to another one.
-            return await self._session(limits, boundary, tenant, start)
+            try:
+                return await self._session(limits, boundary, tenant, start)
+            except Overloaded:
+                raise refused from None  # there is no other one
 
     async def _session(
         self, limits: SessionLimits, boundary: BoundaryLimits, tenant: str, start: SessionImage | None
@@ -186,7 +190,7 @@ class WorkerPool:
         try:
             await session.open_in(limits, start)
         except BaseException as error:
-            if isinstance(error, HostExhausted | InternalError):
+            if isinstance(error, HostExhausted):
                 self._retire(place.worker)
             session.abandon()  # cancelled: the guest may be there although nobody wants it
             raise
@@ -210,6 +214,7 @@ class WorkerPool:
 
     async def _start(self, number: int, tenant: str) -> None:
         slot = self._slots[number]
+        child: Child | None = None
         try:
             nursery = self._nursery(self._domain(tenant))
             child = await nursery.fork()
@@ -232,8 +237,14 @@ class WorkerPool:
                 slot.error = await nursery.cause_of_death(child) or link.lost
             elif slot.unwanted:
                 link.end("nobody wants it any more")
-        except RlmWasmError as error:
-            slot.error = error
+        except (RlmWasmError, OSError) as error:
+            # Typed for whoever waits: what leaves a task of the pool ends the pool, and every run in it.
+            slot.error = error if isinstance(error, RlmWasmError) else typed(error, "no worker can be made")
+            if slot.link is not None:
+                slot.link.end(slot.error.message)
+            elif child is not None:
+                child.kill()
+                child.close()
             self._placement.ended(number)
             self._slots.pop(number, None)
         except BaseException:

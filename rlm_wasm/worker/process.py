@@ -14,10 +14,12 @@ from rlm_wasm.sandbox.inputs import Input
 from rlm_wasm.sandbox.session import Cell
 from rlm_wasm.sandbox.text import LaidOut
 from rlm_wasm.worker.answers import Answer
+from rlm_wasm.worker.charge import lost_result
 from rlm_wasm.worker.commands import Done, Load, Open, Report
-from rlm_wasm.worker.inline import InlineSession
-from rlm_wasm.worker.link import Link, lost_result
+from rlm_wasm.worker.host_session import HostSession
+from rlm_wasm.worker.link import Link
 from rlm_wasm.worker.result import CellResult
+from rlm_wasm.worker.shortage import typed
 from rlm_wasm.worker.worker import SessionImage
 
 # A value of fewer bytes travels in its frame; a larger one in a file of its own.
@@ -26,7 +28,7 @@ FILE_FROM_BYTES: Final = 32 << 10
 _THREAD_FROM_UNITS: Final = 1 << 20
 
 
-class ProcessSession(InlineSession):
+class ProcessSession(HostSession):
     """One guest in a worker process. Not for concurrent use. Close it, or use `async with`.
 
     When its process is gone, `run` returns a result that says so; everything else raises WorkerLost.
@@ -68,7 +70,11 @@ class ProcessSession(InlineSession):
             return LaidOut.of(plain, encoding, file_from_bytes=FILE_FROM_BYTES)
 
         in_thread = len(plain) >= _THREAD_FROM_UNITS
-        laid_out = await anyio.to_thread.run_sync(lay_out) if in_thread else lay_out()
+        try:
+            laid_out = await anyio.to_thread.run_sync(lay_out) if in_thread else lay_out()
+        except OSError as error:
+            failure = typed(error, "an input cannot be laid out")
+            raise failure from failure.__cause__
         await self._operate(Load(self._number, name, laid_out), None)
 
     async def run(

@@ -7,7 +7,6 @@ it gives it commands and turns, on one thread.
 from __future__ import annotations
 
 import contextlib
-import errno
 import heapq
 from collections import deque
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from dataclasses import dataclass, field
 from time import monotonic_ns
 from typing import Final
 
-from rlm_wasm.errors import GuestError, HostExhausted, InternalError, RlmWasmError, UsageError
+from rlm_wasm.errors import GuestError, RlmWasmError, UsageError
 from rlm_wasm.ids import SessionId
 from rlm_wasm.sandbox.instance import Instance
 from rlm_wasm.sandbox.session import Session
@@ -42,6 +41,7 @@ from rlm_wasm.worker.commands import (
 from rlm_wasm.worker.operations import Outcome, SessionOperation
 from rlm_wasm.worker.program import LoadedGuest, load_guest_program
 from rlm_wasm.worker.result import CellResult
+from rlm_wasm.worker.shortage import typed
 
 # A session that the host answers goes on where it was, ahead of the others, until it has run for as
 # long as a slice takes: its memory is still in the processor's caches. Then it is the others' turn.
@@ -49,10 +49,6 @@ TURN_NS: Final = 4_000_000
 # A guest that ran no longer than this before it asked will not run for long once it is answered, as a rule:
 # who has the answer may run that turn at once, in the middle of other things.
 BRIEF_NS: Final = 500_000
-# What a system call says when the machine, and not the caller, is the reason.
-_SHORTAGES: Final = frozenset(
-    {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EAGAIN}
-)
 
 
 @dataclass(slots=True)
@@ -201,7 +197,7 @@ class Seats:
         except RlmWasmError as error:
             self._refuse(command, error)
         except Exception as error:  # noqa: BLE001 - the thread serves others; the caller gets it typed
-            self._refuse(command, _typed(error))
+            self._refuse(command, typed(error, "a session failed"))
         else:
             seat = self._seats[command.session] = _Seat(session, command.sink)
             self._tell(command.session, seat, Done())
@@ -271,7 +267,7 @@ class Seats:
         except Exception as error:  # noqa: BLE001 - the thread serves others; the caller gets it typed
             seat.operation = None
             seat.session.close()
-            self._tell(session, seat, Done(error=_typed(error)))
+            self._tell(session, seat, Done(error=typed(error, "a session failed")))
         else:
             took_ns = self._clock() - began_ns
             seat.turn_ns += took_ns
@@ -303,13 +299,3 @@ class Seats:
             operation.close()
             self._tell(session, seat, Done(error=UsageError("the session was closed")))
         seat.session.close()
-
-
-def _typed(error: Exception) -> RlmWasmError:
-    """Return what the caller gets: the machine's shortage by its name, anything else as our bug."""
-    if isinstance(error, OSError) and error.errno in _SHORTAGES:
-        # Without its cause: that one's frames hold the very descriptors and mappings that are short.
-        return HostExhausted(f"this machine has no more room for a session: {error.strerror}")
-    internal = InternalError(f"{type(error).__name__}: {error}")
-    internal.__cause__ = error
-    return internal

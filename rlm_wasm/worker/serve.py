@@ -16,13 +16,14 @@ import socket
 from time import monotonic_ns
 from typing import Final
 
-from rlm_wasm.errors import InternalError, RlmWasmError
+from rlm_wasm.errors import HostExhausted, RlmWasmError
 from rlm_wasm.image.memfd import MemoryFile
 from rlm_wasm.wire import worker_messages as m
 from rlm_wasm.worker import commands as c
 from rlm_wasm.worker.frames import Channel, PeerGone
 from rlm_wasm.worker.lockdown.report import LockdownReport
 from rlm_wasm.worker.seats import Seats
+from rlm_wasm.worker.shortage import typed
 from rlm_wasm.worker.translation import Images, command_of, load_command, open_command, report_of
 from rlm_wasm.worker.vigil import Vigil
 
@@ -86,7 +87,13 @@ class Server:
             self._idle = False
             for frame in self._channel.receive():
                 file = None if frame.file is None else MemoryFile(frame.file)
-                self._take(m.decode_command(frame.payload), file)
+                command = m.decode_command(frame.payload)
+                if frame.file_lost and isinstance(command, m.OpenSession | m.LoadValue):
+                    self._operations[command.session] = command.operation
+                    error = HostExhausted("the worker has no descriptor left for a file")
+                    self._tell(command.session, c.Done(error=error))
+                else:
+                    self._take(command, file)
         if self._channel.unsent_bytes >= UNSENT_BYTES_HIGH:
             return
         if self._idle and self._seats.idle_seconds() != 0.0:
@@ -189,9 +196,13 @@ class Server:
         try:
             message, file = report_of(session, self._operations[session], report)
         except Exception as error:  # noqa: BLE001 - for example no room for an image: the operation still ends
-            report = c.Done(error=InternalError(f"a report could not be made: {type(error).__name__}"))
+            report = c.Done(error=typed(error, "a report could not be made"))
             message, file = report_of(session, self._operations[session], report)
-        self._channel.send(m.encode(message), None if file is None else file.fd)
+        try:
+            self._channel.send(m.encode(message), None if file is None else file.fd)
+        except HostExhausted as error:
+            message, _ = report_of(session, self._operations[session], c.Done(error=error))
+            self._channel.send(m.encode(message))
         self._asked = isinstance(report, c.Requested)
 
 

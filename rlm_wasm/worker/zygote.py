@@ -4,7 +4,7 @@
     ours, theirs = socket.socketpair()
     number = zygote.spawn(theirs)           # returns at once; `theirs` may be closed
     for report in zygote.reports():         # never blocks; readable when `fileno()` is
-        ...                                 # Spawned(number, pid, pidfd), then Exited(number, ...)
+        ...                                 # Spawned(number, pidfd, pid), then Exited(number, ...)
     zygote.close()                          # kills every worker of it
 
 The entry is a module with two functions, named when the zygote starts and never later:
@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import select
 import signal
 import socket
@@ -37,7 +36,7 @@ from rlm_wasm.worker.guest_files import GuestFiles, guest_files
 from rlm_wasm.worker.lockdown.report import LAYERS, Finding
 from rlm_wasm.worker.lockdown.rlimits import ProcessLimits
 from rlm_wasm.worker.zygote_launch import launch
-from rlm_wasm.worker.zygote_reports import Gone, Report, ZygoteGone, report_of
+from rlm_wasm.worker.zygote_reports import Gone, Report, ZygoteGone, layers_of, report_of
 
 START_SECONDS_MAX: Final = 30.0
 SEND_SECONDS_MAX: Final = 5.0
@@ -111,11 +110,11 @@ class Zygote:
         while self._gone is None and len(found) < _REPORTS_A_CALL_MAX:
             try:
                 self._channel.setblocking(False)
-                received = messages.receive(self._channel)
-                if received is None:
+                packet = messages.receive(self._channel)
+                if packet is None:
                     self._lose("it ended")
                 else:
-                    found.append(report_of(*received))
+                    found.append(report_of(packet))
             except BlockingIOError:
                 return found
             except (OSError, ValueError, KeyError, TypeError) as error:
@@ -169,21 +168,23 @@ class Zygote:
         self._channel.settimeout(START_SECONDS_MAX)
         try:
             messages.send(self._channel, start, [artifacts.code.fd, artifacts.image.fd])
-            received = messages.receive(self._channel)
+            packet = messages.receive(self._channel)
         except (OSError, ValueError) as error:
             raise ZygoteGone(f"the zygote did not start: {error}") from error
-        if received is None:
+        if packet is None:
             raise ZygoteGone("the zygote ended while it started")
-        document, fds = received
-        for fd in fds:
-            os.close(fd)
+        packet.close()
+        document = packet.document
         if document["type"] == "failed":
             if document.get("lockdown"):
                 raise LockdownError(str(document["reason"]), hint=document.get("hint"))
             raise ZygoteGone(f"the zygote did not start: {document.get('reason')}")
         if document["type"] != "ready":
             raise ZygoteGone("the zygote did not start: it said something else")
-        self.layers = tuple(Finding(str(a), bool(b), str(c)) for a, b, c in document["layers"])
+        try:
+            self.layers = layers_of(document)
+        except ValueError as error:
+            raise ZygoteGone(f"the zygote did not start: {error}") from error
 
     def _lose(self, reason: str) -> None:
         self._gone = self._gone or Gone(reason)

@@ -8,7 +8,8 @@
     zygote  Exited      number, wait status, the worker's last words if it could not be locked down
 
 A zygote never runs a guest, and a worker has no descriptor of this socket. A packet is still checked
-like one from a stranger: a host that cannot read one ends the zygote.
+like one from a stranger: a host that cannot read one ends the zygote. A descriptor that the receiver
+has no room for is nobody's fault: it is missing, and its packet stands.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ import json
 import os
 import socket
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 PACKET_BYTES_MAX: Final = 64 << 10
 FDS_MAX: Final = 2
-_ANCILLARY_BYTES: Final = socket.CMSG_SPACE(4 * FDS_MAX)
+# More than any packet has, so that one with too many is seen.
+_ANCILLARY_BYTES: Final = socket.CMSG_SPACE(4 * (FDS_MAX + 1))
 
 
 def send(channel: socket.socket, document: dict[str, Any], fds: Sequence[int] = ()) -> None:
@@ -38,8 +41,25 @@ def send(channel: socket.socket, document: dict[str, Any], fds: Sequence[int] = 
     channel.sendmsg([packet], ancillary)
 
 
-def receive(channel: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
-    """Return one packet and the descriptors that came with it; None at the end.
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """One packet. The receiver closes `fds`.
+
+    `fds_lost`: more came with it, and this process had no descriptor left for them.
+    """
+
+    document: dict[str, Any]
+    fds: list[int]
+    fds_lost: bool = False
+
+    def close(self) -> None:
+        """Close what came with it."""
+        for fd in self.fds:
+            os.close(fd)
+
+
+def receive(channel: socket.socket) -> Packet | None:
+    """Return one packet; None at the end.
 
     Raises:
         ValueError: what came is no packet of ours; descriptors that came with it are closed.
@@ -53,10 +73,12 @@ def receive(channel: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
             found.frombytes(data[: len(data) - len(data) % found.itemsize])
             fds += found
     try:
-        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+        cut = bool(flags & socket.MSG_CTRUNC)
+        # There is room for more than any packet has. Where fewer came and it was cut, this process is short.
+        if flags & socket.MSG_TRUNC or len(fds) > FDS_MAX or (cut and len(fds) >= FDS_MAX):
             raise ValueError("a packet was cut")
         if not packet:
-            if fds:
+            if fds or cut:
                 raise ValueError("descriptors without a packet")
             return None
         document = json.loads(packet)
@@ -66,4 +88,4 @@ def receive(channel: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
         for fd in fds:
             os.close(fd)
         raise ValueError(str(error)) from error
-    return document, fds
+    return Packet(document, fds, cut)

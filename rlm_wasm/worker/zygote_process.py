@@ -10,6 +10,7 @@ It never reads a key or a file of the user's: what it loads comes over the socke
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import importlib
 import os
@@ -75,10 +76,12 @@ def _outside(channel: socket.socket) -> int:
     """Enter the namespaces, fork the zygote proper, and return its exit code when it ends."""
     # While the host still reads its policy: modules take longer to import than all that follows.
     importlib.import_module("rlm_wasm.worker.serving")
-    received = messages.receive(channel)
-    if received is None:
+    packet = messages.receive(channel)
+    if packet is None:
         return EXIT_FAILED
-    start, fds = received
+    if packet.fds_lost:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    start, fds = packet.document, packet.fds
     required = frozenset(start["required"])
     findings = layers.enter_namespaces(required)
     me = os.getpid()
@@ -187,22 +190,23 @@ def _serve(channel: socket.socket, settled: _Settled) -> NoReturn:
                 poll.unregister(fd)
                 _reap(channel, fd, child)
                 continue
-            received = messages.receive(channel)
-            if received is None:
+            packet = messages.receive(channel)
+            if packet is None:
                 # As the first process of its namespace it takes all others with it; without, by hand.
                 for pidfd in children:
                     with contextlib.suppress(OSError):
                         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
                 os._exit(0)
-            document, fds = received
-            number = int(document["number"])
+            number = int(packet.document["number"])
             try:
-                pidfd, child = _fork(channel, settled, number, fds[0])
+                if packet.fds_lost:
+                    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+                pidfd, child = _fork(channel, settled, number, packet.fds[0])
             except OSError as error:
                 _tell_exit(channel, number, EXIT_FAILED << 8, f"no fork: {error.strerror}")
                 continue
             finally:
-                os.close(fds[0])
+                packet.close()
             children[pidfd] = child
             poll.register(pidfd, select.POLLIN)
             messages.send(channel, {"type": "spawned", "number": number, "pid": child.pid}, [pidfd])

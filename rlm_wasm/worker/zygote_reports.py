@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from rlm_wasm.errors import InternalError
+from rlm_wasm.worker.lockdown.report import Finding
+from rlm_wasm.worker.shortage import is_shortage
+from rlm_wasm.worker.zygote_messages import Packet
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,34 +50,67 @@ class Gone:
     reason: str
 
 
-Report = Spawned | Exited | Gone
+@dataclass(frozen=True, slots=True)
+class Unheld:
+    """A worker has been forked, and this process had no descriptor left to hold it by.
+
+    It ends once its socket is closed, and Exited tells when.
+    """
+
+    number: int
+
+
+Report = Spawned | Exited | Unheld | Gone
 
 
 class ZygoteGone(InternalError):
     """The zygote ended or does not answer; another one has to be started."""
 
 
-def report_of(document: dict[str, Any], fds: list[int]) -> Report:
+def report_of(packet: Packet) -> Report:
     """Return the report in a packet; the descriptor that came with it belongs to the report.
 
     Raises:
         ValueError, KeyError or OSError: it is none; the descriptors are closed.
     """
     try:
-        return _checked(document, fds)
+        report = _checked(packet)
     except BaseException:
-        for fd in fds:
-            os.close(fd)
+        packet.close()
         raise
+    if isinstance(report, Unheld):
+        packet.close()
+    return report
 
 
-def _checked(document: dict[str, Any], fds: list[int]) -> Report:
-    if len(fds) != (1 if document["type"] == "spawned" else 0):
+def layers_of(document: dict[str, Any]) -> tuple[Finding, ...]:
+    """Return the layers that a zygote says it stands on. Raises ValueError if it names none."""
+    layers = document.get("layers")
+    if not isinstance(layers, list):
+        raise ValueError("it names no layers")
+    found = []
+    for each in layers:
+        match each:
+            case [str(layer), bool(applied), str(detail)]:
+                found.append(Finding(layer, applied, detail))
+            case _:
+                raise ValueError("it names what is no layer")
+    return tuple(found)
+
+
+def _checked(packet: Packet) -> Report:
+    document, fds = packet.document, packet.fds
+    if len(fds) + packet.fds_lost != (1 if document["type"] == "spawned" else 0):
         raise ValueError("an unexpected number of descriptors")
     number = _integer(document, "number")
     match document["type"]:
         case "spawned":
-            return Spawned(number, fds[0], _pid_of(fds[0]))
+            try:
+                return Unheld(number) if packet.fds_lost else Spawned(number, fds[0], _pid_of(fds[0]))
+            except OSError as error:
+                if not is_shortage(error):
+                    raise
+                return Unheld(number)
         case "exited":
             return Exited(number, _integer(document, "status"), str(document["reason"])[:1000])
     raise ValueError("an unexpected message")

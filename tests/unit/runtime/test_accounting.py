@@ -12,9 +12,10 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from rlm_wasm.core.tenant import TENANT_CHARS_MAX
 from rlm_wasm.errors import UsageError
 from rlm_wasm.events import Event
-from rlm_wasm.runtime.accounting import TENANT_CHARS_MAX, Accounting, TenantUsage
+from rlm_wasm.runtime.accounting import Accounting, TenantUsage
 from rlm_wasm.runtime.prometheus import UsageCollector
 from rlm_wasm.runtime.runtime import Runtime
 from tests.support.core_facts import RUN

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rlm_wasm.errors import InternalError
+from rlm_wasm.errors import HostExhausted, InternalError
 from rlm_wasm.sandbox import fatal, linear_unsafe
 from rlm_wasm.sandbox.linear_unsafe import MAP_FAILED, SystemCalls
 from rlm_wasm.sandbox.session import Cell, Session, drive
@@ -84,7 +84,7 @@ def test_a_memory_that_cannot_be_mapped_is_an_error_and_leaves_nothing(
 ) -> None:
     system = Failing(kind, after)
     monkeypatch.setattr(linear_unsafe, "system", system)
-    with pytest.raises(InternalError, match=r"no address space|could not be mapped"):
+    with pytest.raises(HostExhausted, match=r"no address space|could not be mapped"):
         with session_of(""):
             pass
     assert system.unmapped == unmapped
@@ -121,10 +121,10 @@ def test_a_process_without_address_space_gets_an_error(tmp_path: Path) -> None:
         "from rlm_wasm.sandbox.engine import engine; engine()\n"
         "import resource; resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))\n"
         "from tests.support.wat_guest import session_of\n"
-        "from rlm_wasm.errors import InternalError\n"
+        "from rlm_wasm.errors import HostExhausted\n"
         "try:\n"
         "    with session_of(''): print('made')\n"
-        "except InternalError as error: print(error)\n"
+        "except HostExhausted as error: print(error)\n"
     )
     environment = {**os.environ, "RLM_WASM_CACHE": str(tmp_path / "c"), "RLM_WASM_STATE": str(tmp_path / "s")}
     ended = subprocess.run(

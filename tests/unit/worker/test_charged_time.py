@@ -12,8 +12,8 @@ import pytest
 from rlm_wasm.core.limits import CellLimits
 from rlm_wasm.errors import WorkerLost
 from rlm_wasm.sandbox.session import Cell
+from rlm_wasm.worker.charge import FUEL_PER_NS_MAX, Charge, lost_result
 from rlm_wasm.worker.commands import Done
-from rlm_wasm.worker.link import FUEL_PER_NS_MAX, _Running, lost_result
 from tests.support.pool_facts import pool
 from tests.support.sandbox_facts import boundary_limits, cell_limits, session_limits
 
@@ -22,9 +22,9 @@ def reported(executed_ns: int) -> Done:
     return Done(result=replace(lost_result(WorkerLost("gone"), 7), executed_ns=executed_ns))
 
 
-def running(limits: CellLimits | None = None) -> _Running:
+def running(limits: CellLimits | None = None) -> Charge:
     """A cell that began at 1,000 ns, waited for the host from 1,300 to 2,000 and runs again."""
-    cell = _Running(limits or cell_limits(), since_ns=1_000)
+    cell = Charge(limits or cell_limits(), since_ns=1_000)
     cell.pause(1_300)
     cell.resume(2_000)
     return cell

@@ -6,11 +6,14 @@ import re
 
 import pytest
 
+from rlm_wasm.errors import HostExhausted
 from rlm_wasm.worker import examination
 from rlm_wasm.worker.lockdown import probe
 from rlm_wasm.worker.lockdown.report import LAYERS
 from rlm_wasm.worker.lockdown.syscalls import RULES
+from rlm_wasm.worker.zygote_reports import ZygoteGone
 from tests.support.command_line import ROOT, document, rlm_wasm
+from tests.support.descriptors import descriptors_left
 
 pytestmark = [pytest.mark.guest]
 
@@ -34,6 +37,12 @@ def test_attempts_that_get_somewhere_are_seen(monkeypatch: pytest.MonkeyPatch) -
     assert outcomes["mmap exec"] == outcomes["write and run"] == "worked"
     assert all(f.applied for f in found.layers)
     assert not found.locked
+
+
+@pytest.mark.parametrize("left", [0, 1, 2, 3, 4])
+def test_a_host_without_descriptors_for_a_look_is_told_so(left: int) -> None:
+    with descriptors_left(left), pytest.raises((HostExhausted, ZygoteGone)):
+        examination.examine()
 
 
 def test_doctor_shows_each_layer_and_each_attempt() -> None:

@@ -10,8 +10,10 @@ import struct
 
 import pytest
 
+from rlm_wasm.errors import HostExhausted
 from rlm_wasm.image.memfd import MemoryFile
 from rlm_wasm.worker.frames import Channel, Frame, FrameError, PeerGone
+from tests.support.descriptors import descriptors_left
 from tests.support.host_health import assert_same, health
 
 CAP = 100_000
@@ -131,6 +133,49 @@ def test_files_that_do_not_fit_their_frames_are_refused_and_closed(pair, data, f
         channel.receive()
 
 
+def test_a_file_that_this_process_has_no_descriptor_for_is_missing_and_its_sender_is_not_to_blame(pair):
+    channel, theirs = pair
+    file = MemoryFile.of("rlm-test", b"contents")
+    theirs.sendall(header(2) + b"ab")
+    send_with_files(theirs, header(1, file=True) + b"x", [file.fd])
+    theirs.sendall(header(1, file=True))
+    with descriptors_left(0):
+        got = channel.receive()
+    assert got == [Frame(b"ab"), Frame(b"x", None, file_lost=True)]
+    theirs.sendall(b"y")  # of this one none was sent
+    with pytest.raises(FrameError, match="without the file"):
+        channel.receive()
+
+
+def test_a_missing_file_goes_with_its_frame_whatever_pieces_that_comes_in(pair):
+    channel, theirs = pair
+    file = MemoryFile.of("rlm-test", b"contents")
+    send_with_files(theirs, header(100, file=True) + b"x", [file.fd])
+    with descriptors_left(0):
+        assert channel.receive() == []
+    theirs.sendall(b"x" * 99)
+    assert channel.receive() == [Frame(b"x" * 100, None, file_lost=True)]
+
+
+@pytest.mark.threat("T-057")
+@pytest.mark.parametrize(("files", "left"), [(2, 1), (40, 1), (40, 3)])
+def test_several_files_at_once_are_refused_also_where_this_process_has_few_descriptors(pair, files, left):
+    channel, theirs = pair
+    file = MemoryFile.of("rlm-test", b"contents")
+    send_with_files(theirs, header(1, file=True) + b"x", [file.fd] * files)
+    with descriptors_left(left), pytest.raises(FrameError, match="more than one"):
+        channel.receive()
+
+
+@pytest.mark.threat("T-057")
+def test_a_missing_file_of_a_frame_that_has_none_is_refused(pair):
+    channel, theirs = pair
+    file = MemoryFile.of("rlm-test", b"contents")
+    send_with_files(theirs, header(1) + b"x", [file.fd])
+    with descriptors_left(0), pytest.raises(FrameError, match="without a frame"):
+        channel.receive()
+
+
 def test_a_file_of_a_frame_that_never_ends_is_closed_with_the_channel(pair):
     channel, theirs = pair
     file = MemoryFile.of("rlm-test", b"contents")
@@ -156,6 +201,28 @@ def test_what_the_kernel_does_not_take_waits_and_comes_in_order_with_its_files(p
     for frame in got:
         assert frame.file is not None
         os.close(frame.file)
+
+
+def test_a_file_that_cannot_be_kept_is_not_sent_and_its_channel_goes_on(pair):
+    channel, theirs = pair
+    peer = Channel(theirs, frame_bytes_max=CAP, unsent_bytes_max=10_000_000)
+    file = MemoryFile.of("rlm-test", b"contents")
+    sent = 0
+    while peer.unsent_bytes == 0:
+        peer.send(b"x" * 50_000)
+        sent += 1
+    left = peer.unsent_bytes
+    with descriptors_left(0), pytest.raises(HostExhausted, match="Too many open files"):
+        peer.send(b"with", file.fd)
+    assert peer.unsent_bytes == left
+    peer.send(b"after", file.fd)
+    got: list[Frame] = []
+    while len(got) < sent + 1:
+        peer.flush()
+        got += channel.receive()
+    assert got[-1].payload == b"after"
+    assert got[-1].file is not None
+    os.close(got[-1].file)
 
 
 @pytest.mark.threat("T-057")

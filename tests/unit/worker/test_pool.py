@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
 import socket
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,15 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from rlm_wasm.errors import CellCancelled, HostExhausted, Overloaded, PolicyError, UsageError, WorkerLost
+from rlm_wasm.errors import (
+    CellCancelled,
+    HostExhausted,
+    InternalError,
+    Overloaded,
+    PolicyError,
+    UsageError,
+    WorkerLost,
+)
 from rlm_wasm.sandbox.session import Cell
 from rlm_wasm.worker import nursery
 from rlm_wasm.worker.child import Child
@@ -23,9 +34,11 @@ from rlm_wasm.worker.inline import InlineWorker
 from rlm_wasm.worker.lockdown.report import LAYERS
 from rlm_wasm.worker.nursery import Nursery
 from rlm_wasm.worker.pool import WorkerPool
+from rlm_wasm.worker.process import ProcessSession
 from rlm_wasm.worker.result import CellResult
 from rlm_wasm.worker.worker import Worker, WorkerSession
 from tests.faults.leftovers import children_of
+from tests.support.descriptors import descriptors_left
 from tests.support.pool_facts import alive, pool, until
 from tests.support.sandbox_facts import boundary_limits, cell_limits, echo, session_limits
 
@@ -65,16 +78,176 @@ async def test_cells_inputs_and_answers() -> None:
 
 async def test_a_host_without_descriptors_is_told_so_and_its_pool_goes_on() -> None:
     async with pool("session") as made, await opened(made) as first:
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
-        try:
-            with pytest.raises(HostExhausted, match="no worker process can be made: Too many open files"):
-                await opened(made)
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        with (
+            descriptors_left(0),
+            pytest.raises(HostExhausted, match="no worker process can be made: Too many open files"),
+        ):
+            await opened(made)
         assert (await run(first, "1 + 1")).result == "2"
         async with await opened(made) as second:
             assert (await run(second, "2 + 2")).result == "4"
+
+
+async def test_an_image_that_a_host_has_no_descriptor_for_ends_its_own_operation_and_no_worker() -> None:
+    async with pool(workers_max=1) as made, await opened(made) as first, await opened(made) as second:
+        await run(first, "x = 5")
+        with descriptors_left(0), pytest.raises(HostExhausted, match="no descriptor left for the image"):
+            await first.snapshot()
+        assert (await run(first, "x")).result == "5"
+        assert (await run(second, "1 + 1")).result == "2"
+        async with await opened(made, start=await first.snapshot()) as fork:
+            assert (await run(fork, "x")).result == "5"
+
+
+async def test_a_file_that_a_worker_has_no_descriptor_for_ends_its_own_operation_and_no_worker() -> None:
+    async with pool(workers_max=1) as made, await opened(made) as first, await opened(made) as second:
+        await run(first, "x = 5")
+        image = await first.snapshot()
+        (link,) = made.links
+        limits = resource.prlimit(link.child.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(link.child.pid, resource.RLIMIT_NOFILE, (6, limits[1]))
+        with pytest.raises(HostExhausted, match="the worker has no descriptor left"):
+            await second.load("context", "x" * 1_000_000)
+        with pytest.raises(HostExhausted, match="a report could not be made"):
+            await second.snapshot()
+        assert (await run(second, "1 + 1")).result == "2"
+        resource.prlimit(link.child.pid, resource.RLIMIT_NOFILE, limits)
+        await second.load("context", "x" * 1_000_000)
+        assert (await run(first, "x")).result == "5"
+        assert [each.child.pid for each in made.links] == [link.child.pid]
+        async with await opened(made, start=image) as fork:
+            assert (await run(fork, "x")).result == "5"
+
+
+@pytest.mark.parametrize("what", ["a value", "an image"])
+async def test_a_file_that_a_host_cannot_keep_for_a_busy_worker_ends_its_operation_once(what: str) -> None:
+    async with pool(workers_max=1, hang_ms_max=60_000) as made:
+        first, second = await opened(made), await opened(made)
+        await run(second, "x = 5")
+        image = await second.snapshot()
+        begin = {
+            "a value": lambda: second.load("y", "x" * 500_000),
+            "an image": lambda: opened(made, start=image),
+        }
+        (link,) = made.links
+        os.kill(link.child.pid, signal.SIGSTOP)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run, first, "#" * 250_000)  # more than the socket takes
+            await until(lambda: link._channel.unsent_bytes)
+            try:
+                # For a value one is left, which it is laid out in.
+                with descriptors_left(1 if what == "a value" else 0), pytest.raises(HostExhausted):
+                    await begin[what]()
+                assert made.sessions == 2
+            finally:
+                os.kill(link.child.pid, signal.SIGCONT)
+        assert (await run(second, "x")).result == "5"
+        await second.load("y", "x" * 500_000)
+        assert (await run(second, "len(y)")).result == "500000"
+        assert not link.busy
+        assert link.lost is None
+        await first.aclose()
+        await second.aclose()
+        await until(lambda: made.sessions == 0)
+        async with await opened(made, start=image) as fork:
+            assert (await run(fork, "x")).result == "5"
+
+
+async def test_a_value_that_a_host_has_no_descriptor_for_is_told_so_and_its_session_goes_on() -> None:
+    async with pool() as made, await opened(made) as session:
+        with descriptors_left(0), pytest.raises(HostExhausted, match="Too many open files"):
+            await session.load("x", "x" * 500_000)
+        await session.load("x", "x" * 500_000)
+        assert (await run(session, "len(x)")).result == "500000"
+
+
+async def test_a_worker_that_a_host_has_no_descriptor_for_ends_no_other_and_no_zygote() -> None:
+    async with pool("session") as made, await opened(made) as first:
+        # Two ends of a socket. One is closed for a pidfd, and none is left to read whose it is.
+        with descriptors_left(2), pytest.raises(HostExhausted, match="no worker process can be made"):
+            await opened(made)
+        assert (await run(first, "1 + 1")).result == "2"
+        async with await opened(made) as second:
+            assert (await run(second, "2 + 2")).result == "4"
+        assert [nursery.started for nursery in made.nurseries] == [1]
+
+
+def _unwatchable(child: Child, folder: Path) -> None:
+    """Put a plain file where the socket was: epoll watches none."""
+    with open(folder / "file", "wb") as file:
+        os.dup2(file.fileno(), child.connection.fileno(), inheritable=False)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "says"),
+    [
+        (_unwatchable, WorkerLost, "the host cannot watch its socket: .*Operation not permitted"),
+        (lambda child, folder: child.connection.close(), InternalError, "no worker can be made: OSError: "),
+    ],
+)
+async def test_a_worker_that_the_host_cannot_serve_ends_typed_and_its_pool_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    spoil: Callable[[Child, Path], None],
+    error: type[Exception],
+    says: str,
+) -> None:
+    fork, spoilt = Nursery.fork, []
+
+    async def unlucky(self: Nursery) -> Child:
+        child = await fork(self)
+        spoil(child, tmp_path)
+        spoilt.append(child.pid)
+        return child
+
+    async with pool("session") as made, await opened(made) as first:
+        with monkeypatch.context() as patched:
+            patched.setattr(Nursery, "fork", unlucky)
+            with pytest.raises(error, match=says):
+                await opened(made)
+        await until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in spoilt))
+        assert made.sessions == 1
+        assert (await run(first, "1 + 1")).result == "2"
+        async with await opened(made) as second:
+            assert (await run(second, "2 + 2")).result == "4"
+        assert [keeper.started for keeper in made.nurseries] == [1]
+
+
+async def test_a_loop_that_watches_no_more_descriptors_ends_neither_pool_nor_zygote(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wait, refused = anyio.wait_readable, set()
+    async with pool("session") as made:
+
+        async def refusing(fd: Any) -> None:
+            if fd in [keeper._zygote.fileno() for keeper in made.nurseries if keeper._zygote is not None]:
+                refused.add("zygote")
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if "pidfd" in os.readlink(f"/proc/self/fd/{fd}"):
+                refused.add("pidfd")
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            await wait(fd)
+
+        monkeypatch.setattr(anyio, "wait_readable", refusing)
+        for _ in range(2):
+            async with await opened(made) as session:
+                assert (await run(session, "1 + 1")).result == "2"
+                (link,) = made.links
+            await until(lambda: not alive(link.child))  # noqa: B023 - awaited here
+        assert [keeper.started for keeper in made.nurseries] == [1]
+    assert refused == {"zygote", "pidfd"}
+
+
+async def test_what_is_no_shortage_is_not_called_one_and_the_pool_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with pool("session") as made:
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "executable", "/nowhere/python")
+            with pytest.raises(InternalError, match="no worker process can be made: FileNotFoundError"):
+                await opened(made)
+        async with await opened(made) as session:
+            assert (await run(session, "1 + 1")).result == "2"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="another user's processes count as well")
@@ -361,6 +534,33 @@ async def test_a_session_that_a_worker_is_refused_memory_for_is_made_in_another_
         async with await opened(made) as second, await opened(made) as third:
             assert (await run(second, "6 * 7")).result == "42"
             assert (await run(third, "6 * 7")).result == "42"
+
+
+async def test_memory_that_no_worker_is_given_is_the_machines_shortage() -> None:
+    async with pool(workers_max=1) as made, await opened(made) as session:
+        (starved,) = made.links
+        resource.prlimit(starved.child.pid, resource.RLIMIT_AS, (1 << 20, 1 << 20))
+        with pytest.raises(HostExhausted, match="no address space: Cannot allocate memory"):
+            await opened(made)
+        assert not starved.lost
+        await session.aclose()
+
+
+async def test_a_bug_that_shows_once_as_a_session_is_made_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    open_in, failed = ProcessSession.open_in, []
+
+    async def fails_once(self: ProcessSession, *what: Any) -> None:
+        if not failed:
+            failed.append(self)
+            raise InternalError("a bug of ours")
+        await open_in(self, *what)
+
+    monkeypatch.setattr(ProcessSession, "open_in", fails_once)
+    async with pool() as made:
+        with pytest.raises(InternalError, match="a bug of ours"):
+            await opened(made)
+        async with await opened(made) as session:
+            assert (await run(session, "1 + 1")).result == "2"
 
 
 @pytest.mark.threat("T-060")

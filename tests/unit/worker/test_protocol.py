@@ -187,7 +187,8 @@ def test_no_bytes_of_a_worker_raise_anything_but_a_violation(data):
 def test_every_error_of_a_guest_crosses_with_its_type_and_texts():
     from rlm_wasm import errors
 
-    for kind in (*errors.GuestError.__subclasses__(), errors.UsageError, errors.ArtifactError):
+    others = (errors.UsageError, errors.PolicyError, errors.ArtifactError, errors.HostExhausted)
+    for kind in (*errors.GuestError.__subclasses__(), *others):
         if kind is errors.GuestException:
             sent: errors.RlmWasmError = errors.GuestException("ValueError", "a\ud800b", "trace")
         elif issubclass(kind, errors.GuestError):

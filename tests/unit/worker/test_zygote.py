@@ -22,12 +22,15 @@ from rlm_wasm.image.compiled import cache_path
 from rlm_wasm.image.machine_key import machine_key
 from rlm_wasm.image.paths import state_dir
 from rlm_wasm.sandbox.engine import CONFIGURATION
+from rlm_wasm.worker import zygote as zygote_module
+from rlm_wasm.worker import zygote_messages as messages
 from rlm_wasm.worker.lockdown import namespaces
 from rlm_wasm.worker.lockdown.closures import writable_code
 from rlm_wasm.worker.lockdown.report import LAYERS, WORKER_LAYERS, ZYGOTE_LAYERS
 from rlm_wasm.worker.zygote import Zygote
 from rlm_wasm.worker.zygote_process import EXIT_FAILED, EXIT_NOT_LOCKED
-from rlm_wasm.worker.zygote_reports import Exited, Gone, Spawned, ZygoteGone
+from rlm_wasm.worker.zygote_reports import Exited, Gone, Spawned, Unheld, ZygoteGone
+from tests.support.descriptors import descriptors_left
 from tests.support.locked_churn import hostile_cells
 from tests.support.locked_facts import SECONDS_MAX, exchange, exit_of, process_limits, spawn_and_wait, zygote
 from tests.support.sandbox_facts import MIB
@@ -91,6 +94,41 @@ def worker(warm: Zygote) -> Iterator[Served]:
     served.ours.close()
     exit_of(warm, served.spawned.number)
     os.close(served.spawned.pidfd)
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_a_worker_that_its_host_cannot_hold_is_told_and_ends_and_its_zygote_goes_on(
+    warm: Zygote, left: int
+) -> None:
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            number = warm.spawn(theirs)
+        assert select.select([warm], [], [], SECONDS_MAX)[0]
+        # None for its pidfd; or none to read whose it is.
+        with descriptors_left(left):
+            assert warm.reports() == [Unheld(number)]
+    assert exit_of(warm, number).killed_by == 0
+    another = Served(warm)
+    assert another.cell("6 * 7")["result"] == "42"
+    another.close()
+    exit_of(warm, another.spawned.number)
+
+
+@pytest.mark.threat("T-053")
+@pytest.mark.parametrize(
+    "said", [{}, {"layers": None}, {"layers": 7}, {"layers": [1]}, {"layers": [["seccomp", "yes", ""]]}]
+)
+def test_a_zygote_that_is_ready_without_its_layers_did_not_start(
+    monkeypatch: pytest.MonkeyPatch, said: dict[str, object]
+) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs, subprocess.Popen([sys.executable, "-c", ""]) as process:
+        messages.send(theirs, {"type": "ready"} | said)
+        monkeypatch.setattr(zygote_module, "launch", lambda: (process, ours))
+        with pytest.raises(ZygoteGone, match="did not start"):
+            Zygote.start("tests.support.worker_entry", process_limits(), required=())
+    assert ours.fileno() == -1
 
 
 # -- what a worker is -----------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from rlm_wasm.worker import zygote_messages as messages
+from tests.support.descriptors import descriptors_left
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -28,13 +29,12 @@ def _open_fds() -> set[str]:
 def test_a_packet_arrives_with_its_descriptors(pair: Pair) -> None:
     with open("/dev/null") as file:
         messages.send(pair[0], {"type": "spawn", "number": 7}, [file.fileno(), 1])
-    received = messages.receive(pair[1])
-    assert received is not None
-    document, fds = received
-    assert document == {"type": "spawn", "number": 7}
-    assert [os.get_inheritable(fd) for fd in fds] == [False, False]
-    for fd in fds:
-        os.close(fd)
+    packet = messages.receive(pair[1])
+    assert packet is not None
+    assert packet.document == {"type": "spawn", "number": 7}
+    assert not packet.fds_lost
+    assert [os.get_inheritable(fd) for fd in packet.fds] == [False, False]
+    packet.close()
 
 
 def test_the_end_is_none_and_nothing_yet_blocks(pair: Pair) -> None:
@@ -65,6 +65,32 @@ def test_more_descriptors_than_any_message_has_are_refused_and_closed(pair: Pair
     before = _open_fds()
     socket.send_fds(pair[0], [b'{"type":"spawn","number":1}'], [0, 1, 2, 0, 1])
     with pytest.raises(ValueError, match="cut"):
+        messages.receive(pair[1])
+    assert _open_fds() == before
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_descriptors_that_this_process_has_no_room_for_are_missing_and_the_packet_stands(
+    pair: Pair, left: int
+) -> None:
+    before = _open_fds()
+    messages.send(pair[0], {"type": "start"}, [0, 1])
+    with descriptors_left(left):
+        packet = messages.receive(pair[1])
+    assert packet is not None
+    assert (packet.document, len(packet.fds), packet.fds_lost) == ({"type": "start"}, left, True)
+    packet.close()
+    assert _open_fds() == before
+
+
+@pytest.mark.threat("T-053")
+@pytest.mark.parametrize(("fds", "left"), [(3, 3), (3, 2), (5, 2), (20, 4)])
+def test_too_many_descriptors_are_refused_also_where_this_process_has_few(
+    pair: Pair, fds: int, left: int
+) -> None:
+    before = _open_fds()
+    socket.send_fds(pair[0], [b'{"type":"spawn","number":1}'], [0] * fds)
+    with descriptors_left(left), pytest.raises(ValueError, match="cut"):
         messages.receive(pair[1])
     assert _open_fds() == before
 

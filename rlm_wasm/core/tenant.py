@@ -1,0 +1,23 @@
+"""Whose a session is: a name, which is written into labels, events and files."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rlm_wasm.errors import UsageError
+
+TENANT_CHARS_MAX: Final = 256
+
+
+def checked_tenant(tenant: str) -> str:
+    """Return the name of a tenant.
+
+    Raises UsageError for one that is too long, or that UTF-8 cannot hold: it would spoil every row's export.
+    """
+    if len(tenant) > TENANT_CHARS_MAX:
+        raise UsageError(f"a tenant's name has at most {TENANT_CHARS_MAX} characters")
+    try:
+        tenant.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UsageError(f"a tenant's name is text; {tenant!a} holds half a character") from None
+    return tenant

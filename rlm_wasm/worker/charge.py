@@ -1,0 +1,65 @@
+"""What a cell in another process is charged: no more time than its host saw, and no less if it is lost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from rlm_wasm.core.limits import CellLimits
+from rlm_wasm.errors import WorkerLost
+from rlm_wasm.worker.commands import Done
+from rlm_wasm.worker.result import CellResult
+
+# Twice what any guest was measured to use. A cell whose worker is gone is charged what it could have used.
+FUEL_PER_NS_MAX: Final = 25
+
+
+@dataclass(slots=True)
+class Charge:
+    """A cell under way, and how long its guest has had."""
+
+    limits: CellLimits
+    since_ns: int
+    executed_ns: int = 0
+    waits: bool = False
+
+    def pause(self, now_ns: int) -> None:
+        """Note that the guest waits for its host."""
+        if not self.waits:
+            self.executed_ns += now_ns - self.since_ns
+        self.waits = True
+
+    def resume(self, now_ns: int) -> None:
+        """Note that the guest runs again."""
+        self.since_ns = now_ns
+        self.waits = False
+
+    def ended(self, done: Done, now_ns: int) -> Done:
+        """Return a worker's report without more time than there was: what it says is not to be believed."""
+        self.pause(now_ns)
+        result = done.result
+        if result is None or result.executed_ns <= self.executed_ns:
+            return done
+        return replace(done, result=replace(result, executed_ns=self.executed_ns))
+
+    def lost(self, error: WorkerLost, now_ns: int) -> CellResult:
+        """Return what the cell came to: its worker is gone."""
+        self.pause(now_ns)
+        fuel = min(self.limits.fuel_max, FUEL_PER_NS_MAX * self.executed_ns)
+        return lost_result(error, fuel, executed_ns=self.executed_ns)
+
+
+def lost_result(error: WorkerLost, fuel_used: int, *, executed_ns: int = 0) -> CellResult:
+    """Return the result of a cell whose worker is gone."""
+    return CellResult(
+        outcome=error.outcome,
+        stdout="",
+        stderr="",
+        result=None,
+        error=error,
+        variables=(),
+        fuel_used=fuel_used,
+        memory_peak_bytes=0,
+        executed_ns=executed_ns,
+        session_lost=True,
+    )
