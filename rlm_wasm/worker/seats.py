@@ -49,6 +49,8 @@ TURN_NS: Final = 4_000_000
 # A guest that ran no longer than this before it asked will not run for long once it is answered, as a rule:
 # who has the answer may run that turn at once, in the middle of other things.
 BRIEF_NS: Final = 500_000
+# Every time that was wrong, twice as many brief turns in a row come first, up to so many.
+BRIEF_WANTED_MAX: Final = 1_024
 
 
 @dataclass(slots=True)
@@ -70,6 +72,9 @@ class _Seat:
     # What it has run since its operation began or the host answered, and whether that was brief so far.
     stretch_ns: int = 0
     brief: bool = False
+    # Brief ones in a row until it asked last, and how many are wanted of it.
+    briefs: int = 0
+    briefs_wanted: int = 1
 
 
 class Seats:
@@ -113,12 +118,14 @@ class Seats:
         Return whether it was done. It is not where other sessions wait and it has had its turn.
         """
         seat = self._seats.get(command.session)
-        if seat is None or not (seat.brief and seat.waits_for_host):
+        if seat is None or not seat.waits_for_host or seat.briefs < seat.briefs_wanted:
             return False
         if self._runnable and seat.turn_ns >= TURN_NS:
             return False
         self.perform(command)
         self._advance(self._runnable.popleft())
+        if seat.stretch_ns > BRIEF_NS:
+            seat.briefs_wanted = min(2 * seat.briefs_wanted, BRIEF_WANTED_MAX)
         return True
 
     @property
@@ -279,6 +286,7 @@ class Seats:
             match step:
                 case HostRequest(frame=frame):
                     seat.waits_for_host = True
+                    seat.briefs = seat.briefs + 1 if seat.brief else 0
                     self._tell(session, seat, Requested(frame))
                 case Sleep(until_ns=until_ns):
                     heapq.heappush(self._sleepers, (until_ns, session))

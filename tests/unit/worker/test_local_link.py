@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import threading
 import time
@@ -18,13 +19,16 @@ from anyio.lowlevel import EventLoopToken
 from rlm_wasm.errors import CellCancelled
 from rlm_wasm.ids import SessionId
 from rlm_wasm.sandbox import imports
+from rlm_wasm.sandbox.exchange import FUEL_PER_VIRTUAL_NS
 from rlm_wasm.sandbox.session import Cell
+from rlm_wasm.worker import seats as seats_module
 from rlm_wasm.worker.answers import Answerer, Reply
-from rlm_wasm.worker.commands import Close, Command, Interrupt, Respond, Stop
+from rlm_wasm.worker.commands import Close, Command, Interrupt, Open, Report, Requested, Respond, Run, Stop
 from rlm_wasm.worker.inline import InlineWorker
 from rlm_wasm.worker.local_link import LocalLink, signals_are_harmless
 from rlm_wasm.worker.loop import WorkerLoop
 from rlm_wasm.worker.postbox import Postbox
+from rlm_wasm.worker.seats import Seats
 from tests.support.sandbox_facts import boundary_limits, cell_limits, echo, session_limits
 from tests.support.worker_facts import SECONDS_MAX, Seat, worker_loop
 
@@ -40,6 +44,12 @@ def open_seat(healthy_host: None) -> Iterator[Callable[..., Seat]]:
     # With nothing to prepare while it is idle: the thread sleeps until it is told something.
     with worker_loop(prepared_max=0) as seat:
         yield seat
+
+
+@pytest.fixture(autouse=True)
+def any_turn_is_brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However busy this machine is; a test that wants one that is not says so."""
+    monkeypatch.setattr(seats_module, "BRIEF_NS", 10**12)
 
 
 @pytest.fixture
@@ -90,14 +100,49 @@ def test_who_borrows_the_seats_runs_the_turn_of_a_guest_that_asks_soon(
     assert threads == [threading.current_thread().name]
 
 
-def test_a_guest_that_computed_before_it_asked_is_left_to_the_thread(open_seat: Callable[..., Seat]) -> None:
+def test_a_guest_that_computed_before_it_asked_is_left_to_the_thread(
+    open_seat: Callable[..., Seat], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seats_module, "BRIEF_NS", 0)
     seat = open_seat()
-    response = asking(seat, "while True:\n llm_query('x')\n sum(range(200_000))")
+    response = asking(seat)
     with seat.loop.borrowed() as seats:
         assert seats is not None
         assert not seats.answer(response)
     seat.loop.submit(response)
     seat.requested()
+
+
+def test_a_guest_that_pretends_to_be_brief_is_believed_less_each_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It asks twice, quickly, and computes after the second answer: on the event loop, if that lets it."""
+    monkeypatch.setattr(seats_module, "BRIEF_NS", 500_000)
+    seats = Seats(prepared_max=0, clock=lambda: fuel_used() // FUEL_PER_VIRTUAL_NS)
+    reports: list[Report] = []
+
+    def fuel_used() -> int:
+        seat = seats._seats.get(ONE)
+        execution = seat and seat.session._execution
+        return execution.exchange.fuel_used() if execution else 0
+
+    source = "while True:\n llm_query('x')\n llm_query('x')\n sum(range(100_000))"
+    seats.perform(Open(ONE, session_limits(), boundary_limits(), os.urandom, reports.append))
+    seats.perform(Run(ONE, Cell(source, cell_limits(**MANY))))
+    lent = asked = 0
+    while asked < 200:
+        if not isinstance(reports[-1], Requested):
+            seats.turn()
+            continue
+        asked += 1
+        response = Respond(ONE, echo(reports.pop().frame))
+        if seats.answer(response):
+            lent += 1
+        else:
+            seats.perform(response)
+    seats.close_all()
+    # Both answers of the first round; then it never asks quickly twice in a row again.
+    assert lent == 2
 
 
 def test_the_seats_are_not_lent_while_a_guest_computes(open_seat: Callable[..., Seat]) -> None:
