@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from time import monotonic_ns
+from typing import Any, Final
 
 from anyio.lowlevel import EventLoopToken
+
+# Letters are taken out for so long, then the event loop has its turn: who posts may be as fast as who takes.
+DELIVER_NS_MAX: Final = 1_000_000
 
 
 class Postbox:
@@ -17,8 +22,12 @@ class Postbox:
         native: Any = token.native_token
         # asyncio's name for it, and trio's.
         self._schedule = getattr(native, "call_soon_threadsafe", None) or native.run_sync_soon
+        self._call_soon = getattr(native, "call_soon", None) or native.run_sync_soon
         self._letters: deque[tuple[Callable[[Any], None], object]] = deque()
+        # Whether the event loop is about to take letters out, so that nobody has to wake it.
         self._called = False
+        # Whether it would do so without who holds it, too.
+        self._due = False
 
     def post(self, function: Callable[[Any], None], argument: object) -> None:
         """Call `function(argument)` on the event loop soon, without waiting for it.
@@ -30,20 +39,38 @@ class Postbox:
         if not self._called:
             self._called = True
             try:
-                self._schedule(self.deliver)
+                self._schedule(self._deliver)
             except BaseException:
                 self._called = False
                 raise
 
     def hold(self) -> None:
         """Wake nobody for what is posted from now on: the caller, on the event loop, delivers it soon."""
+        self._due = self._called
         self._called = True
 
     def deliver(self) -> None:
-        """Make the calls that were posted. On the event loop's thread only."""
+        """Make the calls that were posted, for a while; soon the others. By who holds it, no one else."""
+        if not self._due:
+            self._called = False
+        self._take()
+
+    def _deliver(self) -> None:
         # First: what is posted while letters are taken out either is among them, or wakes the loop again.
         self._called = False
+        self._take()
+
+    def _take(self) -> None:
         letters = self._letters
-        while letters:
-            function, argument = letters.popleft()
-            function(argument)
+        until_ns = monotonic_ns() + DELIVER_NS_MAX
+        try:
+            while letters:
+                function, argument = letters.popleft()
+                function(argument)
+                if monotonic_ns() >= until_ns:
+                    break
+        finally:
+            if letters and not self._called:
+                self._called = True
+                with contextlib.suppress(RuntimeError):  # the loop ends, and with it who waits
+                    self._call_soon(self._deliver)
