@@ -30,7 +30,7 @@ from rlm_wasm.wire import worker_messages as m
 from rlm_wasm.worker import commands as c
 from rlm_wasm.worker.charge import Charge
 from rlm_wasm.worker.child import Child
-from rlm_wasm.worker.frames import Channel, Frame, FrameError, PeerGone
+from rlm_wasm.worker.frames import Channel, Frame, FrameError, PeerGone, close_files
 from rlm_wasm.worker.image_file import WorkerImage, check_file, next_image_number
 from rlm_wasm.worker.protocol import Protocol, State
 from rlm_wasm.worker.readable import while_readable
@@ -246,8 +246,7 @@ class Link:
         if self.lost is not None:
             return
         try:
-            for frame in self._channel.receive():
-                self._take(frame)
+            self._take_all(self._channel.receive())
         except PeerGone as gone:
             self.end(f"its process ended ({gone})")
         except (FrameError, BoundaryViolation, ArtifactError) as violation:
@@ -258,6 +257,16 @@ class Link:
     async def catch_up(self) -> None:
         """Take what has come, for whoever waits for a first sign of life."""
         self.read()
+
+    def _take_all(self, frames: list[Frame]) -> None:
+        taken = 0
+        try:
+            for frame in frames:
+                taken += 1
+                self._take(frame)
+        finally:
+            # Behind one that broke the protocol. Their files would be nobody's.
+            close_files(frames[taken:])
 
     def _take(self, frame: Frame) -> None:
         # Owned from here on, whatever is wrong with the frame.

@@ -127,6 +127,7 @@ _ATTACKS: dict[str, Callable[[Attacker], object]] = {
     "an error of no name": _reports(m.OperationDone(1, 2, error=m.ErrorReport("SystemExit", "x"))),
     "no result": _reports(m.OperationDone(1, 2)),
     "a file for nothing": lambda attacker: attacker.say(m.Pong(1), 0),
+    "a file behind a breach": lambda attacker: [attacker.say(m.Pong(1)), attacker.say(m.Pong(2), 0)],
     "a closed socket": lambda attacker: attacker.socket.close(),
     "a killed process": lambda attacker: (attacker.process.kill(), attacker.socket.close()),
 }
