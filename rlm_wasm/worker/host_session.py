@@ -46,14 +46,14 @@ class _Mailbox:
     """What the task that drives a session has to know, put there on the event loop's thread."""
 
     def __init__(self) -> None:
-        self._reports: deque[Report | Exception] = deque()
+        self._reports: deque[Report | BaseException] = deque()
         self._arrived = anyio.Event()
 
-    def put(self, report: Report | Exception) -> None:
+    def put(self, report: Report | BaseException) -> None:
         self._reports.append(report)
         self._arrived.set()
 
-    async def get(self) -> Report | Exception:
+    async def get(self) -> Report | BaseException:
         while not self._reports:
             self._arrived = anyio.Event()
             await self._arrived.wait()
@@ -162,7 +162,7 @@ class HostSession:
                 report = await self._mailbox.get()
                 if isinstance(report, Done):
                     break
-                if isinstance(report, Exception):
+                if isinstance(report, BaseException):
                     raise report
                 self._loop.submit(await self._answer(report, answer))
         except BaseException:
@@ -194,7 +194,8 @@ class HostSession:
         self._unanswered = self._frames
         try:
             answerer.ask(report.frame, functools.partial(self._reply, self._frames))
-        except Exception as error:  # noqa: BLE001 - raised again by the task that drives the session
+        except BaseException as error:  # noqa: BLE001 - raised again by the task that drives the session
+            # Any: what leaves a callback is told to nobody, and ends trio.
             self._mailbox.put(error)
 
     def _reply(self, number: int, response: bytes | GuestError) -> None:

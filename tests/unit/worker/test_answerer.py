@@ -135,6 +135,23 @@ async def test_a_bug_in_an_answerer_comes_out_and_the_worker_lives() -> None:
         assert (await run(await opened(worker), "6 * 7", None)).result == "42"
 
 
+async def test_what_is_no_exception_comes_out_of_an_answerer_too_and_no_other_session_waits_for_it() -> None:
+    """In a callback of an event loop it would be told to nobody: that session waits for ever."""
+
+    class Outcome(BaseException):
+        """As a test framework raises one, and asyncio its cancellation."""
+
+    def broken(frame: bytes, reply: Reply) -> None:
+        raise Outcome
+
+    async with InlineWorker() as worker:
+        first, second = await opened(worker), await opened(worker)
+        with pytest.raises(Outcome):
+            with anyio.fail_after(10):
+                await run(first, "llm_query('x')", Answers(broken))
+        assert (await run(second, "llm_query('x')", Answers(at_once))).result == "'X'"
+
+
 @pytest.mark.parametrize("wrong", ["text", bytearray(b"{}"), 5, None], ids=repr)
 async def test_a_reply_that_is_not_bytes_is_the_answerers_error(wrong: Any) -> None:
     async with InlineWorker() as worker, await opened(worker) as session:
