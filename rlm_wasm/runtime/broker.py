@@ -10,6 +10,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from time import monotonic_ns
 from typing import Any, Final, Protocol
 
@@ -307,7 +308,11 @@ class Broker:
         for sink in run.sinks:
             try:
                 sink(event)
-            except Exception as error:  # noqa: BLE001 - one run's sink must not end the others
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:  # noqa: BLE001 - one run's sink must not end the others
+                # Any: the result of a cancelled future is a CancelledError, which in a task of ours would
+                # pass for that task's own cancellation.
                 # A run whose events cannot be written is not one that may go on unseen.
                 run.sinks = tuple(each for each in run.sinks if each is not sink)
                 what = str(error) if isinstance(error, RlmWasmError) else f"{type(error).__name__}: {error}"
@@ -384,7 +389,13 @@ class Broker:
                 retry_after_ms=failure.retry_after_ms,
                 throttled=failure.throttled,
             )
-        except Exception as error:  # noqa: BLE001 - a provider's bug must not end other runs
+        except BaseException as error:
+            # A provider's bug must not end other runs. Nor must a cancellation that nobody here asked for, as
+            # of a task of the provider's own: it would be taken for the end of all senders.
+            cancelled = isinstance(error, anyio.get_cancelled_exc_class())
+            ours = cancelled and anyio.current_effective_deadline() == -inf
+            if ours or not (cancelled or isinstance(error, Exception)):
+                raise
             # Its text may hold anything, a key included: only the type is told.
             broken = ProviderError(f"the provider failed with {type(error).__name__}")
             return ProviderFailed(run_id, number, attempt, broken, retryable=False, sent=True)

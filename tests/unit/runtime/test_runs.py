@@ -368,6 +368,55 @@ async def test_a_sink_that_raises_ends_its_run_and_no_other(script: Script) -> N
         assert (await runtime.ask("?")).answer == "done"
 
 
+class Outcome(BaseException):
+    """No Exception, as a test framework raises one."""
+
+
+@pytest.mark.parametrize("kind", ["query_received", "query_answered"])
+@pytest.mark.parametrize("error", [asyncio.CancelledError, Outcome])
+@pytest.mark.threat("T-025")
+async def test_a_sink_that_raises_what_is_no_exception_ends_its_run_and_no_other(
+    script: Script, kind: str, error: type[BaseException]
+) -> None:
+    """A CancelledError ends the task that sends queries, without a word: no run's is sent again."""
+    script.reply("root", "FINAL('done')")
+
+    def broken(event: Event) -> None:
+        if event.kind == kind:
+            raise error("mine")
+
+    async with running(small_policy(), script.spec) as runtime:
+        with anyio.fail_after(10):
+            result = await runtime.ask("?", sinks=[broken])
+            assert (result.partial, result.reason) == (True, f"events: {error.__name__}: mine")
+            assert (await runtime.ask("?")).answer == "done"
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # trio's come from scopes only
+async def test_a_cancellation_that_only_the_provider_asked_for_fails_its_query_and_no_other() -> None:
+    """It waits for a task of its own, which connects for all who ask, and that was cancelled."""
+
+    class Shared:
+        def __init__(self) -> None:
+            self.asked = 0
+
+        async def complete(self, query: Query) -> Completion:
+            self.asked += 1
+            if self.asked == 1:
+                raise asyncio.CancelledError
+            return Completion("```repl\nFINAL('done')\n```", 1, 1)
+
+        async def aclose(self) -> None: ...
+
+    provider = Shared()
+    policy = small_policy().with_models(root="script:own.py", sub=None)
+    async with running(policy, route=lambda name: (provider, name)) as runtime:
+        with anyio.fail_after(10):
+            result = await runtime.ask("?")
+            assert result.reason.startswith("model_failed: ProviderError")
+            assert (await runtime.ask("?")).answer == "done"
+
+
 @pytest.mark.guest
 @pytest.mark.usefixtures("guest", "healthy_host")
 @pytest.mark.parametrize("kind", ["cell_ended", "run_answered", "run_ended"])
