@@ -68,7 +68,8 @@ def save_image(
         UsageError: the key has not 32 bytes, or the tenant's name is none.
         ArtifactError: the file cannot be written.
     """
-    _check_key(key, tenant)
+    _check_key(key)
+    tenant = checked_tenant(tenant)
     header = ImageHeader(
         format=FORMAT,
         code_sha256=guest[0],
@@ -90,7 +91,8 @@ def load_image(path: Path, key: bytes, *, guest: tuple[str, str], tenant: str) -
         UsageError: the key has not 32 bytes.
         ArtifactError: the file is missing, cut, changed, of another guest, tenant, key or format.
     """
-    _check_key(key, tenant)
+    _check_key(key)
+    tenant = checked_tenant(tenant)
     try:
         data = read_owned(path, bytes_max=_FILE_BYTES_MAX)
     except FileNotFoundError as error:
@@ -104,10 +106,9 @@ def load_image(path: Path, key: bytes, *, guest: tuple[str, str], tenant: str) -
     return header, _runs(path, header, payload)
 
 
-def _check_key(key: bytes, tenant: str) -> None:
+def _check_key(key: bytes) -> None:
     if len(key) != KEY_BYTES:
         raise UsageError(f"an image's key has {KEY_BYTES} bytes, not {len(key)}")
-    checked_tenant(tenant)
 
 
 def _cipher(key: bytes, header: ImageHeader, text: bytes) -> ChaCha20Poly1305:

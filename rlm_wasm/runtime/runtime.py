@@ -205,7 +205,7 @@ class Runtime:
             raise UsageError("the runtime is not open; use it as an async context manager")
         if not question.strip():
             raise UsageError("the question is empty")
-        checked_tenant(tenant)
+        tenant = checked_tenant(tenant)
         run_id = make_run_id(self._entropy(8))
         policy = self.policy
         contexts = named_contexts(context)

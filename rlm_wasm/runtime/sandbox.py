@@ -136,7 +136,8 @@ class Sandbox:
                 worker; or the tenant's name is too long or no text.
             WorkerLost: the process that was to hold the session is gone.
         """
-        meter = self._accounting.meter(checked_tenant(tenant))
+        tenant = checked_tenant(tenant)
+        meter = self._accounting.meter(tenant)
         made = await self._worker.session(
             self.policy.session_limits(),
             self.policy.boundary_limits(),

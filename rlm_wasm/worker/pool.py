@@ -159,7 +159,7 @@ class WorkerPool:
         """
         if self._tasks is None or self._closed:
             raise UsageError("the worker pool is closed; use it as an async context manager")
-        checked_tenant(tenant)
+        tenant = checked_tenant(tenant)
         self._check(limits, tenant, start)
         try:
             return await self._session(limits, boundary, tenant, start)
