@@ -31,7 +31,7 @@ class Senders(Generic[T]):
     """Performs each job given, all at the same time. `perform` must not raise; cancellation ends it.
 
     Every job is begun, also one that is given while `run` is being cancelled: that one is cancelled where
-    it first waits, and can undo what it has to.
+    it first waits, and can undo what it has to. Once `run` has ended no job may be given.
 
     It gets a job and the cancel scope that this job, and no other, is performed in; whoever cancels
     it must do so before the job has ended. Jobs may be given where no task runs, in a callback of the
@@ -57,14 +57,22 @@ class Senders(Generic[T]):
 
     async def run(self) -> None:
         """Perform jobs until cancelled."""
-        async with anyio.create_task_group() as tasks:
-            try:
-                while True:
-                    self._came = anyio.Event()
+        try:
+            async with anyio.create_task_group() as tasks:
+                try:
+                    while True:
+                        self._came = anyio.Event()
+                        self._begin_new(tasks)
+                        await self._came.wait()
+                finally:
                     self._begin_new(tasks)
-                    await self._came.wait()
-            finally:
-                self._begin_new(tasks)
+        finally:
+            # What was given while those under way ended, by one of them or in a callback.
+            with anyio.CancelScope(shield=True):
+                while self._new:
+                    async with anyio.create_task_group() as tasks:
+                        tasks.cancel_scope.cancel()
+                        self._begin_new(tasks)
 
     def _begin_new(self, tasks: TaskGroup) -> None:
         while self._new:

@@ -135,3 +135,23 @@ async def test_a_job_that_is_given_while_all_are_cancelled_is_begun(idle: int) -
         senders.give(1)
         senders.give(2)
     assert sorted(begun) == sorted(undone) == [0] * idle + [1, 2]
+
+
+async def test_a_job_that_is_given_while_the_others_end_is_begun() -> None:
+    begun: list[int] = []
+
+    async def perform(job: int, scope: anyio.CancelScope) -> None:
+        begun.append(job)
+        try:
+            await anyio.sleep_forever()
+        finally:
+            if job < 3:
+                senders.give(job + 1)
+
+    senders = Senders(perform)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(senders.run)
+        senders.give(0)
+        await anyio.wait_all_tasks_blocked()
+        tasks.cancel_scope.cancel()
+    assert begun == [0, 1, 2, 3]
