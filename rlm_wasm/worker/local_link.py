@@ -27,14 +27,19 @@ _SIGINT: Final = int(signal.SIGINT)
 def signals_are_harmless() -> bool:
     """Whether no handler of a signal is known to raise on this thread, in the midst of whatever it does.
 
-    Handlers run in the main thread. Python's own for SIGINT raises, those of asyncio and trio do not, or
-    not at first. One that strikes in a guest's call to the host ends the process: nothing may unwind
-    through wasmtime.
+    Handlers run in the main thread. Python's own for SIGINT raises; trio's does not in a callback; that of
+    asyncio's runner, which anyio uses too, does not the first time, but whenever another one comes. One that
+    strikes in a guest's call to the host ends the process: nothing may unwind through wasmtime.
     """
     if threading.current_thread() is not threading.main_thread():
         return True
     # Not `signal.getsignal`, which looks for an enum's member first: 50 µs, as long as the rest of a query.
-    return _signal.getsignal(_SIGINT) is not signal.default_int_handler
+    handler = _signal.getsignal(_SIGINT)
+    if handler is signal.default_int_handler:
+        return False
+    # A runner keeps count of those that came. Not published; where it is not so, none has come.
+    runner = getattr(getattr(handler, "func", None), "__self__", None)
+    return not getattr(runner, "_interrupt_count", 0)
 
 
 class LocalLink:

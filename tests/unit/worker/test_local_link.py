@@ -258,6 +258,24 @@ def test_signals_are_harmless_off_the_main_thread_and_under_an_event_loops_own_h
         signal.signal(signal.SIGINT, previous)
 
 
+@pytest.mark.parametrize("runner", ["asyncio", "anyio"])
+def test_after_a_first_interrupt_under_asyncio_a_second_could_strike_a_guest(runner: str) -> None:
+    """The first one cancels the main task, which may take its time to end, while guests still ask."""
+    seen: list[bool] = []
+
+    async def main() -> None:
+        seen.append(signals_are_harmless())
+        try:
+            signal.raise_signal(signal.SIGINT)
+            await asyncio.sleep(SECONDS_MAX)
+        finally:
+            seen.append(signals_are_harmless())
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(main()) if runner == "asyncio" else anyio.run(main)
+    assert seen == [True, False]
+
+
 class Recorder:
     """An event loop, a postbox and a worker loop that is free to lend, but whose thread has yet to wake."""
 
