@@ -83,7 +83,7 @@ class _Struck:
 
     def hit(self, session: Counted) -> bool:
         """Whether the fault, or one before it, may have reached what the session was doing."""
-        return self.struck_by(session) or self._orphaned(session)
+        return self.struck_by(session) or self._orphaned(session) or self._just_forked(session)
 
     def _orphaned(self, session: Counted) -> bool:
         """Whether its worker was forked by a zygote that is gone: one that an earlier fault had stopped.
@@ -92,6 +92,11 @@ class _Struck:
         """
         parent = self.parents.get(session._loop.child.pid, 0)  # type: ignore[attr-defined]
         return parent < 0 or (parent > 0 and _state(parent) in "ZX")
+
+    def _just_forked(self, session: Counted) -> bool:
+        """Whether its worker came in the round of a zygote's fault: perhaps from that one, just before."""
+        pid = session._loop.child.pid  # type: ignore[attr-defined]
+        return self.done and self.strike.hits == "zygote" and pid not in self.parents
 
     def struck_by(self, session: Counted) -> bool:
         """Whether this fault may have reached it."""
