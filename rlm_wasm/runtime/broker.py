@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from time import monotonic_ns
@@ -125,7 +125,7 @@ class _Run:
     # Why the first sink that failed did; its events are incomplete.
     unwritten: str | None = None
     waiting: dict[RequestId, _Batch] = field(default_factory=dict)
-    numbers: Any = field(default_factory=lambda: itertools.count(1))
+    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
 
 class Broker:

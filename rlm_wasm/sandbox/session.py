@@ -50,6 +50,21 @@ class Cell:
     limits: CellLimits
     report_variables: bool = False
 
+    def encoded(self) -> bytes:
+        """Return the source as the guest gets it.
+
+        Raises:
+            UsageError: it is no str, or longer than the limits allow.
+        """
+        if not isinstance(self.source, str):
+            raise UsageError(f"a cell is a str, not a {type(self.source).__name__}")
+        source = self.source.encode("utf-8", "replace")
+        if len(source) > self.limits.source_bytes_max:
+            raise UsageError(
+                f"the cell has {len(source)} bytes; cell.source_bytes_max is {self.limits.source_bytes_max}"
+            )
+        return source
+
 
 _SETUP_LIMITS = CellLimits(
     fuel_max=SETUP_FUEL,
@@ -127,13 +142,7 @@ class Session:
         Raises:
             UsageError: the source is longer than the policy allows, or the session is lost or busy.
         """
-        if not isinstance(cell.source, str):
-            raise UsageError(f"a cell is a str, not a {type(cell.source).__name__}")
-        source = cell.source.encode("utf-8", "replace")
-        if len(source) > cell.limits.source_bytes_max:
-            raise UsageError(
-                f"the cell has {len(source)} bytes; cell.source_bytes_max is {cell.limits.source_bytes_max}"
-            )
+        source = cell.encoded()
         execution = self._start(cell.limits, in_cell=True)
         self._interrupt.clear(self._memory)
         status: int | None = None

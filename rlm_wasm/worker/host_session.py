@@ -73,8 +73,8 @@ class HostSession:
     Whoever makes it begins with an `Open` whose sink is `_received`.
     """
 
-    def __init__(self, loop: Commands, number: SessionId, boundary: BoundaryLimits) -> None:
-        self._loop = loop
+    def __init__(self, commands: Commands, number: SessionId, boundary: BoundaryLimits) -> None:
+        self._commands = commands
         self._number = number
         self._boundary = boundary
         self._mailbox = _Mailbox()
@@ -121,7 +121,7 @@ class HostSession:
     def interrupt(self) -> None:
         """Ask the cell that runs to end by an exception in the guest. Does nothing between cells."""
         if not self._closed:
-            self._loop.submit(Interrupt(self._number))
+            self._commands.submit(Interrupt(self._number))
             self._interrupted = True
             if self._answering is not None:
                 self._answering.cancel()
@@ -139,7 +139,7 @@ class HostSession:
         if not self._closed:
             self._closed = True
             with contextlib.suppress(UsageError):  # the worker is closed, and so are its guests
-                self._loop.submit(Close(self._number))
+                self._commands.submit(Close(self._number))
 
     async def __aenter__(self) -> Self:
         return self
@@ -153,7 +153,7 @@ class HostSession:
     async def _operate(self, command: Command, answer: Answer | None) -> Done:
         if self._closed or self._busy:
             raise UsageError("the session is closed" if self._closed else "the session is busy")
-        self._loop.submit(command)
+        self._commands.submit(command)
         self._busy = True
         self._interrupted = False
         self._answerer = answer if isinstance(answer, Answerer) else None
@@ -164,14 +164,14 @@ class HostSession:
                     break
                 if isinstance(report, BaseException):
                     raise report
-                self._loop.submit(await self._answer(report, answer))
+                self._commands.submit(await self._answer(report, answer))
         except BaseException:
             self._answerer = None
             self._unanswered = 0
             # Cancelled, or a bug above: the guest must be still before the caller goes on.
             with anyio.CancelScope(shield=True):
                 with contextlib.suppress(UsageError):  # the worker closes, which ends the operation too
-                    self._loop.submit(Stop(self._number, CellCancelled("the cell was cancelled")))
+                    self._commands.submit(Stop(self._number, CellCancelled("the cell was cancelled")))
                 while not isinstance(done := await self._mailbox.get(), Done):
                     pass
                 self.last_result = done.result
@@ -212,7 +212,7 @@ class HostSession:
             self._mailbox.put(UsageError(f"an answerer replied with a {type(response).__name__}; give bytes"))
             return
         with contextlib.suppress(UsageError):  # the worker is closed, and so is the guest
-            self._loop.submit(command)
+            self._commands.submit(command)
 
     async def _answer(self, request: Requested, answer: Answer | None) -> Command:
         """Return what to tell the guest: a response, or that its cell is over."""

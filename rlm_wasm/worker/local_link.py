@@ -9,7 +9,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from time import monotonic_ns
-from typing import Any, Final
+from typing import Final
 
 from rlm_wasm.errors import UsageError
 from rlm_wasm.ids import SessionId
@@ -60,9 +60,6 @@ class LocalLink:
         self._responses: OrderedDict[SessionId, Respond] = OrderedDict()
         # Those whose interrupt the thread may not have seen yet.
         self._interrupted: set[SessionId] = set()
-        native: Any = postbox.token.native_token
-        # asyncio's name for it, and trio's.
-        self._call_soon = getattr(native, "call_soon", None) or native.run_sync_soon
 
     def submit(self, command: Command) -> None:
         """Have a command performed; those of one session in the order in which they were given.
@@ -74,7 +71,7 @@ class LocalLink:
             if command.session not in self._interrupted and self._may_run():
                 self._responses[command.session] = command
                 if len(self._responses) == 1:
-                    self._call_soon(self._respond)
+                    self.postbox.call_soon(self._respond)
                 return
             self._interrupted.discard(command.session)
         elif (response := self._responses.pop(command.session, None)) is not None:
@@ -101,5 +98,5 @@ class LocalLink:
                             self._loop.submit(response)
         finally:
             if self._responses:
-                self._call_soon(self._respond)
+                self.postbox.call_soon(self._respond)
             self.postbox.deliver()

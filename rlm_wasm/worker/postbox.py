@@ -22,7 +22,10 @@ class Postbox:
         native: Any = token.native_token
         # asyncio's name for it, and trio's.
         self._schedule = getattr(native, "call_soon_threadsafe", None) or native.run_sync_soon
-        self._call_soon = getattr(native, "call_soon", None) or native.run_sync_soon
+        # On the event loop's own thread.
+        self.call_soon: Final[Callable[..., object]] = (
+            getattr(native, "call_soon", None) or native.run_sync_soon
+        )
         self._letters: deque[tuple[Callable[[Any], None], object]] = deque()
         # Whether the event loop is about to take letters out, so that nobody has to wake it.
         self._called = False
@@ -73,4 +76,4 @@ class Postbox:
             if letters and not self._called:
                 self._called = True
                 with contextlib.suppress(RuntimeError):  # the loop ends, and with it who waits
-                    self._call_soon(self._deliver)
+                    self.call_soon(self._deliver)

@@ -81,7 +81,7 @@ class ProcessSession(HostSession):
         self, cell: Cell, answer: Answer | None = None, *, checkpoint_bytes_max: int = 0
     ) -> CellResult:
         """Run a cell, as a session of this process does; a worker that is gone is a result too."""
-        _check(cell)
+        cell.encoded()  # what it raises, it raises here, also where the worker is gone
         try:
             return await super().run(cell, answer, checkpoint_bytes_max=checkpoint_bytes_max)
         except WorkerLost as lost:
@@ -100,13 +100,3 @@ class ProcessSession(HostSession):
         # The worker has its own source of random bytes: nothing of ours is called from there.
         command = Open(self._number, limits, self._boundary, os.urandom, self._received, start)
         await self._operate(command, None)
-
-
-def _check(cell: Cell) -> None:
-    if not isinstance(cell.source, str):
-        raise UsageError(f"a cell is a str, not a {type(cell.source).__name__}")
-    size = len(cell.source.encode("utf-8", "replace"))
-    if size > cell.limits.source_bytes_max:
-        raise UsageError(
-            f"the cell has {size} bytes; cell.source_bytes_max is {cell.limits.source_bytes_max}"
-        )

@@ -6,6 +6,7 @@ A locked worker can open no file, so it can import nothing, and the first use of
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
 from typing import Final, TypeVar
 
 from rlm_wasm.core.limits import BoundaryLimits, CellLimits, SessionLimits
@@ -39,14 +40,7 @@ _SESSION: Final = SessionLimits(
     entropy="fresh",
     seed=0,
 )
-_SEEDED: Final = SessionLimits(
-    memory_bytes_max=256 * _MIB,
-    context_bytes_max=_MIB,
-    checkpoint_bytes_max=0,
-    clock="virtual",
-    entropy="seeded",
-    seed=1,
-)
+_SEEDED: Final = replace(_SESSION, checkpoint_bytes_max=0, clock="virtual", entropy="seeded", seed=1)
 _BOUNDARY: Final = BoundaryLimits(
     frame_bytes_max=65_536,
     control_frame_bytes_max=4_096,

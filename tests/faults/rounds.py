@@ -90,25 +90,25 @@ class _Struck:
 
         A zygote that stands still is ended when it is to fork, and the kernel ends its workers after it.
         """
-        parent = self.parents.get(session._loop.child.pid, 0)  # type: ignore[attr-defined]
+        parent = self.parents.get(session._link.child.pid, 0)  # type: ignore[attr-defined]
         return parent < 0 or (parent > 0 and _state(parent) in "ZX")
 
     def _just_forked(self, session: Counted) -> bool:
         """Whether its worker came in the round of a zygote's fault: perhaps from that one, just before."""
-        pid = session._loop.child.pid  # type: ignore[attr-defined]
+        pid = session._link.child.pid  # type: ignore[attr-defined]
         return self.done and self.strike.hits == "zygote" and pid not in self.parents
 
     def struck_by(self, session: Counted) -> bool:
         """Whether this fault may have reached it."""
         if self.strike.hits == "zygote":  # a worker that came later has another one
-            return any(session._loop.child is child for child in self.children)  # type: ignore[attr-defined]
-        return self.strike.hits == "worker" and session._loop is self.link
+            return any(session._link.child is child for child in self.children)  # type: ignore[attr-defined]
+        return self.strike.hits == "worker" and session._link is self.link
 
     def resumed(self, session: Counted) -> bool:
         """Whether the worker was stopped and is not: only somebody else can have done that."""
         return (
             self.strike.name in ("stop", "deaf")
-            and session._loop is self.link
+            and session._link is self.link
             and _state(self.link.child.pid) not in "TZX"
         )
 
@@ -194,7 +194,7 @@ class _OneFault:
         if struck.done:
             return
         self._seen.look()
-        link = None if session is None else session._loop
+        link = None if session is None else session._link
         if link is None or (self._random.random() < 0.2 and links):
             link = self._random.choice(links) if links else None
         struck.link = link
@@ -211,7 +211,7 @@ class _OneFault:
             await _afterwards(self._round, self._tally, self.struck, self.about)
         assert not stuck.cancelled_caught, f"stuck: {self.about}, told: {[(t[0], t[2]) for t in self._told]}"
         struck, link = self.struck, self.struck.link
-        used = any(session._loop is link for session in self._round.sessions)
+        used = any(session._link is link for session in self._round.sessions)
         if (
             struck.done
             and struck.strike.deadly
@@ -228,7 +228,7 @@ class _OneFault:
     async def begin(self, tasks: TaskGroup) -> None:
         """Start the operations; one of them lets the fault come."""
         sessions = [await _ready(self._round) for _ in self._drawn]
-        pids = [session._loop.child.pid for session in sessions]  # type: ignore[attr-defined]
+        pids = [session._link.child.pid for session in sessions]  # type: ignore[attr-defined]
         self.struck.parents = {pid: parent_of(pid) for pid in pids}
         for step, session in zip(self._drawn, sessions, strict=True):
             tasks.start_soon(self._do, step, session)
