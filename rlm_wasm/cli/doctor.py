@@ -61,8 +61,8 @@ def _checked(name: str, check: Callable[[], Finding | list[Finding]]) -> list[Fi
 
 def _python() -> Finding:
     version = platform.python_version()
-    supported = (3, 11) <= sys.version_info[:2] <= (3, 13)
-    hint = None if supported else "use Python 3.11, 3.12 or 3.13"
+    supported = (3, 11) <= sys.version_info[:2] <= (3, 15) and sys.version_info[:3] != (3, 14, 0)
+    hint = None if supported else "use Python 3.11 to 3.15, and of 3.14 not the first release"
     detail = f"{version} on {platform.system()} {platform.machine()}"
     return Finding("python", "ok" if supported else "failed", detail, hint)
 

@@ -9,15 +9,15 @@ import wasmtime
 from wasmtime import _bindings as ffi
 
 from rlm_wasm.errors import InternalError
-from rlm_wasm.sandbox import imports
+from rlm_wasm.sandbox import fiber_unsafe, imports
 from rlm_wasm.sandbox.fatal import install_hook
+from rlm_wasm.sandbox.fiber_unsafe import FiberStack
 from rlm_wasm.sandbox.imports import ImportHandler
 
 _TRAP_POINTER: Final = ctypes.POINTER(ffi.wasm_trap_t)
 _ERROR_POINTER: Final = ctypes.POINTER(ffi.wasmtime_error_t)
 _VALUES: Final = ffi.wasmtime_val_t * 3  # no export of ours takes more
 _VALUE: Final = ffi.wasmtime_val_t * 1
-_poll_future = ffi._wasmtime_call_future_poll
 _delete_future = ffi._wasmtime_call_future_delete
 
 
@@ -28,13 +28,30 @@ class Call:
     future is deleted once; the store is closed only afterwards.
     """
 
-    __slots__ = ("_arguments", "_error", "_function", "_future", "_handler", "_results", "_trap", "done")
+    __slots__ = (
+        "_arguments",
+        "_error",
+        "_function",
+        "_future",
+        "_handler",
+        "_results",
+        "_stack",
+        "_trap",
+        "done",
+    )
 
     def __init__(
-        self, handler: ImportHandler, context: Any, function: Any, arguments: tuple[int, ...], results_n: int
+        self,
+        handler: ImportHandler,
+        context: Any,
+        function: Any,
+        arguments: tuple[int, ...],
+        results_n: int,
+        stack: FiberStack | None = None,
     ) -> None:
         self._handler = handler
         self._function = function
+        self._stack = stack
         # Zeroed by ctypes, and 0 is the kind of an i32.
         self._arguments = _VALUES()
         for slot, value in enumerate(arguments):
@@ -61,7 +78,7 @@ class Call:
         install_hook()
         imports.enter(self._handler)
         try:
-            finished = bool(_poll_future(self._future))
+            finished = fiber_unsafe.poll(self._future, self._stack)
         finally:
             imports.leave()
         if finished:

@@ -9,11 +9,13 @@ import wasmtime
 from wasmtime import _bindings as ffi
 
 from rlm_wasm.sandbox.fatal import install_hook
+from rlm_wasm.sandbox.fiber_unsafe import install_stacks
 from rlm_wasm.sandbox.linear_unsafe import install_creator
 
 # Native stack of one fiber. The host's callbacks run on it too, so wasm gets less than all of it.
 WASM_STACK_BYTES: Final = 16 << 20
 HOST_STACK_BYTES: Final = 1 << 20
+FIBER_STACK_BYTES: Final = WASM_STACK_BYTES + HOST_STACK_BYTES
 
 # Off: past advisories live in these (threat_model/limitations.md), and the guest uses none of them.
 _FEATURES_OFF: Final = (
@@ -58,11 +60,12 @@ def _config() -> wasmtime.Config:
     pointer: Any = config.ptr()
     config.consume_fuel = True
     # In this order: a wasm stack larger than the fiber's makes wasmtime abort the process.
-    ffi.wasmtime_config_async_stack_size_set(pointer, WASM_STACK_BYTES + HOST_STACK_BYTES)
+    ffi.wasmtime_config_async_stack_size_set(pointer, FIBER_STACK_BYTES)
     config.max_wasm_stack = WASM_STACK_BYTES
     config.strategy = "cranelift"
     config.cranelift_opt_level = "speed"
     for name in _FEATURES_OFF:
         getattr(ffi, name)(pointer, False)
     install_creator(config)
+    install_stacks(config)
     return config

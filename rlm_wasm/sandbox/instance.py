@@ -15,10 +15,10 @@ from wasmtime import _bindings as ffi
 from rlm_wasm.errors import GuestTrap, HostExhausted, InternalError, PolicyError
 from rlm_wasm.image.compiled import load_module, load_native
 from rlm_wasm.image.memfd import MemoryFile
-from rlm_wasm.sandbox import linear_unsafe
+from rlm_wasm.sandbox import fiber_unsafe, linear_unsafe
 from rlm_wasm.sandbox.call import Call
 from rlm_wasm.sandbox.dirty_unsafe import Range
-from rlm_wasm.sandbox.engine import CONFIGURATION, engine
+from rlm_wasm.sandbox.engine import CONFIGURATION, FIBER_STACK_BYTES, engine
 from rlm_wasm.sandbox.fatal import install_hook
 from rlm_wasm.sandbox.imports import ImportHandler, define_imports
 from rlm_wasm.sandbox.linear_unsafe import ImageSource
@@ -126,6 +126,7 @@ class Instance:
         # Views into them, made once: ctypes makes a new one at each look.
         self._functions: dict[str, Any] = {}
         self._memory_reference: Any = None
+        self._stack: fiber_unsafe.FiberStack | None = None
         self._fuel_slot = ctypes.c_uint64()
         self._fuel_reference = ctypes.byref(self._fuel_slot)
         self._instance = ffi.wasmtime_instance_t()
@@ -187,7 +188,9 @@ class Instance:
         function = self._functions.get(name)
         if function is None:
             function = self._functions[name] = self._export(name).of.func
-        return Call(handler, self._context, function, arguments, results_n)
+        if self._stack is None or self._stack.closed:
+            self._stack = fiber_unsafe.make(FIBER_STACK_BYTES)
+        return Call(handler, self._context, function, arguments, results_n, self._stack)
 
     def _export(self, name: str) -> Any:
         found = self._exports.get(name)
@@ -258,6 +261,8 @@ class Instance:
             self._memory_reference = None
             with contextlib.suppress(ValueError):
                 store.close()
+            if self._stack is not None:
+                self._stack.close()
 
     @staticmethod
     def _check(error: Any) -> None:

@@ -85,6 +85,7 @@ RULES: Final[tuple[Rule, ...]] = (
     Rule("brk", 12, "the allocator's heap"),
     # -- frames ---------------------------------------------------------------------------------------
     Rule("poll", 7, "waiting for frames, and for the next thing due"),
+    Rule("ppoll", 271, "the same, as Python 3.15 spells it", when=(is_null(3),)),
     Rule("recvmsg", 47, f"{_RECEIVING}; large inputs come as sealed memory files",
          when=(_ON_SOCKET, only_bits(2, _RECEIVE_FLAGS, 32))),
     Rule("recvfrom", 45, _RECEIVING, when=(_ON_SOCKET, only_bits(3, _RECEIVE_FLAGS, 32), is_null(4))),
