@@ -7,7 +7,7 @@ import statistics
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from time import perf_counter_ns
+from time import monotonic_ns, perf_counter_ns
 from typing import Final
 
 from rlm_wasm.bench.measurement import Measurement
@@ -120,7 +120,7 @@ class _Crowd:
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
-        self._loop = WorkerLoop()
+        self._loop = WorkerLoop(clock=monotonic_ns)
         self._loop.start()
         self._size = 0
         self._waiting = 0

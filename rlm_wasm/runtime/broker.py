@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import inf
-from time import monotonic_ns
 from typing import Any, Final, Protocol
 
 import anyio
@@ -138,7 +137,7 @@ class Broker:
     def __init__(
         self,
         permits: PermitLimits,
-        clock: Callable[[], int] = monotonic_ns,
+        clock: Callable[[], int],
         recorded: RecordedOrder | None = None,
     ) -> None:
         self._recorded: Final = recorded

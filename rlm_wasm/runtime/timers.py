@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
-from time import monotonic_ns
 from typing import Final
 
 import anyio
@@ -22,7 +21,7 @@ class Timers:
     `clock` gives nanoseconds and goes as the event loop's clock does.
     """
 
-    def __init__(self, fired: Callable[[RunId, str], None], clock: Callable[[], int] = monotonic_ns) -> None:
+    def __init__(self, fired: Callable[[RunId, str], None], clock: Callable[[], int]) -> None:
         self._fired = fired
         self._clock = clock
         self._heap: list[tuple[int, TimerKey]] = []

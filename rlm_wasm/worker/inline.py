@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable
+from time import monotonic_ns
 from types import TracebackType
 from typing import Self
 
@@ -44,10 +45,14 @@ class InlineSession(HostSession):
 
 
 class InlineWorker:
-    """Makes sessions in this process. Close it, or use `async with`; that ends every session."""
+    """Makes sessions in this process. Close it, or use `async with`; that ends every session.
 
-    def __init__(self) -> None:
-        self._loop = WorkerLoop()
+    `clock` gives nanoseconds and decides who has a turn, and for how long.
+    """
+
+    def __init__(self, *, clock: Callable[[], int] = monotonic_ns) -> None:
+        self._clock = clock
+        self._loop = WorkerLoop(clock=clock)
         self._numbers = itertools.count(1)
         self._started = False
         self._link: LocalLink | None = None
@@ -74,7 +79,7 @@ class InlineWorker:
             self._loop.start()
         token = current_token()
         if self._link is None or self._link.postbox.token != token:
-            self._link = self._make_link(Postbox(token))
+            self._link = self._make_link(Postbox(token, self._clock))
         number = SessionId(next(self._numbers))
         session = InlineSession(self._link, number, boundary)
         entropy = session_entropy(limits, number)
@@ -86,13 +91,13 @@ class InlineWorker:
         return session
 
     def _make_link(self, postbox: Postbox) -> LocalLink:
-        return LocalLink(self._loop, postbox)
+        return LocalLink(self._loop, postbox, self._clock)
 
     async def aclose(self) -> None:
         """End every session and the thread."""
         if self._started:
             self._started = False
-            loop, self._loop = self._loop, WorkerLoop()
+            loop, self._loop = self._loop, WorkerLoop(clock=self._clock)
             self._link = None
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(loop.stop)

@@ -8,7 +8,6 @@ import signal
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from time import monotonic_ns
 from typing import Final
 
 from rlm_wasm.errors import UsageError
@@ -47,13 +46,19 @@ class LocalLink:
 
     Most guests ask again a few microseconds after they were answered. Waking the thread for that, and
     being woken by it, takes several times as long, so where it can the event loop runs that turn itself:
-    in a callback of its own, and only while `may_run()`. Guests that compute are the thread's.
+    in a callback of its own, and only while `may_run()`. Guests that compute are the thread's. `clock` gives
+    nanoseconds.
     """
 
     def __init__(
-        self, loop: WorkerLoop, postbox: Postbox, may_run: Callable[[], bool] = signals_are_harmless
+        self,
+        loop: WorkerLoop,
+        postbox: Postbox,
+        clock: Callable[[], int],
+        may_run: Callable[[], bool] = signals_are_harmless,
     ) -> None:
         self.postbox: Final = postbox
+        self._clock: Final = clock
         self._loop = loop
         self._may_run = may_run
         # What guests are to be answered: each waits for one response at most.
@@ -86,11 +91,11 @@ class LocalLink:
         """Answer the guests that wait, one after the other, for a while."""
         if not self._responses:
             return
-        until_ns, for_thread = monotonic_ns() + ROUND_NS_MAX, 0
+        until_ns, for_thread = self._clock() + ROUND_NS_MAX, 0
         try:
             self.postbox.hold()
             with self._loop.borrowed() as seats:
-                while self._responses and for_thread < FOR_THREAD_MAX and monotonic_ns() < until_ns:
+                while self._responses and for_thread < FOR_THREAD_MAX and self._clock() < until_ns:
                     _, response = self._responses.popitem(last=False)
                     if seats is None or not seats.answer(response):
                         for_thread += 1

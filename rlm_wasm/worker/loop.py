@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import Enum, auto
 from typing import Final
 
@@ -34,12 +34,13 @@ class _Word(Enum):
 class WorkerLoop:
     """Runs sessions on a thread of its own, where no signal handler runs, and lends them for a moment.
 
-    While it has nothing to do it prepares sessions ahead of need, at most `prepared_max`.
+    While it has nothing to do it prepares sessions ahead of need, at most `prepared_max`. `clock` gives
+    nanoseconds.
     """
 
-    def __init__(self, *, prepared_max: int = PREPARED_MAX) -> None:
+    def __init__(self, *, prepared_max: int = PREPARED_MAX, clock: Callable[[], int]) -> None:
         self._commands: queue.SimpleQueue[Command | _Word] = queue.SimpleQueue()
-        self._seats = Seats(prepared_max=prepared_max)
+        self._seats = Seats(prepared_max=prepared_max, clock=clock)
         # Whoever holds it may touch the seats: the thread whenever it does not wait, or who borrows them.
         self._baton = threading.Lock()
         # Somebody wants to borrow. Without it the thread would take the baton again before he had a chance.

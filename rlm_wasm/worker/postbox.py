@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Callable
-from time import monotonic_ns
 from typing import Any, Final
 
 from anyio.lowlevel import EventLoopToken
@@ -15,10 +14,14 @@ DELIVER_NS_MAX: Final = 1_000_000
 
 
 class Postbox:
-    """Calls functions on the event loop of `token`. One thread posts; nothing posted may raise."""
+    """Calls functions on the event loop of `token`. One thread posts; nothing posted may raise.
 
-    def __init__(self, token: EventLoopToken) -> None:
+    `clock` gives nanoseconds.
+    """
+
+    def __init__(self, token: EventLoopToken, clock: Callable[[], int]) -> None:
         self.token = token
+        self._clock: Final = clock
         native: Any = token.native_token
         # asyncio's name for it, and trio's.
         self._schedule = getattr(native, "call_soon_threadsafe", None) or native.run_sync_soon
@@ -65,12 +68,12 @@ class Postbox:
 
     def _take(self) -> None:
         letters = self._letters
-        until_ns = monotonic_ns() + DELIVER_NS_MAX
+        until_ns = self._clock() + DELIVER_NS_MAX
         try:
             while letters:
                 function, argument = letters.popleft()
                 function(argument)
-                if monotonic_ns() >= until_ns:
+                if self._clock() >= until_ns:
                     break
         finally:
             if letters and not self._called:

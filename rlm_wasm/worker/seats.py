@@ -11,7 +11,6 @@ import heapq
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from time import monotonic_ns
 from typing import Final
 
 from rlm_wasm.errors import GuestError, RlmWasmError, UsageError
@@ -84,7 +83,7 @@ class Seats:
     gives nanoseconds.
     """
 
-    def __init__(self, *, prepared_max: int = PREPARED_MAX, clock: Callable[[], int] = monotonic_ns) -> None:
+    def __init__(self, *, prepared_max: int = PREPARED_MAX, clock: Callable[[], int]) -> None:
         self._clock: Final = clock
         self._prepared_max: Final = prepared_max
         self._stock: Stock | None = None

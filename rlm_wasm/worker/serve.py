@@ -47,7 +47,7 @@ class Server:
         self._channel = Channel(
             connection, frame_bytes_max=COMMAND_BYTES_MAX, unsent_bytes_max=_UNSENT_BYTES_MAX
         )
-        self._seats = Seats()
+        self._seats = Seats(clock=monotonic_ns)
         self._images = Images()
         self._operations: dict[int, int] = {}
         self._opened = 0

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from math import ceil, isinf
 from random import Random
 from typing import Any, Final, TypeVar
@@ -17,6 +18,7 @@ from typing import Any, Final, TypeVar
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
+from anyio._backends._asyncio import CancelScope
 
 T = TypeVar("T")
 Callback = Callable[[], None]
@@ -132,6 +134,42 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Wake nobody: there is no other thread."""
 
 
+class _Members(dict[Any, None]):
+    """Stands where anyio has a set, whose order is that of its members' addresses: here the seed decides it."""
+
+    def __init__(self, random: Random) -> None:
+        super().__init__()
+        self._random = random
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._random.sample(list(self.keys()), len(self)))
+
+    def add(self, member: object) -> None:
+        self[member] = None
+
+    def discard(self, member: object) -> None:
+        self.pop(member, None)
+
+    def remove(self, member: object) -> None:
+        del self[member]
+
+
+@contextmanager
+def _cancelled_in_order(random: Random) -> Iterator[None]:
+    """Meanwhile, let cancellation reach tasks and scopes in an order that the seed decides."""
+    begin: Any = CancelScope.__init__
+
+    def init(scope: Any, *arguments: Any, **named: Any) -> None:
+        begin(scope, *arguments, **named)
+        scope._tasks, scope._child_scopes = _Members(random), _Members(random)
+
+    CancelScope.__init__ = init  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        CancelScope.__init__ = begin  # type: ignore[method-assign]
+
+
 def run_virtual(main: Callable[[VirtualLoop], Coroutine[Any, Any, T]], random: Random, *, slow: bool) -> T:
     """Run `main(loop)` to its end on a loop of its own. Raises Stuck, and what `main` raises."""
     loop = VirtualLoop(random, slow=slow)
@@ -142,8 +180,9 @@ def run_virtual(main: Callable[[VirtualLoop], Coroutine[Any, Any, T]], random: R
     real_thread = anyio.to_thread.run_sync
     anyio.to_thread.run_sync = loop.thread  # type: ignore[assignment]
     try:
-        result = loop.run_until_complete(task)
-        loop.run_until_complete(loop.shutdown_asyncgens())
+        with _cancelled_in_order(random):
+            result = loop.run_until_complete(task)
+            loop.run_until_complete(loop.shutdown_asyncgens())
         if problems:
             raise AssertionError("told to the event loop: " + "; ".join(problems))
         left = asyncio.all_tasks(loop)

@@ -299,7 +299,7 @@ def test_the_simulated_guest_does_what_the_real_one_does(scenario: Scenario) -> 
 
     async def simulated(events: VirtualLoop) -> Told:
         loop = SimulatedLoop(events, Random(1), wrong.append)
-        return await seen(scenario, SimulatedWorker(loop), real=False)
+        return await seen(scenario, SimulatedWorker(loop, events.clock), real=False)
 
     async def real() -> Told:
         return await seen(scenario, InlineWorker(), real=True)

@@ -20,6 +20,21 @@ from tests.simulation.guest import Guest, SimulatedSession
 
 _NOTICE_NS_MAX = 60_000  # until the thread sees a command
 _IN_THE_WAY = 0.3  # how often the thread has the seats when the event loop wants them
+_HURRIED = 0.03  # how often time has passed since somebody looked at the clock last
+_PASSED_NS_MAX = 3_000_000
+
+
+def hurried(events: VirtualLoop, random: Random) -> Callable[[], int]:
+    """Return a clock for who looks at it twice in one callback: time may have passed, as the seed decides."""
+    passed_ns = 0
+
+    def clock() -> int:
+        nonlocal passed_ns
+        if random.random() < _HURRIED:
+            passed_ns += random.randrange(_PASSED_NS_MAX)
+        return events.now_ns + passed_ns
+
+    return clock
 
 
 class SimulatedSeats(Seats):
@@ -56,7 +71,7 @@ class SimulatedLoop(WorkerLoop):
         refuse: Callable[[], RlmWasmError | None] = lambda: None,
         fails: Callable[[str], bool] = lambda resource: False,
     ) -> None:
-        super().__init__()
+        super().__init__(clock=events.clock)
         self._events = events
         self._random = random
         self._turn_number = 0
@@ -134,14 +149,14 @@ class SimulatedLoop(WorkerLoop):
 class SimulatedWorker(InlineWorker):
     """The real inline worker over a simulated loop."""
 
-    def __init__(self, loop: SimulatedLoop) -> None:
-        super().__init__()
+    def __init__(self, loop: SimulatedLoop, clock: Callable[[], int]) -> None:
+        super().__init__(clock=clock)
         self._loop = loop
         self.loop = loop
 
     def _make_link(self, postbox: Postbox) -> LocalLink:
         # No signal comes into a simulation.
-        return LocalLink(self._loop, postbox, may_run=lambda: True)
+        return LocalLink(self._loop, postbox, self._clock, may_run=lambda: True)
 
     async def aclose(self) -> None:
         if self._started:

@@ -32,7 +32,7 @@ from tests.simulation.event_loop import Stuck, VirtualLoop, run_virtual
 from tests.simulation.plan import Plan
 from tests.simulation.provider import SimulatedProvider, is_root
 from tests.simulation.watched import watch
-from tests.simulation.worker import SimulatedLoop, SimulatedWorker
+from tests.simulation.worker import SimulatedLoop, SimulatedWorker, hurried
 
 # What a run may take beyond its deadline: hanging up, and the slice its guest is in.
 HANG_UP_NS: Final = int(HANG_UP_SECONDS_MAX * 1e9)
@@ -121,7 +121,7 @@ class World:
         runtime = Runtime(
             plan.policy,
             route=lambda name: (models, name),
-            worker=SimulatedWorker(guests),
+            worker=SimulatedWorker(guests, hurried(loop, random)),
             clock=loop.clock,
             entropy=random.randbytes,
         )

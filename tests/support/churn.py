@@ -16,7 +16,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
-from time import monotonic
+from time import monotonic, monotonic_ns
 from typing import Any, Final
 
 from rlm_wasm.errors import CellCancelled, GuestError
@@ -112,7 +112,7 @@ class Churn:
         self._opened = 0
         self._living: list[_Living] = []
         self._kept: list[Snapshot] = []
-        self._loop = WorkerLoop()
+        self._loop = WorkerLoop(clock=monotonic_ns)
         if self.threads:
             self._loop.start()
         self._waiting: list[Seat] = []

@@ -6,6 +6,7 @@ import os
 import queue
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from time import monotonic_ns
 from typing import Any
 
 from rlm_wasm.ids import SessionId
@@ -65,7 +66,7 @@ class Seat:
 @contextmanager
 def worker_loop(**options: int) -> Iterator[Callable[..., Seat]]:
     """Start a loop; yield a function that opens a session in it; stop it."""
-    loop = WorkerLoop(**options)
+    loop = WorkerLoop(**options, clock=monotonic_ns)
     loop.start()
     numbers = iter(range(1, 1_000_000))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,47 @@ BY_NAME: Final[dict[str, str]] = {
     "worker.zygote_process": "the entry that its workers run, fixed when the zygote starts",
     "bench.peers": "other sandboxes are no dependency; one is loaded when it is measured",
 }
+
+# Who reads a clock of the machine, and why. Everybody else is given one, so that it can be a virtual one.
+CLOCKS: Final[dict[str, str]] = {
+    "runtime.runtime": "the outermost constructor: the default of its argument",
+    "worker.inline": "the outermost constructor: the default of its argument",
+    "worker.pool": "the outermost constructor: the default of its argument",
+    "worker.link": "a real process: when it was heard, and what its cells are charged",
+    "worker.patience": "a real process: how long it did nothing",
+    "worker.child": "a real process: its clock of processor time",
+    "worker.examination": "a real process: how long it may take to report",
+    "worker.serve": "in that process: its seats, and how long it stays awake",
+    "sandbox.execution": "a real guest: what its polls took",
+    "sandbox.exchange": "a real guest: its own clock, and when it wakes",
+    "sandbox.imports": "a real guest: when its slice is over",
+    "sandbox.hostless": "a real guest: when its slice is over",
+    "sandbox.drive": "a real guest: how long to wait for one that sleeps",
+    "audit.otel": "the wall clock's time of a trace",
+    "cli.build_progress": "shown to a person",
+    "cli.execute": "shown to a person",
+    "cli.guest": "shown to a person",
+    "bench.density_bench": "measures",
+    "bench.measurement": "measures",
+    "bench.peer_bench": "measures",
+    "bench.pool_bench": "measures",
+    "bench.query_bench": "measures",
+    "bench.recursion_bench": "measures",
+    "bench.sandbox_bench": "measures",
+    "bench.worker_bench": "measures",
+}
+
+# Names of `time` that tell no time.
+NO_CLOCKS: Final = (
+    "sleep",
+    "strftime",
+    "strptime",
+    "mktime",
+    "struct_time",
+    "tzset",
+    "asctime",
+    "get_clock_info",
+)
 
 # What the pure core may use of the standard library. No clock, randomness, thread, file or socket.
 CORE_STDLIB: Final[dict[str, str]] = {
@@ -199,6 +241,47 @@ def test_only_those_who_must_import_by_name() -> None:
                 if word in ("__import__", "import_module"):
                     by_name.add(name)
     assert by_name == set(BY_NAME)
+
+
+def reads_a_clock(source: str) -> bool:
+    """Whether a module names one of the functions that read a clock."""
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.ImportFrom(module="time" | "_time", names=names):
+                if any(is_clock(alias.name) for alias in names):
+                    return True
+            case ast.Attribute(value=ast.Name(id="time"), attr=name) if is_clock(name):
+                return True
+            case ast.Attribute(attr="now" | "utcnow" | "today"):  # of a datetime or a date
+                return True
+            case ast.Import(names=names) if any(alias.name == "time" and alias.asname for alias in names):
+                return True  # under another name, where the line above would not see it
+    return False
+
+
+def is_clock(name: str) -> bool:
+    """Whether a name of `time` tells the time; sleeping and formatting do not."""
+    return name == "*" or (callable(getattr(time, name, None)) and name not in NO_CLOCKS)
+
+
+def test_only_those_who_must_read_a_clock() -> None:
+    assert {name for name, path in MODULES.items() if reads_a_clock(path.read_text())} == set(CLOCKS)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from time import monotonic_ns",
+        "def f():\n    from time import time as now",
+        "import time\ntime.perf_counter()",
+        "import time as clock",
+        "from time import *",
+        "from datetime import datetime\ndatetime.now()",
+    ],
+)
+def test_a_module_that_reads_a_clock_is_found(source: str) -> None:
+    assert reads_a_clock(source)
+    assert not reads_a_clock("import time\nfrom time import sleep\ntime.sleep(1)\nclock = self.now_ns")
 
 
 def test_every_public_name_is_there_and_comes_from_below_the_facade() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from time import monotonic_ns
+
 import anyio
 import pytest
 
@@ -45,7 +47,7 @@ class Nobody:
 
 
 async def test_a_run_ends_with_its_last_call_whichever_hangs_up_first() -> None:
-    broker, model = Broker(permit_limits(2)), SlowToHangUp()
+    broker, model = Broker(permit_limits(2), monotonic_ns), SlowToHangUp()
     responses: list[Response] = []
     ended = anyio.Event()
 

@@ -9,7 +9,7 @@ RUN = RunId("run_1")
 
 
 def test_a_deadline_that_is_seldom_met_does_not_fill_the_heap() -> None:
-    timers = Timers(lambda run_id, timer_id: None)
+    timers = Timers(lambda run_id, timer_id: None, lambda: 0)
     timers.set(RUN, "stays", 10**15)
     for number in range(20 * STALE_MAX):
         timers.set(RUN, f"t{number}", 10**15 + number)

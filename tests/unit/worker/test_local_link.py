@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import signal
 import threading
@@ -284,7 +285,8 @@ class Recorder:
         self.waiting: list[Command] = []
         self.callbacks: list[Callable[[], None]] = []
         token = cast("EventLoopToken", SimpleNamespace(native_token=self))
-        self.link = LocalLink(cast("WorkerLoop", self), Postbox(token), may_run=lambda: True)
+        clock = itertools.repeat(0).__next__  # no time passes
+        self.link = LocalLink(cast("WorkerLoop", self), Postbox(token, clock), clock, may_run=lambda: True)
 
     call_soon = call_soon_threadsafe = lambda self, callback: self.callbacks.append(callback)
     submit = property(lambda self: self.waiting.append)
