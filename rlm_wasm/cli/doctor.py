@@ -92,7 +92,7 @@ def _key() -> Finding:
 
 
 def _guest() -> Finding:
-    from rlm_wasm.image.artifact import find_guest
+    from rlm_wasm.image.installed import find_guest
 
     guest = find_guest()
     wasi = [name for name in guest.facts.imports if "wasi" in name]

@@ -14,9 +14,9 @@ import click
 
 from rlm_wasm.cli import output
 from rlm_wasm.cli.build_progress import build_progress
-from rlm_wasm.errors import RlmWasmError
-from rlm_wasm.image.artifact import Guest, find_guest
-from rlm_wasm.image.build import build_guest, recipe_hash
+from rlm_wasm.image.artifact import Guest
+from rlm_wasm.image.build import build_guest
+from rlm_wasm.image.installed import is_current, newest_guest
 from rlm_wasm.image.manifest import load_manifest
 from rlm_wasm.image.paths import cache_dir
 from rlm_wasm.image.recipe import DEFAULT_SERIES, recipes
@@ -89,7 +89,7 @@ def build(series: str, jobs: int | None, sources: Path | None, force: bool, as_j
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document about the result.")
 def verify(as_json: bool) -> None:
     """Prove hashes, imports and exports of the guest that is installed."""
-    installed = find_guest()
+    installed = newest_guest()
     checks = verify_guest(installed, load_manifest().boundary)
     if as_json:
         output.document({"folder": str(installed.folder), "verified": list(checks)})
@@ -102,7 +102,7 @@ def verify(as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def info(as_json: bool) -> None:
     """Show what the installed guest was made from, and every function that crosses its boundary."""
-    installed = find_guest()
+    installed = newest_guest()
     document = _describe(installed)
     if as_json:
         output.document(document)
@@ -114,21 +114,12 @@ def info(as_json: bool) -> None:
             click.echo(f"{name}: {str(value).lower() if isinstance(value, bool) else value}")
 
 
-def _is_current(installed: Guest) -> bool:
-    """Whether the sources beside this program would give the same guest."""
-    series = installed.facts.cpython.rpartition(".")[0]
-    try:
-        return any(recipe_hash(r) == installed.facts.recipe for r in recipes(load_manifest(), series))
-    except RlmWasmError:
-        return False
-
-
 def _describe(installed: Guest) -> dict[str, str | int | list[str]]:
     facts = installed.facts
     return {
         "folder": str(installed.folder),
         "recipe": facts.recipe,
-        "up_to_date": _is_current(installed),
+        "up_to_date": is_current(installed),
         "cpython": facts.cpython,
         "wasmtime": facts.wasmtime,
         "raw_sha256": facts.raw_sha256,

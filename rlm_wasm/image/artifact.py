@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Final
@@ -20,7 +19,6 @@ from typing import Final
 from rlm_wasm.errors import ArtifactError
 from rlm_wasm.image.files import read_owned, write_private
 from rlm_wasm.image.machine_key import mac, machine_key, same
-from rlm_wasm.image.paths import guests_dir
 
 FORMAT: Final = 3
 PAGE_BYTES: Final = 65_536
@@ -30,7 +28,7 @@ _FACTS_BYTES_MAX: Final = 1 << 20
 _CODE_BYTES_MAX: Final = 256 << 20
 _IMAGE_BYTES_MAX: Final = 1 << 30
 _PURPOSE: Final = "guest-facts"
-_BUILD_HINT: Final = "build it with: rlm-wasm guest build"
+BUILD_HINT: Final = "build it with: rlm-wasm guest build"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,21 +70,21 @@ class Guest:
         """Return the code module, checked against its hash."""
         code = _read(self.folder / CODE_FILE, _CODE_BYTES_MAX)
         if hashlib.sha256(code).hexdigest() != self.facts.code_sha256:
-            raise ArtifactError(f"{self.folder / CODE_FILE} does not match its hash", hint=_BUILD_HINT)
+            raise ArtifactError(f"{self.folder / CODE_FILE} does not match its hash", hint=BUILD_HINT)
         return code
 
     def read_image(self) -> bytes:
         """Return the base image's bytes, checked against their MAC (faster than the hash, same promise)."""
         image = _read(self.folder / IMAGE_FILE, _IMAGE_BYTES_MAX)
         if len(image) != self.facts.image_bytes or image_mac(image) != self.facts.image_mac:
-            raise ArtifactError(f"{self.folder / IMAGE_FILE} does not match its MAC", hint=_BUILD_HINT)
+            raise ArtifactError(f"{self.folder / IMAGE_FILE} does not match its MAC", hint=BUILD_HINT)
         return image
 
     def read_raw(self) -> bytes:
         """Return the linker's output, checked against its hash."""
         raw = _read(self.folder / RAW_FILE, _CODE_BYTES_MAX)
         if hashlib.sha256(raw).hexdigest() != self.facts.raw_sha256:
-            raise ArtifactError(f"{self.folder / RAW_FILE} does not match its hash", hint=_BUILD_HINT)
+            raise ArtifactError(f"{self.folder / RAW_FILE} does not match its hash", hint=BUILD_HINT)
         return raw
 
 
@@ -110,38 +108,20 @@ def load_guest(folder: Path) -> Guest:
     """
     text = _read(folder / FACTS_FILE, _FACTS_BYTES_MAX)
     if not same(_read(folder / MAC_FILE, 64), mac(machine_key(), _PURPOSE, text)):
-        raise ArtifactError(f"{folder / FACTS_FILE} was not written by this machine", hint=_BUILD_HINT)
+        raise ArtifactError(f"{folder / FACTS_FILE} was not written by this machine", hint=BUILD_HINT)
     values = json.loads(text)
     if set(values) != {f.name for f in fields(GuestFacts)} or values["format"] != FORMAT:
-        raise ArtifactError(f"{folder / FACTS_FILE} has another format", hint=_BUILD_HINT)
+        raise ArtifactError(f"{folder / FACTS_FILE} has another format", hint=BUILD_HINT)
     for name in ("imports", "exports"):
         values[name] = tuple(values[name])
     facts = GuestFacts(**values)
     if facts.image_bytes % PAGE_BYTES or not 0 < facts.stack_pointer <= facts.image_bytes:
-        raise ArtifactError(f"{folder / FACTS_FILE} describes an impossible image", hint=_BUILD_HINT)
+        raise ArtifactError(f"{folder / FACTS_FILE} describes an impossible image", hint=BUILD_HINT)
     return Guest(folder, facts)
-
-
-def find_guest(recipe: str | None = None) -> Guest:
-    """Return the guest of `recipe`, or the one `RLM_WASM_GUEST` names, or the newest one built.
-
-    Raises:
-        ArtifactError: none is built.
-    """
-    override = os.environ.get("RLM_WASM_GUEST")
-    if override:
-        return load_guest(Path(override))
-    root = guests_dir()
-    if recipe is not None:
-        return load_guest(root / recipe)
-    built = [p for p in root.iterdir() if (p / FACTS_FILE).is_file() and not p.name.startswith(".")]
-    if not built:
-        raise ArtifactError(f"no guest is built (looked in {root})", hint=_BUILD_HINT)
-    return load_guest(max(built, key=lambda p: (p / FACTS_FILE).stat().st_mtime_ns))
 
 
 def _read(path: Path, bytes_max: int) -> bytes:
     try:
         return read_owned(path, bytes_max=bytes_max)
     except FileNotFoundError as error:
-        raise ArtifactError(f"{path} is missing", hint=_BUILD_HINT) from error
+        raise ArtifactError(f"{path} is missing", hint=BUILD_HINT) from error

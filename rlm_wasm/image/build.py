@@ -28,8 +28,8 @@ from rlm_wasm.image.storage import storing
 from rlm_wasm.image.workshop import Train, Workshop
 
 _PREPARE_SECONDS: Final = 10
-# Older guests that are kept, so that going back and forth between versions is quick.
-_KEEP_GUESTS: Final = 3
+# Other guests that are kept: of older versions, and of checkouts that share the cache. 60 MB each.
+_KEEP_GUESTS: Final = 7
 _PATH: Final = re.compile(r"[\w/.+@~-]+")
 _TEMPORARY: Final = ".making-"
 

@@ -15,7 +15,7 @@ import anyio
 
 from rlm_wasm.core.pricing import utf8_bytes
 from rlm_wasm.errors import ArtifactError
-from rlm_wasm.image.artifact import find_guest
+from rlm_wasm.image.installed import find_guest
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.policy.render import to_toml
 from rlm_wasm.runtime.image import Image

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from rlm_wasm.errors import UsageError
-from rlm_wasm.image.artifact import find_guest
+from rlm_wasm.image.installed import find_guest
 from rlm_wasm.runtime.image_key import image_key
 from rlm_wasm.worker.worker import SessionImage
 

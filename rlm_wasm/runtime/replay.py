@@ -12,7 +12,7 @@ from rlm_wasm.core.recorded_order import RecordedOrder
 from rlm_wasm.errors import InternalError
 from rlm_wasm.events import Event
 from rlm_wasm.ids import RunId
-from rlm_wasm.image.artifact import find_guest
+from rlm_wasm.image.installed import find_guest
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.providers.base import Provider
 from rlm_wasm.providers.replay import ReplayProvider

@@ -6,7 +6,8 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from rlm_wasm.image.artifact import Guest, find_guest
+from rlm_wasm.image.artifact import Guest
+from rlm_wasm.image.installed import find_guest
 from rlm_wasm.sandbox.instance import Program
 
 _lock = threading.Lock()

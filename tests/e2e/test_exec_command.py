@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import pty
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from rlm_wasm.image.installed import find_guest
 from rlm_wasm.policy.model import Policy
 from tests.support.command_line import COMMAND, document, environment, rlm_wasm
 from tests.support.policy_file import write_policy
@@ -192,6 +194,21 @@ def test_a_machine_without_a_guest_says_how_to_build_one(tmp_path: Path) -> None
     )
     assert run.returncode == 2, run.stderr
     assert b"rlm-wasm guest build" in run.stderr
+
+
+@pytest.mark.threat("T-151")
+def test_a_guest_of_other_sources_is_not_run(tmp_path: Path) -> None:
+    """As after an upgrade: there is a guest, whole and this machine's, and it is not of these sources."""
+    other = tmp_path / "guests" / "of-another-version"
+    other.mkdir(mode=0o700, parents=True)
+    for name in ("guest.json", "guest.json.mac"):
+        shutil.copy(find_guest().folder / name, other / name)
+    own = {"RLM_WASM_GUEST": "", "RLM_WASM_CACHE": str(tmp_path)}
+    ended = rlm_wasm("exec", "-", stdin="1", **own)
+    assert ended.returncode == 2
+    assert b"no guest is built from the sources in" in ended.stderr
+    assert b"rlm-wasm guest build" in ended.stderr
+    assert rlm_wasm("guest", "info", **own).returncode == 0  # which describes whatever there is
 
 
 @pytest.mark.threat("T-021")

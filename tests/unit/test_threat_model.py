@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rlm_wasm.image.artifact import find_guest
+from rlm_wasm.image.installed import find_guest
 from rlm_wasm.image.wasm import read_imports
 from rlm_wasm.sandbox.imports import IMPORTS, MODULE
 

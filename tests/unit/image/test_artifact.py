@@ -13,7 +13,7 @@ import pytest
 
 from rlm_wasm.errors import ArtifactError
 from rlm_wasm.image import artifact
-from rlm_wasm.image.artifact import Guest, find_guest, image_mac, load_guest, save_facts
+from rlm_wasm.image.artifact import Guest, image_mac, load_guest, save_facts
 from rlm_wasm.image.files import write_private
 from rlm_wasm.image.paths import guests_dir
 from tests.support.wat_guest import MEMORY_BYTES, facts
@@ -116,25 +116,3 @@ def test_a_mac_of_the_image_is_no_mac_of_the_facts() -> None:
     (folder / artifact.MAC_FILE).write_bytes(bytes.fromhex(image_mac(text)))
     with pytest.raises(ArtifactError):
         load_guest(folder)
-
-
-def test_the_newest_guest_is_found_unless_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    old, new = make("old"), make("new")
-    os.utime(old / artifact.FACTS_FILE, ns=(1, 1))
-    assert find_guest().folder == new
-    assert find_guest("old").folder == old
-    monkeypatch.setenv("RLM_WASM_GUEST", str(old))
-    assert find_guest().folder == old
-
-
-def test_without_a_guest_the_error_says_how_to_build_one() -> None:
-    with pytest.raises(ArtifactError) as missing:
-        find_guest()
-    assert "rlm-wasm guest build" in str(missing.value.hint)
-
-
-def test_a_folder_without_facts_is_no_guest() -> None:
-    (guests_dir() / "half").mkdir()
-    (guests_dir() / ".hidden").mkdir()
-    with pytest.raises(ArtifactError, match="no guest is built"):
-        find_guest()
