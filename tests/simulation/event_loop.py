@@ -135,7 +135,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
 
 class _Members(dict[Any, None]):
-    """Stands where anyio has a set, whose order is that of its members' addresses: here the seed decides it."""
+    """Stands where anyio has a set, whose order is that of its members' addresses: here the seed decides."""
 
     def __init__(self, random: Random) -> None:
         super().__init__()
