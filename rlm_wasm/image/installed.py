@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -133,7 +134,5 @@ def _noted(folder: Path) -> list[str]:
 
 def _note(folder: Path, digest: str) -> None:
     lines = [digest, *_noted(folder)][:_NOTED_MAX]
-    try:
+    with suppress(ArtifactError):  # a cache that cannot be written: the longer way each time
         write_private(folder / NOTE_FILE, ["\n".join(lines).encode()])
-    except ArtifactError:
-        pass  # a cache that cannot be written: the longer way each time

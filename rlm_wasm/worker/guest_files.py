@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from rlm_wasm.image.artifact import Guest
-from rlm_wasm.image.installed import find_guest
 from rlm_wasm.image.compiled import native_file
+from rlm_wasm.image.installed import find_guest
 from rlm_wasm.image.memfd import MemoryFile, sealed_memfd
 
 

@@ -179,7 +179,10 @@ def test_old_guests_are_dropped_but_not_the_new_one(tmp_path: Path, recipe: Reci
         (guests / f"old{number}" / artifact.FACTS_FILE).write_text("{}")
         os.utime(guests / f"old{number}" / artifact.FACTS_FILE, (number + 1, number + 1))
     build(tmp_path, recipe, Preparing())
-    assert {p.name for p in guests.iterdir()} == {*(f"old{number}" for number in range(3, 10)), recipe_hash(recipe)}
+    assert {p.name for p in guests.iterdir()} == {
+        *(f"old{number}" for number in range(3, 10)),
+        recipe_hash(recipe),
+    }
 
 
 def test_verify_proves_an_honest_guest(tmp_path: Path, recipe: Recipe) -> None:

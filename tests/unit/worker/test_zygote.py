@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from rlm_wasm.errors import InternalError
-from rlm_wasm.image.installed import find_guest
 from rlm_wasm.image.compiled import cache_path
+from rlm_wasm.image.installed import find_guest
 from rlm_wasm.image.machine_key import machine_key
 from rlm_wasm.image.paths import state_dir
 from rlm_wasm.sandbox.engine import CONFIGURATION
