@@ -54,7 +54,8 @@ class MemoryFile:
 
     def __init__(self, fd: int) -> None:
         self.fd: Final = fd
-        weakref.finalize(self, os.close, fd)
+        # Not when the interpreter ends: the kernel does it then, and a guest may still be over it.
+        weakref.finalize(self, os.close, fd).atexit = False
 
     @classmethod
     def of(cls, name: str, data: bytes | bytearray) -> Self:

@@ -13,13 +13,15 @@ from anyio.lowlevel import checkpoint
 from rlm_wasm.audit.spill import Spill
 from rlm_wasm.core.limits import StreamLimits
 from rlm_wasm.events import Event, Gap
+from rlm_wasm.worker.home import Home
 
 
 class EventHub:
     """Hands every event of a run to the readers there are. A reader nobody holds any more is forgotten."""
 
-    def __init__(self, limits: StreamLimits) -> None:
+    def __init__(self, limits: StreamLimits, home: Home) -> None:
         self._limits = limits
+        self._home = home
         self._readers: list[weakref.ref[EventReader]] = []
         self._next_seq = 0
         self._ended = False
@@ -27,7 +29,7 @@ class EventHub:
     def reader(self) -> EventReader:
         """Return a reader of what comes from now on; what has been is a gap at its beginning."""
         missed = Gap(0, self._next_seq - 1) if self._next_seq else None
-        reader = EventReader(self._limits, missed)
+        reader = EventReader(self._limits, self._home, missed)
         if self._ended:
             reader.end()
         self._readers.append(weakref.ref(reader, self._readers.remove))
@@ -56,7 +58,8 @@ class EventReader:
     Close it, use `async with`, or let it go.
     """
 
-    def __init__(self, limits: StreamLimits, missed: Gap | None) -> None:
+    def __init__(self, limits: StreamLimits, home: Home, missed: Gap | None) -> None:
+        self._home = home
         self._events_max = limits.buffer_events_max
         # In the order of reading: what was spilled, the gap, what is in memory.
         self._spill = Spill(limits.spill_bytes_max) if limits.when_full == "spill" else None
@@ -96,8 +99,10 @@ class EventReader:
         """Return the next event or gap. Cancelling this loses nothing.
 
         Raises:
-            RlmWasmError: what was spilled to disk cannot be read back.
+            RlmWasmError: what was spilled to disk cannot be read back; or this is another event loop than
+                the run's.
         """
+        self._home.check("the reader")
         await checkpoint()
         while (item := self._take()) is None:
             if self._ended:

@@ -13,6 +13,7 @@ from rlm_wasm.events import Event
 from rlm_wasm.runtime.broker import Broker, Router
 from rlm_wasm.runtime.event_stream import EventHub, EventReader
 from rlm_wasm.runtime.run import ActiveRun, RunResult
+from rlm_wasm.worker.home import Home
 
 
 class Run:
@@ -26,14 +27,16 @@ class Run:
         route: Router,
         sinks: Iterable[Callable[[Event], None]],
         stream: StreamLimits,
+        home: Home,
     ) -> None:
         self.run_id = started.run_id
         self._started = started
         self._active = active
         self._broker = broker
         self._route = route
-        self._hub = EventHub(stream)
+        self._hub = EventHub(stream, home)
         self._sinks = [*sinks, self._hub.publish]
+        self._home = home
         self._begun = False
         self._cancelled: str | None = None
         self._result: RunResult | None = None
@@ -45,11 +48,20 @@ class Run:
 
         The first one it yields is a Gap if the run has begun already. A slow reader never blocks the
         run: it gets a Gap where it was too far behind.
+
+        Raises:
+            UsageError: another event loop runs here, or none.
         """
+        self._home.check("the run")
         return self._hub.reader()
 
     def cancel(self, reason: str = "cancelled") -> None:
-        """Ask the run to end now, with its best partial answer. Returns at once."""
+        """Ask the run to end now, with its best partial answer. Returns at once.
+
+        Raises:
+            UsageError: another event loop runs here, or none.
+        """
+        self._home.check("the run")
         if self._begun:
             self._broker.submit(RunCancelled(self.run_id, reason))
         elif self._cancelled is None:
@@ -63,6 +75,7 @@ class Run:
                 as `Runtime.ask`, for what kept the run from having its session.
             QueryCancelled: the runtime was torn down around it.
         """
+        self._home.check("the run")
         await self._ended.wait()
         if self._result is not None:
             return self._result

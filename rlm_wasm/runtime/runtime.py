@@ -29,6 +29,7 @@ from rlm_wasm.runtime.handle import Run
 from rlm_wasm.runtime.image import Image
 from rlm_wasm.runtime.isolation import make_worker
 from rlm_wasm.runtime.run import ActiveRun, RunResult
+from rlm_wasm.worker.home import Home, require_no_loop
 from rlm_wasm.worker.worker import Worker
 
 
@@ -77,6 +78,7 @@ class Runtime:
         self._accounting = Accounting()
         self._worker: Worker = worker or make_worker(self.policy, self._accounting)
         self._broker: Broker | None = None
+        self._home: Home | None = None  # where it is open
         self._stack = AsyncExitStack()
         self._runs: dict[RunId, Run] = {}
         self._background: list[Run] = []
@@ -93,6 +95,7 @@ class Runtime:
             models = self.policy.models
             for name in {models.root, models.sub, *models.child}:
                 self._route(name)
+            self._home = Home()
             self._broker = Broker(self.policy.permit_limits(), self._clock, self._recorded)
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
@@ -104,11 +107,13 @@ class Runtime:
         return self
 
     def _forget_broker(self) -> None:
-        self._broker = None
+        self._broker = self._home = None
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
+        if self._home is not None:
+            self._home.check("the runtime")
         try:
             return await self._stack.__aexit__(kind, error, trace)
         except BaseExceptionGroup as group:
@@ -138,9 +143,9 @@ class Runtime:
         session, its parent's code gets a ChildFailed.
 
         Raises:
-            UsageError: the runtime is not open; the question is empty; a tenant's or an input's name is
-                none, or an input exceeds `sandbox.context_bytes_max`; the image is another tenant's, or
-                of another kind of worker.
+            UsageError: the runtime is not open, or on another event loop; the question is empty; a tenant's
+                or an input's name is none, or an input exceeds `sandbox.context_bytes_max`; the image is
+                another tenant's, or of another kind of worker.
             ArtifactError: no guest is built, or it is not what was built.
             PolicyError: the memory cap is below the guest's image. LockdownError: the policy demands a
                 layer of the lock-down that this machine does not have.
@@ -201,8 +206,9 @@ class Runtime:
         tenant: str,
         image: Image | None,
     ) -> Run:
-        if self._broker is None:
+        if self._broker is None or self._home is None:
             raise UsageError("the runtime is not open; use it as an async context manager")
+        self._home.check("the runtime")
         if not question.strip():
             raise UsageError("the question is empty")
         tenant = checked_tenant(tenant)
@@ -236,7 +242,15 @@ class Runtime:
             tenant=tenant,
             weight=policy.permits.weights.get(tenant, 1),
         )
-        run = Run(started, active, self._broker, self._route, [meter.take, *sinks], policy.stream_limits())
+        run = Run(
+            started,
+            active,
+            self._broker,
+            self._route,
+            [meter.take, *sinks],
+            policy.stream_limits(),
+            self._home,
+        )
         self._runs[run_id] = run
         return run
 
@@ -245,7 +259,12 @@ class Runtime:
 
         To be called on the event loop's thread: from a task, a sink, or a callback of the loop such as
         a signal handler.
+
+        Raises:
+            UsageError: another event loop runs here, or none.
         """
+        if self._home is not None:
+            self._home.check("the runtime")
         for run in list(self._runs.values()):
             run.cancel(reason)
 
@@ -259,8 +278,10 @@ class Runtime:
     def ask_sync(self, question: str, context: Contexts = None, **arguments: Any) -> RunResult:
         """Answer one question from code that is not async. Starts and stops everything it needs.
 
-        Takes and raises what `ask` does, and what entering the runtime raises.
+        Takes and raises what `ask` does, and what entering the runtime raises; UsageError also where an event
+        loop runs on this thread.
         """
+        require_no_loop("ask_sync", "`ask`")
 
         async def main() -> RunResult:
             async with self:

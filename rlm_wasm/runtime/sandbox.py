@@ -10,6 +10,7 @@ from typing import Self
 import anyio
 
 from rlm_wasm.core.tenant import checked_tenant
+from rlm_wasm.errors import UsageError
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.runtime.accounting import Accounting, Meter, Metrics
 from rlm_wasm.runtime.image import Image, guest_identity
@@ -17,6 +18,7 @@ from rlm_wasm.runtime.image_key import image_key
 from rlm_wasm.runtime.isolation import loaded_image, make_worker
 from rlm_wasm.runtime.no_host import nobody_answers
 from rlm_wasm.sandbox.session import Cell
+from rlm_wasm.worker.home import Home, require_no_loop
 from rlm_wasm.worker.result import CellResult
 from rlm_wasm.worker.worker import Worker, WorkerSession
 
@@ -113,15 +115,28 @@ class Sandbox:
         self.policy = policy
         self._accounting = Accounting()
         self._worker: Worker = make_worker(policy, self._accounting)
+        self._home: Home | None = None  # where it is open
 
     async def __aenter__(self) -> Self:
-        await self._worker.__aenter__()
+        if self._home is not None:
+            raise UsageError("the sandbox is open already")
+        self._home = Home()
+        try:
+            await self._worker.__aenter__()
+        except BaseException:
+            self._home = None
+            raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._worker.__aexit__(kind, error, trace)
+        if self._home is not None:
+            self._home.check("the sandbox")
+        try:
+            await self._worker.__aexit__(kind, error, trace)
+        finally:
+            self._home = None
 
     async def session(self, *, image: Image | None = None, tenant: str = "") -> SandboxSession:
         """Make a fresh guest for a tenant, or fork one from an image of the same tenant.
@@ -132,10 +147,12 @@ class Sandbox:
             LockdownError: the policy demands a layer of the lock-down that this machine does not have.
             Overloaded: the policy's sessions, workers or memory are used up.
             HostExhausted: this machine has no more room for a session.
-            UsageError: the sandbox is not open; the image is another tenant's, or of another kind of
-                worker; or the tenant's name is too long or no text.
+            UsageError: the sandbox is not open, or on another event loop; the image is another tenant's, or
+                of another kind of worker; or the tenant's name is too long or no text.
             WorkerLost: the process that was to hold the session is gone.
         """
+        if self._home is not None:
+            self._home.check("the sandbox")
         tenant = checked_tenant(tenant)
         meter = self._accounting.meter(tenant)
         made = await self._worker.session(
@@ -174,8 +191,10 @@ class Sandbox:
     def exec_sync(self, source: str, *, context: str | bytes | None = None) -> CellResult:
         """Run Python in a fresh session from code that is not async.
 
-        Raises what `session`, `SandboxSession.load` and `SandboxSession.exec` raise.
+        Raises what `session`, `SandboxSession.load` and `SandboxSession.exec` raise; UsageError also where an
+        event loop runs on this thread.
         """
+        require_no_loop("exec_sync", "`SandboxSession.exec`")
 
         async def main() -> CellResult:
             # Of its own, so that any thread may do this at any time.

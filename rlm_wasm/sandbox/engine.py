@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any, Final
 
 import wasmtime
 from wasmtime import _bindings as ffi
 
+from rlm_wasm.sandbox import forks
 from rlm_wasm.sandbox.fatal import install_hook
 from rlm_wasm.sandbox.fiber_unsafe import install_stacks
 from rlm_wasm.sandbox.linear_unsafe import install_creator
@@ -41,13 +41,18 @@ _FEATURES_OFF: Final = (
 # Part of the compiled cache's key: a module compiled for another configuration is another module.
 CONFIGURATION: Final = f"v1 fuel stack={WASM_STACK_BYTES} off={','.join(_FEATURES_OFF)}"
 
-_lock = threading.Lock()
+_lock: Final = forks.module_lock()
 _engine: wasmtime.Engine | None = None
 
 
 def engine() -> wasmtime.Engine:
-    """Return the process's engine, made on first use."""
+    """Return the process's engine, made on first use.
+
+    Raises:
+        UsageError: this process is a fork in which no guest can run.
+    """
     global _engine
+    forks.require_whole()
     with _lock:
         if _engine is None:
             install_hook()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,7 +14,7 @@ from wasmtime import _bindings as ffi
 from rlm_wasm.errors import GuestTrap, HostExhausted, InternalError, PolicyError
 from rlm_wasm.image.compiled import load_module, load_native
 from rlm_wasm.image.memfd import MemoryFile
-from rlm_wasm.sandbox import fiber_unsafe, linear_unsafe
+from rlm_wasm.sandbox import fiber_unsafe, forks, linear_unsafe
 from rlm_wasm.sandbox.call import Call
 from rlm_wasm.sandbox.dirty_unsafe import Range
 from rlm_wasm.sandbox.engine import CONFIGURATION, FIBER_STACK_BYTES, engine
@@ -104,7 +103,7 @@ def _mapped_file(image: bytes | bytearray | Callable[[], bytes]) -> ImageSource:
 
 
 # The image to map and the memory just mapped go through module state of `linear_unsafe`.
-_instantiating = threading.Lock()
+_instantiating: Final = forks.module_lock()
 
 
 class Instance:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import threading
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,6 +10,7 @@ from rlm_wasm.image.artifact import Guest
 from rlm_wasm.image.compiled import native_file
 from rlm_wasm.image.installed import find_guest
 from rlm_wasm.image.memfd import MemoryFile, sealed_memfd
+from rlm_wasm.sandbox import forks
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class GuestFiles:
     image: MemoryFile
 
 
-_reading: Final = threading.Lock()
+_reading: Final = forks.module_lock()
 
 
 def guest_files() -> GuestFiles:

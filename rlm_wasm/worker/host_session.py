@@ -35,6 +35,7 @@ from rlm_wasm.worker.commands import (
     Stop,
     TakeSnapshot,
 )
+from rlm_wasm.worker.home import Home
 from rlm_wasm.worker.result import CellResult
 from rlm_wasm.worker.worker import SessionImage
 
@@ -77,6 +78,7 @@ class HostSession:
         self._commands = commands
         self._number = number
         self._boundary = boundary
+        self._home = Home()
         self._mailbox = _Mailbox()
         self._closed = False
         self._busy = False
@@ -121,6 +123,7 @@ class HostSession:
     def interrupt(self) -> None:
         """Ask the cell that runs to end by an exception in the guest. Does nothing between cells."""
         if not self._closed:
+            self._home.check("the session")
             self._commands.submit(Interrupt(self._number))
             self._interrupted = True
             if self._answering is not None:
@@ -137,6 +140,7 @@ class HostSession:
     def abandon(self) -> None:
         """Free the guest without waiting for anything. Safe to call again, and after the worker closed."""
         if not self._closed:
+            self._home.check("the session")
             self._closed = True
             with contextlib.suppress(UsageError):  # the worker is closed, and so are its guests
                 self._commands.submit(Close(self._number))
@@ -153,6 +157,7 @@ class HostSession:
     async def _operate(self, command: Command, answer: Answer | None) -> Done:
         if self._closed or self._busy:
             raise UsageError("the session is closed" if self._closed else "the session is busy")
+        self._home.check("the session")
         self._commands.submit(command)
         self._busy = True
         self._interrupted = False

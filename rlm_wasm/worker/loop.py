@@ -5,6 +5,7 @@ Commands come in through the queue; what happens goes out through a callback, on
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import queue
 import threading
@@ -13,11 +14,16 @@ from enum import Enum, auto
 from typing import Final
 
 from rlm_wasm.errors import InternalError, UsageError
+from rlm_wasm.sandbox import forks
+from rlm_wasm.sandbox.fatal import die
 from rlm_wasm.sandbox.stock import PREPARED_MAX
 from rlm_wasm.worker.commands import Command
 from rlm_wasm.worker.seats import Seats
 
 STOP_SECONDS_MAX: Final = 30.0
+_CLOSED: Final = "the worker is closed"
+_FORKED: Final = "the worker belongs to the process that this one was forked from"
+_ENDING: Final = "the interpreter is ending"
 # Nobody wants the thread for so long: then it prepares sessions, a fraction of a millisecond at a time.
 IDLE_SECONDS: Final = 0.005
 # Who wants to borrow the seats waits for so long: a few turns that are brief.
@@ -51,21 +57,31 @@ class WorkerLoop:
         self._stopping = False
         # Together: whoever is not refused comes before the end in the queue, and so gets its Done.
         self._door = threading.Lock()
-        self._refusing = False
+        self._refusing = ""
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the thread.
+
+        Raises:
+            UsageError: the interpreter is ending.
+        """
+        _running.add(self)
+        if _ending:
+            _running.discard(self)
+            raise UsageError(_ENDING)
+        forks.add_baton(self._baton)
+        forks.disown_in_child(self)
         self._thread.start()
 
     def submit(self, command: Command) -> None:
         """Hand a command to the thread; any thread may call this.
 
         Raises:
-            UsageError: the loop is closed.
+            UsageError: the loop is closed, or another process's.
         """
         with self._door:
             if self._refusing:
-                raise UsageError("the worker is closed")
+                raise UsageError(self._refusing)
             self._commands.put(command)
 
     @contextlib.contextmanager
@@ -95,12 +111,29 @@ class WorkerLoop:
         Raises:
             InternalError: the thread did not end within STOP_SECONDS_MAX.
         """
-        with self._door:
-            self._refusing = True
-            self._commands.put(_Word.STOP)
+        self._refuse(_CLOSED)
         self._thread.join(STOP_SECONDS_MAX)
         if self._thread.is_alive():
             raise InternalError("the worker thread did not stop")
+
+    def end_with_interpreter(self) -> bool:
+        """Close every session and end the thread; return whether no guest can run any more."""
+        self._refuse(_ENDING)
+        self._thread.join(STOP_SECONDS_MAX)
+        # Kept: whoever wants to borrow the seats from now on gets nothing.
+        return not self._thread.is_alive() and self._baton.acquire(timeout=STOP_SECONDS_MAX)
+
+    def disown(self) -> None:
+        """In the child of a fork, where there is no thread: refuse everything, free nothing."""
+        _kept.append(self._seats)
+        self._door, self._baton = threading.Lock(), threading.Lock()
+        self._refusing = _FORKED
+        _running.discard(self)
+
+    def _refuse(self, why: str) -> None:
+        with self._door:
+            self._refusing = self._refusing or why
+            self._commands.put(_Word.STOP)
 
     @property
     def open_sessions(self) -> int:
@@ -123,11 +156,13 @@ class WorkerLoop:
                 self._had_turn = True
         finally:
             with self._door:
-                self._refusing = True
+                self._refusing = self._refusing or _CLOSED
             with self._baton:
                 # Also where a bug ended the thread: nobody who was not refused may wait for ever.
                 self._begin_what_is_left()
                 self._seats.close_all()
+            forks.drop_baton(self._baton)
+            _running.discard(self)
 
     def _begin_what_is_left(self) -> None:
         """Begin what waits in the queue, so that closing its session reports its end."""
@@ -172,3 +207,19 @@ class WorkerLoop:
                 patience = 0.0 if self._idle else IDLE_SECONDS
                 return patience if timeout is None else min(patience, timeout)
             return timeout
+
+
+# Loops whose thread may run a guest.
+_running: Final[set[WorkerLoop]] = set()
+# Guests of another process, of which this one has a copy that nothing may touch.
+_kept: Final[list[Seats]] = []
+_ending = False
+
+
+@atexit.register
+def _end_all() -> None:
+    """Let no guest run while the interpreter is taken down: its calls would find nothing there."""
+    global _ending
+    _ending = True
+    if not all(loop.end_with_interpreter() for loop in tuple(_running)):
+        die("a guest did not stop when the interpreter ended")

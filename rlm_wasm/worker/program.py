@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Final
 
 from rlm_wasm.image.artifact import Guest
 from rlm_wasm.image.installed import find_guest
+from rlm_wasm.sandbox import forks
 from rlm_wasm.sandbox.instance import Program
 
-_lock = threading.Lock()
+_lock: Final = forks.module_lock()
 _loaded: LoadedGuest | None = None
 
 

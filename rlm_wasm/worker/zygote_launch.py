@@ -11,10 +11,10 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import Final
 
+from rlm_wasm.sandbox import forks
 from rlm_wasm.worker.guest_files import guest_files
 from rlm_wasm.worker.zygote_reports import ZygoteGone
 
@@ -26,7 +26,7 @@ _BOOT: Final = (
 
 # A process that has been started and not yet been told what it is for.
 _launched: Final[list[tuple[subprocess.Popen[bytes], socket.socket]]] = []
-_launching: Final = threading.Lock()
+_launching: Final = forks.module_lock()
 
 
 def prelaunch() -> None:

@@ -110,9 +110,7 @@ class SimulatedLoop(WorkerLoop):
             self._come(self._events.now_ns + ceil(idle * 1e9))
 
     def stop(self) -> None:
-        with self._door:
-            self._refusing = True
-            self._commands.put(_Word.STOP)
+        self._refuse("the worker is closed")
         self._take_commands()
         self._seats.close_all()
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from rlm_wasm.core.limits import StreamLimits
 from rlm_wasm.events import Event, Gap
 from rlm_wasm.runtime.event_stream import EventHub, EventReader
+from rlm_wasm.worker.home import Home
 from tests.support.core_facts import RUN
 
 
@@ -40,7 +41,7 @@ def seqs(items: list[Event | Gap]) -> list[int]:
 
 @pytest.mark.anyio
 async def test_a_reader_that_is_fast_enough_gets_every_event() -> None:
-    hub = EventHub(limits(2))
+    hub = EventHub(limits(2), Home())
     reader = hub.reader()
     seen: list[Event | Gap] = []
     async with anyio.create_task_group() as tasks:
@@ -60,7 +61,7 @@ async def test_a_reader_that_is_fast_enough_gets_every_event() -> None:
 
 @pytest.mark.anyio
 async def test_a_reader_that_is_behind_gets_one_gap_and_then_the_newest() -> None:
-    hub = EventHub(limits(3))
+    hub = EventHub(limits(3), Home())
     reader = hub.reader()
     for number in range(10):
         hub.publish(event(number))
@@ -73,7 +74,7 @@ async def test_a_reader_that_is_behind_gets_one_gap_and_then_the_newest() -> Non
 
 @pytest.mark.anyio
 async def test_readers_do_not_disturb_each_other() -> None:
-    hub = EventHub(limits(3))
+    hub = EventHub(limits(3), Home())
     slow, quick = hub.reader(), hub.reader()
     got = []
     for number in range(10):
@@ -87,7 +88,7 @@ async def test_readers_do_not_disturb_each_other() -> None:
 
 @pytest.mark.anyio
 async def test_a_reader_that_comes_late_is_told_what_it_missed() -> None:
-    hub = EventHub(limits(3))
+    hub = EventHub(limits(3), Home())
     hub.publish(event(0))
     hub.publish(event(1))
     reader = hub.reader()
@@ -99,7 +100,7 @@ async def test_a_reader_that_comes_late_is_told_what_it_missed() -> None:
 
 @pytest.mark.anyio
 async def test_what_does_not_fit_into_memory_is_spilled_and_comes_back_in_order() -> None:
-    hub = EventHub(limits(3, "spill"))
+    hub = EventHub(limits(3, "spill"), Home())
     reader = hub.reader()
     for number in range(100):
         hub.publish(event(number))
@@ -109,7 +110,7 @@ async def test_what_does_not_fit_into_memory_is_spilled_and_comes_back_in_order(
 
 @pytest.mark.anyio
 async def test_a_spill_that_is_full_leaves_a_gap_and_the_newest() -> None:
-    hub = EventHub(limits(3, "spill", spill_bytes_max=1_000))
+    hub = EventHub(limits(3, "spill", spill_bytes_max=1_000), Home())
     reader = hub.reader()
     for number in range(100):
         hub.publish(event(number))
@@ -128,7 +129,7 @@ async def test_a_disk_that_refuses_the_spill_is_a_gap_and_no_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
-    hub = EventHub(limits(2, "spill"))
+    hub = EventHub(limits(2, "spill"), Home())
     reader = hub.reader()
     for number in range(5):
         hub.publish(event(number))
@@ -143,7 +144,7 @@ async def test_a_spill_has_no_name_and_goes_with_its_reader(
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     before = len(os.listdir("/proc/self/fd"))
-    hub = EventHub(limits(2, "spill"))
+    hub = EventHub(limits(2, "spill"), Home())
     held, closed, let_go = hub.reader(), hub.reader(), hub.reader()
     for number in range(5):
         hub.publish(event(number))
@@ -162,7 +163,7 @@ async def test_a_spill_has_no_name_and_goes_with_its_reader(
 @pytest.mark.threat("T-080")
 @pytest.mark.anyio
 async def test_a_reader_nobody_holds_is_forgotten() -> None:
-    hub = EventHub(limits())
+    hub = EventHub(limits(), Home())
     for _ in range(1_000):
         hub.reader()
     gc.collect()
@@ -171,7 +172,7 @@ async def test_a_reader_nobody_holds_is_forgotten() -> None:
 
 @pytest.mark.anyio
 async def test_a_closed_reader_ends_and_takes_no_more() -> None:
-    hub = EventHub(limits())
+    hub = EventHub(limits(), Home())
     reader = hub.reader()
     hub.publish(event(0))
     reader.close()
@@ -181,7 +182,7 @@ async def test_a_closed_reader_ends_and_takes_no_more() -> None:
 
 @pytest.mark.anyio
 async def test_cancelling_a_read_loses_no_event() -> None:
-    hub = EventHub(limits())
+    hub = EventHub(limits(), Home())
     reader = hub.reader()
     with anyio.move_on_after(0):
         await anext(reader)
@@ -203,7 +204,12 @@ def test_what_a_reader_gets_is_every_seq_once_in_order(
     events_max: int, spill_bytes_max: int, steps: list[str]
 ) -> None:
     """Whatever the pace: events and gaps together are 0, 1, 2, …, memory is bounded, the end is there."""
-    hub = EventHub(limits(events_max, "spill" if spill_bytes_max else "drop", spill_bytes_max or 1))
+
+    async def somewhere() -> Home:
+        return Home()
+
+    stream = limits(events_max, "spill" if spill_bytes_max else "drop", spill_bytes_max or 1)
+    hub = EventHub(stream, anyio.run(somewhere))
     reader = hub.reader()
     published, got = 0, []
     for step in steps:
