@@ -28,6 +28,10 @@ from rlm_wasm.sandbox.interrupt import Interrupt, Reason
 from rlm_wasm.sandbox.soft_limits import CANCEL_GRACE_NS, SoftLimits, slice_fuel
 from rlm_wasm.sandbox.steps import SLICE, HostRequest, Sleep, Step
 
+# What a step takes beside the guest, and how much longer than it asks for a guest sleeps, at most. Both count
+# towards its deadline: one that steps all the time would else be waited for ten times as long as it may run.
+_STEP_NS: Final = 50_000
+_OVERSLEEP_NS: Final = 1_000_000
 _T = TypeVar("_T")
 Operation = Generator[Step, bytes | None, _T]
 
@@ -36,6 +40,7 @@ class Execution:
     """Drives the calls of one operation. `soft` are the limits it is warned at; None: it is not warned."""
 
     __slots__ = (
+        "_beside_ns",
         "_cancel_by_ns",
         "_facts",
         "_instance",
@@ -64,6 +69,7 @@ class Execution:
         self._limits: Final = limits
         self._soft_limits: Final = soft_limits
         self._cancel_by_ns: int | None = None
+        self._beside_ns = 0
         self.exchange: Final = exchange
         # Why the host ended it, and why it was asked to end.
         self.fault: GuestError | None = None
@@ -85,6 +91,7 @@ class Execution:
         try:
             while not self._poll(call):
                 # Before anything else: a guest that only asks or sleeps gets no slice, and no more time.
+                self._beside_ns += _STEP_NS if exchange.wake_ns is None else _OVERSLEEP_NS
                 self._check_limits()
                 if (frame := exchange.take_request()) is not None:
                     response = yield HostRequest(frame)
@@ -119,13 +126,16 @@ class Execution:
 
     def _check_limits(self) -> None:
         """Interrupt the guest at a soft limit; raise at a hard one. Called while its fiber is suspended."""
-        if self.executed_ns > self._limits.wall_ms_max * 1_000_000:
+        had_ns = self.executed_ns + self._beside_ns
+        if had_ns > self._limits.wall_ms_max * 1_000_000:
             raise DeadlineExceeded(f"the cell ran longer than {self._limits.wall_ms_max} ms")
-        if self._cancel_by_ns is not None and self.executed_ns > self._cancel_by_ns:
+        if self._cancel_by_ns is not None and had_ns > self._cancel_by_ns:
             raise CellCancelled("the cell was cancelled")
         if self._soft_limits is None:
             return
         if self.soft is not None:
+            if self.cancel_wanted and self._cancel_by_ns is None:
+                self._cancel_by_ns = had_ns + CANCEL_GRACE_NS
             self._interrupt.repeat(self._instance.memory)
             return
         exchange = self.exchange
@@ -139,7 +149,7 @@ class Execution:
         by_fuel = exchange.fuel_low or not (waits or exchange.gave_way)
         reached = self._soft_limits.reached(
             fuel_used=exchange.fuel_used() if by_fuel else None,
-            executed_ns=self.executed_ns,
+            executed_ns=had_ns,
             cancelled=self.cancel_wanted,
         )
         if reached is not None:
@@ -149,7 +159,7 @@ class Execution:
         self.soft = error
         self._interrupt.request(self._instance.memory, reason)
         if reason is Reason.CANCELLED:
-            self._cancel_by_ns = self.executed_ns + CANCEL_GRACE_NS
+            self._cancel_by_ns = self.executed_ns + self._beside_ns + CANCEL_GRACE_NS
 
     def _explain(self, reason: wasmtime.Trap | wasmtime.WasmtimeError) -> GuestError:
         if self.exchange.fault is not None:

@@ -34,6 +34,10 @@ class Charge:
         self.since_ns = now_ns
         self.waits = False
 
+    def ran_ns(self, now_ns: int) -> int:
+        """How long the guest has had up to now."""
+        return self.executed_ns if self.waits else self.executed_ns + now_ns - self.since_ns
+
     def ended(self, done: Done, now_ns: int) -> Done:
         """Return a worker's report without more time than there was: what it says is not to be believed."""
         self.pause(now_ns)

@@ -69,6 +69,8 @@ class Channel:
         self._files: deque[int | None] = deque()
         self._unsent: deque[tuple[memoryview, int | None]] = deque()
         self.unsent_bytes = 0
+        # Of what had to wait: all that the peer has taken since.
+        self.flushed_bytes = 0
         self._closed = False
 
     def fileno(self) -> int:
@@ -199,6 +201,7 @@ class Channel:
             if file is not None:
                 os.close(file)
             self.unsent_bytes -= sent
+            self.flushed_bytes += sent
             if sent == len(frame):
                 self._unsent.popleft()
             else:

@@ -30,6 +30,7 @@ from rlm_wasm.wire import worker_messages as m
 from rlm_wasm.worker import commands as c
 from rlm_wasm.worker.charge import Charge
 from rlm_wasm.worker.child import Child
+from rlm_wasm.worker.debts import Debts, Owed
 from rlm_wasm.worker.frames import Channel, Frame, FrameError, PeerGone, close_files
 from rlm_wasm.worker.image_file import WorkerImage, check_file, next_image_number
 from rlm_wasm.worker.protocol import Protocol, State
@@ -38,7 +39,8 @@ from rlm_wasm.worker.translation import result_of
 
 Sink = Callable[[c.Report], None]
 _LOOK_SECONDS: Final = 0.05
-
+# The number in the books of debts that stands for the socket: sessions' begin with 1.
+_SOCKET: Final = 0
 
 # Commands that begin an operation, which ends with one report.
 _BEGINNING: Final = (c.Open, c.Load, c.Run, c.Rebase, c.TakeSnapshot)
@@ -57,6 +59,7 @@ class Link:
         tenant: str,
         report_bytes_max: int,
         unsent_bytes_max: int,
+        hang_ms_max: int,
         ended: Callable[[Link], None],
         closed: Callable[[Link, int], None],
     ) -> None:
@@ -68,9 +71,11 @@ class Link:
         self._protocol = Protocol()
         self._sinks: dict[int, Sink] = {}
         self._running: dict[int, Charge] = {}
-        # Sessions whose operation has not ended. Not read off the books: a report that is refused may
-        # have moved them, and its session would wait for ever.
-        self._owed: set[int] = set()
+        # What the worker owes. Not read off the books of the protocol: a report that is refused may have
+        # moved those, and its session would wait for ever.
+        self._debts = Debts(hang_ms_max)
+        self._unread_until = 0
+        self._late_ns = 0
         self._ended = ended
         self._closed = closed
         self._scope = anyio.CancelScope()
@@ -101,14 +106,11 @@ class Link:
         Raises:
             WorkerLost: the worker is gone and the command would begin something.
         """
-        begins = isinstance(command, _BEGINNING)
         if self.lost is not None:
-            if begins:
+            if isinstance(command, _BEGINNING):
                 raise WorkerLost(self.lost.message)
             return  # the session has been told
         message, file = self._message(command)
-        if begins:
-            self._owed.add(command.session)
         if message is None:
             return
         try:
@@ -135,20 +137,26 @@ class Link:
                 return self._load(command, value)
             case c.Run(session=session, cell=cell, checkpoint_bytes_max=bytes_max):
                 operation = self._protocol.beginning(session, cell=cell.limits)
-                self._running[session] = Charge(cell.limits, monotonic_ns())
+                now = monotonic_ns()
+                self._running[session] = charge = Charge(cell.limits, now)
+                self._owe(session, Owed.RUNNING, now, charge=charge)
                 source = cell.source.encode("utf-8", "replace").decode()
                 message = m.RunCell(session, operation, source, cell.limits, cell.report_variables, bytes_max)
             case c.Rebase(session=session):
                 message = m.RebaseSession(session, self._protocol.beginning(session))
+                self._owe(session, Owed.REBASING, monotonic_ns())
             case c.TakeSnapshot(session=session):
                 message = m.SnapshotSession(session, self._protocol.beginning(session, wants_image=True))
+                self._owe(session, Owed.IMAGING, monotonic_ns())
             case c.Interrupt(session=session):
                 if self._protocol.state(session) in (None, State.CLOSING):
                     return None, None
                 message = m.InterruptCell(session)
+                self._debts.interrupted(session, monotonic_ns(), self._protocol.limits(session))
             case c.Stop(session=session, error=error):
                 if not self._protocol.stopping(session):
                     return None, None
+                self._owe(session, Owed.STOPPING, monotonic_ns())
                 message = m.StopOperation(session, m.encode_error(error))
             case c.Close(session=session):
                 return self._close(session), None
@@ -162,6 +170,7 @@ class Link:
             raise UsageError("the image belongs to another tenant")
         operation = self._protocol.opening(command.session, command.limits, command.boundary)
         self._sinks[command.session] = command.sink
+        self._owe(command.session, Owed.OPENING, monotonic_ns())
         if start is None:
             return m.OpenSession(command.session, operation, command.limits, command.boundary), None
         message = m.OpenSession(
@@ -181,6 +190,7 @@ class Link:
             raise InternalError("a value that was not laid out")
         operation = self._protocol.beginning(command.session)
         size = value.units * value.encoding.bytes_per_unit
+        self._owe(command.session, Owed.LOADING, monotonic_ns(), bytes_max=size)
         message = m.LoadValue(
             command.session,
             operation,
@@ -196,13 +206,19 @@ class Link:
     def _close(self, session: SessionId) -> m.CloseSession | None:
         if not self._protocol.closing(session):
             return None
-        busy = session in self._owed
-        self._owed.discard(session)
+        busy = self._debts.owed(session) is not None
+        self._owe(session, Owed.CLOSING, monotonic_ns())
         sink = self._sinks.pop(session)
         self._running.pop(session, None)
         if busy:
             sink(c.Done(error=UsageError("the session was closed")))
         return m.CloseSession(session)
+
+    def _owe(
+        self, session: SessionId, owed: Owed, now_ns: int, *, charge: Charge | None = None, bytes_max: int = 0
+    ) -> None:
+        limits = self._protocol.limits(session)
+        self._debts.owe(session, owed, now_ns, session=limits, charge=charge, bytes_max=bytes_max)
 
     def _send(self, message: m.ToWorker, file: MemoryFile | None = None) -> None:
         try:
@@ -293,13 +309,16 @@ class Link:
                 running = self._running.pop(session, None)
                 if running is not None:
                     done = running.ended(done, self.heard_ns)
-                self._owed.discard(session)
-                if self._protocol.state(session) is None:  # it was never made
+                state = self._protocol.state(session)
+                if state is not State.CLOSING:
+                    self._debts.paid(session)
+                if state is None:  # it was never made
                     self._sinks.pop(session, None)
                     self._closed(self, session)
                 if sink is not None:
                     sink(done)
             case m.SessionClosed(session=session):
+                self._debts.paid(session)
                 self._closed(self, session)
             case m.Pong():
                 pass
@@ -345,6 +364,19 @@ class Link:
     def excuse(self, late_ns: int) -> None:
         """Do not count so much of the time that is asked about next: the host stood still meanwhile."""
         self._pinged_ns = max(self._pinged_ns, self.heard_ns) + late_ns
+        self._late_ns = late_ns
+
+    def overdue(self, now_ns: int) -> str | None:
+        """Return what an honest worker would have done by now, if anything. Asked at each beat."""
+        unsent = self._channel.unsent_bytes
+        if not unsent or self._channel.flushed_bytes >= self._unread_until:
+            self._debts.paid(_SOCKET)
+        if unsent and self._debts.owed(_SOCKET) is None:
+            self._unread_until = self._channel.flushed_bytes + unsent
+            self._debts.owe(_SOCKET, Owed.READING, now_ns, bytes_max=unsent)
+        late_ns, self._late_ns = self._late_ns, 0
+        overdue = self._debts.tick(now_ns, self.child.cpu_ns(), late_ns=late_ns)
+        return None if overdue is None else overdue.value
 
     def end(self, reason: str) -> None:
         """Kill the process and tell every session. Safe to call again; the first reason counts."""
@@ -358,7 +390,7 @@ class Link:
         now = monotonic_ns()
         sinks, self._sinks = self._sinks, {}
         for session, sink in sinks.items():
-            if session not in self._owed:
+            if self._debts.owed(session) is None:
                 continue
             error = WorkerLost(lost.message)
             running = self._running.pop(session, None)
@@ -366,7 +398,6 @@ class Link:
                 sink(c.Done(error=error))
             else:
                 sink(c.Done(result=running.lost(error, now)))
-        self._owed.clear()
         self._ended(self)
 
     async def gone(self, seconds_max: float) -> bool:

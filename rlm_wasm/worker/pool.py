@@ -223,6 +223,7 @@ class WorkerPool:
                 tenant=self._domain(tenant),
                 report_bytes_max=report_bytes_max(self._limits.cell, self._limits.boundary),
                 unsent_bytes_max=self._limits.workers.unsent_bytes_max,
+                hang_ms_max=self._limits.workers.hang_ms_max,
                 ended=lambda link: self._ended(number, link),
                 closed=lambda link, session: self._left(number),
             )
@@ -340,6 +341,11 @@ class WorkerPool:
         link = slot.link
         if link is None or not link.busy:
             return
+        if link.overdue(now) is not None:
+            link.read()  # our own loop may have been late
+            if link.lost is None and (owed := link.overdue(now)) is not None:
+                link.end(f"it does not {owed}")
+                return
         if not link.ping_outstanding:
             slot.cpu_ms = link.child.cpu_ms()
             link.ping()

@@ -87,6 +87,8 @@ class Protocol:
         self._operations = 0
         self._ready = False
         self._ping: int | None = None
+        # Closed before the ping that is outstanding: their ends come before its pong.
+        self._closed_before: set[int] = set()
 
     @property
     def sessions(self) -> tuple[int, ...]:
@@ -107,6 +109,10 @@ class Protocol:
         """Return where a session is; None: there is none of this number."""
         entry = self._entries.get(session)
         return None if entry is None else entry.state
+
+    def limits(self, session: int) -> SessionLimits:
+        """Return the limits of a session that is there."""
+        return self._entries[session].session
 
     # -- what the host sends -----------------------------------------------------------------------------
 
@@ -162,6 +168,7 @@ class Protocol:
     def pinging(self, number: int) -> None:
         """Note that a ping is sent."""
         self._ping = number
+        self._closed_before = {n for n, entry in self._entries.items() if entry.state is State.CLOSING}
 
     # -- what the worker reports -------------------------------------------------------------------------
 
@@ -179,11 +186,15 @@ class Protocol:
             case Pong(number=number):
                 if number != self._ping:
                     raise BoundaryViolation("a pong without its ping")
+                if self._closed_before:
+                    # It takes messages in the order in which they come, and closes before it goes on.
+                    raise BoundaryViolation("a pong before the end of a session that was closed earlier")
                 self._ping = None
             case OperationDone():
                 self._done(report, with_file=with_file)
             case SessionClosed(session=session):
                 self._move(session, Step.CLOSED)
+                self._closed_before.discard(session)
 
     def _move(self, session: int, step: Step) -> _Entry:
         entry = self._entries.get(session)

@@ -49,6 +49,7 @@ class Attacker:
             tenant="a",
             report_bytes_max=CAP,
             unsent_bytes_max=CAP,
+            hang_ms_max=1_000,
             ended=lambda link: self.ended.append(str(link.lost)),
             closed=lambda link, session: None,
         )

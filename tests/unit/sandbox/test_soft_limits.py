@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from rlm_wasm.errors import DeadlineExceeded, FuelExhausted, OutputExceeded
+from rlm_wasm.core.limits import CellLimits
+from rlm_wasm.errors import CellCancelled, DeadlineExceeded, FuelExhausted, OutputExceeded
 from rlm_wasm.sandbox.interrupt import Reason
 from rlm_wasm.sandbox.session import Cell, Session
 from rlm_wasm.sandbox.soft_limits import SoftLimits, slice_fuel
+from rlm_wasm.sandbox.steps import CellEnd
 from rlm_wasm.worker.result import CellResult, decode_cell
 from tests.support.sandbox_facts import cell_limits, completed, run_cell
 
@@ -177,3 +179,36 @@ def test_a_slice_is_much_shorter_than_what_is_kept_for_cleaning_up():
     for fuel_max in (10**8, 10**9, 10**10, 6 * 10**10, 10**12):
         kept = fuel_max - SoftLimits.of(cell_limits(fuel_max=fuel_max)).fuel
         assert slice_fuel(fuel_max, 50_000_000) * 4 <= kept
+
+
+def _end(session: Session, source: str, limits: CellLimits, *, interrupt: bool = False) -> CellEnd:
+    operation = session.run(Cell(source, limits))
+    try:
+        for _ in range(20_000):
+            next(operation)
+            if interrupt and session._execution is not None and session._execution.soft is not None:
+                session.interrupt()
+    except StopIteration as stop:
+        end: CellEnd = stop.value
+        return end
+    raise AssertionError("the cell goes on")
+
+
+@guest
+@pytest.mark.threat("T-121")
+def test_a_cancellation_counts_for_a_cell_that_ignored_an_earlier_interrupt(session: Session):
+    written = "print('x' * 100_000)\n        while True: pass"
+    swallow = f"while True:\n    try:\n        {written}\n    except BaseException: pass"
+    end = _end(session, swallow, cell_limits(wall_ms_max=3_600_000, fuel_max=10**13), interrupt=True)
+    assert isinstance(end.soft, OutputExceeded)
+    assert isinstance(end.fault, CellCancelled)
+
+
+@guest
+@pytest.mark.threat("T-121")
+def test_many_short_sleeps_take_the_time_that_they_take_on_the_wall(make_session):
+    """Each takes a fraction of a millisecond more than it asks for: ten thousand are ten seconds."""
+    session = make_session(clock="real")
+    end = _end(session, "import time\nwhile True: time.sleep(1e-3)", cell_limits(wall_ms_max=500))
+    assert isinstance(end.soft, DeadlineExceeded)
+    assert end.executed_ns < 200_000_000

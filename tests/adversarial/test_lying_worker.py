@@ -1,0 +1,121 @@
+"""A worker process that belongs to an attacker, answers every ping, and does not do what it owes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+
+from rlm_wasm.errors import WorkerLost
+from rlm_wasm.sandbox.session import Cell
+from rlm_wasm.worker import nursery
+from rlm_wasm.worker.pool import WorkerPool
+from rlm_wasm.worker.process import ProcessSession
+from tests.support.lying_worker import lie
+from tests.support.pool_facts import pool, until
+from tests.support.sandbox_facts import boundary_limits, cell_limits, session_limits
+
+pytestmark = [pytest.mark.guest, pytest.mark.anyio, pytest.mark.usefixtures("guest", "healthy_host")]
+
+# Only who waits for ever exceeds it.
+STUCK_SECONDS = 60
+SHORT = {"wall_ms_max": 600, "sleep_ms_max": 100}
+
+
+@pytest.fixture(autouse=True)
+def _liars(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nursery, "ENTRY", "tests.support.lying_worker")
+
+
+@asynccontextmanager
+async def lying(isolation: Any = "session", **told: Any) -> AsyncIterator[tuple[WorkerPool, ProcessSession]]:
+    """A pool whose one worker lies as it was told by a session's cell."""
+    limits = {"session": {"checkpoint_bytes_max": 0}, "hang_ms_max": 300, "heartbeat_ms": 30}
+    with anyio.fail_after(STUCK_SECONDS):
+        async with pool(isolation, workers_max=1, **limits) as made:
+            session = await opened(made)
+            await run(session, lie(**told))
+            yield made, session
+
+
+async def opened(made: WorkerPool) -> ProcessSession:
+    return await made.session(session_limits(checkpoint_bytes_max=0), boundary_limits())
+
+
+async def run(session: ProcessSession, source: str = "1 + 1", **limits: int) -> str:
+    return (await session.run(Cell(source, cell_limits(**{**SHORT, **limits})))).outcome
+
+
+@pytest.mark.threat("T-121")
+@pytest.mark.parametrize("spin", [False, True])
+@pytest.mark.parametrize("how", ["waits", "interrupts", "cancels"])
+async def test_a_cell_whose_end_is_never_told_ends_with_its_worker(spin: bool, how: str) -> None:
+    async with lying(mute=(), spin=spin) as (made, session):
+        link = made.links[0]
+        outcomes: list[str] = []
+        waits = {"wall_ms_max": 600 if how == "waits" else 3_600_000}
+
+        async def cell() -> None:
+            outcomes.append(await run(session, lie(mute=("RunCell",), spin=spin), **waits))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(cell)
+            await until(lambda: link.busy)
+            if how == "interrupts":
+                session.interrupt()
+            elif how == "cancels":
+                tasks.cancel_scope.cancel()
+        lost = session.last_result
+        assert lost is not None
+        assert lost.outcome == "worker_lost"
+        assert "it does not end" in str(lost.error)
+        assert outcomes == ([] if how == "cancels" else ["worker_lost"])
+        await until(link.child.ended)
+
+
+@pytest.mark.threat("T-121")
+@pytest.mark.parametrize("message", ["LoadValue", "RebaseSession", "SnapshotSession"])
+async def test_an_operation_whose_end_is_never_told_ends_with_its_worker(message: str) -> None:
+    async with lying(mute=(message,)) as (_, session):
+        operations = {
+            "LoadValue": lambda: session.load("context", "x"),
+            "RebaseSession": session.rebase,
+            "SnapshotSession": session.snapshot,
+        }
+        with pytest.raises(WorkerLost, match="it does not"):
+            await operations[message]()
+
+
+@pytest.mark.threat("T-121")
+async def test_a_session_that_is_never_made_ends_with_its_worker() -> None:
+    async with lying("shared", mute=("OpenSession",)) as (made, _):
+        with pytest.raises(WorkerLost, match="it does not make a session"):
+            await opened(made)
+        assert await run(await opened(made)) == "completed"
+
+
+@pytest.mark.threat("T-121")
+async def test_a_session_whose_close_is_never_told_loses_its_worker_and_not_its_place() -> None:
+    async with lying(mute=("CloseSession",)) as (made, session):
+        link = made.links[0]
+        session.abandon()
+        await until(lambda: link.lost is not None)
+        assert "closed earlier" in str(link.lost)
+        assert made.sessions == 0
+        assert await run(await opened(made)) == "completed"
+
+
+@pytest.mark.threat("T-121")
+async def test_who_shares_a_worker_with_a_liar_hears_of_its_end_and_goes_on_in_another() -> None:
+    async with lying("shared", mute=()) as (made, session):
+        other = await opened(made)
+        assert await run(other) == "completed"
+        began = time.monotonic()
+        assert await run(session, lie(mute=("RunCell",))) == "worker_lost"
+        assert time.monotonic() - began < STUCK_SECONDS / 2
+        assert await run(other) == "worker_lost"
+        assert await run(await opened(made)) == "completed"
