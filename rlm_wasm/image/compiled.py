@@ -1,7 +1,8 @@
 """The cache of compiled modules. A compiled module is native code: it is loaded only if its MAC fits.
 
 The MAC is made with this machine's key over everything the code depends on (the installed wasmtime,
-the engine's configuration, the wasm module's hash) and the code itself. The bytes that were
+the engine's configuration, the wasm module's hash) and the code itself. What is compiled is the module as
+`metering` makes it, so that no instruction takes longer than a slice may. The bytes that were
 checked are the bytes that are loaded: they go from one read into a sealed memory file.
 """
 
@@ -22,6 +23,7 @@ from rlm_wasm.errors import ArtifactError, InternalError
 from rlm_wasm.image.files import read_owned, write_private
 from rlm_wasm.image.machine_key import MAC_BYTES, mac, machine_key, same
 from rlm_wasm.image.memfd import check_sealed, sealed_memfd
+from rlm_wasm.image.metering import METER, metered
 from rlm_wasm.image.paths import compiled_dir
 
 _PURPOSE: Final = "compiled-module"
@@ -73,7 +75,8 @@ def load_module(engine: wasmtime.Engine, code: bytes, configuration: str) -> Com
     found = _authenticated(path, key, identity)
     if found is not None:
         return CompiledModule(_deserialise(engine, found), path, from_cache=True)
-    module = wasmtime.Module(engine, code)
+    wasmtime.Module.validate(engine, code)  # before it is taken apart: it is a module, of this engine's kind
+    module = wasmtime.Module(engine, metered(code))
     native = bytes(module.serialize())
     with contextlib.suppress(ArtifactError):
         write_private(path, [mac(key, _PURPOSE, identity, native), native])
@@ -111,7 +114,7 @@ def is_cached(code: bytes, configuration: str) -> bool:
 
 def _identity(code: bytes, configuration: str) -> bytes:
     digest = hashlib.blake2b(digest_size=32)
-    for part in (_wasmtime_identity(), configuration.encode(), hashlib.sha256(code).digest()):
+    for part in (_wasmtime_identity(), METER.encode(), configuration.encode(), hashlib.sha256(code).digest()):
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
     return digest.digest()

@@ -26,7 +26,9 @@ class DataSegment:
     data: bytes
 
 
-class _Reader:
+class Reader:
+    """A place in the bytes of a module. Each method raises ArtifactError where they end too early."""
+
     def __init__(self, data: bytes) -> None:
         self._data = data
         self.at = 0
@@ -80,11 +82,11 @@ class _Reader:
         return minimum, self.unsigned() if flags & 1 else None
 
 
-def _sections(module: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+def sections(module: bytes) -> Iterator[tuple[int, int, int, bytes]]:
     """Yield (id, start, end, payload) of each section, header included in start..end."""
     if module[:8] != _MAGIC:
         raise ArtifactError("not a wasm module of version 1")
-    reader = _Reader(module)
+    reader = Reader(module)
     reader.at = 8
     while not reader.done:
         start = reader.at
@@ -96,10 +98,10 @@ def _sections(module: bytes) -> Iterator[tuple[int, int, int, bytes]]:
 def read_imports(module: bytes) -> list[tuple[str, str, str]]:
     """Return (module, name, kind) of each import, in the module's order."""
     found = []
-    for section, _, _, payload in _sections(module):
+    for section, _, _, payload in sections(module):
         if section != _IMPORT:
             continue
-        reader = _Reader(payload)
+        reader = Reader(payload)
         for _ in range(reader.unsigned()):
             source, name, kind = reader.name(), reader.name(), reader.byte()
             if kind == 0:
@@ -120,10 +122,10 @@ def read_imports(module: bytes) -> list[tuple[str, str, str]]:
 def read_exports(module: bytes) -> list[tuple[str, str]]:
     """Return (name, kind) of each export, in the module's order."""
     found = []
-    for section, _, _, payload in _sections(module):
+    for section, _, _, payload in sections(module):
         if section != _EXPORT:
             continue
-        reader = _Reader(payload)
+        reader = Reader(payload)
         for _ in range(reader.unsigned()):
             name, kind = reader.name(), reader.byte()
             reader.unsigned()
@@ -135,9 +137,9 @@ def read_exports(module: bytes) -> list[tuple[str, str]]:
 
 def memory_pages_min(module: bytes) -> int:
     """Return the initial size of the module's one memory, in pages of 64 KiB."""
-    for section, _, _, payload in _sections(module):
+    for section, _, _, payload in sections(module):
         if section == _MEMORY:
-            reader = _Reader(payload)
+            reader = Reader(payload)
             if reader.unsigned() != 1:
                 break
             return reader.limits()[0]
@@ -155,7 +157,7 @@ def strip_data(module: bytes) -> tuple[bytes, list[DataSegment]]:
     """
     code = bytearray(module[:8])
     segments: list[DataSegment] = []
-    for section, start, end, payload in _sections(module):
+    for section, start, end, payload in sections(module):
         if section == _DATA:
             segments = _data_segments(payload)
         elif section not in (_DATA_COUNT, _CUSTOM):
@@ -164,7 +166,7 @@ def strip_data(module: bytes) -> tuple[bytes, list[DataSegment]]:
 
 
 def _data_segments(payload: bytes) -> list[DataSegment]:
-    reader = _Reader(payload)
+    reader = Reader(payload)
     segments = []
     for _ in range(reader.unsigned()):
         if reader.unsigned() != 0 or reader.byte() != _I32_CONST:

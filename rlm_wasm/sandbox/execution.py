@@ -87,9 +87,14 @@ class Execution:
             GuestError: the call trapped, or a limit ended it.
         """
         exchange = self.exchange
+        memory = self._instance.memory
         call = self._instance.begin(exchange, name, arguments, results_n)
         try:
-            while not self._poll(call):
+            while True:
+                while memory.wants_growth_populated:
+                    yield from self._populate_growth()
+                if self._poll(call):
+                    break
                 # Before anything else: a guest that only asks or sleeps gets no slice, and no more time.
                 self._beside_ns += _STEP_NS if exchange.wake_ns is None else _OVERSLEEP_NS
                 self._check_limits()
@@ -123,6 +128,18 @@ class Execution:
         done = call.poll()
         self.executed_ns += monotonic_ns() - began
         return done
+
+    def _populate_growth(self) -> Operation[None]:
+        """Clear a piece of what the memory grew by, on the cell's time, and give the others their turn.
+
+        The guest has paid for it when it grew. Left to its page faults, a slice of little fuel could take
+        as long as a memory is large.
+        """
+        began = monotonic_ns()
+        self._instance.memory.populate_growth()
+        self.executed_ns += monotonic_ns() - began
+        self._check_limits()
+        yield SLICE
 
     def _check_limits(self) -> None:
         """Interrupt the guest at a soft limit; raise at a hard one. Called while its fiber is suspended."""

@@ -30,6 +30,8 @@ _MAP_PRIVATE, _MAP_FIXED, _MAP_ANONYMOUS, _MAP_NORESERVE = 0x02, 0x10, 0x20, 0x4
 _MADV_HUGEPAGE: Final = 14
 _MADV_POPULATE_READ, _MADV_POPULATE_WRITE = 22, 23
 _HUGE_GROWTH_BYTES: Final = 4 << 20
+# What is populated between two polls: half a millisecond, ten of them where the machine itself lacks memory.
+_POPULATED_AT_ONCE: Final = 4 << 20
 MAP_FAILED: Final = (1 << 64) - 1
 
 
@@ -50,7 +52,7 @@ class ImageSource:
 class LinearMemory:
     """Our own record of one mapping. wasmtime's idea of it must agree after every growth."""
 
-    __slots__ = ("base", "closed", "reserved", "size", "total")
+    __slots__ = ("base", "closed", "populated", "reserved", "size", "total")
 
     def __init__(self, base: int, size: int, reserved: int, total: int) -> None:
         self.base = base
@@ -58,6 +60,19 @@ class LinearMemory:
         self.reserved = reserved
         self.total = total
         self.closed = False
+        # Up to here its pages are there, or were left to come one by one.
+        self.populated = size
+
+    @property
+    def wants_populating(self) -> bool:
+        """Whether so much was added that the guest should not meet all of its page faults in one slice."""
+        return self.size - self.populated >= _HUGE_GROWTH_BYTES
+
+    def populate(self) -> None:
+        """Take the page faults of the next piece of what was added."""
+        piece = min(_POPULATED_AT_ONCE, self.size - self.populated)
+        system.madvise_populate(self.base + self.populated, piece, write=True)
+        self.populated += piece
 
 
 class SystemCalls:

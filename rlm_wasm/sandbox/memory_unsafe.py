@@ -62,6 +62,15 @@ class GuestMemory:
         start = self.check(pointer, length, length_max=length)
         ctypes.memmove(self._linear.base + start, address, length)
 
+    @property
+    def wants_growth_populated(self) -> bool:
+        """Whether the memory grew by so much that `populate_growth` comes before the guest runs on."""
+        return self._linear.wants_populating
+
+    def populate_growth(self) -> None:
+        """Take the page faults of a piece of what the memory grew by."""
+        self._linear.populate()
+
     def populate(self, offset: int, length: int, *, write: bool) -> None:
         """Take the page faults of a range ahead of need; what it holds stays. Raises BoundaryViolation."""
         start = self.check(offset, length, length_max=length)

@@ -133,7 +133,7 @@ def session_of(
         made = Session(
             program,
             facts(),
-            session_limits(memory_bytes_max=4 * MEMORY_BYTES, **(limits or {})),
+            session_limits(**{"memory_bytes_max": 4 * MEMORY_BYTES, **(limits or {})}),
             boundary_limits(**(boundary or {})),
             entropy,
         )
