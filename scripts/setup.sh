@@ -1,8 +1,16 @@
 #!/bin/sh
-# Makes .venv with the pinned dependencies and this checkout in it, and builds the guest.
-# Does nothing that is already done. PYTHON names the interpreter (3.11 to 3.15, not 3.14.0).
+# Makes .venv with the pinned dependencies and this checkout in it, and builds the guest; with the
+# argument "venv", not the guest. Does nothing that is already done, and says everything that the machine
+# lacks at once. PYTHON names the interpreter (3.11 to 3.15, not 3.14.0).
 set -eu
 cd "$(dirname "$0")/.."
+
+lacks=""    # what, for a person
+packages="" # what to install, by Debian's names
+lack() {
+  lacks="$lacks${lacks:+, }$1"
+  packages="$packages $2"
+}
 
 python=${PYTHON:-}
 if [ -z "$python" ]; then
@@ -15,13 +23,24 @@ if [ -z "$python" ]; then
   done
 fi
 if [ -z "$python" ]; then
-  echo "error: no Python 3.11 to 3.15 found (3.14.0 does not do)" >&2
-  echo "hint: apt-get install python3 python3-venv, or set PYTHON to one" >&2
-  exit 2
+  lack "Python 3.11 to 3.15 (3.14.0 does not do; PYTHON may name one)" "python3 python3-venv"
+elif [ ! -x .venv/bin/python ] && ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+  # Debian has a package of it for each version of Python.
+  lack "virtual environments for $python" "$(basename "$python")-venv"
 fi
-if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
-  echo "error: $python cannot make virtual environments" >&2
-  echo "hint: apt-get install python3-venv" >&2
+# A guest that is built needs no compiler.
+cache=${RLM_WASM_CACHE:-${XDG_CACHE_HOME:-${HOME:-}/.cache}/rlm-wasm}
+if [ -z "$(ls -A "$cache/guests" 2>/dev/null || true)" ]; then
+  compiler=$(command -v cc || command -v gcc || true)
+  if [ -z "$compiler" ]; then
+    lack "a C compiler" "gcc libc6-dev"
+  elif ! echo '#include <stdio.h>' | "$compiler" -fsyntax-only -x c - 2>/dev/null; then
+    lack "the C library's headers" "libc6-dev"
+  fi
+fi
+if [ -n "$lacks" ]; then
+  echo "error: this machine lacks $lacks" >&2
+  echo "hint: apt-get update && apt-get install -y$packages" >&2
   exit 2
 fi
 
@@ -34,4 +53,4 @@ if [ "$(cat .venv/.installed 2>/dev/null || true)" != "$stamp" ]; then
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
   echo "$stamp" > .venv/.installed
 fi
-.venv/bin/rlm-wasm guest build
+[ "${1:-}" = venv ] || .venv/bin/rlm-wasm guest build

@@ -262,6 +262,13 @@ KINDS: Final[dict[str, Kind]] = {
                 "process was not this session's alone, or is gone; a replay repeats the number",
             ),
             "memory_peak_bytes": Field("int", "the most the guest's memory was after a cell"),
+            "lockdown": Field(
+                "str",
+                "what stood around its worker process: full, namespaced (all but the namespace of users), "
+                "filtered (no namespace) or partial (one of those layers is missing too); none: there was no "
+                "such process; a replay repeats the word",
+                optional=True,
+            ),
         },
     ),
     "fuel_used": Kind(

@@ -14,6 +14,7 @@ import click
 from rlm_wasm import __version__
 from rlm_wasm.cli import output
 from rlm_wasm.cli.exit_codes import ExitCode
+from rlm_wasm.core.lockdown import LAYERS_OF, Grade, grade_of
 from rlm_wasm.errors import RlmWasmError
 
 Status = Literal["ok", "missing", "failed"]
@@ -34,11 +35,23 @@ class Finding:
 
 @click.command("doctor")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def doctor(as_json: bool) -> int:
+@click.option(
+    "--policy",
+    "only_policy",
+    is_flag=True,
+    help="Print only the name of the strictest built-in policy that runs here, and why on stderr.",
+)
+def doctor(as_json: bool, only_policy: bool) -> int:
     """Say what this machine can do: wasmtime, cache, guest, and each layer of a locked-down worker.
 
     A worker is made for it, and really tries to get out. Exits with 0 if guests can run here, else with 2.
+    With --policy it needs no guest.
     """
+    if only_policy:
+        name, why = _policy()
+        output.note(why)
+        click.echo(name)
+        return int(ExitCode.DONE)
     findings = [finding for name, check in _CHECKS.items() for finding in _checked(name, check)]
     able = all(f.status == "ok" for f in findings if f.required)
     if as_json:
@@ -100,14 +113,30 @@ def _guest() -> Finding:
     return Finding("guest", "failed" if wasi else "ok", detail)
 
 
+def _policy() -> tuple[str, str]:
+    """Return the strictest built-in policy that runs here, and one line that says why."""
+    from rlm_wasm.worker.machine import INLINE_POLICY, POLICY_OF, layers_here
+
+    try:
+        layers = layers_here()
+    except RlmWasmError as error:
+        return INLINE_POLICY, f"{error.message}: {_INLINE_WORDS}"
+    grade = grade_of({f.layer for f in layers if f.applied})
+    if grade not in POLICY_OF:
+        lacks = next(f for f in layers if not f.applied and f.layer in LAYERS_OF[Grade.FILTERED])
+        return INLINE_POLICY, f"lock-down here: partial ({lacks.layer}: {lacks.detail}): {_INLINE_WORDS}"
+    lacks_one = next((f" ({f.layer}: {f.detail})" for f in layers if not f.applied), "")
+    return POLICY_OF[grade], f"lock-down here: {_GRADE_WORDS[grade]}{lacks_one}: policy {POLICY_OF[grade]}"
+
+
 def _session() -> Finding:
     from rlm_wasm.policy.model import Policy
     from rlm_wasm.runtime.sandbox import Sandbox
 
-    result = Sandbox(Policy.builtin("strict")).exec_sync("6*7")
-    return Finding(
-        "a session", "ok" if result.result == "42" else "failed", f"6*7 is {result.result or result.outcome}"
-    )
+    name, why = _policy()
+    result = Sandbox(Policy.builtin(name)).exec_sync("6*7")
+    detail = f"6*7 is {result.result or result.outcome}, under the policy {name}"
+    return Finding("a session", "ok" if result.result == "42" else "failed", detail, why)
 
 
 def _inline() -> Finding:
@@ -128,12 +157,16 @@ def _processes() -> list[Finding]:
         Finding(f"tried: {each.name}", "ok" if each.refused else "failed", each.outcome, required=False)
         for each in found.attempts
     ]
-    whole = "a locked-down worker" if found.locked else "a worker without all of its layers"
-    detail = f"{whole}; it tried {len(attempts)} ways out"
+    worked = sum(not each.refused for each in found.attempts)
+    detail = f"a worker tried {len(attempts)} ways out, and {worked or 'none'} worked"
     first = Finding(
         "isolation in processes", "ok" if found.locked else "failed", detail, _LAYER_HINT, required=False
     )
-    return [first, *layers, *attempts]
+    whole = found.grade is Grade.FULL
+    hint = None if whole else _GRADE_HINTS.get(found.grade, _LAYER_HINT)
+    words = _GRADE_WORDS[found.grade]
+    grade = Finding("lock-down", "ok" if whole else "missing", words, hint, required=False)
+    return [first, grade, *layers, *attempts]
 
 
 def _compiler() -> Finding:
@@ -145,6 +178,16 @@ def _compiler() -> Finding:
 # What a machine may lack and still run guests.
 _OPTIONAL: Final = ("isolation in processes",)
 _LAYER_HINT: Final = "policies with sandbox.require_lockdown = true do not run here"
+_INLINE_WORDS: Final = "policy standard, which runs guests in the host's own process, for code you trust"
+_GRADE_WORDS: Final = {
+    Grade.FULL: "full, every layer",
+    Grade.NAMESPACED: "namespaced, every layer but a namespace of users",
+    Grade.FILTERED: "filtered, every layer that needs no namespace",
+    Grade.PARTIAL: "partial, a layer that needs no namespace is missing",
+}
+_GRADE_HINTS: Final = dict.fromkeys(
+    (Grade.NAMESPACED, Grade.FILTERED), "the policy container runs here, strict does not"
+)
 _CHECKS: Final[dict[str, Callable[[], Finding | list[Finding]]]] = {
     "python": _python,
     "wasmtime": _wasmtime,

@@ -41,15 +41,15 @@ def execute(file: str, policy_name: str, contexts: tuple[str, ...], as_bytes: bo
     given = read_contexts(contexts, as_bytes=as_bytes, bytes_max=policy.sandbox.context_bytes_max)
     assert isinstance(source, str)
 
-    async def main() -> tuple[CellResult, int]:
+    async def main() -> tuple[CellResult, int, str]:
         async with Sandbox(policy) as sandbox, await sandbox.session() as session:
             for name, value in given.items():
                 await session.load(name, value)
             began = monotonic_ns()
             result = await interruptible(lambda: session.exec(source), session.interrupt)
-            return result, (monotonic_ns() - began) // 1_000_000
+            return result, (monotonic_ns() - began) // 1_000_000, session.lockdown
 
-    result, wall_ms = anyio.run(main)
+    result, wall_ms, lockdown = anyio.run(main)
     if as_json:
         output.document(
             {
@@ -60,6 +60,7 @@ def execute(file: str, policy_name: str, contexts: tuple[str, ...], as_bytes: bo
                 "fuel_used": result.fuel_used,
                 "memory_peak_bytes": result.memory_peak_bytes,
                 "wall_ms": wall_ms,
+                "lockdown": lockdown,
                 "error": None if result.error is None else _error_document(result),
             }
         )

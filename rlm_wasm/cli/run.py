@@ -98,6 +98,7 @@ def _show(result: RunResult, *, as_json: bool) -> None:
                 "run_id": result.run_id,
                 "spent": result.spent,
                 "wall_ms": result.wall_ms,
+                "lockdown": result.lockdown,
             }
         )
         return

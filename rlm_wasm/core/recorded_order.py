@@ -45,8 +45,8 @@ _Fold = tuple[str, Owner]
 
 # What a conversation that was stopped still does by itself.
 _AFTER_A_STOP: Final = ("run_described", "run_answered", "run_ended", "child_answered")
-# What a machine measures in an event, besides its time.
-_MEASURED: Final = {"session_ended": ("executed_ns", "worker_cpu_ns")}
+# What a machine measures in an event, besides its time, and what stands around a process there.
+_MEASURED: Final = {"session_ended": ("executed_ns", "worker_cpu_ns", "lockdown")}
 GIVEN_UP: Final = "the recorded run gave up a request here that it waited for: by the clock, or torn down"
 
 
@@ -171,8 +171,11 @@ class RecordedOrder:
         recorded = self._events[self._next]
         if (recorded.kind, recorded.parent) != (given.kind, given.parent):
             return given
-        measured = {name: recorded.data[name] for name in _MEASURED[given.kind]}
-        return given._replace(data={**given.data, **measured})
+        measured = _MEASURED[given.kind]
+        kept = {name: value for name, value in given.data.items() if name not in measured}
+        return given._replace(
+            data=kept | {name: recorded.data[name] for name in measured if name in recorded.data}
+        )
 
     def performed(self, effect: Effect) -> None:
         """Take note of an effect of the run: its events are compared with the recorded ones."""

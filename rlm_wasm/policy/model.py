@@ -26,6 +26,7 @@ from rlm_wasm.errors import PolicyError
 from rlm_wasm.policy import sections as s
 from rlm_wasm.policy.builtin import builtin_names, builtin_path
 from rlm_wasm.policy.document import read_document
+from rlm_wasm.policy.lockdown import required_layers
 from rlm_wasm.policy.problems import RULES_ERROR, Lines, dotted, explain, policy_error
 from rlm_wasm.policy.rules import SCRIPT_PREFIX, violations
 
@@ -104,6 +105,10 @@ class Policy(s.Section):
     def to_mapping(self) -> dict[str, Any]:
         """Return the policy as plain nested dicts, in the order of the file; from_mapping reads it back."""
         return self.model_dump(exclude_none=True)
+
+    def required_layers(self) -> tuple[str, ...]:
+        """Return the layers of the lock-down without which no worker may start."""
+        return required_layers(self.sandbox.lockdown) if self.sandbox.require_lockdown else ()
 
     def cell_limits(self) -> CellLimits:
         """Return the limits of one cell."""

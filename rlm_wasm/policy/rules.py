@@ -69,6 +69,11 @@ def _isolation(policy: Policy) -> Iterator[Problem]:
             ("sandbox", "require_lockdown"),
             'cannot be true with isolation = "inline": then there is no process to lock down',
         )
+    if policy.sandbox.lockdown is not None and not policy.sandbox.require_lockdown:
+        yield Problem(
+            ("sandbox", "lockdown"),
+            "says which layers must stand, and require_lockdown = false that none must; remove one of them",
+        )
 
 
 def _models(policy: Policy) -> Iterator[Problem]:

@@ -1,4 +1,4 @@
-"""The tables of a policy file, one class each: every key required, nothing else accepted."""
+"""The tables of a policy file, one class each: every key required unless it says so, none else accepted."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from rlm_wasm.policy import fields as f
+from rlm_wasm.policy.lockdown import Lockdown
 
 
 class Section(BaseModel):
@@ -22,6 +23,8 @@ class SandboxSection(Section):
 
     isolation: Literal["inline", "shared", "tenant", "session"]
     require_lockdown: f.Flag
+    # Which layers that means; absent: all.
+    lockdown: Lockdown | None = None
     memory_bytes_max: f.Bytes4G
     context_bytes_max: f.Bytes4G
     checkpoint_bytes_max: f.BytesOrNone4G

@@ -34,7 +34,7 @@ from rlm_wasm.runtime.contexts import describe
 from rlm_wasm.runtime.guest_requests import GuestRequests
 from rlm_wasm.sandbox.session import Cell
 from rlm_wasm.worker.result import CellResult
-from rlm_wasm.worker.worker import Measured, SessionImage, Worker, WorkerSession
+from rlm_wasm.worker.worker import Measured, SessionImage, Worker, WorkerSession, lockdown_of
 
 # Characters or bytes of inputs from which a session's origin is taken anew after loading them.
 REBASE_FROM_UNITS = 1 << 20
@@ -96,6 +96,8 @@ class Conversation:
         self._scope: anyio.CancelScope | None = None
         self._ending: str | None = None
         self._session: WorkerSession | None = None
+        # What stood around each of its sessions, by the word.
+        self.lockdowns: set[str] = set()
         self._cells = 0
         self._sessions = 0
         self._variables: tuple[str, ...] = ()
@@ -253,6 +255,7 @@ class Conversation:
             limits, policy.boundary_limits(), tenant=self.place.tenant, start=self.place.start
         )
         self._meter.session_opened()
+        self.lockdowns.add(lockdown_of(session))
         try:
             for name, value in self._contexts.items():
                 await session.load(name, value)
@@ -271,7 +274,7 @@ class Conversation:
         session, self._session = self._session, None
         if session is not None:
             cpu_ns = session.cpu_ns() if isinstance(session, Measured) else None
-            self._note("session_ended", _session_ended(self._used, cpu_ns))
+            self._note("session_ended", _session_ended(self._used, cpu_ns, lockdown_of(session)))
             await session.aclose()
 
     def _report(self, result: CellResult) -> CellReport:
@@ -289,13 +292,14 @@ class Conversation:
         )
 
 
-def _session_ended(used: _SessionUse, worker_cpu_ns: int | None) -> dict[str, object]:
+def _session_ended(used: _SessionUse, worker_cpu_ns: int | None, lockdown: str) -> dict[str, object]:
     return {
         "cells": used.cells,
         "fuel": used.fuel,
         "executed_ns": used.executed_ns,
         "worker_cpu_ns": worker_cpu_ns,
         "memory_peak_bytes": used.memory_peak_bytes,
+        "lockdown": lockdown,
     }
 
 

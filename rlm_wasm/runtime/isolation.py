@@ -17,7 +17,6 @@ def make_worker(policy: Policy, accounting: Accounting) -> Worker:
     if isolation == "inline":
         return InlineWorker()
     # Here and not above: whoever runs guests in this process needs none of it.
-    from rlm_wasm.worker.lockdown.report import LAYERS
     from rlm_wasm.worker.pool import PoolLimits, WorkerPool
 
     pool = WorkerPool(
@@ -27,7 +26,7 @@ def make_worker(policy: Policy, accounting: Accounting) -> Worker:
             session=policy.session_limits(),
             cell=policy.cell_limits(),
             boundary=policy.boundary_limits(),
-            required_layers=LAYERS if policy.sandbox.require_lockdown else (),
+            required_layers=policy.required_layers(),
         ),
         charge=lambda tenant, cpu_ns: accounting.meter(tenant).worker_ran(cpu_ns),
     )

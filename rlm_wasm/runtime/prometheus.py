@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final, get_args
 
+from rlm_wasm.core.lockdown import LAYERS_OF, Grade
 from rlm_wasm.runtime.accounting import Metrics, TenantUsage
 from rlm_wasm.worker.census import PoolMetrics, Refusal
 
@@ -104,6 +105,13 @@ def _pool_families(pool: PoolMetrics) -> Iterator[Metric]:
         yield GaugeMetricFamily(name, meaning, value=_scaled(getattr(pool, field), divisor))
     for name, meaning, field, divisor in _POOL_COUNTERS:
         yield CounterMetricFamily(name, meaning, value=_scaled(getattr(pool, field), divisor))
+    lockdown = GaugeMetricFamily(
+        "rlm_wasm_pool_lockdown", "1 for what stands around the workers, by its word.", labels=("grade",)
+    )
+    for grade in LAYERS_OF:
+        lockdown.add_metric((grade.value,), int(pool.lockdown == grade.value))
+    lockdown.add_metric((Grade.PARTIAL.value,), int(pool.lockdown == Grade.PARTIAL.value))
+    yield lockdown
     refusals = CounterMetricFamily(
         "rlm_wasm_pool_refusals", "Sessions that were refused.", labels=("reason",)
     )

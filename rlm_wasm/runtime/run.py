@@ -9,6 +9,7 @@ from typing import Final
 import anyio
 
 from rlm_wasm.core.dialects.prompts import child_question
+from rlm_wasm.core.lockdown import Grade, weakest
 from rlm_wasm.core.loop import Finish
 from rlm_wasm.core.scheduler import ChildFinished, Noted, RunEnded, StartChild, StopChild
 from rlm_wasm.errors import (
@@ -47,7 +48,8 @@ class RunResult:
     final, and `reason` says why the run ended. It is True as well for a run of which an event could not
     be written, whenever that was, so that no run passes for whole whose events are not: `reason` then
     ends with "events: " and what failed. `spent` maps each dimension of the ledger to what was used,
-    over all depths.
+    over all depths. `lockdown` is what stood around the worker processes of its sessions, of those that
+    had less than others: the word that the event `session_ended` has; empty where there was none.
     """
 
     run_id: RunId
@@ -56,6 +58,7 @@ class RunResult:
     reason: str
     spent: dict[str, int]
     wall_ms: int
+    lockdown: str = ""
 
 
 class ActiveRun:
@@ -89,6 +92,8 @@ class ActiveRun:
         root = Place(run_id, tenant, depth=0, parent=None, model=policy.models.root, start=start)
         self._root = Conversation(root, policy, broker, worker, question, contexts, meter)
         self._children: dict[RequestId, Conversation] = {}
+        # What stood around the sessions of all conversations that are over, by the word.
+        self._lockdowns: set[str] = set()
         self._drivers: Senders[Conversation] = Senders(lambda child, _: self._drive_child(child))
 
     def end(self, reason: str) -> None:
@@ -128,7 +133,16 @@ class ActiveRun:
             self._note("run_answered", self._answered(finish, outcome))
             spent = {d.value: view.spent for d, view in self._broker.budget_view(self.run_id).items()}
             wall_ms = (self._broker.clock() - began_ns) // 1_000_000
-            result = RunResult(self.run_id, finish.answer, finish.partial, finish.reason, spent, wall_ms)
+            grade = weakest(map(Grade, self._lockdowns | self._root.lockdowns))
+            result = RunResult(
+                self.run_id,
+                finish.answer,
+                finish.partial,
+                finish.reason,
+                spent,
+                wall_ms,
+                "" if grade is None else grade.value,
+            )
         finally:
             with anyio.CancelScope(shield=True):
                 unwritten = await self._broker.finish_run(RunEnded(self.run_id, outcome), self.run_id)
@@ -195,6 +209,7 @@ class ActiveRun:
             await self._broker.turn(request_id)
         finally:
             del self._children[request_id]
+            self._lockdowns |= child.lockdowns
             told = None if answer is not None else error
             self._broker.submit(ChildFinished(self.run_id, request_id, answer, told))
 

@@ -20,7 +20,7 @@ from rlm_wasm.runtime.no_host import nobody_answers
 from rlm_wasm.sandbox.session import Cell
 from rlm_wasm.worker.home import Home, require_no_loop
 from rlm_wasm.worker.result import CellResult
-from rlm_wasm.worker.worker import Worker, WorkerSession
+from rlm_wasm.worker.worker import Worker, WorkerSession, lockdown_of
 
 
 class SandboxSession:
@@ -31,6 +31,14 @@ class SandboxSession:
         self._meter = meter
         self._sandbox = sandbox
         self._tenant = tenant
+
+    @property
+    def lockdown(self) -> str:
+        """What stands around the process that holds it: full, namespaced, filtered, partial or none.
+
+        The words are those of the event `session_ended`; under isolation = "inline" it is none.
+        """
+        return lockdown_of(self._session)
 
     async def load(self, name: str, value: str | bytes) -> None:
         """Bind a str or bytes in the guest, in one copy.

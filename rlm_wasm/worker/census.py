@@ -27,6 +27,9 @@ class PoolMetrics:
     they were forked, whatever for. It is measured once a second and before a worker is ended, so what one
     that died by itself used after its last measurement is not in it; neither is what zygotes used.
     `refusals` says for each reason how many sessions were refused.
+
+    `lockdown` is the word of what stands around the workers: of the zygotes that are there, the one with the
+    fewest layers; empty while there is none. It is `core.lockdown.Grade`'s.
     """
 
     workers: int
@@ -40,6 +43,7 @@ class PoolMetrics:
     zygotes_started: int
     cpu_ns: int
     refusals: Mapping[Refusal, int]
+    lockdown: str = ""
 
 
 @dataclass(slots=True)

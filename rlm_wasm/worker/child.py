@@ -8,8 +8,10 @@ import select
 import signal
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
+
+from rlm_wasm.core.lockdown import Grade
 
 _CLOCK_TICKS: Final = os.sysconf("SC_CLK_TCK")
 # CPUCLOCK_SCHED of the kernel's include/linux/posix-timers.h: what all threads of a process ran.
@@ -23,6 +25,8 @@ class Child:
     pid: int
     pidfd: int
     connection: socket.socket
+    # What stands around it, as far as is known.
+    grade: Grade = field(default=Grade.PARTIAL, kw_only=True)
 
     def kill(self) -> None:
         """End the process now, whatever it does. Safe when it has ended."""

@@ -8,6 +8,7 @@ import socket
 import time
 from dataclasses import dataclass
 
+from rlm_wasm.core.lockdown import LAYERS_OF, Grade, grade_of
 from rlm_wasm.errors import HostExhausted
 from rlm_wasm.worker.lockdown import probe
 from rlm_wasm.worker.lockdown.probe import Attempt
@@ -27,9 +28,14 @@ class Examination:
     attempts: tuple[Attempt, ...]
 
     @property
+    def grade(self) -> Grade:
+        """What stands around such a worker."""
+        return grade_of({finding.layer for finding in self.layers if finding.applied})
+
+    @property
     def locked(self) -> bool:
-        """Whether every layer stands and no attempt got anywhere."""
-        return all(f.applied for f in self.layers) and all(a.refused for a in self.attempts)
+        """Whether it is of a grade that a policy can ask for, and no attempt got anywhere."""
+        return self.grade in LAYERS_OF and all(a.refused for a in self.attempts)
 
 
 def examine() -> Examination:

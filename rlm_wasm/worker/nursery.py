@@ -15,6 +15,7 @@ from typing import Final
 import anyio
 from anyio.abc import TaskGroup
 
+from rlm_wasm.core.lockdown import Grade
 from rlm_wasm.errors import HostExhausted, LockdownError, WorkerLost
 from rlm_wasm.worker.child import Child
 from rlm_wasm.worker.lockdown.report import Finding
@@ -68,7 +69,9 @@ class Nursery:
         self._zygote: Zygote | None = None
         self._births: dict[int, _Birth] = {}
         self._closed = False
+        # Of the last zygote that started, and what they come to.
         self.layers: tuple[Finding, ...] = ()
+        self.grade: Grade | None = None
         # How many zygotes there have been.
         self.started = 0
 
@@ -124,7 +127,7 @@ class Nursery:
             if birth.spawned is not None:
                 os.close(birth.spawned.pidfd)
             raise
-        return _Born(birth.spawned.pid, birth.spawned.pidfd, ours, birth)
+        return _Born(birth.spawned.pid, birth.spawned.pidfd, ours, birth, grade=zygote.grade)
 
     async def cause_of_death(self, child: Child) -> LockdownError | None:
         """Return why a worker that never served ended, if that was a missing layer."""
@@ -163,7 +166,7 @@ class Nursery:
         (zygote,) = started
         self.started += 1
         self._on_start()
-        self.layers = zygote.layers
+        self.layers, self.grade = zygote.layers, zygote.grade
         return zygote
 
     async def _listen(self, zygote: Zygote) -> None:

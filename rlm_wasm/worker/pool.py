@@ -18,6 +18,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from rlm_wasm.core.limits import BoundaryLimits, CellLimits, SessionLimits, WorkerLimits
+from rlm_wasm.core.lockdown import weakest
 from rlm_wasm.core.tenant import checked_tenant
 from rlm_wasm.errors import HostExhausted, Overloaded, RlmWasmError, UsageError, WorkerLost
 from rlm_wasm.ids import SessionId
@@ -125,6 +126,7 @@ class WorkerPool:
     def metrics(self) -> PoolMetrics:
         """Return what there is, and has been. Any thread may ask, also when the pool is closed."""
         placement, census = self._placement, self._census
+        grade = weakest(nursery.grade for nursery in self.nurseries if nursery.grade is not None)
         return PoolMetrics(
             workers=placement.workers,
             sessions=placement.sessions,
@@ -137,6 +139,7 @@ class WorkerPool:
             zygotes_started=census.zygotes_started,
             cpu_ns=census.cpu_ns,
             refusals=MappingProxyType(placement.refusals),
+            lockdown="" if grade is None else grade.value,
         )
 
     async def session(

@@ -54,6 +54,11 @@ class ProcessSession(HostSession):
         """The process that holds the guest, also when it is gone."""
         return self._process_id
 
+    @property
+    def lockdown(self) -> str:
+        """What stands around that process: the word of a `core.lockdown.Grade`."""
+        return self._link.child.grade.value
+
     def cpu_ns(self) -> int | None:
         """Return the CPU time of the process; None if it is not this session's alone, or is gone."""
         return self._link.child.cpu_ns() if self._alone and self._link.lost is None else None

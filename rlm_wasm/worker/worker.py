@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Protocol, Self, runtime_checkable
 
 from rlm_wasm.core.limits import BoundaryLimits, SessionLimits
+from rlm_wasm.core.lockdown import Grade
 from rlm_wasm.sandbox.session import Cell
 from rlm_wasm.worker.answers import Answer
 from rlm_wasm.worker.result import CellResult
@@ -40,6 +41,20 @@ class Measured(Protocol):
 
     def cpu_ns(self) -> int | None:
         """Return the CPU time of its process; None if that is not this session's alone, or is gone."""
+
+
+@runtime_checkable
+class Guarded(Protocol):
+    """A session that says what stands around the process it is in."""
+
+    @property
+    def lockdown(self) -> str:
+        """The word of a `core.lockdown.Grade`; "none": its guest is in the host's own process."""
+
+
+def lockdown_of(session: WorkerSession) -> str:
+    """Return the word of what stands around a session's process; of one that does not say, "none"."""
+    return session.lockdown if isinstance(session, Guarded) else Grade.NONE.value
 
 
 class WorkerSession(Protocol):

@@ -29,6 +29,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
+from rlm_wasm.core.lockdown import Grade, grade_of
 from rlm_wasm.errors import InternalError, LockdownError
 from rlm_wasm.worker import zygote_messages as messages
 from rlm_wasm.worker.child import cpu_ms_of
@@ -54,6 +55,7 @@ class Zygote:
         self._next_number = 0
         self._gone: Gone | None = None
         self._told_gone = False
+        # Those that each worker of it has, or that are missing; known once it has started.
         self.layers: tuple[Finding, ...] = ()
 
     @classmethod
@@ -75,6 +77,11 @@ class Zygote:
             zygote.close()
             raise
         return zygote
+
+    @property
+    def grade(self) -> Grade:
+        """What stands around each worker of it."""
+        return grade_of({finding.layer for finding in self.layers if finding.applied})
 
     @property
     def pid(self) -> int:

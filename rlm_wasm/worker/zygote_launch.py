@@ -21,8 +21,9 @@ from rlm_wasm.worker.zygote_reports import ZygoteGone
 # Isolated, without site: no variable, no .pth file and no user folder decides what is loaded.
 _BOOT: Final = (
     "import json, sys; sys.path += [p for p in json.loads(sys.argv[1]) if p not in sys.path]; "
-    "from rlm_wasm.worker.zygote_process import main; main(int(sys.argv[2]))"
+    "from {module} import main; main(int(sys.argv[2]))"
 )
+_ZYGOTE: Final = "rlm_wasm.worker.zygote_process"
 
 # A process that has been started and not yet been told what it is for.
 _launched: Final[list[tuple[subprocess.Popen[bytes], socket.socket]]] = []
@@ -68,7 +69,7 @@ def launch() -> tuple[subprocess.Popen[bytes], socket.socket]:
 def _launch() -> tuple[subprocess.Popen[bytes], socket.socket]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        return _execute(theirs), ours
+        return execute(theirs, _ZYGOTE), ours
     except BaseException:
         ours.close()
         raise
@@ -76,13 +77,19 @@ def _launch() -> tuple[subprocess.Popen[bytes], socket.socket]:
         theirs.close()
 
 
-def _execute(channel: socket.socket) -> subprocess.Popen[bytes]:
+def execute(channel: socket.socket, module: str) -> subprocess.Popen[bytes]:
+    """Start an interpreter of nobody's environment that runs `main` of a module of ours on a socket.
+
+    Raises:
+        OSError or ZygoteGone: it could not be started.
+    """
     if not sys.executable:
         raise ZygoteGone("this Python does not know its own executable")
     package = str(Path(__file__).resolve().parents[2])
     paths = [package, *(os.path.abspath(path) for path in sys.path if path and os.path.isdir(path))]
+    boot = _BOOT.format(module=module)
     return subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", _BOOT, json.dumps(paths), str(channel.fileno())],
+        [sys.executable, "-I", "-S", "-c", boot, json.dumps(paths), str(channel.fileno())],
         env={},
         cwd="/",
         stdin=subprocess.DEVNULL,

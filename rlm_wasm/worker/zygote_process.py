@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import gc
 import importlib
+import json
 import os
 import resource
 import select
 import signal
 import socket
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -27,13 +29,14 @@ from rlm_wasm.errors import LockdownError
 from rlm_wasm.sandbox.dirty_unsafe import hold_pagemap
 from rlm_wasm.worker import zygote_messages as messages
 from rlm_wasm.worker.lockdown import layers, process
-from rlm_wasm.worker.lockdown.report import Finding
+from rlm_wasm.worker.lockdown.report import WORKER_LAYERS, Finding, LockdownReport
 from rlm_wasm.worker.lockdown.rlimits import ProcessLimits
 from rlm_wasm.worker.lockdown.syscalls import IMAGE_FD, PAGEMAP_FD, SOCKET_FD
 
 EXIT_NOT_LOCKED: Final = 71
 EXIT_FAILED: Final = 72
 _WORDS_BYTES_MAX: Final = 900
+_TOLD_BYTES: Final = 65_536
 # The host's socket, once everything is at its place; the first number that is free for anything else.
 _CHANNEL_FD: Final = 8
 _FREE_FD: Final = 9
@@ -105,9 +108,8 @@ def _inside(
         channel = _place(channel, *fds)
         settled = _settle(start, findings)
         process.die_with_parent(0 if separate else outside)  # changing the user undid it
-        messages.send(
-            channel, {"type": "ready", "layers": [[f.layer, f.applied, f.detail] for f in settled.findings]}
-        )
+        settled, stand = _certain(channel, settled)
+        messages.send(channel, {"type": "ready", "layers": [[f.layer, f.applied, f.detail] for f in stand]})
         _serve(channel, settled)
     except Exception as error:  # noqa: BLE001 - the host hears why, whatever it was
         _tell_failure(channel, error)
@@ -120,13 +122,15 @@ def _place(channel: socket.socket, code: int, image: int) -> socket.socket:
 
     Native code takes the place of the worker's socket, until it is loaded.
     """
-    high = _FREE_FD + 64
-    moved = [os.dup2(fd, high + k, inheritable=False) for k, fd in enumerate((channel.detach(), code, image))]
+    given = (channel.detach(), code, image)
+    # Out of the way, and no further than that: there may be few descriptors.
+    moved = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FREE_FD) for fd in given]
     os.closerange(SOCKET_FD, _FREE_FD)
     os.dup2(moved[0], _CHANNEL_FD, inheritable=False)
     os.dup2(moved[2], IMAGE_FD, inheritable=False)
     os.dup2(moved[1], SOCKET_FD, inheritable=False)
-    os.closerange(_FREE_FD, high + 64)
+    for fd in {*moved, *(fd for fd in given if fd >= _FREE_FD)}:
+        os.close(fd)
     proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
     os.dup2(proc, layers.PROC_FD, inheritable=False)
     os.close(proc)
@@ -167,6 +171,45 @@ def _settle(start: dict[str, Any], findings: list[Finding]) -> _Settled:
     gc.collect()
     gc.freeze()
     return _Settled(entry, ProcessLimits(**start["limits"]), tuple(findings), required)
+
+
+# -- which layers its workers will have ---------------------------------------------------------------
+
+
+class _Teller:
+    """The entry of a worker that only says which layers it got."""
+
+    @staticmethod
+    def serve(connection: socket.socket, report: LockdownReport) -> None:
+        told = [[f.layer, f.applied, f.detail] for f in report.findings]
+        connection.sendall(json.dumps(told).encode())
+
+
+def _certain(channel: socket.socket, settled: _Settled) -> tuple[_Settled, list[Finding]]:
+    """Find out which layers a worker gets, and require those from now on: all have the same.
+
+    Where each is required there is nothing to find out: a worker has it, or there is none. Else one is
+    made for it.
+
+    Raises:
+        ValueError: it did not come to say.
+    """
+    if settled.required.issuperset(WORKER_LAYERS):
+        return settled, [*settled.findings, *(Finding(layer, True, "required") for layer in WORKER_LAYERS)]
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            pidfd, child = _fork(channel, replace(settled, entry=_Teller), 0, theirs.fileno())
+        told = b""
+        while part := ours.recv(_TOLD_BYTES):
+            told += part
+    os.close(pidfd)
+    _, reason = _ended(child)
+    if not told:
+        raise ValueError(reason or "a worker did not come to say which layers it has")
+    findings = [Finding(*each) for each in json.loads(told)]
+    applied = {f.layer for f in findings if f.applied}
+    return replace(settled, required=settled.required | (applied & set(WORKER_LAYERS))), findings
 
 
 # -- serving ------------------------------------------------------------------------------------------
@@ -213,12 +256,17 @@ def _serve(channel: socket.socket, settled: _Settled) -> NoReturn:
 
 
 def _reap(channel: socket.socket, pidfd: int, child: _Child) -> None:
-    _, status = os.waitpid(child.pid, 0)
     os.close(pidfd)
+    _tell_exit(channel, child.number, *_ended(child))
+
+
+def _ended(child: _Child) -> tuple[int, str]:
+    """Reap it; return its status and last words."""
+    _, status = os.waitpid(child.pid, 0)
     # A worker that got locked down closed its end before the guest's first instruction.
     reason = os.read(child.words, _WORDS_BYTES_MAX).decode("utf-8", "replace")
     os.close(child.words)
-    _tell_exit(channel, child.number, status, reason)
+    return status, reason
 
 
 def _tell_exit(channel: socket.socket, number: int, status: int, reason: str) -> None:

@@ -68,6 +68,7 @@ def test_each_outcome_has_its_word_and_its_status(
     assert ended.stderr == b""
     assert set(found) == {
         "outcome", "stdout", "stderr", "result", "fuel_used", "memory_peak_bytes", "wall_ms", "error",
+        "lockdown",
     }  # fmt: skip
     assert (found["error"] is None) == (outcome == "completed")
     assert 0 < found["fuel_used"] <= 1_000_000_000

@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import Any
 
-from rlm_wasm.worker.lockdown.report import LAYERS
 from rlm_wasm.worker.lockdown.rlimits import ProcessLimits
 from rlm_wasm.worker.zygote import Zygote
 from rlm_wasm.worker.zygote_reports import Exited, Gone, Spawned
 from tests.support import attacks
+from tests.support.machine_grade import LAYERS_HERE
 from tests.support.sandbox_facts import MIB
 
 SECONDS_MAX = 60
@@ -38,7 +38,7 @@ def process_limits(**over: int) -> ProcessLimits:
 
 
 @contextmanager
-def zygote(entry: str, required: tuple[str, ...] = LAYERS, **limits: int) -> Iterator[Zygote]:
+def zygote(entry: str, required: tuple[str, ...] = LAYERS_HERE, **limits: int) -> Iterator[Zygote]:
     """Start a zygote for an entry of tests/support; end it."""
     made = Zygote.start(f"tests.support.{entry}", process_limits(**limits), required=required)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Mapping
 from typing import Any, Final
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -37,7 +38,10 @@ _UMOUNT2: Final = 166
 _PRCTL: Final = 157
 _PIVOT_ROOT: Final = 155
 _UNSHARE: Final = 272
+_FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432
 _CAPSET: Final = 126
+# FSOPEN_CLOEXEC and FSMOUNT_CLOEXEC; commands of fsconfig(2).
+_CLOSE_ON_EXEC, _SET_STRING, _CREATE = 1, 1, 6
 
 
 def prctl(option: int, *arguments: int) -> int:
@@ -55,6 +59,20 @@ def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> No
     parts = [ctypes.create_string_buffer(part.encode()) for part in (source, target, kind, data)]
     first, second, third, last = (address(part) for part in parts)
     syscall(_MOUNT, first, second, third, flags, last)
+
+
+def unattached(kind: str, options: Mapping[str, str], attributes: int) -> int:
+    """Return a descriptor of a new file system that is mounted nowhere and ends with its last user."""
+    names = [ctypes.create_string_buffer(text.encode()) for text in (kind, *options)]
+    values = [ctypes.create_string_buffer(text.encode()) for text in options.values()]
+    context = syscall(_FSOPEN, address(names[0]), _CLOSE_ON_EXEC)
+    try:
+        for name, value in zip(names[1:], values, strict=True):
+            syscall(_FSCONFIG, context, _SET_STRING, address(name), address(value), 0)
+        syscall(_FSCONFIG, context, _CREATE, 0, 0, 0)
+        return syscall(_FSMOUNT, context, _CLOSE_ON_EXEC, attributes)
+    finally:
+        os.close(context)
 
 
 def unmount(target: str, flags: int) -> None:

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from rlm_wasm.worker.lockdown.kernel import mount, pivot_root, unmount, unshare
+from rlm_wasm.worker.lockdown.kernel import mount, pivot_root, unattached, unmount, unshare
 from rlm_wasm.worker.lockdown.process import NOBODY
 from rlm_wasm.worker.lockdown.report import Finding, attempt
 
@@ -37,6 +37,7 @@ _DETAILS: Final[dict[str, str]] = {
 }
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT = 1, 2, 4, 8, 32
 _MS_REC, _MS_PRIVATE, _MNT_DETACH = 0x4000, 1 << 18, 2
+_UNATTACHED: Final = 1 | 2 | 4 | 8  # read-only, nosuid, nodev, noexec
 
 
 def enter(required: Iterable[str]) -> list[Finding]:
@@ -130,8 +131,36 @@ def empty_root() -> str:
     Raises:
         OSError: a step failed. Called only inside a mount namespace of our own.
     """
+    try:
+        mount("none", "/", "", _MS_REC | _MS_PRIVATE)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        # A folder that is no mount: we were started in a chroot.
+        _unattached_root()
+    else:
+        _pivoted_root()
+    if os.listdir("/"):
+        raise OSError(errno.ENOTEMPTY, "the new root is not empty")
+    return "a read-only file system with nothing in it"
+
+
+def _unattached_root() -> None:
+    """Make the root a file system that is mounted nowhere.
+
+    What is mounted stays so, and has no name any more: nothing of it is open, and no capability is kept.
+    Mounted over a folder it might show in other namespaces, which a chroot cannot be kept from.
+    """
+    where = unattached("tmpfs", {"size": "4k", "nr_inodes": "1", "mode": "555"}, _UNATTACHED)
+    try:
+        os.fchdir(where)
+        os.chroot(".")
+    finally:
+        os.close(where)
+
+
+def _pivoted_root() -> None:
     flags = _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
-    mount("none", "/", "", _MS_REC | _MS_PRIVATE)
     # Over a folder that is there on every machine; old and new root change places on it.
     mount("tmpfs", "/proc", "tmpfs", flags, "size=4k,nr_inodes=1,mode=555")
     os.chdir("/proc")
@@ -139,6 +168,3 @@ def empty_root() -> str:
     unmount(".", _MNT_DETACH)
     os.chdir("/")
     mount("none", "/", "", _MS_REMOUNT | _MS_RDONLY | flags, "size=4k,nr_inodes=1,mode=555")
-    if os.listdir("/"):
-        raise OSError(errno.ENOTEMPTY, "the new root is not empty")
-    return "a read-only file system with nothing in it"

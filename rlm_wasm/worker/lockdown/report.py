@@ -4,36 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Final
 
+from rlm_wasm.core.lockdown import LAYERS, WORKER_LAYERS, ZYGOTE_LAYERS
 from rlm_wasm.errors import LockdownError
 
-# In the order in which they are applied: the first part once in the zygote, the second in each worker.
-ZYGOTE_LAYERS: Final = (
-    "environment",
-    "user namespace",
-    "pid namespace",
-    "net namespace",
-    "mount namespace",
-    "ipc namespace",
-    "uts namespace",
-    "cgroup namespace",
-    "executable pages",
-    "empty root",
-    "no new privileges",
-    "capabilities",
-    "user id",
-)
-WORKER_LAYERS: Final = (
-    "single thread",
-    "parent death",
-    "descriptors",
-    "undumpable",
-    "rlimits",
-    "landlock",
-    "seccomp",
-)
-LAYERS: Final = (*ZYGOTE_LAYERS, *WORKER_LAYERS)
+__all__ = [
+    "LAYERS",
+    "WORKER_LAYERS",
+    "ZYGOTE_LAYERS",
+    "Finding",
+    "LockdownReport",
+    "attempt",
+    "missing_layer",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,5 +54,5 @@ def missing_layer(layer: str, reason: str) -> LockdownError:
     """Return the error that names the layer."""
     return LockdownError(
         f"a worker cannot be locked down here: {layer}: {reason}",
-        hint="`rlm-wasm doctor` shows every layer; sandbox.require_lockdown = false runs without it",
+        hint="`rlm-wasm doctor` shows every layer; the policy `container` does without namespaces",
     )

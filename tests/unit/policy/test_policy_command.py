@@ -12,7 +12,7 @@ from rlm_wasm.cli.policy import policy
 from rlm_wasm.policy.builtin import builtin_path
 from rlm_wasm.policy.model import Policy
 
-KNOWN = "hint: a policy is a TOML file, or a built-in one: standard, strict"
+KNOWN = "hint: a policy is a TOML file, or a built-in one: container, standard, strict"
 
 
 @pytest.fixture

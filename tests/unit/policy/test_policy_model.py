@@ -21,8 +21,8 @@ def strict() -> Policy:
     return Policy.builtin("strict")
 
 
-def test_there_are_two_built_in_policies():
-    assert builtin_names() == ("standard", "strict")
+def test_there_are_three_built_in_policies():
+    assert builtin_names() == ("container", "standard", "strict")
 
 
 @pytest.mark.parametrize("name", builtin_names())
@@ -44,7 +44,7 @@ def test_unknown_built_in_name_is_refused_with_the_known_ones(name):
     with pytest.raises(PolicyError) as caught:
         Policy.builtin(name)
     assert caught.value.message.isprintable()
-    assert caught.value.hint == "there are: standard, strict"
+    assert caught.value.hint == "there are: container, standard, strict"
 
 
 def test_strict_gives_less_than_standard_of_everything(strict):
@@ -91,8 +91,8 @@ def test_every_limit_in_the_file_reaches_the_core_unchanged(strict):
             assert value == (0 if key == "stream" else data[section][key])
 
 
-def test_no_key_of_any_table_has_a_default_except_the_endpoints():
-    """An absent limit is never filled in silently."""
+def test_no_key_of_any_table_has_a_default_except_the_endpoints_and_which_layers_are_meant():
+    """An absent limit is never filled in silently; of the layers all are meant unless some are named."""
     tables = [*sections.Section.__subclasses__()]
     optional = {
         (table.__name__, name)
@@ -100,7 +100,11 @@ def test_no_key_of_any_table_has_a_default_except_the_endpoints():
         for name, field in table.model_fields.items()
         if not field.is_required()
     }
-    assert optional == {("ProvidersSection", "openai"), ("Policy", "providers")}
+    assert optional == {
+        ("ProvidersSection", "openai"),
+        ("Policy", "providers"),
+        ("SandboxSection", "lockdown"),
+    }
 
 
 def test_every_number_has_a_ceiling():

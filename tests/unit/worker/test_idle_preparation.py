@@ -13,10 +13,10 @@ import pytest
 
 from rlm_wasm.sandbox.session import Cell
 from rlm_wasm.worker.child import Child
-from rlm_wasm.worker.lockdown.report import LAYERS
 from rlm_wasm.worker.pool import WorkerPool
 from rlm_wasm.worker.serve import IDLE_MS, SHARED_FROM_SESSIONS
 from rlm_wasm.worker.worker import WorkerSession
+from tests.support.machine_grade import LAYERS_HERE
 from tests.support.pool_facts import pool, until
 from tests.support.sandbox_facts import boundary_limits, cell_limits, session_limits
 
@@ -67,7 +67,7 @@ async def while_it_sleeps(session: WorkerSession, child: Child) -> int:
 
 
 async def test_a_session_that_an_idle_worker_prepared_takes_few_page_faults() -> None:
-    async with pool("shared", layers=LAYERS, workers_max=1) as made, await opened(made):
+    async with pool("shared", layers=LAYERS_HERE, workers_max=1) as made, await opened(made):
         (link,) = made.links
         unprepared = await first_cell(made, link.child)
         assert unprepared > 2 * _SEVERAL
@@ -82,7 +82,7 @@ async def test_a_session_that_an_idle_worker_prepared_takes_few_page_faults() ->
 
 
 async def test_only_a_worker_that_has_had_several_sessions_prepares() -> None:
-    async with pool("shared", layers=LAYERS, workers_max=1) as made, await opened(made) as session:
+    async with pool("shared", layers=LAYERS_HERE, workers_max=1) as made, await opened(made) as session:
         (link,) = made.links
         await while_it_sleeps(session, link.child)  # the first time it runs code it has not run before
         assert await while_it_sleeps(session, link.child) < _SEVERAL

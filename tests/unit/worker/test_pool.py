@@ -31,7 +31,6 @@ from rlm_wasm.worker import nursery
 from rlm_wasm.worker.child import Child
 from rlm_wasm.worker.image_file import WorkerImage
 from rlm_wasm.worker.inline import InlineWorker
-from rlm_wasm.worker.lockdown.report import LAYERS
 from rlm_wasm.worker.nursery import Nursery
 from rlm_wasm.worker.pool import WorkerPool
 from rlm_wasm.worker.process import ProcessSession
@@ -39,6 +38,7 @@ from rlm_wasm.worker.result import CellResult
 from rlm_wasm.worker.worker import Worker, WorkerSession
 from tests.faults.leftovers import children_of
 from tests.support.descriptors import descriptors_left
+from tests.support.machine_grade import LAYERS_HERE
 from tests.support.pool_facts import alive, pool, until
 from tests.support.sandbox_facts import boundary_limits, cell_limits, echo, session_limits
 
@@ -345,7 +345,7 @@ async def test_sessions_that_share_a_process_answer_in_any_order() -> None:
 
 @pytest.mark.threat("T-040")
 async def test_every_layer_of_the_lock_down_stands_where_it_is_required() -> None:
-    async with pool("session", layers=LAYERS) as made, await opened(made) as session:
+    async with pool("session", layers=LAYERS_HERE) as made, await opened(made) as session:
         assert (await run(session, "1")).result == "1"
         status = Path(f"/proc/{made.links[0].child.pid}/status").read_text()  # noqa: ASYNC240
         assert "NoNewPrivs:\t1" in status
