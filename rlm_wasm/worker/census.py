@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 # Why a session was refused: which limit of [workers] was reached, or that the pool is being closed.
-Refusal = Literal["workers", "sessions", "memory", "pressure", "closing"]
+Refusal = Literal["workers", "zygotes", "sessions", "memory", "pressure", "closing"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,9 +92,10 @@ class Interrupt:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """Free the session, whatever it does."""
+    """Free the session, whatever it does. `closed()` is called once, when nothing is left of it."""
 
     session: SessionId
+    closed: Callable[[], None] = lambda: None
 
 
 Command = Open | Load | Run | Rebase | TakeSnapshot | Respond | Interrupt | Stop | Close

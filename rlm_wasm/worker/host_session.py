@@ -8,11 +8,11 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections import deque
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Protocol, Self
 
 import anyio
-from anyio.lowlevel import checkpoint
 
 from rlm_wasm.core.limits import BoundaryLimits
 from rlm_wasm.core.request import Cancelled
@@ -39,6 +39,9 @@ from rlm_wasm.worker.home import Home
 from rlm_wasm.worker.result import CellResult
 from rlm_wasm.worker.worker import SessionImage
 
+# For so long closing waits until the session's place is free. What stands in the way of a worker process is
+# ended long before; nothing can end a thread of this process.
+CLOSE_SECONDS_MAX: Final = 30.0
 # What a guest that waits for the host gets when its cell is interrupted.
 _CANCELLED_RESPONSE: Final = encode_response(Cancelled("the cell was cancelled"))
 
@@ -81,6 +84,8 @@ class HostSession:
         self._home = Home()
         self._mailbox = _Mailbox()
         self._closed = False
+        # Nothing is left of the guest, and its place is free.
+        self._freed = anyio.Event()
         self._busy = False
         self._answering: anyio.CancelScope | None = None
         self._answerer: Answerer | None = None
@@ -133,17 +138,26 @@ class HostSession:
                 self._reply(self._unanswered, _CANCELLED_RESPONSE)
 
     async def aclose(self) -> None:
-        """Free the guest. Safe to call again."""
+        """Free the guest, and wait until its place is free, at most CLOSE_SECONDS_MAX. Safe to call again."""
         self.abandon()
-        await checkpoint()
+        if not self._freed.is_set():
+            self._home.check("the session")
+        with anyio.move_on_after(CLOSE_SECONDS_MAX):
+            await self._freed.wait()
 
     def abandon(self) -> None:
         """Free the guest without waiting for anything. Safe to call again, and after the worker closed."""
         if not self._closed:
             self._home.check("the session")
             self._closed = True
-            with contextlib.suppress(UsageError):  # the worker is closed, and so are its guests
-                self._commands.submit(Close(self._number))
+            try:
+                self._commands.submit(Close(self._number, self._notice_of_end()))
+            except UsageError:  # the worker is closed, and so are its guests
+                self._freed.set()
+
+    def _notice_of_end(self) -> Callable[[], None]:
+        """Return what the worker is to call when it has freed the guest."""
+        return self._freed.set
 
     async def __aenter__(self) -> Self:
         return self

@@ -40,8 +40,12 @@ class InlineSession(HostSession):
         postbox: Postbox,
     ) -> None:
         """Make the guest. Called once, by InlineWorker."""
+        self._postbox = postbox
         sink = functools.partial(postbox.post, self._received)
         await self._operate(Open(self._number, limits, self._boundary, entropy, sink, start), None)
+
+    def _notice_of_end(self) -> Callable[[], None]:
+        return functools.partial(self._postbox.post, lambda _: self._freed.set(), None)
 
 
 class InlineWorker:

@@ -7,7 +7,6 @@ one WorkerLost. Nothing it sends can raise anything here.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from time import monotonic_ns
 from typing import Final
@@ -38,7 +37,6 @@ from rlm_wasm.worker.readable import while_readable
 from rlm_wasm.worker.translation import result_of
 
 Sink = Callable[[c.Report], None]
-_LOOK_SECONDS: Final = 0.05
 # The number in the books of debts that stands for the socket: sessions' begin with 1.
 _SOCKET: Final = 0
 
@@ -49,7 +47,8 @@ _BEGINNING: Final = (c.Open, c.Load, c.Run, c.Rebase, c.TakeSnapshot)
 class Link:
     """One worker process. `ended(link)` is called once, when it is over, from the event loop.
 
-    `closed(session)` is called when the worker has freed a session.
+    `closed(session)` is called when a session's place is free: the worker has said so. In a worker that
+    serves this session `alone` it is not asked: `closed` is to end the process.
     """
 
     def __init__(
@@ -62,6 +61,7 @@ class Link:
         hang_ms_max: int,
         ended: Callable[[Link], None],
         closed: Callable[[Link, int], None],
+        alone: bool = False,
     ) -> None:
         self.child: Final = child
         self.tenant: Final = tenant
@@ -78,6 +78,9 @@ class Link:
         self._late_ns = 0
         self._ended = ended
         self._closed = closed
+        self._alone: Final = alone
+        # Sessions that the worker was told to close and has not: whom to tell.
+        self._closing: dict[int, Callable[[], None]] = {}
         self._scope = anyio.CancelScope()
         self._wants_writing = anyio.Event()
         self._pings = 0
@@ -85,6 +88,8 @@ class Link:
         self.heard_ns = monotonic_ns()
         self.lost: WorkerLost | None = None
         self.served = anyio.Event()
+        # Set by the pool: the process is no more.
+        self.gone = anyio.Event()
 
     @property
     def busy(self) -> bool:
@@ -109,6 +114,8 @@ class Link:
         if self.lost is not None:
             if isinstance(command, _BEGINNING):
                 raise WorkerLost(self.lost.message)
+            if isinstance(command, c.Close):
+                command.closed()
             return  # the session has been told
         message, file = self._message(command)
         if message is None:
@@ -158,8 +165,8 @@ class Link:
                     return None, None
                 self._owe(session, Owed.STOPPING, monotonic_ns())
                 message = m.StopOperation(session, m.encode_error(error))
-            case c.Close(session=session):
-                return self._close(session), None
+            case c.Close():
+                return self._close(command), None
         return message, None
 
     def _open(self, command: c.Open) -> tuple[m.OpenSession, MemoryFile | None]:
@@ -203,8 +210,10 @@ class Link:
         )
         return message, value.file
 
-    def _close(self, session: SessionId) -> m.CloseSession | None:
+    def _close(self, command: c.Close) -> m.CloseSession | None:
+        session = command.session
         if not self._protocol.closing(session):
+            command.closed()  # it was never made
             return None
         busy = self._debts.owed(session) is not None
         self._owe(session, Owed.CLOSING, monotonic_ns())
@@ -212,6 +221,11 @@ class Link:
         self._running.pop(session, None)
         if busy:
             sink(c.Done(error=UsageError("the session was closed")))
+        self._closing[session] = command.closed
+        if self._alone:
+            # Its word is not needed for what a kill does.
+            self._closed(self, session)
+            return None
         return m.CloseSession(session)
 
     def _owe(
@@ -319,7 +333,9 @@ class Link:
                     sink(done)
             case m.SessionClosed(session=session):
                 self._debts.paid(session)
+                closed = self._closing.pop(session)
                 self._closed(self, session)
+                closed()
             case m.Pong():
                 pass
 
@@ -399,16 +415,6 @@ class Link:
             else:
                 sink(c.Done(result=running.lost(error, now)))
         self._ended(self)
-
-    async def gone(self, seconds_max: float) -> bool:
-        """Wait until the process is no more; return whether that is so."""
-        with anyio.move_on_after(seconds_max, shield=True):
-            while not self.child.ended():
-                try:
-                    await anyio.wait_readable(self.child.pidfd)
-                except OSError:  # the loop cannot watch one more descriptor
-                    await anyio.sleep(_LOOK_SECONDS)
-        ended = self.child.ended()
-        with contextlib.suppress(OSError):
-            self.child.close()
-        return ended
+        closing, self._closing = self._closing, {}
+        for closed in closing.values():
+            closed()

@@ -1,12 +1,18 @@
 """Where the pool's workers come from: a zygote, kept running, for an async host.
 
-A zygote that has died is replaced at the next fork. Its own workers die with it (the kernel sees to
-that), and each of them is told to its sessions by its own socket.
+A zygote that has died is replaced at the next fork, once nothing is left of it. Its own workers die with
+it (the kernel sees to that), and each of them is told to its sessions by its own socket.
+
+One task owns a zygote from the decision to start it until it is reaped, so that whoever closes the
+nursery ends it at any moment in between. It is not the task of who needed it first: that one may give up,
+and the next, who may give up as soon, finds the start further on.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -16,18 +22,24 @@ import anyio
 from anyio.abc import TaskGroup
 
 from rlm_wasm.core.lockdown import Grade
-from rlm_wasm.errors import HostExhausted, LockdownError, WorkerLost
+from rlm_wasm.errors import HostExhausted, LockdownError, RlmWasmError, WorkerLost
 from rlm_wasm.worker.child import Child
 from rlm_wasm.worker.lockdown.report import Finding
 from rlm_wasm.worker.lockdown.rlimits import ProcessLimits
 from rlm_wasm.worker.patience import told_in_time
 from rlm_wasm.worker.shortage import typed
-from rlm_wasm.worker.zygote import Zygote
+from rlm_wasm.worker.zygote import CLOSE_SECONDS_MAX, START_SECONDS_MAX, Zygote
 from rlm_wasm.worker.zygote_reports import Exited, Gone, Spawned, Unheld, ZygoteGone
+from rlm_wasm.worker.zygote_start import ZygoteStart
 
 ENTRY: Final = "rlm_wasm.worker.serving"
+_NO_WORKER: Final = "no worker process can be made"
 _EXIT_SECONDS_MAX: Final = 1.0
 _LOOK_SECONDS: Final = 0.05
+# How often to look whether a process that was told to end, or is being made, has come so far.
+_REAP_SECONDS: Final = 0.002
+# For so long after it was killed. What the kernel has not ended then is not waited for any more.
+_KILLED_SECONDS_MAX: Final = 5.0
 
 
 @dataclass(slots=True)
@@ -48,6 +60,19 @@ class _Born(Child):
     birth: _Birth
 
 
+@dataclass(slots=True)
+class _Life:
+    """One zygote, from the decision to start it until nothing is left of it."""
+
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    zygote: Zygote | None = None
+    error: RlmWasmError | None = None
+    # It serves, or `error` says why it does not.
+    settled: anyio.Event = field(default_factory=anyio.Event)
+    lost: bool = False
+    over: anyio.Event = field(default_factory=anyio.Event)
+
+
 class Nursery:
     """One zygote at a time, and the workers it forks. Its tasks run in the pool's task group."""
 
@@ -58,6 +83,7 @@ class Nursery:
         tasks: TaskGroup,
         *,
         hang_ms_max: int,
+        places: anyio.Semaphore | None = None,
         on_start: Callable[[], None] = lambda: None,
     ) -> None:
         self._limits: Final = limits
@@ -65,8 +91,9 @@ class Nursery:
         self._on_start: Final = on_start
         self._required: Final = tuple(required)
         self._tasks: Final = tasks
-        self._lock = anyio.Lock()
-        self._zygote: Zygote | None = None
+        # One for each process of a zygote that there may be, in all nurseries.
+        self._places: Final = places or anyio.Semaphore(1)
+        self._life: _Life | None = None
         self._births: dict[int, _Birth] = {}
         self._closed = False
         # Of the last zygote that started, and what they come to.
@@ -77,8 +104,9 @@ class Nursery:
 
     @property
     def zygote_pid(self) -> int | None:
-        """The process that was started as the zygote; None: there is none now."""
-        return None if self._zygote is None else self._zygote.pid
+        """The process that was started as the zygote, from then until it is reaped; None: there is none."""
+        zygote = None if self._life is None else self._life.zygote
+        return None if zygote is None else zygote.pid
 
     async def fork(self) -> Child:
         """Return a fresh process that locks itself down and serves.
@@ -99,33 +127,37 @@ class Nursery:
             raise WorkerLost(f"no worker process can be made: {gone.message}") from gone
         except OSError as error:
             # Typed here: anything else that leaves a task of the pool ends the pool, and every run in it.
-            failure = typed(error, "no worker process can be made")
+            failure = typed(error, _NO_WORKER)
             raise failure from failure.__cause__
 
     async def _fork(self) -> Child:
-        zygote = await self._running()
+        life, zygote = await self._serving()
         ours, theirs = socket.socketpair()
         birth = _Birth()
+        asked = False
         try:
             with theirs:
                 self._births[zygote.spawn(theirs)] = birth
+                asked = True
             await told_in_time(
-                birth.told, zygote.cpu_ms, lambda: self._read(zygote), hang_ms_max=self._hang_ms_max
+                birth.told, zygote.cpu_ms, lambda: self._catch_up(life), hang_ms_max=self._hang_ms_max
             )
             if birth.spawned is None:
                 if birth.reason:
                     # The kernel gives no process now, or nothing to hold it by. Those that are there go on.
                     raise HostExhausted(f"no worker process can be made: {birth.reason}")
-                reason = "the zygote does not fork"
                 zygote.kill()
-                await self._lose(zygote, reason)
-                raise ZygoteGone(reason)
+                self._lose(life)
+                raise ZygoteGone("the zygote does not fork")
         except BaseException:
-            # The worker, should it still come, finds nobody at the other end and ends.
+            # The worker, should it still come, is nobody's. Its place is taken until it is gone.
             birth.abandoned = True
             ours.close()
             if birth.spawned is not None:
-                os.close(birth.spawned.pidfd)
+                _end(birth.spawned.pidfd)
+            if asked:
+                with anyio.move_on_after(_EXIT_SECONDS_MAX, shield=True):
+                    await birth.ended.wait()
             raise
         return _Born(birth.spawned.pid, birth.spawned.pidfd, ours, birth, grade=zygote.grade)
 
@@ -138,52 +170,98 @@ class Nursery:
         return LockdownError(child.birth.reason) if child.birth.reason else None
 
     async def aclose(self) -> None:
-        """End the zygote; its workers end with it. Safe to call again."""
+        """End the zygote, one that is being started too; its workers end with it. Safe to call again."""
         self._closed = True
-        if self._zygote is not None:
-            await self._lose(self._zygote, "the pool is closed")
+        life = self._life
+        if life is not None:
+            self._lose(life)
+            # Its end is bounded, and whoever closes the nursery may rely on it.
+            with anyio.CancelScope(shield=True):
+                await life.over.wait()
 
-    async def _running(self) -> Zygote:
-        async with self._lock:
-            if self._closed:
-                raise WorkerLost("the pool is closed")
-            if self._zygote is None:
-                self._zygote = await self._start()
-                self._tasks.start_soon(self._listen, self._zygote)
-            return self._zygote
+    async def _serving(self) -> tuple[_Life, Zygote]:
+        """Return the zygote that serves; start one if there is none."""
+        while (life := self._life) is not None and life.lost:
+            await life.over.wait()  # another one is not started beside it
+        if self._closed:
+            raise WorkerLost("the pool is closed")
+        if life is None:
+            life = self._life = _Life()
+            self._tasks.start_soon(self._live, life)
+        await life.settled.wait()
+        if life.zygote is not None and not life.lost:
+            return life, life.zygote
+        await life.over.wait()
+        if self._closed:
+            raise WorkerLost("the pool is closed")
+        if life.error is None:
+            raise ZygoteGone("the zygote ended")
+        # One of its own for each who waits: an exception that is raised twice keeps both traces.
+        raise type(life.error)(life.error.message, hint=life.error.hint)
 
-    async def _start(self) -> Zygote:
-        """Start a zygote on another thread: an interpreter, a guest to load, a rehearsal."""
-        started: list[Zygote] = []
+    async def _live(self, life: _Life) -> None:
+        """Start a zygote, listen to it, and see to its end."""
+        placed = False
         try:
+            with life.scope:
+                await self._places.acquire()
+                placed = True
+                await self._start(life)
+                life.settled.set()
+                await self._listen(life)
+        except (RlmWasmError, OSError) as error:
+            # Typed for whoever waits: what leaves a task of the pool ends the pool, and every run in it.
+            life.error = error if isinstance(error, RlmWasmError) else typed(error, _NO_WORKER)
+        finally:
+            self._lose(life)
+            life.settled.set()
+            with anyio.CancelScope(shield=True):
+                await _ended(life.zygote)
+            if placed:
+                self._places.release()
+            self._life = None
+            life.over.set()
+
+    async def _start(self, life: _Life) -> None:
+        """Start a zygote: an interpreter, a guest to load, a rehearsal."""
+        start = ZygoteStart(ENTRY, self._limits, self._required)
+        try:
+            # A limiter of its own: the embedding program may have every thread of the common one in use.
             await anyio.to_thread.run_sync(
-                lambda: started.append(Zygote.start(ENTRY, self._limits, required=self._required))
+                start.run, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1)
             )
-        except BaseException:
-            for zygote in started:  # cancelled while it started
-                zygote.close()
-            raise
-        (zygote,) = started
-        self.started += 1
-        self._on_start()
+        finally:
+            zygote = life.zygote = start.take()
+            if zygote is None:
+                with anyio.move_on_after(_KILLED_SECONDS_MAX, shield=True):
+                    while start.making:  # noqa: ASYNC110 - a thread of its own has no event of ours
+                        await anyio.sleep(_REAP_SECONDS)
+            else:
+                self.started += 1
+                self._on_start()
+        if zygote is None:
+            raise ZygoteGone("the zygote was not started")
+        with anyio.move_on_after(START_SECONDS_MAX) as patience:
+            while not zygote.ready():
+                await _readable(zygote)
+        if patience.cancelled_caught:
+            raise ZygoteGone(f"the zygote did not start within {START_SECONDS_MAX:.0f} s")
         self.layers, self.grade = zygote.layers, zygote.grade
-        return zygote
 
-    async def _listen(self, zygote: Zygote) -> None:
-        while zygote is self._zygote:
-            try:
-                await anyio.wait_readable(zygote.fileno())
-            except anyio.ClosedResourceError:
-                return
-            except OSError:
-                # The loop cannot watch one more descriptor. That is no reason to end a zygote.
-                await anyio.sleep(_LOOK_SECONDS)
-            await self._read(zygote)
+    async def _listen(self, life: _Life) -> None:
+        while life.zygote is not None and not life.lost:
+            await _readable(life.zygote)
+            self._read(life)
 
-    async def _read(self, zygote: Zygote) -> None:
-        for report in zygote.reports():
+    async def _catch_up(self, life: _Life) -> None:
+        self._read(life)
+
+    def _read(self, life: _Life) -> None:
+        if life.zygote is None or life.lost:
+            return
+        for report in life.zygote.reports():
             if isinstance(report, Gone):
-                await self._lose(zygote, report.reason)
+                self._lose(life)
             else:
                 self._take(report)
 
@@ -191,7 +269,7 @@ class Nursery:
         birth = self._births.get(report.number)
         if isinstance(report, Spawned):
             if birth is None or birth.abandoned:
-                os.close(report.pidfd)
+                _end(report.pidfd)
                 return
             birth.spawned = report
         elif isinstance(report, Unheld):
@@ -204,14 +282,44 @@ class Nursery:
         if birth is not None:
             birth.told.set()
 
-    async def _lose(self, zygote: Zygote, reason: str) -> None:
-        if zygote is not self._zygote:
+    def _lose(self, life: _Life) -> None:
+        """Note that a zygote forks no more. The task that owns it sees to its end."""
+        if life.lost:
             return
-        self._zygote = None
+        life.lost = True
         births, self._births = self._births, {}
         for birth in births.values():
             birth.told.set()
             birth.ended.set()
-        anyio.notify_closing(zygote.fileno())
-        with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(zygote.close)
+        life.scope.cancel()
+
+
+def _end(pidfd: int) -> None:
+    """End a worker that nobody wants, and let go of it."""
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    os.close(pidfd)
+
+
+async def _readable(zygote: Zygote) -> None:
+    """Wait until a zygote has said something."""
+    try:
+        await anyio.wait_readable(zygote.fileno())
+    except OSError:
+        # The loop cannot watch one more descriptor. That is no reason to end a zygote.
+        await anyio.sleep(_LOOK_SECONDS)
+
+
+async def _ended(zygote: Zygote | None) -> None:
+    """End a zygote and wait until it is reaped, without a thread: there may be none left."""
+    if zygote is None:
+        return
+    if not zygote.serves:
+        zygote.kill()  # it notices no closed socket while it starts
+    zygote.hang_up()
+    for seconds_max in (CLOSE_SECONDS_MAX, _KILLED_SECONDS_MAX):
+        with anyio.move_on_after(seconds_max):
+            while not zygote.ended():  # noqa: ASYNC110 - the kernel sets no event of ours
+                await anyio.sleep(_REAP_SECONDS)
+            return
+        zygote.kill()

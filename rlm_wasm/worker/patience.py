@@ -1,13 +1,18 @@
-"""Waiting for a process's first word, as long as the process does something for it and no longer."""
+"""Waiting for a process: for its first word while it does something for it, for its end once it is killed."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from time import monotonic_ns
+from typing import Final
 
 import anyio
 
+from rlm_wasm.worker.child import Child
 from rlm_wasm.worker.liveness import hangs
+
+_LOOK_SECONDS: Final = 0.05
 
 
 async def told_in_time(
@@ -33,3 +38,17 @@ async def told_in_time(
         if not told.is_set() and hangs(monotonic_ns() - began_ns, used, hang_ms_max):
             return False
     return True
+
+
+async def ended_in_time(child: Child, seconds_max: float) -> bool:
+    """Wait until a process that was killed is no more, then close it; return whether that is so."""
+    with anyio.move_on_after(seconds_max, shield=True):
+        while not child.ended():
+            try:
+                await anyio.wait_readable(child.pidfd)
+            except OSError:  # the loop cannot watch one more descriptor
+                await anyio.sleep(_LOOK_SECONDS)
+    ended = child.ended()
+    with contextlib.suppress(OSError):
+        child.close()
+    return ended

@@ -7,7 +7,7 @@ workers are its own; a number is never used again.
 from __future__ import annotations
 
 import enum
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -43,11 +43,15 @@ class _Worker:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Put the session into this worker; `fresh`: start it first, and before that end `instead_of`."""
+    """Put the session into this worker; `fresh`: start it first, and before that end `instead_of`.
+
+    End the zygote of the domain `instead_of_zygote` as well, with the idle workers that it has.
+    """
 
     worker: int
     fresh: bool
     instead_of: int | None = None
+    instead_of_zygote: str | None = None
 
 
 class Placement:
@@ -57,6 +61,8 @@ class Placement:
         self._isolation: Final = isolation
         self._limits: Final = limits
         self._workers: dict[int, _Worker] = {}
+        # The domains that have a zygote or are about to, the one least used out first.
+        self._zygotes: OrderedDict[str, None] = OrderedDict()
         self._last = 0
         self._pressure_permille = 0
         self._draining = False
@@ -96,19 +102,19 @@ class Placement:
         """Choose a worker for a session, and enter it in the books.
 
         Raises:
-            Overloaded: the policy's sessions, workers or memory are used up, or the pool is closing.
+            Overloaded: the policy's sessions, workers, zygotes or memory are used up, or the pool is closing.
         """
         self._refuse_if_full()
         domain = "" if self._isolation == "shared" else tenant
         number = self._with_room(domain) if self._isolation != "session" else None
         if number is not None and (not self._spreads() or self._workers[number].sessions == 0):
             return self._enter(number, fresh=False)
-        if len(self._workers) < self._limits.workers_max:
-            return self._start(domain, now_ns, None)
+        retired = self._zygote_to_retire(domain)
+        if sum(worker.tenant != retired for worker in self._workers.values()) < self._limits.workers_max:
+            return self._start(domain, now_ns, retired=retired)
         idle = self._idle_of_others(domain)
         if idle is not None:
-            del self._workers[idle]
-            return self._start(domain, now_ns, idle)
+            return self._start(domain, now_ns, instead_of=idle, retired=retired)
         raise self._refused(
             "workers",
             f"all {self._limits.workers_max} workers are in use",
@@ -159,18 +165,47 @@ class Placement:
         ]
         return min(room)[1] if room else None
 
-    def _start(self, domain: str, now_ns: int, instead_of: int | None) -> Place:
+    def _zygote_to_retire(self, domain: str) -> str | None:
+        """Return whose zygote has to go for one of this domain's; None: there is one, or room for one.
+
+        Raises:
+            Overloaded: all are in use, by other tenants.
+        """
+        if domain in self._zygotes or len(self._zygotes) < self._limits.zygotes_max:
+            return None
+        used = {worker.tenant for worker in self._workers.values() if worker.sessions}
+        idle = next((each for each in self._zygotes if each not in used), None)
+        if idle is None:
+            raise self._refused(
+                "zygotes",
+                f"all {self._limits.zygotes_max} zygotes are in use, each by a tenant of its own",
+                hint="raise `workers.zygotes_max` in the policy, or wait for a tenant's sessions to end",
+            )
+        return idle
+
+    def _start(
+        self, domain: str, now_ns: int, *, instead_of: int | None = None, retired: str | None = None
+    ) -> Place:
+        if instead_of is not None:
+            del self._workers[instead_of]
+        if retired is not None:
+            del self._zygotes[retired]
+            self._workers = {n: w for n, w in self._workers.items() if w.tenant != retired}
+        self._zygotes[domain] = None
+        self._zygotes.move_to_end(domain)
         self._last += 1
         self._workers[self._last] = _Worker(domain, now_ns)
-        return self._enter(self._last, fresh=True, instead_of=instead_of)
+        return self._enter(self._last, fresh=True, instead_of=instead_of, retired=retired)
 
-    def _enter(self, number: int, *, fresh: bool, instead_of: int | None = None) -> Place:
+    def _enter(
+        self, number: int, *, fresh: bool, instead_of: int | None = None, retired: str | None = None
+    ) -> Place:
         worker = self._workers[number]
         worker.sessions += 1
         worker.sessions_total += 1
         if worker.sessions_total >= self._limits.worker_sessions_total_max or self._isolation == "session":
             worker.age = Age.RETIRED
-        return Place(number, fresh, instead_of)
+        return Place(number, fresh, instead_of, retired)
 
     def _idle_of_others(self, domain: str) -> int | None:
         idle = (n for n, w in self._workers.items() if w.sessions == 0 and w.tenant != domain)

@@ -7,7 +7,6 @@ starts: when it is closed, however that comes about, none is left.
 from __future__ import annotations
 
 import itertools
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from time import monotonic_ns
@@ -23,13 +22,12 @@ from rlm_wasm.core.tenant import checked_tenant
 from rlm_wasm.errors import HostExhausted, Overloaded, RlmWasmError, UsageError, WorkerLost
 from rlm_wasm.ids import SessionId
 from rlm_wasm.worker.census import Census, PoolMetrics
-from rlm_wasm.worker.child import Child
 from rlm_wasm.worker.image_file import WorkerImage
 from rlm_wasm.worker.link import Link
 from rlm_wasm.worker.liveness import hangs
 from rlm_wasm.worker.lockdown.rlimits import ProcessLimits
 from rlm_wasm.worker.nursery import Nursery
-from rlm_wasm.worker.patience import told_in_time
+from rlm_wasm.worker.patience import ended_in_time, told_in_time
 from rlm_wasm.worker.placement import Isolation, Placement
 from rlm_wasm.worker.pressure import memory_pressure_permille
 from rlm_wasm.worker.process import ProcessSession
@@ -72,8 +70,12 @@ class PoolLimits:
 
 @dataclass(slots=True)
 class _Slot:
-    """A worker of the books, from the decision to start it."""
+    """A worker, from the decision to start it until its process is no more."""
 
+    domain: str
+    # Of its start: whoever wants it no more cancels it.
+    starting: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    # It serves, or `error` says why it does not.
     settled: anyio.Event = field(default_factory=anyio.Event)
     link: Link | None = None
     error: RlmWasmError | None = None
@@ -103,7 +105,13 @@ class WorkerPool:
         self._placement = Placement(limits.isolation, limits.workers)
         self._slots: dict[int, _Slot] = {}
         self._numbers = itertools.count(1)
-        self._nurseries: OrderedDict[str, Nursery] = OrderedDict()
+        # Of each domain that has a zygote in the books.
+        self._nurseries: dict[str, Nursery] = {}
+        # Those that were retired, until their zygotes are no more.
+        self._leaving: set[Nursery] = set()
+        # The books free a place when its process is told to end. Its successor is not started before it has.
+        self._processes = anyio.Semaphore(limits.workers.workers_max)
+        self._zygotes = anyio.Semaphore(limits.workers.zygotes_max)
         self._tasks: TaskGroup | None = None
         self._supervising: anyio.CancelScope | None = None
         self._closed = False
@@ -116,12 +124,13 @@ class WorkerPool:
     @property
     def links(self) -> list[Link]:
         """The workers that serve."""
-        return [slot.link for slot in self._slots.values() if slot.link is not None]
+        links = [slot.link for slot in self._slots.values() if slot.link is not None]
+        return [link for link in links if link.lost is None]
 
     @property
     def nurseries(self) -> list[Nursery]:
         """The zygotes' keepers, one for each domain of sessions that may share an address layout."""
-        return list(self._nurseries.values())
+        return [*list(self._nurseries.values()), *list(self._leaving)]
 
     def metrics(self) -> PoolMetrics:
         """Return what there is, and has been. Any thread may ask, also when the pool is closed."""
@@ -179,10 +188,13 @@ class WorkerPool:
         place = self._placement.place(tenant, self._clock())
         if place.instead_of is not None:
             self._end(place.instead_of, "its place was needed")
+        if place.instead_of_zygote is not None:
+            self._retire_nursery(place.instead_of_zygote)
         if place.fresh:
-            self._slots[place.worker] = _Slot()
+            domain = self._domain(tenant)
+            slot = self._slots[place.worker] = _Slot(domain)
             assert self._tasks is not None
-            self._tasks.start_soon(self._start, place.worker, tenant)
+            self._tasks.start_soon(self._start, place.worker, slot, self._nursery(domain))
         try:
             link = await self._link(place.worker)
         except BaseException:
@@ -215,72 +227,86 @@ class WorkerPool:
 
     # -- workers -----------------------------------------------------------------------------------------
 
-    async def _start(self, number: int, tenant: str) -> None:
-        slot = self._slots[number]
-        child: Child | None = None
+    async def _start(self, number: int, slot: _Slot, nursery: Nursery) -> None:
+        placed = False
         try:
-            nursery = self._nursery(self._domain(tenant))
-            child = await nursery.fork()
-            link = Link(
+            with slot.starting:
+                await self._processes.acquire()
+                placed = True
+                await self._make(number, slot, nursery)
+        except (RlmWasmError, OSError) as error:
+            # Typed for whoever waits: what leaves a task of the pool ends the pool, and every run in it.
+            slot.error = error if isinstance(error, RlmWasmError) else typed(error, "no worker can be made")
+        finally:
+            link = slot.link
+            if slot.error is None and (link is None or not link.served.is_set()):
+                # Nobody wants it any more, or the pool is closed.
+                slot.error = WorkerLost("the worker process is gone: it was ended before it served")
+            slot.settled.set()
+            if link is None:
+                self._placement.ended(number)
+                self._slots.pop(number, None)
+                if placed:
+                    self._processes.release()
+            elif slot.error is not None:
+                link.end(slot.error.message)
+
+    async def _make(self, number: int, slot: _Slot, nursery: Nursery) -> None:
+        """Have a worker forked and wait until it serves."""
+        child = await nursery.fork()
+        try:
+            link = slot.link = Link(
                 child,
-                tenant=self._domain(tenant),
+                tenant=slot.domain,
                 report_bytes_max=report_bytes_max(self._limits.cell, self._limits.boundary),
                 unsent_bytes_max=self._limits.workers.unsent_bytes_max,
                 hang_ms_max=self._limits.workers.hang_ms_max,
                 ended=lambda link: self._ended(number, link),
                 closed=lambda link, session: self._left(number),
+                alone=self._limits.isolation == "session",
             )
-            slot.link = link
-            self._census.worker_started()
-            assert self._tasks is not None
-            self._tasks.start_soon(link.serve)
-            hang_ms = self._limits.workers.hang_ms_max
-            if not await told_in_time(link.served, child.cpu_ms, link.catch_up, hang_ms_max=hang_ms):
-                link.end(f"it gave no first sign of life for {hang_ms} ms")
-            if link.lost is not None:
-                slot.error = await nursery.cause_of_death(child) or link.lost
-            elif slot.unwanted:
-                link.end("nobody wants it any more")
-        except (RlmWasmError, OSError) as error:
-            # Typed for whoever waits: what leaves a task of the pool ends the pool, and every run in it.
-            slot.error = error if isinstance(error, RlmWasmError) else typed(error, "no worker can be made")
-            if slot.link is not None:
-                slot.link.end(slot.error.message)
-            elif child is not None:
-                child.kill()
-                child.close()
-            self._placement.ended(number)
-            self._slots.pop(number, None)
         except BaseException:
-            # Cancelled with the pool, or a bug that ends it.
-            slot.error = WorkerLost("the pool is closed")
-            self._placement.ended(number)
+            child.kill()
+            with anyio.CancelScope(shield=True):
+                await ended_in_time(child, _END_SECONDS_MAX)
             raise
-        finally:
-            slot.settled.set()
+        self._census.worker_started()
+        assert self._tasks is not None
+        self._tasks.start_soon(link.serve)
+        hang_ms = self._limits.workers.hang_ms_max
+        if not await told_in_time(link.served, child.cpu_ms, link.catch_up, hang_ms_max=hang_ms):
+            link.end(f"it gave no first sign of life for {hang_ms} ms")
+        if link.lost is not None:
+            slot.error = await nursery.cause_of_death(child) or link.lost
 
     def _nursery(self, domain: str) -> Nursery:
-        nursery = self._nurseries.pop(domain, None)
+        nursery = self._nurseries.get(domain)
         if nursery is None:
             assert self._tasks is not None
-            nursery = Nursery(
+            nursery = self._nurseries[domain] = Nursery(
                 self._limits.process(),
                 self._limits.required_layers,
                 self._tasks,
                 hang_ms_max=self._limits.workers.hang_ms_max,
+                places=self._zygotes,
                 on_start=self._census.zygote_started,
             )
-        self._nurseries[domain] = nursery
-        if len(self._nurseries) > self._limits.workers.zygotes_max:
-            self._retire_nursery()
         return nursery
 
-    def _retire_nursery(self) -> None:
-        # Its workers would end with it, so only one that has none may go.
-        used = {link.tenant for link in self.links} | {next(reversed(self._nurseries))}
-        idle = next((domain for domain in self._nurseries if domain not in used), None)
-        if idle is not None and self._tasks is not None:
-            self._tasks.start_soon(self._nurseries.pop(idle).aclose)
+    def _retire_nursery(self, domain: str) -> None:
+        """End a zygote that nobody uses, and the idle workers that would end with it."""
+        for number, slot in list(self._slots.items()):
+            if slot.domain == domain:
+                self._end(number, "its zygote's place was needed")
+        nursery = self._nurseries.pop(domain, None)
+        if nursery is not None:
+            assert self._tasks is not None
+            self._leaving.add(nursery)
+            self._tasks.start_soon(self._see_off, nursery)
+
+    async def _see_off(self, nursery: Nursery) -> None:
+        await nursery.aclose()
+        self._leaving.discard(nursery)
 
     async def _link(self, number: int) -> Link:
         slot = self._slots[number]
@@ -303,22 +329,29 @@ class WorkerPool:
     def _end(self, number: int, reason: str) -> None:
         self._placement.ended(number)
         slot = self._slots.get(number)
-        if slot is None:
+        if slot is None or slot.unwanted:
             return
         slot.unwanted = True
         self._count_cpu(slot)  # while it is there for certain
-        if slot.link is not None and slot.settled.is_set():
+        slot.starting.cancel()
+        if slot.link is not None:
             slot.link.end(reason)
 
     def _ended(self, number: int, link: Link) -> None:
-        slot = self._slots.pop(number, None)
+        slot = self._slots.get(number)
         if slot is not None:
             self._count_cpu(slot)  # of one that died it may be there still
             if not slot.unwanted:
                 self._census.worker_lost(self._placement.sessions_in(number))
         self._placement.ended(number)
         assert self._tasks is not None
-        self._tasks.start_soon(link.gone, _END_SECONDS_MAX)
+        self._tasks.start_soon(self._bury, number, link)
+
+    async def _bury(self, number: int, link: Link) -> None:
+        await ended_in_time(link.child, _END_SECONDS_MAX)
+        self._slots.pop(number, None)
+        self._processes.release()
+        link.gone.set()
 
     # -- watching ----------------------------------------------------------------------------------------
 
@@ -342,7 +375,7 @@ class WorkerPool:
 
     def _watch(self, slot: _Slot, now: int) -> None:
         link = slot.link
-        if link is None or not link.busy:
+        if link is None or link.lost is not None or not link.busy:
             return
         if link.overdue(now) is not None:
             link.read()  # our own loop may have been late
@@ -365,7 +398,7 @@ class WorkerPool:
 
     def _measure(self, now: int) -> None:
         for number, slot in self._slots.items():
-            if slot.link is not None:
+            if slot.link is not None and slot.link.lost is None:
                 self._placement.measured(number, slot.link.child.memory_bytes() or 0)
                 self._count_cpu(slot)
         for number in list(self._placement.too_large()):
@@ -390,7 +423,7 @@ class WorkerPool:
     # -- its life ----------------------------------------------------------------------------------------
 
     async def aclose(self) -> None:
-        """End every session, every worker and every zygote. Safe to call again."""
+        """End every session, worker and zygote, and whatever is being started. Safe to call again."""
         tasks = self._tasks
         if self._closed or tasks is None:
             return
@@ -398,8 +431,9 @@ class WorkerPool:
         self._placement.drain()
         with anyio.CancelScope(shield=True):
             self._end_all(self._slots, "the pool is closed")
-            for nursery in self._nurseries.values():
-                await nursery.aclose()
+            async with anyio.create_task_group() as ends:
+                for nursery in self.nurseries:
+                    ends.start_soon(nursery.aclose)
         if self._supervising is not None:
             self._supervising.cancel()
         await tasks.__aexit__(None, None, None)

@@ -16,7 +16,7 @@ from rlm_wasm.sandbox.text import LaidOut
 from rlm_wasm.worker.answers import Answer
 from rlm_wasm.worker.charge import lost_result
 from rlm_wasm.worker.commands import Done, Load, Open, Report
-from rlm_wasm.worker.host_session import HostSession
+from rlm_wasm.worker.host_session import CLOSE_SECONDS_MAX, HostSession
 from rlm_wasm.worker.link import Link
 from rlm_wasm.worker.result import CellResult
 from rlm_wasm.worker.shortage import typed
@@ -93,6 +93,13 @@ class ProcessSession(HostSession):
             # It was gone before the cell began.
             self.last_result = lost_result(lost, 0)
             return self.last_result
+
+    async def aclose(self) -> None:
+        """Free the guest, and wait until its place is free: with a process of its own, until that is gone."""
+        await super().aclose()
+        if self._alone:
+            with anyio.move_on_after(CLOSE_SECONDS_MAX):
+                await self._link.gone.wait()
 
     def _received(self, report: Report) -> None:
         super()._received(report)

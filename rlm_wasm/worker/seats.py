@@ -151,6 +151,8 @@ class Seats:
             return
         seat = self._seats.get(command.session)
         if seat is None:
+            if isinstance(command, Close):
+                self._tell_closed(command)
             return  # closed meanwhile; its sink has been told
         match command:
             case Load(name=name, value=value):
@@ -185,6 +187,7 @@ class Seats:
                     self._queue(command.session, seat)
             case Close():
                 self._close(command.session)
+                self._tell_closed(command)
 
     def _open(self, command: Open) -> None:
         try:
@@ -298,6 +301,12 @@ class Seats:
         except Exception:  # noqa: BLE001 - an event loop that is gone: nobody waits for this session
             if session in self._seats:
                 self._close(session)
+
+    @staticmethod
+    def _tell_closed(command: Close) -> None:
+        # An event loop that is gone: nobody waits for it.
+        with contextlib.suppress(Exception):
+            command.closed()
 
     def _close(self, session: SessionId) -> None:
         seat = self._seats.pop(session)

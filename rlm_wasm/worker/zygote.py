@@ -10,7 +10,8 @@
 The entry is a module with two functions, named when the zygote starts and never later:
 `warm()` runs in the zygote and uses everything that `serve` will, since a locked worker can import
 nothing; `serve(connection, report)` runs in each worker after lock-down, on its only thread, and the
-process ends when it returns. `start` blocks for some hundred milliseconds: call it off the event loop.
+process ends when it returns. `start` blocks for some hundred milliseconds, `launch` for some tens: call
+them off the event loop.
 
 `Spawned.pidfd` belongs to the caller: it is how to kill a worker for sure, and readable when it has
 ended. Everything that holds the zygote's lifetime is in here: when the host ends, however it ends,
@@ -55,6 +56,8 @@ class Zygote:
         self._next_number = 0
         self._gone: Gone | None = None
         self._told_gone = False
+        # Whether it has said that it is ready.
+        self.serves = False
         # Those that each worker of it has, or that are missing; known once it has started.
         self.layers: tuple[Finding, ...] = ()
 
@@ -67,13 +70,32 @@ class Zygote:
             ArtifactError: no guest is built, or its files are not what was built.
             ZygoteGone: it did not start.
         """
+        zygote = cls.launch(entry, limits, required=required)
+        try:
+            zygote.ready(START_SECONDS_MAX)
+        except BaseException:
+            zygote.kill()  # it notices no closed socket while it starts
+            zygote.close()
+            raise
+        return zygote
+
+    @classmethod
+    def launch(cls, entry: str, limits: ProcessLimits, *, required: Iterable[str]) -> Zygote:
+        """Start a zygote's process and tell it what it is for; `ready` says when it has come so far.
+
+        Raises:
+            ArtifactError: no guest is built, or its files are not what was built.
+            OSError or ZygoteGone: it could not be started.
+        """
         required = frozenset(required)
         if unknown := required - set(LAYERS):
             raise InternalError(f"no layers of a lock-down: {', '.join(sorted(unknown))}")
+        artifacts = guest_files()
         zygote = cls(*launch())
         try:
-            zygote._begin(entry, limits, required, guest_files())
+            zygote._begin(entry, limits, required, artifacts)
         except BaseException:
+            zygote.kill()
             zygote.close()
             raise
         return zygote
@@ -149,33 +171,39 @@ class Zygote:
         """End it now, and every worker of it, whatever it does. `close` is still to be called."""
         self._process.kill()
 
-    def close(self) -> None:
-        """End the zygote and every worker of it, and reap it. Safe to call again."""
+    def hang_up(self) -> None:
+        """Close the socket, whereupon the zygote ends, and every worker of it. `ended` says when."""
         self._gone = self._gone or Gone("closed")
         self._told_gone = True
         self._channel.close()
+
+    def ended(self) -> bool:
+        """Whether its process has ended; it is reaped then."""
+        return self._process.poll() is not None
+
+    def close(self) -> None:
+        """End the zygote and every worker of it, and reap it. Safe to call again."""
+        self.hang_up()
         try:
             self._process.wait(CLOSE_SECONDS_MAX)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
 
-    def _begin(
-        self, entry: str, limits: ProcessLimits, required: Iterable[str], artifacts: GuestFiles
-    ) -> None:
-        facts = dataclasses.asdict(artifacts.guest.facts)
-        start: dict[str, Any] = {
-            "type": "start",
-            "entry": entry,
-            "folder": str(artifacts.guest.folder),
-            "facts": facts,
-            "limits": dataclasses.asdict(limits),
-            "required": sorted(required),
-        }
-        self._channel.settimeout(START_SECONDS_MAX)
+    def ready(self, seconds_max: float = 0) -> bool:
+        """Whether it has said that it is ready; does not wait for that if not told to.
+
+        Raises:
+            LockdownError: a required layer is missing here.
+            ZygoteGone: it did not start.
+        """
+        if self.serves:
+            return True
         try:
-            messages.send(self._channel, start, [artifacts.code.fd, artifacts.image.fd])
+            self._channel.settimeout(seconds_max)
             packet = messages.receive(self._channel)
+        except BlockingIOError:
+            return False
         except (OSError, ValueError) as error:
             raise ZygoteGone(f"the zygote did not start: {error}") from error
         if packet is None:
@@ -191,6 +219,26 @@ class Zygote:
         try:
             self.layers = layers_of(document)
         except ValueError as error:
+            raise ZygoteGone(f"the zygote did not start: {error}") from error
+        self.serves = True
+        return True
+
+    def _begin(
+        self, entry: str, limits: ProcessLimits, required: Iterable[str], artifacts: GuestFiles
+    ) -> None:
+        facts = dataclasses.asdict(artifacts.guest.facts)
+        start: dict[str, Any] = {
+            "type": "start",
+            "entry": entry,
+            "folder": str(artifacts.guest.folder),
+            "facts": facts,
+            "limits": dataclasses.asdict(limits),
+            "required": sorted(required),
+        }
+        self._channel.settimeout(SEND_SECONDS_MAX)
+        try:
+            messages.send(self._channel, start, [artifacts.code.fd, artifacts.image.fd])
+        except (OSError, ValueError) as error:
             raise ZygoteGone(f"the zygote did not start: {error}") from error
 
     def _lose(self, reason: str) -> None:

@@ -24,6 +24,7 @@ from rlm_wasm.sandbox.session import Cell
 from rlm_wasm.wire import worker_messages as m
 from rlm_wasm.worker.child import Child
 from rlm_wasm.worker.link import Link
+from rlm_wasm.worker.patience import ended_in_time
 from rlm_wasm.worker.process import ProcessSession
 from tests.support.pool_facts import alive, until
 from tests.support.sandbox_facts import boundary_limits, cell_limits, session_limits
@@ -100,7 +101,7 @@ async def _attacked(attack: Callable[[Attacker], object], *, snapshot: bool = Fa
                 finally:
                     link.end("the test is over")
         assert len(attacker.ended) == 1
-        assert await link.gone(5)
+        assert await ended_in_time(link.child, 5)
     finally:
         attacker.close()
     return found

@@ -65,6 +65,14 @@ def alive(child: Child) -> bool:
     return Path(f"/proc/{child.pid}").exists()
 
 
+def running(pid: int) -> bool:
+    """Whether the process has not ended: a zombie has."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 async def until(condition: Callable[[], object], seconds_max: float = 10) -> None:
     """Wait for what another process does."""
     with anyio.fail_after(seconds_max):

@@ -156,7 +156,7 @@ async def test_the_pool_tells_what_there_is_and_what_was_refused() -> None:
     metrics = consistent(sandbox.metrics())
     found = scraped(metrics)
     assert {key[1]: value for key, value in found.items() if key[0] == "rlm_wasm_pool_refusals_total"} == {
-        "workers": 0, "sessions": 1, "memory": 0, "pressure": 1, "closing": 0,
+        "workers": 0, "zygotes": 0, "sessions": 1, "memory": 0, "pressure": 1, "closing": 0,
     }  # fmt: skip
     assert found["rlm_wasm_pool_workers",] == found["rlm_wasm_pool_sessions",] == 0
     assert found["rlm_wasm_pool_zygotes",] == 0

@@ -162,13 +162,45 @@ def test_a_session_leaves_once():
     assert not books.left(worker)  # it went with its worker
 
 
+@pytest.mark.threat("T-111")
+@pytest.mark.parametrize("isolation", ["tenant", "session"])
+def test_a_zygote_in_use_is_never_retired_and_the_next_tenant_is_refused(isolation: Isolation) -> None:
+    books = placement(isolation, zygotes_max=2)
+    first, second = books.place("a", 0), books.place("b", 0)
+    assert first.instead_of_zygote is second.instead_of_zygote is None
+    with pytest.raises(Overloaded, match="all 2 zygotes are in use") as caught:
+        books.place("c", 0)
+    assert "workers.zygotes_max" in str(caught.value.hint)
+    assert books.refusals["zygotes"] == 1
+    assert books.place("a", 0).fresh  # there is one for it
+    books.left(second.worker)
+    assert books.place("c", 0).instead_of_zygote == "b"
+    with pytest.raises(Overloaded):
+        books.place("b", 0)
+
+
+def test_the_zygote_least_used_out_goes_first_and_its_idle_workers_with_it():
+    books = placement("tenant", zygotes_max=2, workers_max=2)
+    first = books.place("a", 0)
+    books.left(first.worker)
+    second = books.place("b", 0)
+    books.left(second.worker)
+    books.left(books.place("a", 0).worker)
+    third = books.place("c", 0)
+    assert (third.instead_of, third.instead_of_zygote) == (None, "a")
+    assert books.workers == 2
+    # Its books are closed: what its workers still do moves nothing.
+    assert not books.left(first.worker)
+
+
+@pytest.mark.threat("T-111")
 @pytest.mark.parametrize("isolation", ["shared", "tenant", "session"])
 @pytest.mark.parametrize("seed", range(15))
 def test_the_books_agree_with_a_model_over_random_histories(isolation, seed):
     draw = random.Random(seed)
     limits = worker_limits(
         workers_max=4, sessions_max=12, sessions_per_worker_max=4, worker_sessions_total_max=9,
-        worker_age_ms_max=50,
+        worker_age_ms_max=50, zygotes_max=2 + seed % 2,
     )  # fmt: skip
     model = _Model(isolation, limits)
     for now in range(400):
@@ -185,6 +217,8 @@ class _Model:
         self.sessions: list[tuple[int, str]] = []
         self.alive: set[int] = set()
         self.ever: set[int] = set()
+        self.whose: dict[int, str] = {}
+        self.zygotes: set[str] = set()
 
     def step(self, draw: random.Random, now: int) -> None:
         match draw.randrange(10):
@@ -204,17 +238,27 @@ class _Model:
         assert self.books.workers == len(self.alive) <= self.limits.workers_max
 
     def _place(self, tenant: str, now: int) -> None:
+        domain = "" if self.isolation == "shared" else tenant
         try:
             place = self.books.place(tenant, now)
         except Overloaded:
             full = len(self.sessions) >= self.limits.sessions_max
-            assert full or len(self.alive) == self.limits.workers_max
+            in_use = {self.whose[where] for where, _ in self.sessions}
+            no_zygote = domain not in self.zygotes and len(self.zygotes & in_use) == self.limits.zygotes_max
+            assert full or len(self.alive) == self.limits.workers_max or no_zygote
             return
+        if place.instead_of_zygote is not None:
+            assert all(self.whose[where] != place.instead_of_zygote for where, _ in self.sessions)
+            self.zygotes.remove(place.instead_of_zygote)
+            self.alive -= {number for number in self.alive if self.whose[number] == place.instead_of_zygote}
         if place.instead_of is not None:
             assert all(where != place.instead_of for where, _ in self.sessions)
             self.alive.discard(place.instead_of)
         assert place.fresh == (place.worker not in self.alive)
         assert not place.fresh or place.worker not in self.ever
+        self.whose[place.worker] = domain
+        self.zygotes.add(domain)
+        assert len(self.zygotes) <= self.limits.zygotes_max
         self.alive.add(place.worker)
         self.ever.add(place.worker)
         self.sessions.append((place.worker, tenant))

@@ -220,7 +220,8 @@ async def test_a_loop_that_watches_no_more_descriptors_ends_neither_pool_nor_zyg
     async with pool("session") as made:
 
         async def refusing(fd: Any) -> None:
-            if fd in [keeper._zygote.fileno() for keeper in made.nurseries if keeper._zygote is not None]:
+            lives = [keeper._life for keeper in made.nurseries]
+            if fd in [life.zygote.fileno() for life in lives if life is not None and life.zygote is not None]:
                 refused.add("zygote")
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if "pidfd" in os.readlink(f"/proc/self/fd/{fd}"):
