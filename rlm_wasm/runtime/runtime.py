@@ -113,6 +113,8 @@ class Runtime:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
         if self._home is not None:
+            if self._home.inherited:
+                return None
             self._home.check("the runtime")
         try:
             return await self._stack.__aexit__(kind, error, trace)

@@ -140,6 +140,8 @@ class Sandbox:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._home is not None:
+            if self._home.inherited:
+                return
             self._home.check("the sandbox")
         try:
             await self._worker.__aexit__(kind, error, trace)

@@ -29,11 +29,14 @@ class Inherited(Protocol):
         """Give up what is the parent's and refuse to be used. Called in the child; raises nothing."""
 
 
-# Whoever holds one of these may run a guest.
+# Whoever holds one of these may run a guest. They change only under the door.
 _batons: Final[set[threading.Lock]] = set()
+_door: Final = threading.Lock()
 # Of whole modules. One that is named later may be held while an earlier one is wanted.
 _locks: Final[list[threading.Lock]] = []
+# What the thread that forks has got, and whether that is all of them.
 _held: Final[list[threading.Lock]] = []
+_whole = True
 _inherited: Final[weakref.WeakSet[Inherited]] = weakref.WeakSet()
 _lineage = 0
 _torn = False
@@ -48,12 +51,14 @@ def module_lock() -> threading.Lock:
 
 def add_baton(baton: threading.Lock) -> None:
     """Have forks wait for a lock that is held while a guest runs."""
-    _batons.add(baton)
+    with _door:
+        _batons.add(baton)
 
 
 def drop_baton(baton: threading.Lock) -> None:
     """No guest runs under it any more."""
-    _batons.discard(baton)
+    with _door:
+        _batons.discard(baton)
 
 
 def disown_in_child(held: Inherited) -> None:
@@ -81,10 +86,16 @@ def require_whole() -> None:
 
 
 def _before() -> None:
+    global _whole
     until = monotonic() + HOLD_SECONDS_MAX
-    for lock in (*_batons, *reversed(_locks)):
-        if lock.acquire(timeout=max(0.0, until - monotonic())):
-            _held.append(lock)
+    _whole = _hold(_door, until) and all(_hold(lock, until) for lock in (*_batons, *reversed(_locks)))
+
+
+def _hold(lock: threading.Lock, until: float) -> bool:
+    if not lock.acquire(timeout=max(0.0, until - monotonic())):
+        return False
+    _held.append(lock)
+    return True
 
 
 def _in_parent() -> None:
@@ -95,10 +106,10 @@ def _in_parent() -> None:
 def _in_child() -> None:
     global _lineage, _torn
     _lineage += 1
-    _torn = _torn or len(_held) < len(_batons) + len(_locks)
+    _torn = _torn or not _whole
     _held.clear()
     _batons.clear()
-    for lock in _locks:
+    for lock in (_door, *_locks):
         if lock.locked():  # by us, or by a thread that is not here
             lock.release()
     for held in list(_inherited):

@@ -12,29 +12,44 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from rlm_wasm.core.lockdown import Grade
+from rlm_wasm.sandbox import forks
 
 _CLOCK_TICKS: Final = os.sysconf("SC_CLK_TCK")
 # CPUCLOCK_SCHED of the kernel's include/linux/posix-timers.h: what all threads of a process ran.
 _CPU_CLOCK: Final = 2
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Child:
     """A process that serves sessions. Whoever forked it reaps it; the pidfd names no other, ever."""
 
     pid: int
-    pidfd: int
+    pidfd: int  # -1: another process's, which this one was forked from
     connection: socket.socket
     # What stands around it, as far as is known.
     grade: Grade = field(default=Grade.PARTIAL, kw_only=True)
 
+    def __post_init__(self) -> None:
+        forks.disown_in_child(self)
+
+    def disown(self) -> None:
+        """Let go of it without ending it: it is the parent's of this process."""
+        pidfd, self.pidfd = self.pidfd, -1
+        with contextlib.suppress(OSError):
+            self.connection.close()
+            os.close(pidfd)
+
     def kill(self) -> None:
         """End the process now, whatever it does. Safe when it has ended."""
+        if self.pidfd < 0:
+            return
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
     def ended(self) -> bool:
         """Whether the process has ended."""
+        if self.pidfd < 0:
+            return True
         poll = select.poll()
         poll.register(self.pidfd, select.POLLIN)
         return bool(poll.poll(0))
@@ -42,7 +57,8 @@ class Child:
     def close(self) -> None:
         """Close the descriptors; the process must have been told to end."""
         self.connection.close()
-        os.close(self.pidfd)
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
 
     def memory_bytes(self) -> int | None:
         """Return the memory that is the process's own, page tables too; None if the kernel does not say."""

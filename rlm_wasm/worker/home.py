@@ -28,13 +28,18 @@ class Home:
             asyncio._get_running_loop if isinstance(self._loop, asyncio.AbstractEventLoop) else _running
         )
 
+    @property
+    def inherited(self) -> bool:
+        """Whether this process is a fork of the one it belongs to, so that nothing is to be closed here."""
+        return forks.lineage() != self._lineage
+
     def check(self, what: str) -> None:
         """Check that this is where `what` belongs.
 
         Raises:
             UsageError: another event loop runs here, or none, or this is a fork of that process.
         """
-        if forks.lineage() != self._lineage:
+        if self.inherited:
             raise UsageError(
                 f"{what} belongs to the process that this one was forked from",
                 hint="open a sandbox or a runtime of its own in each process",

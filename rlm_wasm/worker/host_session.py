@@ -139,6 +139,8 @@ class HostSession:
 
     async def aclose(self) -> None:
         """Free the guest, and wait until its place is free, at most CLOSE_SECONDS_MAX. Safe to call again."""
+        if self._home.inherited:
+            return  # nothing of it is here
         self.abandon()
         if not self._freed.is_set():
             self._home.check("the session")
@@ -147,7 +149,7 @@ class HostSession:
 
     def abandon(self) -> None:
         """Free the guest without waiting for anything. Safe to call again, and after the worker closed."""
-        if not self._closed:
+        if not self._closed and not self._home.inherited:
             self._home.check("the session")
             self._closed = True
             try:

@@ -53,7 +53,7 @@ class _Birth:
     abandoned: bool = False
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Born(Child):
     """A child whose birth is remembered."""
 

@@ -97,7 +97,7 @@ class ProcessSession(HostSession):
     async def aclose(self) -> None:
         """Free the guest, and wait until its place is free: with a process of its own, until that is gone."""
         await super().aclose()
-        if self._alone:
+        if self._alone and not self._home.inherited:
             with anyio.move_on_after(CLOSE_SECONDS_MAX):
                 await self._link.gone.wait()
 

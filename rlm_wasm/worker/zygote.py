@@ -15,7 +15,7 @@ them off the event loop.
 
 `Spawned.pidfd` belongs to the caller: it is how to kill a worker for sure, and readable when it has
 ended. Everything that holds the zygote's lifetime is in here: when the host ends, however it ends,
-the socket closes, the zygote ends, and the kernel ends its workers with it.
+the zygote sees its socket or its process end, and ends, and the kernel ends its workers with it.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ from typing import Any, Final
 
 from rlm_wasm.core.lockdown import Grade, grade_of
 from rlm_wasm.errors import InternalError, LockdownError
+from rlm_wasm.sandbox import forks
 from rlm_wasm.worker import zygote_messages as messages
 from rlm_wasm.worker.child import cpu_ms_of
 from rlm_wasm.worker.guest_files import GuestFiles, guest_files
 from rlm_wasm.worker.lockdown.report import LAYERS, Finding
 from rlm_wasm.worker.lockdown.rlimits import ProcessLimits
-from rlm_wasm.worker.zygote_launch import launch
+from rlm_wasm.worker.zygote_launch import disown, launch
 from rlm_wasm.worker.zygote_reports import Gone, Report, ZygoteGone, layers_of, report_of
 
 START_SECONDS_MAX: Final = 30.0
@@ -60,6 +61,12 @@ class Zygote:
         self.serves = False
         # Those that each worker of it has, or that are missing; known once it has started.
         self.layers: tuple[Finding, ...] = ()
+        forks.disown_in_child(self)
+
+    def disown(self) -> None:
+        """Let go of it without ending it: it is the parent's of this process."""
+        self._gone, self._told_gone = Gone("it is another process's"), True
+        disown(self._process, self._channel)
 
     @classmethod
     def start(cls, entry: str, limits: ProcessLimits, *, required: Iterable[str]) -> Zygote:

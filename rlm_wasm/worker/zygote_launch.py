@@ -6,6 +6,7 @@ It waits there to be told what it is for, so that it can be started before that 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
 import socket
@@ -21,7 +22,7 @@ from rlm_wasm.worker.zygote_reports import ZygoteGone
 # Isolated, without site: no variable, no .pth file and no user folder decides what is loaded.
 _BOOT: Final = (
     "import json, sys; sys.path += [p for p in json.loads(sys.argv[1]) if p not in sys.path]; "
-    "from {module} import main; main(int(sys.argv[2]))"
+    "from {module} import main; main(int(sys.argv[2]), int(sys.argv[3]))"
 )
 _ZYGOTE: Final = "rlm_wasm.worker.zygote_process"
 
@@ -45,6 +46,21 @@ def prelaunch() -> None:
             _launched.append(_launch())
             atexit.register(_discard_launched)
     guest_files()
+
+
+def disown(process: subprocess.Popen[bytes], channel: socket.socket) -> None:
+    """In the child of a fork: let go of a process of the parent's without ending it."""
+    process.returncode = 0  # to whoever waits for it here, or ends it, it has ended
+    with contextlib.suppress(OSError):
+        channel.close()
+
+
+def _disown_launched() -> None:
+    while _launched:
+        disown(*_launched.pop())
+
+
+os.register_at_fork(after_in_child=_disown_launched)
 
 
 def _discard_launched() -> None:
@@ -78,7 +94,9 @@ def _launch() -> tuple[subprocess.Popen[bytes], socket.socket]:
 
 
 def execute(channel: socket.socket, module: str) -> subprocess.Popen[bytes]:
-    """Start an interpreter of nobody's environment that runs `main` of a module of ours on a socket.
+    """Start an interpreter of nobody's environment that runs `main(socket, host)` of a module of ours.
+
+    `host` is a pidfd of this process.
 
     Raises:
         OSError or ZygoteGone: it could not be started.
@@ -87,16 +105,22 @@ def execute(channel: socket.socket, module: str) -> subprocess.Popen[bytes]:
         raise ZygoteGone("this Python does not know its own executable")
     package = str(Path(__file__).resolve().parents[2])
     paths = [package, *(os.path.abspath(path) for path in sys.path if path and os.path.isdir(path))]
-    boot = _BOOT.format(module=module)
-    return subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", boot, json.dumps(paths), str(channel.fileno())],
-        env={},
-        cwd="/",
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        close_fds=True,
-        pass_fds=(channel.fileno(),),
-        # Ctrl-C in a terminal goes to the host, which decides.
-        start_new_session=True,
-    )
+    # A fork of this process has a copy of every socket, so that no end of ours closes one. This tells of it.
+    host = os.pidfd_open(os.getpid())
+    try:
+        passed = (channel.fileno(), host)
+        boot = _BOOT.format(module=module)
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", boot, json.dumps(paths), *map(str, passed)],
+            env={},
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            close_fds=True,
+            pass_fds=passed,
+            # Ctrl-C in a terminal goes to the host, which decides.
+            start_new_session=True,
+        )
+    finally:
+        os.close(host)

@@ -52,15 +52,15 @@ class _Settled:
     required: frozenset[str]
 
 
-def main(channel_fd: int) -> NoReturn:
-    """Run the zygote on the host's socket until the host closes it."""
+def main(channel_fd: int, host: int) -> NoReturn:
+    """Run the zygote on the host's socket until the host closes it, or its process, by the pidfd, is over."""
     status = EXIT_FAILED
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         os.environ.clear()  # CPython itself adds LC_CTYPE to an empty one
         channel = socket.socket(fileno=channel_fd)
         try:
-            status = _outside(channel)
+            status = _outside(channel, host)
         except Exception as error:  # noqa: BLE001 - the host hears why, whatever it was
             _tell_failure(channel, error)
     finally:
@@ -75,11 +75,11 @@ def _tell_failure(channel: socket.socket, error: Exception) -> None:
         messages.send(channel, document)
 
 
-def _outside(channel: socket.socket) -> int:
+def _outside(channel: socket.socket, host: int) -> int:
     """Enter the namespaces, fork the zygote proper, and return its exit code when it ends."""
     # While the host still reads its policy: modules take longer to import than all that follows.
     importlib.import_module("rlm_wasm.worker.serving")
-    packet = messages.receive(channel)
+    packet = None if _over(host, channel.fileno()) else messages.receive(channel)
     if packet is None:
         return EXIT_FAILED
     if packet.fds_lost:
@@ -90,12 +90,23 @@ def _outside(channel: socket.socket) -> int:
     me = os.getpid()
     inner = os.fork()
     if inner == 0:
+        os.close(host)
         _inside(channel, start, fds, findings, me)
     channel.close()
     for fd in fds:
         os.close(fd)
+    if _over(host, os.pidfd_open(inner)):
+        return EXIT_FAILED  # and the kernel ends the zygote proper, whose parent this is
     _, status = os.waitpid(inner, 0)
     return os.waitstatus_to_exitcode(status) & 0x7F
+
+
+def _over(host: int, fd: int) -> bool:
+    """Wait until `fd` is readable or the host has ended; return whether it has."""
+    poll = select.poll()
+    poll.register(host, select.POLLIN)
+    poll.register(fd, select.POLLIN)
+    return any(ready == host for ready, _ in poll.poll())
 
 
 def _inside(

@@ -22,10 +22,11 @@ _EXIT_FAILED: Final = 72
 _FREE_FD: Final = layers.WORDS_FD + 1
 
 
-def main(channel_fd: int) -> NoReturn:
+def main(channel_fd: int, host: int) -> NoReturn:
     """Lock a child down and have it tell what came of it; or tell why that cannot be."""
     status = _EXIT_FAILED
     try:
+        os.close(host)  # it ends soon, whether the host does or not
         os.environ.clear()  # CPython itself adds LC_CTYPE to an empty one
         try:
             findings = layers.enter_namespaces(())
