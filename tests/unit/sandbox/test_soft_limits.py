@@ -207,8 +207,8 @@ def test_a_cancellation_counts_for_a_cell_that_ignored_an_earlier_interrupt(sess
 @guest
 @pytest.mark.threat("T-121")
 def test_many_short_sleeps_take_the_time_that_they_take_on_the_wall(make_session):
-    """Each takes a fraction of a millisecond more than it asks for: ten thousand are ten seconds."""
+    """Each takes a fraction of a millisecond more than it asks for: here ten times as long."""
     session = make_session(clock="real")
-    end = _end(session, "import time\nwhile True: time.sleep(1e-3)", cell_limits(wall_ms_max=500))
-    assert isinstance(end.soft, DeadlineExceeded)
-    assert end.executed_ns < 200_000_000
+    source = "import time\nwhile True: time.sleep(1e-4)"
+    result = run_cell(session, source, wall_ms_max=500, sleep_ms_max=1_000)
+    assert "ran longer than 500 ms" in str(result.error)
