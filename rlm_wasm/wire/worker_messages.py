@@ -14,7 +14,7 @@ import msgspec
 
 from rlm_wasm import errors
 from rlm_wasm.core.limits import BoundaryLimits, CellLimits, SessionLimits
-from rlm_wasm.errors import BoundaryViolation, GuestError, GuestException, InternalError, RlmWasmError
+from rlm_wasm.errors import BoundaryViolation, GuestError, GuestException, RlmWasmError
 
 # Bounds that no honest report comes near; the caps of a cell's own limits are checked by who knows them.
 _NAME_CHARS_MAX: Final = 256
@@ -259,22 +259,37 @@ def encode_error(error: RlmWasmError) -> ErrorReport:
             guest_type=_text(error.type_name, _NAME_CHARS_MAX),
             guest_message=_text(error.guest_message, TRACEBACK_CHARS_MAX),
         )
-    kind = next((base.__name__ for base in type(error).__mro__ if base.__name__ in _ERRORS), "InternalError")
-    return ErrorReport(kind=kind, message=message, hint=hint, traceback=traceback)
+    return ErrorReport(kind=kind_of(error), message=message, hint=hint, traceback=traceback)
+
+
+def kind_of(error: RlmWasmError) -> str:
+    """Return the name by which a report speaks of an error."""
+    if isinstance(error, GuestException):
+        return "GuestException"
+    named = (base.__name__ for base in type(error).__mro__ if base.__name__ in _ERRORS)
+    # Of another class of a caller's own: the reason why it ends a cell.
+    return next(named, "CellCancelled" if isinstance(error, GuestError) else "InternalError")
 
 
 def decode_error(report: ErrorReport) -> RlmWasmError:
-    """Return the error that a report speaks of. Raises BoundaryViolation if there is none of that name."""
+    """Return the error that a report speaks of. Raises BoundaryViolation if there is none of that name.
+
+    Which of them a worker may speak of at all, and what its host makes of that, is `worker/endings.py`.
+    """
     if report.kind == "GuestException":
         return GuestException(report.guest_type, report.guest_message, report.traceback)
     kind = _ERRORS.get(report.kind)
     if kind is None:
         raise BoundaryViolation("a report names no error of ours")
+    hint = None if report.hint is None else _line(report.hint)
     if issubclass(kind, GuestError):
-        return kind(report.message, hint=report.hint, traceback=report.traceback)
-    if kind is InternalError:
-        return InternalError(f"in a worker: {report.message}", hint=report.hint)
-    return kind(report.message, hint=report.hint)
+        return kind(_line(report.message), hint=hint, traceback=report.traceback)
+    return kind(_line(report.message), hint=hint)
+
+
+def _line(text: str) -> str:
+    """Return a sentence of ours as one line that any terminal can show: a worker may say anything."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
 def _text(text: str, chars_max: int) -> str:

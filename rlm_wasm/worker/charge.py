@@ -12,6 +12,8 @@ from rlm_wasm.worker.result import CellResult
 
 # Twice what any guest was measured to use. A cell whose worker is gone is charged what it could have used.
 FUEL_PER_NS_MAX: Final = 25
+# And what memory that grew and calls of the host may be charged at once, however little time that took.
+FUEL_AT_ONCE_MAX: Final = 2_000_000_000
 
 
 @dataclass(slots=True)
@@ -39,12 +41,17 @@ class Charge:
         return self.executed_ns if self.waits else self.executed_ns + now_ns - self.since_ns
 
     def ended(self, done: Done, now_ns: int) -> Done:
-        """Return a worker's report without more time than there was: what it says is not to be believed."""
+        """Return a worker's report without more time or fuel than there was: its word is not believed."""
         self.pause(now_ns)
         result = done.result
-        if result is None or result.executed_ns <= self.executed_ns:
+        if result is None:
             return done
-        return replace(done, result=replace(result, executed_ns=self.executed_ns))
+        fuel_max = FUEL_AT_ONCE_MAX + FUEL_PER_NS_MAX * self.executed_ns
+        if result.executed_ns <= self.executed_ns and result.fuel_used <= fuel_max:
+            return done
+        executed_ns = min(result.executed_ns, self.executed_ns)
+        fuel_used = min(result.fuel_used, fuel_max)
+        return replace(done, result=replace(result, executed_ns=executed_ns, fuel_used=fuel_used))
 
     def lost(self, error: WorkerLost, now_ns: int) -> CellResult:
         """Return what the cell came to: its worker is gone."""

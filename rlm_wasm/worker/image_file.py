@@ -39,15 +39,14 @@ def write_runs(runs: Runs) -> MemoryFile:
     return MemoryFile.of_parts("rlm-runs", size, parts())
 
 
-def check_file(fd: int, *, bytes_max: int) -> None:
-    """Check that a file from another process is a memory file that nobody can change any more.
+def check_file(fd: int, count: int, size: int) -> None:
+    """Check that a file from another process is an image of so many runs that nobody can change any more.
 
     Raises:
-        ArtifactError: it is not, or it is larger than `bytes_max`.
+        ArtifactError: it is not.
     """
     check_sealed(fd)
-    if os.fstat(fd).st_size > bytes_max:
-        raise ArtifactError("an image is larger than its session can be")
+    _table(fd, count, size)
 
 
 def read_runs(fd: int, count: int, size: int) -> Runs:
@@ -56,24 +55,29 @@ def read_runs(fd: int, count: int, size: int) -> Runs:
     Raises:
         ArtifactError: the file does not hold what it should.
     """
+    runs = []
+    at = _RUN.size * count
+    for offset, length in _table(fd, count, size):
+        runs.append((offset, _read(fd, length, at)))
+        at += length
+    return tuple(runs)
+
+
+def _table(fd: int, count: int, size: int) -> list[tuple[int, int]]:
     total = os.fstat(fd).st_size
     table = _RUN.size * count
     if count > size // _PAGE or total < table or total > table + size:
         raise ArtifactError("an image is longer or shorter than it says")
     entries = list(_RUN.iter_unpack(_read(fd, table, 0)))
-    runs = []
     at, end = table, 0
     for offset, length in entries:
         if offset % _PAGE or length % _PAGE or length == 0 or offset < end or offset + length > size:
             raise ArtifactError("an image has a run outside its memory")
-        if at + length > total:
-            raise ArtifactError("an image is shorter than it says")
-        runs.append((offset, _read(fd, length, at)))
         at += length
         end = offset + length
     if at != total:
-        raise ArtifactError("an image is longer than it says")
-    return tuple(runs)
+        raise ArtifactError("an image is longer or shorter than it says")
+    return entries
 
 
 def _read(fd: int, length: int, offset: int) -> bytes:

@@ -30,6 +30,7 @@ from rlm_wasm.worker import commands as c
 from rlm_wasm.worker.charge import Charge
 from rlm_wasm.worker.child import Child
 from rlm_wasm.worker.debts import Debts, Owed
+from rlm_wasm.worker.endings import Operation, error_of
 from rlm_wasm.worker.frames import Channel, Frame, FrameError, PeerGone, close_files
 from rlm_wasm.worker.image_file import WorkerImage, check_file, next_image_number
 from rlm_wasm.worker.protocol import Protocol, State
@@ -143,25 +144,25 @@ class Link:
             case c.Load(value=value):
                 return self._load(command, value)
             case c.Run(session=session, cell=cell, checkpoint_bytes_max=bytes_max):
-                operation = self._protocol.beginning(session, cell=cell.limits)
+                operation = self._protocol.beginning(session, Operation.RUN, cell=cell.limits)
                 now = monotonic_ns()
                 self._running[session] = charge = Charge(cell.limits, now)
                 self._owe(session, Owed.RUNNING, now, charge=charge)
                 source = cell.source.encode("utf-8", "replace").decode()
                 message = m.RunCell(session, operation, source, cell.limits, cell.report_variables, bytes_max)
             case c.Rebase(session=session):
-                message = m.RebaseSession(session, self._protocol.beginning(session))
+                message = m.RebaseSession(session, self._protocol.beginning(session, Operation.REBASE))
                 self._owe(session, Owed.REBASING, monotonic_ns())
             case c.TakeSnapshot(session=session):
-                message = m.SnapshotSession(session, self._protocol.beginning(session, wants_image=True))
+                message = m.SnapshotSession(session, self._protocol.beginning(session, Operation.IMAGE))
                 self._owe(session, Owed.IMAGING, monotonic_ns())
             case c.Interrupt(session=session):
-                if self._protocol.state(session) in (None, State.CLOSING):
+                if not self._protocol.interrupting(session):
                     return None, None
                 message = m.InterruptCell(session)
                 self._debts.interrupted(session, monotonic_ns(), self._protocol.limits(session))
             case c.Stop(session=session, error=error):
-                if not self._protocol.stopping(session):
+                if not self._protocol.stopping(session, error):
                     return None, None
                 self._owe(session, Owed.STOPPING, monotonic_ns())
                 message = m.StopOperation(session, m.encode_error(error))
@@ -195,7 +196,7 @@ class Link:
     def _load(self, command: c.Load, value: object) -> tuple[m.LoadValue, MemoryFile | None]:
         if not isinstance(value, LaidOut):
             raise InternalError("a value that was not laid out")
-        operation = self._protocol.beginning(command.session)
+        operation = self._protocol.beginning(command.session, Operation.LOAD)
         size = value.units * value.encoding.bytes_per_unit
         self._owe(command.session, Owed.LOADING, monotonic_ns(), bytes_max=size)
         message = m.LoadValue(
@@ -323,6 +324,8 @@ class Link:
                 running = self._running.pop(session, None)
                 if running is not None:
                     done = running.ended(done, self.heard_ns)
+                    if isinstance(done.error, WorkerLost):
+                        done = c.Done(result=running.lost(done.error, self.heard_ns))
                 state = self._protocol.state(session)
                 if state is not State.CLOSING:
                     self._debts.paid(session)
@@ -341,14 +344,14 @@ class Link:
 
     def _done(self, report: m.OperationDone, file: MemoryFile | None) -> c.Done:
         if report.error is not None:
-            return c.Done(error=m.decode_error(report.error))
+            return c.Done(error=error_of(report.error, in_cell=report.session in self._running))
         if report.result is not None:
             return c.Done(result=result_of(report.result))
         if report.image is not None:
             if file is None:
                 return c.Done(error=HostExhausted("the host has no descriptor left for the image"))
             image = report.image
-            check_file(file.fd, bytes_max=image.size + 16 * image.runs)
+            check_file(file.fd, image.runs, image.size)
             return c.Done(
                 snapshot=WorkerImage(
                     next_image_number(), self.tenant, image.size, image.virtual_ns, image.runs, file

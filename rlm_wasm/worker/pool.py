@@ -19,9 +19,10 @@ from anyio.abc import TaskGroup
 from rlm_wasm.core.limits import BoundaryLimits, CellLimits, SessionLimits, WorkerLimits
 from rlm_wasm.core.lockdown import weakest
 from rlm_wasm.core.tenant import checked_tenant
-from rlm_wasm.errors import HostExhausted, Overloaded, RlmWasmError, UsageError, WorkerLost
+from rlm_wasm.errors import HostExhausted, Overloaded, PolicyError, RlmWasmError, UsageError, WorkerLost
 from rlm_wasm.ids import SessionId
 from rlm_wasm.worker.census import Census, PoolMetrics
+from rlm_wasm.worker.guest_files import guest_files
 from rlm_wasm.worker.image_file import WorkerImage
 from rlm_wasm.worker.link import Link
 from rlm_wasm.worker.liveness import hangs
@@ -197,6 +198,7 @@ class WorkerPool:
             self._tasks.start_soon(self._start, place.worker, slot, self._nursery(domain))
         try:
             link = await self._link(place.worker)
+            _require_room(limits, start)
         except BaseException:
             self._left(place.worker)
             raise
@@ -452,3 +454,12 @@ class WorkerPool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
+
+
+def _require_room(limits: SessionLimits, start: SessionImage | None) -> None:
+    """Check that a session's memory holds what it starts from. The guest was read when its zygote started."""
+    size = guest_files().guest.facts.image_bytes if start is None else start.size
+    if limits.memory_bytes_max < size:
+        raise PolicyError(
+            f"sandbox.memory_bytes_max is {limits.memory_bytes_max}, below the image's {size} bytes"
+        )

@@ -8,11 +8,11 @@ there are never more of them than the host allowed: a worker cannot flood, only 
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from rlm_wasm.core.limits import BoundaryLimits, CellLimits, SessionLimits
-from rlm_wasm.errors import BoundaryViolation, InternalError
+from rlm_wasm.errors import BoundaryViolation, CellCancelled, GuestError, InternalError, UsageError
 from rlm_wasm.sandbox.exchange import FLOOD_FACTOR
 from rlm_wasm.wire.worker_messages import (
     TRACEBACK_CHARS_MAX,
@@ -23,10 +23,14 @@ from rlm_wasm.wire.worker_messages import (
     Pong,
     Ready,
     SessionClosed,
+    kind_of,
 )
+from rlm_wasm.worker.endings import Operation, check_cell, check_error
 
 _PAGE_BYTES: Final = 65_536
 _RUN_BYTES: Final = 4_096
+# No session's clock gets so far, 36 years; from there it still counts in 64 bits for whoever starts from it.
+VIRTUAL_NS_MAX: Final = 1 << 60
 # What a report is beside its texts: numbers, names, the list of variables.
 _REPORT_BYTES_BESIDE: Final = 1 << 20
 # Text that came as bytes of the guest grows when what is no UTF-8 in it is replaced.
@@ -71,8 +75,11 @@ class _Entry:
     boundary: BoundaryLimits
     state: State = State.BUSY
     operation: int = 0
+    kind: Operation = Operation.OPEN
     cell: CellLimits | None = None
-    wants_image: bool = False
+    # What the host told the operation to end by, and whether an earlier one may have cost the session.
+    told: set[str] = field(default_factory=set)
+    lost: bool = False
     opened: bool = False
     asked: int = 0
     # One request and one end may be on their way when a session is stopped or closed.
@@ -105,6 +112,10 @@ class Protocol:
         """Whether a ping has not been answered."""
         return self._ping is not None
 
+    def kind(self, session: int) -> Operation:
+        """Return what a session that is there did last, or does."""
+        return self._entries[session].kind
+
     def state(self, session: int) -> State | None:
         """Return where a session is; None: there is none of this number."""
         entry = self._entries.get(session)
@@ -123,20 +134,23 @@ class Protocol:
         self._entries[session] = entry = _Entry(limits, boundary)
         return self._begin(entry)
 
-    def beginning(self, session: int, *, cell: CellLimits | None = None, wants_image: bool = False) -> int:
+    def beginning(self, session: int, kind: Operation, *, cell: CellLimits | None = None) -> int:
         """Note that an operation begins in an idle session; return its number."""
         entry = self._entries[session]
         if entry.state is not State.IDLE:
             raise InternalError(f"an operation begins in a session that is {entry.state.value}")
+        if (cell is None) == (kind is Operation.RUN):
+            raise InternalError("a cell has limits, and nothing else has")
         entry.state = State.BUSY if cell is None else State.RUNNING
+        entry.kind = kind
         entry.cell = cell
-        entry.wants_image = wants_image
         return self._begin(entry)
 
     def _begin(self, entry: _Entry) -> int:
         self._operations += 1
         entry.operation = self._operations
         entry.asked = entry.late = 0
+        entry.told.clear()
         return entry.operation
 
     def responding(self, session: int) -> bool:
@@ -147,11 +161,21 @@ class Protocol:
         entry.state = State.RUNNING
         return True
 
-    def stopping(self, session: int) -> bool:
+    def interrupting(self, session: int) -> bool:
+        """Note that a cell is asked to end; return False if there is nobody to ask."""
+        entry = self._entries.get(session)
+        if entry is None or entry.state is State.CLOSING:
+            return False
+        if entry.state in (State.RUNNING, State.WAITING):
+            entry.told.add(CellCancelled.__name__)
+        return True
+
+    def stopping(self, session: int, error: GuestError) -> bool:
         """Note that an operation is told to end; return False if there is none."""
         entry = self._entries.get(session)
         if entry is None or entry.state not in (State.BUSY, State.RUNNING, State.WAITING):
             return False
+        entry.told.add(kind_of(error))
         entry.late = int(entry.state is State.WAITING or entry.state is State.BUSY)
         entry.state = State.STOPPING
         return True
@@ -162,6 +186,7 @@ class Protocol:
         if entry is None or entry.state is State.CLOSING:
             return False
         entry.late = 0
+        entry.told.add(UsageError.__name__)  # which says that it was closed
         entry.state = State.CLOSING
         return True
 
@@ -228,23 +253,29 @@ class Protocol:
         # Done twice while closing: the number is used up.
         entry.operation = 0
         cell, entry.cell = entry.cell, None
-        wanted, entry.wants_image = entry.wants_image, False
         if report.error is not None:
             if report.result is not None or report.image is not None:
                 raise BoundaryViolation("an error with a result")
+            check_error(entry.kind, report.error, entry.told, lost=entry.lost)
+            entry.lost = True
             if not entry.opened and entry.state is State.IDLE:
                 del self._entries[report.session]  # it was never made
             return
         entry.opened = True
         if (report.result is None) != (cell is None):
             raise BoundaryViolation("a result where none is due, or none where one is")
-        if (report.image is None) == wanted or (report.image is not None) != with_file:
+        if (report.image is None) == (entry.kind is Operation.IMAGE) or (
+            report.image is not None
+        ) != with_file:
             raise BoundaryViolation("an image where none is due, or none where one is")
         if report.result is not None and cell is not None:
             _check_result(report.result, cell, entry.session)
+            check_cell(report.result, entry.told)
+            entry.lost = entry.lost or (report.result.session_lost and not report.result.restored)
         if report.image is not None:
             size, runs = report.image.size, report.image.runs
-            if size % _PAGE_BYTES or size > entry.session.memory_bytes_max or runs > size // _RUN_BYTES:
+            sized = size % _PAGE_BYTES == 0 and size <= entry.session.memory_bytes_max
+            if not sized or runs > size // _RUN_BYTES or report.image.virtual_ns > VIRTUAL_NS_MAX:
                 raise BoundaryViolation("an image that no session of this policy can have")
 
     @staticmethod
@@ -263,8 +294,6 @@ def _check_result(result: CellReport, cell: CellLimits, session: SessionLimits) 
     )
     if too_much:
         raise BoundaryViolation("a result beyond the limits of its cell")
-    if (result.error is None) != (result.outcome == "completed"):
-        raise BoundaryViolation("a result that contradicts itself")
 
 
 def report_bytes_max(cell: CellLimits, boundary: BoundaryLimits) -> int:

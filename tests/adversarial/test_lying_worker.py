@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,9 +11,10 @@ from typing import Any
 import anyio
 import pytest
 
-from rlm_wasm.errors import WorkerLost
+from rlm_wasm.errors import GuestError, HostExhausted, WorkerLost
 from rlm_wasm.sandbox.session import Cell
 from rlm_wasm.worker import nursery
+from rlm_wasm.worker.charge import FUEL_AT_ONCE_MAX, FUEL_PER_NS_MAX
 from rlm_wasm.worker.pool import WorkerPool
 from rlm_wasm.worker.process import ProcessSession
 from tests.support.lying_worker import lie
@@ -23,6 +25,10 @@ pytestmark = [pytest.mark.guest, pytest.mark.anyio, pytest.mark.usefixtures("gue
 
 # Only who waits for ever exceeds it.
 STUCK_SECONDS = 60
+EVERY_ERROR = (
+    *("PolicyError", "ArtifactError", "UsageError", "InternalError", "HostExhausted", "LockdownError"),
+    *("WorkerLost", "CellCancelled", "GuestTrap", "QueryError", "KeyboardInterrupt", ""),
+)
 SHORT = {"wall_ms_max": 600, "sleep_ms_max": 100}
 
 
@@ -32,13 +38,15 @@ def _liars(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def lying(isolation: Any = "session", **told: Any) -> AsyncIterator[tuple[WorkerPool, ProcessSession]]:
+async def lying(
+    isolation: Any = "session", *, workers_max: int = 1, **told: Any
+) -> AsyncIterator[tuple[WorkerPool, ProcessSession]]:
     """A pool whose one worker lies as it was told by a session's cell."""
     limits = {"session": {"checkpoint_bytes_max": 0}, "hang_ms_max": 300, "heartbeat_ms": 30}
     with anyio.fail_after(STUCK_SECONDS):
-        async with pool(isolation, workers_max=1, **limits) as made:
+        async with pool(isolation, workers_max=workers_max, **limits) as made:
             session = await opened(made)
-            await run(session, lie(**told))
+            await run(session, lie(**told), fuel_max=10**14)
             yield made, session
 
 
@@ -88,6 +96,52 @@ async def test_an_operation_whose_end_is_never_told_ends_with_its_worker(message
         }
         with pytest.raises(WorkerLost, match="it does not"):
             await operations[message]()
+
+
+@pytest.mark.threat("T-122")
+@pytest.mark.parametrize("kind", EVERY_ERROR)
+async def test_whatever_error_a_worker_names_for_a_cell_that_cell_is_lost_and_nothing_else(kind: str) -> None:
+    async with lying("shared", errors={"RunCell": kind}) as (_, session):
+        assert await run(session) == "worker_lost"
+        assert session.last_result is not None
+        assert session.last_result.session_lost
+        await session.aclose()
+
+
+@pytest.mark.threat("T-122")
+@pytest.mark.parametrize("kind", EVERY_ERROR)
+async def test_whatever_error_a_worker_names_for_an_operation_it_is_one_that_a_worker_may_cause(
+    kind: str,
+) -> None:
+    for message in ("LoadValue", "RebaseSession", "SnapshotSession"):
+        async with lying(errors={message: kind}) as (_, session):
+            operations = {
+                "LoadValue": lambda: session.load("context", "x"),
+                "RebaseSession": session.rebase,
+                "SnapshotSession": session.snapshot,
+            }
+            with pytest.raises((GuestError, HostExhausted)):
+                await operations[message]()
+
+
+@pytest.mark.threat("T-122")
+@pytest.mark.parametrize("kind", EVERY_ERROR)
+async def test_whatever_error_a_worker_names_for_a_session_another_worker_makes_it(kind: str) -> None:
+    async with lying("shared", errors={"OpenSession": kind}, workers_max=2) as (made, _):
+        for _ in range(3):  # the liar is asked at most once more
+            with contextlib.suppress(WorkerLost):
+                assert await run(await opened(made)) == "completed"
+                return
+        raise AssertionError("no session is made any more")
+
+
+@pytest.mark.threat("T-123")
+async def test_a_worker_cannot_charge_more_fuel_than_the_time_its_host_saw_could_buy() -> None:
+    async with lying(result={"fuel_used": 10**13, "executed_ns": 10**13}) as (_, session):
+        result = session.last_result
+        assert result is not None
+        assert result.executed_ns < STUCK_SECONDS * 10**9
+        assert result.fuel_used <= FUEL_AT_ONCE_MAX + FUEL_PER_NS_MAX * result.executed_ns
 
 
 @pytest.mark.threat("T-121")

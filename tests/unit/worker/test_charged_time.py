@@ -12,7 +12,7 @@ import pytest
 from rlm_wasm.core.limits import CellLimits
 from rlm_wasm.errors import WorkerLost
 from rlm_wasm.sandbox.session import Cell
-from rlm_wasm.worker.charge import FUEL_PER_NS_MAX, Charge, lost_result
+from rlm_wasm.worker.charge import FUEL_AT_ONCE_MAX, FUEL_PER_NS_MAX, Charge, lost_result
 from rlm_wasm.worker.commands import Done
 from tests.support.pool_facts import pool
 from tests.support.sandbox_facts import boundary_limits, cell_limits, session_limits
@@ -38,6 +38,15 @@ def test_a_worker_cannot_report_more_time_than_the_host_gave_it(told_ns: int, co
     done = running().ended(reported(told_ns), 2_500)
     assert done.result is not None
     assert (done.result.executed_ns, done.result.fuel_used) == (counted_ns, 7)
+
+
+@pytest.mark.threat("T-123")
+def test_a_worker_cannot_report_more_fuel_than_its_time_could_buy() -> None:
+    told = reported(0)
+    assert told.result is not None
+    done = running().ended(Done(result=replace(told.result, fuel_used=1 << 60)), 2_500)
+    assert done.result is not None
+    assert done.result.fuel_used == FUEL_AT_ONCE_MAX + 800 * FUEL_PER_NS_MAX
 
 
 def test_a_cell_that_is_lost_is_charged_the_time_and_the_fuel_it_could_have_used() -> None:

@@ -10,12 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlm_wasm.errors import BoundaryViolation, CellCancelled
+from rlm_wasm.errors import BoundaryViolation, CellCancelled, HostExhausted, UsageError
 from rlm_wasm.wire import worker_messages as m
+from rlm_wasm.worker.endings import Operation
 from rlm_wasm.worker.protocol import TRANSITIONS, Protocol, State, Step, report_bytes_max
 from tests.support.sandbox_facts import boundary_limits, cell_limits, session_limits
 
 CELL = cell_limits()
+STOP = CellCancelled("x")
 RESULT = m.CellReport("completed", "", "", "2", None, (), 10, 65_536, 10, False, False)
 
 
@@ -28,7 +30,7 @@ def opened() -> Protocol:
 
 def running() -> tuple[Protocol, int]:
     books = opened()
-    return books, books.beginning(1, cell=CELL)
+    return books, books.beginning(1, Operation.RUN, cell=CELL)
 
 
 def done(operation: int, **changed: Any) -> m.OperationDone:
@@ -57,8 +59,8 @@ def test_a_cell_asks_is_answered_and_ends():
 
 def test_a_stopped_cell_may_ask_once_more_and_no_more():
     books, operation = running()
-    assert books.stopping(1)
-    assert not books.stopping(1)
+    assert books.stopping(1, STOP)
+    assert not books.stopping(1, STOP)
     books.check(m.GuestRequest(1, operation, b"?"), with_file=False)
     assert not books.responding(1)
     with pytest.raises(BoundaryViolation, match="told to end"):
@@ -69,7 +71,7 @@ def test_a_closed_session_reports_its_end_at_most_once_and_then_is_gone():
     books, operation = running()
     assert books.closing(1)
     assert not books.closing(1)
-    books.check(m.OperationDone(1, operation, error=m.encode_error(CellCancelled("x"))), with_file=False)
+    books.check(m.OperationDone(1, operation, error=m.encode_error(UsageError("x"))), with_file=False)
     with pytest.raises(BoundaryViolation, match="another operation"):
         books.check(done(operation), with_file=False)
     books.check(m.SessionClosed(1), with_file=False)
@@ -81,7 +83,7 @@ def test_a_closed_session_reports_its_end_at_most_once_and_then_is_gone():
 def test_a_session_that_could_not_be_made_is_gone_at_once():
     books = Protocol()
     operation = books.opening(1, session_limits(), boundary_limits())
-    books.check(m.OperationDone(1, operation, error=m.encode_error(CellCancelled("x"))), with_file=False)
+    books.check(m.OperationDone(1, operation, error=m.encode_error(HostExhausted("x"))), with_file=False)
     assert books.sessions == ()
 
 
@@ -105,6 +107,11 @@ def test_a_session_that_could_not_be_made_is_gone_at_once():
         done(2, memory_peak_bytes=1 << 40),
         done(2, outcome="guest_trap"),
         done(2, error=m.encode_error(CellCancelled("x"))),
+        done(2, session_lost=True),
+        done(2, restored=True),
+        done(2, outcome="guest_trap", error=m.ErrorReport("GuestTrap", "x")),  # which takes the session along
+        done(2, outcome="cancelled", error=m.ErrorReport("CellCancelled", "x")),  # nobody asked for it
+        done(2, outcome="worker_lost", error=m.ErrorReport("WorkerLost", "x"), session_lost=True),
     ],
 )
 def test_a_report_that_is_not_due_or_too_large_is_refused(report):
@@ -146,7 +153,7 @@ def test_a_cell_cannot_ask_while_it_waits_or_more_often_than_a_cell_can():
 @pytest.mark.threat("T-056")
 def test_an_input_that_is_loaded_asks_nothing():
     books = opened()
-    operation = books.beginning(1)
+    operation = books.beginning(1, Operation.LOAD)
     with pytest.raises(BoundaryViolation, match="out of order"):
         books.check(m.GuestRequest(1, operation, b"?"), with_file=False)
 
@@ -164,7 +171,7 @@ def test_an_input_that_is_loaded_asks_nothing():
 )
 def test_an_image_without_its_file_or_of_an_impossible_size_is_refused(image, with_file):
     books = opened()
-    operation = books.beginning(1, wants_image=True)
+    operation = books.beginning(1, Operation.IMAGE)
     with pytest.raises(BoundaryViolation):
         books.check(m.OperationDone(1, operation, image=image), with_file=with_file)
 
