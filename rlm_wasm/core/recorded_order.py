@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from enum import Enum, auto
 from typing import Final
 
 from rlm_wasm.core.effects import Effect, EmitEvent, Respond
@@ -36,53 +37,40 @@ from rlm_wasm.core.recorded_event import (
     parent_of,
     request_in,
 )
+from rlm_wasm.core.recorded_refusals import Fold, OwedRefusals, fold_of
 from rlm_wasm.core.request import Denied
 from rlm_wasm.events import Event
 from rlm_wasm.ids import RequestId
 
-# Why requests were refused, and who asked: what one event of refusals is about.
-_Fold = tuple[str, Owner]
-
-# What a conversation that was stopped still does by itself.
-_AFTER_A_STOP: Final = ("run_described", "run_answered", "run_ended", "child_answered")
+# Told together with the next other event, which comes behind them and says what caused it all.
+_TOLD_WITH_THE_NEXT: Final = ("query_denied", "provider_throttled")
 # What a machine measures in an event, besides its time, and what stands around a process there.
 _MEASURED: Final = {"session_ended": ("executed_ns", "worker_cpu_ns", "lockdown")}
 GIVEN_UP: Final = "the recorded run gave up a request here that it waited for: by the clock, or torn down"
 
 
+class Whose(Enum):
+    """Whose turn it is, where it is not that of one conversation."""
+
+    ANYBODYS = auto()  # the script is over
+
+
 class _Tree:
-    """Which conversations there are, what they wait for, and which have been stopped."""
+    """Which conversations there are, and which have been stopped."""
 
     def __init__(self) -> None:
         self._below: dict[Owner, list[RequestId]] = {}
-        # What each conversation has asked and not been answered: meanwhile it does nothing.
-        self._open: dict[Owner, set[int]] = {None: set()}
         self._stopped: set[Owner] = set()
         self.abandoned: set[RequestId] = set()
 
     def is_stopped(self, owner: Owner) -> bool:
         return owner in self._stopped
 
-    def can_act(self, owner: Owner, kind: str) -> bool:
-        """Say whether a conversation will do anything by itself, and may bring about this kind of event."""
-        if owner not in self._open or self._open[owner]:
-            return False
-        return owner not in self._stopped or kind in _AFTER_A_STOP
-
     def follow(self, event: Event) -> None:
         """Take the next event of the run."""
         match event.kind:
-            case "query_received" | "child_started":
-                self._open.setdefault(parent_of(event), set()).add(int_in(event, "request"))
-            case "query_answered" | "child_answered":
-                self._open.setdefault(parent_of(event), set()).discard(int_in(event, "request"))
-        match event.kind:
             case "child_started":
-                number = request_in(event)
-                self._open[number] = set()
-                self._below.setdefault(parent_of(event), []).append(number)
-            case "child_answered" if event.data["status"] in ("completed", "failed"):
-                self._open.pop(request_in(event), None)
+                self._below.setdefault(parent_of(event), []).append(request_in(event))
             case "run_stopping":
                 self._stop(None)
             case "child_stopping":
@@ -109,17 +97,24 @@ class RecordedOrder:
     def __init__(self, events: Sequence[Event], unstated: Mapping[str, frozenset[str]] | None = None) -> None:
         self._events: Final = events
         self._unstated: Final = unstated or {}
+        self._end, self._ends_with = _end_of(events)
         self._next = 0
         self._given_at = -1
         self._accepted: set[int] = set()
         # Requests refused and not yet told of: a refusal is told with the next other event.
-        self._refused: Counter[_Fold] = Counter()
+        self._refused: Counter[Fold] = Counter()
+        # Grows with all that comes.
+        self.progress = 0
         self._asking: Owner = None
         self._last_request = 0
         self._tree = _Tree()
         self.difference: Difference | None = None
         # Why the script ends before the recording does, or the recording before its run.
         self.ended: str | None = None
+        # The refusals from the next event on, and the place of the first other event.
+        self._owed = OwedRefusals((), {})
+        self._other = 0
+        self._look_ahead()
 
     @property
     def compared(self) -> int:
@@ -129,21 +124,20 @@ class RecordedOrder:
     @property
     def over(self) -> bool:
         """Whether there is nothing more to give or to compare."""
-        return self.difference is not None or self.ended is not None or self._next >= len(self._events)
+        return self.difference is not None or self.ended is not None or self._next >= self._end
 
     def now_ns(self) -> int:
         """Return the time at which the next input was handled."""
         at = min(self._next, len(self._events) - 1)
         return self._events[at].at_ns
 
-    def may_act(self, owner: Owner) -> bool:
-        """Say whether it is this conversation's turn to do something that shows."""
+    def whose_turn(self) -> Owner | Whose:
+        """Return whose turn it is to do something that shows."""
         if self.over:
-            return True
-        owed, event = self._owed_refusals()
-        if not self._unmet(owed):
-            return event is not None and owner == owner_of(event)
-        return owner == self._next_refused(owed)
+            return Whose.ANYBODYS
+        if self._owed:
+            return self._owed.next_owner(self._last_request)
+        return owner_of(self._events[self._other])
 
     def takes(self, given: Input) -> bool:
         """Take note of an input of the run itself, and say whether it may come.
@@ -168,7 +162,7 @@ class RecordedOrder:
         """
         if not isinstance(given, Noted) or given.kind not in _MEASURED or self.over:
             return given
-        recorded = self._events[self._next]
+        recorded = self._events[self._other]  # refusals are told before it
         if (recorded.kind, recorded.parent) != (given.kind, given.parent):
             return given
         measured = _MEASURED[given.kind]
@@ -179,20 +173,20 @@ class RecordedOrder:
 
     def performed(self, effect: Effect) -> None:
         """Take note of an effect of the run: its events are compared with the recorded ones."""
+        self.progress += 1
         match effect:
             case EmitEvent(event=event):
                 self._emitted(event)
             case Respond(request_id=number, response=Denied(error=error)) if number not in self._accepted:
-                self._refused[reason_of(error), self._asking] += 1
+                fold = reason_of(error), self._asking
+                self._refused[fold] += 1
                 self._last_request = max(self._last_request, number)
+                self._owed.refuse(fold)
 
     def _emitted(self, event: Event) -> None:
         if self.over:
             return
         recorded = self._events[self._next]
-        if recorded.kind == "events_truncated":
-            self.ended = "the recording is cut off here by run.events_max"
-            return
         self.difference = difference_between(recorded, event, self._unstated)
         if self.difference is not None:
             return
@@ -203,75 +197,66 @@ class RecordedOrder:
             self._accepted.add(number)
             self._last_request = max(self._last_request, number)
         elif event.kind == "query_denied":
-            self._refused[_fold(event)] -= int_in(event, "count")
-        if self._next == len(self._events) and event.kind != "run_ended":
-            self.ended = "the recording ends here, before its run did"
+            self._refused[fold_of(event)] -= int_in(event, "count")
+        if self._next == self._end:
+            self.ended = self._ends_with
+        elif self._next > self._other:
+            self._look_ahead()
 
     def due(self) -> Input | None:
         """Return what comes from outside now, or None while it is the run's own turn."""
-        if self.over:
+        if self.over or self._owed:
             return None
-        owed, event = self._owed_refusals()
-        if self._unmet(owed):
-            if not self._tree.can_act(self._next_refused(owed), "query_denied"):
-                self._never(owed[0])
-            return None
-        if event is None:
-            return None
+        event = self._events[self._other]
         if gave_up(event):
             self.ended = GIVEN_UP
             return None
         given = cause_of(event, stopped=self._tree.is_stopped(parent_of(event)))
-        if given is None and not self._tree.can_act(owner_of(event), event.kind):
-            self._never(event)
-        elif given is not None:
+        if given is not None:
             if self._given_at == self._next:
-                self._never(event)  # given, and nothing came of it: no such attempt, timer or child is open
+                self.stands_still()  # given, and nothing came of it: no such attempt, timer or child is open
                 return None
             self._given_at = self._next
         return given
 
-    def _never(self, event: Event) -> None:
+    def give_up(self, after_ms: int) -> None:
+        """End where the recording is, for want of time."""
+        if not self.over:
+            event = self._events[self._next]
+            self.ended = f"nothing came of the recording's event {event.seq} ({event.kind}) for {after_ms} ms"
+
+    def stands_still(self) -> None:
         """End where the recording has what nothing here can bring about: to wait for it would be for ever."""
+        event = self._events[self._next if self._owed else self._other]
         self.difference = Difference(event.seq, event.kind, "kind", event.kind, None)
 
-    def _unmet(self, owed: Sequence[Event]) -> list[Event]:
-        return [event for event in owed if self._refused[_fold(event)] < int_in(event, "count")]
-
-    def _next_refused(self, owed: Sequence[Event]) -> Owner:
-        """Return who may be refused next, so that first and last request of each event come out right.
-
-        Requests are numbered in the order of asking, and a batch takes a number more.
-        """
-        unmet = self._unmet(owed)
-        missing = sum(int_in(event, "count") - self._refused[_fold(event)] for event in unmet)
-        numbers = max(int_in(event, "last_request") for event in unmet) - self._last_request
-        # Where there are more numbers than requests, the next one may be a batch's own.
-        for number in range(self._last_request + 1, self._last_request + (3 if numbers > missing else 2)):
-            for event in unmet:
-                refused, count = self._refused[_fold(event)], int_in(event, "count")
-                first, last = refused == 0, refused == count - 1
-                if (first and event.data["first_request"] == number) or (
-                    last and event.data["last_request"] == number
-                ):
-                    return parent_of(event)
-        # Any order of the others will do in which nobody comes too late for its last.
-        begun = [event for event in unmet if 0 < self._refused[_fold(event)] < int_in(event, "count") - 1]
-        return parent_of(min(begun or unmet, key=lambda event: int_in(event, "last_request")))
-
-    def _owed_refusals(self) -> tuple[list[Event], Event | None]:
-        """Return what must be refused before the next other event, and that one."""
-        owed: list[Event] = []
-        at = self._next
-        while at < len(self._events):
-            event = self._events[at]
-            if event.kind == "query_denied":
-                owed.append(event)
-            elif event.kind != "provider_throttled":  # the failure of which it is part comes behind it
-                return owed, event
-            at += 1
-        return owed, None
+    def _look_ahead(self) -> None:
+        """Find what is told with the next other event: each event is looked at once."""
+        owed: dict[Fold, Event] = {}
+        self._other = self._next
+        while self._other < self._end:
+            event = self._events[self._other]
+            if event.kind == "query_denied" and fold_of(event) not in owed:
+                owed[fold_of(event)] = event
+            elif event.kind != "provider_throttled":
+                # Also where there is a second event of the same refusals, which no run has.
+                break
+            self._other += 1
+        self._owed = OwedRefusals(owed.values(), self._refused)
 
 
-def _fold(event: Event) -> _Fold:
-    return str(event.data["reason"]), parent_of(event)
+def _end_of(events: Sequence[Event]) -> tuple[int, str | None]:
+    """Return how many of a recording's events can come again, and why that is not all of a run."""
+    cut = next((at for at, event in enumerate(events) if event.kind == "events_truncated"), None)
+    end = len(events) if cut is None else cut
+    while end and events[end - 1].kind in _TOLD_WITH_THE_NEXT:
+        end -= 1
+    if cut is not None:
+        return end, f"the recording is cut off by run.events_max at event {events[cut].seq}"
+    last = events[-1]
+    if last.kind == "run_ended":
+        return end, None
+    why = f"the recording ends with event {last.seq}, before its run did"
+    if end < len(events):
+        why += f"; what came with event {events[end].seq} is missing"
+    return end, why

@@ -48,6 +48,7 @@ from rlm_wasm.ids import RequestId, RunId
 from rlm_wasm.providers.base import Completion, Provider, ProviderFailure, Query
 from rlm_wasm.runtime.senders import Senders
 from rlm_wasm.runtime.timers import Timers
+from rlm_wasm.runtime.turns import Turns
 
 Sink = Callable[[Event], None]
 # From a model's name in the policy to its provider and its name there.
@@ -141,7 +142,7 @@ class Broker:
         recorded: RecordedOrder | None = None,
     ) -> None:
         self._recorded: Final = recorded
-        self._turns: list[tuple[RequestId | None, Callable[[], object]]] = []
+        self._turns: Final = None if recorded is None else Turns(recorded)
         self._scheduler: Final = Scheduler(permits)
         self.clock: Final = clock
         self._timers: Final = Timers(
@@ -180,6 +181,8 @@ class Broker:
     def start_run(self, started: RunStarted, route: Router, sinks: Iterable[Sink], driver: Driver) -> None:
         """Open a run, whose conversations `driver` drives."""
         self._runs[started.run_id] = _Run(route, tuple(sinks), driver)
+        if self._turns is not None:
+            self._turns.begins(None)
         self.submit(started)
 
     async def finish_run(self, ended: Input, run_id: RunId) -> str | None:
@@ -229,7 +232,9 @@ class Broker:
 
         It is called on the event loop's thread, perhaps before this returns, and must not raise.
         """
-        run_id = batch[0].run_id
+        run_id, turns = batch[0].run_id, self._turns
+        if turns is not None:
+            answered = _waiting(turns, batch[0].parent, answered)
         numbers = [received.request_id for received in batch]
         self._runs[run_id].waiting.update(dict.fromkeys(numbers, _Batch(numbers, answered)))
         self.submit(batch[0] if len(batch) == 1 else BatchReceived(run_id, tuple(batch)))
@@ -241,7 +246,8 @@ class Broker:
         its turn: an effect must not overtake those before it.
         """
         recorded = self._recorded
-        if recorded is not None and not recorded.takes(given):
+        if self._turns is not None and not self._turns.take(given):
+            self._give_turns(self._turns)
             return
         self._inputs.append(given)
         if self._performing:
@@ -257,32 +263,41 @@ class Broker:
                     self._performs[type(effect)](effect)
         finally:
             self._performing = False
-        if self._turns:
-            self._give_turns()
+        if self._turns is not None:
+            self._give_turns(self._turns)
 
     async def turn(self, parent: RequestId | None) -> None:
         """Wait for a conversation's turn, which is at once unless a recording says who is next."""
-        if self._recorded is None or self._recorded.may_act(parent):
-            return
-        came = anyio.Event()
-        self.at_turn(parent, came.set)
-        await came.wait()
+        turns = self._turns
+        if turns is not None and not turns.are_taken_by(parent):
+            with turns.waiting(parent) as came:
+                self._give_turns(turns)
+                await came.wait()
 
     def at_turn(self, parent: RequestId | None, act: Callable[[], object]) -> None:
         """Call `act` when it is this conversation's turn: now, unless a recording says who is next."""
-        if self._recorded is None or self._recorded.may_act(parent):
+        turns = self._turns
+        if turns is None or turns.are_taken_by(parent):
             act()
         else:
-            self._turns.append((parent, act))
+            turns.at_turn(parent, act)
+            self._give_turns(turns)
 
-    def _give_turns(self) -> None:
-        assert self._recorded is not None, "only a recording makes anybody wait"
+    def stirs(self, parent: RequestId | None) -> None:
+        """A conversation is woken from whatever it waits for here."""
+        if self._turns is not None:
+            self._turns.stirs(parent)
+
+    def _give_turns(self, turns: Turns) -> None:
+        """Let those act whose turn it is; where nobody ever will again, end the replay."""
         while not self._performing:
-            ready = next((turn for turn in self._turns if self._recorded.may_act(turn[0])), None)
-            if ready is None:
+            if (act := turns.next_act()) is not None:
+                act()
+            elif turns.stand_still:
+                turns.give_up()
+                self._end_replay()
+            else:
                 return
-            self._turns.remove(ready)
-            ready[1]()
 
     def _repeat(self, recorded: RecordedOrder, given: Input) -> None:
         """Perform an input's effects as far as they stay inside; with the last one, go on as recorded."""
@@ -298,8 +313,11 @@ class Broker:
         if (given := recorded.due()) is not None:
             self._inputs.append(given)
         elif recorded.over:
-            for run in self._runs.values():
-                run.driver.end("the recording is over")
+            self._end_replay()
+
+    def _end_replay(self) -> None:
+        for run in self._runs.values():
+            run.driver.end("the recording is over")
 
     def _emit(self, effect: EmitEvent) -> None:
         event = effect.event
@@ -344,6 +362,8 @@ class Broker:
         self._timers.clear(effect.run_id, effect.timer_id)
 
     def _start_child(self, effect: StartChild) -> None:
+        if self._turns is not None:
+            self._turns.begins(effect.request_id)
         self._runs[effect.run_id].driver.start_child(effect)
 
     def _stop_child(self, effect: StopChild) -> None:
@@ -399,6 +419,17 @@ class Broker:
             broken = ProviderError(f"the provider failed with {type(error).__name__}")
             return ProviderFailed(run_id, number, attempt, broken, retryable=False, sent=True)
         return ProviderAnswered(run_id, number, attempt, completion.text, usage)
+
+
+def _waiting(turns: Turns, owner: RequestId | None, answered: Answered) -> Answered:
+    """Return an `answered` until which a conversation waits."""
+    wait = turns.waits(owner)
+
+    def over(responses: list[Response]) -> None:
+        turns.over(wait)
+        answered(responses)
+
+    return over
 
 
 def _usage(completion: Completion) -> Usage | None:

@@ -128,6 +128,7 @@ class Conversation:
             self._requests.close()
             if self._scope is not None:
                 self._scope.cancel()
+                self._broker.stirs(self.place.parent)
 
     async def drive(self) -> Finish:
         """Talk to the end; the session is gone when this returns.
@@ -159,6 +160,7 @@ class Conversation:
                     given = await self._run_cell(effect)
                 else:
                     raise InternalError(f"the loop wants {type(effect).__name__}")
+            self._scope = None
         if self._ending is not None:
             # A finish that came before the end was noticed still counts, though its cell was cut off.
             if isinstance(effect, RunCell) and self._requests.finish is not None:

@@ -86,6 +86,7 @@ class GuestRequests(Answerer):
 
     def end_cell(self) -> None:
         """Give up what the cell asked and did not wait for: it was cancelled, or interrupted."""
+        self.broker.stirs(self.parent)  # also from its turn, which it may have waited for
         if self._open is None:
             return
         for number in self._open.numbers:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
+import anyio
+
 from rlm_wasm.audit.line import encode_line
 from rlm_wasm.core.recorded_event import Difference
 from rlm_wasm.core.recorded_order import RecordedOrder
@@ -16,7 +18,7 @@ from rlm_wasm.image.installed import find_guest
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.providers.base import Provider
 from rlm_wasm.providers.replay import ReplayProvider
-from rlm_wasm.runtime.broker import Router
+from rlm_wasm.runtime.broker import HANG_UP_SECONDS_MAX, Router
 from rlm_wasm.runtime.image import Image
 from rlm_wasm.runtime.recording import Recording
 from rlm_wasm.runtime.runtime import Runtime
@@ -74,15 +76,39 @@ async def replay(
     def keep(event: Event) -> None:
         written.append(encode_line(event))
 
-    async with runtime:
-        await runtime.ask(
-            recording.question, inputs, sinks=[keep, *sinks], tenant=recording.tenant, image=start
-        )
+    failure: Exception | None = None
+    async with runtime, anyio.create_task_group() as tasks:
+        tasks.start_soon(_end_if_idle, order, runtime, tasks.cancel_scope)
+        try:
+            await runtime.ask(
+                recording.question, inputs, sinks=[keep, *sinks], tenant=recording.tenant, image=start
+            )
+        except Exception as error:  # noqa: BLE001 - raised again below, without the group's wrapping
+            failure = error
+        tasks.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
     if order.difference is None and not unstated:
         recorded = [line.raw + b"\n" for line in recording.lines[: order.compared]]
         if written[: order.compared] != recorded:
             raise InternalError("a replay has the same events but other bytes")
     return Replay(recording.run_id, order.compared, order.difference, order.ended)
+
+
+async def _end_if_idle(order: RecordedOrder, runtime: Runtime, scope: anyio.CancelScope) -> None:
+    """End a replay of which nothing comes for as long as a whole run may take.
+
+    One that waits for what cannot come sees that by itself; this is for what nobody thought of.
+    """
+    idle_ms_max = runtime.policy.run.wall_ms_max
+    seen = -1
+    while seen != order.progress:
+        seen = order.progress
+        await anyio.sleep(idle_ms_max / 1000)
+    order.give_up(idle_ms_max)
+    runtime.cancel("the replay came no further")
+    await anyio.sleep(HANG_UP_SECONDS_MAX)
+    scope.cancel()
 
 
 def answers_from(recording: Recording, *, paced: bool = False) -> Router:
