@@ -165,11 +165,11 @@ class RecordedOrder:
         recorded = self._events[self._other]  # refusals are told before it
         if (recorded.kind, recorded.parent) != (given.kind, given.parent):
             return given
-        measured = _MEASURED[given.kind]
-        kept = {name: value for name, value in given.data.items() if name not in measured}
-        return given._replace(
-            data=kept | {name: recorded.data[name] for name in measured if name in recorded.data}
-        )
+        measured = {name: recorded.data[name] for name in _MEASURED[given.kind] if name in recorded.data}
+        gone = set(_MEASURED[given.kind]) - set(measured)
+        # In the order in which they are given: it is that of the recorded bytes.
+        data = {name: value for name, value in (given.data | measured).items() if name not in gone}
+        return given._replace(data=data)
 
     def performed(self, effect: Effect) -> None:
         """Take note of an effect of the run: its events are compared with the recorded ones."""
