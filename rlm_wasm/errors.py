@@ -140,6 +140,19 @@ class BudgetExceeded(QueryError):
         self.limit: Final = limit
 
 
+class LimitExceeded(QueryError):
+    """A well-formed request is larger than the policy allows; nothing of it was done.
+
+    ``key`` is the policy's, ``what`` says of which part the size is.
+    """
+
+    def __init__(self, what: str, *, key: str, size: int, limit: int) -> None:
+        super().__init__(f"{what}; {key} allows {limit}", hint=f"raise `{key}` in the policy")
+        self.key: Final = key
+        self.size: Final = size
+        self.limit: Final = limit
+
+
 class DepthExceeded(QueryError):
     """The request would start a run deeper than the policy allows."""
 

@@ -13,6 +13,10 @@ class QueryError(Exception):
     """A request to the host was refused or failed."""
 
 
+class LimitExceeded(QueryError, ValueError):
+    """The request is larger than the policy allows. The message names the limit and both numbers."""
+
+
 class BudgetExceeded(QueryError):
     """A budget of this run does not cover the request."""
 
@@ -47,7 +51,9 @@ _AMOUNT_MAX = 10**16
 
 _ERRORS = {
     c.__name__: c
-    for c in (BudgetExceeded, DepthExceeded, QueryTimeout, QueryCancelled, ProviderError, ChildFailed)
+    for c in (
+        LimitExceeded, BudgetExceeded, DepthExceeded, QueryTimeout, QueryCancelled, ProviderError, ChildFailed,
+    )
 }
 
 
@@ -83,14 +89,33 @@ def _results(items, return_exceptions):
     return results
 
 
+def _text(value, what, other=""):
+    """The str itself, without what a subclass makes of it. The host would end the cell for anything else."""
+    if type(value) is str:
+        return value
+    if issubclass(type(value), str):
+        return str.__str__(value)
+    raise TypeError(f"{what} is a str, not {_kind(value)}{other}")
+
+
+def _kind(value):
+    return "None" if value is None else f"a {type(value).__name__}"
+
+
+def _texts(prompts):
+    if prompts is None or issubclass(type(prompts), (str, bytes, bytearray, dict)):
+        raise TypeError(f"prompts is a list of str, not {_kind(prompts)}")
+    return [_text(prompt, f"prompts[{at}]") for at, prompt in enumerate(prompts)]
+
+
 def llm_query(prompt, model=None):
     """Ask a language model; return its answer as a str, or raise a QueryError."""
     if type(prompt) is not str:
-        prompt = str(prompt)
+        prompt = _text(prompt, "prompt", "; llm_query_batched takes a list of prompts")
     if model is None:
         response = _exchange('{"type":"llm_query","prompt":' + _quote(prompt) + "}")
     else:
-        response = _ask({"type": "llm_query", "prompt": prompt, "model": str(model)})
+        response = _ask({"type": "llm_query", "prompt": prompt, "model": _text(model, "model")})
     if response["status"] != "completed":
         raise _failure(response)
     return response["text"]
@@ -102,12 +127,12 @@ def llm_query_batched(prompts, model=None, return_exceptions=False):
     The first failure is raised, with `.results` holding every answer (or exception) in order; with
     `return_exceptions=True` that list is returned instead.
     """
-    prompts = [p if type(p) is str else str(p) for p in prompts]
+    prompts = _texts(prompts)
     if not prompts:
         return []
     request = {"type": "llm_query_batch", "prompts": prompts}
     if model is not None:
-        request["model"] = str(model)
+        request["model"] = _text(model, "model")
     response = _ask(request)
     if response["status"] != "completed":
         raise _failure(response)
@@ -117,15 +142,29 @@ def llm_query_batched(prompts, model=None, return_exceptions=False):
 def _child_request(kind, model, budget):
     request = {"type": kind}
     if model is not None:
-        request["model"] = str(model)
+        request["model"] = _text(model, "model")
     if budget is not None:
-        request["budget"] = {}
-        for name, most in dict(budget).items():
-            # The host would end the cell; here it is a mistake like any other.
-            if name not in _DIMENSIONS:
-                raise ValueError(f"no dimension of a budget is called {name!r}; there are {', '.join(_DIMENSIONS)}")
-            request["budget"][name] = min(max(0, int(most)), _AMOUNT_MAX)
+        if not issubclass(type(budget), dict):
+            raise TypeError(f'budget is a dict such as {{"calls": 5}}, not {_kind(budget)}')
+        request["budget"] = {
+            _dimension(name): _amount(name, most) for name, most in budget.items() if most is not None
+        }
     return request
+
+
+def _dimension(name):
+    if type(name) is not str or name not in _DIMENSIONS:
+        raise ValueError(f"no dimension of a budget is called {name!r}; there are {', '.join(_DIMENSIONS)}")
+    return name
+
+
+def _amount(name, most):
+    if not issubclass(type(most), (int, float)):
+        raise TypeError(f"budget[{name!r}] is an int, not {_kind(most)}")
+    if most != most:
+        raise ValueError(f"budget[{name!r}] is not a number")
+    # What is more than any limit, infinity too, caps nothing.
+    return int(min(max(0, most), _AMOUNT_MAX))
 
 
 def rlm_query(prompt, model=None, budget=None):
@@ -135,7 +174,7 @@ def rlm_query(prompt, model=None, budget=None):
     answer as a str, or raises a QueryError: a ChildFailed if it ended without one.
     """
     request = _child_request("rlm_query", model, budget)
-    request["prompt"] = prompt if type(prompt) is str else str(prompt)
+    request["prompt"] = _text(prompt, "prompt", "; rlm_query_batched takes a list of prompts")
     response = _ask(request)
     if response["status"] != "completed":
         raise _failure(response)
@@ -148,7 +187,7 @@ def rlm_query_batched(prompts, model=None, return_exceptions=False, budget=None)
     Failures are told as by `llm_query_batched`. `budget` caps each child by itself.
     """
     request = _child_request("rlm_query_batch", model, budget)
-    request["prompts"] = [p if type(p) is str else str(p) for p in prompts]
+    request["prompts"] = _texts(prompts)
     if not request["prompts"]:
         return []
     response = _ask(request)
@@ -170,5 +209,10 @@ def budget():
 
 
 def finish(answer):
-    """Tell the host the final answer. The cell ends when this is called through FINAL."""
-    _ask({"type": "finish", "answer": str(answer)})
+    """Tell the host the final answer, a str. Raises a LimitExceeded if it is too long to be told."""
+    response = _ask({"type": "finish", "answer": answer})
+    if response["status"] != "completed":
+        refusal = _failure(response)
+        # Where nobody takes an answer, a cell that gives one has ended all the same.
+        if type(refusal) is LimitExceeded:
+            raise refusal

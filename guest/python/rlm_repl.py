@@ -29,14 +29,18 @@ _FLAGS = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 # First words that no expression has.
 _STATEMENTS = frozenset(("import", "from", "pass", "del", "raise", "assert", "global", "for", "if"))
 NAME_CHARS = 200
+DRAFT_CHARS = 32_768
 RESERVE_BYTES = 1 << 20
 
 _dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 main = types.ModuleType("__main__")
 namespace = main.__dict__
-_contexts = {}
+# Of each input the identity: whether a cell has put something else in its place.
+_inputs = {}
 _cells = 0
 _finished = False
+# The best answer so far, for a run that ends without one: what the host was not told yet, and was told last.
+_draft = _draft_told = None
 _told = False
 _progress = _rlm.progress
 # Given back when a cell runs out of memory: without it the next cell, `del big`, could not even be parsed.
@@ -72,22 +76,57 @@ def _text_stream(number, name):
 # -- what a cell finds in its namespace ----------------------------------------------------------
 
 
-def FINAL(value=""):
+def FINAL(value=None):
     """End the run with this answer."""
-    global _finished
+    global _finished, _draft
+    if _is_answer(value):
+        value = value["content"]
+    text = _answer_text(value)
+    try:
+        rlm_queries.finish(text)
+    except rlm_queries.LimitExceeded:
+        _draft = rlm_display.cut(text, DRAFT_CHARS)
+        raise
     _finished = True
-    rlm_queries.finish(value)
     raise rlm_queries.Finished
 
 
+def _answer_text(value):
+    if value is None or type(value) is str and not value.strip():
+        raise ValueError(f"there is nothing to answer with: the value is {value!r}; FINAL(value) takes the answer")
+    for name, own in _SCAFFOLD.items():
+        if value is own:
+            raise ValueError(f"the value is the session's own function {name}, not an answer")
+    return str(value)
+
+
 def FINAL_VAR(name):
-    """End the run with the value of a variable, named by a str."""
+    """End the run with the value of a variable, given by its name or as it is.
+
+    A str that is the name of a variable means that variable. Any other is an answer itself where a
+    variable holds it, or where it could not be meant for a name.
+    """
     if type(name) is str:
-        key = name.strip().strip("'\"")
-        if key not in namespace:
-            raise NameError(f"FINAL_VAR: there is no variable {key!r}; SHOW_VARS() lists what there is")
-        name = namespace[key]
+        key = name.strip().strip("'\"").strip()
+        if key in namespace:
+            name = namespace[key]
+        elif _is_expression(key) and not any(type(v) is str and v == name for v in namespace.values()):
+            raise NameError(
+                f"FINAL_VAR: there is no variable {key!r}; SHOW_VARS() lists what there is. "
+                "To answer with a value, call FINAL(value)"
+            )
     FINAL(name)
+
+
+def _is_expression(text):
+    """Whether this is the name of something, or code that gives a value: no answer by itself."""
+    if len(text) > NAME_CHARS:
+        return False
+    try:
+        tree = ast.parse(text, mode="eval")
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return False
+    return type(tree.body) is not ast.Constant
 
 
 def SHOW_VARS():
@@ -99,16 +138,18 @@ def _exit(code=None):
     raise SystemExit(code)
 
 
-_RESERVED = {
+# Words that nobody would choose for a value of their own. They come back if a cell overwrites them: without
+# them no later cell could ask or finish.
+_FUNCTIONS = {
     "llm_query": rlm_queries.llm_query,
     "llm_query_batched": rlm_queries.llm_query_batched,
     "rlm_query": rlm_queries.rlm_query,
     "rlm_query_batched": rlm_queries.rlm_query_batched,
-    "budget": rlm_queries.budget,
     "FINAL": FINAL,
     "FINAL_VAR": FINAL_VAR,
     "SHOW_VARS": SHOW_VARS,
     "QueryError": rlm_queries.QueryError,
+    "LimitExceeded": rlm_queries.LimitExceeded,
     "BudgetExceeded": rlm_queries.BudgetExceeded,
     "ProviderError": rlm_queries.ProviderError,
     "QueryTimeout": rlm_queries.QueryTimeout,
@@ -118,23 +159,44 @@ _RESERVED = {
 }
 
 
+# Nouns: as good a name for a value as any, like `answer` and the inputs'. What a cell assigns stays; what it
+# deletes comes back, except an input, which would have to be kept for that.
+_NOUNS = {"budget": rlm_queries.budget}
+_SCAFFOLD = _FUNCTIONS | _NOUNS
+
+
+def _new_answer():
+    return {"content": "", "ready": False}
+
+
+def _is_answer(value):
+    return type(value) is dict and len(value) == 2 and "content" in value and "ready" in value
+
+
 def _variables():
-    hidden = _RESERVED.keys() | _contexts.keys() | {"answer"}
     return [
-        n for n in namespace
-        if type(n) is str and 0 < len(n) <= NAME_CHARS and not n.startswith("_") and n not in hidden
+        name for name, value in namespace.items()
+        if type(name) is str and 0 < len(name) <= NAME_CHARS and not name.startswith("_") and not _is_ours(name, value)
     ]
 
 
+def _is_ours(name, value):
+    """Whether the cell found this, and did not make it."""
+    if name in _SCAFFOLD:
+        return value is _SCAFFOLD[name]
+    return _inputs.get(name) == id(value) or name == "answer" and _is_answer(value)
+
+
 def _restore():
-    """Bring back the reserved names, the streams and `__main__`, whatever the last cell did."""
+    """Bring back what cells need, the streams and `__main__`, whatever the last cell did."""
     sys.modules["__main__"] = main
     namespace["__name__"] = "__main__"
     namespace["__builtins__"] = builtins
-    namespace.update(_RESERVED)
-    namespace.update(_contexts)
-    if type(namespace.get("answer")) is not dict:
-        namespace["answer"] = {"content": "", "ready": False}
+    namespace.update(_FUNCTIONS)
+    for name in _NOUNS:
+        namespace.setdefault(name, _NOUNS[name])
+    if "answer" not in namespace:
+        namespace["answer"] = _new_answer()
     for number, name in ((1, "stdout"), (2, "stderr")):
         if not _usable(getattr(sys, name, None), name):
             _streams[name] = _text_stream(number, name)
@@ -155,8 +217,8 @@ builtins.exit = builtins.quit = _exit
 
 
 def set_context(name, value):
-    """Bind an input of the run; it comes back before each cell if a cell overwrites it."""
-    _contexts[name] = value
+    """Bind an input of the run. Nothing else holds it, so a cell that drops it has its memory."""
+    _inputs[name] = id(value)
     namespace[name] = value
 
 
@@ -165,8 +227,8 @@ def reset():
     global _cells, _reserve
     _reserve = None
     namespace.clear()
-    _contexts.clear()
-    _contexts["context"] = ""
+    _inputs.clear()
+    set_context("context", "")
     _streams.clear()
     linecache.cache.clear()
     rlm_asyncio.forget_cell_loop()
@@ -270,7 +332,7 @@ def _run_cell(source, seed, report):
         except MemoryError:
             pass
     if report:
-        _rlm.emit(STREAM_REPORT, _document({"variables": _variables()[:VARIABLES_REPORTED]}))
+        _rlm.emit(STREAM_REPORT, _document(_report()))
     return status
 
 
@@ -279,12 +341,36 @@ def _finish_if_ready():
     if type(answer) is not dict:
         return
     try:
-        if answer.get("ready"):
-            rlm_queries.finish(answer.get("content", ""))
+        if not answer.get("ready"):
+            return
+        content = answer.get("content")
+        if content is None or type(content) is str and not content.strip():
+            answer["ready"] = False
+            print('answer["ready"] was set while answer["content"] is empty: not finished. Set both.', file=sys.stderr)
+            return
+        FINAL(content)
+    except rlm_queries.Finished:
+        pass
+    except rlm_queries.LimitExceeded:
+        answer["ready"] = False
+        raise
     except BaseException:
         # An answer that cannot be read would fail every later cell too.
-        namespace["answer"] = {"content": "", "ready": False}
+        namespace["answer"] = _new_answer()
         raise
+
+
+def _report():
+    """What the host is told after a cell: the variables, and the draft of an answer if there is a new one."""
+    global _draft, _draft_told
+    report = {"variables": _variables()[:VARIABLES_REPORTED]}
+    answer = namespace.get("answer")
+    if _draft is None and _is_answer(answer) and type(answer["content"]) in (str, int, float):
+        _draft = rlm_display.cut(str(answer["content"]), DRAFT_CHARS)
+    if _draft and _draft != _draft_told:
+        report["draft"] = _draft_told = _draft
+    _draft = None
+    return report
 
 
 def _execute(source, filename):

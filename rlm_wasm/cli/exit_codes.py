@@ -35,7 +35,6 @@ _LIMIT_REASONS: Final = (
     "deadline:",
     "overdraft:",
     "iterations_exhausted",
-    "model_failed: BudgetExceeded",
 )
 
 

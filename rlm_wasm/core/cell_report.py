@@ -19,8 +19,9 @@ class CellReport:
 
     `outcome` is "completed" or the `outcome` of a GuestError. `result` is the repr of the last
     expression, `error` the traceback or the sentence that says why the cell was stopped, `finish`
-    the answer if the cell finished the run. `session_lost` is whether the session had to be taken
-    back to its state before the cell; `queries_answered` then saves the model from asking again.
+    the answer if the cell finished the run, `draft` what it would answer so far, if that is new.
+    `session_lost` is whether the session had to be taken back to its state before the cell;
+    `queries_answered` then saves the model from asking again.
     """
 
     outcome: str
@@ -33,3 +34,4 @@ class CellReport:
     session_lost: bool = False
     restored: bool = True
     queries_answered: tuple[AnsweredQuery, ...] = ()
+    draft: str | None = None

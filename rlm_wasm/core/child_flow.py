@@ -53,7 +53,8 @@ class ChildFlow:
             raise BudgetExceeded("run.fanout", requested=1, available=0, limit=limits.fanout_max)
         if 1 + len(run.children) >= limits.sessions_max:
             raise BudgetExceeded("run.sessions", requested=1, available=0, limit=limits.sessions_max)
-        model = given.model or facts.child_models[min(parent.depth, len(facts.child_models) - 1)]
+        deepest = len(facts.child_models) - 1
+        model = facts.child_models[min(parent.depth, deepest)] if given.model is None else given.model
         if model not in facts.prices:
             raise unknown_model(run)
         run.ledger.refuse_unless_fits(_FIRST_TURN, parent.view)

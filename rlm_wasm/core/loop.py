@@ -11,6 +11,7 @@ from rlm_wasm.core.cell_report import AnsweredQuery, CellReport
 from rlm_wasm.core.dialects.dialect import Dialect
 from rlm_wasm.core.dialects.observations import (
     EARLY_FINAL_NOTE,
+    EMPTY_FINAL_NOTE,
     NUDGE,
     UNCLOSED_NOTE,
     RanCell,
@@ -21,7 +22,7 @@ from rlm_wasm.core.dialects.replies import parse_reply
 from rlm_wasm.core.limits import ObservationLimits
 from rlm_wasm.core.messages import Message
 from rlm_wasm.core.pricing import utf8_bytes
-from rlm_wasm.errors import InternalError, QueryError
+from rlm_wasm.errors import BudgetExceeded, InternalError, QueryError
 
 __all__ = [
     "AnsweredQuery",
@@ -130,7 +131,8 @@ class RlmLoop:
 
     `handle` returns exactly one effect, until a Finish; from then on every input is ignored, because
     a cell or a reply that was under way may still report. A finish counts at once: blocks behind it
-    do not run. Anything but a declared answer ends with the best there is, marked partial.
+    do not run. Anything but a declared answer ends with the best there is, marked partial: the last draft
+    that was declared, in code or as text, or else what the model last said beside its code. Never the code.
     """
 
     def __init__(
@@ -159,8 +161,9 @@ class RlmLoop:
         self._ran: list[RanCell] = []
         self._running = ""
         self._notes: list[str] = []
-        self._candidate: str | None = None
-        self._last_reply: str | None = None
+        # What the model would answer, as far as it said so, and the last that it said in prose.
+        self._draft: str | None = None
+        self._prose: str | None = None
 
     def handle(self, given: LoopInput) -> list[LoopEffect]:
         """Take one input and return what to do next; an input out of turn is an InternalError."""
@@ -172,7 +175,7 @@ class RlmLoop:
             case ModelReplied(text), _Phase.MODEL:
                 return [self._replied(text)]
             case ModelFailed(error), _Phase.MODEL:
-                return [self._give_up(f"model_failed: {type(error).__name__}: {error.message}")]
+                return [self._give_up(_reason_of(error))]
             case CellFinished(report), _Phase.CELL:
                 return [self._cell_finished(report)]
             case ((BudgetEnded(reason) | Cancelled(reason)), _):
@@ -190,9 +193,9 @@ class RlmLoop:
         return AskModel((*self._history, turn), observed)
 
     def _replied(self, text: str) -> LoopEffect:
-        self._last_reply = text
         self._history.append(Message("assistant", text))
         reply = parse_reply(text, self._lenient)
+        self._prose = reply.prose or self._prose
         if reply.unclosed:
             self._notes.append(UNCLOSED_NOTE)
         if reply.blocks_dropped:
@@ -200,15 +203,17 @@ class RlmLoop:
                 f"{reply.blocks_dropped} blocks beyond the first {len(reply.blocks)} did not run."
             )
         self._pending.extend(reply.blocks)
-        if self._dialect is not Dialect.ANSWER:
-            if reply.final_var is not None:
-                # The value is the guest's to give; an unknown name comes back as its exception.
-                self._pending.append(f"FINAL_VAR({reply.final_var!r})")
-            elif reply.final is not None:
-                self._candidate = reply.final
-                if not reply.blocks:
-                    return self._finish(reply.final, "final")
+        if reply.final_var is not None:
+            # The value is the guest's to give; an unknown name comes back as its exception.
+            self._pending.append(f"FINAL_VAR({reply.final_var!r})")
+        elif reply.final is not None and self._dialect is not Dialect.ANSWER:
+            if not reply.final:
+                self._notes.append(EMPTY_FINAL_NOTE)
+            elif not reply.blocks:
+                return self._finish(reply.final, "final")
+            else:
                 # Written before the output of the code was known: often made up.
+                self._draft = reply.final
                 self._notes.append(EARLY_FINAL_NOTE)
         if not self._pending and not self._notes:
             self._notes.append(NUDGE)
@@ -217,6 +222,7 @@ class RlmLoop:
     def _cell_finished(self, report: CellReport) -> LoopEffect:
         if report.finish is not None:
             return self._finish(report.finish, "finished")
+        self._draft = report.draft or self._draft
         self._ran.append(RanCell(self._running, report))
         if report.session_lost and self._pending:
             # The blocks behind it were written for a session that no longer is.
@@ -244,5 +250,11 @@ class RlmLoop:
     def _give_up(self, reason: str) -> Finish:
         self._phase = _Phase.DONE
         self._pending.clear()
-        best = self._candidate if self._candidate is not None else self._last_reply
-        return Finish(best, reason, partial=True)
+        return Finish(self._draft or self._prose, reason, partial=True)
+
+
+def _reason_of(error: QueryError) -> str:
+    """Return why a run ends whose model could not be asked; of a budget its dimension."""
+    if isinstance(error, BudgetExceeded):
+        return f"budget: {error.dimension}"
+    return f"model_failed: {type(error).__name__}: {error.message}"

@@ -17,7 +17,7 @@ RESERVED: Final = frozenset(
         *("answer", "budget", "llm_query", "llm_query_batched", "rlm_query", "rlm_query_batched"),
         *("FINAL", "FINAL_VAR", "SHOW_VARS"),
         *("QueryError", "BudgetExceeded", "ProviderError", "QueryTimeout", "QueryCancelled"),
-        *("DepthExceeded", "ChildFailed"),
+        *("DepthExceeded", "ChildFailed", "LimitExceeded"),
         *("_", "__name__", "__builtins__"),
     }
 )

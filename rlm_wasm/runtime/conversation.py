@@ -291,6 +291,7 @@ class Conversation:
             session_lost=result.session_lost,
             restored=result.restored,
             queries_answered=self._requests.answered if result.session_lost else (),
+            draft=result.draft,
         )
 
 

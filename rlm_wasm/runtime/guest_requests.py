@@ -11,9 +11,9 @@ from rlm_wasm.core.cell_report import AnsweredQuery
 from rlm_wasm.core.limits import BoundaryLimits
 from rlm_wasm.core.messages import Message
 from rlm_wasm.core.pricing import utf8_bytes
-from rlm_wasm.core.request import Cancelled, Completed, Response
+from rlm_wasm.core.request import Cancelled, Completed, Denied, Response
 from rlm_wasm.core.scheduler import CellStarted, ChildRequested, Noted, QueryReceived, RequestAbandoned
-from rlm_wasm.errors import BoundaryViolation, DeadlineExceeded
+from rlm_wasm.errors import BoundaryViolation, DeadlineExceeded, QueryError
 from rlm_wasm.ids import RequestId, RunId
 from rlm_wasm.runtime.broker import Broker
 from rlm_wasm.wire.boundary import (
@@ -21,6 +21,7 @@ from rlm_wasm.wire.boundary import (
     Finish,
     LlmQuery,
     LlmQueryBatch,
+    Request,
     RlmQuery,
     RlmQueryBatch,
     decode_request,
@@ -98,21 +99,27 @@ class GuestRequests(Answerer):
         self.closed = True
 
     def ask(self, frame: bytes, reply: Reply) -> None:
-        """Answer a frame; one that may not be is a BoundaryViolation, which ends the cell."""
+        """Answer a frame; one that no guest of ours sends is a BoundaryViolation, which ends the cell."""
         clock = self.broker.clock
         began_ns = clock()
+        request: Request | QueryError
         try:
             request = decode_request(frame, self.boundary)
         except BoundaryViolation as violation:
             reply(violation)
             return
+        except QueryError as refusal:
+            request = refusal
         # Reading frames is work that a cell makes others wait for: it has as much time as the cell itself.
         self.decode_ns += clock() - began_ns
         if self.decode_ns > self.decode_ms_max * _NS_PER_MS:
             most = self.decode_ms_max
             reply(DeadlineExceeded(f"the host took more than {most} ms to read the cell's requests"))
             return
-        if self.closed and not isinstance(request, Finish | Budget):
+        if isinstance(request, QueryError):
+            # It stays between this guest and its host: the run is as it was, and there is nothing to record.
+            reply(encode_response(Denied(request)))
+        elif self.closed and not isinstance(request, Finish | Budget):
             # No number for it: those of other conversations must not depend on what this one still tries.
             reply(_stopped(request))
         elif isinstance(request, Budget):
@@ -145,7 +152,7 @@ class GuestRequests(Answerer):
     def _query(self, prompts: Sequence[str], model: str | None, reply: Reply, *, batched: bool) -> None:
         broker, run_id = self.broker, self.run_id
         group = broker.next_request(run_id) if len(prompts) > 1 else None
-        name = model or self.sub_model
+        name = self.sub_model if model is None else model
         batch = [
             QueryReceived(
                 run_id,

@@ -21,10 +21,15 @@ STDOUT, STDERR, RESULT, ERROR, REPORT = 1, 2, 3, 4, 5
 _RECORD: Final = struct.Struct("<II")
 LEFT_BYTES_MAX: Final = 2048
 # The error and report documents are made by the guest's REPL, which bounds them well below this.
-CONTROL_STREAM_BYTES_MAX: Final = 256 << 10
+CONTROL_STREAM_BYTES_MAX: Final = 512 << 10
 # A guest that ignores being told that its output is full is stopped after so much more.
 DROPPED_BYTES_MAX: Final = 1 << 20
 FLOOD_FACTOR: Final = 4
+# The response to a request over the cap: in form what `wire.boundary` gives for a LimitExceeded.
+_TOO_LONG: Final = (
+    b'{"status":"denied","error":{"type":"LimitExceeded","message":'
+    b'"a request of %d bytes; boundary.frame_bytes_max allows %d"}}'
+)
 # The virtual clock: starts at a fixed date, runs with fuel (12 fuel a nanosecond, the measured speed).
 VIRTUAL_EPOCH_NS: Final = 1_700_000_000_000_000_000
 FUEL_PER_VIRTUAL_NS: Final = 12
@@ -126,16 +131,23 @@ class Exchange:
         return length
 
     def on_call(self, pointer: int, length: int, reply: int, capacity: int) -> None:
-        """Copy the request; the fiber waits until the owner answers."""
+        """Copy the request; the fiber waits until it is answered: by the owner, or here if it is too long."""
         self._only_in_cell()
         self._requests += 1
         # The host denies what goes beyond requests_max with an exception the guest can handle. Far
         # beyond it nobody is listening any more, and every denial costs the host real work.
         if self._requests > FLOOD_FACTOR * self._cell.requests_max:
             raise BoundaryViolation(f"{self._requests} requests where {self._cell.requests_max} are allowed")
-        self.request = self._memory.read(pointer, length, length_max=self._boundary.frame_bytes_max)
-        self._reply = self._memory.check(reply, capacity, length_max=self._session.memory_bytes_max)
+        memory_max, frame_max = self._session.memory_bytes_max, self._boundary.frame_bytes_max
+        self._memory.check(pointer, length, length_max=memory_max)
+        self._reply = self._memory.check(reply, capacity, length_max=memory_max)
         self._reply_capacity = capacity & 0xFFFF_FFFF
+        size = length & 0xFFFF_FFFF
+        if size > frame_max:
+            # Anyone's long text does that. It is not read, and the code that sent it is told.
+            self.answer(_TOO_LONG % (size, frame_max))
+            return
+        self.request = self._memory.read(pointer, length, length_max=frame_max)
         self._response = None
         self._answered = False
 

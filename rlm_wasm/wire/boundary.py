@@ -1,8 +1,10 @@
 """The gate between guest and host: request frames in, response frames out.
 
-A frame is JSON made by hostile code. What passes `decode_request` is typed and bounded; what does
-not becomes a BoundaryViolation, whose message never quotes the frame. A frame says what is asked,
-never who asks: depth, run and session are the host's to know.
+A frame is JSON made by hostile code. What passes `decode_request` is typed and bounded. What does not is
+refused in one of two ways, and no message quotes the frame: a request that is only too large, as anyone's
+mistake may be, is a QueryError for the code that made it; a frame that the guest's own modules could never
+send is a BoundaryViolation, which ends the cell. A frame says what is asked, never who asks: depth, run and
+session are the host's to know.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from rlm_wasm.core.ledger import Dimension, DimensionView
 from rlm_wasm.core.limits import BoundaryLimits
 from rlm_wasm.core.pricing import utf8_bytes
 from rlm_wasm.core.request import Completed, Response, error_of
-from rlm_wasm.errors import BoundaryViolation, ChildFailed
+from rlm_wasm.errors import BoundaryViolation, ChildFailed, LimitExceeded, QueryError
 
 # Every honest frame has these keys and values as strings, and its prompts: {"type": "llm_query_batch",
 # "model": "m", "prompts": [...]}, and a child's request a budget of up to ten dimensions. Counted before
@@ -27,14 +29,12 @@ _CONTAINERS_MAX: Final = 1_024  # arrays and objects of a frame, all together
 _MODEL_CHARS_MAX: Final = 256
 _AMOUNT_MAX: Final = 10**16  # no limit of a policy is higher
 
-ModelName: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=_MODEL_CHARS_MAX)]
-
 
 class LlmQuery(msgspec.Struct, frozen=True, tag_field="type", tag="llm_query", forbid_unknown_fields=True):
     """Ask a model one thing. Without `model` the policy's sub-model answers."""
 
     prompt: str
-    model: ModelName | None = None
+    model: str | None = None
 
 
 class LlmQueryBatch(
@@ -43,7 +43,7 @@ class LlmQueryBatch(
     """Ask a model several things at once; the answers come back in order."""
 
     prompts: tuple[str, ...]
-    model: ModelName | None = None
+    model: str | None = None
 
 
 Amount: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=_AMOUNT_MAX)]
@@ -72,7 +72,7 @@ class RlmQuery(msgspec.Struct, frozen=True, tag_field="type", tag="rlm_query", f
     """Have a child run answer. Without `model` the policy's model for its depth drives it."""
 
     prompt: str
-    model: ModelName | None = None
+    model: str | None = None
     budget: ChildBudget | None = None
 
 
@@ -82,7 +82,7 @@ class RlmQueryBatch(
     """Have child runs answer several prompts at once; `budget` is for each of them."""
 
     prompts: tuple[str, ...]
-    model: ModelName | None = None
+    model: str | None = None
     budget: ChildBudget | None = None
 
 
@@ -105,26 +105,43 @@ _ENCODER: Final = msgspec.json.Encoder()
 
 
 def decode_request(frame: bytes, limits: BoundaryLimits) -> Request:
-    """Decode one request; the only exception that leaves this function is BoundaryViolation.
+    """Decode one request.
 
     Time and memory are linear in the frame, whose size `frame_bytes_max` bounds. Of a key that
     occurs twice the last value counts; there is no second decoder that could see it otherwise.
+
+    Raises:
+        QueryError: the request is larger than the policy allows (`LimitExceeded`), or names a model that
+            cannot be. The guest's code is told.
+        BoundaryViolation: the guest's modules send no such frame. Nothing else leaves this function.
     """
     try:
-        check_shape(
-            frame,
-            bytes_max=limits.frame_bytes_max,
-            nesting_max=limits.nesting_max,
-            strings_max=limits.batch_items_max + _STRINGS_BESIDE_PROMPTS,
-        )
+        try:
+            check_shape(
+                frame,
+                bytes_max=limits.frame_bytes_max,
+                nesting_max=limits.nesting_max,
+                strings_max=limits.batch_items_max + _STRINGS_BESIDE_PROMPTS,
+            )
+        except _TooManyStrings as many:
+            _check_items(many.prompts, limits)
+            raise BoundaryViolation(many.message) from None
         request = _DECODER.decode(frame)
         _check_size(request, frame, limits)
-    except BoundaryViolation:
+    except (BoundaryViolation, QueryError):
         raise
     except Exception as exc:  # noqa: BLE001 - whatever a decoder raises, the guest did it
         # Not chained: the decoder's message may quote the frame.
         raise BoundaryViolation(f"the request frame is malformed ({type(exc).__name__})") from None
     return request
+
+
+class _TooManyStrings(BoundaryViolation):
+    """A frame with more strings than it may have. `prompts`: about how many of them a batch would have."""
+
+    def __init__(self, message: str, prompts: int) -> None:
+        super().__init__(message)
+        self.prompts: Final = prompts
 
 
 _STRING: Final = re.compile(rb'"[^"]*"?')
@@ -144,7 +161,7 @@ def check_shape(frame: bytes, *, bytes_max: int, nesting_max: int, strings_max: 
     bare = frame.replace(b"\\\\", b"").replace(b'\\"', b"")
     strings = (bare.count(b'"') + 1) // 2
     if strings > strings_max:
-        raise BoundaryViolation(f"a frame with {strings} strings, {strings_max} allowed")
+        raise _TooManyStrings(f"a frame with {strings} strings, {strings_max} allowed", _prompts_in(bare))
     brackets = _STRING.sub(b"", bare).translate(None, _NOT_BRACKETS)
     if len(brackets) > 2 * _CONTAINERS_MAX:
         raise BoundaryViolation(f"a frame with {len(brackets)} brackets, {2 * _CONTAINERS_MAX} allowed")
@@ -155,15 +172,36 @@ def check_shape(frame: bytes, *, bytes_max: int, nesting_max: int, strings_max: 
             raise BoundaryViolation(f"a frame nested deeper than {nesting_max}")
 
 
+def _prompts_in(bare: bytes) -> int:
+    """Count the strings of a batch as the guest's modules write one; 0 if it is none.
+
+    For a sentence only, about a frame that is refused anyway: it is not worth decoding.
+    """
+    _, key, rest = bare.partition(b'"prompts":[')
+    prompts, model, _ = rest.partition(b'],"model":')
+    if not model:
+        prompts = rest.rpartition(b"]")[0]
+    return prompts.count(b'"') // 2 if key else 0
+
+
+def _check_items(count: int, limits: BoundaryLimits) -> None:
+    if count > limits.batch_items_max:
+        key = "boundary.batch_items_max"
+        raise LimitExceeded(f"a batch of {count} prompts", key=key, size=count, limit=limits.batch_items_max)
+
+
 def _check_size(request: Request, frame: bytes, limits: BoundaryLimits) -> None:
     match request:
-        case LlmQuery(prompt=prompt) | RlmQuery(prompt=prompt):
-            _check_prompt(prompt, limits)
-        case LlmQueryBatch(prompts=prompts) | RlmQueryBatch(prompts=prompts):
-            if not 1 <= len(prompts) <= limits.batch_items_max:
-                raise BoundaryViolation(f"a batch of {len(prompts)}, 1 to {limits.batch_items_max} allowed")
-            for prompt in prompts:
-                _check_prompt(prompt, limits)
+        case LlmQuery(prompt=prompt, model=model) | RlmQuery(prompt=prompt, model=model):
+            _check_model(model)
+            _check_prompt("the prompt", prompt, limits)
+        case LlmQueryBatch(prompts=prompts, model=model) | RlmQueryBatch(prompts=prompts, model=model):
+            if not prompts:
+                raise BoundaryViolation("a batch of nothing")
+            _check_items(len(prompts), limits)
+            _check_model(model)
+            for at, prompt in enumerate(prompts):
+                _check_prompt(f"prompts[{at}]", prompt, limits)
         case Finish():
             pass  # an answer may be as long as a frame
         case Budget():
@@ -173,10 +211,19 @@ def _check_size(request: Request, frame: bytes, limits: BoundaryLimits) -> None:
                 )
 
 
-def _check_prompt(prompt: str, limits: BoundaryLimits) -> None:
-    size = utf8_bytes(prompt)
-    if size > limits.prompt_bytes_max:
-        raise BoundaryViolation(f"a prompt of {size} bytes, {limits.prompt_bytes_max} allowed")
+def _check_prompt(what: str, prompt: str, limits: BoundaryLimits) -> None:
+    # Four bytes a character at most: most prompts need not be counted.
+    if 4 * len(prompt) > limits.prompt_bytes_max and (size := utf8_bytes(prompt)) > limits.prompt_bytes_max:
+        key = "boundary.prompt_bytes_max"
+        raise LimitExceeded(
+            f"{what} has {size} bytes of UTF-8", key=key, size=size, limit=limits.prompt_bytes_max
+        )
+
+
+def _check_model(model: str | None) -> None:
+    # Every other name that is none is refused by whoever knows them, and told which there are.
+    if model is not None and len(model) > _MODEL_CHARS_MAX:
+        raise QueryError(f"no model has a name of {len(model)} characters")
 
 
 def encode_response(response: Response) -> bytes:

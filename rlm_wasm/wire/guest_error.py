@@ -1,4 +1,4 @@
-"""What the guest's REPL says at the end of a cell: its exception, its variables.
+"""What the guest's REPL says at the end of a cell: its exception, its variables, its draft of an answer.
 
 Guest-made text like any other: typed and bounded here, shown to the model, never acted upon.
 """
@@ -15,7 +15,8 @@ from rlm_wasm.wire.boundary import check_shape
 
 # The REPL cuts its own output well below these; they bound a guest that has rewritten it.
 ERROR_FRAME_BYTES_MAX: Final = 262_144
-VARIABLES_FRAME_BYTES_MAX: Final = 262_144
+VARIABLES_FRAME_BYTES_MAX: Final = 524_288
+DRAFT_CHARS_MAX: Final = 65_536
 VARIABLES_MAX: Final = 4_096
 _NAME_CHARS_MAX: Final = 256
 _NESTING_MAX: Final = 4
@@ -35,9 +36,10 @@ class GuestErrorReport:
 
 @dataclass(frozen=True, slots=True)
 class CellVariables:
-    """The names that the session's namespace holds after a cell."""
+    """The names that the session's namespace holds after a cell, and a draft of the answer if it is new."""
 
     variables: tuple[str, ...]
+    draft: str | None = None
 
 
 class _ErrorFrame(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -49,6 +51,7 @@ class _ErrorFrame(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class _VariablesFrame(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     variables: tuple[Name, ...]
+    draft: Annotated[str, msgspec.Meta(max_length=DRAFT_CHARS_MAX)] | None = None
 
 
 _ERROR_DECODER: Final = msgspec.json.Decoder(_ErrorFrame)
@@ -63,8 +66,9 @@ def decode_guest_error(frame: bytes) -> GuestErrorReport:
 
 
 def decode_cell_report(frame: bytes) -> CellVariables:
-    """Decode a list of variables; the only exception that leaves this function is BoundaryViolation."""
-    return CellVariables(_decode(frame, _VARIABLES_DECODER, VARIABLES_FRAME_BYTES_MAX).variables)
+    """Decode what a cell left; the only exception that leaves this function is BoundaryViolation."""
+    decoded = _decode(frame, _VARIABLES_DECODER, VARIABLES_FRAME_BYTES_MAX)
+    return CellVariables(decoded.variables, decoded.draft)
 
 
 def _decode(frame: bytes, decoder: msgspec.json.Decoder[_Frame], bytes_max: int) -> _Frame:

@@ -19,6 +19,7 @@ from rlm_wasm.errors import BoundaryViolation, GuestError, GuestException, RlmWa
 # Bounds that no honest report comes near; the caps of a cell's own limits are checked by who knows them.
 _NAME_CHARS_MAX: Final = 256
 VARIABLES_MAX: Final = 4_096
+DRAFT_CHARS_MAX: Final = 65_536
 MESSAGE_CHARS_MAX: Final = 8_192
 TRACEBACK_CHARS_MAX: Final = 262_144
 
@@ -149,6 +150,7 @@ class CellReport(_Message, frozen=True):
     executed_ns: Count
     session_lost: bool
     restored: bool
+    draft: Annotated[str, msgspec.Meta(max_length=DRAFT_CHARS_MAX)] | None = None
 
 
 class ImageReport(_Message, frozen=True):

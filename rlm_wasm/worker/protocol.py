@@ -15,6 +15,7 @@ from rlm_wasm.core.limits import BoundaryLimits, CellLimits, SessionLimits
 from rlm_wasm.errors import BoundaryViolation, CellCancelled, GuestError, InternalError, UsageError
 from rlm_wasm.sandbox.exchange import FLOOD_FACTOR
 from rlm_wasm.wire.worker_messages import (
+    DRAFT_CHARS_MAX,
     TRACEBACK_CHARS_MAX,
     CellReport,
     FromWorker,
@@ -298,5 +299,6 @@ def _check_result(result: CellReport, cell: CellLimits, session: SessionLimits) 
 
 def report_bytes_max(cell: CellLimits, boundary: BoundaryLimits) -> int:
     """Return what one report of a worker can take under these limits."""
-    texts = cell.stdout_bytes_max + cell.stderr_bytes_max + cell.result_bytes_max + 3 * TRACEBACK_CHARS_MAX
+    texts = cell.stdout_bytes_max + cell.stderr_bytes_max + cell.result_bytes_max
+    texts += 3 * TRACEBACK_CHARS_MAX + DRAFT_CHARS_MAX
     return max(_GROWTH * texts, boundary.frame_bytes_max) + _REPORT_BYTES_BESIDE

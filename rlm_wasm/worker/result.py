@@ -7,7 +7,7 @@ from typing import Final
 
 from rlm_wasm.errors import BoundaryViolation, GuestError, GuestException, MemoryExceeded
 from rlm_wasm.sandbox.steps import CellEnd
-from rlm_wasm.wire.guest_error import decode_cell_report, decode_guest_error
+from rlm_wasm.wire.guest_error import CellVariables, decode_cell_report, decode_guest_error
 
 COMPLETED: Final = "completed"
 
@@ -18,7 +18,8 @@ class CellResult:
 
     `result` is the repr of the last expression. `session_lost` says that a limit or a trap ended
     the guest in this cell; `restored`, that the session lives on with the variables it had before.
-    `executed_ns` does not count waits for the host.
+    `executed_ns` does not count waits for the host. `draft` is what the code would answer so far, where it
+    said something new about that: `answer["content"]`, or what it gave FINAL and was too long.
     """
 
     outcome: str
@@ -32,16 +33,17 @@ class CellResult:
     executed_ns: int
     session_lost: bool
     restored: bool = False
+    draft: str | None = None
 
 
 def decode_cell(end: CellEnd) -> CellResult:
     """Decode what a cell left behind. A guest that reports nonsense is a BoundaryViolation in the result."""
     error = end.fault
-    variables: tuple[str, ...] = ()
+    told = CellVariables(())
     lost = end.fault is not None
     try:
         if end.report is not None:
-            variables = decode_cell_report(end.report).variables
+            told = decode_cell_report(end.report)
         if end.raised and error is None:
             error = _exception(end)
         if error is None and end.output_cut and end.soft is not None:
@@ -55,11 +57,12 @@ def decode_cell(end: CellEnd) -> CellResult:
         stderr=_text(end.stderr),
         result=None if end.result is None else _text(end.result),
         error=error,
-        variables=variables,
+        variables=told.variables,
         fuel_used=end.fuel_used,
         memory_peak_bytes=end.memory_bytes,
         executed_ns=end.executed_ns,
         session_lost=lost,
+        draft=told.draft,
     )
 
 

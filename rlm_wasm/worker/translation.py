@@ -119,6 +119,7 @@ def _result(result: CellResult) -> m.CellReport:
         executed_ns=result.executed_ns,
         session_lost=result.session_lost,
         restored=result.restored,
+        draft=result.draft,
     )
 
 
@@ -141,6 +142,7 @@ def result_of(report: m.CellReport) -> CellResult:
         executed_ns=report.executed_ns,
         session_lost=report.session_lost,
         restored=report.restored,
+        draft=report.draft,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from time import monotonic_ns
@@ -17,7 +18,7 @@ from rlm_wasm.errors import (
     OutputExceeded,
     PolicyError,
 )
-from rlm_wasm.sandbox.exchange import ERROR, LEFT_BYTES_MAX, REPORT, RESULT, STDOUT
+from rlm_wasm.sandbox.exchange import CONTROL_STREAM_BYTES_MAX, ERROR, LEFT_BYTES_MAX, REPORT, RESULT, STDOUT
 from rlm_wasm.sandbox.imports import FUEL_PER_REQUEST_BYTE, SLICE_WALL_NS
 from rlm_wasm.sandbox.session import Cell, Session, drive
 from rlm_wasm.sandbox.steps import CellEnd, HostRequest, Slice
@@ -129,10 +130,26 @@ def test_growth_beyond_the_cap_fails_and_is_no_more_memory() -> None:
 
 
 @pytest.mark.threat("T-012")
-def test_a_frame_longer_than_the_cap_is_a_violation() -> None:
-    body = f"(drop (call $call {INTO} (i32.const 1001)))"
-    assert type(fault_of(body, boundary={"frame_bytes_max": 1000})) is BoundaryViolation
-    assert fault_of(body, boundary={"frame_bytes_max": 1001}) is None
+@pytest.mark.parametrize("length", [1_000, 1_001, MEMORY_BYTES - FREE])
+def test_a_frame_longer_than_the_cap_is_refused_unread(length: int) -> None:
+    asked: list[bytes] = []
+
+    def answer(frame: bytes) -> bytes:
+        asked.append(frame)
+        return RESPONSE
+
+    call = f"(call $call_into {INTO} (i32.const {length}) {INTO} (i32.const 500))"
+    body = f"(drop (call $emit (i32.const 1) {INTO} {call}))"
+    with session_of(body, boundary={"frame_bytes_max": 1_000}) as session:
+        end = run(session, answer)
+        assert (end.fault, session.lost) == (None, False)
+    if length <= 1_000:
+        assert (end.stdout, len(asked)) == (RESPONSE, 1)
+        return
+    error = json.loads(end.stdout)["error"]
+    assert error["type"] == "LimitExceeded"
+    assert error["message"] == f"a request of {length} bytes; boundary.frame_bytes_max allows 1000"
+    assert asked == []
 
 
 @pytest.mark.threat("T-008")
@@ -219,7 +236,12 @@ def test_an_unknown_stream_is_a_violation(stream: int) -> None:
 @pytest.mark.threat("T-004")
 @pytest.mark.parametrize(
     ("stream", "cap", "kind"),
-    [(1, 100, OutputExceeded), (2, 100, OutputExceeded), (3, 100, None), (4, 262_144, BoundaryViolation)],
+    [
+        (1, 100, OutputExceeded),
+        (2, 100, OutputExceeded),
+        (3, 100, None),
+        (4, CONTROL_STREAM_BYTES_MAX, BoundaryViolation),
+    ],
 )
 def test_no_stream_makes_the_host_keep_more_than_its_cap(stream: int, cap: int, kind: type | None) -> None:
     flood = f"""(loop $l (drop (call $emit (i32.const {stream}) {INTO} (i32.const 4007)))

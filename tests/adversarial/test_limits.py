@@ -5,6 +5,7 @@ A cell that lets itself be interrupted keeps its session; one that swallows the 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -200,13 +201,23 @@ def test_the_requests_of_the_next_cell_are_counted_from_zero(session: Session) -
 
 
 @pytest.mark.threat("T-012")
-def test_a_frame_over_the_cap_never_leaves_the_guest(make_session: Callable[..., Session]) -> None:
+def test_a_frame_over_the_cap_never_leaves_the_guest_whose_code_is_told(
+    make_session: Callable[..., Session],
+) -> None:
     session = make_session(boundary={"frame_bytes_max": 5_000})
     host = Recorder()
     assert run_cell(session, "len(llm_query('x' * 4_900))", host).result == "4900"
-    result = run_cell(session, "llm_query('x' * 5_000)", host)
-    assert result.outcome == "boundary_violation"
+    for source in (
+        "llm_query('x' * 5_000)", "llm_query_batched(['x' * 3_000] * 2)", "rlm_query('x' * 5_000)",
+        "FINAL('x' * 5_000)", "answer.update(content='x' * 5_000, ready=True)",
+        "import json, _rlm, rlm_queries\nraise rlm_queries._failure(json.loads(_rlm.call(bytes(5_001))))",
+    ):  # fmt: skip
+        result = run_cell(session, source, host)
+        assert isinstance(result.error, GuestException)
+        assert result.error.type_name == "LimitExceeded"
+        assert re.search(r"a request of \d+ bytes; boundary.frame_bytes_max allows 5000", str(result.error))
     assert len(host.requests) == 1
+    assert not session.lost
 
 
 def test_fuel_is_the_same_over_ten_fresh_sessions(make_session: Callable[..., Session]) -> None:

@@ -124,7 +124,8 @@ def _check_against_a_model(
         return
     operation, pointer, length, reply, capacity = steps[0]
     start, count = pointer % 2**32, length % 2**32
-    cap = {CALL: 1_000, TAKE: -1, ENTROPY: 256}[operation]
+    # A request that is too long is refused without being read.
+    cap = {CALL: MEMORY_BYTES, TAKE: -1, ENTROPY: 256}[operation]
     outside = count > cap or start + count > MEMORY_BYTES
     if operation == CALL:
         outside = outside or reply % 2**32 + capacity % 2**32 > MEMORY_BYTES

@@ -126,7 +126,7 @@ def test_an_interrupted_run_gives_what_it_has(
         process.stderr.read()
         assert process.wait(60) == 130
     assert (found["partial"], found["reason"]) == (True, "interrupted")
-    assert "while True" in found["answer"]
+    assert found["answer"] is None  # there was code and nothing else
     assert events_of(events)[-1]["data"]["outcome"] == "interrupted"
 
 
@@ -153,7 +153,7 @@ def test_an_interrupted_run_takes_its_children_with_it(tmp_path: Path) -> None:
         process.stderr.read()
         assert process.wait(60) == 130
     assert (found["partial"], found["reason"]) == (True, "interrupted")
-    assert "rlm_query_batched" in found["answer"]
+    assert found["answer"] is None
     ended = [event["data"]["status"] for event in events_of(events) if event["kind"] == "child_answered"]
     assert ended == ["cancelled", "cancelled"]
 

@@ -324,7 +324,7 @@ class SimulatedSession:
         if self._requests > FLOOD_FACTOR * self._cell.requests_max:
             raise BoundaryViolation("too many requests")
         if len(frame) > self._boundary.frame_bytes_max:
-            raise BoundaryViolation("the frame is too long")
+            return {"status": "denied", "error": {"type": "LimitExceeded", "message": "too long"}}
         self._check_limits(by_fuel=False)
         self._guest.frames += 1
         response = yield HostRequest(frame)

@@ -48,6 +48,8 @@ EARLY_FINAL_NOTE: Final = (
     "was known. Check the output above, then finish."
 )
 
+EMPTY_FINAL_NOTE: Final = "The FINAL() in that reply was not accepted: there was no answer in it."
+
 
 @dataclass(frozen=True, slots=True)
 class RanCell:

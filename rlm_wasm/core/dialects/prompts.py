@@ -69,7 +69,8 @@ To finish, run a block that sets
 answer["content"] = ...   # your answer, or a variable that holds it
 answer["ready"] = True
 You may set answer["content"] earlier as a draft. FINAL(value) and FINAL_VAR("name"), called in a block, \
-finish as well. The first finish counts: nothing after it runs.
+finish as well, also where you gave the name `answer` to something else. The first finish counts: nothing \
+after it runs.
 """
 
 _FINISH_FINAL: Final = """\

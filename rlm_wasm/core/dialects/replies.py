@@ -16,6 +16,7 @@ BLOCKS_MAX: Final = 32
 STRICT_TAGS: Final = frozenset({"repl"})
 LENIENT_TAGS: Final = frozenset({"repl", "python", "py", "python3", "py3", ""})
 
+_THOUGHT_BEGINS, _THOUGHT_ENDS = "<think>", "</think>"
 _CLOSING_INDENT_MAX: Final = 3  # deeper, it is text in a string of the block
 _TAG: Final = re.compile(r"[\w+#.-]+")
 # For lines without blanks at the end: two runs of blanks in one pattern would take quadratic time.
@@ -25,7 +26,8 @@ _INLINE_OPENER: Final = re.compile(r"(?<!`)(`{3,})[ \t]*([\w+#.-]+)$")
 
 @dataclass(frozen=True, slots=True)
 class ParsedReply:
-    """A reply taken apart. `final` and `final_var` are text-level finishes, outside every fence.
+    """A reply taken apart. `final` and `final_var` are text-level finishes, outside every fence; `prose` is
+    what else stands outside, if it is not code.
 
     `blocks_dropped` counts blocks beyond BLOCKS_MAX. `unclosed` is whether the reply ends within a
     block, which then is not among `blocks`: half a program must not run.
@@ -36,11 +38,12 @@ class ParsedReply:
     final_var: str | None
     blocks_dropped: int = 0
     unclosed: bool = False
+    prose: str = ""
 
 
 def parse_reply(text: str, lenient: bool) -> ParsedReply:
     """Take a reply apart; every text is a valid reply. `lenient` also runs python, py and bare fences."""
-    lines = text.split("\n")
+    lines = _without_thoughts(text).split("\n")
     scan = _scan(lines, LENIENT_TAGS if lenient else STRICT_TAGS)
     final_var = _text_final_var(lines, scan.outside)
     return ParsedReply(
@@ -49,7 +52,32 @@ def parse_reply(text: str, lenient: bool) -> ParsedReply:
         final_var=final_var,
         blocks_dropped=max(0, len(scan.blocks) - BLOCKS_MAX),
         unclosed=scan.unclosed,
+        prose=_prose([lines[number] for number in scan.outside]),
     )
+
+
+# A line that is code whatever stands around it. Prose may hold some; what holds nothing else is a program.
+_CODE_LINE: Final = re.compile(
+    r"(?:import|from)[ ][\w.]+(?:[ ](?:import|as)[ ].*|[ ]*,.*)?"
+    r"|(?:async|class|def|elif|else|except|finally|for|if|try|while|with)\b.*:"
+    r"|[A-Za-z_][\w.]*(?:\[[^\]]*\])*[ \t]*(?:[-+*/|&%]|//|\*\*)?=(?!=).*"
+    r"|[A-Za-z_][\w.]*[(\[](?:.*[\])(\[:,])?"
+    r"|[#@)\]}].*"
+)
+
+
+def _prose(lines: list[str]) -> str:
+    """Return the lines without what asks the session for something; "" where nothing but code is left."""
+    text = "\n".join(line for line in lines if not line.lstrip().startswith(("FINAL(", "FINAL_VAR("))).strip()
+    unindented = [line for line in text.split("\n") if line and line[0] not in " \t\r"]
+    return "" if all(_CODE_LINE.fullmatch(line.rstrip()) for line in unindented) else text
+
+
+def _without_thoughts(text: str) -> str:
+    """Drop what a model thought aloud before its reply; a thought that does not end is all of it."""
+    if not text.lstrip().startswith(_THOUGHT_BEGINS):
+        return text
+    return text.partition(_THOUGHT_ENDS)[2]
 
 
 @dataclass(slots=True)

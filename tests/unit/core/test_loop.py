@@ -22,7 +22,7 @@ from rlm_wasm.core.loop import (
     RlmLoop,
     RunCell,
 )
-from rlm_wasm.errors import InternalError, ProviderError
+from rlm_wasm.errors import BudgetExceeded, InternalError, ProviderError
 from tests.support.core_facts import observation
 
 CONTEXT = (ContextFacts("context", "str", 10, "characters", "0123456789"),)
@@ -52,6 +52,10 @@ def block(source: str) -> ModelReplied:
 
 def done(stdout: str = "", finish: str | None = None) -> CellFinished:
     return CellFinished(CellReport("completed", stdout=stdout, finish=finish))
+
+
+def drafted(draft: str | None) -> CellFinished:
+    return CellFinished(CellReport("completed", draft=draft))
 
 
 def test_the_model_first_gets_the_rules_the_question_and_the_turn() -> None:
@@ -137,12 +141,62 @@ def test_turns_are_bounded_and_the_last_reply_is_the_best_there_is() -> None:
 @pytest.mark.parametrize("stop", [BudgetEnded("deadline"), Cancelled("deadline")])
 @pytest.mark.parametrize(
     ("before", "best"),
-    [([], None), ([Begin()], None), ([Begin(), block("a")], block("a").text)],
+    [
+        ([], None),
+        ([Begin()], None),
+        ([Begin(), block("a")], "Look:"),
+        ([Begin(), ModelReplied("```repl\na\n```")], None),
+        ([Begin(), ModelReplied("It is 7."), ModelReplied("```repl\na\n```")], "It is 7."),
+        ([Begin(), ModelReplied("It is 7."), block("a"), drafted("8")], "8"),
+        ([Begin(), block("a"), drafted("8"), ModelReplied("It is 7.")], "8"),
+        ([Begin(), block("a"), drafted("8"), block("b"), drafted("9")], "9"),
+    ],
 )
 def test_a_run_that_is_stopped_gives_the_best_there_is(
     before: list[LoopInput], best: str | None, stop: LoopInput
 ) -> None:
     assert drive(loop(), *before, stop) == Finish(best, "deadline", partial=True)
+
+
+@pytest.mark.parametrize("dialect", ["answer", "final", "both"])
+@pytest.mark.parametrize("reply", ["```repl\nx = 1\n```", "```python\nx = 1\n```", "x = 1", "```repl\nx = 1"])
+def test_code_is_never_the_answer(dialect: str, reply: str) -> None:
+    """Whatever ends the run: the turns, the budget, a deadline, the model, the operator."""
+    for stop in (
+        BudgetEnded("budget: calls"),
+        Cancelled("enough"),
+        ModelFailed(ProviderError("no key")),
+        None,
+    ):
+        subject = loop(dialect, iterations_max=2)
+        (effect,) = subject.handle(Begin())
+        turns = 0
+        while not isinstance(effect, Finish):
+            if isinstance(effect, RunCell):
+                given: LoopInput = done("1\n")
+            elif turns == 1 and stop is not None:
+                given = stop
+            else:
+                given, turns = ModelReplied(reply), turns + 1
+            (effect,) = subject.handle(given)
+        assert (effect.answer, effect.partial) == (None, True)
+
+
+def test_a_spent_budget_is_named_by_its_dimension() -> None:
+    error = BudgetExceeded("calls", requested=1, available=0, limit=5)
+    effect = drive(loop(), Begin(), ModelReplied("It is 7."), ModelFailed(error))
+    assert effect == Finish("It is 7.", "budget: calls", partial=True)
+
+
+def test_an_empty_final_as_text_is_no_finish_and_the_model_is_told() -> None:
+    contents = said(drive(loop("final"), Begin(), ModelReplied("FINAL()")))
+    assert "there was no answer in it" in contents[-2]
+
+
+def test_a_variable_named_as_text_ends_every_dialect() -> None:
+    for dialect in ("answer", "final", "both"):
+        effect = drive(loop(dialect), Begin(), ModelReplied("FINAL_VAR(found)"))
+        assert effect == RunCell("FINAL_VAR('found')")
 
 
 def test_a_model_that_fails_ends_the_run_with_the_reason() -> None:

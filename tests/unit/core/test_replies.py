@@ -19,7 +19,9 @@ def blocks(text: str, lenient: bool = False) -> tuple[str, ...]:
 
 def test_every_repl_block_runs_in_order() -> None:
     text = "First:\n```repl\na = 1\nb = 2\n```\nthen\n```repl\nprint(a)\n```\nbye"
-    assert parse_reply(text, False) == ParsedReply(("a = 1\nb = 2", "print(a)"), None, None)
+    assert parse_reply(text, False) == ParsedReply(
+        ("a = 1\nb = 2", "print(a)"), None, None, prose="First:\nthen\nbye"
+    )
 
 
 @pytest.mark.parametrize("tag", ["python", "py", "Python", "py3", ""])
@@ -123,6 +125,40 @@ def test_a_final_variable_as_text(text: str, name: str | None) -> None:
 def test_a_final_variable_comes_before_a_final_answer() -> None:
     parsed = parse_reply("FINAL(x)\nFINAL_VAR(y)", False)
     assert (parsed.final, parsed.final_var) == (None, "y")
+
+
+@pytest.mark.parametrize(
+    ("text", "prose"),
+    [
+        ("It is 42.", "It is 42."),
+        ("It is\n\n  42.\n", "It is\n\n  42."),
+        ("```repl\nx = 1\n```", ""),
+        ("```python\nx = 1\n```", ""),
+        ("```\nx = 1", ""),
+        ("Look:\n```repl\nx = 1\n```\nThen I know.", "Look:\nThen I know."),
+        ("FINAL_VAR(x)", ""),
+        ("FINAL(draft)\n```repl\nx\n```", ""),
+        ("print(context[:300])", ""),
+        ("import re\nfind(\n  'a',\n)\ncontext[:300]", ""),
+        ("x = 5\nis what I found.", "x = 5\nis what I found."),
+        ("import re\nfor m in re.findall('a', context):\n    print(m)\n# done\nd['n'] = len(m)", ""),
+        ("from os import path\nrows = [\n    1,\n]\nif rows:\n    pass\nelse:\n    pass", ""),
+        ('answer["content"] = 5\nanswer["ready"] = True', ""),
+        ("from what I saw it is 42.", "from what I saw it is 42."),
+        ("x == y, it seems", "x == y, it seems"),
+        ("<think>\nFINAL(a guess)\n</think>\nI look first.", "I look first."),
+        ("<think>no end\nFINAL(a guess)", ""),
+        ("", ""),
+    ],
+)
+def test_prose_is_what_a_reply_says_beside_its_code(text: str, prose: str) -> None:
+    assert parse_reply(text, False).prose == prose
+
+
+def test_thoughts_ask_for_nothing() -> None:
+    parsed = parse_reply("<think>\nFINAL(a guess)\n```repl\nx\n```\n</think>\n```repl\ny\n```", False)
+    assert (parsed.blocks, parsed.final) == (("y",), None)
+    assert blocks("```repl\ns = '<think>'\n```\n</think>") == ("s = '<think>'",)
 
 
 pieces = st.sampled_from(

@@ -102,7 +102,7 @@ async def test_queries_and_batches_go_through_the_ledger(script: Script) -> None
 
 
 @pytest.mark.threat("T-020")
-@pytest.mark.parametrize("model", ["gpt-99", "script:/etc/passwd", "openai:", ""])
+@pytest.mark.parametrize("model", ["gpt-99", "script:/etc/passwd", "openai:", "", " "])
 async def test_a_model_the_policy_does_not_name_is_a_query_error_in_the_guest(
     script: Script, model: str
 ) -> None:
@@ -112,10 +112,7 @@ async def test_a_model_the_policy_does_not_name_is_a_query_error_in_the_guest(
     script.reply("root", source).reply("sub", "answered")
     async with running(small_policy(), script.spec) as runtime:
         result = await runtime.ask("?")
-    # An empty name is no valid frame at all; it ends the cell, and the loop goes on to its last turn.
-    assert result.answer is None or "answered" not in result.answer
-    if model:
-        assert "no model of that name" in str(result.answer)
+    assert "no model of that name" in str(result.answer)
 
 
 @pytest.mark.threat("T-012")
@@ -143,7 +140,7 @@ async def test_a_budget_that_is_used_up_ends_with_the_best_answer_so_far(script:
         result = await runtime.ask("?", sinks=[events.append])
     assert result.partial
     assert "my best guess is 7" in str(result.answer)
-    assert "BudgetExceeded" in result.reason
+    assert result.reason == "budget: calls"
     assert result.spent["calls"] == 2
     events.assert_complete()
 

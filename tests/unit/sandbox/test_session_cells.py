@@ -273,15 +273,26 @@ def test_fresh_sessions_draw_different_numbers(make_session: Callable[..., Sessi
 @pytest.mark.parametrize(
     "name",
     [
-        *("llm_query", "llm_query_batched", "rlm_query", "rlm_query_batched", "budget"),
-        *("FINAL", "FINAL_VAR", "SHOW_VARS", "QueryError", "ChildFailed", "DepthExceeded"),
+        *("llm_query", "llm_query_batched", "rlm_query", "rlm_query_batched"),
+        *("FINAL", "FINAL_VAR", "SHOW_VARS", "QueryError", "LimitExceeded", "ChildFailed", "DepthExceeded"),
     ],
 )
-def test_reserved_names_come_back(session: Session, name: str) -> None:
+def test_functions_of_the_session_come_back(session: Session, name: str) -> None:
     completed(session, f"{name} = 'mine'")
     assert completed(session, f"callable({name})").result == "True"
     completed(session, f"del {name}")
     assert completed(session, f"callable({name})").result == "True"
+
+
+@pytest.mark.parametrize("name", ["answer", "budget"])
+def test_a_noun_is_the_cells_once_it_is_assigned(session: Session, name: str) -> None:
+    before = completed(session, f"repr({name})").result
+    assert completed(session, "SHOW_VARS()").result == "{}"
+    assert completed(session, f"{name} = 'mine'").variables == (name,)
+    assert completed(session, name).result == "'mine'"
+    assert completed(session, "SHOW_VARS()").result == f"{{'{name}': 'str'}}"
+    completed(session, f"del {name}")
+    assert completed(session, f"repr({name})").result == before
 
 
 def test_a_cleared_namespace_comes_back(session: Session) -> None:
@@ -325,10 +336,10 @@ def test_input_is_at_its_end(session: Session) -> None:
 def test_llm_query_returns_text_and_sends_what_was_given(session: Session) -> None:
     host = Recorder()
     assert run_cell(session, "llm_query('hé', model='m')", host).result == "'HÉ'"
-    run_cell(session, "llm_query_batched(['a', 5])", host)
+    run_cell(session, "llm_query_batched(s for s in ['a', 'b'])", host)
     assert host.requests == [
         {"type": "llm_query", "prompt": "hé", "model": "m"},
-        {"type": "llm_query_batch", "prompts": ["a", "5"]},
+        {"type": "llm_query_batch", "prompts": ["a", "b"]},
     ]
 
 
@@ -336,8 +347,8 @@ def test_rlm_query_sends_what_was_given(session: Session) -> None:
     host = Recorder()
     assert run_cell(session, "rlm_query('hé')", host).result == "'HÉ'"
     run_cell(session, "rlm_query('a', model='m', budget={'calls': 5, 'fuel': 10**30, 'children': -1})", host)
-    batch = "rlm_query_batched(['a', 5], budget={'calls': 2.0})"
-    assert run_cell(session, batch, host).result == "['A', '5']"
+    batch = "rlm_query_batched(['a', 'b'], budget={'calls': 2.0, 'fuel': float('inf'), 'children': None})"
+    assert run_cell(session, batch, host).result == "['A', 'B']"
     assert run_cell(session, "rlm_query_batched([])", host).result == "[]"
     assert host.requests == [
         {"type": "rlm_query", "prompt": "hé"},
@@ -347,7 +358,7 @@ def test_rlm_query_sends_what_was_given(session: Session) -> None:
             "budget": {"calls": 5, "fuel": 10**16, "children": 0},
             "prompt": "a",
         },
-        {"type": "rlm_query_batch", "budget": {"calls": 2}, "prompts": ["a", "5"]},
+        {"type": "rlm_query_batch", "budget": {"calls": 2, "fuel": 10**16}, "prompts": ["a", "b"]},
     ]
 
 
@@ -429,10 +440,26 @@ def test_lone_surrogates_in_output_and_variables_are_shown_escaped(session: Sess
     ("source", "answer"),
     [
         ("FINAL(42)", "42"),
-        ("FINAL()", ""),
         ("value = [1, 2]\nFINAL_VAR('value')", "[1, 2]"),
         ("value = 'x'\nFINAL_VAR(' \"value\" ')", "x"),
         ("FINAL_VAR(7)", "7"),
+        ("town = 'Bern'\nFINAL_VAR(town)", "Bern"),
+        ("town = 'New York'\nFINAL_VAR(town)", "New York"),
+        ("town = 'town'\nFINAL_VAR(town)", "town"),
+        ("b = 'a'\na = 'the name is taken first'\nFINAL_VAR(b)", "the name is taken first"),
+        ("FINAL_VAR('It is Bern.')", "It is Bern."),
+        ("FINAL_VAR('42')", "42"),
+        ("FINAL_VAR(' two words ')", " two words "),
+        ("text = 'x' * 300\nFINAL_VAR(text)", "x" * 300),
+        ("answer['content'] = 'draft'\nFINAL_VAR('answer')", "draft"),
+        ("answer['content'] = 'draft'\nFINAL(answer)", "draft"),
+        ("answer = llm_query\nanswer = 'Bern'\nFINAL_VAR(answer)", "Bern"),
+        ("answer = ['Bern']\nFINAL_VAR('answer')", "['Bern']"),
+        ("answer = {'town': 'Bern'}\nFINAL(answer)", "{'town': 'Bern'}"),
+        ("budget = 900\nFINAL_VAR('budget')", "900"),
+        ("FINAL(0)", "0"),
+        ("FINAL(False)", "False"),
+        ("answer['content'] = 0\nanswer['ready'] = True", "0"),
         ("answer['content'] = 'done'\nanswer['ready'] = True", "done"),
         ("answer = {'content': 5, 'ready': 1}", "5"),
         ("try: FINAL('in')\nexcept Exception: print('swallowed')", "in"),
@@ -455,6 +482,62 @@ def test_final_var_of_an_unknown_name_says_what_helps(session: Session) -> None:
     assert error.type_name == "NameError"
     assert "SHOW_VARS()" in error.guest_message
     assert host.requests == []
+
+
+@pytest.mark.parametrize(
+    "name", ["Bern", "results[0]", "row.town", "f(1)", "a + b", "a-b", "x if y else z", "[a]"]
+)
+def test_final_var_of_what_could_be_meant_for_a_name_is_no_answer(session: Session, name: str) -> None:
+    """Unless a variable holds it: then the value was passed and not the name."""
+    host = Recorder()
+    error = raised(session, f"FINAL_VAR({name!r})", answer=host)
+    assert (error.type_name, host.requests) == ("NameError", [])
+    assert "FINAL(value)" in error.guest_message
+    run_cell(session, f"kept = {name!r}\nFINAL_VAR({name!r})", host)
+    assert host.requests == [{"type": "finish", "answer": name}]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "FINAL()", "FINAL(None)", "FINAL('')", "FINAL(' \\n')", "FINAL_VAR('answer')", "FINAL(answer)",
+        "FINAL_VAR(None)", "nothing = None\nFINAL_VAR('nothing')", "answer['ready'] = True\nFINAL(answer)",
+        "FINAL(budget)", "FINAL_VAR('llm_query')", "FINAL(FINAL)",
+    ],
+)  # fmt: skip
+def test_nothing_is_no_answer(session: Session, source: str) -> None:
+    host = Recorder()
+    error = raised(session, source, answer=host)
+    assert error.type_name == "ValueError"
+    assert host.requests == []
+
+
+@pytest.mark.parametrize("content", ["", "''", "None", "' \\n'"])
+def test_ready_without_content_is_no_finish_and_says_so_once(session: Session, content: str) -> None:
+    host = Recorder()
+    result = run_cell(session, f"answer['content'] = {content or repr('')}\nanswer['ready'] = True", host)
+    assert result.outcome == "completed"
+    assert 'answer["content"] is empty' in result.stderr
+    assert run_cell(session, "answer['content'] = 'a draft'", host).stderr == ""
+    assert host.requests == []
+    run_cell(session, "answer['ready'] = True", host)
+    assert host.requests == [{"type": "finish", "answer": "a draft"}]
+
+
+def test_drafts_are_reported_when_they_are_new(session: Session) -> None:
+    def draft(source: str) -> str | None:
+        return run_cell(session, source).draft
+
+    assert draft("1") is None
+    assert draft("answer['content'] = 'one'") == "one"
+    assert draft("2") is None
+    assert draft("answer['content'] = 'two'\n1/0") == "two"
+    assert draft("answer['content'] = 3") == "3"
+    assert draft("answer['content'] = 'x' * 100_000") == "x" * 32_728 + "... + [67272 chars...]"
+    assert draft("answer['content'] = '\\x01' * 100_000") is not None
+    assert draft("answer['content'] = object()") is None
+    assert draft("answer['content'] = '\\ud800'") == "?"
+    assert draft("answer = 'mine'") is None
 
 
 def test_an_answer_that_is_not_ready_is_no_finish(session: Session) -> None:

@@ -13,7 +13,7 @@ from rlm_wasm.errors import MemoryExceeded, PolicyError, UsageError
 from rlm_wasm.sandbox import text
 from rlm_wasm.sandbox.session import Session, drive
 from rlm_wasm.sandbox.text import ASCII, LATIN_1, UCS_2, UCS_4, encoding_of
-from tests.support.sandbox_facts import MIB, completed
+from tests.support.sandbox_facts import MIB, completed, run_cell
 
 pytestmark = pytest.mark.guest
 
@@ -96,10 +96,20 @@ def test_a_large_text_is_copied_once(make_session: Callable[..., Session]) -> No
     assert completed(session, "len(context), context.count('x')").result == f"({len(value)}, {len(value)})"
 
 
-def test_an_input_comes_back_when_a_cell_overwrites_it(session: Session) -> None:
-    drive(session.load("context", "kept"))
-    completed(session, "context = None")
-    assert completed(session, "context").result == "'kept'"
+def test_an_input_is_the_cells_to_change(session: Session) -> None:
+    drive(session.load("context", "one two three"))
+    completed(session, "context = context.split()")
+    assert completed(session, "context").result == "['one', 'two', 'three']"
+    completed(session, "del context")
+    assert run_cell(session, "context").outcome == "guest_exception"
+
+
+def test_an_input_that_a_cell_drops_gives_its_memory_back(make_session: Callable[..., Session]) -> None:
+    session = make_session(memory_bytes_max=160 * MIB)
+    drive(session.load("context", "x" * (60 * MIB)))
+    for _ in range(5):
+        completed(session, "context = context.replace('x', 'y')", fuel_max=20_000_000_000)
+    assert completed(session, "len(context)").result == str(60 * MIB)
 
 
 def test_an_input_can_be_replaced_by_its_owner(session: Session) -> None:
@@ -160,10 +170,10 @@ def test_finalisers_that_run_while_an_input_is_bound_reach_no_import(session: Se
     """Binding drops the old value: code of an earlier cell runs then, and the host is not there for it."""
     completed(
         session,
-        "import rlm_repl, _rlm\n"
+        "import _rlm\n"
         "class Evil:\n"
         "    def __del__(self): print('printed', flush=True); _rlm.call(b'{}')\n"
-        "rlm_repl._contexts['v'] = Evil()\nv = None\n",
+        "v = Evil()\n",
     )
     from rlm_wasm.errors import BoundaryViolation
 
@@ -184,8 +194,7 @@ def test_a_set_context_that_never_ends_meets_the_limits_of_a_cell(
     monkeypatch.setattr(module, "_SETUP_LIMITS", replace(module._SETUP_LIMITS, fuel_max=200_000_000))
     completed(
         session,
-        "import rlm_repl\nclass Slow:\n def __del__(self):\n  while True: pass\n"
-        "rlm_repl._contexts['v'] = Slow()\nv = None",
+        "class Slow:\n def __del__(self):\n  while True: pass\nv = Slow()",
     )
     with pytest.raises(FuelExhausted):
         drive(session.load("v", "new"))

@@ -11,7 +11,14 @@ import pytest
 from rlm_wasm.core.ledger import Charge, Dimension, Ledger
 from rlm_wasm.core.messages import Usage
 from rlm_wasm.core.request import Cancelled, Completed, Denied, Failed, Response, TimedOut
-from rlm_wasm.errors import BoundaryViolation, BudgetExceeded, ChildFailed, ProviderError
+from rlm_wasm.errors import (
+    BoundaryViolation,
+    BudgetExceeded,
+    ChildFailed,
+    LimitExceeded,
+    ProviderError,
+    QueryError,
+)
 from rlm_wasm.wire.boundary import (
     Budget,
     ChildBudget,
@@ -82,14 +89,11 @@ def test_a_guest_cannot_say_who_it_is(kind: str, field: str) -> None:
         frame(type="rlm_query", prompt="x", budget={"calls": 10**17}),
         frame(type="rlm_query", prompt="x", budget={"wishes": 3}),
         frame(type="rlm_query_batch", prompts=[]),
-        frame(type="rlm_query_batch", prompts=["x"] * 5),
         frame(type="llm_query"),
         frame(type="llm_query", prompt=5),
         frame(type="llm_query", prompt=["x"]),
-        frame(type="llm_query", prompt="x", model=""),
-        frame(type="llm_query", prompt="x", model="m" * 257),
+        frame(type="llm_query", prompt="x", model=5),
         frame(type="llm_query_batch", prompts=[]),
-        frame(type="llm_query_batch", prompts=["x"] * 5),
         frame(type="llm_query_batch", prompts=["x", None]),
         frame(type="llm_query_batch", prompts="xy"),
         frame(type="finish", answer=None),
@@ -115,21 +119,74 @@ def test_each_cap_is_exact() -> None:
     decode_request(at_size(4_096, "answer", type="finish"), LIMITS)
     with pytest.raises(BoundaryViolation, match="4097 bytes, 4096 allowed"):
         decode_request(at_size(4_097, "answer", type="finish"), LIMITS)
-    decode_request(frame(type="llm_query", prompt="x" * 1_024), LIMITS)
-    with pytest.raises(BoundaryViolation, match="1025 bytes, 1024 allowed"):
-        decode_request(frame(type="llm_query", prompt="x" * 1_025), LIMITS)
-    with pytest.raises(BoundaryViolation, match="1025 bytes"):
-        decode_request(frame(type="llm_query_batch", prompts=["", "x" * 1_025]), LIMITS)
     budget_frame = frame(type="budget")
     decode_request(budget_frame.ljust(256), LIMITS)
     with pytest.raises(BoundaryViolation, match="257 bytes, 256 allowed"):
         decode_request(budget_frame.ljust(257), LIMITS)
 
 
-def test_a_prompt_is_measured_in_bytes_not_in_characters() -> None:
-    prompt = json.dumps({"type": "llm_query", "prompt": "é" * 600}, ensure_ascii=False).encode()
-    with pytest.raises(BoundaryViolation, match="1200 bytes"):
-        decode_request(prompt, LIMITS)
+def prompts_frame(kind: str, *prompts: str, **more: Any) -> bytes:
+    """Write a batch as the guest's modules do."""
+    head = {"type": f"{kind}_batch"}
+    body = {"prompts": prompts, **more} if kind == "llm_query" else {**more, "prompts": prompts}
+    return json.dumps({**head, **body}, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+@pytest.mark.parametrize("kind", ["llm_query", "rlm_query"])
+@pytest.mark.parametrize(
+    ("prompts", "key", "size", "limit"),
+    [
+        (["x" * 1_025], "boundary.prompt_bytes_max", 1_025, 1_024),
+        (["é" * 600], "boundary.prompt_bytes_max", 1_200, 1_024),
+        (["", "\U0001f600" * 257], "boundary.prompt_bytes_max", 1_028, 1_024),
+        (["x"] * 5, "boundary.batch_items_max", 5, 4),
+        (["x"] * 24, "boundary.batch_items_max", 24, 4),
+        (["x"] * 300, "boundary.batch_items_max", 300, 4),
+        (['"]', '\\"', "\\", '"prompts":["'] * 60, "boundary.batch_items_max", 240, 4),
+        ([""] * 1_000, "boundary.batch_items_max", 1_000, 4),
+    ],
+)
+def test_a_request_that_is_only_too_large_names_the_limit_and_both_numbers(
+    kind: str, prompts: list[str], key: str, size: int, limit: int
+) -> None:
+    frames = [prompts_frame(kind, *prompts), prompts_frame(kind, *prompts, model="m[]")]
+    if kind == "rlm_query":
+        frames.append(prompts_frame(kind, *prompts, model="m", budget={"calls": 5, "fuel": 7}))
+    if len(prompts) == 1:
+        frames.append(json.dumps({"type": kind, "prompt": prompts[0]}, ensure_ascii=False).encode())
+    for sent in frames:
+        with pytest.raises(LimitExceeded, match=f"{size}.*{key} allows {limit}") as refused:
+            decode_request(sent, LIMITS)
+        assert (refused.value.key, refused.value.size, refused.value.limit) == (key, size, limit)
+
+
+def test_the_item_that_is_too_large_is_named() -> None:
+    with pytest.raises(LimitExceeded, match=r"prompts\[2\] has 1025 bytes"):
+        decode_request(prompts_frame("llm_query", "a", "b", "x" * 1_025), LIMITS)
+
+
+def test_what_just_fits_is_understood() -> None:
+    decode_request(prompts_frame("llm_query", *["é" * 512] * 3), LIMITS)
+    decode_request(frame(type="llm_query", prompt="x" * 1_024), LIMITS)
+
+
+@pytest.mark.parametrize("model", ["m" * 257, "m" * 3_000])
+def test_a_name_that_no_model_has_is_refused_for_that(model: str) -> None:
+    with pytest.raises(QueryError, match=f"a name of {len(model)} characters"):
+        decode_request(frame(type="llm_query", prompt="x", model=model), LIMITS)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        frame(type="finish", answer="x", more=["x"] * 300),
+        frame(type="llm_query", prompt="x", prompts=["x"] * 3, **{f"k{n}": "" for n in range(40)}),
+        b"[" + b'"",' * 300 + b'""]',
+    ],
+)
+def test_many_strings_that_are_no_batch_over_its_limit_are_a_violation(sent: bytes) -> None:
+    with pytest.raises(BoundaryViolation, match="strings, 24 allowed"):
+        decode_request(sent, LIMITS)
 
 
 def test_brackets_and_quotes_inside_a_prompt_are_text() -> None:
