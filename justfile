@@ -11,6 +11,10 @@ setup:
 check:
     sh scripts/check.sh
 
+# the tests on a machine that refuses new namespaces, as most containers do; arguments go to pytest
+check-bare *args:
+    .venv/bin/python -m tests.support.refused_namespaces filtered .venv/bin/python -m pytest {{args}}
+
 # tests alone; arguments go to pytest
 test *args:
     .venv/bin/python -m pytest {{args}}
@@ -48,9 +52,11 @@ bench *args:
 doctor:
     .venv/bin/rlm-wasm doctor
 
-# write docs/events.md from the catalogue
+# write what is made from tables: docs/events.md, threat_model/grades.toml, policies/container.toml
 docs:
     .venv/bin/python -m tests.support.events_page
+    .venv/bin/python -m tests.support.grades_page
+    .venv/bin/python -m tests.support.container_policy
 
 # pin the dependencies again (needs uv)
 lock:

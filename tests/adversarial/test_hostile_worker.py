@@ -18,7 +18,6 @@ import pytest
 
 from rlm_wasm.errors import WorkerLost
 from rlm_wasm.image.memfd import MemoryFile
-from rlm_wasm.policy.model import Policy
 from rlm_wasm.runtime.sandbox import Sandbox
 from rlm_wasm.sandbox.session import Cell
 from rlm_wasm.wire import worker_messages as m
@@ -26,6 +25,7 @@ from rlm_wasm.worker.child import Child
 from rlm_wasm.worker.link import Link
 from rlm_wasm.worker.patience import ended_in_time
 from rlm_wasm.worker.process import ProcessSession
+from tests.support.machine_grade import HERE, strict_here
 from tests.support.pool_facts import alive, until
 from tests.support.sandbox_facts import boundary_limits, cell_limits, session_limits
 
@@ -191,8 +191,9 @@ async def test_an_image_that_lies_about_its_pages_ends_its_worker(content: bytes
 @pytest.mark.guest
 @pytest.mark.threat("T-069")
 async def test_strict_runs_each_guest_in_a_locked_process_of_its_own(guest: Any) -> None:
-    async with Sandbox(Policy.builtin("strict")) as sandbox, await sandbox.session() as session:
+    async with Sandbox(strict_here()) as sandbox, await sandbox.session() as session:
         assert (await session.exec("6 * 7")).result == "42"
+        assert session.lockdown == HERE.value
         (link,) = sandbox._worker.links  # type: ignore[attr-defined]
         assert link.child.pid != os.getpid()
         status = Path(f"/proc/{link.child.pid}/status").read_text()  # noqa: ASYNC240

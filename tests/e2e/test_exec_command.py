@@ -13,6 +13,7 @@ import pytest
 from rlm_wasm.image.installed import find_guest
 from rlm_wasm.policy.model import Policy
 from tests.support.command_line import COMMAND, document, environment, rlm_wasm
+from tests.support.machine_grade import POLICY_HERE
 from tests.support.policy_file import write_policy
 
 pytestmark = pytest.mark.guest
@@ -186,7 +187,7 @@ def test_a_machine_without_a_guest_says_how_to_build_one(tmp_path: Path) -> None
     run = rlm_wasm(
         "run",
         "--policy",
-        "strict",
+        POLICY_HERE,
         "--model",
         f"script:{script}",
         "?",

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.command_line import ROOT, document, rlm_wasm, start
+from tests.support.machine_grade import POLICY_HERE
 from tests.support.policy_file import write_policy
 from tests.support.runtime_facts import tree_model
 
@@ -52,20 +53,21 @@ def test_the_example_is_answered(tmp_path: Path) -> None:
         maker = [sys.executable, NEEDLE / "make_haystack.py", "--bytes", "500000", "--seed", "7"]
         subprocess.run(maker, stdout=file, check=True, timeout=60)
     ended = rlm_wasm(
-        "run", "--policy", ROOT / "policies" / "strict.toml", "--model", f"script:{NEEDLE / 'model.toml'}",
+        "run", "--policy", ROOT / "policies" / f"{POLICY_HERE}.toml",
+        "--model", f"script:{NEEDLE / 'model.toml'}",
         "--context", haystack, "--events", events, "What is the magic number?",
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     answer = ended.stdout.decode().strip()
     assert answer.isdigit()
     assert f"magic number is {answer}" in " ".join(haystack.read_text().split())
-    assert ended.stderr == b""  # what is not locked down says so; strict is
+    assert ended.stderr == b""  # what is not locked down says so
     assert events.stat().st_mode & 0o777 == 0o600
     assert events_of(events)[-1]["data"]["outcome"] == "finished"
 
 
 def test_json_is_one_document(model: Callable[..., str]) -> None:
-    ended = rlm_wasm("run", "--policy", "strict", "--model", model("FINAL(llm_query('x'))"), "--json", "?")
+    ended = rlm_wasm("run", "--policy", POLICY_HERE, "--model", model("FINAL(llm_query('x'))"), "--json", "?")
     found = document(ended)
     assert (ended.returncode, found["answer"], found["partial"]) == (0, "sub answer", False)
     assert found["spent"]["calls"] == 2
@@ -75,7 +77,7 @@ def test_a_context_from_standard_input(model: Callable[..., str]) -> None:
     ended = rlm_wasm(
         "run",
         "--policy",
-        "strict",
+        POLICY_HERE,
         "--model",
         model("FINAL(context[::-1])"),
         "--context",
@@ -96,7 +98,7 @@ def test_a_budget_ends_with_status_3_and_the_partial_answer(
 
 
 def test_a_model_that_fails_is_status_1(model: Callable[..., str]) -> None:
-    ended = rlm_wasm("run", "--policy", "strict", "--model", model("1"), "--json", "?")
+    ended = rlm_wasm("run", "--policy", POLICY_HERE, "--model", model("1"), "--json", "?")
     assert ended.returncode == 1
     assert document(ended)["reason"].startswith("model_failed")
 
@@ -163,7 +165,7 @@ def test_events_on_a_full_disk_end_the_run_with_a_reason(model: Callable[..., st
     ended = rlm_wasm(
         "run",
         "--policy",
-        "strict",
+        POLICY_HERE,
         "--model",
         model("FINAL('unseen')"),
         "--events",
@@ -176,7 +178,7 @@ def test_events_on_a_full_disk_end_the_run_with_a_reason(model: Callable[..., st
 
 
 def test_events_that_cannot_be_opened_are_told_at_once(model: Callable[..., str]) -> None:
-    ended = rlm_wasm("run", "--policy", "strict", "--model", model("1"), "--events", "/none/e.jsonl", "?")
+    ended = rlm_wasm("run", "--policy", POLICY_HERE, "--model", model("1"), "--events", "/none/e.jsonl", "?")
     assert ended.returncode == 2
     assert b"/none/e.jsonl" in ended.stderr
     assert b"Traceback" not in ended.stderr
@@ -186,14 +188,14 @@ def test_events_that_cannot_be_opened_are_told_at_once(model: Callable[..., str]
 def test_a_context_that_cannot_be_read_is_status_2(
     model: Callable[..., str], tmp_path: Path, name: str
 ) -> None:
-    ended = rlm_wasm("run", "--policy", "strict", "--model", model("1"), "--context", tmp_path / name, "?")
+    ended = rlm_wasm("run", "--policy", POLICY_HERE, "--model", model("1"), "--context", tmp_path / name, "?")
     assert ended.returncode == 2
     assert b"cannot read" in ended.stderr
 
 
 def test_standard_input_is_one_context_only() -> None:
     ended = rlm_wasm(
-        "run", "--policy", "strict", "--model", "script:none.toml",
+        "run", "--policy", POLICY_HERE, "--model", "script:none.toml",
         "--context", "a=-", "--context", "b=-", "?", stdin="text",
     )  # fmt: skip
     assert ended.returncode == 2

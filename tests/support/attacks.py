@@ -21,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from rlm_wasm.core.lockdown import Grade
 from rlm_wasm.worker.lockdown import kernel
 from rlm_wasm.worker.lockdown.kernel import prctl, syscall
 from rlm_wasm.worker.lockdown.syscalls import IMAGE_FD, SOCKET_FD
@@ -45,7 +46,7 @@ class Aim:
     tcp_port: int
     abstract: str
     image: int = IMAGE_FD
-    # Another worker of the same zygote: the first process after it.
+    # Another worker of the same zygote.
     neighbour: int = 2
 
 
@@ -53,13 +54,19 @@ class Aim:
 class Attack:
     """An attempt; what stops it in a worker; what stops it without the filter; why it has no control run.
 
-    Where the filter is all there is, `unfiltered` says that it works.
+    Where the filter is all there is, `unfiltered` says that it works. `bare` is what stops it without the
+    filter where there is no namespace either, if that is something else.
     """
 
     act: Callable[[Aim], object]
     locked: str
     unfiltered: str
     no_control: str = ""
+    bare: str = ""
+
+    def behind_the_filter(self, grade: Grade) -> str:
+        """Return what stops it in a worker of this grade that lacks the filter; alternatives with "or"."""
+        return self.bare or self.unfiltered if grade is Grade.FILTERED else self.unfiltered
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -284,22 +291,29 @@ def _filter_of_its_own(aim: Aim) -> int:
 
 ATTACKS: Final[dict[str, Attack]] = {
     # -- files --------------------------------------------------------------------------------------
-    "open a file": Attack(lambda aim: os.open("/etc/passwd", os.O_RDONLY), "EACCES", "ENOENT"),
+    "open a file": Attack(lambda aim: os.open("/etc/passwd", os.O_RDONLY), "EACCES", "ENOENT", bare="EACCES"),
     "make a file": Attack(
-        lambda aim: os.close(os.open("/tmp/rlm-attack", os.O_CREAT | os.O_WRONLY)), "EACCES", "ENOENT"
+        lambda aim: os.close(os.open("/tmp/rlm-attack", os.O_CREAT | os.O_WRONLY)),
+        "EACCES", "ENOENT", bare="EACCES",
     ),
     "make a file in the root": Attack(
-        lambda aim: os.open("/x", os.O_CREAT | os.O_WRONLY), "EACCES", "EROFS", "it would stay"
+        lambda aim: os.open("/x", os.O_CREAT | os.O_WRONLY), "EACCES", "EROFS", "it would stay", bare="EACCES"
     ),
     "list the root": Attack(lambda aim: os.listdir("/"), "EACCES", "EACCES"),
-    "look at a path": Attack(lambda aim: os.stat("/etc/passwd"), "EACCES", "ENOENT"),
+    "look at a path": Attack(lambda aim: os.stat("/etc/passwd"), "EACCES", "ENOENT", bare=WORKS),
     "read another process": Attack(
-        lambda aim: os.open(f"/proc/{aim.victim}/environ", os.O_RDONLY), "EACCES", "ENOENT"
+        lambda aim: os.open(f"/proc/{aim.victim}/environ", os.O_RDONLY), "EACCES", "ENOENT", bare="EACCES"
     ),
-    "write its own code": Attack(lambda aim: os.open("/proc/self/mem", os.O_RDWR), "EACCES", "ENOENT"),
-    "make a folder": Attack(lambda aim: _path_call(83, b"/tmp/rlm-attack-d", 0o700), KILLED, "ENOENT"),
+    "write its own code": Attack(
+        lambda aim: os.open("/proc/self/mem", os.O_RDWR), "EACCES", "ENOENT", bare="EACCES",
+    ),
+    "make a folder": Attack(
+        lambda aim: _path_call(83, b"/tmp/rlm-attack-d", 0o700), KILLED, "ENOENT", bare="EACCES",
+    ),
     "remove a file": Attack(lambda aim: _path_call(87, b"/tmp/rlm-attack"), KILLED, "ENOENT"),
-    "link a file": Attack(lambda aim: os.symlink("/etc", "/tmp/rlm-attack-l"), KILLED, "ENOENT"),
+    "link a file": Attack(
+        lambda aim: os.symlink("/etc", "/tmp/rlm-attack-l"), KILLED, "ENOENT", bare="EACCES",
+    ),
     "open by handle": Attack(_handle, KILLED, "EACCES"),
     "watch files": Attack(lambda aim: syscall(294, 0), KILLED, WORKS),
     "fill a disk with one file": Attack(_huge_file, "EFBIG", "EFBIG"),
@@ -309,11 +323,11 @@ ATTACKS: Final[dict[str, Attack]] = {
     "shrink the image": Attack(lambda aim: os.ftruncate(aim.image, 0), "EPERM", "EPERM"),
     "map the image shared": Attack(lambda aim: _map(PAGE, 3, 1, aim.image), KILLED, "EPERM"),
     # -- programs and processes -----------------------------------------------------------------------
-    "run a program": Attack(lambda aim: os.execv("/bin/true", ["true"]), KILLED, "ENOENT"),
+    "run a program": Attack(lambda aim: os.execv("/bin/true", ["true"]), KILLED, "ENOENT", bare="EACCES"),
     "run a memory file": Attack(_exec_memory_file, KILLED, WORKS),
     "fork": Attack(_fork, KILLED, "EAGAIN"),
     "vfork": Attack(lambda aim: syscall(58), KILLED, "EAGAIN", "both would return"),
-    "clone3": Attack(_clone3, KILLED, "EAGAIN"),
+    "clone3": Attack(_clone3, KILLED, "EAGAIN or ENOSYS"),
     "start a thread": Attack(_start_thread, KILLED, "EAGAIN"),
     "trace a process": Attack(lambda aim: syscall(101, 0x4206, aim.victim, 0, 0), KILLED, "EPERM"),
     "read a process's memory": Attack(lambda aim: _vm_access(310, aim), KILLED, "EPERM"),
@@ -335,10 +349,10 @@ ATTACKS: Final[dict[str, Attack]] = {
         lambda aim: _connect(socket.AF_INET, ("127.0.0.1", aim.tcp_port)), KILLED, "EACCES"
     ),
     "connect to an abstract socket": Attack(
-        lambda aim: _connect(socket.AF_UNIX, f"\0{aim.abstract}"), KILLED, "ECONNREFUSED"
+        lambda aim: _connect(socket.AF_UNIX, f"\0{aim.abstract}"), KILLED, "ECONNREFUSED", bare="EPERM"
     ),
     "listen on a port": Attack(_bind, KILLED, "EACCES"),
-    "send a datagram": Attack(_datagram, KILLED, "ENETUNREACH"),
+    "send a datagram": Attack(_datagram, KILLED, "ENETUNREACH", bare=WORKS),
     "ask netlink": Attack(
         lambda aim: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0), KILLED, WORKS
     ),
@@ -387,7 +401,7 @@ ATTACKS: Final[dict[str, Attack]] = {
         lambda aim: syscall(227, 0, address(_struct(1, 0))), KILLED, "EPERM", "it would change this machine"
     ),
     # -- a way out, or more rights ------------------------------------------------------------------------
-    "a new user namespace": Attack(lambda aim: syscall(272, 0x1000_0000), KILLED, "ENOSPC"),
+    "a new user namespace": Attack(lambda aim: syscall(272, 0x1000_0000), KILLED, "ENOSPC or EPERM"),
     "a new mount namespace": Attack(lambda aim: syscall(272, 0x2_0000), KILLED, "EPERM"),
     "join a namespace": Attack(
         lambda aim: syscall(308, syscall(434, aim.victim, 0), 0x0400_0000), KILLED, "EPERM"

@@ -87,9 +87,10 @@ def exchange(made: Zygote, message: dict[str, Any]) -> tuple[bytes, Exited]:
     return answer, exit_of(made, number)
 
 
-def attack(made: Zygote, name: str, tcp_port: int, abstract: str) -> str:
+def attack(made: Zygote, name: str, tcp_port: int, abstract: str, neighbour: int) -> str:
     """Try one attempt in a worker; return what came of it: an error's name, a signal's, or "works"."""
-    answer, ended = exchange(made, {"attack": name, "tcp_port": tcp_port, "abstract": abstract})
+    wanted = {"attack": name, "tcp_port": tcp_port, "abstract": abstract, "neighbour": neighbour}
+    answer, ended = exchange(made, wanted)
     if answer:
         return answer.decode()
     if ended.exit_code == attacks.TINY_EXIT:

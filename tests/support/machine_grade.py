@@ -7,6 +7,7 @@ import functools
 import pytest
 
 from rlm_wasm.core.lockdown import LAYERS_OF, Grade, grade_of
+from rlm_wasm.policy.model import Policy
 from rlm_wasm.worker.lockdown.report import Finding
 from rlm_wasm.worker.machine import POLICY_OF, layers_here
 
@@ -22,12 +23,18 @@ LAYERS_HERE = LAYERS_OF.get(HERE, ())
 POLICY_HERE = POLICY_OF.get(HERE, "standard")
 
 
-def _missing(grade: Grade) -> str:
-    layers = LAYERS_OF[grade]
-    return ", ".join(f"{f.layer}: {f.detail}" for f in _found() if not f.applied and f.layer in layers)
+def strict_here() -> Policy:
+    """Return strict, without the layers that this machine cannot give."""
+    if HERE in POLICY_OF:
+        return Policy.builtin(POLICY_HERE)
+    data = Policy.builtin("strict").to_mapping()
+    data["sandbox"]["require_lockdown"] = False
+    return Policy.from_mapping(data)
 
 
 def needs(grade: Grade) -> pytest.MarkDecorator:
-    """Return a mark for a test that needs every layer of a grade: skipped with the layer that is missing."""
-    missing = _missing(grade)
-    return pytest.mark.skipif(bool(missing), reason=f"needs a lock-down that is {grade.value} ({missing})")
+    """Return a mark for a test that needs every layer of a grade: skipped, with the layer that is missing."""
+    missing = [f for f in _found() if not f.applied and f.layer in LAYERS_OF[grade]]
+    first = f"{missing[0].layer}: {missing[0].detail}" if missing else ""
+    more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
+    return pytest.mark.skipif(bool(missing), reason=f"needs a {grade.value} lock-down ({first}{more})")

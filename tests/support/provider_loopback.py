@@ -17,6 +17,7 @@ from rlm_wasm.core.messages import Message
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.providers.base import Completion, ProviderFailure, Query
 from rlm_wasm.providers.registry import open_provider
+from tests.support.machine_grade import strict_here
 
 KEY = "sk-live-0123456789abcdefXYZ"
 KEY_VARIABLE = "TEST_PROVIDER_KEY"
@@ -118,7 +119,7 @@ def completion_body(content: object = "42", **changes: object) -> str:
 
 def policy_for(url: str, **changes: object) -> Policy:
     """Return strict with the endpoint at `url`."""
-    data = Policy.builtin("strict").to_mapping()
+    data = strict_here().to_mapping()
     data["providers"]["openai"] |= {"base_url": url, "api_key_env": KEY_VARIABLE} | changes
     return Policy.from_mapping(data)
 
