@@ -95,6 +95,7 @@ KINDS: Final[dict[str, Kind]] = {
             **_limits("run_", RunLimits),
             **_limits("query_", QueryLimits),
             "cell_requests_max": _LIMIT,
+            "cell_fuel_max": _LIMIT,
             "models": Field("[str]", "the models that may be asked"),
             "child_models": Field("[str]", "those that drive children, from depth 1 on"),
             "seed": Field("int", "of the policy"),
@@ -231,7 +232,19 @@ KINDS: Final[dict[str, Kind]] = {
         },
     ),
     "cell_started": Kind(
-        "Code goes into the session.", {"cell": _CELL, "source_bytes": Field("int", "as UTF-8")}
+        "Code goes into the session.",
+        {
+            "cell": _CELL,
+            "source_bytes": Field("int", "as UTF-8"),
+            "fuel": Field("int", "reserved for it at first; more follows as it asks"),
+        },
+    ),
+    "fuel_granted": Kind(
+        "A cell had nearly used the fuel that was reserved for it, and asked for more.",
+        {
+            "fuel": Field("int", "reserved now; 0: there is none left for it, and it is asked to end"),
+            "granted": Field("int", "reserved for it so far"),
+        },
     ),
     "answer_declared": Kind(
         "The guest declared its answer; what comes after it in this cell no longer counts.",
@@ -272,7 +285,7 @@ KINDS: Final[dict[str, Kind]] = {
         },
     ),
     "fuel_used": Kind(
-        "A cell's fuel was charged.",
+        "A cell's fuel was charged, and what was reserved for it beyond that given back.",
         {"fuel": Field("int", "of the cell"), "total": Field("int", "of the run so far")},
     ),
     "overdraft": Kind(

@@ -69,6 +69,9 @@ class Branch:
     cell_children: int = 0
     iterations: int = 0
     reservation: int | None = None
+    # What the ledger holds for the cell that it runs now, and how much of it that is.
+    fuel: int | None = None
+    fuel_granted: int = 0
 
     @property
     def request_id(self) -> RequestId | None:

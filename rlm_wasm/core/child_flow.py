@@ -10,6 +10,7 @@ from __future__ import annotations
 from rlm_wasm.core import run_events
 from rlm_wasm.core.branch import Branch, ChildState, ChildStep
 from rlm_wasm.core.effects import Respond, StartChild, StopChild
+from rlm_wasm.core.fuel_flow import FuelFlow
 from rlm_wasm.core.inputs import ChildFinished, ChildRequested
 from rlm_wasm.core.ledger import Charge
 from rlm_wasm.core.outbox import Outbox
@@ -26,8 +27,9 @@ _FIRST_TURN = Charge(calls=1, iterations=1, fuel=1, children=1)
 class ChildFlow:
     """Admits children, answers for them, and ends whatever stands below a conversation."""
 
-    def __init__(self, queries: QueryFlow, outbox: Outbox) -> None:
+    def __init__(self, queries: QueryFlow, fuel: FuelFlow, outbox: Outbox) -> None:
         self._queries = queries
+        self._fuel = fuel
         self._outbox = outbox
 
     def received(self, run: RunState, given: ChildRequested) -> None:
@@ -106,6 +108,7 @@ class ChildFlow:
         if child is None:
             return
         self.end_below(run, child, "the child is over")
+        self._fuel.close(run, child)
         response: Response = Completed(given.answer or "", None)
         if given.error is not None or given.answer is None:
             response = Failed(given.error or ChildFailed("it ended without an answer"))

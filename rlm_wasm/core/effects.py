@@ -52,6 +52,17 @@ class StopChild(NamedTuple):
     reason: str
 
 
+class GiveFuel(NamedTuple):
+    """Let the cell that a conversation begins, or that asked, use so much more; 0: nothing is left for it.
+
+    `parent` is the request that the conversation answers; None: the root's.
+    """
+
+    run_id: RunId
+    parent: RequestId | None
+    fuel: int
+
+
 class Respond(NamedTuple):
     """Hand the request its one terminal response."""
 
@@ -89,5 +100,14 @@ class EndRun(NamedTuple):
 
 
 Effect: TypeAlias = (
-    SendQuery | CancelQuery | StartChild | StopChild | Respond | SetTimer | ClearTimer | EmitEvent | EndRun
+    SendQuery
+    | CancelQuery
+    | StartChild
+    | StopChild
+    | GiveFuel
+    | Respond
+    | SetTimer
+    | ClearTimer
+    | EmitEvent
+    | EndRun
 )

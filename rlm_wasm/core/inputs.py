@@ -35,6 +35,7 @@ class RunStarted:
     boundary: BoundaryLimits
     prices: Mapping[str, ModelPrice]
     cell_requests_max: int
+    cell_fuel_max: int
     seed: int
     child_models: tuple[str, ...] = ()
     texts: bool = False
@@ -53,7 +54,20 @@ class IterationStarted(NamedTuple):
 
 
 class CellStarted(NamedTuple):
-    """A conversation runs its next cell, whose requests are counted anew."""
+    """A conversation is about to run its next cell, whose requests are counted anew.
+
+    A GiveFuel comes back at once, with what the cell may use at first. With 0 the cell must not run,
+    and an EndRun or StopChild comes with it.
+    """
+
+    run_id: RunId
+    cell: int
+    source_bytes: int
+    parent: RequestId | None = None
+
+
+class FuelWanted(NamedTuple):
+    """A conversation's cell has nearly used what it was given. A GiveFuel comes back at once."""
 
     run_id: RunId
     parent: RequestId | None = None
@@ -154,10 +168,10 @@ class TimerFired(NamedTuple):
 
 
 class FuelUsed(NamedTuple):
-    """A cell used fuel. It already happened, so it is counted even beyond the limit."""
+    """A cell is over. `fuel` is what it used; None: nobody knows, so it is charged all that it was given."""
 
     run_id: RunId
-    fuel: int
+    fuel: int | None
     parent: RequestId | None = None
 
 
@@ -207,6 +221,7 @@ InputInRun: TypeAlias = (
     | TimerFired
     | IterationStarted
     | CellStarted
+    | FuelWanted
     | FuelUsed
     | ObservationMade
     | Noted

@@ -137,6 +137,17 @@ class Ledger:
             _add(each.reserved, charge)
         return reservation
 
+    def extend(self, reservation: int, charge: Charge) -> None:
+        """Reserve more under the same number, or raise BudgetExceeded and change nothing."""
+        entry = self._open.get(reservation)
+        if entry is None:
+            raise InternalError(f"reservation {reservation} is not open")
+        held, view = entry
+        self.refuse_unless_fits(charge, view)
+        self._open[reservation] = (held.plus(charge), view)
+        for each in view.chain:
+            _add(each.reserved, charge)
+
     def settle(self, reservation: int, actual: Charge | None) -> None:
         """Turn a reservation into spend; unknown usage (`None`) costs the whole reservation.
 

@@ -31,6 +31,7 @@ def run_started(run: RunState) -> Data:
     return {
         **limits,
         "cell_requests_max": facts.cell_requests_max,
+        "cell_fuel_max": facts.cell_fuel_max,
         "models": sorted(facts.prices),
         "child_models": list(facts.child_models),
         "seed": facts.seed,

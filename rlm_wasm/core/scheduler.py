@@ -26,18 +26,21 @@ from rlm_wasm.core.effects import (
     Effect,
     EmitEvent,
     EndRun,
+    GiveFuel,
     Respond,
     SendQuery,
     SetTimer,
     StartChild,
     StopChild,
 )
+from rlm_wasm.core.fuel_flow import FuelFlow
 from rlm_wasm.core.inputs import (
     BatchReceived,
     CellStarted,
     ChildFinished,
     ChildRequested,
     FuelUsed,
+    FuelWanted,
     Input,
     InputInRun,
     IterationStarted,
@@ -74,6 +77,8 @@ __all__ = [
     "EmitEvent",
     "EndRun",
     "FuelUsed",
+    "FuelWanted",
+    "GiveFuel",
     "Input",
     "IterationStarted",
     "Noted",
@@ -103,7 +108,8 @@ class Scheduler:
         self._permits = Permits(permits)
         self._outbox = Outbox()
         self._queries = QueryFlow(self._permits, self._outbox)
-        self._children = ChildFlow(self._queries, self._outbox)
+        self._fuel = FuelFlow(self._outbox)
+        self._children = ChildFlow(self._queries, self._fuel, self._outbox)
         self._runs: dict[RunId, RunState] = {}
 
     @property
@@ -182,11 +188,15 @@ class Scheduler:
                 self._timer_fired(run, timer_id)
             case IterationStarted(parent=parent):
                 self._iteration_started(run, parent)
-            case CellStarted(parent=parent):
+            case CellStarted():
+                self._cell_started(run, given)
+            case FuelWanted(parent=parent):
                 if (branch := run.branch(parent)) is not None:
-                    branch.begin_cell()
+                    self._fuel.wanted(run, branch)
             case FuelUsed(fuel=fuel, parent=parent):
-                self._fuel_used(run, fuel, parent)
+                branch = run.branch(parent) or run.root
+                self._fuel.used(run, branch, fuel)
+                self._stop_if_overdrawn(run, branch)
             case ObservationMade(bytes=size, parent=parent):
                 self._observation_made(run, size, parent)
             case Noted(kind=kind, data=data, depth=depth, parent=parent):
@@ -244,12 +254,10 @@ class Scheduler:
         data: dict[str, object] = {"iteration": branch.iterations}
         self._outbox.record(run, "iteration_started", data, branch.depth, parent)
 
-    def _fuel_used(self, run: RunState, fuel: int, parent: RequestId | None) -> None:
-        branch = run.branch(parent) or run.root
-        run.ledger.absorb(Charge(fuel=fuel), branch.view)
-        total = run.ledger.spent(Dimension.FUEL)
-        self._outbox.record(run, "fuel_used", {"fuel": fuel, "total": total}, branch.depth, parent)
-        self._stop_if_overdrawn(run, branch)
+    def _cell_started(self, run: RunState, given: CellStarted) -> None:
+        branch = run.branch(given.parent)
+        if branch is not None and not self._fuel.cell_started(run, branch, given):
+            self._end_branch(run, branch, f"budget: {Dimension.FUEL}")
 
     def _observation_made(self, run: RunState, size: int, parent: RequestId | None) -> None:
         branch = run.branch(parent)
@@ -302,6 +310,8 @@ class Scheduler:
 
     def _run_ended(self, run: RunState, outcome: str) -> None:
         self._children.end_below(run, run.root, run.stopping or outcome)
+        for branch in (*run.children.values(), run.root):
+            self._fuel.close(run, branch)
         self._outbox.clear_timer(run, RUN_DEADLINE)
         if run.requests or run.timers or run.ledger.open_reservations:
             raise InternalError(f"{run.run_id} ended with requests, timers or reservations open")

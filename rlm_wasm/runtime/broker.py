@@ -23,11 +23,14 @@ from rlm_wasm.core.request import Cancelled, Response
 from rlm_wasm.core.scheduler import (
     BatchReceived,
     CancelQuery,
+    CellStarted,
     ChildRequested,
     ClearTimer,
     Effect,
     EmitEvent,
     EndRun,
+    FuelWanted,
+    GiveFuel,
     Input,
     ProviderAnswered,
     ProviderFailed,
@@ -55,6 +58,8 @@ Sink = Callable[[Event], None]
 Router = Callable[[str], tuple[Provider, str]]
 # Takes the responses to a batch, in order.
 Answered = Callable[[list[Response]], None]
+# Takes what a cell may use from now on.
+Fuelled = Callable[[int], None]
 # A cancelled provider call has this long to close its connection before its run is over without it.
 HANG_UP_SECONDS_MAX: Final = 5.0
 _Attempt = tuple[RunId, RequestId, int]
@@ -125,6 +130,8 @@ class _Run:
     # Why the first sink that failed did; its events are incomplete.
     unwritten: str | None = None
     waiting: dict[RequestId, _Batch] = field(default_factory=dict)
+    # The conversations whose cell waits for fuel, by the request that they answer.
+    dry: dict[RequestId | None, Fuelled] = field(default_factory=dict)
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
 
@@ -163,6 +170,7 @@ class Broker:
             ClearTimer: self._clear_timer,
             StartChild: self._start_child,
             StopChild: self._stop_child,
+            GiveFuel: self._give_fuel,
             EndRun: self._end_run,
         }
 
@@ -238,6 +246,14 @@ class Broker:
         numbers = [received.request_id for received in batch]
         self._runs[run_id].waiting.update(dict.fromkeys(numbers, _Batch(numbers, answered)))
         self.submit(batch[0] if len(batch) == 1 else BatchReceived(run_id, tuple(batch)))
+
+    def ask_fuel(self, given: CellStarted | FuelWanted, fuelled: Fuelled) -> None:
+        """Reserve fuel for a conversation's cell; `fuelled` is called once, with how much that is.
+
+        It is called before this returns, except from within an event sink, and must not raise.
+        """
+        self._runs[given.run_id].dry[given.parent] = fuelled
+        self.submit(given)
 
     def submit(self, given: Input) -> None:
         """Let the scheduler decide about one input, and do what it says.
@@ -343,6 +359,12 @@ class Broker:
         batch = run.waiting.pop(effect.request_id, None) if run else None
         if batch is not None:
             batch.put(effect.request_id, effect.response)
+
+    def _give_fuel(self, effect: GiveFuel) -> None:
+        run = self._runs.get(effect.run_id)
+        fuelled = run.dry.pop(effect.parent, None) if run else None
+        if fuelled is not None:
+            fuelled(effect.fuel)
 
     def _send_soon(self, effect: SendQuery) -> None:
         sent = self._sending[effect.run_id, effect.request_id, effect.attempt] = _Sent(effect)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import anyio
 
 from rlm_wasm.core.cell_report import CellReport
-from rlm_wasm.core.ledger import Dimension
 from rlm_wasm.core.loop import (
     AskModel,
     Begin,
@@ -24,8 +23,15 @@ from rlm_wasm.core.loop import (
 )
 from rlm_wasm.core.pricing import utf8_bytes
 from rlm_wasm.core.request import Completed, error_of
-from rlm_wasm.core.scheduler import FuelUsed, IterationStarted, Noted, ObservationMade, QueryReceived
-from rlm_wasm.errors import GuestError, GuestException, InternalError, WorkerLost
+from rlm_wasm.core.scheduler import (
+    CellStarted,
+    FuelUsed,
+    IterationStarted,
+    Noted,
+    ObservationMade,
+    QueryReceived,
+)
+from rlm_wasm.errors import FuelExhausted, GuestError, GuestException, InternalError, WorkerLost
 from rlm_wasm.ids import RequestId, RunId
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.runtime.accounting import Meter
@@ -209,25 +215,29 @@ class Conversation:
             return CellFinished(CellReport(outcome=lost.outcome, error=str(lost), session_lost=True))
         await self._broker.turn(place.parent)
         limits = self._policy.cell_limits()
-        left = self._broker.budget_view(place.run_id, place.parent)[Dimension.FUEL].available
-        limits = replace(limits, fuel_max=max(1, min(limits.fuel_max, left)))
         source_bytes = utf8_bytes(effect.source)
         if source_bytes > limits.source_bytes_max:
             too_long = f"The block is longer than the {limits.source_bytes_max} bytes a cell may have."
             return CellFinished(CellReport(outcome="guest_exception", error=too_long))
         self._cells += 1
         self._requests.begin_cell(self._cells)
-        self._note("cell_started", {"cell": self._cells, "source_bytes": source_bytes})
+        fuel = self._first_fuel(source_bytes)
+        if not fuel:  # the scheduler ends the conversation, and with it this
+            return CellFinished(CellReport(outcome=FuelExhausted.outcome))
+        refuels = fuel < limits.fuel_max
+        limits = replace(limits, fuel_max=fuel)
         try:
             result = await session.run(
-                Cell(effect.source, limits, report_variables=True),
+                Cell(effect.source, limits, report_variables=True, refuels=refuels),
                 self._requests,
                 checkpoint_bytes_max=self._policy.sandbox.checkpoint_bytes_max,
             )
             await self._broker.turn(place.parent)
         finally:
             self._requests.end_cell()
+            used: int | None = None
             if (ended := session.last_result) is not None:
+                used = ended.fuel_used
                 # Also of a cell that was cancelled: it has used it.
                 self._used.add(ended)
                 self._meter.cell_ended(
@@ -236,13 +246,22 @@ class Conversation:
                     memory_peak_bytes=ended.memory_peak_bytes,
                 )
                 self._note("cell_ended", _cell_ended(self._cells, ended))
-                self._broker.submit(FuelUsed(place.run_id, ended.fuel_used, place.parent))
+            self._broker.submit(FuelUsed(place.run_id, used, place.parent))
         if not result.session_lost:
             self._variables = result.variables
         elif not result.restored:
             self._variables = ()
             await self._close_session()
         return CellFinished(self._report(result))
+
+    def _first_fuel(self, source_bytes: int) -> int:
+        """Begin a cell and return what it may use at first: reserved, until FuelUsed settles it."""
+        place = self.place
+        fuel: list[int] = []
+        self._broker.ask_fuel(CellStarted(place.run_id, self._cells, source_bytes, place.parent), fuel.append)
+        if not fuel:
+            raise InternalError("a cell began while an effect was performed")
+        return fuel[0]
 
     def _note(self, kind: str, data: dict[str, object]) -> None:
         self._broker.submit(Noted(self.place.run_id, kind, data, self.place.depth, self.place.parent))

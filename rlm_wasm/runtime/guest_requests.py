@@ -12,7 +12,7 @@ from rlm_wasm.core.limits import BoundaryLimits
 from rlm_wasm.core.messages import Message
 from rlm_wasm.core.pricing import utf8_bytes
 from rlm_wasm.core.request import Cancelled, Completed, Denied, Response
-from rlm_wasm.core.scheduler import CellStarted, ChildRequested, Noted, QueryReceived, RequestAbandoned
+from rlm_wasm.core.scheduler import ChildRequested, FuelWanted, Noted, QueryReceived, RequestAbandoned
 from rlm_wasm.errors import BoundaryViolation, DeadlineExceeded, QueryError
 from rlm_wasm.ids import RequestId, RunId
 from rlm_wasm.runtime.broker import Broker
@@ -30,7 +30,7 @@ from rlm_wasm.wire.boundary import (
     encode_finish_response,
     encode_response,
 )
-from rlm_wasm.worker.answers import Answerer, Reply
+from rlm_wasm.worker.answers import Answerer, Refuel, Reply
 
 # A restored session's observation repeats answered queries; a flood of them is not repeated.
 ANSWERED_KEPT_MAX: Final = 64
@@ -83,7 +83,6 @@ class GuestRequests(Answerer):
         self.finish = None
         self._kept = []
         self.decode_ns = 0
-        self.broker.submit(CellStarted(self.run_id, self.parent))
 
     def end_cell(self) -> None:
         """Give up what the cell asked and did not wait for: it was cancelled, or interrupted."""
@@ -126,6 +125,16 @@ class GuestRequests(Answerer):
             reply(encode_budget_response(self.broker.standing(self.run_id, self.parent)))
         else:
             self.broker.at_turn(self.parent, partial(self._answer, request, reply))
+
+    def refuel(self, reply: Refuel) -> None:
+        """Give the cell more fuel, as far as the run's budget has some for it."""
+        self.broker.at_turn(self.parent, partial(self._refuel, reply))
+
+    def _refuel(self, reply: Refuel) -> None:
+        if self.closed:
+            reply(0)
+        else:
+            self.broker.ask_fuel(FuelWanted(self.run_id, self.parent), reply)
 
     def _answer(
         self, request: LlmQuery | LlmQueryBatch | RlmQuery | RlmQueryBatch | Finish, reply: Reply

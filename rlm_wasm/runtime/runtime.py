@@ -238,6 +238,7 @@ class Runtime:
             boundary=policy.boundary_limits(),
             prices=policy.prices(),
             cell_requests_max=policy.cell.requests_max,
+            cell_fuel_max=policy.cell.fuel_max,
             seed=policy.sandbox.seed,
             child_models=tuple(policy.models.child),
             texts=policy.events.texts,

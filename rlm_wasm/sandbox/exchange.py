@@ -50,7 +50,7 @@ class Exchange:
         *,
         in_cell: bool,
         virtual_ns: int,
-        fuel_low_from: int,
+        fuel_kept: int,
     ) -> None:
         self._instance: Final = instance
         self._memory: Final = instance.memory
@@ -67,7 +67,8 @@ class Exchange:
         # Set at the first dropped output and when fuel runs low, so that the guest hears of it at once.
         self.must_stop = False
         self.fuel_low = False
-        self._fuel_low_from: Final = fuel_low_from
+        self.fuel_granted = cell.fuel_max
+        self._fuel_kept = fuel_kept
         self.request: bytes | None = None
         self.wake_ns: int | None = None
         self.dropped_bytes = 0
@@ -93,7 +94,14 @@ class Exchange:
 
     def fuel_used(self) -> int:
         """Return what the operation has used so far."""
-        return self._cell.fuel_max - self._instance.fuel()
+        return self.fuel_granted - self._instance.fuel()
+
+    def refuel(self, fuel: int, kept: int) -> None:
+        """Let the operation use so much more; with no more than `kept` left, fuel is low again."""
+        self.fuel_granted += fuel
+        self._fuel_kept = kept
+        self.fuel_low = False
+        self._instance.set_fuel(self._instance.fuel() + fuel)
 
     def virtual_at_ns(self, fuel_used: int) -> int:
         """Return the virtual clock at that use of fuel: it runs with it, and jumps over sleeps."""
@@ -106,7 +114,7 @@ class Exchange:
         left = max(self._instance.fuel() - fuel, 0)
         self._instance.set_fuel(left)
         # Setting the fuel starts a new slice, so a guest that calls often never ends one by fuel.
-        if left <= self._fuel_low_from and not self.fuel_low:
+        if left <= self._fuel_kept and not self.fuel_low:
             self.fuel_low = self.must_stop = True
 
     def refuse(self, error: GuestError) -> None:

@@ -6,6 +6,7 @@ Made anew for each operation, so that nothing of one is there in the next.
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import replace
 from time import monotonic_ns
 from typing import Final, TypeVar
 
@@ -26,7 +27,7 @@ from rlm_wasm.sandbox.exchange import Exchange
 from rlm_wasm.sandbox.instance import SLICE_FUEL, Instance
 from rlm_wasm.sandbox.interrupt import Interrupt, Reason
 from rlm_wasm.sandbox.soft_limits import CANCEL_GRACE_NS, SoftLimits, slice_fuel
-from rlm_wasm.sandbox.steps import SLICE, HostRequest, Sleep, Step
+from rlm_wasm.sandbox.steps import FUEL_LOW, SLICE, HostRequest, Sleep, Step
 
 # What a step takes beside the guest, and how much longer than it asks for a guest sleeps, at most. Both count
 # towards its deadline: one that steps all the time would else be waited for ten times as long as it may run.
@@ -37,7 +38,10 @@ Operation = Generator[Step, bytes | None, _T]
 
 
 class Execution:
-    """Drives the calls of one operation. `soft` are the limits it is warned at; None: it is not warned."""
+    """Drives the calls of one operation. `soft` are the limits it is warned at; None: it is not warned.
+
+    One that `refuels` is asked about at its soft limit of fuel first: `refuel` may move that further.
+    """
 
     __slots__ = (
         "_beside_ns",
@@ -46,11 +50,13 @@ class Execution:
         "_instance",
         "_interrupt",
         "_limits",
+        "_refuels",
         "_soft_limits",
         "cancel_wanted",
         "exchange",
         "executed_ns",
         "fault",
+        "fuel_wanted",
         "soft",
     )
 
@@ -62,12 +68,16 @@ class Execution:
         exchange: Exchange,
         limits: CellLimits,
         soft_limits: SoftLimits | None,
+        *,
+        refuels: bool = False,
     ) -> None:
         self._instance: Final = instance
         self._facts: Final = facts
         self._interrupt: Final = interrupt
         self._limits: Final = limits
-        self._soft_limits: Final = soft_limits
+        self._soft_limits = soft_limits
+        self._refuels = refuels
+        self.fuel_wanted = False
         self._cancel_by_ns: int | None = None
         self._beside_ns = 0
         self.exchange: Final = exchange
@@ -98,6 +108,9 @@ class Execution:
                 # Before anything else: a guest that only asks or sleeps gets no slice, and no more time.
                 self._beside_ns += _STEP_NS if exchange.wake_ns is None else _OVERSLEEP_NS
                 self._check_limits()
+                while self.fuel_wanted:
+                    yield FUEL_LOW
+                    self._check_limits()
                 if (frame := exchange.take_request()) is not None:
                     response = yield HostRequest(frame)
                     # Written inside a callback of wasmtime, where an error of ours would end the process.
@@ -164,13 +177,31 @@ class Execution:
             return
         waits = exchange.request is not None or exchange.wake_ns is not None
         by_fuel = exchange.fuel_low or not (waits or exchange.gave_way)
+        if self.fuel_wanted:
+            raise InternalError("a cell that waits for fuel was resumed without a word about it")
         reached = self._soft_limits.reached(
             fuel_used=exchange.fuel_used() if by_fuel else None,
             executed_ns=had_ns,
             cancelled=self.cancel_wanted,
         )
-        if reached is not None:
+        if reached is None:
+            return
+        if reached[0] is Reason.FUEL and self._refuels:
+            self.fuel_wanted = True
+        else:
             self._interrupt_for(*reached)
+
+    def refuel(self, fuel: int) -> None:
+        """Go on with so much more fuel, or with 0 to the end of what there is. To be called at FUEL_LOW."""
+        if not self.fuel_wanted or self._soft_limits is None or fuel < 0:
+            raise InternalError("fuel for a cell that did not ask for it")
+        self.fuel_wanted = False
+        if not fuel:
+            self._refuels = False
+            return
+        granted = self.exchange.fuel_granted + fuel
+        self._soft_limits = SoftLimits.of(replace(self._limits, fuel_max=granted))
+        self.exchange.refuel(fuel, self._soft_limits.fuel_kept)
 
     def _interrupt_for(self, reason: Reason, error: GuestError) -> None:
         self.soft = error
@@ -183,7 +214,7 @@ class Execution:
             return self.exchange.fault
         code = reason.trap_code if isinstance(reason, wasmtime.Trap) else None
         if code is wasmtime.TrapCode.OUT_OF_FUEL:
-            return FuelExhausted(f"the cell used all of its {self._limits.fuel_max} fuel")
+            return FuelExhausted(f"the cell used all of its {self.exchange.fuel_granted} fuel")
         if code is wasmtime.TrapCode.STACK_OVERFLOW:
             return GuestTrap("the guest's stack overflowed")
         status = int.from_bytes(

@@ -44,11 +44,15 @@ SETUP_WALL_NS: Final = 10_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One execution: UTF-8 Python, its limits, and whether to report the variables afterwards."""
+    """One execution: UTF-8 Python, its limits, and whether to report the variables afterwards.
+
+    One that `refuels` has `limits.fuel_max` at first, and asks for more before that is used up.
+    """
 
     source: str
     limits: CellLimits
     report_variables: bool = False
+    refuels: bool = False
 
     def encoded(self) -> bytes:
         """Return the source as the guest gets it.
@@ -143,7 +147,7 @@ class Session:
             UsageError: the source is longer than the policy allows, or the session is lost or busy.
         """
         source = cell.encoded()
-        execution = self._start(cell.limits, in_cell=True)
+        execution = self._start(cell.limits, in_cell=True, refuels=cell.refuels)
         self._interrupt.clear(self._memory)
         status: int | None = None
         try:
@@ -283,6 +287,11 @@ class Session:
         if self._execution is not None:
             self._execution.cancel_wanted = True
 
+    def refuel(self, fuel: int) -> None:
+        """Let the cell that said `FuelLow` use so much more; 0: it has to end with what it has."""
+        if self._execution is not None:
+            self._execution.refuel(fuel)
+
     def lose(self) -> None:
         """End a guest that is of no use any more; the session can still go back to a snapshot."""
         self._require_idle()
@@ -301,7 +310,7 @@ class Session:
         if self._lost or self._execution is not None:
             raise UsageError("the session is lost" if self._lost else "the session is busy")
 
-    def _start(self, limits: CellLimits, *, in_cell: bool) -> Execution:
+    def _start(self, limits: CellLimits, *, in_cell: bool, refuels: bool = False) -> Execution:
         """Begin an operation. Nothing of the one before is left in it."""
         self._require_idle()
         soft_limits = None
@@ -318,10 +327,10 @@ class Session:
             self._entropy,
             in_cell=in_cell,
             virtual_ns=self._virtual_ns,
-            fuel_low_from=-1 if soft_limits is None else limits.fuel_max - soft_limits.fuel,
+            fuel_kept=-1 if soft_limits is None else soft_limits.fuel_kept,
         )
         self._execution = execution = Execution(
-            self._instance, self._facts, self._interrupt, exchange, limits, soft_limits
+            self._instance, self._facts, self._interrupt, exchange, limits, soft_limits, refuels=refuels
         )
         return execution
 

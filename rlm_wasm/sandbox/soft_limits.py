@@ -42,6 +42,11 @@ class SoftLimits:
             wall_ns=wall_ns - min(wall_ns // _SHARE, _NS_KEPT_MAX),
         )
 
+    @property
+    def fuel_kept(self) -> int:
+        """What is left at the point where fuel interrupts the cell."""
+        return self.fuel_max - self.fuel
+
     def reached(
         self, *, fuel_used: int | None, executed_ns: int, cancelled: bool
     ) -> tuple[Reason, GuestError] | None:

@@ -28,8 +28,14 @@ class Sleep:
     until_ns: int
 
 
-Step = Slice | HostRequest | Sleep
+@dataclass(frozen=True, slots=True)
+class FuelLow:
+    """The cell has nearly used its fuel: `Session.refuel` says how much more there is, before it goes on."""
+
+
+Step = Slice | HostRequest | Sleep | FuelLow
 SLICE = Slice()
+FUEL_LOW = FuelLow()
 
 
 class Progress(IntEnum):

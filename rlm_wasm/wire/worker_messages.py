@@ -74,6 +74,7 @@ class RunCell(_Message, frozen=True, tag=3):
     limits: CellLimits
     report_variables: bool
     checkpoint_bytes_max: int
+    refuels: bool = False
 
 
 class RebaseSession(_Message, frozen=True, tag=4):
@@ -120,6 +121,13 @@ class Ping(_Message, frozen=True, tag=10):
     """Show that you live; answered by Pong with the same number."""
 
     number: int
+
+
+class RefuelCell(_Message, frozen=True, tag=11):
+    """Let the cell that said FuelLow use so much more; 0: it has to end with what it has."""
+
+    session: int
+    fuel: int
 
 
 # -- worker to host ---------------------------------------------------------------------------------
@@ -195,11 +203,18 @@ class Pong(_Message, frozen=True, tag=36):
     number: Count
 
 
+class FuelLow(_Message, frozen=True, tag=37):
+    """The cell of this operation waits to be told how much more fuel it gets."""
+
+    session: Count
+    operation: Count
+
+
 ToWorker: TypeAlias = (
     OpenSession | LoadValue | RunCell | RebaseSession | SnapshotSession
-    | RespondTo | InterruptCell | StopOperation | CloseSession | Ping
+    | RespondTo | RefuelCell | InterruptCell | StopOperation | CloseSession | Ping
 )  # fmt: skip
-FromWorker: TypeAlias = Ready | GuestRequest | OperationDone | SessionClosed | Pong
+FromWorker: TypeAlias = Ready | GuestRequest | FuelLow | OperationDone | SessionClosed | Pong
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _COMMANDS: Final[msgspec.msgpack.Decoder[ToWorker]] = msgspec.msgpack.Decoder(ToWorker)

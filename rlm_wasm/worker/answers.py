@@ -13,6 +13,8 @@ from rlm_wasm.errors import GuestError, InternalError
 Answer = Callable[[bytes], Awaitable[bytes]]
 # Takes the response frame, or the error that ends the cell. Called on the event loop, once a frame.
 Reply = Callable[[bytes | GuestError], None]
+# Takes how much more fuel the cell may use. Called on the event loop, once each time it is wanted.
+Refuel = Callable[[int], None]
 
 
 class Answerer(ABC):
@@ -28,6 +30,13 @@ class Answerer(ABC):
 
         The wait has an end of its own: whoever waits for `reply` sets no deadline.
         """
+
+    def refuel(self, reply: Refuel) -> None:
+        """Say how much more fuel a cell gets that was not given all of its fuel; 0: it has to end.
+
+        Called for a cell that `refuels`. `reply` is called once: before this returns, or later.
+        """
+        reply(0)
 
     async def __call__(self, frame: bytes) -> bytes:
         """Return the response frame. Raises the GuestError that ends the cell."""

@@ -24,6 +24,7 @@ class Charge:
     since_ns: int
     executed_ns: int = 0
     waits: bool = False
+    refuelled: int = 0
 
     def pause(self, now_ns: int) -> None:
         """Note that the guest waits for its host."""
@@ -39,6 +40,11 @@ class Charge:
     def ran_ns(self, now_ns: int) -> int:
         """How long the guest has had up to now."""
         return self.executed_ns if self.waits else self.executed_ns + now_ns - self.since_ns
+
+    def refuel(self, fuel: int, now_ns: int) -> None:
+        """Note that the guest runs again, with so much more fuel."""
+        self.refuelled += fuel
+        self.resume(now_ns)
 
     def ended(self, done: Done, now_ns: int) -> Done:
         """Return a worker's report without more time or fuel than there was: its word is not believed."""
@@ -56,7 +62,7 @@ class Charge:
     def lost(self, error: WorkerLost, now_ns: int) -> CellResult:
         """Return what the cell came to: its worker is gone."""
         self.pause(now_ns)
-        fuel = min(self.limits.fuel_max, FUEL_PER_NS_MAX * self.executed_ns)
+        fuel = min(self.limits.fuel_max + self.refuelled, FUEL_PER_NS_MAX * self.executed_ns)
         return lost_result(error, fuel, executed_ns=self.executed_ns)
 
 

@@ -1,8 +1,8 @@
 """What a worker is told and what it reports: the messages between a host and the loop that runs its guests.
 
 Each names its session. Commands are performed in the order they were given; a session reports in order
-too: any number of `Requested`, then one `Done` for every command that begins something (Open, Load, Run,
-Rebase, TakeSnapshot).
+too: any number of `Requested` and `FuelLow`, then one `Done` for every command that begins something
+(Open, Load, Run, Rebase, TakeSnapshot).
 """
 
 from __future__ import annotations
@@ -76,6 +76,14 @@ class Respond:
 
 
 @dataclass(frozen=True, slots=True)
+class Refuel:
+    """Let the cell that reported `FuelLow` use so much more; 0: it has to end with what it has."""
+
+    session: SessionId
+    fuel: int
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """End the session's operation with this error; it still reports Done."""
 
@@ -98,7 +106,7 @@ class Close:
     closed: Callable[[], None] = lambda: None
 
 
-Command = Open | Load | Run | Rebase | TakeSnapshot | Respond | Interrupt | Stop | Close
+Command = Open | Load | Run | Rebase | TakeSnapshot | Respond | Refuel | Interrupt | Stop | Close
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +114,11 @@ class Requested:
     """The guest waits for the response to this frame."""
 
     frame: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FuelLow:
+    """The cell waits to be told how much more fuel it gets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,4 +130,4 @@ class Done:
     error: RlmWasmError | None = None
 
 
-Report = Requested | Done
+Report = Requested | FuelLow | Done

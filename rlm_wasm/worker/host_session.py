@@ -25,9 +25,11 @@ from rlm_wasm.worker.commands import (
     Close,
     Command,
     Done,
+    FuelLow,
     Interrupt,
     Load,
     Rebase,
+    Refuel,
     Report,
     Requested,
     Respond,
@@ -92,6 +94,8 @@ class HostSession:
         # The number of the frame that the answerer has not replied to, or 0.
         self._unanswered = 0
         self._frames = 0
+        # Whether what is unanswered is how much more fuel there is.
+        self._dry = False
         self._interrupted = False
         self.last_result: CellResult | None = None
 
@@ -135,7 +139,10 @@ class HostSession:
                 self._answering.cancel()
             if self._unanswered:
                 # The guest has to run again to be interrupted.
-                self._reply(self._unanswered, _CANCELLED_RESPONSE)
+                if self._dry:
+                    self._refuel(self._unanswered, 0)
+                else:
+                    self._reply(self._unanswered, _CANCELLED_RESPONSE)
 
     async def aclose(self) -> None:
         """Free the guest, and wait until its place is free, at most CLOSE_SECONDS_MAX. Safe to call again."""
@@ -208,13 +215,17 @@ class HostSession:
     def _received(self, report: Report) -> None:
         """Take a report of the worker's: an answerer gets a request at once, the waiting task all else."""
         answerer = self._answerer
-        if answerer is None or self._interrupted or not isinstance(report, Requested):
+        if answerer is None or self._interrupted or not isinstance(report, Requested | FuelLow):
             self._mailbox.put(report)
             return
         self._frames += 1
         self._unanswered = self._frames
+        self._dry = isinstance(report, FuelLow)
         try:
-            answerer.ask(report.frame, functools.partial(self._reply, self._frames))
+            if isinstance(report, FuelLow):
+                answerer.refuel(functools.partial(self._refuel, self._frames))
+            else:
+                answerer.ask(report.frame, functools.partial(self._reply, self._frames))
         except BaseException as error:  # noqa: BLE001 - raised again by the task that drives the session
             # Any: what leaves a callback is told to nobody, and ends trio.
             self._mailbox.put(error)
@@ -235,8 +246,18 @@ class HostSession:
         with contextlib.suppress(UsageError):  # the worker is closed, and so is the guest
             self._commands.submit(command)
 
-    async def _answer(self, request: Requested, answer: Answer | None) -> Command:
+    def _refuel(self, number: int, fuel: int) -> None:
+        """Pass on how much more fuel there is, if that is what the cell waits for."""
+        if number == self._unanswered:
+            self._unanswered = 0
+            with contextlib.suppress(UsageError):  # the worker is closed, and so is the guest
+                self._commands.submit(Refuel(self._number, fuel))
+
+    async def _answer(self, request: Requested | FuelLow, answer: Answer | None) -> Command:
         """Return what to tell the guest: a response, or that its cell is over."""
+        if isinstance(request, FuelLow):
+            # Interrupted: the guest has to run again for that. Or nobody is there who has any.
+            return Refuel(self._number, 0)
         if answer is None:
             return Stop(self._number, CellCancelled("the guest asked the host where nobody answers"))
         if self._interrupted:

@@ -96,7 +96,7 @@ class Link:
     def busy(self) -> bool:
         """Whether the worker owes a report."""
         states = (self._protocol.state(session) for session in self._protocol.sessions)
-        return any(s not in (State.IDLE, State.WAITING) for s in states)
+        return any(s not in (State.IDLE, State.WAITING, State.DRY) for s in states)
 
     @property
     def copies(self) -> bool:
@@ -144,12 +144,21 @@ class Link:
             case c.Load(value=value):
                 return self._load(command, value)
             case c.Run(session=session, cell=cell, checkpoint_bytes_max=bytes_max):
-                operation = self._protocol.beginning(session, Operation.RUN, cell=cell.limits)
+                operation = self._protocol.beginning(
+                    session, Operation.RUN, cell=cell.limits, refuels=cell.refuels
+                )
                 now = monotonic_ns()
                 self._running[session] = charge = Charge(cell.limits, now)
                 self._owe(session, Owed.RUNNING, now, charge=charge)
                 source = cell.source.encode("utf-8", "replace").decode()
-                message = m.RunCell(session, operation, source, cell.limits, cell.report_variables, bytes_max)
+                message = m.RunCell(
+                    session, operation, source, cell.limits, cell.report_variables, bytes_max, cell.refuels
+                )
+            case c.Refuel(session=session, fuel=fuel):
+                if not self._protocol.refuelling(session, fuel):
+                    return None, None
+                self._running[session].refuel(fuel, monotonic_ns())
+                message = m.RefuelCell(session, fuel)
             case c.Rebase(session=session):
                 message = m.RebaseSession(session, self._protocol.beginning(session, Operation.REBASE))
                 self._owe(session, Owed.REBASING, monotonic_ns())
@@ -315,6 +324,10 @@ class Link:
                 if self._protocol.state(session) is State.WAITING:
                     self._running[session].pause(self.heard_ns)
                     self._sinks[session](c.Requested(request))
+            case m.FuelLow(session=session):
+                if self._protocol.state(session) is State.DRY:
+                    self._running[session].pause(self.heard_ns)
+                    self._sinks[session](c.FuelLow())
             case m.Ready():
                 self.served.set()
             case m.OperationDone(session=session):

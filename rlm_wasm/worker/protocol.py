@@ -19,6 +19,7 @@ from rlm_wasm.wire.worker_messages import (
     TRACEBACK_CHARS_MAX,
     CellReport,
     FromWorker,
+    FuelLow,
     GuestRequest,
     OperationDone,
     Pong,
@@ -45,6 +46,7 @@ class State(enum.Enum):
     BUSY = "busy"  # opening, loading, rebasing, taking a snapshot: the guest may ask nothing
     RUNNING = "running"
     WAITING = "waiting"  # the guest asked; the host has to say something first
+    DRY = "dry"  # the cell has nearly used its fuel; the host has to say how much more there is
     STOPPING = "stopping"  # told to end; what it asked meanwhile is void
     CLOSING = "closing"
 
@@ -53,6 +55,7 @@ class Step(enum.Enum):
     """What a worker reports about a session."""
 
     ASKED = "asked"
+    DRIED = "dried"
     DONE = "done"
     CLOSED = "closed"
 
@@ -61,10 +64,16 @@ class Step(enum.Enum):
 TRANSITIONS: Final[dict[State, dict[Step, State | None]]] = {
     State.IDLE: {},
     State.BUSY: {Step.DONE: State.IDLE},
-    State.RUNNING: {Step.ASKED: State.WAITING, Step.DONE: State.IDLE},
+    State.RUNNING: {Step.ASKED: State.WAITING, Step.DRIED: State.DRY, Step.DONE: State.IDLE},
     State.WAITING: {},
-    State.STOPPING: {Step.ASKED: State.STOPPING, Step.DONE: State.IDLE},
-    State.CLOSING: {Step.ASKED: State.CLOSING, Step.DONE: State.CLOSING, Step.CLOSED: None},
+    State.DRY: {},
+    State.STOPPING: {Step.ASKED: State.STOPPING, Step.DRIED: State.STOPPING, Step.DONE: State.IDLE},
+    State.CLOSING: {
+        Step.ASKED: State.CLOSING,
+        Step.DRIED: State.CLOSING,
+        Step.DONE: State.CLOSING,
+        Step.CLOSED: None,
+    },
 }
 
 
@@ -78,6 +87,9 @@ class _Entry:
     operation: int = 0
     kind: Operation = Operation.OPEN
     cell: CellLimits | None = None
+    # What the cell may use so far, and whether it may ask for more.
+    fuel: int = 0
+    refuels: bool = False
     # What the host told the operation to end by, and whether an earlier one may have cost the session.
     told: set[str] = field(default_factory=set)
     lost: bool = False
@@ -135,7 +147,9 @@ class Protocol:
         self._entries[session] = entry = _Entry(limits, boundary)
         return self._begin(entry)
 
-    def beginning(self, session: int, kind: Operation, *, cell: CellLimits | None = None) -> int:
+    def beginning(
+        self, session: int, kind: Operation, *, cell: CellLimits | None = None, refuels: bool = False
+    ) -> int:
         """Note that an operation begins in an idle session; return its number."""
         entry = self._entries[session]
         if entry.state is not State.IDLE:
@@ -145,6 +159,8 @@ class Protocol:
         entry.state = State.BUSY if cell is None else State.RUNNING
         entry.kind = kind
         entry.cell = cell
+        entry.fuel = 0 if cell is None else cell.fuel_max
+        entry.refuels = refuels
         return self._begin(entry)
 
     def _begin(self, entry: _Entry) -> int:
@@ -167,17 +183,27 @@ class Protocol:
         entry = self._entries.get(session)
         if entry is None or entry.state is State.CLOSING:
             return False
-        if entry.state in (State.RUNNING, State.WAITING):
+        if entry.state in (State.RUNNING, State.WAITING, State.DRY):
             entry.told.add(CellCancelled.__name__)
+        return True
+
+    def refuelling(self, session: int, fuel: int) -> bool:
+        """Note that a cell gets so much more fuel, 0 for the last time; return False if it does not wait."""
+        entry = self._entries.get(session)
+        if entry is None or entry.state is not State.DRY:
+            return False
+        entry.state = State.RUNNING
+        entry.fuel += fuel
+        entry.refuels = fuel > 0
         return True
 
     def stopping(self, session: int, error: GuestError) -> bool:
         """Note that an operation is told to end; return False if there is none."""
         entry = self._entries.get(session)
-        if entry is None or entry.state not in (State.BUSY, State.RUNNING, State.WAITING):
+        if entry is None or entry.state not in (State.BUSY, State.RUNNING, State.WAITING, State.DRY):
             return False
         entry.told.add(kind_of(error))
-        entry.late = int(entry.state is State.WAITING or entry.state is State.BUSY)
+        entry.late = int(entry.state is not State.RUNNING)
         entry.state = State.STOPPING
         return True
 
@@ -205,6 +231,8 @@ class Protocol:
         match report:
             case GuestRequest():  # the most frequent by far
                 self._asked(report)
+            case FuelLow():
+                self._dried(report)
             case Ready():
                 if self._ready:
                     raise BoundaryViolation("a worker is ready once")
@@ -238,15 +266,26 @@ class Protocol:
     def _asked(self, report: GuestRequest) -> None:
         entry = self._move(report.session, Step.ASKED)
         self._is_of(entry, report.operation)
-        if entry.state is not State.WAITING:
-            entry.late += 1
-            if entry.late > 1:
-                raise BoundaryViolation("a request after the operation was told to end")
+        self._is_in_time(entry)
         entry.asked += 1
         if entry.cell is None or entry.asked > FLOOD_FACTOR * entry.cell.requests_max + 1:
             raise BoundaryViolation("more requests than a cell can have")
         if len(report.frame) > entry.boundary.frame_bytes_max:
             raise BoundaryViolation("a request longer than the policy allows")
+
+    def _dried(self, report: FuelLow) -> None:
+        entry = self._move(report.session, Step.DRIED)
+        self._is_of(entry, report.operation)
+        self._is_in_time(entry)
+        if not entry.refuels:
+            raise BoundaryViolation("more fuel wanted where none is due")
+
+    @staticmethod
+    def _is_in_time(entry: _Entry) -> None:
+        if entry.state not in (State.WAITING, State.DRY):
+            entry.late += 1
+            if entry.late > 1:
+                raise BoundaryViolation("a request after the operation was told to end")
 
     def _done(self, report: OperationDone, *, with_file: bool) -> None:
         entry = self._move(report.session, Step.DONE)
@@ -270,7 +309,7 @@ class Protocol:
         ) != with_file:
             raise BoundaryViolation("an image where none is due, or none where one is")
         if report.result is not None and cell is not None:
-            _check_result(report.result, cell, entry.session)
+            _check_result(report.result, cell, entry.session, entry.fuel)
             check_cell(report.result, entry.told)
             entry.lost = entry.lost or (report.result.session_lost and not report.result.restored)
         if report.image is not None:
@@ -285,12 +324,12 @@ class Protocol:
             raise BoundaryViolation("a report about another operation")
 
 
-def _check_result(result: CellReport, cell: CellLimits, session: SessionLimits) -> None:
+def _check_result(result: CellReport, cell: CellLimits, session: SessionLimits, fuel_max: int) -> None:
     too_much = (
         len(result.stdout) > cell.stdout_bytes_max
         or len(result.stderr) > cell.stderr_bytes_max
         or len(result.result or "") > cell.result_bytes_max
-        or result.fuel_used > cell.fuel_max
+        or result.fuel_used > fuel_max
         or result.memory_peak_bytes > session.memory_bytes_max
     )
     if too_much:

@@ -15,10 +15,10 @@ from typing import Final
 
 from rlm_wasm.errors import GuestError, RlmWasmError, UsageError
 from rlm_wasm.ids import SessionId
+from rlm_wasm.sandbox import steps
 from rlm_wasm.sandbox.instance import Instance
 from rlm_wasm.sandbox.session import Session
 from rlm_wasm.sandbox.snapshot import Snapshot
-from rlm_wasm.sandbox.steps import HostRequest, Sleep
 from rlm_wasm.sandbox.stock import PREPARED_MAX, Stock
 from rlm_wasm.worker import operations
 from rlm_wasm.worker.checkpoints import Checkpoints
@@ -26,10 +26,12 @@ from rlm_wasm.worker.commands import (
     Close,
     Command,
     Done,
+    FuelLow,
     Interrupt,
     Load,
     Open,
     Rebase,
+    Refuel,
     Report,
     Requested,
     Respond,
@@ -62,6 +64,8 @@ class _Seat:
     operation: SessionOperation | None = None
     response: bytes | None = None
     waits_for_host: bool = False
+    # Whether what it waits for is fuel, and not the response to a request.
+    wants_fuel: bool = False
     stopped: GuestError | None = None
     # An interrupt may come before the operation's first step, when its session knows of no cell yet.
     interrupted: bool = False
@@ -117,7 +121,7 @@ class Seats:
         Return whether it was done. It is not where other sessions wait and it has had its turn.
         """
         seat = self._seats.get(command.session)
-        if seat is None or not seat.waits_for_host or seat.briefs < seat.briefs_wanted:
+        if seat is None or not seat.waits_for_host or seat.wants_fuel or seat.briefs < seat.briefs_wanted:
             return False
         if self._runnable and seat.turn_ns >= TURN_NS:
             return False
@@ -168,7 +172,7 @@ class Seats:
             case TakeSnapshot():
                 self._begin(command.session, seat, operations.take_snapshot(seat.session))
             case Respond(response=response):
-                if seat.waits_for_host:
+                if seat.waits_for_host and not seat.wants_fuel:
                     seat.waits_for_host = False
                     seat.response = response
                     seat.stretch_ns = 0
@@ -177,13 +181,18 @@ class Seats:
                         self._runnable.appendleft(command.session)
                     else:
                         self._queue(command.session, seat)
+            case Refuel(fuel=fuel):
+                if seat.wants_fuel:
+                    seat.waits_for_host = seat.wants_fuel = False
+                    seat.session.refuel(fuel)
+                    self._queue(command.session, seat)
             case Interrupt():
                 seat.session.interrupt()
                 seat.interrupted = True
             case Stop(error=error):
                 if seat.operation is not None:
                     seat.stopped = error
-                    seat.waits_for_host = False
+                    seat.waits_for_host = seat.wants_fuel = False
                     self._queue(command.session, seat)
             case Close():
                 self._close(command.session)
@@ -286,12 +295,15 @@ class Seats:
                 seat.interrupted = False
                 seat.session.interrupt()
             match step:
-                case HostRequest(frame=frame):
+                case steps.HostRequest(frame=frame):
                     seat.waits_for_host = True
                     seat.briefs = seat.briefs + 1 if seat.brief else 0
                     self._tell(session, seat, Requested(frame))
-                case Sleep(until_ns=until_ns):
+                case steps.Sleep(until_ns=until_ns):
                     heapq.heappush(self._sleepers, (until_ns, session))
+                case steps.FuelLow():
+                    seat.waits_for_host = seat.wants_fuel = True
+                    self._tell(session, seat, FuelLow())
                 case _:
                     self._queue(session, seat)
 

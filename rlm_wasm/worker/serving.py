@@ -119,6 +119,7 @@ class _Host:
         for source in (*_CELLS, "llm_query('?')"):
             self._do(self._cell(1, source))
         self._do(m.RebaseSession(1, self._next()))
+        self._do(m.RunCell(1, self._next(), "while True: pass", _CELL, True, 16 * _MIB, refuels=True))
         self.channel.send(m.encode(self._cell(1, "llm_query('?')")))
         self._until(m.GuestRequest)
         self.channel.send(m.encode(m.InterruptCell(1)))
@@ -164,4 +165,6 @@ class _Host:
                     return report, file
                 if isinstance(report, m.GuestRequest):
                     self.channel.send(m.encode(m.RespondTo(report.session, _RESPONSE)))
+                elif isinstance(report, m.FuelLow):
+                    self.channel.send(m.encode(m.RefuelCell(report.session, 0)))
         raise InternalError("a worker's rehearsal does not end")

@@ -74,8 +74,10 @@ def command_of(message: m.ToWorker) -> c.Command:
         case m.RespondTo(session=session, response=response):  # the most frequent by far
             return c.Respond(SessionId(session), response)
         case m.RunCell():
-            cell = Cell(message.source, message.limits, report_variables=message.report_variables)
+            cell = Cell(message.source, message.limits, message.report_variables, message.refuels)
             return c.Run(SessionId(message.session), cell, message.checkpoint_bytes_max)
+        case m.RefuelCell(session=session, fuel=fuel):
+            return c.Refuel(SessionId(session), fuel)
         case m.RebaseSession(session=session):
             return c.Rebase(SessionId(session))
         case m.SnapshotSession(session=session):
@@ -96,6 +98,8 @@ def report_of(session: int, operation: int, report: c.Report) -> tuple[m.FromWor
     """Return the message for a report, and the file to send with it."""
     if isinstance(report, c.Requested):
         return m.GuestRequest(session, operation, report.frame), None
+    if isinstance(report, c.FuelLow):
+        return m.FuelLow(session, operation), None
     if report.error is not None:
         return m.OperationDone(session, operation, error=m.encode_error(report.error)), None
     if report.result is not None:

@@ -126,6 +126,18 @@ class LedgerMachine(RuleBasedStateMachine):
         self.held[reservation] = Entry(tuple(charge), cap)
         return reservation
 
+    @rule(target=open, reservation=consumes(open), charge=charges | small)
+    def extend(self, reservation: int, charge: Charge) -> int:
+        held = self.held[reservation]
+        if not self.fits(charge, held.cap):
+            with pytest.raises(BudgetExceeded) as caught:
+                self.ledger.extend(reservation, charge)
+            self.agrees_with_the_refusal(charge, held.cap, caught.value)
+        else:
+            self.ledger.extend(reservation, charge)
+            held.charge = tuple(map(sum, zip(held.charge, charge, strict=True)))
+        return reservation
+
     @rule(reservation=consumes(open), actual=st.none() | charges)
     def settle(self, reservation: int, actual: Charge | None) -> None:
         self.ledger.settle(reservation, actual)

@@ -4,22 +4,27 @@ The ledger's machine catches
  1. a check that forgets what is reserved,
  2. a child's budget that is a copy instead of a view,
  3. a call of unknown usage that costs nothing,
- 4. a late bill that raises what was spent.
+ 4. a late bill that raises what was spent,
+ 5. a reservation that is extended and ends as it began.
 The permits' machine catches
- 5. a run at its share that is forgotten when it gives a permit back,
- 6. a run that saves up turns while it wants nothing,
- 7. a model's cap that is off by one,
- 8. a provider that is slowed again for each refusal of one overload.
+ 6. a run at its share that is forgotten when it gives a permit back,
+ 7. a run that saves up turns while it wants nothing,
+ 8. a model's cap that is off by one,
+ 9. a provider that is slowed again for each refusal of one overload.
 The scheduler's machine catches
- 9. a permit that is kept through a backoff,
-10. a late result that counts each time it is reported,
-11. a child that outlives its parent,
-12. a child whose late finish is delivered as a second response,
-13. a session that is not counted while it still ends,
-14. a refused request that is not counted,
-15. a refused batch that keeps what its first items reserved,
-16. a child without a deadline,
-17. a retry that is sent on the first attempt's reservation.
+10. a permit that is kept through a backoff,
+11. a late result that counts each time it is reported,
+12. a child that outlives its parent,
+13. a child whose late finish is delivered as a second response,
+14. a session that is not counted while it still ends,
+15. a refused request that is not counted,
+16. a refused batch that keeps what its first items reserved,
+17. a child without a deadline,
+18. a retry that is sent on the first attempt's reservation,
+19. a cell that begins with fuel that nothing is reserved for,
+20. a cell that gets more fuel and no more is reserved,
+21. a cell of which nobody knows what it used, and that costs nothing,
+22. a child that is gone and keeps its cell's fuel.
 
 A mutation replaces one piece of a module's source, which must be there exactly once; the functions
 that differ are put in place of the real ones for the length of a test.
@@ -36,7 +41,17 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
-from rlm_wasm.core import adaptive, batch, child_flow, lanes, ledger, permits, query_flow, run_state
+from rlm_wasm.core import (
+    adaptive,
+    batch,
+    child_flow,
+    fuel_flow,
+    lanes,
+    ledger,
+    permits,
+    query_flow,
+    run_state,
+)
 from tests.property.test_ledger_machine import LedgerMachine
 from tests.property.test_permits_machine import PermitsMachine
 from tests.property.test_scheduler_machine import SchedulerMachine
@@ -56,6 +71,7 @@ MUTATIONS: list[tuple[type[RuleBasedStateMachine], ModuleType, str, str]] = [
         "self.absorb(NOTHING if actual is None else actual, view)",
     ),
     (LedgerMachine, ledger, "charge if actual is None else actual.at_most(charge)", "actual or charge"),
+    (LedgerMachine, ledger, "(held.plus(charge), view)", "(held, view)"),
     (PermitsMachine, permits, "for each in parked:\n                each.enter(share)", "pass"),
     (PermitsMachine, lanes, "self.had = max(self.had, least)", "pass"),
     (PermitsMachine, permits, "lane.held < lane.model_max", "lane.held <= lane.model_max"),
@@ -104,6 +120,15 @@ MUTATIONS: list[tuple[type[RuleBasedStateMachine], ModuleType, str, str]] = [
         "reservation = run.ledger.reserve(request.charge, request.branch.view)",
         "reservation = 1",
     ),
+    (
+        SchedulerMachine,
+        fuel_flow,
+        "run.ledger.reserve(Charge(fuel=fuel), branch.view)",
+        "run.ledger.reserve(Charge(), branch.view)",
+    ),
+    (SchedulerMachine, fuel_flow, "run.ledger.extend(branch.fuel, Charge(fuel=fuel))", "pass"),
+    (SchedulerMachine, fuel_flow, "used = granted if fuel is None else fuel", "used = fuel or 0"),
+    (SchedulerMachine, child_flow, "self._fuel.close(run, child)", "pass"),
 ]
 
 

@@ -16,7 +16,9 @@ from rlm_wasm.audit.catalogue import fault_of
 from rlm_wasm.core.effects import CancelQuery, ClearTimer, Effect, EmitEvent, SendQuery, SetTimer
 from rlm_wasm.core.inputs import (
     BatchReceived,
+    CellStarted,
     FuelUsed,
+    FuelWanted,
     Input,
     IterationStarted,
     Noted,
@@ -43,7 +45,7 @@ from tests.support.core_facts import (
     started,
 )
 
-OWN = (RunStarted, IterationStarted, BatchReceived, FuelUsed, Noted, RunEnded)
+OWN = (RunStarted, IterationStarted, BatchReceived, CellStarted, FuelWanted, FuelUsed, Noted, RunEnded)
 usages = st.none() | st.builds(Usage, st.integers(-1, 60), st.integers(-1, 130))
 steps = st.one_of(
     st.tuples(st.just("ask"), st.text(max_size=5), st.integers(1, 3)),
@@ -56,6 +58,8 @@ steps = st.one_of(
     st.tuples(st.just("wait"), st.integers(0, 300)),
     st.tuples(st.just("burn"), st.sampled_from([1, 2, 60])),
     st.tuples(st.just("turn")),
+    st.tuples(st.just("cell")),
+    st.tuples(st.just("want")),
     st.tuples(st.just("note")),
     st.tuples(st.just("cancel"), st.sampled_from(["by hand", "budget: mine", "deadline: mine"])),
 )
@@ -131,10 +135,14 @@ class World:
                 self.now_ns += ms * MS
             case ("burn", fuel) if not self.open:
                 self.give(FuelUsed(RUN, fuel))
+            case ("cell",) if not self.open and not self.stopped:
+                self.give(CellStarted(RUN, 1, 3))
+            case ("want",) if not self.open and not self.stopped:
+                self.give(FuelWanted(RUN))
             case ("turn",) if not self.open:
                 self.give(IterationStarted(RUN))
             case ("note",) if not self.open and not self.stopped:
-                self.give(Noted(RUN, "cell_started", {"cell": 1, "source_bytes": 3}))
+                self.give(Noted(RUN, "answer_declared", {"cell": 1, "answer_bytes": 3}))
             case ("cancel", reason):
                 self.give(RunCancelled(RUN, reason))
 

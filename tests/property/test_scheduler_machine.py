@@ -23,6 +23,7 @@ from rlm_wasm.core.effects import (
     Effect,
     EmitEvent,
     EndRun,
+    GiveFuel,
     Respond,
     SendQuery,
     SetTimer,
@@ -34,6 +35,7 @@ from rlm_wasm.core.inputs import (
     CellStarted,
     ChildFinished,
     FuelUsed,
+    FuelWanted,
     Input,
     IterationStarted,
     ObservationMade,
@@ -63,7 +65,10 @@ from tests.support.core_facts import (
 from tests.support.scheduler_books import Amounts, BookOfRequest, BookOfRun, D, Node, charge
 
 Attempt = tuple[RunId, RequestId, int]
-RESERVED = (D.CALLS, D.INPUT_TOKENS, D.OUTPUT_TOKENS, D.COST)
+RESERVED = (D.CALLS, D.INPUT_TOKENS, D.OUTPUT_TOKENS, D.COST, D.FUEL)
+# A few parts of a cell's fuel, and a few cells of a run's.
+CELL_FUEL = 45_000_000
+RUN_FUEL = 150_000_000
 MODELS = ("m", "p:x", "p:y")
 picks = st.integers(0, 10_000)
 models = st.sampled_from(MODELS)
@@ -160,7 +165,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             requests_max=60,
             output_tokens_max=facts.tokens,
             iterations_max=20,
-            fuel_max=100,
+            fuel_max=RUN_FUEL,
             children_max=8,
             observation_bytes_max=60,
         )
@@ -189,6 +194,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 query=query_limits(attempts_max=facts.attempts, batch=facts.batch),
                 prices=dict.fromkeys(MODELS, PRICE),
                 cell_requests_max=12,
+                cell_fuel_max=CELL_FUEL,
                 seed=facts.seed,
                 texts=facts.texts,
                 tenant=facts.tenant,
@@ -361,6 +367,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         run = self.runs[run_id]
         owes = run.requests[number].where == "running" and not run.ended
         if not run.ended and not run.children[number].gone:
+            self.lose_cell(run, number)
             run.children[number].gone = run.children[number].stopping = True
         error = None if answers else ChildFailed("out of turns", partial="a draft")
         said = self.give(ChildFinished(run_id, number, "done" if answers else None, error))
@@ -405,14 +412,15 @@ class SchedulerMachine(RuleBasedStateMachine):
             said = self.give(TimerFired(run_id, timer_id))
             assert all(isinstance(e, SendQuery | EmitEvent) for e in said)
 
-    @rule(pick=picks, fuel=st.sampled_from([0, 1, 2, 3, 40]))
-    def burn(self, pick: int, fuel: int) -> None:
+    @rule(pick=picks, fuel=st.sampled_from([0, 1, 2_000_000, 10_000_000, 10_000_001, 60_000_000, None]))
+    def burn(self, pick: int, fuel: int | None) -> None:
+        """A cell ends, or one that nobody knew of: what it used is counted, within its grant or beyond it."""
         run_id, node = self.pick_node(pick)
         run = self.runs[run_id]
         if run.node(node).gone:
             node = None
         if not run.ended:
-            run.pay({D.FUEL: fuel}, node)
+            run.settle_cell(node, fuel)
         self.give(FuelUsed(run_id, fuel, node))
         if not run.ended:
             self.check_overdraft(run_id, node)
@@ -444,9 +452,61 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(pick=picks)
     def next_cell(self, pick: int) -> None:
         run_id, node = self.pick_node(pick)
-        book = self.runs[run_id].node(node)
-        book.cell_requests = book.cell_children = 0
-        self.give(CellStarted(run_id, node))
+        run = self.runs[run_id]
+        book = run.node(node)
+        if not run.ended and not book.gone:
+            self.lose_cell(run, node)
+        live = run.live(node)
+        if live:
+            book.cell_requests = book.cell_children = 0
+        left = run.available(D.FUEL, node)
+        said = self.give(CellStarted(run_id, 1, 9, node))
+        given = self.given_fuel(said, run_id, node)
+        if run.ended or book.gone:
+            assert given is None
+            return
+        assert given is not None
+        self.check_part(given, 0, left if live else 0)
+        if given:
+            book.fuel = given
+        ended: list[Node] = [e.request_id for e in said if isinstance(e, StopChild) and e.request_id == node]
+        ended += [None for e in said if isinstance(e, EndRun)]
+        assert ended == ([node] if live and not given else [])
+
+    @rule(pick=picks)
+    def want_fuel(self, pick: int) -> None:
+        run_id, node = self.pick_node(pick)
+        run = self.runs[run_id]
+        book = run.node(node)
+        left = run.available(D.FUEL, node)
+        given = self.given_fuel(self.give(FuelWanted(run_id, node)), run_id, node)
+        if run.ended or book.gone:
+            assert given is None
+            return
+        assert given is not None
+        self.check_part(given, book.fuel or 0, left if run.live(node) and book.fuel is not None else 0)
+        if given:
+            book.fuel = (book.fuel or 0) + given
+
+    @staticmethod
+    def given_fuel(said: list[Effect], run_id: RunId, node: Node) -> int | None:
+        given = [e for e in said if isinstance(e, GiveFuel)]
+        assert [(e.run_id, e.parent) for e in given] in ([], [(run_id, node)])
+        return given[0].fuel if given else None
+
+    @staticmethod
+    def check_part(fuel: int, had: int, left: int) -> None:
+        """A cell gets something where something is left, and never all of what others need."""
+        most = min(left, CELL_FUEL - had)
+        assert fuel <= most
+        assert (fuel > 0) == (most > 0)
+        assert fuel == most or fuel <= max(10_000_000, left // 8, CELL_FUEL // 16)
+
+    @staticmethod
+    def lose_cell(run: BookOfRun, node: Node) -> None:
+        """A cell of which nothing was heard has used all that it was given."""
+        if run.node(node).fuel is not None:
+            run.settle_cell(node, None)
 
     @precondition(lambda self: not self.calm)
     @rule(pick=picks)
@@ -523,6 +583,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         run = self.runs[run_id]
         was_ended = run.ended
         run.ending = True
+        if not was_ended:
+            for node in (None, *(number for number, book in run.children.items() if not book.gone)):
+                self.lose_cell(run, node)
         said = self.give(RunEnded(run_id))
         if was_ended:
             assert all(isinstance(e, SendQuery | EmitEvent) for e in said)
@@ -533,6 +596,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert run.timers == {}
         assert {request.where for request in run.requests.values()} <= {"answered"}
         assert own[-1].data["cost_microdollars_spent"] == run.spent(D.COST)
+        assert own[-1].data["fuel_spent"] == run.spent(D.FUEL)
 
     def give(self, given: Input) -> list[Effect]:
         self.tape.append((given, self.now_ns))

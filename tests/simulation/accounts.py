@@ -54,6 +54,7 @@ class Talk:
     told: bool = False  # a StopChild was sent
     told_ns: int = 0
     gone: bool = False
+    fuel: int | None = None  # what the cell that runs was given; None: no cell runs
     cell_requests: int = 0
     cell_children: int = 0
 
@@ -111,7 +112,10 @@ class RunAccount:
 
     def reserved(self, name: str, node: Node = None) -> int:
         holding = [r for r in self.requests.values() if r.where in ("queued", "flying")]
-        return sum(r.bound.get(name, 0) for r in holding if node is None or node in self.chain(r.node))
+        held = sum(r.bound.get(name, 0) for r in holding if node is None or node in self.chain(r.node))
+        if name == "fuel":
+            held += sum(t.fuel or 0 for each, t in self.talks.items() if t.fuel and node in self.chain(each))
+        return held
 
     def available(self, name: str, node: Node = None) -> int:
         """Return what a conversation may still ask for: the least that it and any above it have left."""

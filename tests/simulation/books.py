@@ -17,6 +17,7 @@ from rlm_wasm.core.effects import (
     Effect,
     EmitEvent,
     EndRun,
+    GiveFuel,
     Respond,
     SendQuery,
     SetTimer,
@@ -137,7 +138,12 @@ class Books:
                     run.pay({"observation_bytes": size}, node)
             case FuelUsed(fuel=fuel, parent=node):
                 gone = node not in run.talks or run.talks[node].gone
-                run.pay({"fuel": fuel}, None if gone else node)
+                owner = None if gone else node
+                given_fuel, run.talks[owner].fuel = run.talks[owner].fuel, None
+                used = given_fuel if fuel is None else fuel
+                within = given_fuel is not None and used is not None and used <= given_fuel
+                self.check(within, f"1: a cell used {used} fuel and was given {given_fuel}")
+                run.pay({"fuel": used or 0}, owner)
             case RunEnded():
                 run.ending = True
             case _:
@@ -231,6 +237,8 @@ class Books:
                 self.check(not talk.gone, "3: a child was stopped that is gone")
                 talk.told = talk.stopping = True
                 talk.told_ns = self._now_ns
+            case GiveFuel(run_id=run_id, parent=node, fuel=fuel):
+                self._fuel_given(self.runs[run_id], node, fuel)
             case Respond():
                 self._responded(effect)
             case SetTimer(run_id=run_id, timer_id=timer_id, at_ns=at_ns):
@@ -250,6 +258,14 @@ class Books:
             case EndRun(run_id=run_id):
                 self.check(not self.runs[run_id].ending, "3: a second EndRun")
                 self.runs[run_id].ending = True
+
+    def _fuel_given(self, run: RunAccount, node: Node, fuel: int) -> None:
+        talk = run.talks[node]
+        left = min(run.available("fuel", node), run.facts.cell_fuel_max - (talk.fuel or 0))
+        self.check(0 <= fuel <= left, f"1: a cell is given {fuel} fuel, and {left} is left for it")
+        self.check(fuel > 0 or left <= 0 or not run.live(node), "8: a cell is refused fuel that there is")
+        if fuel:
+            talk.fuel = (talk.fuel or 0) + fuel
 
     def _timer_set(self, run: RunAccount, timer_id: str, at_ns: int) -> None:
         self.check(timer_id not in run.timers, f"5: the timer {timer_id} is set twice")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from typing import Any, Final
 
 from rlm_wasm.core.limits import BoundaryLimits, CellLimits, SessionLimits
@@ -28,10 +29,11 @@ from rlm_wasm.errors import (
 )
 from rlm_wasm.sandbox.exchange import FLOOD_FACTOR
 from rlm_wasm.sandbox.instance import SLICE_FUEL
+from rlm_wasm.sandbox.interrupt import Reason
 from rlm_wasm.sandbox.session import SETUP_FUEL, Cell
 from rlm_wasm.sandbox.snapshot import Snapshot
 from rlm_wasm.sandbox.soft_limits import CANCEL_GRACE_NS, SoftLimits, slice_fuel
-from rlm_wasm.sandbox.steps import SLICE, CellEnd, HostRequest, Sleep, Step
+from rlm_wasm.sandbox.steps import FUEL_LOW, SLICE, CellEnd, HostRequest, Sleep, Step
 
 # The same words for the real guest.
 PRELUDE: Final = """
@@ -158,7 +160,7 @@ class SimulatedSession:
             raise UsageError("a cell is a str")
         if len(cell.source.encode("utf-8", "replace")) > cell.limits.source_bytes_max:
             raise UsageError("the cell is too long")
-        self._start(cell.limits)
+        self._start(cell.limits, refuels=cell.refuels)
         status: int | None = None
         error: bytes | None = None
         try:
@@ -195,7 +197,7 @@ class SimulatedSession:
             result=None,
             error=error,
             report=json.dumps({"variables": names}).encode() if status is not None else None,
-            fuel_used=self._cell.fuel_max - self._fuel,
+            fuel_used=self._granted - self._fuel,
             memory_bytes=self.memory_bytes,
             executed_ns=self._executed_ns,
         )
@@ -242,6 +244,16 @@ class SimulatedSession:
     def interrupt(self) -> None:
         self._cancel_wanted = self._busy
 
+    def refuel(self, fuel: int) -> None:
+        if not self._busy or not self._fuel_wanted or self._soft_limits is None:
+            raise InternalError("fuel for a cell that did not ask for it")
+        self._fuel_wanted = False
+        self._refuels = fuel > 0
+        if fuel:
+            self._granted += fuel
+            self._fuel += fuel
+            self._soft_limits = SoftLimits.of(replace(self._cell, fuel_max=self._granted))
+
     def close(self) -> None:
         self._lost = self._closed = True
         self._state = {}
@@ -252,7 +264,7 @@ class SimulatedSession:
         if self._lost or self._busy:
             raise UsageError("the session is lost" if self._lost else "the session is busy")
 
-    def _start(self, limits: CellLimits | None) -> None:
+    def _start(self, limits: CellLimits | None, *, refuels: bool = False) -> None:
         self._require_idle()
         setup = CellLimits(SETUP_FUEL, 10_000, 0, 0, 0, 0, 0, 0)
         self._busy = True
@@ -262,7 +274,8 @@ class SimulatedSession:
         self._fault = None
         self._told = self._cancel_wanted = False
         self._cancel_by_ns: int | None = None
-        self._fuel = self._cell.fuel_max
+        self._fuel = self._granted = self._cell.fuel_max
+        self._refuels, self._fuel_wanted = refuels, False
         self._slice = slice_fuel(self._cell.fuel_max, SLICE_FUEL)
         self._executed_ns = self._slept_ns = self._requests = self._dropped = 0
         self._overslept = False
@@ -283,9 +296,12 @@ class SimulatedSession:
             self._executed_ns += part // FUEL_PER_NS
             self._guest.work(part // FUEL_PER_NS)
             if self._fuel == 0:
-                raise FuelExhausted(f"the cell used all of its {self._cell.fuel_max} fuel")
+                raise FuelExhausted(f"the cell used all of its {self._granted} fuel")
             if fuel > 0:
                 self._check_limits(by_fuel=True)
+                while self._fuel_wanted:
+                    yield FUEL_LOW
+                    self._check_limits(by_fuel=True)
                 yield SLICE
             self._notice(defiant)
 
@@ -299,13 +315,17 @@ class SimulatedSession:
         if self._dropped:
             self._soft = OutputExceeded("the cell wrote too much")
             return
-        used = self._cell.fuel_max - self._fuel
+        if self._fuel_wanted:
+            raise InternalError("a cell that waits for fuel was resumed without a word about it")
+        used = self._granted - self._fuel
         reached = self._soft_limits.reached(
             fuel_used=used if by_fuel else None,
             executed_ns=self._executed_ns,
             cancelled=self._cancel_wanted,
         )
-        if reached is not None:
+        if reached is not None and reached[0] is Reason.FUEL and self._refuels:
+            self._fuel_wanted = True
+        elif reached is not None:
             self._soft = reached[1]
             if self._cancel_wanted:
                 self._cancel_by_ns = self._executed_ns + CANCEL_GRACE_NS

@@ -221,6 +221,14 @@ def a_child_may_be_one_level_too_deep(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ChildFlow, "accept", deeper)
 
 
+def more_fuel_is_given_than_is_reserved(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Ledger, "extend", lambda self, reservation, charge: None)
+
+
+def a_cells_fuel_is_not_looked_for_in_the_ledger(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("rlm_wasm.core.fuel_flow.next_part", lambda cell, granted, available: cell - granted)
+
+
 def a_child_gives_its_place_up_too_early(patch: pytest.MonkeyPatch) -> None:
     abandon = ChildFlow.abandon
 
@@ -266,4 +274,6 @@ BREAK_AN_INVARIANT: Final[tuple[Break, ...]] = (
     a_childs_spending_is_its_own,
     a_child_may_be_one_level_too_deep,
     a_child_gives_its_place_up_too_early,
+    more_fuel_is_given_than_is_reserved,
+    a_cells_fuel_is_not_looked_for_in_the_ledger,
 )

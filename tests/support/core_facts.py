@@ -100,6 +100,7 @@ def started(run_id: RunId = RUN, **over: Any) -> RunStarted:
         boundary=boundary(),
         prices={"m": PRICE},
         cell_requests_max=1_000,
+        cell_fuel_max=1_000,
         child_models=("m",),
         seed=7,
     )

@@ -41,6 +41,7 @@ class BookOfChild:
     stopping: bool = False  # takes no more requests
     told: bool = False  # a StopChild was sent
     gone: bool = False
+    fuel: int | None = None  # what the cell that runs was given; None: no cell runs
     cell_requests: int = 0
     cell_children: int = 0
 
@@ -87,7 +88,12 @@ class BookOfRun:
 
     def reserved(self, dimension: D, node: Node = None) -> int:
         holding = [r for r in self.requests.values() if r.where in ("queued", "flying")]
-        return sum(r.bound.get(dimension, 0) for r in holding if self.below(r.node, node))
+        held = sum(r.bound.get(dimension, 0) for r in holding if self.below(r.node, node))
+        if dimension is D.FUEL:
+            held += sum(
+                self.node(each).fuel or 0 for each in (None, *self.children) if self.below(each, node)
+            )
+        return held
 
     def limit(self, dimension: D, node: Node) -> int | None:
         return self.limits[dimension] if node is None else self.children[node].limits.get(dimension)
@@ -105,6 +111,12 @@ class BookOfRun:
 
     def pay(self, amounts: Amounts, node: Node) -> None:
         self.paid.append((node, amounts))
+
+    def settle_cell(self, node: Node, fuel: int | None) -> None:
+        """Charge a cell what it used, or all it was given, and let go of the rest."""
+        book = self.node(node)
+        given, book.fuel = book.fuel, None
+        self.pay({D.FUEL: (given or 0) if fuel is None else fuel}, node)
 
     def overdrawn(self, node: Node) -> bool:
         limits = {d: self.limit(d, node) for d in D}

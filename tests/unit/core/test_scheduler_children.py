@@ -115,9 +115,9 @@ def test_a_child_of_a_child_too_deep_is_denied() -> None:
 
 def test_a_cell_may_start_its_children_anew() -> None:
     driver = Driver()
-    driver.give(started(run=run_limits(fanout_max=1)), child(1))
+    driver.give(started(run=run_limits(fanout_max=1), budget=budget(fuel_max=10**9)), child(1))
     assert isinstance(refusal(driver, child(2)), BudgetExceeded)
-    assert of(StartChild, driver.give(CellStarted(RUN), child(3)))
+    assert of(StartChild, driver.give(CellStarted(RUN, 2, 9), child(3)))
 
 
 def test_a_place_comes_free_when_the_session_is_gone_and_not_before() -> None:

@@ -213,14 +213,15 @@ async def test_a_child_keeps_to_the_part_of_the_budget_it_was_given(tmp_path: Pa
 
 @pytest.mark.threat("T-074")
 async def test_a_child_whose_fuel_is_used_up_ends_alone(tmp_path: Path) -> None:
-    result, _ = await asked(
+    result, events = await asked(
         tmp_path,
         small_policy(),
         ask="try: rlm_query('spin', budget={'fuel': 200_000_000})\nexcept ChildFailed as e: FINAL(str(e))",
         spin="while True: pass",
     )
     assert (result.partial, result.answer) == (False, "the child ended early: budget: fuel")
-    assert 200_000_000 <= result.spent["fuel"] < 400_000_000
+    (child,) = events.of("child_answered")
+    assert 199_000_000 < child["fuel_spent"] <= 200_000_000  # type: ignore[operator]
 
 
 @pytest.mark.threat("T-075")

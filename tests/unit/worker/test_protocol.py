@@ -121,6 +121,66 @@ def test_a_report_that_is_not_due_or_too_large_is_refused(report):
         books.check(report, with_file=False)
 
 
+def dry(refuels: bool = True) -> tuple[Protocol, int]:
+    books = opened()
+    return books, books.beginning(1, Operation.RUN, cell=CELL, refuels=refuels)
+
+
+def test_a_cell_says_that_its_fuel_is_low_and_may_use_what_it_is_given():
+    books, operation = dry()
+    for _ in range(3):
+        books.check(m.FuelLow(1, operation), with_file=False)
+        assert books.state(1) is State.DRY
+        assert not books.responding(1)
+        assert books.refuelling(1, 5)
+        assert not books.refuelling(1, 5)
+    books.check(done(operation, fuel_used=CELL.fuel_max + 15), with_file=False)
+    assert books.state(1) is State.IDLE
+
+
+@pytest.mark.threat("T-141")
+def test_a_worker_cannot_report_more_fuel_than_its_cell_was_given():
+    books, operation = dry()
+    books.check(m.FuelLow(1, operation), with_file=False)
+    books.refuelling(1, 5)
+    with pytest.raises(BoundaryViolation, match="beyond the limits"):
+        books.check(done(operation, fuel_used=CELL.fuel_max + 6), with_file=False)
+
+
+@pytest.mark.threat("T-141")
+def test_a_worker_wants_fuel_only_for_a_cell_that_may_have_more():
+    books, operation = dry(refuels=False)
+    with pytest.raises(BoundaryViolation, match="where none is due"):
+        books.check(m.FuelLow(1, operation), with_file=False)
+    books, operation = dry()
+    books.check(m.FuelLow(1, operation), with_file=False)
+    with pytest.raises(BoundaryViolation, match="out of order"):
+        books.check(m.FuelLow(1, operation), with_file=False)
+    books, operation = dry()
+    books.check(m.FuelLow(1, operation), with_file=False)
+    books.refuelling(1, 0)
+    with pytest.raises(BoundaryViolation, match="where none is due"):
+        books.check(m.FuelLow(1, operation), with_file=False)
+    books, operation = dry()
+    books.check(done(operation), with_file=False)
+    with pytest.raises(BoundaryViolation, match="out of order"):
+        books.check(m.FuelLow(1, operation), with_file=False)
+
+
+def test_a_stopped_cell_may_want_fuel_once_more_and_no_more():
+    books, operation = dry()
+    assert books.stopping(1, STOP)
+    books.check(m.FuelLow(1, operation), with_file=False)
+    assert not books.refuelling(1, 5)
+    with pytest.raises(BoundaryViolation, match="told to end"):
+        books.check(m.FuelLow(1, operation), with_file=False)
+    books, operation = dry()
+    books.check(m.FuelLow(1, operation), with_file=False)
+    assert books.stopping(1, STOP)
+    with pytest.raises(BoundaryViolation, match="told to end"):
+        books.check(m.FuelLow(1, operation), with_file=False)
+
+
 @pytest.mark.threat("T-056")
 def test_nothing_is_reported_twice():
     books, operation = running()
