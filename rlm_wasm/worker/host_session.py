@@ -28,6 +28,7 @@ from rlm_wasm.worker.commands import (
     FuelLow,
     Interrupt,
     Load,
+    Open,
     Rebase,
     Refuel,
     Report,
@@ -196,6 +197,8 @@ class HostSession:
         except BaseException:
             self._answerer = None
             self._unanswered = 0
+            if isinstance(command, Open):
+                raise  # nobody has it yet, so nobody has to wait: who makes it abandons it
             # Cancelled, or a bug above: the guest must be still before the caller goes on.
             with anyio.CancelScope(shield=True):
                 with contextlib.suppress(UsageError):  # the worker closes, which ends the operation too

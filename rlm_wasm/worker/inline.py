@@ -51,6 +51,8 @@ class InlineSession(HostSession):
 class InlineWorker:
     """Makes sessions in this process. Close it, or use `async with`; that ends every session.
 
+    Closed, it makes none until it is entered again: who asks late would start a thread that is nobody's.
+
     `clock` gives nanoseconds and decides who has a turn, and for how long.
     """
 
@@ -59,6 +61,7 @@ class InlineWorker:
         self._loop = WorkerLoop(clock=clock)
         self._numbers = itertools.count(1)
         self._started = False
+        self._closed = False
         self._link: LocalLink | None = None
 
     async def session(
@@ -74,8 +77,10 @@ class InlineWorker:
         Raises:
             ArtifactError: no guest is built, or it is not what was built.
             PolicyError: the memory cap is below the guest's image.
-            UsageError: `start` is no snapshot of this process.
+            UsageError: `start` is no snapshot of this process, or the worker is closed.
         """
+        if self._closed:
+            raise UsageError("the worker is closed")
         if start is not None and not isinstance(start, Snapshot):
             raise UsageError("the image was made by another kind of worker; save it and load it here")
         if not self._started:
@@ -99,14 +104,17 @@ class InlineWorker:
 
     async def aclose(self) -> None:
         """End every session and the thread."""
+        self._closed = True
         if self._started:
             self._started = False
             loop, self._loop = self._loop, WorkerLoop(clock=self._clock)
             self._link = None
             with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(loop.stop)
+                # A limiter of its own: the embedding program may have all threads of the common one in use.
+                await anyio.to_thread.run_sync(loop.stop, limiter=anyio.CapacityLimiter(1))
 
     async def __aenter__(self) -> Self:
+        self._closed = False
         return self
 
     async def __aexit__(

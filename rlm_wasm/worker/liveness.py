@@ -26,3 +26,8 @@ def hangs(silent_ns: int, cpu_ms_used: int | None, hang_ms_max: int, *, copies: 
     if not copies and cpu_ms_used >= hang_ms_max:
         return True
     return silent_ns >= _PATIENCE_FACTOR * hang_ms_max * _MS
+
+
+def stands_still(cpu_ms_before: int | None, cpu_ms_now: int | None) -> bool:
+    """Whether a process that has something to do did nothing between two looks. Not if nobody can tell."""
+    return cpu_ms_before is not None and cpu_ms_now is not None and cpu_ms_now - cpu_ms_before < _STILL_MS

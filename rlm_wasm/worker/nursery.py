@@ -24,6 +24,7 @@ from anyio.abc import TaskGroup
 from rlm_wasm.core.lockdown import Grade
 from rlm_wasm.errors import HostExhausted, LockdownError, RlmWasmError, WorkerLost
 from rlm_wasm.worker.child import Child
+from rlm_wasm.worker.liveness import stands_still
 from rlm_wasm.worker.lockdown.report import Finding
 from rlm_wasm.worker.lockdown.rlimits import ProcessLimits
 from rlm_wasm.worker.patience import told_in_time
@@ -36,6 +37,8 @@ ENTRY: Final = "rlm_wasm.worker.serving"
 _NO_WORKER: Final = "no worker process can be made"
 _EXIT_SECONDS_MAX: Final = 1.0
 _LOOK_SECONDS: Final = 0.05
+# A zygote that starts has something to do at any moment. It may wait for a slow disk, but not for so long.
+_STILL_SECONDS_MAX: Final = 5.0
 # How often to look whether a process that was told to end, or is being made, has come so far.
 _REAP_SECONDS: Final = 0.002
 # For so long after it was killed. What the kernel has not ended then is not waited for any more.
@@ -243,7 +246,11 @@ class Nursery:
             raise ZygoteGone("the zygote was not started")
         with anyio.move_on_after(START_SECONDS_MAX) as patience:
             while not zygote.ready():
-                await _readable(zygote)
+                before_ms = zygote.start_cpu_ms()
+                with anyio.move_on_after(_STILL_SECONDS_MAX) as still:
+                    await _readable(zygote)
+                if still.cancelled_caught and stands_still(before_ms, zygote.start_cpu_ms()):
+                    raise ZygoteGone("the zygote stood still while it started")
         if patience.cancelled_caught:
             raise ZygoteGone(f"the zygote did not start within {START_SECONDS_MAX:.0f} s")
         self.layers, self.grade = zygote.layers, zygote.grade

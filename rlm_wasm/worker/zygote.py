@@ -174,6 +174,11 @@ class Zygote:
             return None
         return cpu_ms_of(int(children[0])) if children else None
 
+    def start_cpu_ms(self) -> int | None:
+        """Return the CPU time of both its processes, of which the second comes while it starts."""
+        outside = cpu_ms_of(self.pid)
+        return None if outside is None else outside + (self.cpu_ms() or 0)
+
     def kill(self) -> None:
         """End it now, and every worker of it, whatever it does. `close` is still to be called."""
         self._process.kill()

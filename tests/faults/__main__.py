@@ -12,6 +12,8 @@ import anyio
 from rlm_wasm.worker.guest_files import guest_files
 from tests.faults.rounds import ROUNDS_A_POOL, Tally, rounds
 from tests.faults.runs import runs
+from tests.faults.starts import starts
+from tests.support.backends import NAMES, backend_of
 
 
 def spread(values: list[float]) -> str:
@@ -31,10 +33,11 @@ def main(count: int, seed: int) -> None:
     tally, drawn = Tally(), Random(seed)
     while tally.count < count:
         of_pool = drawn.randrange(1 << 32)
-        backend = drawn.choice(("asyncio", "trio"))
-        of_what = drawn.choice((rounds, rounds, rounds, runs))
+        backend = drawn.choice(NAMES)
+        of_what = drawn.choice((rounds, rounds, rounds, runs, starts))
+        name, options = backend_of(backend)
         try:
-            anyio.run(of_what, tally, of_pool, ROUNDS_A_POOL, backend=backend)
+            anyio.run(of_what, tally, of_pool, ROUNDS_A_POOL, backend=name, backend_options=options)
         except BaseException:
             print(f"failed: {of_what.__name__} of the seed {of_pool} on {backend}", flush=True)
             raise

@@ -6,16 +6,25 @@ A short part of what ``just faults`` does, with other seeds each time; one that 
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 
 from tests.faults.rounds import Tally, rounds
 from tests.faults.runs import runs
+from tests.faults.starts import starts
 from tests.faults.strikes import STRIKES
+from tests.support.backends import backends
 
 pytestmark = [pytest.mark.guest, pytest.mark.anyio, pytest.mark.usefixtures("guest")]
 
 QUICK = tuple(strike for strike in STRIKES if strike.hits != "zygote")
+
+
+@pytest.fixture(params=backends())
+def anyio_backend(request: pytest.FixtureRequest) -> Any:
+    """Each on every event loop."""
+    return request.param
 
 
 @pytest.fixture
@@ -40,3 +49,13 @@ async def test_whatever_befalls_a_worker_the_books_of_every_run_balance(seed: in
     tally = Tally()
     await runs(tally, seed, 8)
     assert tally.count >= 2, tally.faults
+
+
+@pytest.mark.threat("T-111")
+@pytest.mark.threat("T-112")
+async def test_whatever_moment_a_start_is_given_up_or_closed_at_everybody_is_told_and_nothing_is_left(
+    seed: int,
+) -> None:
+    tally = Tally()
+    await starts(tally, seed, 12)
+    assert tally.count == 12, tally.faults

@@ -157,6 +157,7 @@ class SimulatedWorker(InlineWorker):
         return LocalLink(self._loop, postbox, self._clock, may_run=lambda: True)
 
     async def aclose(self) -> None:
+        self._closed = True
         if self._started:
             self._started = False
             self.loop.stop()

@@ -77,4 +77,4 @@ async def until(condition: Callable[[], object], seconds_max: float = 10) -> Non
     """Wait for what another process does."""
     with anyio.fail_after(seconds_max):
         while not condition():  # noqa: ASYNC110 - the kernel sets no event of ours
-            await anyio.sleep(0.002)
+            await anyio.sleep(0.0005)

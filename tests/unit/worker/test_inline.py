@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -226,6 +227,19 @@ async def test_a_worker_can_be_used_again_after_it_was_closed() -> None:
     for _ in range(2):
         async with made:
             assert (await run(await opened(made), "6 * 7")).result == "42"
+
+
+@pytest.mark.threat("T-112")
+async def test_a_closed_worker_makes_no_session_and_starts_no_thread() -> None:
+    before = threading.active_count()
+    for started in (True, False):
+        async with InlineWorker() as made:
+            if started:
+                await (await opened(made)).aclose()
+        with pytest.raises(UsageError, match="closed"):
+            await opened(made)
+        assert not made._started
+    assert threading.active_count() <= before + 1  # the one of the event loop that closed it
 
 
 async def test_a_seeded_session_repeats_itself() -> None:

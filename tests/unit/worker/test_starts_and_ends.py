@@ -192,6 +192,26 @@ async def test_a_zygote_that_stands_still_while_it_starts_does_not_keep_its_pool
 
 
 @pytest.mark.threat("T-112")
+async def test_a_zygote_that_stands_still_while_it_starts_is_replaced() -> None:
+    told: list[str | None] = []
+    async with nothing_left(), pool("session") as made:
+
+        async def go() -> None:
+            async with await opened(made) as session:
+                told.append(await result_of(session, "6 * 7"))
+
+        with anyio.fail_after(STUCK_SECONDS):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(go)
+                await until(lambda: made.nurseries and made.nurseries[0].zygote_pid)
+                pid = made.nurseries[0].zygote_pid
+                assert pid is not None
+                os.kill(pid, signal.SIGSTOP)
+        assert made.metrics().zygotes_started == 2
+    assert told == ["42"]
+
+
+@pytest.mark.threat("T-112")
 async def test_a_start_that_is_given_up_while_its_thread_makes_the_process_leaves_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
