@@ -6,7 +6,9 @@
 The key of a file is derived (HKDF-SHA256) from the caller's key, a random salt and the header, so
 that neither a chunk nor a header fits another file. A chunk's nonce is its number and whether it
 is the last (the STREAM construction, Hoang et al. 2015): chunks cannot be cut, swapped or dropped.
-Nothing is decompressed before it is authenticated, and nothing is used before all of it is.
+Nothing is decompressed before all of it is authenticated, and nothing is used before all of it is
+read. A key is no promise of a sound file: what is decompressed is cut off where the header's size is used up,
+and the header's size is what the caller allows.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ _HEADER_BYTES_MAX: Final = 4_096
 _CHUNK_BYTES: Final = 1 << 20
 _TAG_BYTES: Final = 16
 _SALT_BYTES: Final = 32
-_FILE_BYTES_MAX: Final = 5 << 30
+# The window of what we write has 2 MiB.
+_WINDOW_BYTES_MAX: Final = 8 << 20
 _LENGTH: Final = struct.Struct("<I")
 _RUN: Final = struct.Struct("<QQ")
 _RUN_ALIGN: Final = 4_096
@@ -84,17 +87,19 @@ def save_image(
     write_private(path, _sealed(text, _cipher(key, header, text), runs))
 
 
-def load_image(path: Path, key: bytes, *, guest: tuple[str, str], tenant: str) -> tuple[ImageHeader, Runs]:
-    """Read an image back, all of it or nothing.
+def load_image(
+    path: Path, key: bytes, *, guest: tuple[str, str], tenant: str, memory_bytes_max: int = MEMORY_BYTES_MAX
+) -> tuple[ImageHeader, Runs]:
+    """Read an image back, all of it or nothing; of a memory of `memory_bytes_max` at most.
 
     Raises:
         UsageError: the key has not 32 bytes.
-        ArtifactError: the file is missing, cut, changed, of another guest, tenant, key or format.
+        ArtifactError: the file is missing, cut, changed, too large, of another guest, tenant, key or format.
     """
     _check_key(key)
     tenant = checked_tenant(tenant)
     try:
-        data = read_owned(path, bytes_max=_FILE_BYTES_MAX)
+        data = read_owned(path, bytes_max=_file_bytes_max(memory_bytes_max))
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} does not exist") from error
     header, text, at = _read_header(path, data)
@@ -102,8 +107,25 @@ def load_image(path: Path, key: bytes, *, guest: tuple[str, str], tenant: str) -
         raise ArtifactError(f"{path} is an image of another guest build")
     if header.tenant != tenant:
         raise ArtifactError(f"{path} belongs to another tenant")
-    payload = _payload(path, header, _opened(path, memoryview(data)[at:], _cipher(key, header, text)))
-    return header, _runs(path, header, payload)
+    if header.size > memory_bytes_max:
+        raise ArtifactError(
+            f"{path} is of a memory of {header.size} bytes; at most {memory_bytes_max} are allowed",
+            hint="raise `sandbox.memory_bytes_max`, or load it under the policy that it was saved under",
+        )
+    # All of it is authenticated before any of it is decompressed.
+    compressed = b"".join(_opened(path, memoryview(data)[at:], _cipher(key, header, text)))
+    return header, tuple(_runs(path, header, compressed))
+
+
+def _payload_bytes_max(size: int) -> int:
+    """Return what the runs of a memory may have together: each is at least a page long."""
+    return size + size // _RUN_ALIGN * _RUN.size
+
+
+def _file_bytes_max(size: int) -> int:
+    """Return what the file of a memory may have, also where nothing of it could be compressed."""
+    payload = _payload_bytes_max(size)
+    return payload + payload // 64 + _CHUNK_BYTES
 
 
 def _check_key(key: bytes) -> None:
@@ -173,8 +195,7 @@ def _read_header(path: Path, data: bytes) -> tuple[ImageHeader, bytes, int]:
         raise ArtifactError(f"{path} has an impossible header")
     if header.format != FORMAT:
         raise ArtifactError(f"{path} has format {header.format}; this version reads {FORMAT}")
-    # Every run is at least a page long, so this bounds what is decompressed.
-    if header.payload_bytes > header.size + header.size // _RUN_ALIGN * _RUN.size:
+    if header.payload_bytes > _payload_bytes_max(header.size):
         raise ArtifactError(f"{path} promises more than a memory of its size can hold")
     return header, text, start + length
 
@@ -190,30 +211,41 @@ def _opened(path: Path, sealed: memoryview, cipher: ChaCha20Poly1305) -> Iterato
             raise ArtifactError(f"{path} was changed or cut, or this is not its key") from error
 
 
-def _payload(path: Path, header: ImageHeader, chunks: Iterable[bytes]) -> bytes:
-    # All of it is authenticated before any of it is decompressed.
-    compressed = b"".join(chunks)
-    try:
-        payload = zstandard.ZstdDecompressor().decompressobj().decompress(compressed) if compressed else b""
-    except zstandard.ZstdError as error:
-        raise ArtifactError(f"{path} does not decompress") from error
-    if len(payload) != header.payload_bytes:
-        raise ArtifactError(f"{path} holds {len(payload)} bytes, not the {header.payload_bytes} it says")
-    return payload
+class _Payload:
+    """The decompressed bytes of an image, a piece at a time: never more of them than were asked for."""
+
+    def __init__(self, path: Path, compressed: bytes) -> None:
+        self._path = path
+        self._reader = zstandard.ZstdDecompressor(max_window_size=_WINDOW_BYTES_MAX).stream_reader(compressed)
+
+    def read(self, count: int) -> bytes:
+        """Return so many bytes, or what there is."""
+        parts = []
+        try:
+            while count and (part := self._reader.read(min(count, _CHUNK_BYTES))):
+                parts.append(part)
+                count -= len(part)
+        except zstandard.ZstdError as error:
+            raise ArtifactError(f"{self._path} does not decompress") from error
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _runs(path: Path, header: ImageHeader, payload: bytes) -> Runs:
-    runs = []
-    at = end = 0
-    while at < len(payload):
-        if at + _RUN.size > len(payload):
+def _runs(path: Path, header: ImageHeader, compressed: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the runs, which lie behind one another in the memory: together no more than it has."""
+    payload = _Payload(path, compressed)
+    read = end = 0
+    while head := payload.read(_RUN.size) if compressed else b"":
+        if len(head) < _RUN.size:
             raise ArtifactError(f"{path} ends in the middle of a run")
-        offset, length = _RUN.unpack_from(payload, at)
-        at += _RUN.size
+        offset, length = _RUN.unpack(head)
         aligned = offset % _RUN_ALIGN == 0 and length % _RUN_ALIGN == 0 and length > 0
-        if not aligned or offset < end or offset + length > header.size or at + length > len(payload):
+        read += len(head) + length
+        if not aligned or offset < end or offset + length > header.size or read > header.payload_bytes:
             raise ArtifactError(f"{path} has a run outside its memory")
-        runs.append((offset, payload[at : at + length]))
-        at += length
+        data = payload.read(length)
+        if len(data) < length:
+            raise ArtifactError(f"{path} ends in the middle of a run")
+        yield offset, data
         end = offset + length
-    return tuple(runs)
+    if read != header.payload_bytes:
+        raise ArtifactError(f"{path} holds {read} bytes, not the {header.payload_bytes} it says")

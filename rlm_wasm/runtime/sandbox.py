@@ -188,12 +188,16 @@ class Sandbox:
         Raises:
             UsageError: there is no key, or it has not 32 bytes; or the tenant's name is too long.
             ArtifactError: no guest is built, or the file is missing, cut, changed, or of another key,
-                tenant or guest build.
+                tenant or guest build, or of a larger memory than `sandbox.memory_bytes_max`.
         """
         from rlm_wasm.image.snapshot_file import load_image
 
         header, runs = load_image(
-            Path(path), image_key(self.policy, key), guest=guest_identity(), tenant=tenant
+            Path(path),
+            image_key(self.policy, key),
+            guest=guest_identity(),
+            tenant=tenant,
+            memory_bytes_max=self.policy.sandbox.memory_bytes_max,
         )
         image = loaded_image(self.policy, tenant, runs, size=header.size, virtual_ns=header.virtual_ns)
         return Image(self, image, tenant)

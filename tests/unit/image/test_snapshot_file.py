@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tracemalloc
 from pathlib import Path
 
 import pytest
+import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -144,6 +146,65 @@ def test_an_impossible_header_is_refused_before_anything_is_opened(saved: Path, 
     saved.write_bytes(b"RLMIMAGE" + len(text).to_bytes(4, "little") + text)
     with pytest.raises(ArtifactError):
         opened(saved)
+
+
+def sealed(path: Path, payload: bytes, **header: int) -> None:
+    """Write an image that whoever has the key could write: any stream under any header."""
+    facts = dict(format=1, tenant="one", size=SIZE, virtual_ns=0, payload_bytes=len(payload), salt="00" * 32)
+    facts |= dict(code_sha256=GUEST[0], image_sha256=GUEST[1]) | header
+    made = snapshot_file.ImageHeader(**facts)
+    text = json.dumps(facts, sort_keys=True).encode()
+    cipher = snapshot_file._cipher(KEY, made, text)
+    chunk = cipher.encrypt(snapshot_file._nonce(0, last=True), zstandard.compress(payload), None)
+    path.write_bytes(b"RLMIMAGE" + len(text).to_bytes(4, "little") + text + chunk)
+    path.chmod(0o600)
+
+
+@pytest.mark.threat("T-173")
+@pytest.mark.parametrize(
+    ("payload_bytes", "run"),
+    [
+        (PAGE + 16, PAGE),  # what follows the run that was promised
+        (SIZE + 16, SIZE),
+        (SIZE + 16, 64 << 20),
+        (1, 64 << 20),
+    ],
+)
+def test_what_is_decompressed_ends_where_the_headers_size_does(tmp_path: Path, payload_bytes: int, run: int):
+    """Some KiB that would be 64 MiB, under the right key."""
+    path = tmp_path / "bomb"
+    head = (0).to_bytes(8, "little") + run.to_bytes(8, "little")
+    sealed(path, head + bytes(64 << 20), payload_bytes=payload_bytes)
+    assert path.stat().st_size < 64 << 10
+    tracemalloc.start()
+    try:
+        with pytest.raises(ArtifactError, match="run outside|says"):
+            opened(path)
+        assert tracemalloc.get_traced_memory()[1] < 4 * SIZE
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.threat("T-173")
+def test_an_image_of_a_larger_memory_than_is_allowed_is_not_opened(saved: Path, monkeypatch):
+    monkeypatch.setattr(snapshot_file, "_opened", lambda *_: pytest.fail("the contents were opened"))
+    with pytest.raises(ArtifactError, match="at most 65536 are allowed"):
+        load_image(saved, KEY, guest=GUEST, tenant="one", memory_bytes_max=65_536)
+    saved.write_bytes(saved.read_bytes() + bytes(8 << 20))
+    with pytest.raises(ArtifactError, match="bytes; at most"):
+        load_image(saved, KEY, guest=GUEST, tenant="one", memory_bytes_max=SIZE)
+
+
+def test_a_window_that_we_would_not_write_is_refused(tmp_path: Path):
+    path = tmp_path / "window"
+    wide = zstandard.ZstdCompressionParameters(window_log=27, compression_level=3)
+    stream = zstandard.ZstdCompressor(compression_params=wide).compressobj()
+    payload = stream.compress(bytes(PAGE + 16)) + stream.flush()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(zstandard, "compress", lambda _: payload)
+        sealed(path, bytes(PAGE + 16))
+    with pytest.raises(ArtifactError, match="does not decompress"):
+        opened(path)
 
 
 def test_a_key_of_another_length_is_a_usage_error(saved: Path, tmp_path: Path):
