@@ -9,12 +9,17 @@ from typing import BinaryIO, Final
 
 from rlm_wasm.audit.catalogue import fault_of
 from rlm_wasm.audit.line import decode_line, encode_line
+from rlm_wasm.audit.shape import shape_fault
 from rlm_wasm.errors import UsageError
 from rlm_wasm.events import Event
 
-# A line with texts holds a whole conversation at most; a log, run.events_max of them.
+# The longest line is a query with texts: a root's whole conversation. All of a run's queries together hold
+# budget.input_tokens_max tokens at about four bytes: with `standard` 200 MB, and so the last one 40 MiB where
+# each reply is as long as query.response_bytes_max allows.
 LINE_BYTES_MAX: Final = 64 << 20
 LOG_BYTES_MAX: Final = 4 << 30
+# What the first line says of run.events_max counts, up to what a policy may say.
+EVENTS_MAX: Final = 10_000_000
 
 
 class EventLogError(UsageError):
@@ -27,32 +32,34 @@ class EventLogError(UsageError):
 
 @dataclass(frozen=True, slots=True)
 class LoggedEvent:
-    """One line of a log: the event, and the bytes it was read from, without the line's end."""
+    """One line of a log. Its bytes are those of `encode_line(event)`: the reader takes no others."""
 
     line: int
-    raw: bytes
     event: Event
 
 
-def read_events(path: str | os.PathLike[str]) -> Iterator[LoggedEvent]:
+def read_events(
+    path: str | os.PathLike[str], *, events_max: int = EVENTS_MAX, bytes_max: int = LOG_BYTES_MAX
+) -> Iterator[LoggedEvent]:
     """Yield the events of one run's log, in order; EventLogError for the first thing that is wrong.
 
-    A log may stop before `run_ended`, where its run was killed; never within a line.
+    A log may stop before `run_ended`, where its run was killed; never within a line. It has no more lines
+    than its own `run.events_max` says, and none is decoded that cannot be an event by its shape.
     """
     name = os.fspath(path)
     try:
         with open(name, "rb") as file:
-            yield from _events(name, _lines(name, file))
+            yield from _events(name, _lines(name, file, bytes_max), events_max)
     except OSError as exc:
         raise EventLogError(name, 0, f"cannot be read: {exc.strerror}") from exc
 
 
-def _lines(name: str, file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+def _lines(name: str, file: BinaryIO, bytes_max: int) -> Iterator[tuple[int, bytes]]:
     number, total = 0, 0
     while line := file.readline(LINE_BYTES_MAX + 1):
         number += 1
         total += len(line)
-        if len(line) > LINE_BYTES_MAX or total > LOG_BYTES_MAX:
+        if len(line) > LINE_BYTES_MAX or total > bytes_max:
             raise EventLogError(name, number, "is too long for an event log")
         if not line.endswith(b"\n"):
             raise EventLogError(name, number, "the line is cut off")
@@ -61,9 +68,14 @@ def _lines(name: str, file: BinaryIO) -> Iterator[tuple[int, bytes]]:
         raise EventLogError(name, 0, "is empty")
 
 
-def _events(name: str, lines: Iterator[tuple[int, bytes]]) -> Iterator[LoggedEvent]:
+def _events(name: str, lines: Iterator[tuple[int, bytes]], most: int) -> Iterator[LoggedEvent]:
     last: Event | None = None
+    events_max = 1
     for number, line in lines:
+        if number > events_max:
+            raise EventLogError(name, number, f"comes after the {events_max} events that there may be")
+        if (fault := shape_fault(line)) is not None:
+            raise EventLogError(name, number, fault)
         try:
             event = decode_line(line)
         except ValueError as exc:
@@ -73,7 +85,10 @@ def _events(name: str, lines: Iterator[tuple[int, bytes]]) -> Iterator[LoggedEve
             fault = "is not written as an event log writes it"
         if fault is not None:
             raise EventLogError(name, number, fault)
-        yield LoggedEvent(number, line[:-1], event)
+        if last is None:
+            said = event.data["run_events_max"]
+            events_max = min(most, said) if isinstance(said, int) else 1
+        yield LoggedEvent(number, event)
         last = event
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Final, Self
 
-from rlm_wasm.audit.reader import EventLogError, LoggedEvent, read_events
+from rlm_wasm.audit.reader import EventLogError, read_events
 from rlm_wasm.errors import UsageError
 from rlm_wasm.events import Event
 from rlm_wasm.ids import RunId, make_run_id
@@ -17,7 +17,10 @@ from rlm_wasm.providers.replay import RecordedAnswer, messages_digest
 from rlm_wasm.runtime.description import sha256
 from rlm_wasm.runtime.image import Image
 
-_TEXTS_HINT = "record the run under a policy with `texts = true` in [events]"
+# A recording is held in memory, at up to a kilobyte an event beside its texts.
+EVENTS_MAX: Final = 1_000_000
+BYTES_MAX: Final = 1 << 30
+_TEXTS_HINT: Final = "record the run under a policy with `texts = true` in [events]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,7 @@ class Recording:
     """One run's log with its texts."""
 
     path: str
-    lines: tuple[LoggedEvent, ...]
+    events: tuple[Event, ...]
     run_id: RunId
     question: str
     policy: Policy
@@ -50,23 +53,24 @@ class Recording:
         """Read a log.
 
         Raises:
-            EventLogError: the file is not the log of a run.
+            EventLogError: the file is not the log of a run, or has over EVENTS_MAX events or BYTES_MAX bytes.
             UsageError: it has no texts, so that nothing can be repeated from it.
         """
         name = os.fspath(path)
-        lines = tuple(read_events(name))
-        started = lines[0].event
+        lines = read_events(name, events_max=EVENTS_MAX, bytes_max=BYTES_MAX)
+        events = tuple(line.event for line in lines)
+        started = events[0]
         if not started.data["texts"]:
             raise UsageError(f"{name}: the log holds no texts, so it cannot be replayed", hint=_TEXTS_HINT)
-        if len(lines) < 2 or lines[1].event.kind != "run_described":
+        if len(events) < 2 or events[1].kind != "run_described":
             raise EventLogError(name, 2, "kind: the log says nothing of its question; run_described is due")
-        data = lines[1].event.data
+        data = events[1].data
         question, policy = data.get("question"), data.get("policy")
         if not isinstance(question, str) or not isinstance(policy, str):
             raise EventLogError(name, 2, "data: question and policy are missing")
         return cls(
             name,
-            lines,
+            events,
             _checked_run_id(name, started.run_id),
             question,
             _policy(name, policy),
@@ -74,11 +78,6 @@ class Recording:
             _text(started.data["tenant"]) or "",
             _text(data.get("start_image_sha256")),
         )
-
-    @property
-    def events(self) -> tuple[Event, ...]:
-        """The events, in order."""
-        return tuple(line.event for line in self.lines)
 
     def inputs(self, given: Mapping[str, str | bytes]) -> dict[str, str | bytes]:
         """Return the run's inputs: those in the log, and for the others what is `given` by name.

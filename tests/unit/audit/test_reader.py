@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rlm_wasm.audit.line import encode_line
 from rlm_wasm.audit.reader import EventLogError, read_events
 from rlm_wasm.audit.sink import JsonlSink
 from rlm_wasm.core.inputs import IterationStarted, RunEnded
@@ -49,7 +50,7 @@ def fault(log: Path) -> EventLogError:
 def test_what_was_written_is_read(log: Path) -> None:
     found = list(read_events(log))
     assert [line.line for line in found] == list(range(1, len(found) + 1))
-    assert b"\n".join(line.raw for line in found) + b"\n" == log.read_bytes()
+    assert b"".join(encode_line(line.event) for line in found) == log.read_bytes()
     assert all(isinstance(line.event, Event) for line in found)
     assert found[-1].event.kind == "run_ended"
 
@@ -147,4 +148,4 @@ def test_any_change_of_a_byte_is_an_error_or_another_good_log(log: Path, data: s
         found = list(read_events(other))
     except EventLogError:
         return
-    assert b"".join(line.raw + b"\n" for line in found) == changed
+    assert b"".join(encode_line(line.event) for line in found) == changed

@@ -178,7 +178,7 @@ def test_what_is_decompressed_ends_where_the_headers_size_does(tmp_path: Path, p
     assert path.stat().st_size < 64 << 10
     tracemalloc.start()
     try:
-        with pytest.raises(ArtifactError, match="run outside|says"):
+        with pytest.raises(ArtifactError, match=r"run outside|says"):
             opened(path)
         assert tracemalloc.get_traced_memory()[1] < 4 * SIZE
     finally:

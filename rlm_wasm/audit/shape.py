@@ -1,0 +1,41 @@
+"""How much a line of JSON would be in memory, looked at before it is decoded.
+
+A decoder makes an object of every few bytes: 64 MiB of `[],[],…` are 1.6 GB and twenty seconds. What an event
+holds is known to be flat, so its brackets and commas are counted first, at the speed of memory.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# The longest lists are the roles and the texts of a conversation: two messages a turn, run.turns_max at most
+# 10,000.
+ITEMS_MAX: Final = 1 << 17
+# Of the envelope and its data; the lists of an event stand beside each other.
+OBJECTS_MAX: Final = 2
+LISTS_MAX: Final = 32
+# An int of 64 bits, its sign, and "null", "true", "false".
+TOKEN_BYTES_MAX: Final = 20
+# A shorter line is small in memory, whatever it holds.
+_SMALL_BYTES: Final = 1 << 16
+
+
+def shape_fault(line: bytes) -> str | None:
+    """Return why a line cannot be an event, as far as its size in memory goes; None if it may be one."""
+    if len(line) <= _SMALL_BYTES:
+        return None
+    # A run of backslashes is used up by pairs, from its left: what is left escapes the quote behind it.
+    bare = line.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in line else line
+    if bare.count(b'"') > 2 * ITEMS_MAX:
+        return "holds more strings than an event can"
+    outside = b"".join(bare.split(b'"')[::2])
+    del bare
+    if outside.count(b"{") > OBJECTS_MAX or outside.count(b"[") > LISTS_MAX:
+        return "is nested deeper than an event is"
+    if outside.count(b",") > ITEMS_MAX:
+        return "holds more items than an event can"
+    for mark in (b"[", b"]", b"{", b"}", b":"):
+        outside = outside.replace(mark, b",")
+    if max(map(len, outside.split(b","))) > TOKEN_BYTES_MAX:
+        return "holds what is neither a string nor an int of 64 bits"
+    return None
