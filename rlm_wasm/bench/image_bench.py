@@ -101,12 +101,12 @@ class ImageBench:
         n = 300 // self._scale
         session = self._session()
         drive(session.load("context", "x" * _CONTEXT_CHARS))
-        session.rebase()
+        drive(session.rebase())
         self._run(session, "parts = [context[i : i + 100] for i in range(0, 50_000, 100)]; len(parts)")
         limit = self._policy.session_limits().checkpoint_bytes_max
         kept: list[Snapshot | None] = []
         middle, tail = median_ns(
-            lambda: kept.append(session.snapshot(bytes_max=limit)), n, clean_up=kept.clear
+            lambda: kept.append(drive(session.snapshot(bytes_max=limit))), n, clean_up=kept.clear
         )
         held = _taken(session).bytes_held
         session.close()
@@ -115,7 +115,7 @@ class ImageBench:
 
 
 def _taken(session: Session) -> Snapshot:
-    snapshot = session.snapshot()
+    snapshot = drive(session.snapshot())
     if snapshot is None:
         raise InternalError("a snapshot without a limit was refused")
     return snapshot

@@ -68,6 +68,11 @@ class MemoryFile:
         return cls(_filled(name, size, parts))
 
     @classmethod
+    def draft(cls, name: str, size: int) -> Draft:
+        """Return a file of `size` zeros to be written piece by piece, and then sealed."""
+        return Draft(name, size)
+
+    @classmethod
     def over(cls, below: int, size: int, runs: Iterable[tuple[int, bytes]]) -> Self:
         """Return a sealed file of `size` bytes: the file `below`, with `runs` written over it."""
 
@@ -80,6 +85,35 @@ class MemoryFile:
         return cls(_filled("rlm-snapshot", size, parts()))
 
 
+class Draft:
+    """A memory file that is still being written. Whoever made it closes it, sealed or not."""
+
+    def __init__(self, name: str, size: int) -> None:
+        self._name: Final = name
+        self._fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.ftruncate(self._fd, size)
+        except BaseException:
+            self.close()
+            raise
+
+    def write(self, data: memoryview, offset: int) -> None:
+        """Write `data` at `offset`."""
+        _write_all(self._fd, data, offset)
+
+    def seal(self) -> MemoryFile:
+        """Return the file, sealed against every change."""
+        _seal(self._fd, self._name)
+        fd, self._fd = self._fd, -1
+        return MemoryFile(fd)
+
+    def close(self) -> None:
+        """Free it, unless it was sealed. Safe to call again."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
 def _filled(name: str, size: int, parts: Iterable[tuple[int, memoryview]]) -> int:
     """Return a sealed memory file of `size` bytes with `parts` written in order; the rest is zero."""
     fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -89,13 +123,17 @@ def _filled(name: str, size: int, parts: Iterable[tuple[int, memoryview]]) -> in
             if offset + len(part) > size:
                 raise ArtifactError(f"the memory file {name} is too small for its contents")
             _write_all(fd, part, offset)
-        fcntl.fcntl(fd, _F_ADD_SEALS, ALL_SEALS)
-        if fcntl.fcntl(fd, _F_GET_SEALS) & ALL_SEALS != ALL_SEALS:
-            raise ArtifactError(f"the memory file {name} could not be sealed")
+        _seal(fd, name)
     except BaseException:
         os.close(fd)
         raise
     return fd
+
+
+def _seal(fd: int, name: str) -> None:
+    fcntl.fcntl(fd, _F_ADD_SEALS, ALL_SEALS)
+    if fcntl.fcntl(fd, _F_GET_SEALS) & ALL_SEALS != ALL_SEALS:
+        raise ArtifactError(f"the memory file {name} could not be sealed")
 
 
 def _data_ranges(fd: int) -> Iterator[tuple[int, int]]:

@@ -28,6 +28,7 @@ from rlm_wasm.sandbox.instance import SLICE_FUEL, Instance
 from rlm_wasm.sandbox.interrupt import Interrupt, Reason
 from rlm_wasm.sandbox.soft_limits import CANCEL_GRACE_NS, SoftLimits, slice_fuel
 from rlm_wasm.sandbox.steps import FUEL_LOW, SLICE, HostRequest, Sleep, Step
+from rlm_wasm.sandbox.upkeep import Upkeep
 
 # What a step takes beside the guest, and how much longer than it asks for a guest sleeps, at most. Both count
 # towards its deadline: one that steps all the time would else be waited for ten times as long as it may run.
@@ -89,6 +90,12 @@ class Execution:
         self.executed_ns = 0
         instance.set_slice_fuel(slice_fuel(limits.fuel_max, SLICE_FUEL))
         instance.set_fuel(limits.fuel_max)
+
+    def owe(self, upkeep: Upkeep) -> None:
+        """Take what was done for this operation before it began on its account."""
+        self.executed_ns += upkeep.executed_ns
+        self.cancel_wanted = self.cancel_wanted or upkeep.cancel_wanted
+        self.exchange.charge(upkeep.fuel)
 
     def invoke(self, name: str, arguments: tuple[int, ...], results_n: int) -> Operation[int]:
         """Call an export of the guest and return its result.

@@ -36,17 +36,36 @@ MAP_FAILED: Final = (1 << 64) - 1
 
 
 @dataclass(frozen=True, slots=True)
+class Overlay:
+    """A stretch of pages of a sealed memory file, at the same offset as in the memory that they belong to.
+
+    `owner` keeps the descriptor open for as long as this object lives.
+    """
+
+    fd: int
+    offset: int
+    length: int
+    owner: object = None
+
+    @property
+    def end(self) -> int:
+        """The offset behind it."""
+        return self.offset + self.length
+
+
+@dataclass(frozen=True, slots=True)
 class ImageSource:
     """What a memory starts from: a sealed memory file, then zeros up to `size`, a multiple of 64 KiB.
 
-    `file_bytes` of the file are mapped, a multiple of 64 KiB too. `owner` keeps the descriptor open
-    for as long as this object lives.
+    `file_bytes` of the file are mapped, a multiple of 64 KiB too; then `over`, in order. `owner` keeps the
+    descriptor open for as long as this object lives.
     """
 
     fd: int
     file_bytes: int
     size: int
     owner: object = None
+    over: tuple[Overlay, ...] = ()
 
 
 class LinearMemory:
@@ -74,6 +93,15 @@ class LinearMemory:
         system.madvise_populate(self.base + self.populated, piece, write=True)
         self.populated += piece
 
+    def lay_over(self, overlay: Overlay) -> bool:
+        """Map pages of a file where the memory has the same contents; False if the kernel does not.
+
+        The memory may lack these pages then, and must not be used again.
+        """
+        if overlay.end > self.size or os.fstat(overlay.fd).st_size < overlay.end:
+            die("an overlay is outside its memory or its file")
+        return _map_over(self.base, overlay)
+
 
 class SystemCalls:
     """The system calls used here, in one object so that a test can make each of them fail."""
@@ -90,9 +118,9 @@ class SystemCalls:
         self._madvise = libc.madvise
         self._madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
-    def mmap(self, address: int, length: int, protection: int, flags: int, fd: int) -> int:
+    def mmap(self, address: int, length: int, protection: int, flags: int, fd: int, offset: int = 0) -> int:
         """Return the address, or MAP_FAILED."""
-        return int(self._mmap(address, length, protection, flags, fd, 0))
+        return int(self._mmap(address, length, protection, flags, fd, offset))
 
     def munmap(self, address: int, length: int) -> int:
         """Return 0, or -1."""
@@ -186,6 +214,10 @@ def _new_memory(env: Any, ty: Any, minimum: int, maximum: int, reserved: int, gu
             system.mmap(base, mapped, _PROT_READ_WRITE, flags | _MAP_FIXED, source.fd) == base
             and system.mprotect(base + mapped, size - mapped, _PROT_READ_WRITE) == 0
         )
+        for overlay in source.over:
+            if overlay.end > size or os.fstat(overlay.fd).st_size < overlay.end:
+                return _refuse(base, total, "a part of the image is shorter than it should be")
+            ready = ready and _map_over(base, overlay)
     if not ready:
         _last_refused = True
         return _refuse(base, total, f"the image could not be mapped: {os.strerror(ctypes.get_errno())}")
@@ -196,6 +228,13 @@ def _new_memory(env: Any, ty: Any, minimum: int, maximum: int, reserved: int, gu
     out[0].grow_memory = _GROW_MEMORY
     out[0].finalizer = _FINALIZER
     return 0
+
+
+def _map_over(base: int, overlay: Overlay) -> bool:
+    address, flags = base + overlay.offset, _MAP_PRIVATE | _MAP_NORESERVE | _MAP_FIXED
+    return (
+        system.mmap(address, overlay.length, _PROT_READ_WRITE, flags, overlay.fd, overlay.offset) == address
+    )
 
 
 def _get_memory(env: int, size: Any, maximum: Any) -> int:

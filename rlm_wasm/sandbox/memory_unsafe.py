@@ -9,9 +9,9 @@ from __future__ import annotations
 import ctypes
 from typing import Final
 
-from rlm_wasm.errors import BoundaryViolation
+from rlm_wasm.errors import BoundaryViolation, HostExhausted
 from rlm_wasm.sandbox import linear_unsafe
-from rlm_wasm.sandbox.linear_unsafe import LinearMemory
+from rlm_wasm.sandbox.linear_unsafe import LinearMemory, Overlay
 
 _U32: Final = 0xFFFF_FFFF
 
@@ -61,6 +61,21 @@ class GuestMemory:
         """Copy `length` bytes from the host `address`, kept alive by the caller. Raises BoundaryViolation."""
         start = self.check(pointer, length, length_max=length)
         ctypes.memmove(self._linear.base + start, address, length)
+
+    def view(self, offset: int, length: int) -> memoryview:
+        """Return the bytes as they are, to be read before the guest runs on. Raises BoundaryViolation."""
+        start = self.check(offset, length, length_max=length)
+        return memoryview((ctypes.c_ubyte * length).from_address(self._linear.base + start)).cast("B")
+
+    def lay_over(self, overlay: Overlay) -> None:
+        """Map pages of a file that hold what the memory holds there, so that they count as unwritten.
+
+        Raises:
+            HostExhausted: the kernel does not; the memory must not be used again.
+        """
+        self.check(overlay.offset, overlay.length, length_max=overlay.length)
+        if not self._linear.lay_over(overlay):
+            raise HostExhausted("the pages of a guest cannot be mapped from a file")
 
     @property
     def wants_growth_populated(self) -> bool:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from rlm_wasm.core.limits import BoundaryLimits, CellLimits, SessionLimits
 from rlm_wasm.errors import (
     GuestError,
     GuestTrap,
-    InternalError,
+    HostExhausted,
     MemoryExceeded,
     UsageError,
 )
@@ -27,13 +27,15 @@ from rlm_wasm.sandbox.execution import Execution, Operation
 from rlm_wasm.sandbox.inputs import Input
 from rlm_wasm.sandbox.instance import Instance, Program
 from rlm_wasm.sandbox.interrupt import Interrupt
-from rlm_wasm.sandbox.snapshot import Snapshot, take
+from rlm_wasm.sandbox.snapshot import Ground, Layer, Snapshot, move_everything, take
 from rlm_wasm.sandbox.soft_limits import SoftLimits
 from rlm_wasm.sandbox.steps import SLICE, CellEnd, Progress
 from rlm_wasm.sandbox.text import LaidOut, chunks
+from rlm_wasm.sandbox.upkeep import Steps, Upkeep
 
 __all__ = ["Cell", "Operation", "Session", "drive"]
 
+_T = TypeVar("_T")
 SEED_BYTES: Final = 32
 _RESEED, _REPORT_VARIABLES = 1, 2
 _PROGRESS: Final = tuple(Progress)
@@ -110,7 +112,7 @@ class Session:
         self._entropy = entropy
         cap = limits.memory_bytes_max
         # What this session's pages are compared with when a snapshot is taken.
-        self._origin = None if start is None else start.as_origin()
+        self._ground = Ground(None if start is None else start.as_origin())
         if start is not None:
             self._instance = start.fork(memory_bytes_max=cap)
         elif prepared is not None:
@@ -126,7 +128,7 @@ class Session:
         self._interrupt = Interrupt(facts)
         self._soft_of: tuple[CellLimits | None, SoftLimits | None] = (None, None)
         # What the session is doing now, if anything.
-        self._execution: Execution | None = None
+        self._execution: Execution | Upkeep | None = None
 
     # -- what an owner can do ---------------------------------------------------------------------
 
@@ -140,8 +142,10 @@ class Session:
         """The size of guest memory; it never shrinks, so it is also the peak."""
         return self._memory.size
 
-    def run(self, cell: Cell) -> Operation[CellEnd]:
+    def run(self, cell: Cell, *, after: Upkeep | None = None) -> Operation[CellEnd]:
         """Run one cell and return what it left. Faults of the guest are in the result, not raised.
+
+        `after` is what was done for it already: it is on the cell's account.
 
         Raises:
             UsageError: the source is longer than the policy allows, or the session is lost or busy.
@@ -149,6 +153,8 @@ class Session:
         source = cell.encoded()
         execution = self._start(cell.limits, in_cell=True, refuels=cell.refuels)
         self._interrupt.clear(self._memory)
+        if after is not None:
+            execution.owe(after)
         status: int | None = None
         try:
             pointer = self._facts.inbox
@@ -230,54 +236,74 @@ class Session:
         finally:
             self._finish(execution, lost=lost)
 
-    def snapshot(self, *, bytes_max: int | None = None) -> Snapshot | None:
+    def snapshot(
+        self, *, bytes_max: int | None = None, upkeep: Upkeep | None = None
+    ) -> Operation[Snapshot | None]:
         """Return the state between two cells: the pages written since the session's origin.
 
-        None if they take more than `bytes_max`.
+        None if they take more than `bytes_max`. `upkeep` is told what it costs, and may end it.
 
         Raises:
             UsageError: the session is lost or busy.
+            CellCancelled, DeadlineExceeded: it was ended; the session is as it was.
         """
         self._require_idle()
-        return take(
-            self._instance,
-            self._program,
-            self._origin,
-            stack=self._facts.stack_pointer,
-            virtual_ns=self._virtual_ns,
-            seeded=self._seeded,
-            bytes_max=self._limits.memory_bytes_max if bytes_max is None else bytes_max,
+        work = upkeep or Upkeep()
+        work.charge_for(self._memory.size)
+        return (
+            yield from self._keep_up(
+                work,
+                take(
+                    self._instance,
+                    self._program,
+                    self._ground,
+                    stack=self._facts.stack_pointer,
+                    virtual_ns=self._virtual_ns,
+                    seeded=self._seeded,
+                    bytes_max=self._limits.memory_bytes_max if bytes_max is None else bytes_max,
+                ),
+            )
         )
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go back to a snapshot of this session, lost or not; its variables are what they were then."""
         if self._execution is not None or self._closed:
             raise UsageError("the session is closed" if self._closed else "the session is busy")
-        if snapshot.origin is not self._origin:
+        if snapshot.origin is not self._ground.origin:
             raise UsageError("a session goes back only to a snapshot of its own")
         instance = snapshot.restore(memory_bytes_max=self._limits.memory_bytes_max)
         self._instance.close()
         self._instance = instance
         self._memory = instance.memory
+        self._ground.overlays = snapshot.overlays
         self._interrupt.memory_changed()
         self._virtual_ns = snapshot.virtual_ns
         # Before its first cell the guest's `random` is that of the image, the same in every session.
         self._seeded = snapshot.seeded
         self._lost = False
 
-    def rebase(self) -> None:
+    def rebase(self) -> Operation[None]:
         """Make the present state the session's origin, so that later snapshots hold only what comes after.
 
-        Worth its one copy of the memory after large inputs have been loaded.
+        Worth its one copy of what was written after large inputs have been loaded. Where the machine has no
+        room for it, the origin stays what it was.
+
+        Raises:
+            UsageError: the session is lost or busy.
         """
-        snapshot = self.snapshot()
-        if snapshot is None:
-            raise InternalError("a snapshot without a limit was refused")
-        instance = snapshot.fork(memory_bytes_max=self._limits.memory_bytes_max)
-        self._instance.close()
-        self._instance = instance
-        self._memory = instance.memory
-        self._origin = snapshot.as_origin()
+        self._require_idle()
+        if not (yield from self._keep_up(Upkeep(), move_everything(self._instance, self._ground))):
+            return
+        here = Snapshot(
+            self._program,
+            self._ground.origin,
+            Layer(()),
+            self._memory.size,
+            self._virtual_ns,
+            seeded=self._seeded,
+            overlays=self._ground.overlays,
+        )
+        self._ground = Ground(here.rebased())
 
     def interrupt(self) -> None:
         """Ask the cell to end: it gets an exception it can unwind from, and is stopped if it does not.
@@ -289,7 +315,7 @@ class Session:
 
     def refuel(self, fuel: int) -> None:
         """Let the cell that said `FuelLow` use so much more; 0: it has to end with what it has."""
-        if self._execution is not None:
+        if isinstance(self._execution, Execution):
             self._execution.refuel(fuel)
 
     def lose(self) -> None:
@@ -302,13 +328,25 @@ class Session:
         """Free everything. An operation in progress must have been closed before. Safe to call again."""
         self._lost = self._closed = True
         self._instance.close()
-        self._origin = None  # its memory file may be the last thing that holds a large image
+        self._ground = Ground(None)  # its memory files may be the last thing that holds a large image
 
     # -- one operation at a time ---------------------------------------------------------------------
 
     def _require_idle(self) -> None:
         if self._lost or self._execution is not None:
             raise UsageError("the session is lost" if self._lost else "the session is busy")
+
+    def _keep_up(self, work: Upkeep, steps: Steps[_T]) -> Operation[_T]:
+        self._execution = work
+        try:
+            return (yield from work.run(steps))
+        except HostExhausted:
+            # It may lack pages.
+            self._lost = True
+            self._instance.close()
+            raise
+        finally:
+            self._execution = None
 
     def _start(self, limits: CellLimits, *, in_cell: bool, refuels: bool = False) -> Execution:
         """Begin an operation. Nothing of the one before is left in it."""

@@ -4,20 +4,33 @@ Between cells the wasm stack is empty, so memory is the whole state: functions, 
 half-read generator. A snapshot keeps only the pages written (`layers`, oldest first, over the
 guest's base image). To restore, they are written into a fresh mapping; to fork many times, they
 are laid out once in a memory file of their own and every fork is one mapping of it.
+
+Pages that were written are copied by each snapshot after that. Where they are many they are moved, once, into
+a memory file that the session maps in their place: from then on they are what it is compared with, and
+shared by all its snapshots. All of it is done in steps, between other sessions' turns.
 """
 
 from __future__ import annotations
 
-import ctypes
-from dataclasses import dataclass
+import os
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from typing import Final
 
 from rlm_wasm.errors import InternalError
 from rlm_wasm.image.memfd import MemoryFile
-from rlm_wasm.sandbox.dirty_unsafe import PAGE, written_ranges
+from rlm_wasm.sandbox.consolidation import is_scattered, laid_over, stretches_to_move, total, united
+from rlm_wasm.sandbox.dirty_unsafe import PAGE, Range, way_in_use, written_ranges
 from rlm_wasm.sandbox.instance import Instance, Program
-from rlm_wasm.sandbox.linear_unsafe import ImageSource
+from rlm_wasm.sandbox.linear_unsafe import ImageSource, Overlay
+from rlm_wasm.sandbox.upkeep import STEP_BYTES, Steps
+
+# What the kernel is asked about at once, and what it frees at once where it maps a file over it.
+_LOOKED_AT_BYTES: Final = 256 << 20
+_MAPPED_AT_ONCE: Final = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -32,6 +45,39 @@ class Layer:
         return sum(len(data) for _, data in self.runs)
 
 
+@dataclass(frozen=True)
+class FileLayer:
+    """Pages that were moved into memory files."""
+
+    overlays: tuple[Overlay, ...]
+
+    @property
+    def runs(self) -> Iterator[tuple[int, bytes]]:
+        """The pages, read as they are wanted: (offset, contents), in pieces of at most a step."""
+        for overlay in sorted(self.overlays, key=lambda overlay: overlay.offset):
+            for at in range(overlay.offset, overlay.end, STEP_BYTES):
+                length = min(STEP_BYTES, overlay.end - at)
+                yield at, os.pread(overlay.fd, length, at)
+
+    @property
+    def bytes_held(self) -> int:
+        """How much memory the pages take, without what lies hidden in the files."""
+        return sum(overlay.length for overlay in self.overlays)
+
+
+class Ground:
+    """What the pages of one session are compared with: what it came from, and what was moved since."""
+
+    def __init__(self, origin: Snapshot | None) -> None:
+        self.origin = origin
+        self.overlays: tuple[Overlay, ...] = ()
+
+    @property
+    def bytes_held(self) -> int:
+        """What was moved and is still to be seen."""
+        return FileLayer(self.overlays).bytes_held
+
+
 class Snapshot:
     """The state of one session at one moment. Immutable; sessions made from it do not see each other."""
 
@@ -44,10 +90,12 @@ class Snapshot:
         virtual_ns: int,
         *,
         seeded: bool = True,
-        below: tuple[Layer, ...] = (),
+        overlays: tuple[Overlay, ...] = (),
+        below: tuple[Layer | FileLayer, ...] = (),
     ) -> None:
         self.program: Final = program
         self.origin: Final = origin
+        self.overlays: Final = overlays
         self.layer: Final = layer
         self.size: Final = size
         self.virtual_ns: Final = virtual_ns
@@ -61,41 +109,59 @@ class Snapshot:
 
         A fork of a fork would else hold the laid-out memory of every generation before it.
         """
-        origin = Snapshot(
-            self.program,
-            None,
-            Layer(()),
-            self.size,
-            self.virtual_ns,
-            seeded=self.seeded,
-            below=self.layers,
-        )
+        origin = self._without_past()
         origin._laid_out = self.lay_out()
         return origin
+
+    def rebased(self) -> Snapshot:
+        """Return the same state as the beginning of what its own session does next.
+
+        All of it has been moved into files: those are mapped as they are.
+        """
+        if self.layer.runs:
+            raise InternalError("a session was rebased before all of its pages were moved")
+        origin, below = self._without_past(), self._below_source()
+        origin._laid_out = replace(below, size=self.size, over=(*below.over, *self.overlays))
+        return origin
+
+    def _without_past(self) -> Snapshot:
+        return Snapshot(
+            self.program, None, Layer(()), self.size, self.virtual_ns, seeded=self.seeded, below=self.layers
+        )
+
+    def _below_source(self) -> ImageSource:
+        return self.program.image if self.origin is None else self.origin.lay_out()
 
     @property
     def bytes_held(self) -> int:
         """What this snapshot alone holds: the pages written since its origin."""
-        return self.layer.bytes_held
+        return self.layer.bytes_held + FileLayer(self.overlays).bytes_held
 
     @property
-    def layers(self) -> tuple[Layer, ...]:
+    def layers(self) -> tuple[Layer | FileLayer, ...]:
         """Every layer over the base image, oldest first."""
-        return (*(self.origin.layers if self.origin else self._below), self.layer)
+        below = self.origin.layers if self.origin else self._below
+        moved = (FileLayer(self.overlays),) if self.overlays else ()
+        return (*below, *moved, self.layer)
 
     def flattened(self) -> tuple[tuple[int, bytes], ...]:
-        """Return one layer that says what all of them say: runs in order, without overlaps."""
-        if len(self.layers) == 1:
-            return self.layer.runs
+        """Return one layer that says what all of them say: runs in order, without overlaps.
+
+        A page that is as in the base image is in none: that it was written, or only made ready to be, is not
+        part of the state.
+        """
         pages: dict[int, memoryview] = {}
         for layer in self.layers:
             for offset, data in layer.runs:
                 view = memoryview(data)
                 for start in range(0, len(view), PAGE):
                     pages[offset + start] = view[start : start + PAGE]
+        image = self.program.image
         runs: list[tuple[int, list[memoryview]]] = []
         end = -1
         for offset in sorted(pages):
+            if bytes(pages[offset]) == os.pread(image.fd, PAGE, offset).ljust(PAGE, b"\0"):
+                continue
             if offset != end:
                 runs.append((offset, []))
             runs[-1][1].append(pages[offset])
@@ -104,8 +170,8 @@ class Snapshot:
 
     def restore(self, *, memory_bytes_max: int) -> Instance:
         """Return an instance with this memory, written over a mapping of what the session came from."""
-        below = self.program.image if self.origin is None else self.origin.lay_out()
-        source = ImageSource(below.fd, below.file_bytes, self.size, below.owner)
+        below = self._below_source()
+        source = replace(below, size=self.size, over=(*below.over, *self.overlays))
         instance = Instance(self.program, memory_bytes_max=memory_bytes_max, image=source)
         for offset, data in self.layer.runs:
             instance.memory.write(offset, data)
@@ -118,8 +184,10 @@ class Snapshot:
     def lay_out(self) -> ImageSource:
         """Return this memory as a sealed memory file, made on first use."""
         if self._laid_out is None:
-            below = self.program.image if self.origin is None else self.origin.lay_out()
-            file = MemoryFile.over(below.fd, self.size, self.layer.runs)
+            below = self._below_source()
+            moved = (FileLayer(below.over), FileLayer(self.overlays), self.layer)
+            runs = chain.from_iterable(layer.runs for layer in moved)
+            file = MemoryFile.over(below.fd, self.size, runs)
             self._laid_out = ImageSource(file.fd, self.size, self.size, file)
         return self._laid_out
 
@@ -127,24 +195,95 @@ class Snapshot:
 def take(
     instance: Instance,
     program: Program,
-    origin: Snapshot | None,
+    ground: Ground,
     *,
     stack: int,
     virtual_ns: int,
     seeded: bool,
     bytes_max: int,
-) -> Snapshot | None:
+) -> Steps[Snapshot | None]:
     """Return a snapshot of an instance that is between two calls; None if it takes over `bytes_max`.
+
+    Where much was written since the last one, it is moved into a memory file first. Dropped between two
+    steps, it leaves the session as it was.
 
     Raises:
         InternalError: its stack is not empty.
+        HostExhausted: the kernel does not map what was moved; the instance must not be used again.
     """
     if instance.stack_pointer() != stack:
         raise InternalError("a snapshot of a guest whose stack is not empty")
     instance.verify_memory()
-    base, size = instance.memory.base, instance.memory.size
-    ranges = written_ranges(base, size)
-    if sum(length for _, length in ranges) > bytes_max:
+    size = instance.memory.size
+    written = yield from _written(instance)
+    # Where every page counts as written, always, moving them would be in vain.
+    movable = way_in_use() != "everything" and total(written) + ground.bytes_held <= bytes_max
+    if movable and (stretches := stretches_to_move(written)):
+        yield from _move(instance, ground, written, stretches)
+        written = yield from _written(instance)
+    if total(written) + ground.bytes_held > bytes_max:
         return None
-    runs = tuple((offset, ctypes.string_at(base + offset, length)) for offset, length in ranges)
-    return Snapshot(program, origin, Layer(runs), size, virtual_ns, seeded=seeded)
+    runs: list[tuple[int, bytes]] = []
+    copied = 0
+    for offset, length in written:
+        for at in range(offset, offset + length, STEP_BYTES):
+            piece = min(STEP_BYTES, offset + length - at)
+            runs.append((at, instance.memory.read(at, piece, length_max=piece)))
+            copied += piece
+            if copied >= STEP_BYTES:
+                copied = 0
+                yield
+    overlays = ground.overlays
+    return Snapshot(
+        program, ground.origin, Layer(tuple(runs)), size, virtual_ns, seeded=seeded, overlays=overlays
+    )
+
+
+def move_everything(instance: Instance, ground: Ground) -> Steps[bool]:
+    """Move every page that was written since the session's origin into a memory file; False if there is
+    no room for one."""
+    written = yield from _written(instance)
+    stretches = stretches_to_move(written, everything=True)
+    return not stretches or (yield from _move(instance, ground, written, stretches))
+
+
+def _written(instance: Instance) -> Steps[list[Range]]:
+    base, size = instance.memory.base, instance.memory.size
+    found: list[Range] = []
+    for start in range(0, size, _LOOKED_AT_BYTES):
+        if start:
+            yield
+        for offset, length in written_ranges(base + start, min(_LOOKED_AT_BYTES, size - start)):
+            if found and sum(found[-1]) == start + offset:
+                found[-1] = (found[-1][0], found[-1][1] + length)
+            else:
+                found.append((start + offset, length))
+    return found
+
+
+def _move(instance: Instance, ground: Ground, written: list[Range], stretches: list[Range]) -> Steps[bool]:
+    """Write `stretches` into a new file and map them from there: they count as unwritten then.
+
+    False if the machine has no descriptor or no room for the file: nothing has changed then.
+    """
+    files = {overlay.fd for overlay in ground.overlays}
+    if is_scattered(ground.overlays, sum(os.fstat(fd).st_blocks * 512 for fd in files)):
+        moved = [(overlay.offset, overlay.length) for overlay in ground.overlays]
+        stretches = stretches_to_move(united(written, moved), everything=True)
+    memory = instance.memory
+    try:
+        with closing(MemoryFile.draft("rlm-layer", memory.size)) as draft:
+            for offset, length in stretches:
+                for at in range(offset, offset + length, STEP_BYTES):
+                    draft.write(memory.view(at, min(STEP_BYTES, offset + length - at)), at)
+                    yield
+            file = draft.seal()
+    except OSError:
+        return False
+    for offset, length in stretches:
+        for at in range(offset, offset + length, _MAPPED_AT_ONCE):
+            overlay = Overlay(file.fd, at, min(_MAPPED_AT_ONCE, offset + length - at), file)
+            memory.lay_over(overlay)
+            ground.overlays = laid_over(ground.overlays, overlay)
+            yield
+    return True

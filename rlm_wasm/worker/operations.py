@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
+from rlm_wasm.errors import GuestError
 from rlm_wasm.sandbox.session import Cell, Operation, Session
 from rlm_wasm.sandbox.snapshot import Snapshot
 from rlm_wasm.sandbox.steps import SLICE, Step
 from rlm_wasm.sandbox.text import LaidOut
+from rlm_wasm.sandbox.upkeep import Upkeep
 from rlm_wasm.worker.checkpoints import Checkpoints
-from rlm_wasm.worker.result import CellResult, decode_cell
+from rlm_wasm.worker.result import CellResult, decode_cell, not_begun
 
 Outcome = CellResult | Snapshot | None
 SessionOperation = Generator[Step, bytes | None, Outcome]
@@ -22,9 +24,17 @@ def run_cell(
 
     It is kept when it takes no more than `checkpoint_bytes_max`. `checkpoints` are the session's own: they
     hold one more state of at most that size, before the last cell that ran, for where the damage is older.
+    What keeping it costs is the cell's: it may be cancelled meanwhile, and its time may end.
     """
-    checkpoint = session.snapshot(bytes_max=checkpoint_bytes_max) if checkpoint_bytes_max > 0 else None
-    end = yield from session.run(cell)
+    if checkpoint_bytes_max == 0:
+        checkpoint = upkeep = None
+    else:
+        upkeep = Upkeep(cell.limits)
+        try:
+            checkpoint = yield from session.snapshot(bytes_max=checkpoint_bytes_max, upkeep=upkeep)
+        except GuestError as error:
+            return not_begun(error, upkeep, session.memory_bytes)
+    end = yield from session.run(cell, after=upkeep)
     result = decode_cell(end)
     return (checkpoints or Checkpoints()).settle(session, checkpoint, end, result)
 
@@ -39,11 +49,11 @@ def rebase(session: Session, checkpoints: Checkpoints) -> Operation[Outcome]:
     """Make the present state the session's origin."""
     yield SLICE
     checkpoints.forget()
-    session.rebase()
+    yield from session.rebase()
     return None
 
 
 def take_snapshot(session: Session) -> Operation[Outcome]:
     """Return a snapshot of the session."""
     yield SLICE
-    return session.snapshot()
+    return (yield from session.snapshot())

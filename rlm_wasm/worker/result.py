@@ -7,6 +7,7 @@ from typing import Final
 
 from rlm_wasm.errors import BoundaryViolation, GuestError, GuestException, MemoryExceeded
 from rlm_wasm.sandbox.steps import CellEnd
+from rlm_wasm.sandbox.upkeep import Upkeep
 from rlm_wasm.wire.guest_error import CellVariables, decode_cell_report, decode_guest_error
 
 COMPLETED: Final = "completed"
@@ -63,6 +64,22 @@ def decode_cell(end: CellEnd) -> CellResult:
         executed_ns=end.executed_ns,
         session_lost=lost,
         draft=told.draft,
+    )
+
+
+def not_begun(error: GuestError, upkeep: Upkeep, memory_bytes: int) -> CellResult:
+    """Return the result of a cell that ended while the state before it was being kept."""
+    return CellResult(
+        outcome=error.outcome,
+        stdout="",
+        stderr="",
+        result=None,
+        error=error,
+        variables=(),
+        fuel_used=upkeep.fuel,
+        memory_peak_bytes=memory_bytes,
+        executed_ns=upkeep.executed_ns,
+        session_lost=False,
     )
 
 

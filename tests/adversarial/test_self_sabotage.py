@@ -149,7 +149,7 @@ def test_a_broken_repl_answers_in_types_and_a_snapshot_from_before_is_whole(
     small_session: Session, make_session: Callable[..., Session], source: str
 ) -> None:
     completed(small_session, "kept = 'here'")
-    before = small_session.snapshot()
+    before = drive(small_session.snapshot())
     assert before is not None
     for cell in (source, "1", "1/0"):
         assert_typed(run_hostile(small_session, cell))

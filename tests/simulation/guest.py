@@ -34,6 +34,7 @@ from rlm_wasm.sandbox.session import SETUP_FUEL, Cell
 from rlm_wasm.sandbox.snapshot import Snapshot
 from rlm_wasm.sandbox.soft_limits import CANCEL_GRACE_NS, SoftLimits, slice_fuel
 from rlm_wasm.sandbox.steps import FUEL_LOW, SLICE, CellEnd, HostRequest, Sleep, Step
+from rlm_wasm.sandbox.upkeep import Upkeep
 
 # The same words for the real guest.
 PRELUDE: Final = """
@@ -155,12 +156,13 @@ class SimulatedSession:
 
     # -- operations ---------------------------------------------------------------------------------
 
-    def run(self, cell: Cell) -> Generator[Step, bytes | None, CellEnd]:
+    def run(self, cell: Cell, *, after: Upkeep | None = None) -> Generator[Step, bytes | None, CellEnd]:
         if not isinstance(cell.source, str):
             raise UsageError("a cell is a str")
         if len(cell.source.encode("utf-8", "replace")) > cell.limits.source_bytes_max:
             raise UsageError("the cell is too long")
         self._start(cell.limits, refuels=cell.refuels)
+        self._cancel_wanted = after is not None and after.cancel_wanted
         status: int | None = None
         error: bytes | None = None
         try:
@@ -223,11 +225,24 @@ class SimulatedSession:
         finally:
             self._finish(lost=lost)
 
-    def snapshot(self, *, bytes_max: int | None = None) -> SimulatedSnapshot | None:
+    def snapshot(
+        self, *, bytes_max: int | None = None, upkeep: Upkeep | None = None
+    ) -> Generator[Step, bytes | None, SimulatedSnapshot | None]:
         self._require_idle()
+        yield from self._step(upkeep)
         if bytes_max is not None and self.memory_bytes - BASE_BYTES > bytes_max:
             return None
         return SimulatedSnapshot(self._state, self._origin)
+
+    def _step(self, upkeep: Upkeep | None) -> Generator[Step, bytes | None, None]:
+        """One turn for the others while the state is looked after, and a word about what came meanwhile."""
+        self._busy, self._cancel_wanted = True, False
+        try:
+            yield SLICE
+            if self._cancel_wanted and upkeep is not None:
+                raise CellCancelled("the cell was cancelled")
+        finally:
+            self._busy = False
 
     def restore(self, snapshot: SimulatedSnapshot) -> None:
         if self._busy or self._closed:
@@ -237,8 +252,9 @@ class SimulatedSession:
         self._state = dict(snapshot.state)
         self._lost = False
 
-    def rebase(self) -> None:
+    def rebase(self) -> Generator[Step, bytes | None, None]:
         self._require_idle()
+        yield from self._step(None)
         self._origin = object()
 
     def interrupt(self) -> None:

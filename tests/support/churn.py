@@ -218,7 +218,7 @@ class Churn:
     def _snapshot(self) -> bool:
         if (living := self._idle()) is None:
             return False
-        living.back = living.session.snapshot()
+        living.back = drive(living.session.snapshot())
         # Now and then for forks: laying a snapshot out copies the guest's whole memory. Never a fork's
         # own, so that layers do not pile up without end.
         if living.back is not None and living.origin is None and self._random.random() < 0.15:
@@ -239,9 +239,9 @@ class Churn:
     def _rebase(self) -> bool:
         if (living := self._idle()) is None:
             return False
-        living.session.rebase()
+        drive(living.session.rebase())
         living.back = None
-        living.origin = living.session.snapshot()
+        living.origin = drive(living.session.snapshot())
         return True
 
     def _close(self) -> bool:

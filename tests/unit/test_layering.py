@@ -89,6 +89,7 @@ CLOCKS: Final[dict[str, str]] = {
     "worker.examination": "a real process: how long it may take to report",
     "worker.serve": "in that process: its seats, and how long it stays awake",
     "sandbox.execution": "a real guest: what its polls took",
+    "sandbox.upkeep": "a real guest: what the steps on its state took",
     "sandbox.exchange": "a real guest: its own clock, and when it wakes",
     "sandbox.imports": "a real guest: when its slice is over",
     "sandbox.hostless": "a real guest: when its slice is over",

@@ -65,8 +65,10 @@ class Failing(SystemCalls):
         self.left -= 1
         return self.left < 0
 
-    def mmap(self, address: int, length: int, protection: int, flags: int, fd: int) -> int:
-        return MAP_FAILED if self._fails("mmap") else super().mmap(address, length, protection, flags, fd)
+    def mmap(self, address: int, length: int, protection: int, flags: int, fd: int, offset: int = 0) -> int:
+        if self._fails("mmap"):
+            return MAP_FAILED
+        return super().mmap(address, length, protection, flags, fd, offset)
 
     def mprotect(self, address: int, length: int, protection: int) -> int:
         return -1 if self._fails("mprotect") else super().mprotect(address, length, protection)

@@ -11,7 +11,7 @@ import pytest
 
 from rlm_wasm.errors import FuelExhausted, GuestTrap, UsageError
 from rlm_wasm.sandbox import dirty_unsafe
-from rlm_wasm.sandbox.session import Session
+from rlm_wasm.sandbox.session import Session, drive
 from rlm_wasm.sandbox.snapshot import Snapshot
 from rlm_wasm.worker.entropy import seeded_entropy
 from rlm_wasm.worker.program import LoadedGuest
@@ -49,7 +49,7 @@ def fork(guest: LoadedGuest) -> Iterator[Fork]:
 
 
 def taken(session: Session) -> Snapshot:
-    snapshot = session.snapshot()
+    snapshot = drive(session.snapshot())
     assert snapshot is not None
     return snapshot
 
@@ -127,7 +127,7 @@ def test_a_session_can_go_back_without_having_been_lost(session: Session):
 def test_after_a_rebase_only_what_comes_later_is_kept(session: Session):
     completed(session, "big = bytearray(b'y' * 30_000_000)")
     assert taken(session).bytes_held >= 30_000_000
-    session.rebase()
+    drive(session.rebase())
     completed(session, "small = 5")
     kept = taken(session)
     assert kept.bytes_held < 4 * MIB
@@ -138,8 +138,8 @@ def test_after_a_rebase_only_what_comes_later_is_kept(session: Session):
 
 def test_a_snapshot_over_its_limit_is_not_taken(session: Session):
     completed(session, "big = bytearray(b'z' * 8_000_000)")
-    assert session.snapshot(bytes_max=MIB) is None
-    assert session.snapshot(bytes_max=32 * MIB) is not None
+    assert drive(session.snapshot(bytes_max=MIB)) is None
+    assert drive(session.snapshot(bytes_max=32 * MIB)) is not None
 
 
 def test_a_session_does_not_go_back_to_anothers_snapshot(make_session, fork: Fork):
@@ -165,7 +165,7 @@ def test_no_snapshot_is_taken_in_the_middle_of_a_cell(session: Session):
     operation = session.run(Cell("while True: pass", cell_limits()))
     next(operation)
     with pytest.raises(UsageError, match="busy"):
-        session.snapshot()
+        drive(session.snapshot())
     with pytest.raises(UsageError, match="busy"):
         session.restore(Snapshot.__new__(Snapshot))
     operation.close()

@@ -294,7 +294,7 @@ def test_a_bug_in_one_session_is_typed_and_others_live(
     other.start("llm_query('x')")
     other.requested()
 
-    def explode(self: Session, cell: object) -> object:
+    def explode(self: Session, cell: object, **more: object) -> object:
         raise RuntimeError("a bug of ours")
         yield
 
