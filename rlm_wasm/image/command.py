@@ -34,6 +34,11 @@ def run(
     Raises:
         GuestBuildError: it cannot be started or fails; the message has the last lines and the log's path.
     """
+    if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+        raise GuestBuildError(
+            "this process ignores SIGCHLD, so nobody can know how a command ended",
+            hint="set it to its default before building: `signal.signal(SIGCHLD, SIG_DFL)`",
+        )
     tail: deque[str] = deque(maxlen=TAIL_LINES)
     with log.open("ab") as out:
         out.write(f"\n$ cd {cwd} && {' '.join(argv)}\n".encode())

@@ -22,6 +22,7 @@ from rlm_wasm.errors import (
     InternalError,
 )
 from rlm_wasm.image.artifact import GuestFacts
+from rlm_wasm.sandbox import traps
 from rlm_wasm.sandbox.call import Call
 from rlm_wasm.sandbox.exchange import Exchange
 from rlm_wasm.sandbox.instance import SLICE_FUEL, Instance
@@ -51,6 +52,7 @@ class Execution:
         "_instance",
         "_interrupt",
         "_limits",
+        "_looked_ns",
         "_refuels",
         "_soft_limits",
         "cancel_wanted",
@@ -81,6 +83,7 @@ class Execution:
         self.fuel_wanted = False
         self._cancel_by_ns: int | None = None
         self._beside_ns = 0
+        self._looked_ns = monotonic_ns()
         self.exchange: Final = exchange
         # Why the host ended it, and why it was asked to end.
         self.fault: GuestError | None = None
@@ -145,6 +148,10 @@ class Execution:
         exchange = self.exchange
         exchange.gave_way = exchange.must_stop = False
         began = exchange.slice_began_ns = monotonic_ns()
+        if began - self._looked_ns > traps.LOOK_NS:
+            # It may have waited for long, and the process is the application's.
+            self._looked_ns = began
+            traps.require_handlers()
         done = call.poll()
         self.executed_ns += monotonic_ns() - began
         return done

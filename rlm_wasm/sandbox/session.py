@@ -21,6 +21,7 @@ from rlm_wasm.errors import (
     UsageError,
 )
 from rlm_wasm.image.artifact import GuestFacts
+from rlm_wasm.sandbox import traps
 from rlm_wasm.sandbox.drive import drive
 from rlm_wasm.sandbox.exchange import ERROR, REPORT, RESULT, STDERR, STDOUT, Exchange
 from rlm_wasm.sandbox.execution import Execution, Operation
@@ -351,6 +352,7 @@ class Session:
     def _start(self, limits: CellLimits, *, in_cell: bool, refuels: bool = False) -> Execution:
         """Begin an operation. Nothing of the one before is left in it."""
         self._require_idle()
+        traps.require()
         soft_limits = None
         if in_cell:
             # The same limits as a rule: looking them up by their value takes longer.

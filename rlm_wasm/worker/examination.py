@@ -75,7 +75,7 @@ def _ask(zygote: Zygote, what: str) -> tuple[str, Exited]:
         theirs.close()
         answer = b""
         try:
-            ours.sendall(what.encode())
+            ours.sendall(what.encode(), socket.MSG_NOSIGNAL)
             while part := ours.recv(65_536):
                 answer += part
         except OSError:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]
 import contextlib
-import signal
-import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
@@ -13,6 +10,7 @@ from typing import Final
 from rlm_wasm.errors import UsageError
 from rlm_wasm.ids import SessionId
 from rlm_wasm.worker.commands import Close, Command, Interrupt, Respond
+from rlm_wasm.worker.disturbance import Disturbance
 from rlm_wasm.worker.loop import WorkerLoop
 from rlm_wasm.worker.postbox import Postbox
 
@@ -20,25 +18,6 @@ from rlm_wasm.worker.postbox import Postbox
 ROUND_NS_MAX: Final = 1_000_000
 # Responses that the thread gets in one round. Where it is in the way for a moment, the others are not for it.
 FOR_THREAD_MAX: Final = 8
-_SIGINT: Final = int(signal.SIGINT)
-
-
-def signals_are_harmless() -> bool:
-    """Whether no handler of a signal is known to raise on this thread, in the midst of whatever it does.
-
-    Handlers run in the main thread. Python's own for SIGINT raises; trio's does not in a callback; that of
-    asyncio's runner, which anyio uses too, does not the first time, but whenever another one comes. One that
-    strikes in a guest's call to the host ends the process: nothing may unwind through wasmtime.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        return True
-    # Not `signal.getsignal`, which looks for an enum's member first: 50 µs, as long as the rest of a query.
-    handler = _signal.getsignal(_SIGINT)
-    if handler is signal.default_int_handler:
-        return False
-    # A runner keeps count of those that came. Not published; where it is not so, none has come.
-    runner = getattr(getattr(handler, "func", None), "__self__", None)
-    return not getattr(runner, "_interrupt_count", 0)
 
 
 class LocalLink:
@@ -46,8 +25,8 @@ class LocalLink:
 
     Most guests ask again a few microseconds after they were answered. Waking the thread for that, and
     being woken by it, takes several times as long, so where it can the event loop runs that turn itself:
-    in a callback of its own, and only while `may_run()`. Guests that compute are the thread's. `clock` gives
-    nanoseconds.
+    in a callback of its own, and only while nothing could disturb them there. Guests that compute are the
+    thread's. `clock` gives nanoseconds.
     """
 
     def __init__(
@@ -55,12 +34,14 @@ class LocalLink:
         loop: WorkerLoop,
         postbox: Postbox,
         clock: Callable[[], int],
-        may_run: Callable[[], bool] = signals_are_harmless,
+        disturbance: Disturbance | None = None,
     ) -> None:
         self.postbox: Final = postbox
         self._clock: Final = clock
         self._loop = loop
-        self._may_run = may_run
+        self._disturbance: Final = disturbance or Disturbance()
+        # What the last look found: one a round, and one a response while there is no round.
+        self._disturbed = False
         # What guests are to be answered: each waits for one response at most.
         self._responses: OrderedDict[SessionId, Respond] = OrderedDict()
         # Those whose interrupt the thread may not have seen yet.
@@ -73,7 +54,7 @@ class LocalLink:
             UsageError: the loop is closed.
         """
         if isinstance(command, Respond):
-            if command.session not in self._interrupted and self._may_run():
+            if command.session not in self._interrupted and not self._still_disturbed():
                 self._responses[command.session] = command
                 if len(self._responses) == 1:
                     self.postbox.call_soon(self._respond)
@@ -87,17 +68,22 @@ class LocalLink:
             self._interrupted.discard(command.session)
         self._loop.submit(command)
 
+    def _still_disturbed(self) -> bool:
+        self._disturbed = self._disturbed and self._disturbance.possible()
+        return self._disturbed
+
     def _respond(self) -> None:
         """Answer the guests that wait, one after the other, for a while."""
         if not self._responses:
             return
+        disturbed = self._disturbed = self._disturbance.possible()
         until_ns, for_thread = self._clock() + ROUND_NS_MAX, 0
         try:
             self.postbox.hold()
             with self._loop.borrowed() as seats:
                 while self._responses and for_thread < FOR_THREAD_MAX and self._clock() < until_ns:
                     _, response = self._responses.popitem(last=False)
-                    if seats is None or not seats.answer(response):
+                    if seats is None or disturbed or not seats.answer(response):
                         for_thread += 1
                         with contextlib.suppress(UsageError):  # closed meanwhile, and so is the guest
                             self._loop.submit(response)

@@ -14,11 +14,12 @@ from enum import Enum, auto
 from typing import Final
 
 from rlm_wasm.errors import InternalError, UsageError
-from rlm_wasm.sandbox import forks
+from rlm_wasm.sandbox import forks, traps
 from rlm_wasm.sandbox.fatal import die
 from rlm_wasm.sandbox.stock import PREPARED_MAX
 from rlm_wasm.worker.commands import Command
 from rlm_wasm.worker.seats import Seats
+from rlm_wasm.worker.standard_descriptors import hold_standard_descriptors
 
 STOP_SECONDS_MAX: Final = 30.0
 _CLOSED: Final = "the worker is closed"
@@ -69,6 +70,7 @@ class WorkerLoop:
         if _ending:
             _running.discard(self)
             raise UsageError(_ENDING)
+        hold_standard_descriptors()
         forks.add_baton(self._baton)
         forks.disown_in_child(self)
         self._thread.start()
@@ -143,6 +145,7 @@ class WorkerLoop:
     # -- the thread ---------------------------------------------------------------------------------
 
     def _main(self) -> None:
+        traps.own_thread()
         try:
             while not self._stopping:
                 self._take_commands()

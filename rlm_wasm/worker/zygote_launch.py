@@ -17,6 +17,7 @@ from typing import Final
 
 from rlm_wasm.sandbox import forks
 from rlm_wasm.worker.guest_files import guest_files
+from rlm_wasm.worker.standard_descriptors import hold_standard_descriptors
 from rlm_wasm.worker.zygote_reports import ZygoteGone
 
 # Isolated, without site: no variable, no .pth file and no user folder decides what is loaded.
@@ -41,6 +42,7 @@ def prelaunch() -> None:
         ArtifactError: no guest is built, or its files are not what was built.
         ZygoteGone: the process could not be started.
     """
+    hold_standard_descriptors()
     with _launching:
         if not _launched:
             _launched.append(_launch())
@@ -78,6 +80,7 @@ def launch() -> tuple[subprocess.Popen[bytes], socket.socket]:
     Raises:
         OSError or ZygoteGone: it could not be started.
     """
+    hold_standard_descriptors()
     with _launching:
         return _launched.pop() if _launched else _launch()
 

@@ -38,7 +38,8 @@ def send(channel: socket.socket, document: dict[str, Any], fds: Sequence[int] = 
     if len(packet) > PACKET_BYTES_MAX:
         raise ValueError(f"a packet of {len(packet)} bytes")
     ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-    channel.sendmsg([packet], ancillary)
+    # An error, where the application has SIGPIPE end it.
+    channel.sendmsg([packet], ancillary, socket.MSG_NOSIGNAL)
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,7 @@ def main(channel_fd: int, host: int) -> NoReturn:
     """Run the zygote on the host's socket until the host closes it, or its process, by the pidfd, is over."""
     status = EXIT_FAILED
     try:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        process.own_signals()
         os.environ.clear()  # CPython itself adds LC_CTYPE to an empty one
         channel = socket.socket(fileno=channel_fd)
         try:

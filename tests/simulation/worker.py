@@ -10,6 +10,7 @@ from random import Random
 
 from rlm_wasm.errors import RlmWasmError
 from rlm_wasm.worker.commands import Command, Done, Open
+from rlm_wasm.worker.disturbance import Disturbance
 from rlm_wasm.worker.inline import InlineWorker
 from rlm_wasm.worker.local_link import LocalLink
 from rlm_wasm.worker.loop import WorkerLoop, _Word
@@ -35,6 +36,13 @@ def hurried(events: VirtualLoop, random: Random) -> Callable[[], int]:
         return events.now_ns + passed_ns
 
     return clock
+
+
+class Undisturbed(Disturbance):
+    """Nothing here is the application's."""
+
+    def possible(self) -> bool:
+        return False
 
 
 class SimulatedSeats(Seats):
@@ -154,7 +162,7 @@ class SimulatedWorker(InlineWorker):
 
     def _make_link(self, postbox: Postbox) -> LocalLink:
         # No signal comes into a simulation.
-        return LocalLink(self._loop, postbox, self._clock, may_run=lambda: True)
+        return LocalLink(self._loop, postbox, self._clock, Undisturbed())
 
     async def aclose(self) -> None:
         self._closed = True

@@ -13,7 +13,7 @@ import socket
 from typing import Final, NoReturn
 
 from rlm_wasm.errors import RlmWasmError
-from rlm_wasm.worker.lockdown import layers
+from rlm_wasm.worker.lockdown import layers, process
 from rlm_wasm.worker.lockdown.probe import LIMITS
 from rlm_wasm.worker.lockdown.report import Finding
 from rlm_wasm.worker.lockdown.syscalls import IMAGE_FD, PAGEMAP_FD, SOCKET_FD
@@ -26,6 +26,7 @@ def main(channel_fd: int, host: int) -> NoReturn:
     """Lock a child down and have it tell what came of it; or tell why that cannot be."""
     status = _EXIT_FAILED
     try:
+        process.own_signals()
         os.close(host)  # it ends soon, whether the host does or not
         os.environ.clear()  # CPython itself adds LC_CTYPE to an empty one
         try:

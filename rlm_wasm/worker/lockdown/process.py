@@ -21,6 +21,17 @@ _SECUREBITS: Final = 0b1110_1111
 _CAPABILITIES_MAX: Final = 64
 
 
+def own_signals() -> None:
+    """Undo what whoever started this process blocks or ignores. A write that fails is an error, no signal.
+
+    With SIGCHLD ignored nobody can wait for a child, with SIGILL blocked a guest's trap ends the process.
+    """
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        ignored = number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT)
+        signal.signal(number, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
 def empty_environment() -> str:
     """Check that this process was started with nothing in its environment, libc's copy included.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import itertools
 import os
@@ -25,8 +24,9 @@ from rlm_wasm.sandbox.session import Cell
 from rlm_wasm.worker import seats as seats_module
 from rlm_wasm.worker.answers import Answerer, Reply
 from rlm_wasm.worker.commands import Close, Command, Interrupt, Open, Report, Requested, Respond, Run, Stop
+from rlm_wasm.worker.disturbance import Disturbance
 from rlm_wasm.worker.inline import InlineWorker
-from rlm_wasm.worker.local_link import LocalLink, signals_are_harmless
+from rlm_wasm.worker.local_link import LocalLink
 from rlm_wasm.worker.loop import WorkerLoop
 from rlm_wasm.worker.postbox import Postbox
 from rlm_wasm.worker.seats import Seats
@@ -242,39 +242,9 @@ def test_only_the_thread_runs_guests_where_a_signal_could_strike_one(threads: li
     assert set(threads) == {"rlm-wasm-worker"}
 
 
-def test_signals_are_harmless_off_the_main_thread_and_under_an_event_loops_own_handler() -> None:
-    async def under_asyncio() -> bool:
-        return signals_are_harmless()
-
-    assert asyncio.run(under_asyncio())
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        assert not signals_are_harmless()
-        seen: list[bool] = []
-        thread = threading.Thread(target=lambda: seen.append(signals_are_harmless()))
-        thread.start()
-        thread.join(SECONDS_MAX)
-        assert seen == [True]
-    finally:
-        signal.signal(signal.SIGINT, previous)
-
-
-@pytest.mark.parametrize("runner", ["asyncio", "anyio"])
-def test_after_a_first_interrupt_under_asyncio_a_second_could_strike_a_guest(runner: str) -> None:
-    """The first one cancels the main task, which may take its time to end, while guests still ask."""
-    seen: list[bool] = []
-
-    async def main() -> None:
-        seen.append(signals_are_harmless())
-        try:
-            signal.raise_signal(signal.SIGINT)
-            await asyncio.sleep(SECONDS_MAX)
-        finally:
-            seen.append(signals_are_harmless())
-
-    with pytest.raises(KeyboardInterrupt):
-        asyncio.run(main()) if runner == "asyncio" else anyio.run(main)
-    assert seen == [True, False]
+class Undisturbed(Disturbance):
+    def possible(self) -> bool:
+        return False
 
 
 class Recorder:
@@ -286,7 +256,7 @@ class Recorder:
         self.callbacks: list[Callable[[], None]] = []
         token = cast("EventLoopToken", SimpleNamespace(native_token=self))
         clock = itertools.repeat(0).__next__  # no time passes
-        self.link = LocalLink(cast("WorkerLoop", self), Postbox(token, clock), clock, may_run=lambda: True)
+        self.link = LocalLink(cast("WorkerLoop", self), Postbox(token, clock), clock, Undisturbed())
 
     call_soon = call_soon_threadsafe = lambda self, callback: self.callbacks.append(callback)
     submit = property(lambda self: self.waiting.append)
