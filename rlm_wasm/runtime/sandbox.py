@@ -60,7 +60,10 @@ class SandboxSession:
 
         `answer` turns the guest's request frames into response frames (`wire.boundary` has both
         directions); without it, `llm_query` raises QueryError in the guest. A GuestError that it raises
-        ends the cell and is its result. Cancelling this call ends the cell and loses the session.
+        ends the cell and is its result. Cancelling this call ends the cell.
+
+        Where a cell has to be stopped, the session goes back to its state before it (`restored`), if that
+        took no more than `sandbox.checkpoint_bytes_max`; else it is lost.
 
         Raises:
             UsageError: `source` is no str or longer than `cell.source_bytes_max`, `answer` returned no
@@ -72,7 +75,8 @@ class SandboxSession:
         cell = Cell(source, self._sandbox.policy.cell_limits(), report_variables=True)
         before = self._session.last_result
         try:
-            return await self._session.run(cell, answer)
+            kept = self._sandbox.policy.sandbox.checkpoint_bytes_max
+            return await self._session.run(cell, answer, checkpoint_bytes_max=kept)
         finally:
             ended = self._session.last_result
             if ended is not None and ended is not before:  # also of a cell that was cancelled

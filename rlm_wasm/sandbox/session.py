@@ -125,6 +125,8 @@ class Session:
         self._seeded = False
         self._lost = False
         self._closed = False
+        # Nothing ran in it yet: its state is that of its origin.
+        self._fresh = True
         self._virtual_ns = 0 if start is None else start.virtual_ns
         self._interrupt = Interrupt(facts)
         self._soft_of: tuple[CellLimits | None, SoftLimits | None] = (None, None)
@@ -249,6 +251,8 @@ class Session:
             CellCancelled, DeadlineExceeded: it was ended; the session is as it was.
         """
         self._require_idle()
+        if self._fresh:
+            return self._as_it_is(Layer(()))
         work = upkeep or Upkeep()
         work.charge_for(self._memory.size)
         return (
@@ -295,16 +299,7 @@ class Session:
         self._require_idle()
         if not (yield from self._keep_up(Upkeep(), move_everything(self._instance, self._ground))):
             return
-        here = Snapshot(
-            self._program,
-            self._ground.origin,
-            Layer(()),
-            self._memory.size,
-            self._virtual_ns,
-            seeded=self._seeded,
-            overlays=self._ground.overlays,
-        )
-        self._ground = Ground(here.rebased())
+        self._ground = Ground(self._as_it_is(Layer(())).rebased())
 
     def interrupt(self) -> None:
         """Ask the cell to end: it gets an exception it can unwind from, and is stopped if it does not.
@@ -337,6 +332,18 @@ class Session:
         if self._lost or self._execution is not None:
             raise UsageError("the session is lost" if self._lost else "the session is busy")
 
+    def _as_it_is(self, layer: Layer) -> Snapshot:
+        """Return the present state, of which `layer` is what was not moved into files."""
+        return Snapshot(
+            self._program,
+            self._ground.origin,
+            layer,
+            self._memory.size,
+            self._virtual_ns,
+            seeded=self._seeded,
+            overlays=self._ground.overlays,
+        )
+
     def _keep_up(self, work: Upkeep, steps: Steps[_T]) -> Operation[_T]:
         self._execution = work
         try:
@@ -353,6 +360,7 @@ class Session:
         """Begin an operation. Nothing of the one before is left in it."""
         self._require_idle()
         traps.require()
+        self._fresh = False
         soft_limits = None
         if in_cell:
             # The same limits as a rule: looking them up by their value takes longer.
