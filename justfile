@@ -31,6 +31,10 @@ simulate seeds="10000" *more:
 faults count="2000" *seed:
     .venv/bin/python -m tests.faults {{count}} {{seed}}
 
+# what work on a whole context takes; --write for the page in docs, or policies to try it at their full size
+context-sizes *args:
+    .venv/bin/python -m tests.context_sizes {{args}}
+
 lint:
     .venv/bin/ruff check .
     .venv/bin/ruff format --check .

@@ -145,6 +145,7 @@ class RlmLoop:
         *,
         lenient_fences: bool = False,
         recursive: bool = False,
+        whole_length_max: int | None = None,
     ) -> None:
         self._dialect: Final = Dialect(dialect)
         self._limits: Final = observation
@@ -153,7 +154,7 @@ class RlmLoop:
         self._phase = _Phase.START
         self._history = [
             Message("system", system_prompt(self._dialect, observation, recursive=recursive)),
-            Message("user", first_user_message(question, contexts)),
+            Message("user", first_user_message(question, contexts, whole_length_max)),
         ]
         self._turn = 0
         self._observed_bytes = 0

@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 SCRIPT_PREFIX: Final = "script:"
 OPENAI_PREFIX: Final = "openai:"
 
+# What a guest takes before there is a context, and what the model's code takes for each character when it
+# works on all of a text at once: docs/context-sizes.md has the table, tests/context_sizes measures it. The
+# dearest is lower() of a text with an emoji: 4 for the text, 12 for CPython's own work, 4 for the result.
+GUEST_BYTES: Final = 40 << 20
+BYTES_PER_CHAR: Final = 20
+CHAR_BYTES_MAX: Final = 4
+
 _URL_CHARS: Final = re.compile(r"[!-~]+")
 
 # (smaller, larger, why): the first must not exceed the second.
@@ -44,7 +51,7 @@ _ORDERED: Final[tuple[tuple[Key, Key, str], ...]] = (
 
 def violations(policy: Policy) -> list[Problem]:
     """Return every broken rule of `policy`; an empty list means the policy may be used."""
-    return [*_order(policy), *_isolation(policy), *_models(policy), *_endpoint(policy)]
+    return [*_order(policy), *_context(policy), *_isolation(policy), *_models(policy), *_endpoint(policy)]
 
 
 def _order(policy: Policy) -> Iterator[Problem]:
@@ -61,6 +68,26 @@ def _value(policy: Policy, key: Key) -> int:
     value = getattr(getattr(policy, str(section)), str(field))
     assert isinstance(value, int)
     return value
+
+
+def _context(policy: Policy) -> Iterator[Problem]:
+    box = policy.sandbox
+    key = ("sandbox", "whole_context_chars_max")
+    most = max(0, box.memory_bytes_max - GUEST_BYTES) // BYTES_PER_CHAR
+    if box.whole_context_chars_max > most:
+        yield Problem(
+            key,
+            f"must be at most {most} where sandbox.memory_bytes_max is {box.memory_bytes_max}: work on a "
+            f"whole text takes {BYTES_PER_CHAR} bytes a character, and the guest {GUEST_BYTES} "
+            f"(got {box.whole_context_chars_max})",
+        )
+    fits = box.context_bytes_max // CHAR_BYTES_MAX
+    if box.whole_context_chars_max > fits:
+        yield Problem(
+            key,
+            f"must be at most {fits} where sandbox.context_bytes_max is {box.context_bytes_max}: a character "
+            f"takes up to {CHAR_BYTES_MAX} bytes (got {box.whole_context_chars_max})",
+        )
 
 
 def _isolation(policy: Policy) -> Iterator[Problem]:

@@ -27,6 +27,8 @@ class SandboxSection(Section):
     lockdown: Lockdown | None = None
     memory_bytes_max: f.Bytes4G
     context_bytes_max: f.Bytes4G
+    # A promise rather than a limit: `policy.rules` holds the memory against it.
+    whole_context_chars_max: f.BytesOrNone4G
     checkpoint_bytes_max: f.BytesOrNone4G
     clock: Literal["virtual", "real"]
     entropy: Literal["seeded", "fresh"]

@@ -125,6 +125,7 @@ class Conversation:
             min(policy.run.turns_max, policy.budget.iterations_max),
             lenient_fences=policy.observation.lenient_fences,
             recursive=place.depth < policy.run.depth_max and policy.budget.children_max > 0,
+            whole_length_max=policy.sandbox.whole_context_chars_max,
         )
 
     def end(self, reason: str) -> None:

@@ -114,8 +114,9 @@ def _when_answered(env: Any) -> bool:
     handler = _handler()
     if handler.request is not None:
         return False  # just asked: the owner has not even seen it
-    if monotonic_ns() - handler.slice_began_ns >= SLICE_WALL_NS:
-        # A wait that is over at once, a sleep of nothing, must not get around the slice's wall quota.
+    if handler.must_stop or monotonic_ns() - handler.slice_began_ns >= SLICE_WALL_NS:
+        # A wait that is over at once, a sleep of nothing or a request that is not read, must not get around
+        # the slice's wall quota, nor around the owner's look at a guest whose fuel it took.
         handler.gave_way = True
         return False
     result = handler.wait_result()

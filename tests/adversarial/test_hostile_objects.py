@@ -151,7 +151,7 @@ ANSWERS = {
         FUEL_OUT,
     ),
     "its content is too large": Hostile(
-        "answer['content'] = 'x' * 1_000_000; answer['ready'] = True", VIOLATION, restored=True
+        "answer['content'] = 'x' * 1_000_000; answer['ready'] = True", EXCEPTION, says="LimitExceeded"
     ),
     "its content is no UTF-8": Hostile("answer['content'] = '\\ud800'; answer['ready'] = True", DONE),
     "it hides behind a hostile variable name": Hostile(
@@ -161,7 +161,7 @@ ANSWERS = {
     ),
     "FINAL gets what cannot be read": Hostile(
         "class C:\n def __str__(s): return 'a' * 10**7\nFINAL(C())",
-        (MEMORY_OUT, VIOLATION, FUEL_OUT),
+        (MEMORY_OUT, EXCEPTION, FUEL_OUT),
         restored=None,
     ),
     "a prompt that is a str of its own kind": Hostile(

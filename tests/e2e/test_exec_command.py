@@ -24,7 +24,7 @@ def policy(tmp_path: Path) -> Path:
     """A policy with limits that are met quickly."""
     return write_policy(
         tmp_path / "small.toml",
-        sandbox={"memory_bytes_max": 128 << 20, "context_bytes_max": 1_000},
+        sandbox={"memory_bytes_max": 128 << 20, "context_bytes_max": 1_000, "whole_context_chars_max": 100},
         cell={"fuel_max": 1_000_000_000, "wall_ms_max": 500, "source_bytes_max": 10_000},
     )
 

@@ -62,6 +62,7 @@ def _policy(random: Random) -> Policy:
         "checkpoint_bytes_max": pick((0, 1 << 20)),
         "memory_bytes_max": 32 << 20,
         "context_bytes_max": 2 << 20,
+        "whole_context_chars_max": 0,
         "clock": pick(("virtual", "real")),
     }
     data["cell"] |= {

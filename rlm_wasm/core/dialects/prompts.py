@@ -64,6 +64,10 @@ themselves, and llm_query for the rest;
 failed raises an exception, as with all of these;
 """
 
+_IN_PIECES: Final = (
+    "That is too much to work on as a whole: the memory holds no second copy of it, nor a list of its words. "
+    "Take it in pieces: slices, or the matches of re.finditer one by one."
+)
 _FINISH_ANSWER: Final = """\
 To finish, run a block that sets
 answer["content"] = ...   # your answer, or a variable that holds it
@@ -96,8 +100,13 @@ def system_prompt(dialect: Dialect, limits: ObservationLimits, *, recursive: boo
     return _WORK.format(bytes_max=limits.bytes_max, recursion=recursion) + "\n" + _FINISH[dialect]
 
 
-def first_user_message(question: str, contexts: Sequence[ContextFacts]) -> str:
-    """Return the question and what is known of each context variable: type, size and a peek."""
+def first_user_message(
+    question: str, contexts: Sequence[ContextFacts], whole_length_max: int | None = None
+) -> str:
+    """Return the question and what is known of each context variable: type, size and a peek.
+
+    Of more than `whole_length_max` characters in all, it says that they do not fit the memory twice.
+    """
     lines = [f"Question: {question}", ""]
     if not contexts:
         lines.append("There is no context variable; answer from the question, with code where it helps.")
@@ -105,6 +114,8 @@ def first_user_message(question: str, contexts: Sequence[ContextFacts]) -> str:
         lines.append(f"`{facts.name}` is a {facts.type_name} of {facts.length} {facts.unit}.")
         if facts.peek:
             lines.append(f"It begins: {facts.peek[:PEEK_CHARS_MAX]!r}")
+    if whole_length_max is not None and sum(facts.length for facts in contexts) > whole_length_max:
+        lines += ["", _IN_PIECES]
     return "\n".join(lines)
 
 

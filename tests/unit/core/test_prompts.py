@@ -67,3 +67,11 @@ def test_a_turn_says_which_it_is() -> None:
     assert turn_prompt(2, 30) == "Turn 2/30:"
     assert turn_prompt(1, 30).endswith("\n\nTurn 1/30:")
     assert "Look at it" in turn_prompt(1, 30)
+
+
+@pytest.mark.parametrize("lengths", [(1_001,), (600, 401)])
+def test_of_more_than_the_memory_holds_twice_the_model_is_told(lengths: tuple[int, ...]) -> None:
+    contexts = [ContextFacts(f"c{n}", "str", length, "characters", "") for n, length in enumerate(lengths)]
+    assert "Take it in pieces" in first_user_message("q", contexts, 1_000)
+    assert "pieces" not in first_user_message("q", contexts, sum(lengths))
+    assert "pieces" not in first_user_message("q", contexts)

@@ -53,7 +53,11 @@ def test_absent_limit_is_refused_at_its_table(edited, problems_of, line_of):
         ('clock = "virtual"', "clock = 1", "must be 'virtual' or 'real' (got 1)"),
         ("depth_max = 1", "depth_max = 17", "must be at most 16 (got 17)"),
         ("events_max = 20_000", "events_max = 1", "must be at least 16 (got 1)"),
-        ("memory_bytes_max = 536_870_912", "memory_bytes_max = 4_294_967_296", "must be at most 4294901760"),
+        (
+            "context_bytes_max = 200_000_000",
+            "context_bytes_max = 4_294_967_296",
+            "must be at most 4294901760",
+        ),
         ("seed = 0", "seed = 9_223_372_036_854_775_808", "must be less than 9223372036854775808"),
         (
             FUEL,

@@ -27,6 +27,48 @@ def test_smaller_limit_may_equal_but_not_exceed_the_larger(name, smaller, larger
     assert f"{key}: must be at most {larger[0]}.{larger[1]}: {why}" in _problems(data)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "most", "why"),
+    [
+        (
+            "memory_bytes_max",
+            ("1_073_741_824", "536_870_912"),
+            24_746_393,
+            "where sandbox.memory_bytes_max is 536870912: work on a whole text takes 20 bytes a character, "
+            "and the guest 41943040",
+        ),
+        (
+            "context_bytes_max",
+            ("200_000_000", "199_999_999"),
+            49_999_999,
+            "where sandbox.context_bytes_max is 199999999: a character takes up to 4 bytes",
+        ),
+    ],
+)
+def test_a_promise_of_work_on_a_whole_context_fits_the_memory(
+    edited, problems_of, line_of, key, value, most, why
+):
+    old, new = value
+    changed = (f"\n{key} = {old}", f"\n{key} = {new}")
+    promise = "whole_context_chars_max = 50_000_000"
+    place = f"p.toml:{line_of(promise)}: sandbox.whole_context_chars_max"
+    assert problems_of(edited(changed)) == [f"{place}: must be at most {most} {why} (got 50000000)"]
+    more = edited(changed, (promise, f"whole_context_chars_max = {most + 1}"))
+    assert problems_of(more) == [f"{place}: must be at most {most} {why} (got {most + 1})"]
+    Policy.load(edited(changed, (promise, f"whole_context_chars_max = {most}")))
+    Policy.load(edited(changed, (promise, "whole_context_chars_max = 0")))
+
+
+def test_without_a_promise_any_memory_will_do(edited):
+    Policy.load(
+        edited(
+            ("\nmemory_bytes_max = 1_073_741_824", "\nmemory_bytes_max = 1"),
+            ("context_bytes_max = 200_000_000", "context_bytes_max = 1"),
+            ("whole_context_chars_max = 50_000_000", "whole_context_chars_max = 0"),
+        )
+    )
+
+
 def test_lockdown_cannot_be_required_of_inline_isolation(edited, problems_of, line_of):
     old = "require_lockdown = true"
     assert problems_of(edited(('isolation = "session"', 'isolation = "inline"'))) == [

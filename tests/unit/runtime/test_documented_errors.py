@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.guest, pytest.mark.anyio, pytest.mark.usefixtures("gue
 
 WORKERS = {"workers_max": 1, "sessions_max": 1, "sessions_per_worker_max": 1, "zygotes_max": 1}
 # The context is allowed, and the guest has no room for it.
+TINY = {"memory_bytes_max": 1 << 20, "context_bytes_max": 65_536, "whole_context_chars_max": 0}
 SMALL = {"memory_bytes_max": 80 << 20, "context_bytes_max": 79 << 20}
 
 
@@ -46,7 +47,7 @@ async def raised(made: Awaitable[object]) -> errors.RlmWasmError:
         ("UsageError", {}, "?", {"context": {"1x": ""}}),
         ("UsageError", {}, " ", {}),
         ("UsageError", {}, "?", {"tenant": "x" * 257}),
-        ("PolicyError", {"sandbox": {"memory_bytes_max": 1 << 20, "context_bytes_max": 65_536}}, "?", {}),
+        ("PolicyError", {"sandbox": TINY}, "?", {}),
         ("Overloaded", {"sandbox": {"isolation": "session"}, "workers": WORKERS}, "?", {}),
     ],
     ids=["no room", "too large", "no name", "no question", "no tenant", "no memory", "no worker"],

@@ -268,9 +268,9 @@ async def test_a_log_that_cannot_be_written_ends_the_run(script: Script) -> None
 async def test_a_context_that_does_not_fit_is_the_callers_error(script: Script) -> None:
     script.reply("root", "FINAL(1)")
     events = Events()
-    async with running(small_policy(sandbox={"context_bytes_max": 1_000}), script.spec) as runtime:
+    async with running(small_policy(sandbox={"context_bytes_max": 4_000}), script.spec) as runtime:
         with pytest.raises(UsageError, match="context_bytes_max"):
-            await runtime.ask("?", "x" * 1_001, sinks=[events.append])
+            await runtime.ask("?", "x" * 4_001, sinks=[events.append])
     events.assert_complete()
 
 

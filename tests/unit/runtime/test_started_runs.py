@@ -128,8 +128,8 @@ async def keep(results: list, run) -> None:
 
 async def test_what_keeps_a_run_from_beginning_comes_out_of_its_result(script: Script) -> None:
     script.reply("root", "FINAL(1)")
-    async with running(small_policy(sandbox={"context_bytes_max": 1_000}), script.spec) as runtime:
-        run = runtime.start("?", "x" * 1_001)
+    async with running(small_policy(sandbox={"context_bytes_max": 4_000}), script.spec) as runtime:
+        run = runtime.start("?", "x" * 4_001)
         events = [event async for event in run.events()]
         with pytest.raises(UsageError, match="context_bytes_max"):
             await run.result()
