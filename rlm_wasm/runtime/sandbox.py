@@ -70,7 +70,8 @@ class SandboxSession:
                 bytes, or the session is closed, lost or busy.
             HostExhausted: this machine has no more room for what the cell needs.
             InternalError: a bug of ours.
-            Exception: whatever else `answer` raises; the cell is ended first.
+            Exception: whatever else `answer` raises. The cell is interrupted first, so that the guest can
+                unwind; the session lives on.
         """
         cell = Cell(source, self._sandbox.policy.cell_limits(), report_variables=True)
         before = self._session.last_result

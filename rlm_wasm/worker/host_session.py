@@ -134,8 +134,7 @@ class HostSession:
         """Ask the cell that runs to end by an exception in the guest. Does nothing between cells."""
         if not self._closed:
             self._home.check("the session")
-            self._commands.submit(Interrupt(self._number))
-            self._interrupted = True
+            self._interrupt()
             if self._answering is not None:
                 self._answering.cancel()
             if self._unanswered:
@@ -186,14 +185,25 @@ class HostSession:
         self._busy = True
         self._interrupted = False
         self._answerer = answer if isinstance(answer, Answerer) else None
+        failed: Exception | None = None
         try:
             while True:
                 report = await self._mailbox.get()
                 if isinstance(report, Done):
                     break
-                if isinstance(report, BaseException):
-                    raise report
-                self._commands.submit(await self._answer(report, answer))
+                try:
+                    if isinstance(report, BaseException):
+                        raise report
+                    reply = await self._answer(report, answer)
+                except Exception as error:  # noqa: BLE001 - of whoever answers: raised once the cell has ended
+                    # As after an interrupt: the guest can unwind, and the session lives on.
+                    failed = failed or error
+                    self._interrupt()
+                    self._unanswered = 0
+                    reply = (
+                        Refuel(self._number, 0) if self._dry else Respond(self._number, _CANCELLED_RESPONSE)
+                    )
+                self._commands.submit(reply)
         except BaseException:
             self._answerer = None
             self._unanswered = 0
@@ -211,9 +221,15 @@ class HostSession:
             self._busy = False
             self._answerer = None
         self.last_result = report.result
+        if failed is not None:
+            raise failed
         if report.error is not None:
             raise report.error
         return report
+
+    def _interrupt(self) -> None:
+        self._commands.submit(Interrupt(self._number))
+        self._interrupted = True
 
     def _received(self, report: Report) -> None:
         """Take a report of the worker's: an answerer gets a request at once, the waiting task all else."""
@@ -267,16 +283,19 @@ class HostSession:
             return Respond(self._number, _CANCELLED_RESPONSE)
         wait_ms = self._boundary.host_wait_ms_max
         try:
-            with anyio.CancelScope() as self._answering, anyio.fail_after(wait_ms / 1000):
+            # No `fail_after`: whoever answers may have a TimeoutError of its own.
+            with (
+                anyio.CancelScope() as self._answering,
+                anyio.move_on_after(wait_ms / 1000) as waiting,
+            ):
                 response = await answer(request.frame)
                 if type(response) is not bytes:  # a subclass may lie about its length
                     raise UsageError(f"`answer` returned a {type(response).__name__}; give bytes")
                 return Respond(self._number, response)
+            if waiting.cancelled_caught:
+                late = DeadlineExceeded(f"the guest waited for the host longer than {wait_ms} ms")
+                return Stop(self._number, late)
             # Interrupted: the guest has to run again to be interrupted.
             return Respond(self._number, _CANCELLED_RESPONSE)
-        except TimeoutError:
-            return Stop(
-                self._number, DeadlineExceeded(f"the guest waited for the host longer than {wait_ms} ms")
-            )
         except GuestError as error:
             return Stop(self._number, error)
