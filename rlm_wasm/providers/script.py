@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import anyio
+import anyio.lowlevel
+import anyio.to_thread
 
 from rlm_wasm.core.messages import Message
 from rlm_wasm.errors import ProviderError, UsageError
@@ -21,6 +23,11 @@ from rlm_wasm.providers.base import Completion, ProviderFailure, Query
 from rlm_wasm.providers.script_file import Reply, read_replies
 
 _SHOWN_CHARS_MAX: Final = 80
+# A longer text is searched on another thread: the event loop has other runs.
+_SEARCHED_AT_ONCE_CHARS: Final = 4_096
+# So many replies are tried before the others have their turn.
+_REPLIES_AT_ONCE: Final = 64
+_THREADS_MAX: Final = 2
 
 
 class ScriptProvider:
@@ -29,17 +36,31 @@ class ScriptProvider:
     def __init__(self, replies: tuple[Reply, ...], origin: str) -> None:
         self._replies: Final = replies
         self._origin: Final = origin
+        self._threads = anyio.CapacityLimiter(_THREADS_MAX)
 
     async def complete(self, query: Query) -> Completion:
-        """Answer with the first reply that fits; ends at once, so no deadline is needed."""
+        """Answer with the first reply that fits."""
         role, turn, prompt = role_of(query.messages), turn_of(query.messages), _last_user(query.messages)
-        for reply in self._replies:
-            text = reply.answer(role, turn, prompt)
-            if text is not None:
-                return _completion(query, text, reply.input_tokens, reply.output_tokens)
+        with anyio.move_on_after(query.timeout_ms / 1000) as scope:
+            for number, reply in enumerate(self._replies, 1):
+                text = await self._answer(reply, role, turn, prompt)
+                if text is not None:
+                    return _completion(query, text, reply.input_tokens, reply.output_tokens)
+                if number % _REPLIES_AT_ONCE == 0:
+                    await anyio.lowlevel.checkpoint()
+        if scope.cancelled_caught:
+            raise _failure(f"the script {self._origin} did not answer within {query.timeout_ms} ms")
         raise _failure(
             f"the script {self._origin} has no reply for turn {turn} of a {role} model, "
             f"last message {prompt[:_SHOWN_CHARS_MAX]!a}"
+        )
+
+    async def _answer(self, reply: Reply, role: str, turn: int, prompt: str) -> str | None:
+        if reply.pattern is None or len(prompt) <= _SEARCHED_AT_ONCE_CHARS:
+            return reply.answer(role, turn, prompt)
+        # Left behind where nobody waits any more: the search ends, in linear time.
+        return await anyio.to_thread.run_sync(
+            reply.answer, role, turn, prompt, abandon_on_cancel=True, limiter=self._threads
         )
 
     async def aclose(self) -> None:

@@ -1,7 +1,7 @@
 """The TOML form of a scripted model: ``[[reply]]`` tables, checked when the file is read.
 
 ``role`` ("root", "sub" or "any") and ``text`` are required. ``turn`` (from 1) and ``pattern`` (a
-regular expression searched in what the user said since the last reply) narrow when the reply fits.
+regular expression of RE2's, searched in what the user said since the last reply) narrow when the reply fits.
 With a pattern, ``\\1`` to ``\\9`` and ``\\g<name>`` in the text stand for its groups, and every
 other backslash for itself. ``input_tokens`` and ``output_tokens`` replace the usage that is
 estimated otherwise.
@@ -16,8 +16,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from rlm_wasm.errors import UsageError
+from rlm_wasm.policy.lines import index_lines
+from rlm_wasm.providers.pattern import Pattern
 
-_FILE_BYTES_MAX: Final = 16 * 1024 * 1024
+# A table takes some hundred times its size in memory, and each reply's pattern is tried for each prompt.
+_FILE_BYTES_MAX: Final = 4 * 1024 * 1024
+_REPLIES_MAX: Final = 10_000
+# The parser's time grows with the square of a dotted key.
+_KEY_PARTS_MAX: Final = 64
+_LONG_KEY: Final = rf"""(?:(?:[A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){{{_KEY_PARTS_MAX}}}"""
 _ROLES: Final = ("root", "sub", "any")
 _KEYS: Final = ("role", "turn", "pattern", "text", "input_tokens", "output_tokens")
 _GROUP: Final = re.compile(r"\\(?:([1-9])|g<([A-Za-z_][A-Za-z0-9_]*)>)")
@@ -29,7 +36,7 @@ class Reply:
 
     role: str
     turn: int | None
-    pattern: re.Pattern[str] | None
+    pattern: Pattern | None
     text: str
     input_tokens: int | None
     output_tokens: int | None
@@ -58,7 +65,10 @@ def read_replies(path: Path) -> tuple[Reply, ...]:
     if len(raw) > _FILE_BYTES_MAX:
         raise UsageError(f"the model script {path} is larger than {_FILE_BYTES_MAX} bytes")
     try:
-        data = tomllib.loads(raw.decode("utf-8"))
+        source = raw.decode("utf-8").replace("\r\n", "\n")
+        if Pattern(_LONG_KEY).search(source):
+            raise ValueError(f"a key of more than {_KEY_PARTS_MAX} parts")
+        data = tomllib.loads(source)
     except (ValueError, RecursionError) as exc:
         raise UsageError(f"the model script {path} is not valid TOML: {exc}") from exc
     tables = data.pop("reply", None)
@@ -66,44 +76,61 @@ def read_replies(path: Path) -> tuple[Reply, ...]:
         raise UsageError(f"{path}: unknown key {next(iter(data))!a}; a script holds [[reply]] tables")
     if not isinstance(tables, list) or not tables:
         raise UsageError(f"{path}: holds no [[reply]] table")
-    return tuple(_reply(table, f"{path}: reply {number}") for number, table in enumerate(tables, 1))
+    if len(tables) > _REPLIES_MAX:
+        raise UsageError(f"{path}: holds {len(tables)} replies; at most {_REPLIES_MAX} are allowed")
+    replies = []
+    for number, table in enumerate(tables):
+        try:
+            replies.append(_reply(table))
+        except _Fault as fault:
+            lines = index_lines(source)
+            line = lines.get(("reply", number, fault.key), lines.get(("reply", number)))
+            where = f"{path}:{line}" if line else str(path)
+            raise UsageError(f"{where}: reply {number + 1}: {fault}") from fault.__cause__
+    return tuple(replies)
 
 
-def _reply(table: object, place: str) -> Reply:
+class _Fault(Exception):
+    """What is wrong with a reply, and at which of its keys."""
+
+    def __init__(self, key: str, what: str) -> None:
+        super().__init__(what)
+        self.key: Final = key
+
+
+def _reply(table: object) -> Reply:
     if not isinstance(table, dict):
-        raise UsageError(f"{place}: must be a table")
+        raise _Fault("", "must be a table")
     for key in table:
         if key not in _KEYS:
-            raise UsageError(f"{place}: unknown key {key!a}; there are {', '.join(_KEYS)}")
+            raise _Fault(key, f"unknown key {key!a}; there are {', '.join(_KEYS)}")
     role, text = table.get("role"), table.get("text")
     if role not in _ROLES:
-        raise UsageError(f'{place}: role must be "root", "sub" or "any"')
+        raise _Fault("role", 'role must be "root", "sub" or "any"')
     if not isinstance(text, str):
-        raise UsageError(f"{place}: text must be a string")
-    pattern = _pattern(table.get("pattern"), text, place)
+        raise _Fault("text", "text must be a string")
     return Reply(
         role=str(role),
-        turn=_integer(table, "turn", 1, place),
-        pattern=pattern,
+        turn=_integer(table, "turn", 1),
+        pattern=_pattern(table.get("pattern"), text),
         text=text,
-        input_tokens=_integer(table, "input_tokens", 0, place),
-        output_tokens=_integer(table, "output_tokens", 0, place),
+        input_tokens=_integer(table, "input_tokens", 0),
+        output_tokens=_integer(table, "output_tokens", 0),
     )
 
 
-def _pattern(source: object, text: str, place: str) -> re.Pattern[str] | None:
+def _pattern(source: object, text: str) -> Pattern | None:
     if source is None:
         return None
     if not isinstance(source, str):
-        raise UsageError(f"{place}: pattern must be a string")
+        raise _Fault("pattern", "pattern must be a string")
     try:
-        pattern = re.compile(source)
-    except (re.error, RecursionError, OverflowError) as exc:
-        raise UsageError(f"{place}: pattern is not a regular expression: {exc}") from exc
+        pattern = Pattern(source)
+    except ValueError as exc:
+        raise _Fault("pattern", f"pattern is not a regular expression that RE2 knows: {exc}") from exc
     for group in _GROUP.finditer(text):
-        name = _group_name(group)
-        if name not in pattern.groupindex if isinstance(name, str) else name > pattern.groups:
-            raise UsageError(f"{place}: text uses {group[0]}, which the pattern does not have")
+        if not pattern.has_group(_group_name(group)):
+            raise _Fault("text", f"text uses {group[0]}, which the pattern does not have")
     return pattern
 
 
@@ -111,10 +138,10 @@ def _group_name(group: re.Match[str]) -> int | str:
     return int(group[1]) if group[1] else group[2]
 
 
-def _integer(table: dict[str, Any], key: str, least: int, place: str) -> int | None:
+def _integer(table: dict[str, Any], key: str, least: int) -> int | None:
     value = table.get(key)
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**53:
-        raise UsageError(f"{place}: {key} must be an integer of at least {least}")
+        raise _Fault(key, f"{key} must be an integer of at least {least}")
     return value

@@ -137,6 +137,59 @@ def test_bad_script_is_refused_when_it_is_opened(script, text, fault):
     assert "model.toml" in caught.value.message
 
 
+@pytest.mark.threat("T-175")
+@pytest.mark.parametrize("pattern", ["(a+)+$", "(a|aa)+$", "(a|a?)+y", "(.*)*!!", "(?:x?a+)+y"])
+async def test_a_guests_text_makes_no_pattern_take_longer_than_another_text_would(script, pattern):
+    """With Python's own engine each of these is there until the process is killed."""
+    provider = script(
+        f"[[reply]]\nrole='sub'\npattern='{pattern}'\ntext='no'\n[[reply]]\nrole='any'\ntext='yes'\n"
+    )
+    for length in (40, 2_000, 200_000):
+        assert (await provider.complete(asks(user("a" * length + "!")))).text == "yes"
+
+
+@pytest.mark.threat("T-175")
+@pytest.mark.parametrize(
+    "pattern",
+    ["(?=a)b", "(?<!a)b", r"(a)\1", "a++", "(?P<n>a)(?P=n)", "(a{1000}){1000}", r"\w{1000}", "x" * 4_097],
+)
+def test_a_pattern_that_needs_more_than_linear_time_is_refused_with_its_line(script, pattern):
+    with pytest.raises(
+        UsageError, match=r"model.toml:5: reply 2: pattern is not a regular expression that RE2 knows: "
+    ):
+        script(f"[[reply]]\nrole='any'\ntext='x'\n[[reply]]\npattern='{pattern}'\nrole='any'\ntext='x'\n")
+
+
+async def test_a_half_character_in_a_prompt_matches_nothing(script):
+    provider = script("[[reply]]\nrole='any'\npattern='b$'\ntext='found'\n")
+    assert (await provider.complete(asks(user("\ud800b")))).text == "found"
+
+
+@pytest.mark.threat("T-175")
+async def test_a_script_that_looks_for_too_long_is_a_failure_by_its_deadline(script):
+    replies = "".join(f"[[reply]]\nrole='any'\npattern='(x{n})+y'\ntext='no'\n" for n in range(2_000))
+    provider = script(replies)
+    for prompt in ("x" * 4_000, "x" * 100_000):
+        with pytest.raises(ProviderFailure) as caught:
+            await provider.complete(asks(user(prompt), timeout_ms=5))
+        assert "did not answer within 5 ms" in caught.value.error.message
+
+
+@pytest.mark.threat("T-175")
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("a" + ".a" * 500_000 + " = 1\n", "a key of more than 64 parts"),
+        ("[" + "'a'. " * 100_000 + "a]\n", "a key of more than 64 parts"),
+        ("[[reply]]\n" * 10_001, "at most 10000"),
+        ("reply = " + "[" * 100_000, "is not valid TOML"),
+    ],
+)
+def test_a_script_that_would_take_long_to_read_is_refused(script, text, fault):
+    with pytest.raises(UsageError, match=fault):
+        script(text)
+
+
 def test_script_that_is_not_utf8_is_refused(tmp_path):
     path = tmp_path / "model.toml"
     path.write_bytes(b"# \xff")
