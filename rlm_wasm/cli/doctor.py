@@ -16,6 +16,7 @@ from rlm_wasm.cli import output
 from rlm_wasm.cli.exit_codes import ExitCode
 from rlm_wasm.core.lockdown import LAYERS_OF, Grade, grade_of
 from rlm_wasm.errors import RlmWasmError
+from rlm_wasm.sandbox.host_limits import HOST_LIMITS, soft_limit
 
 Status = Literal["ok", "missing", "failed"]
 _MARKS: Final = {"ok": "ok", "missing": "--", "failed": "!!"}
@@ -169,6 +170,20 @@ def _processes() -> list[Finding]:
     return [first, grade, *layers, *attempts]
 
 
+def _limits() -> list[Finding]:
+    """Return each limit of this process that guests need room below, where there is one."""
+    found = []
+    for limit in HOST_LIMITS:
+        value = soft_limit(limit)
+        detail = f"{'unlimited' if value is None else value}; a worker takes {limit.processes} {limit.what}"
+        hint = f"ulimit {limit.flag} {limit.in_shell(limit.processes)}, or more, where this was started"
+        needed = value is not None and value < limit.inline
+        short = value is not None and value < limit.processes
+        status: Status = "failed" if needed else "missing" if short else "ok"
+        found.append(Finding(f"limit: {limit.name}", status, detail, hint, required=needed))
+    return found
+
+
 def _compiler() -> Finding:
     found = shutil.which("cc") or shutil.which("gcc")
     hint = "needed only to build the guest: apt-get install gcc"
@@ -190,6 +205,7 @@ _GRADE_HINTS: Final = dict.fromkeys(
 )
 _CHECKS: Final[dict[str, Callable[[], Finding | list[Finding]]]] = {
     "python": _python,
+    "limits": _limits,
     "wasmtime": _wasmtime,
     "cache": _cache,
     "machine key": _key,

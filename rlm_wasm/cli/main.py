@@ -134,7 +134,7 @@ def invoke(arguments: list[str] | None = None) -> int:
     except OSError as error:
         # A file of ours is its owner's to report; what comes up to here is a full disk under the output.
         if error.errno not in _NO_SPACE:
-            return _our_bug(error)
+            return _our_bug_or_a_shortage(error)
         _drop(sys.stdout)
         failure(f"cannot write the output: {error.strerror}")
         return ExitCode.USAGE
@@ -142,10 +142,16 @@ def invoke(arguments: list[str] | None = None) -> int:
         failure(error.message, error.hint)
         return ExitCode.INTERNAL if isinstance(error, InternalError) else ExitCode.USAGE
     except Exception as error:  # noqa: BLE001 - the last line of defence; status 70 says "our bug"
-        return _our_bug(error)
+        return _our_bug_or_a_shortage(error)
 
 
-def _our_bug(error: Exception) -> int:
+def _our_bug_or_a_shortage(error: Exception) -> int:
+    # Here and not above: it is wanted in the last moment only.
+    from rlm_wasm.worker.shortage import is_shortage, told
+
+    if is_shortage(error):
+        failure(f"this machine gives the command too little: {told(error)}")
+        return ExitCode.USAGE
     failure(f"internal error: {type(error).__name__}: {error}", "please report this")
     if os.environ.get("RLM_WASM_TRACEBACK"):
         raise error

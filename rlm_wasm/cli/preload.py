@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from typing import Final
 
+from rlm_wasm.sandbox.host_limits import check_host_limits
+
 _GLANCE_BYTES_MAX: Final = 64 * 1024
 
 
@@ -13,6 +15,8 @@ def preload_guest(policy_name: str) -> None:
 
     Whatever goes wrong there goes wrong again, and is told, where it is wanted.
     """
+    # Before anything large is imported: an address space that is too small ends in an abort.
+    check_host_limits(processes=False)
     threading.Thread(target=_load, args=(policy_name,), name="rlm-wasm-preload", daemon=True).start()
 
 

@@ -51,7 +51,7 @@ def examine() -> Examination:
     try:
         return _examine()
     except OSError as error:
-        failure = typed(error, "no worker process can be made")
+        failure = typed(error, "no worker process can be made", ours=True)
         raise failure from failure.__cause__
 
 

@@ -19,6 +19,7 @@ from anyio.lowlevel import current_token
 from rlm_wasm.core.limits import BoundaryLimits, SessionLimits
 from rlm_wasm.errors import UsageError
 from rlm_wasm.ids import SessionId
+from rlm_wasm.sandbox.host_limits import check_host_limits
 from rlm_wasm.sandbox.snapshot import Snapshot
 from rlm_wasm.worker.commands import Open
 from rlm_wasm.worker.entropy import session_entropy
@@ -76,6 +77,7 @@ class InlineWorker:
 
         Raises:
             ArtifactError: no guest is built, or it is not what was built.
+            HostExhausted: the kernel refuses this process what a guest takes.
             PolicyError: the memory cap is below the guest's image.
             UsageError: `start` is no snapshot of this process, or the worker is closed.
         """
@@ -84,8 +86,9 @@ class InlineWorker:
         if start is not None and not isinstance(start, Snapshot):
             raise UsageError("the image was made by another kind of worker; save it and load it here")
         if not self._started:
-            self._started = True
+            check_host_limits(processes=False)
             self._loop.start()
+            self._started = True
         token = current_token()
         if self._link is None or self._link.postbox.token != token:
             self._link = self._make_link(Postbox(token, self._clock))

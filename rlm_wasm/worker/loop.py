@@ -19,6 +19,7 @@ from rlm_wasm.sandbox.fatal import die
 from rlm_wasm.sandbox.stock import PREPARED_MAX
 from rlm_wasm.worker.commands import Command
 from rlm_wasm.worker.seats import Seats
+from rlm_wasm.worker.shortage import typed
 from rlm_wasm.worker.standard_descriptors import hold_standard_descriptors
 
 STOP_SECONDS_MAX: Final = 30.0
@@ -64,6 +65,7 @@ class WorkerLoop:
         """Start the thread.
 
         Raises:
+            HostExhausted: the kernel gives this process no thread.
             UsageError: the interpreter is ending.
         """
         _running.add(self)
@@ -73,7 +75,12 @@ class WorkerLoop:
         hold_standard_descriptors()
         forks.add_baton(self._baton)
         forks.disown_in_child(self)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            _running.discard(self)
+            failure = typed(error, "no thread for guests can be started", ours=True)
+            raise failure from failure.__cause__
 
     def submit(self, command: Command) -> None:
         """Hand a command to the thread; any thread may call this.

@@ -30,7 +30,7 @@ def layers_here() -> tuple[Finding, ...]:
     try:
         return _layers_here()
     except OSError as error:
-        failure = typed(error, "no process can be made to look at")
+        failure = typed(error, "no process can be made to look at", ours=True)
         raise failure from failure.__cause__
 
 

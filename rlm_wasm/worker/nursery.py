@@ -130,7 +130,7 @@ class Nursery:
             raise WorkerLost(f"no worker process can be made: {gone.message}") from gone
         except OSError as error:
             # Typed here: anything else that leaves a task of the pool ends the pool, and every run in it.
-            failure = typed(error, _NO_WORKER)
+            failure = typed(error, _NO_WORKER, ours=True)
             raise failure from failure.__cause__
 
     async def _fork(self) -> Child:
@@ -214,7 +214,7 @@ class Nursery:
                 await self._listen(life)
         except (RlmWasmError, OSError) as error:
             # Typed for whoever waits: what leaves a task of the pool ends the pool, and every run in it.
-            life.error = error if isinstance(error, RlmWasmError) else typed(error, _NO_WORKER)
+            life.error = error if isinstance(error, RlmWasmError) else typed(error, _NO_WORKER, ours=True)
         finally:
             self._lose(life)
             life.settled.set()

@@ -78,7 +78,7 @@ class ProcessSession(HostSession):
         try:
             laid_out = await anyio.to_thread.run_sync(lay_out) if in_thread else lay_out()
         except OSError as error:
-            failure = typed(error, "an input cannot be laid out")
+            failure = typed(error, "an input cannot be laid out", ours=True)
             raise failure from failure.__cause__
         await self._operate(Load(self._number, name, laid_out), None)
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Final, TypeVar
 
 from rlm_wasm.core.limits import BoundaryLimits, CellLimits, SessionLimits
-from rlm_wasm.errors import CellCancelled, InternalError
+from rlm_wasm.errors import CellCancelled, HostExhausted, InternalError
 from rlm_wasm.image.memfd import MemoryFile
 from rlm_wasm.sandbox.stock import Stock
 from rlm_wasm.sandbox.text import LaidOut, encoding_of
@@ -150,6 +150,8 @@ class _Host:
     ) -> tuple[m.OperationDone, MemoryFile | None]:
         self.channel.send(m.encode(message), None if file is None else file.fd)
         done, made = self._until(m.OperationDone)
+        if done.error is not None and done.error.kind == HostExhausted.__name__:
+            raise HostExhausted(done.error.message)
         if done.error is not None:
             raise InternalError(f"a worker's rehearsal failed: {done.error.message}")
         return done, made

@@ -31,8 +31,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from rlm_wasm.core.lockdown import Grade, grade_of
-from rlm_wasm.errors import InternalError, LockdownError
+from rlm_wasm.errors import HostExhausted, InternalError, LockdownError
 from rlm_wasm.sandbox import forks
+from rlm_wasm.sandbox.host_limits import check_host_limits
 from rlm_wasm.worker import zygote_messages as messages
 from rlm_wasm.worker.child import cpu_ms_of
 from rlm_wasm.worker.guest_files import GuestFiles, guest_files
@@ -92,8 +93,10 @@ class Zygote:
 
         Raises:
             ArtifactError: no guest is built, or its files are not what was built.
+            HostExhausted: a limit of this process leaves no room for a worker.
             OSError or ZygoteGone: it could not be started.
         """
+        check_host_limits(processes=True)
         required = frozenset(required)
         if unknown := required - set(LAYERS):
             raise InternalError(f"no layers of a lock-down: {', '.join(sorted(unknown))}")
@@ -225,6 +228,8 @@ class Zygote:
         if document["type"] == "failed":
             if document.get("lockdown"):
                 raise LockdownError(str(document["reason"]), hint=document.get("hint"))
+            if document.get("exhausted"):
+                raise HostExhausted(f"no worker process can be made: {document['reason']}")
             raise ZygoteGone(f"the zygote did not start: {document.get('reason')}")
         if document["type"] != "ready":
             raise ZygoteGone("the zygote did not start: it said something else")

@@ -25,13 +25,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from rlm_wasm.errors import LockdownError
+from rlm_wasm.errors import HostExhausted, LockdownError
 from rlm_wasm.sandbox.dirty_unsafe import hold_pagemap
 from rlm_wasm.worker import zygote_messages as messages
 from rlm_wasm.worker.lockdown import layers, process
 from rlm_wasm.worker.lockdown.report import WORKER_LAYERS, Finding, LockdownReport
 from rlm_wasm.worker.lockdown.rlimits import ProcessLimits
 from rlm_wasm.worker.lockdown.syscalls import IMAGE_FD, PAGEMAP_FD, SOCKET_FD
+from rlm_wasm.worker.shortage import is_shortage, told
 
 EXIT_NOT_LOCKED: Final = 71
 EXIT_FAILED: Final = 72
@@ -71,6 +72,10 @@ def _tell_failure(channel: socket.socket, error: Exception) -> None:
     document: dict[str, Any] = {"type": "failed", "reason": f"{type(error).__name__}: {error}"[:1000]}
     if isinstance(error, LockdownError):
         document |= {"reason": error.message, "hint": error.hint, "lockdown": True}
+    elif isinstance(error, HostExhausted):
+        document |= {"reason": error.message, "exhausted": True}
+    elif is_shortage(error):
+        document |= {"reason": f"the zygote did not start: {told(error)}", "exhausted": True}
     with contextlib.suppress(OSError):
         messages.send(channel, document)
 
@@ -133,9 +138,10 @@ def _place(channel: socket.socket, code: int, image: int) -> socket.socket:
 
     Native code takes the place of the worker's socket, until it is loaded.
     """
-    given = (channel.detach(), code, image)
-    # Out of the way, and no further than that: there may be few descriptors.
+    given = (channel.fileno(), code, image)
+    # Out of the way, and no further than that: there may be few. Until here a failure can be told.
     moved = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FREE_FD) for fd in given]
+    channel.detach()
     os.closerange(SOCKET_FD, _FREE_FD)
     os.dup2(moved[0], _CHANNEL_FD, inheritable=False)
     os.dup2(moved[2], IMAGE_FD, inheritable=False)
@@ -257,7 +263,7 @@ def _serve(channel: socket.socket, settled: _Settled) -> NoReturn:
                     raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
                 pidfd, child = _fork(channel, settled, number, packet.fds[0])
             except OSError as error:
-                _tell_exit(channel, number, EXIT_FAILED << 8, f"no fork: {error.strerror}")
+                _tell_exit(channel, number, EXIT_FAILED << 8, f"no fork: {told(error)}")
                 continue
             finally:
                 packet.close()
