@@ -6,10 +6,14 @@ from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
 from rlm_wasm.core.branch import Branch
-from rlm_wasm.core.inputs import ChildRequested, QueryReceived
-from rlm_wasm.core.query_flow import branch_of
+from rlm_wasm.core.effects import RefuseSurplus
+from rlm_wasm.core.inputs import ChildRequested, QueryReceived, Surplus
+from rlm_wasm.core.outbox import Outbox
+from rlm_wasm.core.query_flow import Stopping, branch_of, live_branch, reason_of
+from rlm_wasm.core.request import Cancelled, Denied, Response
 from rlm_wasm.core.run_state import RunState
 from rlm_wasm.errors import QueryError
+from rlm_wasm.ids import RequestId
 
 Given = TypeVar("Given", QueryReceived, ChildRequested, contravariant=True)
 Accepted = TypeVar("Accepted")
@@ -60,3 +64,19 @@ def take_batch(flow: Flow[Given, Accepted], run: RunState, items: Sequence[Given
         flow.give_back(run, each)
     for given in items:
         flow.refuse(run, given, refusal)
+
+
+def refuse_surplus(outbox: Outbox, run: RunState, surplus: Surplus) -> None:
+    """Refuse what there is no room for: the same work for any number of requests."""
+    refusals: list[tuple[Response, int]] = []
+    number = surplus.first
+    try:
+        branch = live_branch(run, surplus.parent)
+    except Stopping as stopping:
+        refusals.append((Cancelled(stopping.message), surplus.requests))
+    else:
+        for error, count in run.count_surplus(branch, surplus.requests):
+            run.journal.deny(reason_of(error), number, surplus.depth, surplus.parent, count=count)
+            refusals.append((Denied(error), count))
+            number = RequestId(number + count)
+    outbox.add(RefuseSurplus(run.run_id, surplus.first, tuple(refusals)))

@@ -71,6 +71,14 @@ class Respond(NamedTuple):
     response: Response
 
 
+class RefuseSurplus(NamedTuple):
+    """Hand requests that follow each other in number their responses: so many the same, from `first` on."""
+
+    run_id: RunId
+    first: RequestId
+    refusals: tuple[tuple[Response, int], ...]
+
+
 class SetTimer(NamedTuple):
     """Report TimerFired at `at_ns` of the clock that `handle` is given, or soon after."""
 
@@ -106,6 +114,7 @@ Effect: TypeAlias = (
     | StopChild
     | GiveFuel
     | Respond
+    | RefuseSurplus
     | SetTimer
     | ClearTimer
     | EmitEvent

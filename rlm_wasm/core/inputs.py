@@ -108,11 +108,28 @@ class ChildRequested(NamedTuple):
     caps: Mapping[Dimension, int] = {}
 
 
+class Surplus(NamedTuple):
+    """So many requests behind those of a batch, numbered on from `first`, for which nothing is left.
+
+    They are counted and refused together, whatever they ask: one by one, a guest could have its host
+    refuse millions for next to nothing.
+    """
+
+    first: RequestId
+    requests: int
+    depth: int
+    parent: RequestId | None = None
+
+
 class BatchReceived(NamedTuple):
-    """Requests of one conversation that came together, all of one kind."""
+    """Requests of one conversation that came together, all of one kind.
+
+    `surplus` are those beyond what `Scheduler.room` had for them; `items` may be empty then.
+    """
 
     run_id: RunId
     items: tuple[QueryReceived | ChildRequested, ...]
+    surplus: Surplus | None = None
 
 
 class ChildFinished(NamedTuple):

@@ -43,15 +43,27 @@ class Journal:
             return [self._number(kind, now_ns, data, depth, parent)]
         return self._admit(kind, now_ns, data, depth, parent)
 
-    def deny(self, reason: str, request_id: RequestId, depth: int = 0, parent: int | None = None) -> None:
-        """Count a denial. A guest that repeats itself for ever makes one number grow, not the log."""
-        self._denied += 1
+    def deny(
+        self,
+        reason: str,
+        request_id: RequestId,
+        depth: int = 0,
+        parent: int | None = None,
+        *,
+        count: int = 1,
+    ) -> None:
+        """Count denials of requests that follow each other in number, `request_id` the first.
+
+        A guest that repeats itself for ever makes one number grow, not the log.
+        """
+        self._denied += count
+        last = RequestId(request_id + count - 1)
         fold = self._folds.get((reason, depth, parent))
         if fold is None:
-            self._folds[reason, depth, parent] = _Fold(1, request_id, request_id)
+            self._folds[reason, depth, parent] = _Fold(count, request_id, last)
         else:
-            fold.count += 1
-            fold.last_request = request_id
+            fold.count += count
+            fold.last_request = last
 
     def close(self, now_ns: int, data: dict[str, object]) -> list[Event]:
         """Return the last events of the run, ending with `run_ended`."""

@@ -212,6 +212,12 @@ class Ledger:
                     if amount > each.limit[place] - each.spent[place] - each.reserved[place]:
                         raise _refusal(each, place, amount)
 
+    def refusal(self, dimension: Dimension, view: View) -> BudgetExceeded:
+        """Return what an amount of 1 is refused with once nothing is left of a dimension."""
+        place = _PLACE[dimension]
+        line = view.tightest(place)
+        return BudgetExceeded(dimension.value, requested=1, available=0, limit=line.limit)
+
     def absorb(self, charge: Charge, view: View | None = None) -> None:
         """Count what has already happened, within the limit or beyond it."""
         for each in (view or self.root).chain:

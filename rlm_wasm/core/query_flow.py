@@ -20,6 +20,7 @@ from rlm_wasm.core.request import Cancelled, Completed, Denied, Failed, Response
 from rlm_wasm.core.retry import backoff_ms, jitter_unit
 from rlm_wasm.core.run_state import NS_PER_MS, OpenRequest, RunState
 from rlm_wasm.errors import BudgetExceeded, InternalError, QueryError
+from rlm_wasm.ids import RequestId
 
 
 class QueryFlow:
@@ -219,11 +220,17 @@ def branch_of(run: RunState, given: QueryReceived | ChildRequested) -> Branch:
     """Return the conversation that asks, or raise the QueryError for one that may not any more."""
     if given.request_id in run.requests or given.request_id in run.children:
         raise InternalError(f"request {given.request_id} of {given.run_id} is open already")
-    branch = run.branch(given.parent)
-    if branch is None:
-        raise Stopping("the child is over")
+    branch = live_branch(run, given.parent)
     if branch.depth != given.depth:
         raise InternalError(f"request {given.request_id} of {given.run_id} comes from another depth")
+    return branch
+
+
+def live_branch(run: RunState, parent: RequestId | None) -> Branch:
+    """Return a conversation that may ask, or raise Stopping."""
+    branch = run.branch(parent)
+    if branch is None:
+        raise Stopping("the child is over")
     stopping = run.stopping or branch.stopping
     if stopping is not None:
         raise Stopping(stopping)

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from enum import Enum, auto
 from typing import Final
 
-from rlm_wasm.core.effects import Effect, EmitEvent, Respond
+from rlm_wasm.core.effects import Effect, EmitEvent, RefuseSurplus, Respond
 from rlm_wasm.core.inputs import (
     BatchReceived,
     ChildFinished,
@@ -39,6 +39,7 @@ from rlm_wasm.core.recorded_event import (
 )
 from rlm_wasm.core.recorded_refusals import Fold, OwedRefusals, fold_of
 from rlm_wasm.core.request import Denied
+from rlm_wasm.errors import QueryError
 from rlm_wasm.events import Event
 from rlm_wasm.ids import RequestId
 
@@ -149,8 +150,8 @@ class RecordedOrder:
                 return self.over or not self._tree.is_stopped(parent)
             case ChildFinished(request_id=number):
                 return self.over or number not in self._tree.abandoned
-            case BatchReceived(items=items):
-                self._asking = items[0].parent
+            case BatchReceived(items=items, surplus=surplus):
+                self._asking = surplus.parent if surplus is not None else items[0].parent
             case QueryReceived(parent=parent) | ChildRequested(parent=parent):
                 self._asking = parent
         return True
@@ -178,10 +179,18 @@ class RecordedOrder:
             case EmitEvent(event=event):
                 self._emitted(event)
             case Respond(request_id=number, response=Denied(error=error)) if number not in self._accepted:
-                fold = reason_of(error), self._asking
-                self._refused[fold] += 1
-                self._last_request = max(self._last_request, number)
-                self._owed.refuse(fold)
+                self._was_refused(error, number, 1)
+            case RefuseSurplus(first=number, refusals=refusals):
+                for response, times in refusals:
+                    if isinstance(response, Denied):
+                        self._was_refused(response.error, number + times - 1, times)
+                        number = RequestId(number + times)
+
+    def _was_refused(self, error: QueryError, last: int, times: int) -> None:
+        fold = reason_of(error), self._asking
+        self._refused[fold] += times
+        self._last_request = max(self._last_request, last)
+        self._owed.refuse(fold, times)
 
     def _emitted(self, event: Event) -> None:
         if self.over:

@@ -93,16 +93,17 @@ class OwedRefusals:
         """Whether any is still to come."""
         return self._unmet > 0
 
-    def refuse(self, fold: Fold) -> None:
-        """Count one."""
+    def refuse(self, fold: Fold, times: int = 1) -> None:
+        """Count one, or as many as were refused together."""
         owed = self._by_fold.get(fold)
         if owed is None or owed.met:
             return
-        owed.refused += 1
-        self._missing -= 1
+        first, times = owed.refused == 0, min(times, owed.count - owed.refused)
+        owed.refused += times
+        self._missing -= times
         if owed.met:
             self._unmet -= 1
-        elif owed.refused == 1 or owed.lacks_its_last:
+        elif first or owed.lacks_its_last:
             self._file(owed)
 
     def _file(self, owed: _Owed) -> None:

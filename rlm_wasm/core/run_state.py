@@ -119,6 +119,30 @@ class RunState:
             if branch.cell_requests > most:
                 raise BudgetExceeded("cell.requests", requested=1, available=0, limit=most)
 
+    def room(self, branch: Branch, count: int) -> int:
+        """Return how many of so many requests of a guest that come together are worth looking at.
+
+        For the others nothing is left: not of the cell's requests, or not of the run's.
+        """
+        left = self.ledger.available(Dimension.REQUESTS, branch.view)
+        room = max(0, min(count, left, self.facts.cell_requests_max - branch.cell_requests))
+        # Where one that is refused has all refused, there is no use in looking at any.
+        return room if room == count or self.facts.query.batch == "part" else 0
+
+    def count_surplus(self, branch: Branch, count: int) -> list[tuple[BudgetExceeded, int]]:
+        """Count requests beyond the room for them, and return why so many each are refused, in order."""
+        view, most = branch.view, self.facts.cell_requests_max
+        left = self.ledger.available(Dimension.REQUESTS, view)
+        counted, of_cell = min(count, left), max(0, most - branch.cell_requests)
+        by_run = self.ledger.refusal(Dimension.REQUESTS, view)
+        by_cell = BudgetExceeded("cell.requests", requested=1, available=0, limit=most)
+        self.ledger.spend(Charge(requests=counted), view)
+        branch.cell_requests += counted
+        if self.facts.query.batch == "all":
+            # All of them for what the first was refused for that did not fit.
+            return [(by_cell if of_cell < left else by_run, count)]
+        return [(why, number) for why, number in ((by_cell, counted), (by_run, count - counted)) if number]
+
     def in_flight(self, request_id: RequestId, attempt: int) -> OpenRequest | None:
         """Return the request if exactly this attempt of it is under way."""
         request = self.requests.get(request_id)

@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import assert_never
 
 from rlm_wasm.core import run_events
-from rlm_wasm.core.batch import take_batch
+from rlm_wasm.core.batch import refuse_surplus, take_batch
 from rlm_wasm.core.branch import Branch
 from rlm_wasm.core.child_flow import ChildFlow
 from rlm_wasm.core.effects import (
@@ -27,6 +27,7 @@ from rlm_wasm.core.effects import (
     EmitEvent,
     EndRun,
     GiveFuel,
+    RefuseSurplus,
     Respond,
     SendQuery,
     SetTimer,
@@ -54,6 +55,7 @@ from rlm_wasm.core.inputs import (
     RunCancelled,
     RunEnded,
     RunStarted,
+    Surplus,
     TimerFired,
 )
 from rlm_wasm.core.ledger import Charge, Dimension, DimensionView
@@ -87,6 +89,7 @@ __all__ = [
     "ProviderAnswered",
     "ProviderFailed",
     "QueryReceived",
+    "RefuseSurplus",
     "RequestAbandoned",
     "Respond",
     "RunCancelled",
@@ -97,6 +100,7 @@ __all__ = [
     "SetTimer",
     "StartChild",
     "StopChild",
+    "Surplus",
     "TimerFired",
 ]
 
@@ -126,6 +130,17 @@ class Scheduler:
         """Return the account of an open run as a conversation sees it; InternalError if it is not open."""
         run, branch = self._open_branch(run_id, parent)
         return run.ledger.snapshot(branch.view)
+
+    def room(self, run_id: RunId, parent: RequestId | None, count: int) -> int:
+        """Return how many of so many requests that come together are worth giving one by one.
+
+        All others are the surplus of their batch.
+        """
+        run = self._runs.get(run_id)
+        branch = run.branch(parent) if run else None
+        if run is None or branch is None or run.stopping is not None or branch.stopping is not None:
+            return 0
+        return run.room(branch, count)
 
     def standing(self, run_id: RunId, parent: RequestId | None, now_ns: int) -> dict[str, DimensionView]:
         """Return all that bounds a conversation: its account, and depth, time, sessions, its cell."""
@@ -173,9 +188,11 @@ class Scheduler:
                 self._queries.answered(run, given)
                 if request is not None:
                     self._stop_if_overdrawn(run, request.branch)
-            case BatchReceived(items=items):
+            case BatchReceived(items=items, surplus=surplus):
                 take_batch(self._queries, run, [i for i in items if isinstance(i, QueryReceived)])
                 take_batch(self._children, run, [i for i in items if isinstance(i, ChildRequested)])
+                if surplus is not None:
+                    refuse_surplus(self._outbox, run, surplus)
             case ProviderFailed():
                 self._queries.failed(run, given)
             case ChildRequested():
@@ -231,6 +248,8 @@ class Scheduler:
         for item in items:
             if isinstance(item, QueryReceived | ChildRequested):
                 self._outbox.add(Respond(item.run_id, item.request_id, gone))
+        if isinstance(given, BatchReceived) and (surplus := given.surplus) is not None:
+            self._outbox.add(RefuseSurplus(given.run_id, surplus.first, ((gone, surplus.requests),)))
 
     def _abandoned(self, run: RunState, request_id: RequestId) -> None:
         reason = "nobody waits for it any more"

@@ -6,9 +6,8 @@ broker holds no policy and makes no decision.
 
 from __future__ import annotations
 
-import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Final, Protocol
@@ -35,6 +34,7 @@ from rlm_wasm.core.scheduler import (
     ProviderAnswered,
     ProviderFailed,
     QueryReceived,
+    RefuseSurplus,
     Respond,
     RunCancelled,
     RunStarted,
@@ -43,6 +43,7 @@ from rlm_wasm.core.scheduler import (
     SetTimer,
     StartChild,
     StopChild,
+    Surplus,
     TimerFired,
 )
 from rlm_wasm.errors import ProviderError, RlmWasmError
@@ -56,8 +57,10 @@ from rlm_wasm.runtime.turns import Turns
 Sink = Callable[[Event], None]
 # From a model's name in the policy to its provider and its name there.
 Router = Callable[[str], tuple[Provider, str]]
-# Takes the responses to a batch, in order.
-Answered = Callable[[list[Response]], None]
+# So many responses that are the same, in order.
+Refusals = tuple[tuple[Response, int], ...]
+# Takes the responses to a batch, in order, and those to its surplus.
+Answered = Callable[[list[Response], Refusals], None]
 # Takes what a cell may use from now on.
 Fuelled = Callable[[int], None]
 # A cancelled provider call has this long to close its connection before its run is over without it.
@@ -81,19 +84,29 @@ class Driver(Protocol):
 class _Batch:
     """Requests that were asked together, and who wants their responses."""
 
-    __slots__ = ("_answered", "_missing", "_responses")
+    __slots__ = ("_answered", "_missing", "_refusals", "_responses")
 
-    def __init__(self, numbers: Sequence[RequestId], answered: Answered) -> None:
+    def __init__(self, numbers: Sequence[RequestId], surplus: int, answered: Answered) -> None:
         self._responses: dict[RequestId, Response | None] = dict.fromkeys(numbers)
-        self._missing = len(numbers)
+        self._refusals: Refusals = ()
+        self._missing = len(numbers) + surplus
         self._answered = answered
 
     def put(self, number: RequestId, response: Response) -> None:
         """Take the one response of one request; with the last one, hand over all, as they were asked."""
         self._responses[number] = response
-        self._missing -= 1
+        self._came(1)
+
+    def refuse(self, refusals: Refusals) -> None:
+        """Take the responses to the surplus."""
+        self._refusals = refusals
+        self._came(sum(times for _, times in refusals))
+
+    def _came(self, count: int) -> None:
+        self._missing -= count
         if not self._missing:
-            self._answered([response for response in self._responses.values() if response is not None])
+            responses = [response for response in self._responses.values() if response is not None]
+            self._answered(responses, self._refusals)
 
 
 class _Sent:
@@ -132,7 +145,7 @@ class _Run:
     waiting: dict[RequestId, _Batch] = field(default_factory=dict)
     # The conversations whose cell waits for fuel, by the request that they answer.
     dry: dict[RequestId | None, Fuelled] = field(default_factory=dict)
-    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    numbers: int = 0  # the last one that a request was given
 
 
 class Broker:
@@ -164,6 +177,7 @@ class Broker:
         self._performs: Final[dict[type[Effect], Callable[[Any], None]]] = {
             EmitEvent: self._emit,
             Respond: self._respond,
+            RefuseSurplus: self._refuse_surplus,
             SendQuery: self._send_soon,
             CancelQuery: self._cancel,
             SetTimer: self._set_timer,
@@ -210,9 +224,16 @@ class Broker:
                 await gone.wait()
         return run.unwritten
 
-    def next_request(self, run_id: RunId) -> RequestId:
-        """Return a number that no request of this run has had."""
-        return RequestId(next(self._runs[run_id].numbers))
+    def next_request(self, run_id: RunId, count: int = 1) -> RequestId:
+        """Return a number that no request of this run has had, the first of so many."""
+        run = self._runs[run_id]
+        first = run.numbers + 1
+        run.numbers += count
+        return RequestId(first)
+
+    def room(self, run_id: RunId, parent: RequestId | None, count: int) -> int:
+        """Return how many of so many requests are worth asking one by one; the others are surplus."""
+        return self._scheduler.room(run_id, parent, count)
 
     def budget_view(self, run_id: RunId, parent: RequestId | None = None) -> dict[Dimension, DimensionView]:
         """Return the account of an open run, as one of its conversations sees it."""
@@ -227,25 +248,38 @@ class Broker:
         came = anyio.Event()
         box: list[Response] = []
 
-        def answered(responses: list[Response]) -> None:
+        def answered(responses: list[Response], refusals: Refusals) -> None:
             box.extend(responses)
             came.set()
 
-        self.ask([received], answered)
+        self.ask(received.run_id, [received], answered)
         await came.wait()
         return box[0]
 
-    def ask(self, batch: Sequence[QueryReceived | ChildRequested], answered: Answered) -> None:
+    def ask(
+        self,
+        run_id: RunId,
+        batch: Sequence[QueryReceived | ChildRequested],
+        answered: Answered,
+        surplus: Surplus | None = None,
+    ) -> None:
         """Submit requests of one conversation together; `answered` is called once, when all are answered.
 
         It is called on the event loop's thread, perhaps before this returns, and must not raise.
         """
-        run_id, turns = batch[0].run_id, self._turns
-        if turns is not None:
-            answered = _waiting(turns, batch[0].parent, answered)
+        if self._turns is not None:
+            parent = batch[0].parent if surplus is None else surplus.parent
+            answered = _waiting(self._turns, parent, answered)
         numbers = [received.request_id for received in batch]
-        self._runs[run_id].waiting.update(dict.fromkeys(numbers, _Batch(numbers, answered)))
-        self.submit(batch[0] if len(batch) == 1 else BatchReceived(run_id, tuple(batch)))
+        waiting = self._runs[run_id].waiting
+        asked = _Batch(numbers, surplus.requests if surplus else 0, answered)
+        waiting.update(dict.fromkeys(numbers, asked))
+        if surplus is not None:
+            waiting[surplus.first] = asked
+        elif len(batch) == 1:
+            self.submit(batch[0])
+            return
+        self.submit(BatchReceived(run_id, tuple(batch), surplus))
 
     def ask_fuel(self, given: CellStarted | FuelWanted, fuelled: Fuelled) -> None:
         """Reserve fuel for a conversation's cell; `fuelled` is called once, with how much that is.
@@ -360,6 +394,12 @@ class Broker:
         if batch is not None:
             batch.put(effect.request_id, effect.response)
 
+    def _refuse_surplus(self, effect: RefuseSurplus) -> None:
+        run = self._runs.get(effect.run_id)
+        batch = run.waiting.pop(effect.first, None) if run else None
+        if batch is not None:
+            batch.refuse(effect.refusals)
+
     def _give_fuel(self, effect: GiveFuel) -> None:
         run = self._runs.get(effect.run_id)
         fuelled = run.dry.pop(effect.parent, None) if run else None
@@ -447,9 +487,9 @@ def _waiting(turns: Turns, owner: RequestId | None, answered: Answered) -> Answe
     """Return an `answered` until which a conversation waits."""
     wait = turns.waits(owner)
 
-    def over(responses: list[Response]) -> None:
+    def over(responses: list[Response], refusals: Refusals) -> None:
         turns.over(wait)
-        answered(responses)
+        answered(responses, refusals)
 
     return over
 

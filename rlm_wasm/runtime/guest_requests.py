@@ -12,10 +12,17 @@ from rlm_wasm.core.limits import BoundaryLimits
 from rlm_wasm.core.messages import Message
 from rlm_wasm.core.pricing import utf8_bytes
 from rlm_wasm.core.request import Cancelled, Completed, Denied, Response
-from rlm_wasm.core.scheduler import ChildRequested, FuelWanted, Noted, QueryReceived, RequestAbandoned
+from rlm_wasm.core.scheduler import (
+    ChildRequested,
+    FuelWanted,
+    Noted,
+    QueryReceived,
+    RequestAbandoned,
+    Surplus,
+)
 from rlm_wasm.errors import BoundaryViolation, DeadlineExceeded, QueryError
 from rlm_wasm.ids import RequestId, RunId
-from rlm_wasm.runtime.broker import Broker
+from rlm_wasm.runtime.broker import Broker, Refusals
 from rlm_wasm.wire.boundary import (
     Budget,
     Finish,
@@ -47,10 +54,13 @@ class _Asked:
     reply: Reply
     numbers: tuple[RequestId, ...]
 
-    def answered(self, responses: list[Response]) -> None:
+    def answered(self, responses: list[Response], refusals: Refusals) -> None:
         """Hand the guest its response frame."""
         self.guest.keep(self, responses)
-        self.reply(encode_batch_response(responses) if self.batched else encode_response(responses[0]))
+        if self.batched:
+            self.reply(encode_batch_response(responses, refusals))
+        else:
+            self.reply(encode_response(responses[0]))
 
 
 @dataclass(slots=True)
@@ -160,7 +170,7 @@ class GuestRequests(Answerer):
 
     def _query(self, prompts: Sequence[str], model: str | None, reply: Reply, *, batched: bool) -> None:
         broker, run_id = self.broker, self.run_id
-        group = broker.next_request(run_id) if len(prompts) > 1 else None
+        group, room = self._room(prompts)
         name = self.sub_model if model is None else model
         batch = [
             QueryReceived(
@@ -174,15 +184,22 @@ class GuestRequests(Answerer):
                 group,
                 self.parent,
             )
-            for prompt in prompts
+            for prompt in prompts[:room]
         ]
         self._ask(batch, prompts, reply, batched=batched)
+
+    def _room(self, prompts: Sequence[str]) -> tuple[RequestId | None, int]:
+        """Return the number of a batch, and how many of its prompts are worth a request of their own."""
+        if len(prompts) == 1:
+            return None, 1
+        group = self.broker.next_request(self.run_id)
+        return group, self.broker.room(self.run_id, self.parent, len(prompts))
 
     def _start(
         self, prompts: Sequence[str], request: RlmQuery | RlmQueryBatch, reply: Reply, *, batched: bool
     ) -> None:
         broker, run_id = self.broker, self.run_id
-        group = broker.next_request(run_id) if len(prompts) > 1 else None
+        group, room = self._room(prompts)
         caps = {} if request.budget is None else request.budget.caps()
         batch = [
             ChildRequested(
@@ -195,7 +212,7 @@ class GuestRequests(Answerer):
                 self.parent,
                 caps,
             )
-            for prompt in prompts
+            for prompt in prompts[:room]
         ]
         self._ask(batch, prompts, reply, batched=batched)
 
@@ -211,13 +228,18 @@ class GuestRequests(Answerer):
         self.end_cell()
         numbers = tuple([each.request_id for each in batch])
         asked = self._open = _Asked(self, prompts, batched, reply, numbers)
-        self.broker.ask(batch, asked.answered)
+        surplus = None
+        if (count := len(prompts) - len(batch)) > 0:
+            first = self.broker.next_request(self.run_id, count)
+            surplus = Surplus(first, count, self.depth, self.parent)
+        self.broker.ask(self.run_id, batch, asked.answered, surplus)
 
     def keep(self, asked: _Asked, responses: list[Response]) -> None:
         """Take what was answered: nothing waits for it any more, and a lost session is told of it."""
         if self._open is asked:
             self._open = None
-        for prompt, response in zip(asked.prompts, responses, strict=True):
+        # What there was no room for has no response of its own, and stands last.
+        for prompt, response in zip(asked.prompts, responses, strict=False):
             if len(self._kept) >= ANSWERED_KEPT_MAX:
                 break
             if isinstance(response, Completed):
@@ -227,5 +249,5 @@ class GuestRequests(Answerer):
 def _stopped(request: LlmQuery | LlmQueryBatch | RlmQuery | RlmQueryBatch) -> bytes:
     gone = Cancelled("the conversation was stopped")
     if isinstance(request, LlmQueryBatch | RlmQueryBatch):
-        return encode_batch_response([gone] * len(request.prompts))
+        return encode_batch_response([], [(gone, len(request.prompts))])
     return encode_response(gone)

@@ -26,6 +26,8 @@ MODULE: Final = "rlm"
 # About what a call and a byte cost the host, in fuel: 100 M fuel ran 8.5 ms, a call takes up to 10 µs.
 FUEL_PER_CALL: Final = 100_000
 FUEL_PER_BYTE: Final = 4
+# A request is work for the host's event loop, whatever comes of it: some 80 µs, most of them for deciding.
+FUEL_PER_REQUEST: Final = 1_000_000
 # A request is decoded too, at up to 8 ns a byte, and that time is on no cell's clock.
 FUEL_PER_REQUEST_BYTE: Final = 64
 SLICE_WALL_NS: Final = 10_000_000
@@ -171,7 +173,7 @@ def _define(kind: int, body: Callable[[ImportHandler, Any], tuple[int, bool]]) -
 
 def _call(handler: ImportHandler, args: Any) -> tuple[int, bool]:
     length = args[1].of.i32
-    handler.charge(FUEL_PER_CALL + FUEL_PER_REQUEST_BYTE * (length & 0xFFFF_FFFF))
+    handler.charge(FUEL_PER_REQUEST + FUEL_PER_REQUEST_BYTE * (length & 0xFFFF_FFFF))
     handler.on_call(args[0].of.i32, length, args[2].of.i32, args[3].of.i32)
     return 0, True
 

@@ -10,7 +10,7 @@ session are the host's to know.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Final, TypeAlias
 
 import msgspec
@@ -231,9 +231,14 @@ def encode_response(response: Response) -> bytes:
     return _ENCODER.encode(_response_document(response))
 
 
-def encode_batch_response(responses: Sequence[Response]) -> bytes:
-    """Encode the answer to LlmQueryBatch: each item ends in its own way."""
-    return _ENCODER.encode({"status": "completed", "items": [_response_document(r) for r in responses]})
+def encode_batch_response(
+    responses: Sequence[Response], refusals: Iterable[tuple[Response, int]] = ()
+) -> bytes:
+    """Encode the answer to LlmQueryBatch: each item ends in its own way, and behind them so many the same."""
+    items = [_ENCODER.encode(_response_document(response)) for response in responses]
+    for response, times in refusals:
+        items += [_ENCODER.encode(_response_document(response))] * times
+    return b'{"status":"completed","items":[' + b",".join(items) + b"]}"
 
 
 def encode_budget_response(view: Mapping[str, DimensionView]) -> bytes:

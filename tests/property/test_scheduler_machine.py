@@ -24,6 +24,7 @@ from rlm_wasm.core.effects import (
     EmitEvent,
     EndRun,
     GiveFuel,
+    RefuseSurplus,
     Respond,
     SendQuery,
     SetTimer,
@@ -44,6 +45,7 @@ from rlm_wasm.core.inputs import (
     RequestAbandoned,
     RunCancelled,
     RunEnded,
+    Surplus,
     TimerFired,
 )
 from rlm_wasm.core.messages import Usage
@@ -213,6 +215,31 @@ class SchedulerMachine(RuleBasedStateMachine):
             return run.admit_query(items[place].request_id, node, bounds[place], model)
 
         self.give_batch(run_id, node, tuple(items), admit)
+
+    @rule(pick=picks, count=st.sampled_from([1, 3, 1_000]))
+    def ask_beyond_all_room(self, pick: int, count: int) -> None:
+        """What there is no room for is counted and refused together, with one effect."""
+        run_id, node = self.pick_node(pick)
+        run = self.runs[run_id]
+        book, live = run.node(node), run.live(node)
+        room = self.scheduler.room(run_id, node, count)
+        left = run.available(D.REQUESTS, node)
+        fitting = max(0, min(count, left, run.cell_requests_max - book.cell_requests)) if live else 0
+        assert room == (fitting if run.batch == "part" or fitting == count else 0)
+        if room:
+            return
+        if live:
+            run.pay({D.REQUESTS: min(count, left)}, node)
+            book.cell_requests += min(count, left)
+        first = RequestId(self.number + 1)
+        self.number += count
+        said = self.give(BatchReceived(run_id, (), Surplus(first, count, book.depth, node)))
+        (refused,) = [e for e in said if isinstance(e, RefuseSurplus)]
+        assert (refused.run_id, refused.first) == (run_id, first)
+        assert sum(times for _, times in refused.refusals) == count
+        assert 1 <= len(refused.refusals) <= 2
+        assert all(isinstance(r, Denied) if live else r.status == "cancelled" for r, _ in refused.refusals)
+        assert len(said) <= 2 + 10 * len(self.flying), "no work for each of them"
 
     @rule(pick=picks, count=st.integers(2, 4), caps=st.dictionaries(st.sampled_from(D), st.integers(0, 30)))
     def ask_for_children(self, pick: int, count: int, caps: Amounts) -> None:

@@ -70,6 +70,8 @@ class RunAccount:
     late: dict[tuple[RequestId, int], Amounts] = field(default_factory=dict)
     corrected: set[tuple[RequestId, int]] = field(default_factory=set)
     timers: dict[str, int] = field(default_factory=dict)
+    # Requests beyond the room for them, by the first one's number: how many, and whether they may be denied.
+    surplus: dict[RequestId, tuple[int, bool]] = field(default_factory=dict)
     responses: dict[RequestId, int] = field(default_factory=dict)
     seq: int = 0
     at_ns: int = 0

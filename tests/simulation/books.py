@@ -18,6 +18,7 @@ from rlm_wasm.core.effects import (
     EmitEvent,
     EndRun,
     GiveFuel,
+    RefuseSurplus,
     Respond,
     SendQuery,
     SetTimer,
@@ -38,12 +39,14 @@ from rlm_wasm.core.inputs import (
     QueryReceived,
     RunEnded,
     RunStarted,
+    Surplus,
     TimerFired,
 )
 from rlm_wasm.core.limits import PermitLimits
 from rlm_wasm.core.messages import Usage
 from rlm_wasm.core.request import Cancelled, Completed, Denied
 from rlm_wasm.ids import RequestId, RunId
+from rlm_wasm.runtime.broker import Refusals
 from tests.simulation.accounts import OPEN, OPEN_QUERY, Amounts, Node, Request, RunAccount, cost
 
 # A timer may be noticed so much after it was due: virtual lateness, and rounds of callbacks.
@@ -115,8 +118,10 @@ class Books:
             case QueryReceived() | ChildRequested():
                 self._new(run, given)
                 run.admit(given, self._now_ns)
-            case BatchReceived(items=items):
+            case BatchReceived(items=items, surplus=surplus):
                 self._batch(run, items)
+                if surplus is not None:
+                    self._surplus(run, surplus)
             case ProviderAnswered(request_id=number, attempt=attempt):
                 self._reported(run, number, attempt, self._bill(run, number, given.usage), "answering")
             case ProviderFailed(request_id=number, attempt=attempt):
@@ -170,6 +175,25 @@ class Books:
                     run.take_back(number)
                 return
             admitted.append(item.request_id)
+
+    def _surplus(self, run: RunAccount, surplus: Surplus) -> None:
+        """Take in what there should be no room for: counted one by one, as if each had come alone."""
+        last = surplus.first + surplus.requests
+        known = [number for number in run.requests if surplus.first <= number < last]
+        self.check(not known, "4: a request number was used twice")
+        live, fits = run.live(surplus.parent), 0
+        for _ in range(surplus.requests if live else 0):
+            fits += run.count(surplus.parent, of_guest=True)
+        all_or_none = run.facts.query.batch == "all"
+        self.check(fits == 0 or (all_or_none and fits < surplus.requests), "3: there is room for surplus")
+        run.surplus[surplus.first] = (surplus.requests, live)
+
+    def _surplus_refused(self, run: RunAccount, first: RequestId, refusals: Refusals) -> None:
+        requests, live = run.surplus.pop(first, (0, False))
+        told = sum(times for _, times in refusals)
+        self.check(told == requests, f"3: {told} responses to a surplus of {requests}")
+        kind = Denied if live else Cancelled
+        self.check(all(isinstance(response, kind) for response, _ in refusals), "1: surplus was not refused")
 
     def _bill(self, run: RunAccount, number: RequestId, usage: Usage | None) -> Amounts | None:
         if usage is None or not all(
@@ -241,6 +265,10 @@ class Books:
                 self._fuel_given(self.runs[run_id], node, fuel)
             case Respond():
                 self._responded(effect)
+            case RefuseSurplus(run_id=run_id, first=first, refusals=refusals):
+                run = self.runs.get(run_id) or self.ended.get(run_id)
+                if run is not None:
+                    self._surplus_refused(run, first, refusals)
             case SetTimer(run_id=run_id, timer_id=timer_id, at_ns=at_ns):
                 self._timer_set(self.runs[run_id], timer_id, at_ns)
             case ClearTimer(run_id=run_id, timer_id=timer_id):
@@ -354,6 +382,7 @@ class Books:
     def _after(self, given: Input, effects: list[Effect]) -> None:
         self._refusals_came_at_once(given, effects)
         for run in self.runs.values():
+            self.check(not run.surplus, "3: surplus without a response")
             waiting: set[Node] = set()
             for number, request in run.requests.items():
                 open_ = request.where in OPEN

@@ -58,7 +58,7 @@ async def test_a_run_ends_with_its_last_call_whichever_hangs_up_first() -> None:
     async with anyio.create_task_group() as tasks:
         await tasks.start(broker.serve)
         broker.start_run(started(), lambda name: (model, name), [], Nobody())
-        broker.ask([query(1), query(2)], responses.extend)
+        broker.ask(RUN, [query(1), query(2)], lambda found, _: responses.extend(found))
         await anyio.wait_all_tasks_blocked()
         tasks.start_soon(finish)
         for number in (1, 0):
