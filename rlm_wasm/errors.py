@@ -94,6 +94,12 @@ class OutputExceeded(GuestError):
     outcome = "output_exceeded"
 
 
+class RequestsExceeded(GuestError):
+    """The cell went on asking long after its requests were used up."""
+
+    outcome = "requests_exceeded"
+
+
 class BoundaryViolation(GuestError):
     """A frame, pointer, length or state at the boundary was not what it may be."""
 

@@ -261,11 +261,15 @@ class OutputExceeded(CellInterrupted):
     """The cell wrote more than it may; what it writes from now on is dropped."""
 
 
+class RequestsExceeded(CellInterrupted):
+    """The cell asks and asks, and catches every refusal; nothing that it asks is looked at any more."""
+
+
 class CellCancelled(CellInterrupted):
     """Somebody outside cancelled the cell."""
 
 
-_INTERRUPTS = {1: FuelExhausted, 2: DeadlineExceeded, 3: OutputExceeded, 4: CellCancelled}
+_INTERRUPTS = {1: FuelExhausted, 2: DeadlineExceeded, 3: OutputExceeded, 4: CellCancelled, 5: RequestsExceeded}
 
 
 def _on_interrupt(number, frame):

@@ -25,6 +25,7 @@ _BY_OUTCOME: Final = {
     "memory_exceeded": ExitCode.LIMIT,
     "deadline_exceeded": ExitCode.LIMIT,
     "output_exceeded": ExitCode.LIMIT,
+    "requests_exceeded": ExitCode.LIMIT,
     "boundary_violation": ExitCode.VIOLATION,
     "guest_trap": ExitCode.VIOLATION,
     "worker_lost": ExitCode.VIOLATION,

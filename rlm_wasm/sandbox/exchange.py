@@ -12,7 +12,13 @@ from time import monotonic_ns, time_ns
 from typing import Final
 
 from rlm_wasm.core.limits import BoundaryLimits, CellLimits, SessionLimits
-from rlm_wasm.errors import BoundaryViolation, DeadlineExceeded, GuestError, OutputExceeded
+from rlm_wasm.errors import (
+    BoundaryViolation,
+    DeadlineExceeded,
+    GuestError,
+    OutputExceeded,
+    RequestsExceeded,
+)
 from rlm_wasm.sandbox.imports import ENTROPY_BYTES_MAX
 from rlm_wasm.sandbox.instance import Instance
 
@@ -25,10 +31,14 @@ CONTROL_STREAM_BYTES_MAX: Final = 512 << 10
 # A guest that ignores being told that its output is full is stopped after so much more.
 DROPPED_BYTES_MAX: Final = 1 << 20
 FLOOD_FACTOR: Final = 4
-# The response to a request over the cap: in form what `wire.boundary` gives for a LimitExceeded.
+# Responses to what is not looked at: in form what `wire.boundary` gives for these errors.
 _TOO_LONG: Final = (
     b'{"status":"denied","error":{"type":"LimitExceeded","message":'
     b'"a request of %d bytes; boundary.frame_bytes_max allows %d"}}'
+)
+_TOO_MANY: Final = (
+    b'{"status":"denied","error":{"type":"BudgetExceeded","message":'
+    b'"request %d of a cell; cell.requests_max allows %d"}}'
 )
 # The virtual clock: starts at a fixed date, runs with fuel (12 fuel a nanosecond, the measured speed).
 VIRTUAL_EPOCH_NS: Final = 1_700_000_000_000_000_000
@@ -73,6 +83,7 @@ class Exchange:
         self.wake_ns: int | None = None
         self.dropped_bytes = 0
         self.overslept = False
+        self.flooded = False
         self.streams: dict[int, bytearray] = {}
         self._requests = 0
         self._response: bytes | None = None
@@ -142,15 +153,21 @@ class Exchange:
         """Copy the request; the fiber waits until it is answered: by the owner, or here if it is too long."""
         self._only_in_cell()
         self._requests += 1
-        # The host denies what goes beyond requests_max with an exception the guest can handle. Far
-        # beyond it nobody is listening any more, and every denial costs the host real work.
-        if self._requests > FLOOD_FACTOR * self._cell.requests_max:
-            raise BoundaryViolation(f"{self._requests} requests where {self._cell.requests_max} are allowed")
+        # The host denies what goes beyond requests_max with an exception the guest can handle. Far beyond it
+        # a loop catches them all, and every denial costs the host real work: nobody looks any more, and
+        # the cell is asked to end. One that goes on as often again is stopped.
+        allowed = self._cell.requests_max
+        if self._requests > 2 * FLOOD_FACTOR * allowed:
+            raise BoundaryViolation(f"{self._requests} requests where {allowed} are allowed")
         memory_max, frame_max = self._session.memory_bytes_max, self._boundary.frame_bytes_max
         self._memory.check(pointer, length, length_max=memory_max)
         self._reply = self._memory.check(reply, capacity, length_max=memory_max)
         self._reply_capacity = capacity & 0xFFFF_FFFF
         size = length & 0xFFFF_FFFF
+        if self._requests > FLOOD_FACTOR * allowed:
+            self.flooded = self.must_stop = True
+            self.answer(_TOO_MANY % (self._requests, allowed))
+            return
         if size > frame_max:
             # Anyone's long text does that. It is not read, and the code that sent it is told.
             self.answer(_TOO_LONG % (size, frame_max))
@@ -186,6 +203,10 @@ class Exchange:
             if self.dropped_bytes > DROPPED_BYTES_MAX:
                 raise self.output_exceeded()
         return 0
+
+    def asked_too_often(self) -> RequestsExceeded:
+        """Return the error that says how many requests a cell may make."""
+        return RequestsExceeded(f"the cell went on asking after its {self._cell.requests_max} requests")
 
     def slept_too_long(self) -> DeadlineExceeded:
         """Return the error that says which limit a sleep met."""

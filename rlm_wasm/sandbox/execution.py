@@ -186,6 +186,9 @@ class Execution:
         if exchange.dropped_bytes:
             self._interrupt_for(Reason.OUTPUT, exchange.output_exceeded())
             return
+        if exchange.flooded:
+            self._interrupt_for(Reason.REQUESTS, exchange.asked_too_often())
+            return
         if exchange.overslept:
             self._interrupt_for(Reason.DEADLINE, exchange.slept_too_long())
             return

@@ -29,6 +29,7 @@ class Reason(IntEnum):
     DEADLINE = 2
     OUTPUT = 3
     CANCELLED = 4
+    REQUESTS = 5
 
 
 class Interrupt:

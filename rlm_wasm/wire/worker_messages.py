@@ -250,6 +250,7 @@ _ERRORS: Final[dict[str, type[RlmWasmError]]] = {
         errors.MemoryExceeded,
         errors.DeadlineExceeded,
         errors.OutputExceeded,
+        errors.RequestsExceeded,
         errors.BoundaryViolation,
         errors.GuestTrap,
         errors.CellCancelled,

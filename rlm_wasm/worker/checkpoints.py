@@ -22,13 +22,21 @@ from rlm_wasm.errors import (
     GuestTrap,
     MemoryExceeded,
     OutputExceeded,
+    RequestsExceeded,
 )
 from rlm_wasm.sandbox.session import Session
 from rlm_wasm.sandbox.snapshot import Snapshot
 from rlm_wasm.sandbox.steps import CellEnd, Progress
 from rlm_wasm.worker.result import CellResult
 
-_LIMITS: Final = (CellCancelled, DeadlineExceeded, FuelExhausted, MemoryExceeded, OutputExceeded)
+_LIMITS: Final = (
+    CellCancelled,
+    DeadlineExceeded,
+    FuelExhausted,
+    MemoryExceeded,
+    OutputExceeded,
+    RequestsExceeded,
+)
 # What compiling a cell may raise because of the cell.
 _OF_THE_COMPILER: Final = frozenset(
     ("SyntaxError", "IndentationError", "TabError", "ValueError", "OverflowError", "RecursionError")

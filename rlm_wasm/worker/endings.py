@@ -39,7 +39,7 @@ _FAILURES: Final = frozenset({"HostExhausted", "InternalError"})
 _OF_A_LOAD: Final = frozenset(
     {"MemoryExceeded", "FuelExhausted", "DeadlineExceeded", "BoundaryViolation", "GuestTrap"}
 )
-_OF_A_CELL: Final = _OF_A_LOAD | {"OutputExceeded", "GuestException"}
+_OF_A_CELL: Final = _OF_A_LOAD | {"OutputExceeded", "RequestsExceeded", "GuestException"}
 ERRORS: Final[dict[Operation, frozenset[str]]] = {
     Operation.OPEN: _FAILURES,
     Operation.LOAD: _FAILURES | _OF_A_LOAD,

@@ -173,25 +173,28 @@ def test_result_is_cut_at_its_cap_and_the_cell_completes(session: Session) -> No
 
 @pytest.mark.threat("T-007")
 @pytest.mark.parametrize(
-    "source",
+    ("source", "outcome", "lost"),
     [
-        "while True:\n try: llm_query('x')\n except QueryError: pass",
-        "while True:\n try: llm_query('x')\n except BaseException: pass",
-        "import _rlm\nwhile True: _rlm.call(b'nonsense')",
+        ("while True:\n try: llm_query('x')\n except QueryError: pass", "requests_exceeded", False),
+        ("while True:\n try: FINAL('x' * 10**6)\n except Exception: pass", "requests_exceeded", False),
+        ("while True:\n try: llm_query('x')\n except BaseException: pass", "boundary_violation", True),
+        ("import _rlm\nwhile True: _rlm.call(b'nonsense')", "requests_exceeded", False),
     ],
 )
-def test_a_flood_of_requests_is_a_violation_whoever_answers(session: Session, source: str) -> None:
-    """The host denies what is over `requests_max`; far over it nobody listens and the cell ends."""
+def test_a_cell_that_asks_on_and_on_is_asked_to_end_and_one_that_goes_on_is_a_violation(
+    session: Session, source: str, outcome: str, lost: bool
+) -> None:
+    """The host denies what is over `requests_max`; far over it nobody looks any more, whoever answers."""
     host_calls = []
 
     def deny(frame: bytes) -> bytes:
         host_calls.append(frame)
         return b'{"status":"denied","error":{"type":"QueryError","message":"no"}}'
 
-    result = run_cell(session, source, deny, requests_max=5)
-    assert result.outcome == "boundary_violation"
-    assert len(host_calls) == FLOOD_FACTOR * 5
-    assert session.lost
+    result = run_cell(session, source, deny, requests_max=5, fuel_max=60_000_000_000)
+    assert result.outcome == outcome
+    assert len(host_calls) == (0 if "FINAL" in source else FLOOD_FACTOR * 5)
+    assert session.lost == lost
 
 
 @pytest.mark.threat("T-007")

@@ -55,6 +55,7 @@ def test_an_exception_is_a_traceback_on_stderr() -> None:
         ("while True: pass", "fuel_exhausted", 3),
         ("'x' * 10**9", "memory_exceeded", 3),
         ("while True: print('x' * 1000)", "output_exceeded", 3),
+        ("while True:\n try: llm_query('x')\n except QueryError: pass", "requests_exceeded", 3),
         ("import time; time.sleep(5)", "deadline_exceeded", 3),
         ("import os; os._exit(3)", "guest_trap", 4),
         ("import _rlm; _rlm.emit(9, b'x')", "boundary_violation", 4),

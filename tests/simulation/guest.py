@@ -25,6 +25,7 @@ from rlm_wasm.errors import (
     InternalError,
     MemoryExceeded,
     OutputExceeded,
+    RequestsExceeded,
     UsageError,
 )
 from rlm_wasm.sandbox.exchange import FLOOD_FACTOR
@@ -294,6 +295,7 @@ class SimulatedSession:
         self._refuels, self._fuel_wanted = refuels, False
         self._slice = slice_fuel(self._cell.fuel_max, SLICE_FUEL)
         self._executed_ns = self._slept_ns = self._requests = self._dropped = 0
+        self._flooded = False
         self._overslept = False
         self._stdout, self._buffer = bytearray(), bytearray()
 
@@ -331,6 +333,9 @@ class SimulatedSession:
         if self._dropped:
             self._soft = OutputExceeded("the cell wrote too much")
             return
+        if self._flooded:
+            self._soft = RequestsExceeded("the cell asked too often")
+            return
         if self._fuel_wanted:
             raise InternalError("a cell that waits for fuel was resumed without a word about it")
         used = self._granted - self._fuel
@@ -357,8 +362,13 @@ class SimulatedSession:
     def _exchange(self, frame: bytes) -> Generator[Step, bytes | None, dict[str, Any]]:
         yield from self._spend(STATEMENT_FUEL)
         self._requests += 1
-        if self._requests > FLOOD_FACTOR * self._cell.requests_max:
+        if self._requests > 2 * FLOOD_FACTOR * self._cell.requests_max:
             raise BoundaryViolation("too many requests")
+        if self._requests > FLOOD_FACTOR * self._cell.requests_max:
+            self._flooded = True
+            self._check_limits(by_fuel=False)
+            self._notice()
+            return {"status": "denied", "error": {"type": "BudgetExceeded", "message": "too many"}}
         if len(frame) > self._boundary.frame_bytes_max:
             return {"status": "denied", "error": {"type": "LimitExceeded", "message": "too long"}}
         self._check_limits(by_fuel=False)

@@ -21,6 +21,8 @@ _NOTES: Final[dict[str, str]] = {
     "memory_exceeded": "The cell was stopped: it needed more memory than it may have. Work on smaller parts.",
     "deadline_exceeded": "The cell was stopped: it ran too long. Do less work in one cell.",
     "output_exceeded": "The cell was stopped: it printed too much. Print only what you need to read.",
+    "requests_exceeded": "The cell was stopped: it went on asking after its requests were used up. Let what "
+    "a query raises end the loop, and ask less in one cell.",
     "boundary_violation": "The cell was stopped: it sent the host something that is not a valid request.",
     "guest_trap": "The cell was stopped: the interpreter crashed, most often through very deep recursion.",
     "cancelled": "The cell was cancelled.",

@@ -58,6 +58,7 @@ def test_code_that_does_not_parse_gets_advice(error: str) -> None:
         "memory_exceeded",
         "deadline_exceeded",
         "output_exceeded",
+        "requests_exceeded",
         "boundary_violation",
         "guest_trap",
         "cancelled",
