@@ -93,6 +93,7 @@ _FUNCTIONS: Final = f"""
 
 _TYPE, _FUNCTION, _CODE = 1, 3, 10
 _CALL: Final = 0x10
+_FUNCTION_TYPE: Final = 0x60
 # In the order of the functions above.
 _COPY, _FILL, _GROW = range(3)
 _NUMBER: Final = rb"[\x80-\xff]*+[\x00-\x7f]"
@@ -104,8 +105,29 @@ _BOUNDED: Final = re.compile(
     re.DOTALL,
 )  # fmt: skip
 
-# Code that was compiled with another meter is of another kind. The number: of what the functions here do.
-METER: Final = f"meter 1 {hashlib.sha256(_FUNCTIONS.encode()).hexdigest()}"
+
+def _unsigned(value: int) -> bytes:
+    """Return a number the way the format has it (LEB128)."""
+    digits = bytearray()
+    while value > 0x7F:
+        digits.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes((*digits, value))
+
+
+def _signed(value: int) -> bytes:
+    """Return a number that is not negative where the format has a signed one."""
+    digits = bytearray()
+    while value > 0x3F:
+        digits.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes((*digits, value))
+
+
+# i32.const, i32.gt_u.
+_IS_LONG: Final = b"\x41" + _signed(PIECE_BYTES) + b"\x4b"
+# Code that was compiled with another meter is of another kind.
+METER: Final = f"meter 2 {hashlib.sha256(_FUNCTIONS.encode()).hexdigest()}"
 
 
 def metered(module: bytes) -> bytes:
@@ -117,16 +139,16 @@ def metered(module: bytes) -> bytes:
     parts = {section: payload for section, _, _, payload in sections(module)}
     if _CODE not in parts:
         return module
-    first = sum(kind == "func" for _, _, kind in read_imports(module)) + _count(parts[_FUNCTION])
-    bodies = _bodies(parts[_CODE])
-    rewritten = [_rewritten(body, first) for body in bodies]
+    types, bodies, ours = _types(parts[_TYPE]), _bodies(parts[_CODE]), _ours()
+    kinds = _numbers(parts[_FUNCTION])
+    first = sum(kind == "func" for _, _, kind in read_imports(module)) + len(kinds)
+    rewritten = [
+        _rewritten(body, types[kind], first, len(types)) for kind, body in zip(kinds, bodies, strict=True)
+    ]
     if rewritten == bodies:
         return module
-    ours = _ours()
-    types_n = _count(parts[_TYPE])
+    added = [len(types) + kind for kind in _numbers(ours[_FUNCTION])]
     parts[_TYPE] = _joined(parts[_TYPE], ours[_TYPE])
-    indices = Reader(ours[_FUNCTION])
-    added = [types_n + indices.unsigned() for _ in range(indices.unsigned())]
     parts[_FUNCTION] = _joined(parts[_FUNCTION], _unsigned(len(added)) + b"".join(map(_unsigned, added)))
     rewritten += _bodies(ours[_CODE])
     parts[_CODE] = _unsigned(len(rewritten)) + b"".join(_unsigned(len(body)) + body for body in rewritten)
@@ -137,23 +159,42 @@ def metered(module: bytes) -> bytes:
     return bytes(whole)
 
 
-def _rewritten(body: bytes, first: int) -> bytes:
-    """Return a function's body with calls of our functions, whose indices begin at `first`."""
+def _rewritten(body: bytes, parameters: int, first: int, kind: int) -> bytes:
+    """Return the body of a function with so many parameters, with its unbounded instructions replaced.
+
+    Our functions have the indices from `first` on, and that of those with three numbers is the type `kind`.
+    """
     reader = Reader(body)
-    for _ in range(reader.unsigned()):  # its local variables
-        reader.unsigned()
+    groups = reader.unsigned()
+    declared = reader.at
+    length = parameters
+    for _ in range(groups):  # its local variables
+        length += reader.unsigned()
         reader.byte()
-    done, kept = bytearray(), 0
+    begin = kept = reader.at
+    done = bytearray()
     while not reader.done:
         if bounded := _BOUNDED.match(body, reader.at):
             reader.at = bounded.end()
             continue
         start = reader.at
         ours = _other(reader)
-        if ours is not None:
-            done += body[kept:start] + bytes((_CALL,)) + _unsigned(first + ours)
-            kept = reader.at
-    return bytes(done + body[kept:])
+        if ours is None:
+            continue
+        done += body[kept:start]
+        kept = reader.at
+        call = bytes((_CALL,)) + _unsigned(first + ours)
+        if ours == _GROW:
+            done += call
+        else:  # most are short, and a call would take longer than they do
+            done += b"\x22%b\x20%b%b\x04%b%b\x05%b\x0b" % (  # tee, get, is it long, if, else, end
+                _unsigned(length), _unsigned(length), _IS_LONG, _signed(kind), call, body[start:kept]
+            )  # fmt: skip
+    if not done:
+        return body
+    # One more local variable, an i32.
+    locals_ = _unsigned(groups + 1) + body[declared:begin] + b"\x01\x7f"
+    return bytes(locals_ + done + body[kept:])
 
 
 def _other(reader: Reader) -> int | None:
@@ -192,8 +233,23 @@ def _ours() -> dict[int, bytes]:
     return {section: payload for section, _, _, payload in sections(bytes(wasmtime.wat2wasm(_FUNCTIONS)))}
 
 
-def _count(vector: bytes) -> int:
-    return Reader(vector).unsigned()
+def _numbers(vector: bytes) -> list[int]:
+    reader = Reader(vector)
+    return [reader.unsigned() for _ in range(reader.unsigned())]
+
+
+def _types(vector: bytes) -> list[int]:
+    """Return how many parameters each type of function has."""
+    reader = Reader(vector)
+    found = []
+    for _ in range(reader.unsigned()):
+        if reader.byte() != _FUNCTION_TYPE:
+            raise ArtifactError("the wasm module has a type that is none of a function")
+        parameters = reader.unsigned()
+        reader.take(parameters)
+        reader.take(reader.unsigned())
+        found.append(parameters)
+    return found
 
 
 def _bodies(code: bytes) -> list[bytes]:
@@ -206,12 +262,3 @@ def _joined(one: bytes, other: bytes) -> bytes:
     first, second = Reader(one), Reader(other)
     count = first.unsigned() + second.unsigned()
     return _unsigned(count) + one[first.at :] + other[second.at :]
-
-
-def _unsigned(value: int) -> bytes:
-    """Return a number the way the format has it (LEB128)."""
-    digits = bytearray()
-    while value > 0x7F:
-        digits.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes((*digits, value))

@@ -7,6 +7,7 @@ those of our own record of the mapping, read at the moment of the access.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from typing import Final
 
 from rlm_wasm.errors import BoundaryViolation, HostExhausted
@@ -61,6 +62,14 @@ class GuestMemory:
         """Copy `length` bytes from the host `address`, kept alive by the caller. Raises BoundaryViolation."""
         start = self.check(pointer, length, length_max=length)
         ctypes.memmove(self._linear.base + start, address, length)
+
+    def read_all(self, ranges: Sequence[tuple[int, int]]) -> list[tuple[int, bytes]]:
+        """Return copies of (offset, length) each, which are in order. Raises BoundaryViolation."""
+        if ranges:
+            start, length = ranges[-1]
+            self.check(start, length, length_max=length)
+        base = self._linear.base
+        return [(offset, ctypes.string_at(base + offset, length)) for offset, length in ranges]
 
     def view(self, offset: int, length: int) -> memoryview:
         """Return the bytes as they are, to be read before the guest runs on. Raises BoundaryViolation."""

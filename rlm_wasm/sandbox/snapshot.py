@@ -13,7 +13,7 @@ shared by all its snapshots. All of it is done in steps, between other sessions'
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,7 +22,14 @@ from typing import Final
 
 from rlm_wasm.errors import InternalError
 from rlm_wasm.image.memfd import MemoryFile
-from rlm_wasm.sandbox.consolidation import is_scattered, laid_over, stretches_to_move, total, united
+from rlm_wasm.sandbox.consolidation import (
+    CONSOLIDATED_FROM_BYTES,
+    is_scattered,
+    laid_over,
+    stretches_to_move,
+    total,
+    united,
+)
 from rlm_wasm.sandbox.dirty_unsafe import PAGE, Range, way_in_use, written_ranges
 from rlm_wasm.sandbox.instance import Instance, Program
 from rlm_wasm.sandbox.linear_unsafe import ImageSource, Overlay
@@ -216,27 +223,42 @@ def take(
     instance.verify_memory()
     size = instance.memory.size
     written = yield from _written(instance)
+    held = total(written)
     # Where every page counts as written, always, moving them would be in vain.
-    movable = way_in_use() != "everything" and total(written) + ground.bytes_held <= bytes_max
-    if movable and (stretches := stretches_to_move(written)):
+    if (
+        CONSOLIDATED_FROM_BYTES < held <= bytes_max - ground.bytes_held
+        and way_in_use() != "everything"
+        and (stretches := stretches_to_move(written))
+    ):
         yield from _move(instance, ground, written, stretches)
         written = yield from _written(instance)
-    if total(written) + ground.bytes_held > bytes_max:
+        held = total(written)
+    if held + ground.bytes_held > bytes_max:
         return None
     runs: list[tuple[int, bytes]] = []
-    copied = 0
-    for offset, length in written:
-        for at in range(offset, offset + length, STEP_BYTES):
-            piece = min(STEP_BYTES, offset + length - at)
-            runs.append((at, instance.memory.read(at, piece, length_max=piece)))
-            copied += piece
-            if copied >= STEP_BYTES:
-                copied = 0
-                yield
+    for pieces in [written] if held <= STEP_BYTES else _in_steps(written):
+        if runs:
+            yield
+        runs += instance.memory.read_all(pieces)
     overlays = ground.overlays
     return Snapshot(
         program, ground.origin, Layer(tuple(runs)), size, virtual_ns, seeded=seeded, overlays=overlays
     )
+
+
+def _in_steps(written: Iterable[Range]) -> Iterator[list[Range]]:
+    """Yield the same stretches in lists of at most about a step's bytes."""
+    pieces: list[Range] = []
+    left = STEP_BYTES
+    for offset, length in written:
+        for at in range(offset, offset + length, STEP_BYTES):
+            piece = min(STEP_BYTES, offset + length - at)
+            pieces.append((at, piece))
+            left -= piece
+            if left <= 0:
+                yield pieces
+                pieces, left = [], STEP_BYTES
+    yield pieces
 
 
 def move_everything(instance: Instance, ground: Ground) -> Steps[bool]:

@@ -12,8 +12,8 @@ from rlm_wasm.sandbox.steps import SLICE, Step
 
 _T = TypeVar("_T")
 Steps = Generator[None, None, _T]
-# What a step copies at most: a fraction of a millisecond.
-STEP_BYTES: Final = 1 << 20
+# What a step copies at most: a millisecond or less.
+STEP_BYTES: Final = 2 << 20
 # Fuel for keeping a state. By the size of the memory: which pages were written is the kernel's business too,
 # and the same program has to end at the same fuel. What is copied costs the cell its time.
 FUEL_PER_KEPT_STATE: Final = 100_000

@@ -20,9 +20,10 @@ from rlm_wasm.image.metering import (
 
 _PAGE = 65_536
 _MEMORY = 8 * _PAGE
-_MODULE = """
+# As many types as make the index of one more than a byte.
+_MODULE = f"""
 (module
-  (type $unused (func (param i64 i64) (result i64)))
+  {"".join(f"(type (func (param i64) {'(param f32)' * k}))" for k in range(100))}
   (import "host" "note" (func $note (param i32)))
   (memory (export "memory") 8 64)
   (func (export "copy") (param i32 i32 i32) (memory.copy (local.get 0) (local.get 1) (local.get 2)))

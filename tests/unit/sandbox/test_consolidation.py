@@ -163,14 +163,14 @@ def test_a_session_that_rewrites_all_it_has_holds_a_bounded_number_of_files(sess
 @pytest.mark.guest
 @pytest.mark.threat("T-162")
 def test_keeping_a_state_gives_others_their_turn_and_is_the_cells_time(session: Session) -> None:
-    """A step for each MiB that is moved; its time and fuel are told as the cell's."""
+    """A step for every two MiB that are moved; its time and fuel are told as the cell's."""
     completed(session, _BIG)
     operation = _checkpointed(session, "1")
     steps = 0
     with closing(operation):
         while next(operation) is SLICE:
             steps += 1
-            if steps == 20:
+            if steps == 10:
                 break
         assert session.memory_bytes > 40 * MIB
         result = drive(_rest(operation))
