@@ -12,6 +12,7 @@ from typing import Final
 import anyio
 
 from rlm_wasm.bench.measurement import Measurement
+from rlm_wasm.core.limits import NO_TENANT_LIMITS
 from rlm_wasm.errors import InternalError
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.sandbox.session import Cell
@@ -165,6 +166,7 @@ def _limits(policy: Policy) -> PoolLimits:
     room = _SESSIONS + _WORKERS * _ENDLESS
     return PoolLimits(
         isolation="shared",
+        tenants=NO_TENANT_LIMITS,
         workers=replace(
             policy.worker_limits(),
             workers_max=_WORKERS,

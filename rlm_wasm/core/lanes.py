@@ -45,12 +45,15 @@ class Party:
 class Tenant(Party):
     """Whoever the runs belong to."""
 
-    __slots__ = ("name", "runs")
+    __slots__ = ("held", "name", "parked", "permits_max", "runs")
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, permits_max: int) -> None:
         super().__init__(1)
         self.name: Final = name
+        self.permits_max: Final = permits_max
         self.runs = 0
+        self.held = 0
+        self.parked: set[Lane] = set()  # lanes whose heaps left it out because it was at its share
 
 
 class Share(Party):
@@ -100,7 +103,7 @@ class Lane:
         self.held = 0
         self.waiting = 0
         self.tenants: list[tuple[tuple[int, int], Tenant]] = []
-        self.runs: dict[Tenant, Heap] = {}  # those in `tenants`, and no other
+        self.runs: dict[Tenant, Heap] = {}  # those in `tenants` or parked, and no other
 
     def enter(self, share: Share) -> None:
         """Put a run that waits here into the heaps, unless it is there, or parked."""
@@ -113,10 +116,18 @@ class Lane:
             heappush(self.tenants, (share.tenant.key, share.tenant))
         heappush(heap, (share.key, share))
 
+    def enter_again(self, tenant: Tenant) -> None:
+        """Put a tenant that was left out back into the heap."""
+        heappush(self.tenants, (tenant.key, tenant))
+
     def first(self) -> Share | None:
         """Return the run whose turn it is, bringing the heaps up to date."""
         while self.tenants:
             key, tenant = self.tenants[0]
+            if tenant.held >= tenant.permits_max:
+                heappop(self.tenants)
+                tenant.parked.add(self)
+                continue
             if key != tenant.key:
                 heapreplace(self.tenants, (tenant.key, tenant))
                 continue

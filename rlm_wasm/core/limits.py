@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,26 @@ class WorkerLimits:
     heartbeat_ms: int
     hang_ms_max: int
     unsent_bytes_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class TenantLimits:
+    """What one tenant may have at one moment. `share_percent` is of all sessions, workers, permits, memory.
+
+    `cells_max` counts cells that compute; one that waits for its host does not.
+    """
+
+    share_percent: int
+    cells_max: int
+    runs_max: int
+
+    def share_of(self, total: int) -> int:
+        """Return what one tenant may have of so many; it may always have one."""
+        return max(1, -(-total * self.share_percent // 100))
+
+
+# One tenant may have all that there is.
+NO_TENANT_LIMITS: Final = TenantLimits(share_percent=100, cells_max=10_000_000, runs_max=10_000_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +137,14 @@ class RunLimits:
 
 @dataclass(frozen=True, slots=True)
 class PermitLimits:
-    """The pool of slots for provider I/O, over every run of the process.
+    """The pool of slots for provider I/O, over every run of the process; `tenant_max` of them for one tenant.
 
     A provider that answers "too many requests" has its slots halved, down to `adaptive_min`, and gets
     one back for each `recover_ms`, or sooner as it answers.
     """
 
     total_max: int
+    tenant_max: int
     provider_max: int
     model_max: int
     adaptive_min: int

@@ -2,7 +2,7 @@
 
 Who is next is decided by three keys in turn: the tenant that had least for its weight, of its runs
 the one that had least, of that run's requests the first that asked. A request whose model or
-provider is at its cap, or whose run is at its share, is passed over, not waited for.
+provider is at its cap, or whose run or tenant is at its share, is passed over, not waited for.
 A grant costs the logarithm of the tenants and runs that wait, and the number of models.
 """
 
@@ -20,13 +20,14 @@ Slot: TypeAlias = tuple[RunId, RequestId]
 
 
 class Permits:
-    """At most `total_max` requests hold a permit at once, and of each run, model and provider its own cap.
+    """At most `total_max` requests hold a permit at once, of each tenant, run, model and provider fewer.
 
     After `hand_out` no permit is idle that any waiting request may have.
     """
 
     def __init__(self, limits: PermitLimits) -> None:
-        if min(limits.total_max, limits.provider_max, limits.model_max, limits.adaptive_min) < 1:
+        least = min(limits.total_max, limits.tenant_max, limits.provider_max, limits.model_max)
+        if min(least, limits.adaptive_min) < 1:
             raise InternalError("a pool without permits")
         self._limits: Final = limits
         self._held = 0
@@ -75,7 +76,7 @@ class Permits:
             raise InternalError(f"a share of {permits_max} permits with weight {weight}")
         owner = self._tenants.get(tenant)
         if owner is None:
-            owner = self._tenants[tenant] = Tenant(tenant)
+            owner = self._tenants[tenant] = Tenant(tenant, self._limits.tenant_max)
         owner.stride = max(1, STRIDE // weight)
         owner.runs += 1
         self._shares[run_id] = Share(run_id, owner, permits_max, waiting_max)
@@ -122,6 +123,11 @@ class Permits:
         if lane is None:
             raise InternalError(f"request {request_id} of {run_id} holds no permit")
         self._count_held(share, lane, -1)
+        tenant = share.tenant
+        if tenant.parked:
+            lanes, tenant.parked = tenant.parked, set()
+            for each in lanes:
+                each.enter_again(tenant)
         if share.parked:
             parked, share.parked = share.parked, set()
             for each in parked:
@@ -142,8 +148,9 @@ class Permits:
         granted: list[Slot] = []
         if self._lone is not None:
             share, lane, request_id = self._lone
-            room = self._held < self._limits.total_max and share.held < share.permits_max
-            if room and self._has_room(lane, now_ns):
+            tenant = share.tenant
+            own = share.held < share.permits_max and tenant.held < tenant.permits_max
+            if own and self._held < self._limits.total_max and self._has_room(lane, now_ns):
                 self._lone = None
                 granted.append(self._grant(share, lane, request_id))
             return granted
@@ -221,6 +228,7 @@ class Permits:
         lane.held += by
         lane.provider.held += by
         share.held += by
+        share.tenant.held += by
 
     def _new_lane(self, model: str) -> Lane:
         # A model is named provider:model; one without a colon is its own provider.

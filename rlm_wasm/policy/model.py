@@ -10,6 +10,7 @@ from pydantic import ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from rlm_wasm.core.limits import (
+    NO_TENANT_LIMITS,
     BoundaryLimits,
     BudgetLimits,
     CellLimits,
@@ -20,6 +21,7 @@ from rlm_wasm.core.limits import (
     RunLimits,
     SessionLimits,
     StreamLimits,
+    TenantLimits,
     WorkerLimits,
 )
 from rlm_wasm.errors import PolicyError
@@ -38,6 +40,7 @@ class Policy(s.Section):
 
     sandbox: s.SandboxSection
     workers: s.WorkersSection
+    tenants: s.TenantsSection | None = None
     cell: s.CellSection
     run: s.RunSection
     budget: s.BudgetSection
@@ -150,7 +153,12 @@ class Policy(s.Section):
 
     def permit_limits(self) -> PermitLimits:
         """Return what bounds provider I/O over all runs."""
-        return PermitLimits(**self.permits.model_dump(exclude={"weights"}))
+        permits = self.permits.model_dump(exclude={"weights"})
+        return PermitLimits(**permits, tenant_max=self.tenant_limits().share_of(self.permits.total_max))
+
+    def tenant_limits(self) -> TenantLimits:
+        """Return what one tenant may have of what all share."""
+        return NO_TENANT_LIMITS if self.tenants is None else TenantLimits(**self.tenants.model_dump())
 
     def query_limits(self) -> QueryLimits:
         """Return the limits of one query."""

@@ -55,6 +55,17 @@ class WorkersSection(Section):
     unsent_bytes_max: f.Bytes4G
 
 
+class TenantsSection(Section):
+    """What one tenant may have of what all share; the fields of `core.limits.TenantLimits`.
+
+    Absent: one may have everything, for whoever has no other.
+    """
+
+    share_percent: f.Percent
+    cells_max: f.SmallCount
+    runs_max: f.Count
+
+
 class CellSection(Section):
     """One execution; the fields of `core.limits.CellLimits`."""
 

@@ -49,6 +49,7 @@ class TenantUsage:
 
     runs_started: int = 0
     runs_ended: int = 0
+    runs_refused: int = 0
     sessions: int = 0
     cells: int = 0
     calls: int = 0
@@ -107,6 +108,10 @@ class Meter:
             # The one account that is final: what is open until then is settled by it.
             spent = {field: _spent(event, name) for field, name in _BILLED.items()}
             self.usage = self.usage.plus(TenantUsage(runs_ended=1, **spent))
+
+    def run_refused(self) -> None:
+        """Count a run that did not begin: its tenant has all that it may have."""
+        self.usage = replace(self.usage, runs_refused=self.usage.runs_refused + 1)
 
     def session_opened(self) -> None:
         """Count a session that was made."""

@@ -30,6 +30,7 @@ class Run:
         home: Home,
     ) -> None:
         self.run_id = started.run_id
+        self.tenant = started.tenant
         self._started = started
         self._active = active
         self._broker = broker

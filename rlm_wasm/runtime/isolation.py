@@ -15,7 +15,7 @@ def make_worker(policy: Policy, accounting: Accounting) -> Worker:
     """
     isolation = policy.sandbox.isolation
     if isolation == "inline":
-        return InlineWorker()
+        return InlineWorker(cells_max=policy.tenant_limits().cells_max)
     # Here and not above: whoever runs guests in this process needs none of it.
     from rlm_wasm.worker.pool import PoolLimits, WorkerPool
 
@@ -23,6 +23,7 @@ def make_worker(policy: Policy, accounting: Accounting) -> Worker:
         PoolLimits(
             isolation=isolation,
             workers=policy.worker_limits(),
+            tenants=policy.tenant_limits(),
             session=policy.session_limits(),
             cell=policy.cell_limits(),
             boundary=policy.boundary_limits(),

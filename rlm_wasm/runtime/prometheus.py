@@ -25,6 +25,7 @@ _LABELS: Final = ("tenant", "row")
 _COUNTERS: Final = (
     ("rlm_wasm_runs_started", "Runs that began.", "runs_started", 1),
     ("rlm_wasm_runs_ended", "Runs that ended, however.", "runs_ended", 1),
+    ("rlm_wasm_runs_refused", "Runs that did not begin: their tenant had its share.", "runs_refused", 1),
     ("rlm_wasm_sessions", "Sessions that were made.", "sessions", 1),
     ("rlm_wasm_cells", "Cells that ended, however.", "cells", 1),
     ("rlm_wasm_calls", "Model calls of runs that ended, retries included.", "calls", 1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from time import monotonic_ns
@@ -15,7 +16,7 @@ from anyio.abc import TaskGroup
 from rlm_wasm.core.recorded_order import RecordedOrder
 from rlm_wasm.core.scheduler import RunStarted
 from rlm_wasm.core.tenant import checked_tenant
-from rlm_wasm.errors import UsageError
+from rlm_wasm.errors import Overloaded, UsageError
 from rlm_wasm.events import Event
 from rlm_wasm.ids import RunId, make_run_id
 from rlm_wasm.policy.model import Policy
@@ -81,6 +82,7 @@ class Runtime:
         self._home: Home | None = None  # where it is open
         self._stack = AsyncExitStack()
         self._runs: dict[RunId, Run] = {}
+        self._runs_of: Counter[str] = Counter()
         self._background: list[Run] = []
         self._tasks: TaskGroup | None = None
 
@@ -153,7 +155,8 @@ class Runtime:
                 layer of the lock-down that this machine does not have.
             GuestError: the root's session could not take an input: MemoryExceeded, for one that the guest
                 has no room for, or GuestTrap.
-            Overloaded: the policy's sessions, workers or memory are used up when the root needs its session.
+            Overloaded: the tenant has all the runs that it may have; or the policy's sessions, workers,
+                zygotes or memory, or the tenant's part of them, are used up when the root needs its session.
             HostExhausted: this machine has no more room for a session.
             InternalError: a bug of ours.
         """
@@ -161,7 +164,7 @@ class Runtime:
         try:
             return await run.drive()
         finally:
-            del self._runs[run.run_id]
+            self._forget(run)
 
     def start(
         self,
@@ -178,7 +181,8 @@ class Runtime:
         runs that were started.
 
         Raises:
-            UsageError: as `ask`, for what can be told at once; all else is raised by the run's `result`.
+            UsageError or Overloaded: as `ask`, for what can be told at once; all else is raised by the run's
+                `result`.
         """
         run = self._prepare(question, context, sinks, tenant, image)
         self._background.append(run)
@@ -190,7 +194,7 @@ class Runtime:
         try:
             await run.drive_in_background()
         finally:
-            del self._runs[run.run_id]
+            self._forget(run)
             self._background.remove(run)
 
     async def _end_background(self) -> None:
@@ -214,10 +218,17 @@ class Runtime:
         if not question.strip():
             raise UsageError("the question is empty")
         tenant = checked_tenant(tenant)
-        run_id = make_run_id(self._entropy(8))
         policy = self.policy
         contexts = named_contexts(context)
         meter = self._accounting.meter(tenant)
+        runs_max = policy.tenant_limits().runs_max
+        if self._runs_of[tenant] >= runs_max:
+            meter.run_refused()
+            raise Overloaded(
+                f"this tenant has {runs_max} runs, all that one tenant may have",
+                hint="raise `tenants.runs_max` in the policy, or wait for a run to end",
+            )
+        run_id = make_run_id(self._entropy(8))
         active = ActiveRun(
             run_id,
             policy,
@@ -255,7 +266,14 @@ class Runtime:
             self._home,
         )
         self._runs[run_id] = run
+        self._runs_of[tenant] += 1
         return run
+
+    def _forget(self, run: Run) -> None:
+        del self._runs[run.run_id]
+        self._runs_of[run.tenant] -= 1
+        if not self._runs_of[run.tenant]:
+            del self._runs_of[run.tenant]
 
     def cancel(self, reason: str = "cancelled") -> None:
         """Ask every run to end now; each returns its best partial answer.

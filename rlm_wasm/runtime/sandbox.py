@@ -160,7 +160,7 @@ class Sandbox:
             ArtifactError: no guest is built, or it is not what was built.
             PolicyError: the memory cap is below the guest's image.
             LockdownError: the policy demands a layer of the lock-down that this machine does not have.
-            Overloaded: the policy's sessions, workers or memory are used up.
+            Overloaded: the policy's sessions, workers, zygotes or memory are used up, or the tenant's part.
             HostExhausted: this machine has no more room for a session.
             UsageError: the sandbox is not open, or on another event loop; the image is another tenant's, or
                 of another kind of worker; or the tenant's name is too long or no text.

@@ -9,8 +9,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-# Why a session was refused: which limit of [workers] was reached, or that the pool is being closed.
-Refusal = Literal["workers", "zygotes", "sessions", "memory", "pressure", "closing"]
+# Why a session was refused: which limit of [workers] was reached, or what the tenant may have of it, or that
+# the pool is being closed.
+Refusal = Literal[
+    "workers",
+    "zygotes",
+    "sessions",
+    "memory",
+    "pressure",
+    "closing",
+    "tenant_sessions",
+    "tenant_workers",
+    "tenant_memory",
+]
 
 
 @dataclass(frozen=True, slots=True)

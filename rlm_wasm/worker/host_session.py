@@ -40,6 +40,7 @@ from rlm_wasm.worker.commands import (
 )
 from rlm_wasm.worker.home import Home
 from rlm_wasm.worker.result import CellResult
+from rlm_wasm.worker.stints import Stint
 from rlm_wasm.worker.worker import SessionImage
 
 # For so long closing waits until the session's place is free. What stands in the way of a worker process is
@@ -80,8 +81,9 @@ class HostSession:
     Whoever makes it begins with an `Open` whose sink is `_received`.
     """
 
-    def __init__(self, commands: Commands, number: SessionId, boundary: BoundaryLimits) -> None:
+    def __init__(self, commands: Commands, number: SessionId, boundary: BoundaryLimits, stint: Stint) -> None:
         self._commands = commands
+        self._stint = stint
         self._number = number
         self._boundary = boundary
         self._home = Home()
@@ -181,9 +183,14 @@ class HostSession:
         if self._closed or self._busy:
             raise UsageError("the session is closed" if self._closed else "the session is busy")
         self._home.check("the session")
-        self._commands.submit(command)
         self._busy = True
         self._interrupted = False
+        try:
+            await self._begin(command)
+        except BaseException:
+            self._busy = False
+            self._stint.end()
+            raise
         self._answerer = answer if isinstance(answer, Answerer) else None
         failed: Exception | None = None
         try:
@@ -203,6 +210,8 @@ class HostSession:
                     reply = (
                         Refuel(self._number, 0) if self._dry else Respond(self._number, _CANCELLED_RESPONSE)
                     )
+                if not isinstance(reply, Stop) and not self._interrupted:
+                    await self._stint.begun()
                 self._commands.submit(reply)
         except BaseException:
             self._answerer = None
@@ -220,6 +229,7 @@ class HostSession:
         finally:
             self._busy = False
             self._answerer = None
+            self._stint.end()
         self.last_result = report.result
         if failed is not None:
             raise failed
@@ -230,9 +240,24 @@ class HostSession:
     def _interrupt(self) -> None:
         self._commands.submit(Interrupt(self._number))
         self._interrupted = True
+        self._stint.hurry()
+
+    async def _begin(self, command: Command) -> None:
+        """Send a command; a cell's once its tenant may compute."""
+        if not isinstance(command, Run):
+            self._commands.submit(command)
+            return
+        if not self._stint.begin():
+            await self._stint.begun()
+            if self._closed:
+                raise UsageError("the session was closed")
+        self._commands.submit(command)
+        if self._interrupted:  # while it waited
+            self._commands.submit(Interrupt(self._number))
 
     def _received(self, report: Report) -> None:
         """Take a report of the worker's: an answerer gets a request at once, the waiting task all else."""
+        self._stint.end()  # the guest waits for the host, or for nothing
         answerer = self._answerer
         if answerer is None or self._interrupted or not isinstance(report, Requested | FuelLow):
             self._mailbox.put(report)
@@ -262,15 +287,23 @@ class HostSession:
         else:  # a subclass may lie about its length
             self._mailbox.put(UsageError(f"an answerer replied with a {type(response).__name__}; give bytes"))
             return
-        with contextlib.suppress(UsageError):  # the worker is closed, and so is the guest
-            self._commands.submit(command)
+        self._go_on(command)
 
     def _refuel(self, number: int, fuel: int) -> None:
         """Pass on how much more fuel there is, if that is what the cell waits for."""
         if number == self._unanswered:
             self._unanswered = 0
+            self._go_on(Refuel(self._number, fuel))
+
+    def _go_on(self, command: Command) -> None:
+        """Tell the guest what it waits for, once its tenant may compute: at once if it is interrupted."""
+
+        def submit() -> None:
             with contextlib.suppress(UsageError):  # the worker is closed, and so is the guest
-                self._commands.submit(Refuel(self._number, fuel))
+                self._commands.submit(command)
+
+        if isinstance(command, Stop) or self._interrupted or self._stint.begin(submit):
+            submit()
 
     async def _answer(self, request: Requested | FuelLow, answer: Answer | None) -> Command:
         """Return what to tell the guest: a response, or that its cell is over."""

@@ -16,7 +16,8 @@ from typing import Self
 import anyio
 from anyio.lowlevel import current_token
 
-from rlm_wasm.core.limits import BoundaryLimits, SessionLimits
+from rlm_wasm.core.limits import NO_TENANT_LIMITS, BoundaryLimits, SessionLimits
+from rlm_wasm.core.tenant import checked_tenant
 from rlm_wasm.errors import UsageError
 from rlm_wasm.ids import SessionId
 from rlm_wasm.sandbox.host_limits import check_host_limits
@@ -27,6 +28,7 @@ from rlm_wasm.worker.host_session import HostSession
 from rlm_wasm.worker.local_link import LocalLink
 from rlm_wasm.worker.loop import WorkerLoop
 from rlm_wasm.worker.postbox import Postbox
+from rlm_wasm.worker.stints import Stints
 from rlm_wasm.worker.worker import SessionImage
 
 
@@ -54,10 +56,14 @@ class InlineWorker:
 
     Closed, it makes none until it is entered again: who asks late would start a thread that is nobody's.
 
-    `clock` gives nanoseconds and decides who has a turn, and for how long.
+    `clock` gives nanoseconds and decides who has a turn, and for how long. Of one tenant `cells_max` cells
+    compute at one moment.
     """
 
-    def __init__(self, *, clock: Callable[[], int] = monotonic_ns) -> None:
+    def __init__(
+        self, *, clock: Callable[[], int] = monotonic_ns, cells_max: int = NO_TENANT_LIMITS.cells_max
+    ) -> None:
+        self._stints = Stints(cells_max)
         self._clock = clock
         self._loop = WorkerLoop(clock=clock)
         self._numbers = itertools.count(1)
@@ -93,7 +99,7 @@ class InlineWorker:
         if self._link is None or self._link.postbox.token != token:
             self._link = self._make_link(Postbox(token, self._clock))
         number = SessionId(next(self._numbers))
-        session = InlineSession(self._link, number, boundary)
+        session = InlineSession(self._link, number, boundary, self._stints.stint(checked_tenant(tenant)))
         entropy = session_entropy(limits, number)
         try:
             await session.open(limits, entropy, start, self._link.postbox)

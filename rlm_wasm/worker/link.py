@@ -89,6 +89,8 @@ class Link:
         self.heard_ns = monotonic_ns()
         self.lost: WorkerLost | None = None
         self.served = anyio.Event()
+        # Nothing waits for its socket any more, whose number may become another's.
+        self.over = anyio.Event()
         # Set by the pool: the process is no more.
         self.gone = anyio.Event()
 
@@ -270,6 +272,7 @@ class Link:
             # Cancelled from outside: whoever waits for a session is told, or would wait for ever.
             self.end("the host closed it")
             self._channel.close()
+            self.over.set()
 
     async def _write(self) -> None:
         while self.lost is None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import enum
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from rlm_wasm.core.limits import WorkerLimits
+from rlm_wasm.core.limits import TenantLimits, WorkerLimits
 from rlm_wasm.errors import InternalError, Overloaded
 from rlm_wasm.worker.census import Refusal
 
@@ -20,6 +20,7 @@ Isolation = Literal["shared", "tenant", "session"]
 _MS: Final = 1_000_000
 # A worker that holds more than it may is retired; at this many times as much it is ended.
 _MEMORY_FACTOR: Final = 2
+_SHARE_HINT: Final = "`tenants.share_percent` of {} in the policy is what one tenant may have"
 
 
 class Age(enum.Enum):
@@ -35,6 +36,8 @@ class _Worker:
 
     tenant: str
     born_ns: int
+    # Whose sessions it has; where tenants share workers, of several.
+    owners: Counter[str] = field(default_factory=Counter)
     sessions: int = 0
     sessions_total: int = 0
     memory_bytes: int = 0
@@ -57,9 +60,15 @@ class Place:
 class Placement:
     """The books of a pool: its workers, their sessions, the machine's memory pressure."""
 
-    def __init__(self, isolation: Isolation, limits: WorkerLimits) -> None:
+    def __init__(self, isolation: Isolation, limits: WorkerLimits, tenants: TenantLimits) -> None:
         self._isolation: Final = isolation
         self._limits: Final = limits
+        # What one tenant may have of it.
+        self._sessions_max: Final = tenants.share_of(limits.sessions_max)
+        self._workers_max: Final = tenants.share_of(limits.workers_max)
+        self._memory_bytes_max: Final = tenants.share_of(limits.memory_bytes_max)
+        # A tenant within its share was refused because of the memory that all hold together.
+        self._memory_wanted = False
         self._workers: dict[int, _Worker] = {}
         # The domains that have a zygote or are about to, the one least used out first.
         self._zygotes: OrderedDict[str, None] = OrderedDict()
@@ -104,24 +113,25 @@ class Placement:
         Raises:
             Overloaded: the policy's sessions, workers, zygotes or memory are used up, or the pool is closing.
         """
-        self._refuse_if_full()
+        self._refuse_if_full(tenant)
         domain = "" if self._isolation == "shared" else tenant
         number = self._with_room(domain) if self._isolation != "session" else None
         if number is not None and (not self._spreads() or self._workers[number].sessions == 0):
-            return self._enter(number, fresh=False)
+            return self._enter(number, tenant, fresh=False)
+        self._refuse_one_that_has_its_workers(domain)
         retired = self._zygote_to_retire(domain)
         if sum(worker.tenant != retired for worker in self._workers.values()) < self._limits.workers_max:
-            return self._start(domain, now_ns, retired=retired)
+            return self._start(domain, tenant, now_ns, retired=retired)
         idle = self._idle_of_others(domain)
         if idle is not None:
-            return self._start(domain, now_ns, instead_of=idle, retired=retired)
+            return self._start(domain, tenant, now_ns, instead_of=idle, retired=retired)
         raise self._refused(
             "workers",
             f"all {self._limits.workers_max} workers are in use",
             hint="raise `workers.workers_max` in the policy, or wait for a session to end",
         )
 
-    def _refuse_if_full(self) -> None:
+    def _refuse_if_full(self, tenant: str) -> None:
         limits = self._limits
         if self._draining:
             raise self._refused("closing", "the pool is closing")
@@ -131,19 +141,50 @@ class Placement:
                 f"all {limits.sessions_max} sessions are in use",
                 hint="raise `workers.sessions_max` in the policy, or wait for a session to end",
             )
+        if self._sessions_of(tenant) >= self._sessions_max:
+            raise self._refused(
+                "tenant_sessions",
+                f"this tenant has {self._sessions_max} sessions, all that one tenant may have",
+                hint=_SHARE_HINT.format("`workers.sessions_max`"),
+            )
         if self._pressure_permille > limits.pressure_permille_max:
             raise self._refused(
                 "pressure",
                 f"the machine is short of memory: tasks waited for it {self._pressure_permille} of 1000 ms",
                 hint="`workers.pressure_permille_max` in the policy says how much is too much",
             )
-        held = self.memory_bytes
+        own, held = self._memory_of(tenant), self.memory_bytes
+        if own > self._memory_bytes_max and self._isolation != "shared":
+            raise self._refused(
+                "tenant_memory",
+                f"this tenant's workers hold {own} bytes, {self._memory_bytes_max} allowed to one tenant",
+                hint=_SHARE_HINT.format("`workers.memory_bytes_max`"),
+            )
         if held > limits.memory_bytes_max:
+            self._memory_wanted = True
             raise self._refused(
                 "memory",
                 f"the workers hold {held} bytes, {limits.memory_bytes_max} allowed",
                 hint="raise `workers.memory_bytes_max` in the policy, or wait for a session to end",
             )
+
+    def _refuse_one_that_has_its_workers(self, domain: str) -> None:
+        if self._isolation == "shared" or self._workers_max == self._limits.workers_max:
+            return
+        # Idle ones make room for whoever needs it.
+        used = sum(worker.tenant == domain and worker.sessions > 0 for worker in self._workers.values())
+        if used >= self._workers_max:
+            raise self._refused(
+                "tenant_workers",
+                f"this tenant uses {self._workers_max} workers, all that one tenant may have",
+                hint=_SHARE_HINT.format("`workers.workers_max`"),
+            )
+
+    def _sessions_of(self, tenant: str) -> int:
+        return sum(worker.owners[tenant] for worker in self._workers.values())
+
+    def _memory_of(self, domain: str) -> int:
+        return sum(worker.memory_bytes for worker in self._workers.values() if worker.tenant == domain)
 
     def _spreads(self) -> bool:
         """Whether to start a worker although another has room: a lost one takes fewer sessions along."""
@@ -184,7 +225,13 @@ class Placement:
         return idle
 
     def _start(
-        self, domain: str, now_ns: int, *, instead_of: int | None = None, retired: str | None = None
+        self,
+        domain: str,
+        tenant: str,
+        now_ns: int,
+        *,
+        instead_of: int | None = None,
+        retired: str | None = None,
     ) -> Place:
         if instead_of is not None:
             del self._workers[instead_of]
@@ -195,13 +242,20 @@ class Placement:
         self._zygotes.move_to_end(domain)
         self._last += 1
         self._workers[self._last] = _Worker(domain, now_ns)
-        return self._enter(self._last, fresh=True, instead_of=instead_of, retired=retired)
+        return self._enter(self._last, tenant, fresh=True, instead_of=instead_of, retired=retired)
 
     def _enter(
-        self, number: int, *, fresh: bool, instead_of: int | None = None, retired: str | None = None
+        self,
+        number: int,
+        tenant: str,
+        *,
+        fresh: bool,
+        instead_of: int | None = None,
+        retired: str | None = None,
     ) -> Place:
         worker = self._workers[number]
         worker.sessions += 1
+        worker.owners[tenant] += 1
         worker.sessions_total += 1
         if worker.sessions_total >= self._limits.worker_sessions_total_max or self._isolation == "session":
             worker.age = Age.RETIRED
@@ -211,14 +265,17 @@ class Placement:
         idle = (n for n, w in self._workers.items() if w.sessions == 0 and w.tenant != domain)
         return next(idle, None)
 
-    def left(self, number: int) -> bool:
-        """Note that a session has gone; return whether its worker shall end now."""
+    def left(self, number: int, tenant: str) -> bool:
+        """Note that a session of a tenant's has gone; return whether its worker shall end now."""
         worker = self._workers.get(number)
         if worker is None:
             return False  # the worker went first
-        if worker.sessions == 0:
+        if not worker.owners[tenant]:
             raise InternalError("a session left a worker twice")
         worker.sessions -= 1
+        worker.owners[tenant] -= 1
+        if not worker.owners[tenant]:
+            del worker.owners[tenant]
         return worker.sessions == 0 and worker.age is Age.RETIRED
 
     def retire(self, number: int) -> None:
@@ -256,8 +313,20 @@ class Placement:
                 yield number
 
     def too_large(self) -> Iterator[int]:
-        """Yield the workers that hold so much that their sessions are ended with them."""
+        """Yield the workers that hold so much that their sessions are ended with them.
+
+        Those are too large by themselves; or the largest of a tenant that holds more than its share, while
+        another one is refused because all hold too much together.
+        """
         allowed = _MEMORY_FACTOR * self._limits.worker_memory_bytes_max
-        for number, worker in self._workers.items():
-            if worker.memory_bytes > allowed:
-                yield number
+        too_large = {number for number, worker in self._workers.items() if worker.memory_bytes > allowed}
+        yield from sorted(too_large)
+        wanted, self._memory_wanted = self._memory_wanted, False
+        if not wanted or self._isolation == "shared" or self.memory_bytes <= self._limits.memory_bytes_max:
+            return
+        for tenant in {worker.tenant for worker in self._workers.values()}:
+            if self._memory_of(tenant) > self._memory_bytes_max:
+                own = [(w.memory_bytes, n) for n, w in self._workers.items() if w.tenant == tenant]
+                largest = max(own)[1]
+                if largest not in too_large:
+                    yield largest

@@ -16,7 +16,7 @@ from typing import Final, Self
 import anyio
 from anyio.abc import TaskGroup
 
-from rlm_wasm.core.limits import BoundaryLimits, CellLimits, SessionLimits, WorkerLimits
+from rlm_wasm.core.limits import BoundaryLimits, CellLimits, SessionLimits, TenantLimits, WorkerLimits
 from rlm_wasm.core.lockdown import weakest
 from rlm_wasm.core.tenant import checked_tenant
 from rlm_wasm.errors import HostExhausted, Overloaded, PolicyError, RlmWasmError, UsageError, WorkerLost
@@ -34,6 +34,7 @@ from rlm_wasm.worker.pressure import memory_pressure_permille
 from rlm_wasm.worker.process import ProcessSession
 from rlm_wasm.worker.protocol import report_bytes_max
 from rlm_wasm.worker.shortage import typed
+from rlm_wasm.worker.stints import Stints
 from rlm_wasm.worker.worker import SessionImage
 
 _MEASURE_MS: Final = 1_000
@@ -46,6 +47,7 @@ class PoolLimits:
 
     isolation: Isolation
     workers: WorkerLimits
+    tenants: TenantLimits
     session: SessionLimits
     cell: CellLimits
     boundary: BoundaryLimits
@@ -81,6 +83,8 @@ class _Slot:
     link: Link | None = None
     error: RlmWasmError | None = None
     unwanted: bool = False
+    # Whose each of its sessions is, until that one's place is free.
+    owners: dict[int, str] = field(default_factory=dict)
     cpu_ms: int | None = None
     # How much of its CPU time has been counted.
     counted_ns: int = 0
@@ -103,7 +107,8 @@ class WorkerPool:
         self._clock: Final = clock
         self._charge: Final = charge
         self._census: Final = Census()
-        self._placement = Placement(limits.isolation, limits.workers)
+        self._placement = Placement(limits.isolation, limits.workers, limits.tenants)
+        self._stints: Final = Stints(limits.tenants.cells_max)
         self._slots: dict[int, _Slot] = {}
         self._numbers = itertools.count(1)
         # Of each domain that has a zygote in the books.
@@ -165,7 +170,7 @@ class WorkerPool:
         Raises:
             ArtifactError: no guest is built, or it is not what was built.
             LockdownError: the policy demands a layer that this machine does not have.
-            Overloaded: the policy's sessions, workers or memory are used up.
+            Overloaded: the policy's sessions, workers, zygotes or memory are used up, or the tenant's part.
             PolicyError: the memory cap is below the guest's image.
             UsageError: the image is not of this pool, or is another tenant's.
             WorkerLost: the worker went before the session was there.
@@ -197,13 +202,15 @@ class WorkerPool:
             assert self._tasks is not None
             self._tasks.start_soon(self._start, place.worker, slot, self._nursery(domain))
         try:
-            link = await self._link(place.worker)
+            slot, link = await self._served(place.worker)
             _require_room(limits, start)
         except BaseException:
-            self._left(place.worker)
+            self._left(place.worker, tenant)
             raise
         alone = self._limits.isolation == "session"
-        session = ProcessSession(link, SessionId(next(self._numbers)), limits, boundary, alone=alone)
+        number = SessionId(next(self._numbers))
+        slot.owners[number] = tenant
+        session = ProcessSession(link, number, limits, boundary, self._stints.stint(tenant), alone=alone)
         try:
             await session.open_in(limits, start)
         except BaseException as error:
@@ -264,7 +271,7 @@ class WorkerPool:
                 unsent_bytes_max=self._limits.workers.unsent_bytes_max,
                 hang_ms_max=self._limits.workers.hang_ms_max,
                 ended=lambda link: self._ended(number, link),
-                closed=lambda link, session: self._left(number),
+                closed=lambda link, session: self._left(number, slot.owners.pop(session)),
                 alone=self._limits.isolation == "session",
             )
         except BaseException:
@@ -310,7 +317,7 @@ class WorkerPool:
         await nursery.aclose()
         self._leaving.discard(nursery)
 
-    async def _link(self, number: int) -> Link:
+    async def _served(self, number: int) -> tuple[_Slot, Link]:
         slot = self._slots[number]
         await slot.settled.wait()
         if slot.error is not None:
@@ -318,14 +325,14 @@ class WorkerPool:
             raise type(slot.error)(slot.error.message, hint=slot.error.hint)
         if slot.link is None:
             raise WorkerLost("the worker process is gone: it was ended before it served")
-        return slot.link
+        return slot, slot.link
 
     def _retire(self, number: int) -> None:
         self._placement.retire(number)
         self._end_all(self._placement.tick(self._clock()), "it could not make a session")
 
-    def _left(self, number: int) -> None:
-        if self._placement.left(number):
+    def _left(self, number: int, tenant: str) -> None:
+        if self._placement.left(number, tenant):
             self._end(number, "it has served its sessions")
 
     def _end(self, number: int, reason: str) -> None:
@@ -350,6 +357,8 @@ class WorkerPool:
         self._tasks.start_soon(self._bury, number, link)
 
     async def _bury(self, number: int, link: Link) -> None:
+        with anyio.CancelScope(shield=True):
+            await link.over.wait()
         await ended_in_time(link.child, _END_SECONDS_MAX)
         self._slots.pop(number, None)
         self._processes.release()

@@ -20,6 +20,7 @@ from rlm_wasm.worker.host_session import CLOSE_SECONDS_MAX, HostSession
 from rlm_wasm.worker.link import Link
 from rlm_wasm.worker.result import CellResult
 from rlm_wasm.worker.shortage import typed
+from rlm_wasm.worker.stints import Stint
 from rlm_wasm.worker.worker import SessionImage
 
 # A value of fewer bytes travels in its frame; a larger one in a file of its own.
@@ -40,10 +41,11 @@ class ProcessSession(HostSession):
         number: SessionId,
         limits: SessionLimits,
         boundary: BoundaryLimits,
+        stint: Stint,
         *,
         alone: bool = False,
     ) -> None:
-        super().__init__(link, number, boundary)
+        super().__init__(link, number, boundary, stint)
         self._limits = limits
         self._process_id: Final = link.child.pid
         self._link: Final = link

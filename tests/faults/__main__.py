@@ -10,6 +10,7 @@ from random import Random
 import anyio
 
 from rlm_wasm.worker.guest_files import guest_files
+from rlm_wasm.worker.program import load_guest_program
 from tests.faults.rounds import ROUNDS_A_POOL, Tally, rounds
 from tests.faults.runs import runs
 from tests.faults.starts import starts
@@ -28,6 +29,7 @@ def spread(values: list[float]) -> str:
 def main(count: int, seed: int) -> None:
     """Let the faults come."""
     guest_files()  # held by a process from its first worker on
+    load_guest_program()  # and from its first guest of its own on
     began = time.monotonic()
     print(f"{count} faults, seed {seed}", flush=True)
     tally, drawn = Tally(), Random(seed)

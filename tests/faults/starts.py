@@ -59,7 +59,7 @@ async def starts(tally: Tally, seed: int, count: int) -> None:
             one = _OneStart(tally, random)
             with anyio.move_on_after(STUCK_SECONDS) as stuck:
                 await one.whole()
-            assert not stuck.cancelled_caught, f"stuck: {one.about}"
+            assert not stuck.cancelled_caught, f"stuck: {one.about}: {one.step}, told: {one.told}"
             seen.look()
 
 
@@ -74,7 +74,8 @@ class _OneStart:
         self._strike: Strike | None = random.choice(_OF_ZYGOTES) if random.random() < 0.3 else None
         self._tenants = [f"tenant {random.randrange(3)}" for _ in range(random.randint(1, 6))]
         self._scopes = [anyio.CancelScope() for _ in self._tenants]
-        self._told: list[str] = []
+        self.told: list[str] = []
+        self.step = "opening"
         what = "closed" if self._closes else "cancelled"
         struck = "" if self._strike is None else f" after {self._strike.name}"
         self.about = f"{what} when {self._moment}{struck}, {len(self._tenants)} in {self._isolation!r}"
@@ -97,13 +98,16 @@ class _OneStart:
                         self._strike.strike(worker, None)
                     began = time.monotonic()
                     if not self._closes:
+                        self.step = "giving up"
                         await self._give_up(worker)
                         began = time.monotonic()
+                    self.step = "closing"
+                self.step = "closed"
                 took = time.monotonic() - began
                 assert took < TOLD_SECONDS_MAX + self._tally.stopped, (
                     f"{self.about}: closing took {took:.2f} s"
                 )
-                await until(lambda: len(self._told) == len(self._tenants), TOLD_SECONDS_MAX)
+                await until(lambda: len(self.told) == len(self._tenants), TOLD_SECONDS_MAX)
             outside.cancel_scope.cancel()
         self._judge(worker)
 
@@ -111,7 +115,7 @@ class _OneStart:
         """Wait until the start has come so far, or is over."""
         await anyio.lowlevel.checkpoint()
         if isinstance(worker, WorkerPool):
-            await until(lambda: MOMENTS[self._moment](worker) or self._told, STUCK_SECONDS)
+            await until(lambda: MOMENTS[self._moment](worker) or self.told, STUCK_SECONDS)
         for _ in range(self._random.randrange(4)):
             await anyio.lowlevel.checkpoint()
 
@@ -120,9 +124,10 @@ class _OneStart:
         given_up = [scope for scope in self._scopes if self._random.random() < 0.7] or self._scopes
         for scope in given_up:
             scope.cancel()
-        await until(lambda: len(self._told) == len(self._tenants), STUCK_SECONDS)
+        await until(lambda: len(self.told) == len(self._tenants), STUCK_SECONDS)
         if isinstance(worker, WorkerPool):
             await until(lambda: worker.sessions == 0, TOLD_SECONDS_MAX)
+        self.step = "the next one"
         for _ in range(3):  # a zygote that was struck is found at its next use
             outcome = await outcome_of(self._once(worker, "tenant 0"))
             if outcome == "None":
@@ -138,7 +143,7 @@ class _OneStart:
             except RlmWasmError as error:
                 known = isinstance(error, (Overloaded, *LOST)) or "closed" in error.message
                 told = type(error).__name__ if known else f"{type(error).__name__}: {error}"
-        self._told.append(told)
+        self.told.append(told)
 
     @staticmethod
     async def _once(worker: Worker, tenant: str) -> None:
@@ -147,7 +152,7 @@ class _OneStart:
     def _judge(self, worker: Worker) -> None:
         what = "closed" if self._closes else "cancelled"
         self._tally.faults[f"a start: {what} when {self._moment}"] += 1
-        for told in self._told:
+        for told in self.told:
             self._tally.outcomes[f"a start: {told}"] += 1
             assert ":" not in told, f"{self.about}: {told}"
             assert told != "cancelled" or not self._closes, self.about

@@ -66,12 +66,21 @@ class PermitsMachine(RuleBasedStateMachine):
         provider=st.integers(1, 6),
         model=st.integers(1, 4),
         least=st.integers(1, 2),
+        of_tenant=st.integers(1, 6),
         shares=st.tuples(*[st.integers(1, 3)] * len(RUNS)),
     )
-    def begin(self, total: int, provider: int, model: int, least: int, shares: tuple[int, ...]) -> None:
+    def begin(
+        self, total: int, provider: int, model: int, least: int, of_tenant: int, shares: tuple[int, ...]
+    ) -> None:
+        self.of_tenant = of_tenant
         self.total, self.provider_max, self.model_max, self.least = total, provider, model, least
         self.limits = permit_limits(
-            total, provider_max=provider, model_max=model, adaptive_min=least, recover_ms=100
+            total,
+            tenant_max=of_tenant,
+            provider_max=provider,
+            model_max=model,
+            adaptive_min=least,
+            recover_ms=100,
         )
         self.permits = Permits(self.limits)
         self.shares = {RunId(name): share for (name, _, _), share in zip(RUNS, shares, strict=True)}
@@ -111,8 +120,10 @@ class PermitsMachine(RuleBasedStateMachine):
         same = [other for other in self.held if other.run == waiter.run]
         provider = [other for other in self.held if other.provider == waiter.provider]
         model = [other for other in self.held if other.model == waiter.model]
+        own = [other for other in self.held if self.tenant[other.run] == self.tenant[waiter.run]]
         return (
             len(self.held) < self.total
+            and len(own) < self.of_tenant
             and len(same) < self.shares[waiter.run]
             and len(provider) < self.permits_of(waiter.provider)
             and len(model) < self.model_max

@@ -321,6 +321,8 @@ class Books:
         self.check(same and effect.model == asked.model, "4: something else than was asked")
         flying, limits = self._flying(), self.permits
         self.check(len(flying) <= limits.total_max, f"2: more than {limits.total_max} permits are held")
+        of_tenant = sum(self.runs[run_id].facts.tenant == run.facts.tenant for run_id, _ in flying)
+        self.check(of_tenant <= limits.tenant_max, "2: a tenant holds more than its share of permits")
         own = sum(run_id == effect.run_id for run_id, _ in flying)
         self.check(own <= run.facts.run.permits_max, "2: a run holds more than its share of permits")
         of_model = sum(other.asked.model == effect.model for _, other in flying)
@@ -433,6 +435,7 @@ class Books:
         flying, limits = self._flying(), self.permits
         for run_id, run in self.runs.items():
             own = sum(owner == run_id for owner, _ in flying)
+            of_tenant = sum(self.runs[owner].facts.tenant == run.facts.tenant for owner, _ in flying)
             for number, request in run.requests.items():
                 if request.where not in OPEN:
                     continue
@@ -445,6 +448,7 @@ class Books:
                     busy = (
                         len(flying) >= limits.total_max
                         or own >= run.facts.run.permits_max
+                        or of_tenant >= limits.tenant_max
                         or model >= limits.model_max
                         or provider >= fewest
                     )

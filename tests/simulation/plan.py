@@ -81,6 +81,11 @@ def _policy(random: Random) -> Policy:
         "recover_ms": pick((5, 500)),
         "weights": {"heavy": 3},
     }
+    data["tenants"] = {
+        "share_percent": pick((100, 60, 34)),
+        "cells_max": pick((1, 2, 100)),
+        "runs_max": 1_000,
+    }
     data["run"] |= {
         "wall_ms_max": wall_ms,
         "turns_max": pick((2, 5)),

@@ -56,7 +56,12 @@ def run_limits(**over: int) -> RunLimits:
 
 def permit_limits(total_max: int = 2, **over: int) -> PermitLimits:
     base = PermitLimits(
-        total_max=total_max, provider_max=100, model_max=100, adaptive_min=1, recover_ms=1_000
+        total_max=total_max,
+        tenant_max=total_max,
+        provider_max=100,
+        model_max=100,
+        adaptive_min=1,
+        recover_ms=1_000,
     )
     return replace(base, **over)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import anyio
 
-from rlm_wasm.core.limits import WorkerLimits
+from rlm_wasm.core.limits import NO_TENANT_LIMITS, WorkerLimits
 from rlm_wasm.worker.child import Child
 from rlm_wasm.worker.placement import Isolation
 from rlm_wasm.worker.pool import PoolLimits, WorkerPool
@@ -42,10 +42,12 @@ def pool_limits(
     layers: tuple[str, ...] = (),
     session: dict[str, Any] | None = None,
     boundary: dict[str, int] | None = None,
+    tenants: dict[str, int] | None = None,
     **workers: int,
 ) -> PoolLimits:
     return PoolLimits(
         isolation=isolation,
+        tenants=replace(NO_TENANT_LIMITS, **(tenants or {})),
         workers=worker_limits(**workers),
         session=session_limits(**(session or {})),
         cell=cell_limits(),

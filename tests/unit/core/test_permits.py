@@ -65,6 +65,28 @@ def test_a_run_never_holds_more_than_its_share_and_others_get_the_rest() -> None
     assert permits.hand_out(0) == [(A, 2)]
 
 
+@pytest.mark.threat("T-115")
+def test_a_tenant_never_holds_more_than_its_share_and_another_gets_the_rest_at_once() -> None:
+    permits = Permits(permit_limits(4, tenant_max=3))
+    for run, tenant in ((A, "greedy"), (B, "greedy"), (C, "modest")):
+        permits.add_run(run, permits_max=100, waiting_max=100, tenant=tenant)
+    ask(permits, A, *range(1, 9))
+    ask(permits, B, *range(1, 9))
+    granted = permits.hand_out(0)
+    assert len(granted) == 3
+    assert permits.hand_out(0) == []
+    ask(permits, C, 1, 2)
+    assert permits.hand_out(0) == [(C, 1)]
+    for _ in range(20):  # however often it gives some back and wants more
+        permits.release(*granted.pop(0))
+        granted += permits.hand_out(0)
+        assert permits.held_by(A) + permits.held_by(B) + permits.held_by(C) == permits.held <= 4
+        assert permits.held_by(A) + permits.held_by(B) <= 3
+        if not permits.waiting:
+            break
+    assert permits.waiting == 0
+
+
 def test_one_that_withdrew_is_not_granted() -> None:
     permits = pool(1, A)
     ask(permits, A, 1, 2, 3)

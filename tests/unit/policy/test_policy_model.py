@@ -61,6 +61,7 @@ def test_strict_gives_less_than_standard_of_everything(strict):
     ("section", "dataclass"),
     [
         (sections.CellSection, limits.CellLimits),
+        (sections.TenantsSection, limits.TenantLimits),
         (sections.RunSection, limits.RunLimits),
         (sections.BudgetSection, limits.BudgetLimits),
         (sections.BoundarySection, limits.BoundaryLimits),
@@ -76,6 +77,7 @@ def test_every_limit_in_the_file_reaches_the_core_unchanged(strict):
     data = strict.to_mapping()
     for section, give in {
         "cell": strict.cell_limits,
+        "tenants": strict.tenant_limits,
         "run": strict.run_limits,
         "budget": strict.budget_limits,
         "boundary": strict.boundary_limits,
@@ -91,8 +93,11 @@ def test_every_limit_in_the_file_reaches_the_core_unchanged(strict):
             assert value == (0 if key == "stream" else data[section][key])
 
 
-def test_no_key_of_any_table_has_a_default_except_the_endpoints_and_which_layers_are_meant():
-    """An absent limit is never filled in silently; of the layers all are meant unless some are named."""
+def test_no_key_of_any_table_has_a_default_except_endpoints_layers_and_what_one_tenant_may_have():
+    """An absent limit is never filled in silently; of the layers all are meant unless some are named.
+
+    Without a table of tenants there is one, and it has everything.
+    """
     tables = [*sections.Section.__subclasses__()]
     optional = {
         (table.__name__, name)
@@ -103,6 +108,7 @@ def test_no_key_of_any_table_has_a_default_except_the_endpoints_and_which_layers
     assert optional == {
         ("ProvidersSection", "openai"),
         ("Policy", "providers"),
+        ("Policy", "tenants"),
         ("SandboxSection", "lockdown"),
     }
 

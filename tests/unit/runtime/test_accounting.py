@@ -117,6 +117,7 @@ def test_prometheus_reads_every_counter_of_every_row() -> None:
     accounting = Accounting(tenants_max=3)
     for tenant in ("", 'a"b\\c\nd', "漢🙂", "late", "rest"):
         meter = accounting.meter(tenant)
+        meter.run_refused()
         meter.session_opened()
         meter.cell_ended(fuel=10, executed_ns=1_500_000_000, memory_peak_bytes=4096)
         meter.worker_ran(2_500_000_000)
@@ -129,6 +130,7 @@ def test_prometheus_reads_every_counter_of_every_row() -> None:
     assert {name: value for (name, tenant, row), value in found.items() if row == "rest"} == {
         "rlm_wasm_runs_started_total": 2,
         "rlm_wasm_runs_ended_total": 2,
+        "rlm_wasm_runs_refused_total": 2,
         "rlm_wasm_sessions_total": 2,
         "rlm_wasm_cells_total": 2,
         "rlm_wasm_calls_total": 6,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,7 @@ async def test_the_pool_tells_what_there_is_and_what_was_refused() -> None:
     found = scraped(metrics)
     assert {key[1]: value for key, value in found.items() if key[0] == "rlm_wasm_pool_refusals_total"} == {
         "workers": 0, "zygotes": 0, "sessions": 1, "memory": 0, "pressure": 1, "closing": 0,
+        "tenant_sessions": 0, "tenant_workers": 0, "tenant_memory": 0,
     }  # fmt: skip
     assert found["rlm_wasm_pool_workers",] == found["rlm_wasm_pool_sessions",] == 0
     assert found["rlm_wasm_pool_zygotes",] == 0
@@ -165,6 +167,22 @@ async def test_the_pool_tells_what_there_is_and_what_was_refused() -> None:
     assert metrics.pool is not None
     with pytest.raises(TypeError):
         metrics.pool.refusals["workers"] = 9  # type: ignore[index]
+
+
+@pytest.mark.threat("T-115")
+@pytest.mark.parametrize("isolation", ["session", "tenant", "shared"])
+async def test_one_tenant_that_takes_all_it_gets_leaves_another_a_session(isolation: str) -> None:
+    workers = {"workers_max": 4, "sessions_max": 4}
+    policy = process_policy(isolation, workers=workers, tenants={"share_percent": 75})
+    async with Sandbox(policy) as sandbox, AsyncExitStack() as stack:
+        for _ in range(3):
+            await stack.enter_async_context(await sandbox.session(tenant="greedy"))
+        with pytest.raises(Overloaded, match="this tenant has 3 sessions, all that one tenant may have"):
+            await sandbox.session(tenant="greedy")
+        async with await sandbox.session(tenant="modest") as session:
+            assert (await session.exec("6 * 7")).result == "42"
+        found = scraped(sandbox.metrics())
+        assert found["rlm_wasm_pool_refusals_total", "tenant_sessions"] == 1
 
 
 async def test_a_worker_that_dies_is_counted_with_the_sessions_that_it_takes_along() -> None:

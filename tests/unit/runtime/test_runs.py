@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from rlm_wasm.audit.sink import JsonlSink
-from rlm_wasm.errors import UsageError
+from rlm_wasm.errors import Overloaded, UsageError
 from rlm_wasm.events import Event
 from rlm_wasm.providers.base import Completion, Query
 from rlm_wasm.runtime.runtime import Runtime
@@ -252,6 +252,36 @@ async def test_many_runs_at_once_share_one_runtime(script: Script) -> None:
 
 
 @pytest.mark.threat("T-025")
+@pytest.mark.threat("T-115")
+async def test_a_tenant_has_so_many_runs_and_another_has_its_own() -> None:
+    class Slow:
+        async def complete(self, query: Query) -> Completion:
+            await anyio.sleep_forever()
+            raise AssertionError
+
+        async def aclose(self) -> None:
+            pass
+
+    policy = small_policy(tenants={"runs_max": 2})
+    async with Runtime(policy, route=lambda name: (Slow(), name)) as runtime:
+        runs = [runtime.start("?", tenant="greedy") for _ in range(2)]
+        with pytest.raises(Overloaded, match="this tenant has 2 runs, all that one tenant may have"):
+            runtime.start("?", tenant="greedy")
+        with pytest.raises(Overloaded) as caught:
+            await runtime.ask("?", tenant="greedy")
+        assert "tenants.runs_max" in str(caught.value.hint)
+        runs.append(runtime.start("?", tenant="modest"))
+        runs[0].cancel()
+        assert (await runs[0].result()).partial
+        runs.append(runtime.start("?", tenant="greedy"))
+        assert runtime.metrics().tenants["greedy"].runs_refused == 2
+        assert runtime.metrics().tenants["modest"].runs_refused == 0
+        for run in runs:
+            run.cancel()
+        for run in runs:
+            await run.result()
+
+
 async def test_a_log_that_cannot_be_written_ends_the_run(script: Script) -> None:
     """/dev/full gives the kernel's own ENOSPC."""
     script.reply("root", "FINAL('unseen')")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
-from rlm_wasm.core.limits import WorkerLimits
+from rlm_wasm.core.limits import NO_TENANT_LIMITS, WorkerLimits
 from rlm_wasm.errors import InternalError, Overloaded
 from rlm_wasm.worker.placement import Isolation, Placement
 from tests.support.pool_facts import worker_limits
@@ -15,8 +16,10 @@ from tests.support.pool_facts import worker_limits
 MS = 1_000_000
 
 
-def placement(isolation: Isolation = "shared", **limits: int) -> Placement:
-    return Placement(isolation, worker_limits(**limits))
+def placement(isolation: Isolation = "shared", share_percent: int = 100, **limits: int) -> Placement:
+    return Placement(
+        isolation, worker_limits(**limits), replace(NO_TENANT_LIMITS, share_percent=share_percent)
+    )
 
 
 def test_sessions_spread_over_all_workers_and_then_evenly():
@@ -30,7 +33,7 @@ def test_a_worker_is_started_once_and_used_again_when_idle():
     books = placement(workers_max=8)
     first = books.place("", 0)
     assert first.fresh
-    assert not books.left(first.worker)
+    assert not books.left(first.worker, "")
     again = books.place("", 0)
     assert (again.worker, again.fresh) == (first.worker, False)
 
@@ -43,7 +46,7 @@ def test_a_session_of_its_own_gets_a_fresh_worker_that_ends_with_it():
     assert one.worker != two.worker
     with pytest.raises(Overloaded, match="all 2 workers"):
         books.place("a", 0)
-    assert books.left(one.worker)
+    assert books.left(one.worker, "a")
     books.ended(one.worker)
     assert books.place("a", 0).worker not in (one.worker, two.worker)
 
@@ -63,7 +66,7 @@ def test_an_idle_worker_of_another_tenant_makes_room_and_is_never_handed_over():
     first = books.place("a", 0)
     with pytest.raises(Overloaded):
         books.place("b", 0)
-    books.left(first.worker)
+    books.left(first.worker, "a")
     second = books.place("b", 0)
     assert second.fresh
     assert second.instead_of == first.worker
@@ -116,8 +119,8 @@ def test_old_and_large_workers_are_retired_and_end_after_their_last_session():
     large = books.place("", 900 * MS)
     books.measured(large.worker, 501)
     assert list(books.tick(1001 * MS)) == []
-    assert books.left(old.worker)
-    assert books.left(large.worker)
+    assert books.left(old.worker, "")
+    assert books.left(large.worker, "")
 
 
 def test_a_worker_that_holds_twice_what_it_may_is_ended_with_its_sessions():
@@ -132,7 +135,7 @@ def test_a_worker_that_holds_twice_what_it_may_is_ended_with_its_sessions():
 def test_an_idle_worker_that_is_too_old_ends_at_once():
     books = placement(worker_age_ms_max=1000)
     place = books.place("", 0)
-    assert not books.left(place.worker)
+    assert not books.left(place.worker, "")
     assert list(books.tick(1000 * MS)) == []
     assert list(books.tick(1001 * MS)) == [place.worker]
 
@@ -140,9 +143,9 @@ def test_an_idle_worker_that_is_too_old_ends_at_once():
 def test_a_worker_is_retired_after_its_last_allowed_session():
     books = placement(workers_max=1, worker_sessions_total_max=2)
     worker = books.place("", 0).worker
-    assert not books.left(worker)
+    assert not books.left(worker, "")
     assert books.place("", 0).worker == worker
-    assert books.left(worker)
+    assert books.left(worker, "")
 
 
 def test_a_pool_that_closes_takes_nothing():
@@ -155,11 +158,11 @@ def test_a_pool_that_closes_takes_nothing():
 def test_a_session_leaves_once():
     books = placement()
     worker = books.place("", 0).worker
-    books.left(worker)
+    books.left(worker, "")
     with pytest.raises(InternalError):
-        books.left(worker)
+        books.left(worker, "")
     books.ended(worker)
-    assert not books.left(worker)  # it went with its worker
+    assert not books.left(worker, "")  # it went with its worker
 
 
 @pytest.mark.threat("T-111")
@@ -173,7 +176,7 @@ def test_a_zygote_in_use_is_never_retired_and_the_next_tenant_is_refused(isolati
     assert "workers.zygotes_max" in str(caught.value.hint)
     assert books.refusals["zygotes"] == 1
     assert books.place("a", 0).fresh  # there is one for it
-    books.left(second.worker)
+    books.left(second.worker, "b")
     assert books.place("c", 0).instead_of_zygote == "b"
     with pytest.raises(Overloaded):
         books.place("b", 0)
@@ -182,15 +185,68 @@ def test_a_zygote_in_use_is_never_retired_and_the_next_tenant_is_refused(isolati
 def test_the_zygote_least_used_out_goes_first_and_its_idle_workers_with_it():
     books = placement("tenant", zygotes_max=2, workers_max=2)
     first = books.place("a", 0)
-    books.left(first.worker)
+    books.left(first.worker, "a")
     second = books.place("b", 0)
-    books.left(second.worker)
-    books.left(books.place("a", 0).worker)
+    books.left(second.worker, "b")
+    books.left(books.place("a", 0).worker, "a")
     third = books.place("c", 0)
     assert (third.instead_of, third.instead_of_zygote) == (None, "a")
     assert books.workers == 2
     # Its books are closed: what its workers still do moves nothing.
-    assert not books.left(first.worker)
+    assert not books.left(first.worker, "a")
+
+
+@pytest.mark.threat("T-115")
+@pytest.mark.parametrize("isolation", ["shared", "tenant", "session"])
+def test_one_tenant_gets_its_share_of_sessions_and_another_still_finds_some(isolation: Isolation) -> None:
+    books = placement(isolation, 75, sessions_max=8, workers_max=8)
+    taken = [books.place("a", 0) for _ in range(6)]
+    with pytest.raises(Overloaded, match="this tenant has 6 sessions") as caught:
+        books.place("a", 0)
+    assert "tenants.share_percent" in str(caught.value.hint)
+    for _ in range(2):
+        books.place("b", 0)
+    with pytest.raises(Overloaded, match="all 8 sessions are in use"):
+        books.place("b", 0)
+    assert {reason: count for reason, count in books.refusals.items() if count} == {
+        "tenant_sessions": 1,
+        "sessions": 1,
+    }
+    if books.left(taken[0].worker, "a"):
+        books.ended(taken[0].worker)
+    books.place("a", 0)
+
+
+@pytest.mark.threat("T-115")
+def test_one_tenant_cannot_keep_every_worker_with_a_session_in_each():
+    books = placement("tenant", 50, workers_max=4, worker_sessions_total_max=2)
+    for _ in range(2):
+        worker = books.place("a", 0).worker
+        books.left(books.place("a", 0).worker, "a")  # it takes none any more, and keeps one
+        assert books.sessions_in(worker) == 1
+    with pytest.raises(Overloaded, match="this tenant uses 2 workers"):
+        books.place("a", 0)
+    assert books.refusals["tenant_workers"] == 1
+    assert books.place("b", 0).fresh
+
+
+@pytest.mark.threat("T-115")
+def test_one_tenant_that_holds_too_much_memory_makes_room_once_another_wants_some():
+    books = placement("session", 50, memory_bytes_max=1000, worker_memory_bytes_max=10_000)
+    small, large, other = books.place("a", 0), books.place("a", 0), books.place("b", 0)
+    books.measured(small.worker, 300)
+    books.measured(large.worker, 900)
+    books.measured(other.worker, 100)
+    with pytest.raises(Overloaded, match="this tenant's workers hold 1200 bytes, 500 allowed"):
+        books.place("a", 0)
+    assert books.refusals["tenant_memory"] == 1
+    assert list(books.too_large()) == []  # nobody else wants any
+    with pytest.raises(Overloaded, match="the workers hold 1300 bytes, 1000 allowed"):
+        books.place("b", 0)
+    assert list(books.too_large()) == [large.worker]
+    books.ended(large.worker)
+    books.place("b", 0)
+    assert list(books.too_large()) == []
 
 
 @pytest.mark.threat("T-111")
@@ -202,7 +258,7 @@ def test_the_books_agree_with_a_model_over_random_histories(isolation, seed):
         workers_max=4, sessions_max=12, sessions_per_worker_max=4, worker_sessions_total_max=9,
         worker_age_ms_max=50, zygotes_max=2 + seed % 2,
     )  # fmt: skip
-    model = _Model(isolation, limits)
+    model = _Model(isolation, limits, (100, 75, 34)[seed % 3])
     for now in range(400):
         model.step(draw, now * MS)
 
@@ -210,8 +266,11 @@ def test_the_books_agree_with_a_model_over_random_histories(isolation, seed):
 class _Model:
     """What must hold, kept in another way."""
 
-    def __init__(self, isolation: Isolation, limits: WorkerLimits) -> None:
-        self.books = Placement(isolation, limits)
+    def __init__(self, isolation: Isolation, limits: WorkerLimits, share: int) -> None:
+        # 12 sessions and 4 workers.
+        self.sessions_of_one = {100: 12, 75: 9, 34: 5}[share]
+        self.workers_of_one = {100: 4, 75: 3, 34: 2}[share]
+        self.books = Placement(isolation, limits, replace(NO_TENANT_LIMITS, share_percent=share))
         self.isolation = isolation
         self.limits = limits
         self.sessions: list[tuple[int, str]] = []
@@ -225,8 +284,8 @@ class _Model:
             case 0 | 1 | 2 | 3 | 4:
                 self._place(draw.choice("abc"), now)
             case 5 | 6 | 7 if self.sessions:
-                worker, _ = self.sessions.pop(draw.randrange(len(self.sessions)))
-                if self.books.left(worker):
+                worker, tenant = self.sessions.pop(draw.randrange(len(self.sessions)))
+                if self.books.left(worker, tenant):
                     self._gone(worker)
             case 8 if self.alive:
                 self._gone(draw.choice(sorted(self.alive)))
@@ -245,7 +304,11 @@ class _Model:
             full = len(self.sessions) >= self.limits.sessions_max
             in_use = {self.whose[where] for where, _ in self.sessions}
             no_zygote = domain not in self.zygotes and len(self.zygotes & in_use) == self.limits.zygotes_max
-            assert full or len(self.alive) == self.limits.workers_max or no_zygote
+            own = [where for where, who in self.sessions if who == tenant]
+            has_all = len(own) >= self.sessions_of_one
+            if self.isolation != "shared":
+                has_all = has_all or len(set(own)) >= self.workers_of_one
+            assert full or len(self.alive) == self.limits.workers_max or no_zygote or has_all
             return
         if place.instead_of_zygote is not None:
             assert all(self.whose[where] != place.instead_of_zygote for where, _ in self.sessions)
@@ -262,6 +325,9 @@ class _Model:
         self.alive.add(place.worker)
         self.ever.add(place.worker)
         self.sessions.append((place.worker, tenant))
+        own = [where for where, who in self.sessions if who == tenant]
+        assert len(own) <= self.sessions_of_one
+        assert self.isolation == "shared" or len(set(own)) <= self.workers_of_one
         tenants = {who for where, who in self.sessions if where == place.worker}
         held = sum(where == place.worker for where, _ in self.sessions)
         assert held <= (1 if self.isolation == "session" else self.limits.sessions_per_worker_max)
