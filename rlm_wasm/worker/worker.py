@@ -74,10 +74,10 @@ class WorkerSession(Protocol):
     ) -> CellResult:
         """Run a cell; `answer` turns each request frame of the guest into a response frame.
 
-        A GuestError raised by `answer` ends the cell and is its result; another Exception interrupts it, and is
-        raised here when it has ended. Where a cell ends the
-        guest, the session goes back to the state before it if that took no more than
-        `checkpoint_bytes_max`; else it is lost. Cancelling this call ends the cell.
+        A GuestError raised by `answer` ends the cell and is its result; another Exception interrupts it, and
+        is raised here when it has ended. Where a cell ends the guest, the session goes back to the state
+        before it if that took no more than `checkpoint_bytes_max`; else it is lost. Cancelling this call ends
+        the cell.
         """
 
     @property

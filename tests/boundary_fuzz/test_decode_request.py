@@ -238,7 +238,8 @@ def test_a_frame_at_the_cap_is_refused_in_bounded_time_and_memory(frame: bytes) 
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert lines < 20_000, "the work grows with the frame"
-    assert peak < 4 * len(frame) + 2**20
+    # What is no UTF-8 costs CPython 3.14 four bytes for each of the frame's, and a copy for the error's sake.
+    assert peak < 5 * len(frame) + 2**20
 
 
 def test_an_honest_frame_at_the_cap_is_understood_in_bounded_memory() -> None:
