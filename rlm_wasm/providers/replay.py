@@ -41,8 +41,10 @@ class ReplayProvider:
     def __init__(self, answers: Iterable[RecordedAnswer], *, paced: bool = False) -> None:
         self._paced: Final = paced
         self._left: Final[dict[tuple[str, bytes], deque[RecordedAnswer]]] = defaultdict(deque)
+        self._models: Final[dict[bytes, set[str]]] = defaultdict(set)  # by what they were asked
         for answer in answers:
             self._left[answer.model, answer.digest].append(answer)
+            self._models[answer.digest].add(answer.model)
 
     async def complete(self, query: Query) -> Completion:
         """Answer with the next recorded outcome for these messages, or fail as it failed."""
@@ -68,7 +70,7 @@ class ReplayProvider:
     def _missing(self, model: str, digest: bytes) -> str:
         if (model, digest) in self._left:
             return "the recording has no further answer to this prompt"
-        if others := sorted(other for other, known in self._left if known == digest):
+        if others := sorted(self._models.get(digest, ())):
             return f"the recording has this prompt for {', '.join(others)}, and not for {model}"
         return "the recording never saw this prompt"
 

@@ -252,7 +252,11 @@ async def test_a_log_with_a_line_out_of_place_ends_its_replay(log: Path, run: st
         else:
             lines[at], lines[at + 1] = lines[at + 1], lines[at]
         log.write_bytes(renumbered(lines))
-        found = await replayed(log)
+        try:
+            found = await replayed(log)
+        except EventLogError:  # one event more than its run may write
+            ended += 1
+            continue
         # Not each time: two answers of one moment may also have come the other way, and what a conversation
         # that was stopped still did is taken from the log.
         ended += found.difference is not None
