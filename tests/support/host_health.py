@@ -7,8 +7,13 @@ import gc
 import os
 from dataclasses import dataclass
 
+import re2
+
 from rlm_wasm.sandbox import linear_unsafe
 from rlm_wasm.sandbox.engine import HOST_STACK_BYTES, WASM_STACK_BYTES
+
+# Loaded now, with its libraries: what they map is nothing that a test leaves behind.
+assert re2
 
 # Arenas of the allocators come and go by themselves; a leak of ours repeats and passes this soon.
 MAPS_SLACK = 16
