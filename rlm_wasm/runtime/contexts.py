@@ -21,6 +21,9 @@ RESERVED: Final = frozenset(
         *("_", "__name__", "__builtins__"),
     }
 )
+# Characters or bytes from which a session's origin is taken anew after loading them: else what is kept of
+# each state would have to have room for them.
+REBASE_FROM_UNITS: Final = 1 << 20
 Contexts = str | bytes | Mapping[str, str | bytes] | None
 
 

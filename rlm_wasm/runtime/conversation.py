@@ -36,14 +36,12 @@ from rlm_wasm.ids import RequestId, RunId
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.runtime.accounting import Meter
 from rlm_wasm.runtime.broker import Broker
-from rlm_wasm.runtime.contexts import describe
+from rlm_wasm.runtime.contexts import REBASE_FROM_UNITS, describe
 from rlm_wasm.runtime.guest_requests import GuestRequests
 from rlm_wasm.sandbox.session import Cell
 from rlm_wasm.worker.result import CellResult
 from rlm_wasm.worker.worker import Measured, SessionImage, Worker, WorkerSession, lockdown_of
 
-# Characters or bytes of inputs from which a session's origin is taken anew after loading them.
-REBASE_FROM_UNITS = 1 << 20
 # A conversation has fewer sessions than this has numbers: each but the first follows a lost one.
 _SESSIONS_BITS = 20
 

@@ -13,6 +13,7 @@ from rlm_wasm.core.tenant import checked_tenant
 from rlm_wasm.errors import UsageError
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.runtime.accounting import Accounting, Meter, Metrics
+from rlm_wasm.runtime.contexts import REBASE_FROM_UNITS
 from rlm_wasm.runtime.image import Image, guest_identity
 from rlm_wasm.runtime.image_key import image_key
 from rlm_wasm.runtime.isolation import loaded_image, make_worker
@@ -52,6 +53,8 @@ class SandboxSession:
             HostExhausted: this machine has no room for a copy of it.
         """
         await self._session.load(name, value)
+        if self._sandbox.policy.sandbox.checkpoint_bytes_max and len(value) > REBASE_FROM_UNITS:
+            await self._session.rebase()
 
     async def exec(
         self, source: str, *, answer: Callable[[bytes], Awaitable[bytes]] = nobody_answers

@@ -116,7 +116,7 @@ class Snapshot:
 
         A fork of a fork would else hold the laid-out memory of every generation before it.
         """
-        origin = self._without_past()
+        origin = self._without_past(self.layers)
         origin._laid_out = self.lay_out()
         return origin
 
@@ -127,13 +127,20 @@ class Snapshot:
         """
         if self.layer.runs:
             raise InternalError("a session was rebased before all of its pages were moved")
-        origin, below = self._without_past(), self._below_source()
-        origin._laid_out = replace(below, size=self.size, over=(*below.over, *self.overlays))
+        below = self._below_source()
+        over = below.over
+        for overlay in self.overlays:
+            over = laid_over(over, overlay)
+        past = self.origin.layers if self.origin else self._below
+        # What an earlier one moved is in `over`, as far as it is still to be seen.
+        past = tuple(layer for layer in past if layer != FileLayer(below.over))
+        origin = self._without_past((*past, FileLayer(over)))
+        origin._laid_out = replace(below, size=self.size, over=over)
         return origin
 
-    def _without_past(self) -> Snapshot:
+    def _without_past(self, layers: tuple[Layer | FileLayer, ...]) -> Snapshot:
         return Snapshot(
-            self.program, None, Layer(()), self.size, self.virtual_ns, seeded=self.seeded, below=self.layers
+            self.program, None, Layer(()), self.size, self.virtual_ns, seeded=self.seeded, below=layers
         )
 
     def _below_source(self) -> ImageSource:
@@ -266,7 +273,8 @@ def move_everything(instance: Instance, ground: Ground) -> Steps[bool]:
     no room for one."""
     written = yield from _written(instance)
     stretches = stretches_to_move(written, everything=True)
-    return not stretches or (yield from _move(instance, ground, written, stretches))
+    below = () if ground.origin is None else ground.origin.lay_out().over
+    return not stretches or (yield from _move(instance, ground, written, stretches, below))
 
 
 def _written(instance: Instance) -> Steps[list[Range]]:
@@ -283,14 +291,22 @@ def _written(instance: Instance) -> Steps[list[Range]]:
     return found
 
 
-def _move(instance: Instance, ground: Ground, written: list[Range], stretches: list[Range]) -> Steps[bool]:
+def _move(
+    instance: Instance,
+    ground: Ground,
+    written: list[Range],
+    stretches: list[Range],
+    below: tuple[Overlay, ...] = (),
+) -> Steps[bool]:
     """Write `stretches` into a new file and map them from there: they count as unwritten then.
 
-    False if the machine has no descriptor or no room for the file: nothing has changed then.
+    `below` are overlays of the origin that may go, too. False if the machine has no descriptor or no room
+    for the file: nothing has changed then.
     """
-    files = {overlay.fd for overlay in ground.overlays}
-    if is_scattered(ground.overlays, sum(os.fstat(fd).st_blocks * 512 for fd in files)):
-        moved = [(overlay.offset, overlay.length) for overlay in ground.overlays]
+    overlays = (*below, *ground.overlays)
+    files = {overlay.fd for overlay in overlays}
+    if is_scattered(overlays, sum(os.fstat(fd).st_blocks * 512 for fd in files)):
+        moved = sorted((overlay.offset, overlay.length) for overlay in overlays)
         stretches = stretches_to_move(united(written, moved), everything=True)
     memory = instance.memory
     try:

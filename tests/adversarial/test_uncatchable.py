@@ -79,7 +79,7 @@ UNCATCHABLE = {
 def test_what_no_exception_ends_costs_its_own_cell_only(
     make_session: Callable[..., Session], source: str
 ) -> None:
-    """A typed limit, and every variable from before."""
+    """A typed limit, and every variable from before; no variable of the cell where it had to be stopped."""
     session, checkpoints = make_session(), Checkpoints()
 
     def run(cell: str) -> CellResult:
@@ -94,9 +94,10 @@ def test_what_no_exception_ends_costs_its_own_cell_only(
     assert run("kept = [42]").error is None
     ended = run(_FOREVER + source)
     assert isinstance(ended.error, FuelExhausted), ended
-    assert ended.restored
+    # Where the interrupt strikes between two `try`, it does end the loop.
+    assert ended.restored == ended.session_lost
     after = run("kept, 'forever' in globals()")
-    assert (after.outcome, after.result) == ("completed", "([42], False)")
+    assert (after.outcome, after.result) == ("completed", f"([42], {not ended.restored})")
 
 
 @pytest.mark.anyio
@@ -125,6 +126,18 @@ async def test_a_session_of_a_sandbox_goes_back_as_one_of_a_run_does() -> None:
             await asked.wait()
             tasks.cancel_scope.cancel()
         assert (await session.exec("kept")).result == "42"
+
+
+@pytest.mark.anyio
+async def test_an_input_larger_than_what_is_kept_of_a_state_is_still_there() -> None:
+    """It belongs to what the session began with, not to what its cells wrote."""
+    policy = small_policy(cell={"fuel_max": 1_000_000_000}, sandbox={"checkpoint_bytes_max": 4 * MIB})
+    async with Sandbox(policy) as box, await box.session() as session:
+        await session.load("context", "x" * (20 * MIB))
+        await session.exec("kept = len(context)")
+        result = await session.exec(UNCATCHABLE["recursion without a limit"])
+        assert (result.session_lost, result.restored) == (True, True)
+        assert (await session.exec("kept, context[-1]")).result == "(20971520, 'x')"
 
 
 @pytest.mark.anyio

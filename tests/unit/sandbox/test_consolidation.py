@@ -161,6 +161,20 @@ def test_a_session_that_rewrites_all_it_has_holds_a_bounded_number_of_files(sess
 
 
 @pytest.mark.guest
+def test_a_session_that_is_given_many_inputs_holds_a_bounded_number_of_files(session: Session) -> None:
+    """Its origin is taken anew after each, and the older ones' files are merged."""
+    before = _layer_files()
+    for k in range(12):
+        drive(session.load(f"part_{k}", chr(97 + k) * (2 << 20)))
+        drive(session.rebase())
+        assert _layer_files() - before <= FILES_MAX
+    assert _taken(session).bytes_held < 2 * MIB
+    assert completed(session, "[eval(f'part_{k}')[-1] for k in range(12)], len(part_0)").result == (
+        "(['a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', 'i', 'j', 'k', 'l'], 2097152)"
+    )
+
+
+@pytest.mark.guest
 @pytest.mark.threat("T-162")
 def test_keeping_a_state_gives_others_their_turn_and_is_the_cells_time(session: Session) -> None:
     """A step for every two MiB that are moved; its time and fuel are told as the cell's."""
