@@ -14,6 +14,7 @@ import signal
 import struct
 import sys
 import threading
+from time import monotonic_ns
 from typing import Final
 
 from wasmtime import _bindings as ffi
@@ -24,6 +25,9 @@ from rlm_wasm.errors import UsageError
 FAULTS: Final = (signal.SIGILL, signal.SIGSEGV, signal.SIGFPE, signal.SIGBUS, signal.SIGTRAP)
 # While a guest runs, the handlers are looked at again after so long.
 LOOK_NS: Final = 1_000_000
+# A cell that begins within so long of a look goes without one: less than it takes to come back from a cell,
+# set up a handler and begin another one.
+_LOOKED_NS_MAX: Final = 50_000
 
 # With these wasmtime stops a guest on x86-64.
 _CAUGHT: Final = (signal.SIGILL, signal.SIGSEGV, signal.SIGFPE)
@@ -65,6 +69,8 @@ def _library_of(address: int) -> _Library:
 _WASMTIME: Final = _library_of(ctypes.cast(ffi._wasm_engine_new, ctypes.c_void_p).value or 0).base
 # The handlers, while all are wasmtime's.
 _ours: tuple[int, ...] = ()
+# When they were so, the last time a cell began with a look.
+_looked_ns = 0
 
 
 def require_handlers() -> None:
@@ -129,7 +135,11 @@ def require() -> None:
     Raises:
         UsageError: its next trap would end the process.
     """
-    require_handlers()
+    global _looked_ns
+    now_ns = monotonic_ns()
+    if not 0 <= now_ns - _looked_ns < _LOOKED_NS_MAX:
+        require_handlers()
+        _looked_ns = now_ns
     if not _thread.ours and blocked():
         names = ", ".join(number.name for number in FAULTS if _mask[0] >> (number - 1) & 1)
         raise UsageError(

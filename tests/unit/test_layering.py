@@ -100,6 +100,7 @@ CLOCKS: Final[dict[str, str]] = {
     "sandbox.exchange": "a real guest: its own clock, and when it wakes",
     "sandbox.imports": "a real guest: when its slice is over",
     "sandbox.hostless": "a real guest: when its slice is over",
+    "sandbox.traps": "a real process: how old what is known of its signals may be",
     "sandbox.forks": "other threads: how long a fork may wait for them",
     "sandbox.drive": "a real guest: how long to wait for one that sleeps",
     "audit.otel": "the wall clock's time of a trace",
