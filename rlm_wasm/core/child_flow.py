@@ -99,7 +99,15 @@ class ChildFlow:
         self._outbox.record(run, "child_started", data, given.depth, given.parent)
         self._outbox.set_timer(run, child.deadline_timer, given.request_id, child.deadline_ns)
         self._outbox.add(
-            StartChild(given.run_id, given.request_id, child.depth, child.model, given.question, given.parent)
+            StartChild(
+                given.run_id,
+                given.request_id,
+                child.depth,
+                child.model,
+                given.question,
+                given.parent,
+                given.answer_bytes_max,
+            )
         )
 
     def finished(self, run: RunState, given: ChildFinished) -> None:

@@ -11,7 +11,10 @@ from rlm_wasm.ids import RequestId, RunId
 
 
 class SendQuery(NamedTuple):
-    """Send this to the model's provider; answer with ProviderAnswered or ProviderFailed."""
+    """Send this to the model's provider; answer with ProviderAnswered or ProviderFailed.
+
+    More than `answer_bytes_max` in an answer is a failure: there is no room for it where it goes.
+    """
 
     run_id: RunId
     request_id: RequestId
@@ -20,6 +23,7 @@ class SendQuery(NamedTuple):
     messages: tuple[Message, ...]
     output_tokens_max: int
     timeout_ms: int
+    answer_bytes_max: int
 
 
 class CancelQuery(NamedTuple):
@@ -33,7 +37,8 @@ class CancelQuery(NamedTuple):
 class StartChild(NamedTuple):
     """Drive a conversation that answers `question`, in a session of its own; report ChildFinished.
 
-    It was asked for by the conversation that answers `parent`; `depth` is its own.
+    It was asked for by the conversation that answers `parent`; `depth` is its own. With more than
+    `answer_bytes_max` in its answer it has none.
     """
 
     run_id: RunId
@@ -42,6 +47,7 @@ class StartChild(NamedTuple):
     model: str
     question: str
     parent: RequestId | None
+    answer_bytes_max: int | None = None
 
 
 class StopChild(NamedTuple):

@@ -77,7 +77,8 @@ class QueryReceived(NamedTuple):
     """Somebody wants model output. `request_id` is chosen by the host, never twice in a run.
 
     `depth` and `parent` are those of the conversation that asks; `group` is shared by the items of
-    one batch. The completions that drive a conversation have origin "root".
+    one batch. The completions that drive a conversation have origin "root". `answer_bytes_max` is the part
+    of the response that is kept for its answer.
     """
 
     run_id: RunId
@@ -89,13 +90,15 @@ class QueryReceived(NamedTuple):
     output_tokens_max: int | None = None
     group: int | None = None
     parent: RequestId | None = None
+    answer_bytes_max: int | None = None
 
 
 class ChildRequested(NamedTuple):
     """A guest wants a child run to answer. Granted or denied at once, never queued.
 
     `depth` and `parent` are those of the conversation that asks; the child is one deeper. Without a
-    model, the one for its depth drives it. `caps` bounds what it may use of the run's budget.
+    model, the one for its depth drives it. `caps` bounds what it may use of the run's budget,
+    `answer_bytes_max` its answer.
     """
 
     run_id: RunId
@@ -106,6 +109,7 @@ class ChildRequested(NamedTuple):
     group: int | None = None
     parent: RequestId | None = None
     caps: Mapping[Dimension, int] = {}
+    answer_bytes_max: int | None = None
 
 
 class Surplus(NamedTuple):

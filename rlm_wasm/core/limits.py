@@ -83,11 +83,12 @@ NO_TENANT_LIMITS: Final = TenantLimits(share_percent=100, cells_max=10_000_000, 
 
 @dataclass(frozen=True, slots=True)
 class BoundaryLimits:
-    """What one request frame may be."""
+    """What one request frame may be, and what all answers in the response to it."""
 
     frame_bytes_max: int
     control_frame_bytes_max: int
     prompt_bytes_max: int
+    response_bytes_max: int
     batch_items_max: int
     nesting_max: int
     host_wait_ms_max: int

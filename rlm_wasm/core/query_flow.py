@@ -95,6 +95,7 @@ class QueryFlow:
                 query.prompt_messages,
                 output_tokens_max=request.charge.output_tokens,
                 timeout_ms=max(1, (request.deadline_ns - self._outbox.now_ns) // NS_PER_MS),
+                answer_bytes_max=_answer_bytes_max(run, query),
             )
         )
 
@@ -214,6 +215,11 @@ class QueryFlow:
         if permits is not None:
             data: dict[str, object] = {"provider": query.model.partition(":")[0], "permits": permits}
             self._outbox.record(run, "provider_throttled", data, query.depth, query.parent)
+
+
+def _answer_bytes_max(run: RunState, query: QueryReceived) -> int:
+    most, part = run.facts.query.response_bytes_max, query.answer_bytes_max
+    return most if part is None else min(most, part)
 
 
 def branch_of(run: RunState, given: QueryReceived | ChildRequested) -> Branch:

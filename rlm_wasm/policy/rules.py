@@ -40,6 +40,8 @@ _ORDERED: Final[tuple[tuple[Key, Key, str], ...]] = (
     (("observation", "bytes_max"), ("budget", "observation_bytes_max"), "an observation must fit the budget"),
     (("boundary", "prompt_bytes_max"), ("boundary", "frame_bytes_max"), "a prompt travels in a frame"),
     (("boundary", "control_frame_bytes_max"), ("boundary", "frame_bytes_max"), "it is a kind of frame"),
+    (("query", "response_bytes_max"), ("boundary", "response_bytes_max"), "an answer travels in a response"),
+    (("boundary", "response_bytes_max"), ("workers", "unsent_bytes_max"), "a response waits for its worker"),
     (("boundary", "batch_items_max"), ("cell", "requests_max"), "each item of a batch is a request"),
     (("query", "timeout_ms_max"), ("boundary", "host_wait_ms_max"), "the guest waits for the query"),
     (("query", "timeout_ms_max"), ("run", "wall_ms_max"), "a query runs inside a run"),

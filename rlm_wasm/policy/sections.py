@@ -120,11 +120,12 @@ class PermitsSection(Section):
 
 
 class BoundarySection(Section):
-    """What one request frame may be; the fields of `core.limits.BoundaryLimits`."""
+    """What one request frame and its response may be; the fields of `core.limits.BoundaryLimits`."""
 
     frame_bytes_max: f.Bytes64M
     control_frame_bytes_max: f.Bytes64M
     prompt_bytes_max: f.Bytes64M
+    response_bytes_max: f.Bytes64M
     batch_items_max: f.SmallCount
     nesting_max: f.Nesting
     host_wait_ms_max: f.Milliseconds

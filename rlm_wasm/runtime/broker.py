@@ -53,6 +53,7 @@ from rlm_wasm.providers.base import Completion, Provider, ProviderFailure, Query
 from rlm_wasm.runtime.senders import Senders
 from rlm_wasm.runtime.timers import Timers
 from rlm_wasm.runtime.turns import Turns
+from rlm_wasm.wire.boundary import text_bytes
 
 Sink = Callable[[Event], None]
 # From a model's name in the policy to its provider and its name there.
@@ -458,6 +459,13 @@ class Broker:
             completion = await provider.complete(query)
             if not isinstance(completion.text, str):
                 raise TypeError("a completion's text is a str")
+            most = effect.answer_bytes_max
+            if (size := text_bytes(completion.text, most)) > most:
+                too_much = ProviderError(
+                    f"the answer takes {size} bytes, {most} allowed: query.response_bytes_max, "
+                    "or its part of boundary.response_bytes_max"
+                )
+                return ProviderFailed(run_id, number, attempt, too_much, retryable=False, sent=True)
             usage = _usage(completion)
         except ProviderFailure as failure:
             return ProviderFailed(

@@ -56,6 +56,7 @@ class Place:
     parent: RequestId | None
     model: str
     start: SessionImage | None = None  # what its session is forked from; None: the guest's base image
+    answer_bytes_max: int | None = None  # of a child: what there is room for where its answer goes
 
 
 @dataclass(slots=True)

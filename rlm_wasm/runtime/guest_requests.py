@@ -183,6 +183,7 @@ class GuestRequests(Answerer):
                 None,
                 group,
                 self.parent,
+                self.boundary.response_bytes_max // len(prompts),
             )
             for prompt in prompts[:room]
         ]
@@ -211,6 +212,7 @@ class GuestRequests(Answerer):
                 group,
                 self.parent,
                 caps,
+                self.boundary.response_bytes_max // len(prompts),
             )
             for prompt in prompts[:room]
         ]

@@ -32,6 +32,7 @@ from rlm_wasm.runtime.conversation import Conversation, Place
 from rlm_wasm.runtime.description import WrittenPolicy, answer_bytes, description
 from rlm_wasm.runtime.image import Image
 from rlm_wasm.runtime.senders import Senders
+from rlm_wasm.wire.boundary import text_bytes
 from rlm_wasm.worker.worker import Worker
 
 # What keeps a child from having its session. Its parent's code may have a use for what it has.
@@ -103,7 +104,9 @@ class ActiveRun:
     def start_child(self, effect: StartChild) -> None:
         """Drive a child's conversation, beside those that are under way."""
         number, depth = effect.request_id, effect.depth
-        place = Place(self.run_id, self._tenant, depth, number, effect.model, self._start)
+        place = Place(
+            self.run_id, self._tenant, depth, number, effect.model, self._start, effect.answer_bytes_max
+        )
         contexts = {DEFAULT_NAME: effect.question}
         question = child_question(effect.question)
         child = Conversation(place, self._policy, self._broker, self._worker, question, contexts, self._meter)
@@ -200,7 +203,12 @@ class ActiveRun:
         try:
             try:
                 finish = await child.drive()
-                if finish.partial or finish.answer is None:
+                most = child.place.answer_bytes_max
+                size = 0 if finish.answer is None or most is None else text_bytes(finish.answer, most)
+                if most is not None and size > most:
+                    key = "its part of boundary.response_bytes_max"
+                    error = ChildFailed(f"the child's answer takes {size} bytes, {most} allowed: {key}")
+                elif finish.partial or finish.answer is None:
                     error = ChildFailed(f"the child ended early: {finish.reason}", partial=finish.answer)
                 else:
                     answer = finish.answer

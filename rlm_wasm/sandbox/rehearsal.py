@@ -31,6 +31,7 @@ _BOUNDARY: Final = BoundaryLimits(
     frame_bytes_max=0,
     control_frame_bytes_max=0,
     prompt_bytes_max=0,
+    response_bytes_max=0,
     batch_items_max=0,
     nesting_max=0,
     host_wait_ms_max=0,

@@ -27,6 +27,9 @@ from rlm_wasm.errors import BoundaryViolation, ChildFailed, LimitExceeded, Query
 _STRINGS_BESIDE_PROMPTS: Final = 20
 _CONTAINERS_MAX: Final = 1_024  # arrays and objects of a frame, all together
 _MODEL_CHARS_MAX: Final = 256
+# Of an error in a response, and what stands beside an answer or a partial one, whose own bytes are counted.
+_MESSAGE_CHARS_MAX: Final = 4_000
+_ITEM_BYTES_MAX: Final = 6 * _MESSAGE_CHARS_MAX + 256
 _AMOUNT_MAX: Final = 10**16  # no limit of a policy is higher
 
 
@@ -226,6 +229,18 @@ def _check_model(model: str | None) -> None:
         raise QueryError(f"no model has a name of {len(model)} characters")
 
 
+def text_bytes(text: str, at_most: int) -> int:
+    """Return what a text takes in a response frame; no more than `at_most` need not be exact."""
+    # A character takes six bytes at most: most texts need not be encoded to see that they fit.
+    bound = 6 * len(text)
+    return bound if bound <= at_most else len(_ENCODER.encode(_encodable(text)))
+
+
+def response_bytes_max(limits: BoundaryLimits) -> int:
+    """Return what a response frame of ours can take: the answers, and what stands beside each."""
+    return limits.response_bytes_max + limits.batch_items_max * _ITEM_BYTES_MAX
+
+
 def encode_response(response: Response) -> bytes:
     """Encode the answer to LlmQuery: `status`, and `text` or `error` with its type and message."""
     return _ENCODER.encode(_response_document(response))
@@ -256,7 +271,10 @@ def _response_document(response: Response) -> dict[str, object]:
     if isinstance(response, Completed):
         return {"status": response.status, "text": _encodable(response.text)}
     error = error_of(response)
-    document = {"type": type(error).__name__, "message": _encodable(str(error))}
+    message = str(error)
+    if len(message) > _MESSAGE_CHARS_MAX:
+        message = message[:_MESSAGE_CHARS_MAX] + "…"
+    document = {"type": type(error).__name__, "message": _encodable(message)}
     if isinstance(error, ChildFailed) and error.partial is not None:
         document["partial"] = _encodable(error.partial)
     return {"status": response.status, "error": document}

@@ -166,6 +166,12 @@ class Channel:
 
     # -- sending --------------------------------------------------------------------------------------
 
+    def has_room(self, payload_bytes: int) -> bool:
+        """Whether such a frame can wait for the peer; one that waits alone always can."""
+        return not self._unsent or (
+            self.unsent_bytes + _HEADER.size + payload_bytes <= self._unsent_bytes_max
+        )
+
     def send(self, payload: bytes, file: int | None = None) -> None:
         """Give a frame to the kernel, or keep what it does not take; the caller keeps `file` open.
 
@@ -182,7 +188,7 @@ class Channel:
             if sent == len(frame):
                 return
             frame, file = frame[sent:], None if sent else file
-        if self.unsent_bytes + len(frame) > self._unsent_bytes_max:
+        if self._unsent and self.unsent_bytes + len(frame) > self._unsent_bytes_max:
             raise PeerGone(f"the peer leaves more than {self._unsent_bytes_max} bytes unread")
         try:
             kept = None if file is None else fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, 0)

@@ -19,7 +19,7 @@ from rlm_wasm.core.request import Cancelled
 from rlm_wasm.errors import CellCancelled, DeadlineExceeded, GuestError, InternalError, UsageError
 from rlm_wasm.ids import SessionId
 from rlm_wasm.sandbox.session import Cell
-from rlm_wasm.wire.boundary import encode_response
+from rlm_wasm.wire.boundary import encode_response, response_bytes_max
 from rlm_wasm.worker.answers import Answer, Answerer
 from rlm_wasm.worker.commands import (
     Close,
@@ -282,12 +282,23 @@ class HostSession:
         command: Command
         if isinstance(response, GuestError):
             command = Stop(self._number, response)
-        elif type(response) is bytes:
-            command = Respond(self._number, response)
-        else:  # a subclass may lie about its length
-            self._mailbox.put(UsageError(f"an answerer replied with a {type(response).__name__}; give bytes"))
-            return
+        else:
+            try:
+                command = Respond(self._number, self._checked(response))
+            except UsageError as error:
+                self._mailbox.put(error)
+                return
         self._go_on(command)
+
+    def _checked(self, response: object) -> bytes:
+        """Return what whoever answers gave, if it can go to the guest. Raises UsageError."""
+        if type(response) is not bytes:  # a subclass may lie about its length
+            raise UsageError(f"a {type(response).__name__} is no response; give bytes")
+        most = response_bytes_max(self._boundary)
+        if len(response) > most:
+            key = "boundary.response_bytes_max"
+            raise UsageError(f"a response of {len(response)} bytes; {key} leaves room for {most}")
+        return response
 
     def _refuel(self, number: int, fuel: int) -> None:
         """Pass on how much more fuel there is, if that is what the cell waits for."""
@@ -321,10 +332,7 @@ class HostSession:
                 anyio.CancelScope() as self._answering,
                 anyio.move_on_after(wait_ms / 1000) as waiting,
             ):
-                response = await answer(request.frame)
-                if type(response) is not bytes:  # a subclass may lie about its length
-                    raise UsageError(f"`answer` returned a {type(response).__name__}; give bytes")
-                return Respond(self._number, response)
+                return Respond(self._number, self._checked(await answer(request.frame)))
             if waiting.cancelled_caught:
                 late = DeadlineExceeded(f"the guest waited for the host longer than {wait_ms} ms")
                 return Stop(self._number, late)

@@ -7,6 +7,7 @@ one WorkerLost. Nothing it sends can raise anything here.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from time import monotonic_ns
 from typing import Final
@@ -84,6 +85,8 @@ class Link:
         self._closing: dict[int, Callable[[], None]] = {}
         self._scope = anyio.CancelScope()
         self._wants_writing = anyio.Event()
+        # What is sent when the worker has read enough of what was sent before, in order.
+        self._held: deque[tuple[m.ToWorker, bytes, MemoryFile | None]] = deque()
         self._pings = 0
         self._pinged_ns = 0
         self.heard_ns = monotonic_ns()
@@ -121,16 +124,8 @@ class Link:
                 command.closed()
             return  # the session has been told
         message, file = self._message(command)
-        if message is None:
-            return
-        try:
+        if message is not None:
             self._send(message, file)
-        except RlmWasmError as error:
-            # The worker knows nothing of it. It ends as if the worker had said so.
-            assert isinstance(message, m.OpenSession | m.LoadValue)  # the only ones with a file
-            report = m.OperationDone(message.session, message.operation, error=m.encode_error(error))
-            self._protocol.check(report, with_file=False)
-            self._act(report, None)
 
     def _message(self, command: c.Command) -> tuple[m.ToWorker | None, MemoryFile | None]:
         """Enter a command in the books; return what to send: nothing if it has become void."""
@@ -247,13 +242,36 @@ class Link:
         self._debts.owe(session, owed, now_ns, session=limits, charge=charge, bytes_max=bytes_max)
 
     def _send(self, message: m.ToWorker, file: MemoryFile | None = None) -> None:
+        """Send a message, or hold it back where too much waits for the worker already.
+
+        What many sessions are answered at once is no fault of their worker, which reads as it comes to it.
+        """
+        frame = m.encode(message)
+        if self._held or not self._channel.has_room(len(frame)):
+            self._held.append((message, frame, file))
+            self._wants_writing.set()
+        else:
+            self._give(message, frame, file)
+
+    def _give(self, message: m.ToWorker, frame: bytes, file: MemoryFile | None) -> None:
         try:
-            self._channel.send(m.encode(message), None if file is None else file.fd)
+            self._channel.send(frame, None if file is None else file.fd)
         except PeerGone as gone:
             self.end(f"its socket failed: {gone}")
+        except RlmWasmError as error:
+            # The worker knows nothing of it. It ends as if the worker had said so.
+            assert isinstance(message, m.OpenSession | m.LoadValue)  # the only ones with a file
+            if self._protocol.owes(message.session, message.operation):
+                report = m.OperationDone(message.session, message.operation, error=m.encode_error(error))
+                self._protocol.check(report, with_file=False)
+                self._act(report, None)
         else:
             if self._channel.unsent_bytes:
                 self._wants_writing.set()
+
+    def _give_held(self) -> None:
+        while self._held and self.lost is None and self._channel.has_room(len(self._held[0][1])):
+            self._give(*self._held.popleft())
 
     # -- what the worker sends ---------------------------------------------------------------------------
 
@@ -279,8 +297,10 @@ class Link:
             await self._wants_writing.wait()
             self._wants_writing = anyio.Event()
             try:
-                while not self._channel.flush():
-                    await anyio.wait_writable(self._channel)
+                while not self._channel.flush() or self._held:
+                    self._give_held()
+                    if self._channel.unsent_bytes:
+                        await anyio.wait_writable(self._channel)
             except PeerGone as gone:
                 self.end(f"its socket failed: {gone}")
 
@@ -422,6 +442,7 @@ class Link:
         self._scope.cancel()
         self._wants_writing.set()
         self.served.set()
+        self._held.clear()
         now = monotonic_ns()
         sinks, self._sinks = self._sinks, {}
         for session, sink in sinks.items():

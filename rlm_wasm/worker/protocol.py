@@ -134,6 +134,11 @@ class Protocol:
         entry = self._entries.get(session)
         return None if entry is None else entry.state
 
+    def owes(self, session: int, operation: int) -> bool:
+        """Whether the end of this operation is still to come."""
+        entry = self._entries.get(session)
+        return entry is not None and entry.operation == operation and entry.state is not State.IDLE
+
     def limits(self, session: int) -> SessionLimits:
         """Return the limits of a session that is there."""
         return self._entries[session].session

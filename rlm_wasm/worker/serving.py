@@ -45,6 +45,7 @@ _BOUNDARY: Final = BoundaryLimits(
     frame_bytes_max=65_536,
     control_frame_bytes_max=4_096,
     prompt_bytes_max=4_096,
+    response_bytes_max=65_536,
     batch_items_max=8,
     nesting_max=16,
     host_wait_ms_max=10_000,

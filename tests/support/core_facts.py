@@ -85,6 +85,7 @@ def boundary(**over: int) -> BoundaryLimits:
         frame_bytes_max=4_096,
         control_frame_bytes_max=256,
         prompt_bytes_max=1_024,
+        response_bytes_max=20_000,
         batch_items_max=4,
         nesting_max=8,
         host_wait_ms_max=2_000,

@@ -45,6 +45,7 @@ def boundary_limits(**over: int) -> BoundaryLimits:
         frame_bytes_max=262_144,
         control_frame_bytes_max=4_096,
         prompt_bytes_max=65_536,
+        response_bytes_max=1_048_576,
         batch_items_max=16,
         nesting_max=16,
         host_wait_ms_max=20_000,

@@ -38,7 +38,7 @@ def test_a_query_is_reserved_before_it_is_sent() -> None:
     effects = driver.give(query(1))
     assert [e.kind for e in events(effects)] == ["query_received", "query_sent"]
     assert of(SendQuery, effects) == [
-        SendQuery(RUN, RequestId(1), 1, "m", (Message("user", "hello"),), 100, 1_000)
+        SendQuery(RUN, RequestId(1), 1, "m", (Message("user", "hello"),), 100, 1_000, 10_000)
     ]
     assert amounts(driver, Dimension.CALLS) == (0, 1)
     assert amounts(driver, Dimension.INPUT_TOKENS) == (0, HELLO_BOUND)
