@@ -209,8 +209,8 @@ def budget():
 
 
 def finish(answer):
-    """Tell the host the final answer, a str. Raises a LimitExceeded if it is too long to be told."""
-    response = _ask({"type": "finish", "answer": answer})
+    """Tell the host the final answer. Raises a LimitExceeded if it is too long to be told."""
+    response = _ask({"type": "finish", "answer": str(answer)})
     if response["status"] != "completed":
         refusal = _failure(response)
         # Where nobody takes an answer, a cell that gives one has ended all the same.

@@ -174,17 +174,15 @@ def _is_answer(value):
 
 
 def _variables():
+    # Most of what a short session has is the scaffold's own, so that is looked at first.
+    ours, other = _SCAFFOLD.get, object()
     return [
         name for name, value in namespace.items()
-        if type(name) is str and 0 < len(name) <= NAME_CHARS and not name.startswith("_") and not _is_ours(name, value)
+        if type(name) is str and ours(name, other) is not value
+        and 0 < len(name) <= NAME_CHARS and name[0] != "_"
+        and not (name in _inputs and _inputs[name] == id(value))
+        and not (name == "answer" and _is_answer(value))
     ]
-
-
-def _is_ours(name, value):
-    """Whether the cell found this, and did not make it."""
-    if name in _SCAFFOLD:
-        return value is _SCAFFOLD[name]
-    return _inputs.get(name) == id(value) or name == "answer" and _is_answer(value)
 
 
 def _restore():
