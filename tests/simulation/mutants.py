@@ -22,6 +22,7 @@ from rlm_wasm.core.scheduler import Scheduler
 from rlm_wasm.runtime import broker, conversation
 from rlm_wasm.runtime.timers import Timers
 from rlm_wasm.worker import commands
+from rlm_wasm.worker.inline import InlineSession
 from rlm_wasm.worker.seats import Seats
 
 Break = Callable[[pytest.MonkeyPatch], None]
@@ -229,6 +230,19 @@ def a_cells_fuel_is_not_looked_for_in_the_ledger(patch: pytest.MonkeyPatch) -> N
     patch.setattr("rlm_wasm.core.fuel_flow.next_part", lambda cell, granted, available: cell - granted)
 
 
+def a_start_that_is_given_up_is_forgotten(patch: pytest.MonkeyPatch) -> None:
+    open_ = InlineSession.open
+
+    async def forgets(self: Any, *what: Any) -> None:
+        try:
+            await open_(self, *what)
+        except BaseException:
+            self._closed = True
+            raise
+
+    patch.setattr(InlineSession, "open", forgets)
+
+
 def a_child_gives_its_place_up_too_early(patch: pytest.MonkeyPatch) -> None:
     abandon = ChildFlow.abandon
 
@@ -267,6 +281,7 @@ BREAK_AN_INVARIANT: Final[tuple[Break, ...]] = (
     answers_come_in_another_order,
     a_cancelled_call_is_left_running,
     a_session_is_left_open,
+    a_start_that_is_given_up_is_forgotten,
     a_guest_is_not_stopped,
     an_observation_is_not_cut,
     a_child_is_forgotten_when_its_parent_ends,

@@ -10,7 +10,10 @@ from rlm_wasm.policy.model import Policy
 
 _STRICT: Final = Policy.builtin("strict").to_mapping()
 # What can fail once, and within how many uses it may be drawn to.
-RESOURCES: Final = {"sink": 60, "session": 4, "memory": 12, "guest": 60, "permit": 40, "provider": 40}
+# A start "fails" in that it is given up, or its runtime is closed, while its session is being made.
+RESOURCES: Final = {
+    "sink": 60, "session": 4, "memory": 12, "guest": 60, "permit": 40, "provider": 40, "start": 5,
+}  # fmt: skip
 
 
 @dataclass
@@ -27,6 +30,13 @@ class Plan:
     # Which use of which resource fails: see RESOURCES.
     fails_at: dict[str, int]
     close_after_ms: int | None
+    # What happens to the start that fails: its caller's task ends, the operator ends all runs, or closes.
+    start_how: str
+
+    @property
+    def closes(self) -> bool:
+        """Whether the runtime is closed while its runs go on, or may be."""
+        return self.close_after_ms is not None or ("start" in self.fails_at and self.start_how == "close")
 
     @classmethod
     def of(cls, random: Random) -> Plan:
@@ -40,11 +50,18 @@ class Plan:
             cancel_how=random.choice(("at once", "soon", "task", "task", "again and again")),
             fails_at=_fails_at(random),
             close_after_ms=random.choice((0, 1, 50, 900)) if random.random() < 0.08 else None,
+            start_how=random.choice(("task", "operator", "close")),
         )
 
 
 def _fails_at(random: Random) -> dict[str, int]:
-    return {name: random.randrange(1, within) for name, within in RESOURCES.items() if random.random() < 0.07}
+    # A start is short, so that few of those drawn are hit.
+    chance = {"start": 0.3}
+    return {
+        name: random.randrange(1, within)
+        for name, within in RESOURCES.items()
+        if random.random() < chance.get(name, 0.07)
+    }
 
 
 def _policy(random: Random) -> Policy:

@@ -23,7 +23,7 @@ from tests.simulation.watched import watch
 from tests.simulation.world import World
 from tests.support.runtime_facts import small_policy
 
-USES_MIN = {"sink": 40, "session": 2, "memory": 10, "guest": 30, "permit": 15, "provider": 15}
+USES_MIN = {"sink": 40, "session": 2, "memory": 10, "guest": 30, "permit": 15, "provider": 15, "start": 2}
 USES_MAX = 250  # together: each is a world to live through
 
 
@@ -32,6 +32,7 @@ def scenario(seed: int, **fails_at: int) -> World:
     world = World(seed)
     plan = world.plan
     plan.runs, plan.faults, plan.cancel_at, plan.close_after_ms = 2, 0.0, None, None
+    plan.start_how = ("task", "operator")[seed % 2]
     # Never reached: the sink that can fail is there and does not.
     plan.fails_at = {"sink": 10**9} | fails_at
     return world

@@ -78,8 +78,10 @@ class SimulatedLoop(WorkerLoop):
         wrong: Callable[[str], None],
         refuse: Callable[[], RlmWasmError | None] = lambda: None,
         fails: Callable[[str], bool] = lambda resource: False,
+        starting: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(clock=events.clock)
+        self._starting = starting
         self._events = events
         self._random = random
         self._turn_number = 0
@@ -103,6 +105,8 @@ class SimulatedLoop(WorkerLoop):
 
     def submit(self, command: Command) -> None:
         super().submit(command)
+        if isinstance(command, Open):
+            self._starting()
         self._come(self._events.now_ns + self._random.randrange(_NOTICE_NS_MAX))
 
     @contextlib.contextmanager

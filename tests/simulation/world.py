@@ -114,7 +114,9 @@ class World:
 
     async def _live(self, loop: VirtualLoop) -> None:
         random, plan = self._random, self.plan
-        guests = SimulatedLoop(loop, random, self._note, self._refuse_open, self.fails)
+        guests = SimulatedLoop(
+            loop, random, self._note, self._refuse_open, self.fails, lambda: self._starting(loop, runtime)
+        )
         models = SimulatedProvider(
             random, self._seen, lambda query: self._left(query, loop), self.fails, faults=plan.faults
         )
@@ -170,6 +172,26 @@ class World:
 
         return handed
 
+    def _starting(self, loop: VirtualLoop, runtime: Runtime) -> None:
+        """A session is being made: perhaps somebody gives up at some step of that."""
+        if not self.fails("start"):
+            return
+        # Until the thread sees it, while it makes it, or on the way back.
+        at_ns = self._random.randrange(80_000)
+        match self.plan.start_how:
+            case "task":
+                open_ = [scope for scope in self._scopes if not scope.cancel_called]
+                if open_:
+                    loop.outside(at_ns, self._random.choice(open_).cancel)
+            case "operator":
+                loop.outside(at_ns, lambda: runtime.cancel("by the operator"))
+            case _:
+                loop.outside(at_ns, self._close)
+
+    def _close(self) -> None:
+        self._closes = True
+        self._all_asked.set()
+
     def _operator(self, loop: VirtualLoop, runtime: Runtime) -> None:
         """After each input of the scheduler: perhaps the one at which somebody loses patience."""
         self.inputs += 1
@@ -190,7 +212,7 @@ class World:
     async def _ask(self, loop: VirtualLoop, runtime: Runtime, number: int) -> None:
         """Ask a question, or start a run and watch it, and see how it ends."""
         random, plan = self._random, self.plan
-        closes = plan.close_after_ms is not None
+        closes = plan.closes
         if not closes:
             await anyio.sleep(random.choice((0, 0, 0.003, 0.2, 3)))
         asking = _Asking(loop.now_ns)
