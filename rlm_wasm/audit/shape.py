@@ -1,12 +1,13 @@
 """How much a line of JSON would be in memory, looked at before it is decoded.
 
-A decoder makes an object of every few bytes: 64 MiB of `[],[],…` are 1.6 GB and twenty seconds. What an event
-holds is known to be flat, so its brackets and commas are counted first, at the speed of memory.
+What an event holds is known to be flat, so its brackets and commas say how much it is.
 """
 
 from __future__ import annotations
 
 from typing import Final
+
+from rlm_wasm.core.json_text import outside_strings
 
 # The longest lists are the roles and the texts of a conversation: two messages a turn, run.turns_max at most
 # 10,000.
@@ -24,12 +25,9 @@ def shape_fault(line: bytes) -> str | None:
     """Return why a line cannot be an event, as far as its size in memory goes; None if it may be one."""
     if len(line) <= _SMALL_BYTES:
         return None
-    # A run of backslashes is used up by pairs, from its left: what is left escapes the quote behind it.
-    bare = line.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in line else line
-    if bare.count(b'"') > 2 * ITEMS_MAX:
+    outside = outside_strings(line, ITEMS_MAX)
+    if outside is None:
         return "holds more strings than an event can"
-    outside = b"".join(bare.split(b'"')[::2])
-    del bare
     if outside.count(b"{") > OBJECTS_MAX or outside.count(b"[") > LISTS_MAX:
         return "is nested deeper than an event is"
     if outside.count(b",") > ITEMS_MAX:

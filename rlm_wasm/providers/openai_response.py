@@ -8,6 +8,7 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Final, Protocol
 
+from rlm_wasm.core.json_text import outside_strings
 from rlm_wasm.providers.base import Completion, ProviderFailure
 
 # 408 and 409 are how some gateways say "again, please"; 529 is "overloaded".
@@ -16,6 +17,8 @@ _THROTTLED_STATUS: Final = frozenset({429, 529})
 # A 429 that waiting does not cure.
 _OUT_OF_MONEY: Final = ("insufficient_quota", "billing_hard_limit_reached")
 _TOKENS_MAX: Final = 10**9
+# An answer is text and some facts about it. A body without so many bytes has not so many values.
+_VALUES_MAX: Final = 1 << 15
 _NOT_JSON: Final = object()  # None is what the JSON text `null` means
 _RETRY_AFTER_MS_MAX: Final = 60 * 60 * 1000
 
@@ -36,6 +39,8 @@ class MakeFailure(Protocol):
 
 def decode_completion(body: bytes) -> Completion | str:
     """Return the answer in the body of a 200, or the reason why it is none. Raises nothing."""
+    if _holds_too_much(body):
+        return "sent more values than an answer has"
     document = _parse(body)
     if document is _NOT_JSON:
         return "sent something that is not JSON"
@@ -79,9 +84,18 @@ def refusal(
     )
 
 
+def _holds_too_much(body: bytes) -> bool:
+    """Whether decoding a body would make more objects of it than of any answer; text costs nothing."""
+    if len(body) <= _VALUES_MAX:
+        return False
+    outside = outside_strings(body, _VALUES_MAX)
+    return outside is None or sum(outside.count(mark) for mark in (b"[", b"{", b",")) > _VALUES_MAX
+
+
 def _parse(body: bytes) -> object:
     try:
-        return json.loads(body)
+        # UTF-8, as the count of its values took it; `json` would also guess at other encodings.
+        return json.loads(body.decode("utf-8-sig"))
     # ValueError: bad JSON, bad UTF-8, or a number of more than 4300 digits.
     except (ValueError, RecursionError):
         return _NOT_JSON

@@ -1,0 +1,54 @@
+"""An endpoint's answer costs about what its text does, whatever else is in it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rlm_wasm.providers import openai_response
+from rlm_wasm.providers.base import Completion
+from rlm_wasm.providers.openai_response import decode_completion
+
+SIZE = 1 << 20
+BOMBS = {
+    "lists": b"[" + b"[]," * (SIZE // 3) + b"[]]",
+    "objects": b"[" + b"{}," * (SIZE // 3) + b"{}]",
+    "deep": b"[" * SIZE,
+    "keys": b"{" + b",".join(b'"%x":0' % number for number in range(SIZE // 10)) + b"}",
+    "strings that end with a backslash": b"[" + b'"\\\\",' * (SIZE // 5) + b'""]',
+    "one key again and again": b"{" + b'"a":0,' * (SIZE // 6) + b'"a":0}',
+}
+
+
+@pytest.mark.threat("T-176")
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_body_of_more_values_than_an_answer_has_is_not_decoded(
+    bomb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openai_response, "_parse", lambda _: pytest.fail("it was decoded"))
+    assert decode_completion(b'{"choices":' + BOMBS[bomb] + b"}") == "sent more values than an answer has"
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    part=st.text(alphabet='a"\\[]{},:\n\u00e9', min_size=1, max_size=8),
+    times=st.integers(1, 20_000),
+    escaped=st.booleans(),
+)
+def test_whatever_stands_in_a_text_it_is_an_answer(part: str, times: int, escaped: bool) -> None:
+    text = part * times
+    document = {
+        "choices": [{"message": {"content": text}}],
+        "usage": {"prompt_tokens": 1, "completion_tokens": 2},
+    }
+    body = json.dumps(document, ensure_ascii=escaped).encode()
+    assert decode_completion(body) == Completion(text, 1, 2)
+    assert decode_completion(b"\xef\xbb\xbf" + body) == Completion(text, 1, 2)
+
+
+def test_another_encoding_than_utf_8_is_not_guessed() -> None:
+    body = json.dumps({"choices": [{"message": {"content": "x"}}]}).encode("utf-16")
+    assert decode_completion(body) == "sent something that is not JSON"
