@@ -51,7 +51,7 @@ def laid_over(below: Iterable[Overlay], new: Overlay) -> tuple[Overlay, ...]:
             seen.append(replace(old, length=new.offset - old.offset))
         if old.end > new.end:
             seen.append(replace(old, offset=new.end, length=old.end - new.end))
-    if seen and seen[-1].fd == new.fd and seen[-1].end == new.offset:
+    if seen and (seen[-1].fd, seen[-1].base) == (new.fd, new.base) and seen[-1].end == new.offset:
         new = replace(new, offset=seen[-1].offset, length=seen.pop().length + new.length)
     return (*seen, new)
 
@@ -59,7 +59,7 @@ def laid_over(below: Iterable[Overlay], new: Overlay) -> tuple[Overlay, ...]:
 def is_scattered(overlays: Sequence[Overlay], file_bytes: int) -> bool:
     """Whether all of it is better written anew: too many pieces, or files that hold mostly what is hidden."""
     live = sum(overlay.length for overlay in overlays)
-    files = len({overlay.fd for overlay in overlays})
+    files = len({(overlay.fd, overlay.base) for overlay in overlays})
     return (
         files >= FILES_MAX
         or len(overlays) > 2 * STRETCHES_MAX

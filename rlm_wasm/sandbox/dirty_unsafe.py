@@ -102,6 +102,8 @@ def _joined(ranges: Iterable[Range]) -> list[Range]:
 
 _way: Callable[[int, int], list[Range]] | None = None
 _held: int | None = None
+# What a way is proven on in a process that can make no file; there, the guest's image.
+_sample: int | None = None
 
 
 @contextlib.contextmanager
@@ -117,14 +119,16 @@ def _pagemap() -> Iterator[int]:
         os.close(fd)
 
 
-def hold_pagemap(fd: int) -> None:
-    """Use `fd` from now on, in a process that will not be able to open its pagemap.
+def hold_pagemap(fd: int, sample: int) -> None:
+    """Use `fd` from now on, in a process that will not be able to open its pagemap, nor to make a file.
+
+    `sample` is a memory file of at least 16 pages.
 
     Opened before a fork it would describe the parent, and every snapshot would silently be empty: so the
     first snapshot chooses its way anew, by what each proves in this process.
     """
-    global _held, _way
-    _held, _way = fd, None
+    global _held, _way, _sample
+    _held, _way, _sample = fd, None, sample
 
 
 def _chosen() -> Callable[[int, int], list[Range]]:
@@ -151,23 +155,27 @@ def present_ranges(address: int, length: int) -> list[Range]:
 
 
 def _proves_itself(way: Callable[[int, int], list[Range]]) -> bool:
-    """Whether `way` finds exactly the pages written in a private mapping of a sealed memory file."""
+    """Whether `way` finds exactly the pages written in a private mapping of a memory file."""
     pages = 16
-    fd = sealed_memfd("rlm-self-test", b"\x01" * (pages * PAGE))
+    own = sealed_memfd("rlm-self-test", b"\x01" * (pages * PAGE)) if _sample is None else None
+    fd = own if own is not None else _sample
+    assert fd is not None
     try:
         # Kept private by ctypes' view of it; a copy-on-write mapping is what sessions have.
         with mmap.mmap(
             fd, pages * PAGE, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE
         ) as area:
             address = ctypes.addressof(ctypes.c_char.from_buffer(area))
-            total = sum(area[k * PAGE] for k in range(pages))  # read: mapped, not written
-            area[3 * PAGE] = area[4 * PAGE + 5] = area[9 * PAGE + 17] = 2
+            before = [area[k * PAGE] for k in range(pages)]  # read: mapped, not written
+            for at in (3 * PAGE, 4 * PAGE + 5, 9 * PAGE + 17):
+                area[at] ^= 1
             try:
                 found = way(address, pages * PAGE)
             except OSError:
                 return False
-            return total == pages and found == [(3 * PAGE, 2 * PAGE), (9 * PAGE, PAGE)]
+            return len(before) == pages and found == [(3 * PAGE, 2 * PAGE), (9 * PAGE, PAGE)]
     except BufferError:
         return False
     finally:
-        os.close(fd)
+        if own is not None:
+            os.close(own)

@@ -37,15 +37,16 @@ MAP_FAILED: Final = (1 << 64) - 1
 
 @dataclass(frozen=True, slots=True)
 class Overlay:
-    """A stretch of pages of a sealed memory file, at the same offset as in the memory that they belong to.
+    """A stretch of pages of a memory file, at the same offset from its `base` as in the memory of theirs.
 
-    `owner` keeps the descriptor open for as long as this object lives.
+    `owner` keeps what they are for as long as this object lives.
     """
 
     fd: int
     offset: int
     length: int
     owner: object = None
+    base: int = 0
 
     @property
     def end(self) -> int:
@@ -57,8 +58,8 @@ class Overlay:
 class ImageSource:
     """What a memory starts from: a sealed memory file, then zeros up to `size`, a multiple of 64 KiB.
 
-    `file_bytes` of the file are mapped, a multiple of 64 KiB too; then `over`, in order. `owner` keeps the
-    descriptor open for as long as this object lives.
+    `file_bytes` of the file, from `base` on, are mapped, a multiple of 64 KiB too; then `over`, in order.
+    `owner` keeps them for as long as this object lives, which is as long as they are mapped.
     """
 
     fd: int
@@ -66,6 +67,7 @@ class ImageSource:
     size: int
     owner: object = None
     over: tuple[Overlay, ...] = ()
+    base: int = 0
 
 
 class LinearMemory:
@@ -98,7 +100,7 @@ class LinearMemory:
 
         The memory may lack these pages then, and must not be used again.
         """
-        if overlay.end > self.size or os.fstat(overlay.fd).st_size < overlay.end:
+        if overlay.end > self.size or os.fstat(overlay.fd).st_size < overlay.base + overlay.end:
             die("an overlay is outside its memory or its file")
         return _map_over(self.base, overlay)
 
@@ -207,15 +209,15 @@ def _new_memory(env: Any, ty: Any, minimum: int, maximum: int, reserved: int, gu
         ready = system.mprotect(base, size, _PROT_READ_WRITE) == 0
     else:
         # A file shorter than its mapping would be a SIGBUS in the middle of a guest.
-        if source.file_bytes > size or os.fstat(source.fd).st_size < source.file_bytes:
+        if source.file_bytes > size or os.fstat(source.fd).st_size < source.base + source.file_bytes:
             return _refuse(base, total, "the image is shorter than it should be")
         mapped = source.file_bytes
         ready = (
-            system.mmap(base, mapped, _PROT_READ_WRITE, flags | _MAP_FIXED, source.fd) == base
+            system.mmap(base, mapped, _PROT_READ_WRITE, flags | _MAP_FIXED, source.fd, source.base) == base
             and system.mprotect(base + mapped, size - mapped, _PROT_READ_WRITE) == 0
         )
         for overlay in source.over:
-            if overlay.end > size or os.fstat(overlay.fd).st_size < overlay.end:
+            if overlay.end > size or os.fstat(overlay.fd).st_size < overlay.base + overlay.end:
                 return _refuse(base, total, "a part of the image is shorter than it should be")
             ready = ready and _map_over(base, overlay)
     if not ready:
@@ -232,9 +234,8 @@ def _new_memory(env: Any, ty: Any, minimum: int, maximum: int, reserved: int, gu
 
 def _map_over(base: int, overlay: Overlay) -> bool:
     address, flags = base + overlay.offset, _MAP_PRIVATE | _MAP_NORESERVE | _MAP_FIXED
-    return (
-        system.mmap(address, overlay.length, _PROT_READ_WRITE, flags, overlay.fd, overlay.offset) == address
-    )
+    at = overlay.base + overlay.offset
+    return system.mmap(address, overlay.length, _PROT_READ_WRITE, flags, overlay.fd, at) == address
 
 
 def _get_memory(env: int, size: Any, maximum: Any) -> int:

@@ -64,7 +64,7 @@ class FileLayer:
         for overlay in sorted(self.overlays, key=lambda overlay: overlay.offset):
             for at in range(overlay.offset, overlay.end, STEP_BYTES):
                 length = min(STEP_BYTES, overlay.end - at)
-                yield at, os.pread(overlay.fd, length, at)
+                yield at, os.pread(overlay.fd, length, overlay.base + at)
 
     @property
     def bytes_held(self) -> int:
@@ -201,8 +201,8 @@ class Snapshot:
             below = self._below_source()
             moved = (FileLayer(below.over), FileLayer(self.overlays), self.layer)
             runs = chain.from_iterable(layer.runs for layer in moved)
-            file = MemoryFile.over(below.fd, self.size, runs)
-            self._laid_out = ImageSource(file.fd, self.size, self.size, file)
+            file = MemoryFile.over(below, self.size, runs)
+            self._laid_out = ImageSource(file.fd, self.size, self.size, file, base=file.base)
         return self._laid_out
 
 
@@ -304,8 +304,8 @@ def _move(
     for the file: nothing has changed then.
     """
     overlays = (*below, *ground.overlays)
-    files = {overlay.fd for overlay in overlays}
-    if is_scattered(overlays, sum(os.fstat(fd).st_blocks * 512 for fd in files)):
+    files = {overlay.owner for overlay in overlays if isinstance(overlay.owner, MemoryFile)}
+    if is_scattered(overlays, sum(file.bytes_held for file in files)):
         moved = sorted((overlay.offset, overlay.length) for overlay in overlays)
         stretches = stretches_to_move(united(written, moved), everything=True)
     memory = instance.memory
@@ -320,7 +320,7 @@ def _move(
         return False
     for offset, length in stretches:
         for at in range(offset, offset + length, _MAPPED_AT_ONCE):
-            overlay = Overlay(file.fd, at, min(_MAPPED_AT_ONCE, offset + length - at), file)
+            overlay = Overlay(file.fd, at, min(_MAPPED_AT_ONCE, offset + length - at), file, file.base)
             memory.lay_over(overlay)
             ground.overlays = laid_over(ground.overlays, overlay)
             yield

@@ -81,7 +81,7 @@ class LaidOut:
                 yield at, memoryview(piece)
                 at += len(piece)
 
-        return cls.in_file(is_text, len(value), encoding, MemoryFile.of_parts("rlm-value", size, parts()))
+        return cls.in_file(is_text, len(value), encoding, _file(size, parts()))
 
     @classmethod
     def in_file(cls, is_text: bool, units: int, encoding: Encoding, file: MemoryFile) -> Self:
@@ -90,6 +90,11 @@ class LaidOut:
 
     def __len__(self) -> int:
         return self.units
+
+
+def _file(size: int, parts: Iterator[tuple[int, memoryview]]) -> MemoryFile:
+    # For another process, which may keep it; its contents are taken back when they have been read.
+    return MemoryFile.of_parts("rlm-value", size, parts, revocable=True)
 
 
 def pieces(value: str | bytes, encoding: Encoding) -> Iterator[bytes]:

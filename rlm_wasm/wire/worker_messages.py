@@ -2,8 +2,8 @@
 
 MessagePack arrays, tagged by a number. The host's are commands and trusted; a worker's are reports,
 as untrusted as a guest's frames: `decode_report` is their gate. Every report that ends an operation
-names it, so that a report for another one is seen. A file (a sealed memory file) travels beside the
-frame of the one message that says so.
+names it, so that a report for another one is seen. Memory files travel from the host only, at most one
+beside a frame: what a session starts from, an input, and what the worker writes into.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class RebaseSession(_Message, frozen=True, tag=4):
 
 
 class SnapshotSession(_Message, frozen=True, tag=5):
-    """Report the session's state as a file."""
+    """Write the session's state into the blank file that comes along, and seal it."""
 
     session: int
     operation: int
@@ -130,6 +130,10 @@ class RefuelCell(_Message, frozen=True, tag=11):
     fuel: int
 
 
+class LendArena(_Message, frozen=True, tag=12):
+    """The file that comes along is for all that the worker keeps in memory files. The first message."""
+
+
 # -- worker to host ---------------------------------------------------------------------------------
 
 
@@ -162,7 +166,7 @@ class CellReport(_Message, frozen=True):
 
 
 class ImageReport(_Message, frozen=True):
-    """What the file beside this frame is: the pages of a session."""
+    """What the file that was lent for it holds now: the pages of a session."""
 
     size: Count
     virtual_ns: Count
@@ -212,7 +216,7 @@ class FuelLow(_Message, frozen=True, tag=37):
 
 ToWorker: TypeAlias = (
     OpenSession | LoadValue | RunCell | RebaseSession | SnapshotSession
-    | RespondTo | RefuelCell | InterruptCell | StopOperation | CloseSession | Ping
+    | RespondTo | RefuelCell | InterruptCell | StopOperation | CloseSession | Ping | LendArena
 )  # fmt: skip
 FromWorker: TypeAlias = Ready | GuestRequest | FuelLow | OperationDone | SessionClosed | Pong
 

@@ -24,8 +24,8 @@ _PAGE: Final = 4_096
 Runs = tuple[tuple[int, bytes], ...]
 
 
-def write_runs(runs: Runs) -> MemoryFile:
-    """Return a sealed file of these pages."""
+def write_runs(runs: Runs, into: MemoryFile | None = None) -> MemoryFile:
+    """Return a sealed file of these pages: one of its own, or `into`, a blank one."""
 
     def parts() -> Iterator[tuple[int, memoryview]]:
         table = b"".join(_RUN.pack(offset, len(data)) for offset, data in runs)
@@ -36,7 +36,16 @@ def write_runs(runs: Runs) -> MemoryFile:
             at += len(data)
 
     size = sum(_RUN.size + len(data) for _, data in runs)
-    return MemoryFile.of_parts("rlm-runs", size, parts())
+    if into is None:
+        return MemoryFile.of_parts("rlm-runs", size, parts())
+    into.fill(size, parts())
+    into.seal()
+    return into
+
+
+def file_bytes_max(memory_bytes: int) -> int:
+    """Return what an image of a memory of so many bytes takes at most."""
+    return memory_bytes + memory_bytes // _PAGE * _RUN.size
 
 
 def check_file(fd: int, count: int, size: int) -> None:

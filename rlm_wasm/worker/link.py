@@ -34,11 +34,14 @@ from rlm_wasm.worker.debts import Debts, Owed
 from rlm_wasm.worker.endings import Operation, error_of
 from rlm_wasm.worker.frames import Channel, Frame, FrameError, PeerGone, close_files
 from rlm_wasm.worker.image_file import WorkerImage, check_file, next_image_number
+from rlm_wasm.worker.lent import Lent
 from rlm_wasm.worker.protocol import Protocol, State
 from rlm_wasm.worker.readable import while_readable
 from rlm_wasm.worker.translation import result_of
 
 Sink = Callable[[c.Report], None]
+_WithFile = m.OpenSession | m.LoadValue | m.SnapshotSession
+_WITH_FILE: Final = (m.OpenSession, m.LoadValue, m.SnapshotSession)
 # The number in the books of debts that stands for the socket: sessions' begin with 1.
 _SOCKET: Final = 0
 
@@ -76,6 +79,7 @@ class Link:
         # What the worker owes. Not read off the books of the protocol: a report that is refused may have
         # moved those, and its session would wait for ever.
         self._debts = Debts(hang_ms_max)
+        self._lent = Lent()
         self._unread_until = 0
         self._late_ns = 0
         self._ended = ended
@@ -124,8 +128,35 @@ class Link:
                 command.closed()
             return  # the session has been told
         message, file = self._message(command)
-        if message is not None:
-            self._send(message, file)
+        if message is None:
+            return
+        if isinstance(message, _WITH_FILE):
+            try:
+                file = self._with_file(message, file)
+            except RlmWasmError as error:
+                self._untold(message, error)
+                return
+        self._send(message, file)
+
+    def _with_file(self, message: _WithFile, file: MemoryFile | None) -> MemoryFile | None:
+        """Return the file that goes with a message, lent from now on. Raises HostExhausted: there is none."""
+        session = message.session
+        if isinstance(message, m.SnapshotSession):
+            return self._lent.for_image(session, self._protocol.limits(session).memory_bytes_max)
+        if isinstance(message, m.LoadValue) and file is not None:
+            self._lent.input(session, file)
+        return file
+
+    def _untold(self, message: m.ToWorker, error: RlmWasmError) -> None:
+        """End the operation of a message that the worker knows nothing of, as if it had said so."""
+        if isinstance(message, m.LendArena):
+            self.end(error.message)
+            return
+        assert isinstance(message, _WITH_FILE)
+        if self._protocol.owes(message.session, message.operation):
+            report = m.OperationDone(message.session, message.operation, error=m.encode_error(error))
+            self._protocol.check(report)
+            self._act(report)
 
     def _message(self, command: c.Command) -> tuple[m.ToWorker | None, MemoryFile | None]:
         """Enter a command in the books; return what to send: nothing if it has become void."""
@@ -259,12 +290,7 @@ class Link:
         except PeerGone as gone:
             self.end(f"its socket failed: {gone}")
         except RlmWasmError as error:
-            # The worker knows nothing of it. It ends as if the worker had said so.
-            assert isinstance(message, m.OpenSession | m.LoadValue)  # the only ones with a file
-            if self._protocol.owes(message.session, message.operation):
-                report = m.OperationDone(message.session, message.operation, error=m.encode_error(error))
-                self._protocol.check(report, with_file=False)
-                self._act(report, None)
+            self._untold(message, error)
         else:
             if self._channel.unsent_bytes:
                 self._wants_writing.set()
@@ -332,16 +358,17 @@ class Link:
             close_files(frames[taken:])
 
     def _take(self, frame: Frame) -> None:
-        # Owned from here on, whatever is wrong with the frame.
-        file = None if frame.file is None else MemoryFile(frame.file)
+        if frame.file is not None or frame.file_lost:
+            close_files([frame])
+            raise FrameError("a file, and none is taken from a worker")
         if self.lost is not None:
             return
         report = m.decode_report(frame.payload)
-        self._protocol.check(report, with_file=file is not None or frame.file_lost)
+        self._protocol.check(report)
         self.heard_ns = monotonic_ns()
-        self._act(report, file)
+        self._act(report)
 
-    def _act(self, report: m.FromWorker, file: MemoryFile | None) -> None:
+    def _act(self, report: m.FromWorker) -> None:
         match report:
             case m.GuestRequest(session=session, frame=request):  # the most frequent by far
                 if self._protocol.state(session) is State.WAITING:
@@ -352,11 +379,11 @@ class Link:
                     self._running[session].pause(self.heard_ns)
                     self._sinks[session](c.FuelLow())
             case m.Ready():
-                self.served.set()
+                self._begin()
             case m.OperationDone(session=session):
                 sink = self._sinks.get(session)
                 # Before anything is forgotten: it raises if what the report holds is none of ours.
-                done = self._done(report, file)
+                done = self._done(report)
                 running = self._running.pop(session, None)
                 if running is not None:
                     done = running.ended(done, self.heard_ns)
@@ -372,28 +399,50 @@ class Link:
                     sink(done)
             case m.SessionClosed(session=session):
                 self._debts.paid(session)
+                self._lent.take_back(session)
                 closed = self._closing.pop(session)
                 self._closed(self, session)
                 closed()
             case m.Pong():
                 pass
 
-    def _done(self, report: m.OperationDone, file: MemoryFile | None) -> c.Done:
+    def _done(self, report: m.OperationDone) -> c.Done:
+        image_file = self._given_back(report)
         if report.error is not None:
             return c.Done(error=error_of(report.error, in_cell=report.session in self._running))
         if report.result is not None:
             return c.Done(result=result_of(report.result))
         if report.image is not None:
-            if file is None:
-                return c.Done(error=HostExhausted("the host has no descriptor left for the image"))
+            assert image_file is not None  # lent for it
             image = report.image
-            check_file(file.fd, image.runs, image.size)
+            check_file(image_file.fd, image.runs, image.size)
+            number = next_image_number()
             return c.Done(
                 snapshot=WorkerImage(
-                    next_image_number(), self.tenant, image.size, image.virtual_ns, image.runs, file
+                    number, self.tenant, image.size, image.virtual_ns, image.runs, image_file
                 )
             )
         return c.Done()
+
+    def _given_back(self, report: m.OperationDone) -> MemoryFile | None:
+        """Take back what was lent for an operation that is over, but for the image that it made."""
+        if report.error is None and self._protocol.kind(report.session) is Operation.IMAGE:
+            return self._lent.image_made(report.session)
+        self._lent.take_back(report.session)
+        return None
+
+    def _begin(self) -> None:
+        """Give the worker what it needs beside commands; from then on it may be given those."""
+        try:
+            arena = self._lent.arena()
+            self._send(m.LendArena(), arena)
+        except HostExhausted as short:
+            self.end(short.message)
+        self.served.set()
+
+    def memory_bytes(self) -> int:
+        """The memory that the worker holds, what was lent to it included; 0 if the kernel does not say."""
+        return (self.child.memory_bytes() or 0) + self._lent.bytes_held
 
     # -- its life ----------------------------------------------------------------------------------------
 

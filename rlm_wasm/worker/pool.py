@@ -21,6 +21,7 @@ from rlm_wasm.core.lockdown import weakest
 from rlm_wasm.core.tenant import checked_tenant
 from rlm_wasm.errors import HostExhausted, Overloaded, PolicyError, RlmWasmError, UsageError, WorkerLost
 from rlm_wasm.ids import SessionId
+from rlm_wasm.image.memfd import ARENA_BYTES
 from rlm_wasm.worker.census import Census, PoolMetrics
 from rlm_wasm.worker.guest_files import guest_files
 from rlm_wasm.worker.image_file import WorkerImage
@@ -64,7 +65,7 @@ class PoolLimits:
         return ProcessLimits(
             sessions_max=sessions,
             memory_bytes_max=session.memory_bytes_max,
-            image_bytes_max=image_bytes,
+            image_bytes_max=ARENA_BYTES,  # no file that a worker is lent can grow
             held_bytes_max=2 * image_bytes + sessions * session.checkpoint_bytes_max,
             files_max=8 * sessions + 64,
             cpu_seconds_max=workers.worker_cpu_seconds_max,
@@ -410,7 +411,7 @@ class WorkerPool:
     def _measure(self, now: int) -> None:
         for number, slot in self._slots.items():
             if slot.link is not None and slot.link.lost is None:
-                self._placement.measured(number, slot.link.child.memory_bytes() or 0)
+                self._placement.measured(number, slot.link.memory_bytes())
                 self._count_cpu(slot)
         for number in list(self._placement.too_large()):
             self._census.worker_lost(self._placement.sessions_in(number))

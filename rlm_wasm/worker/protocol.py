@@ -126,8 +126,9 @@ class Protocol:
         return self._ping is not None
 
     def kind(self, session: int) -> Operation:
-        """Return what a session that is there did last, or does."""
-        return self._entries[session].kind
+        """Return what a session did last, or does; of one that was never made, that it was to be."""
+        entry = self._entries.get(session)
+        return Operation.OPEN if entry is None else entry.kind
 
     def state(self, session: int) -> State | None:
         """Return where a session is; None: there is none of this number."""
@@ -229,10 +230,8 @@ class Protocol:
 
     # -- what the worker reports -------------------------------------------------------------------------
 
-    def check(self, report: FromWorker, *, with_file: bool) -> None:
+    def check(self, report: FromWorker) -> None:
         """Check one report and move on. Raises BoundaryViolation if it was not due, or holds too much."""
-        if with_file and not (isinstance(report, OperationDone) and report.image is not None):
-            raise BoundaryViolation("a file with a report that has none")
         match report:
             case GuestRequest():  # the most frequent by far
                 self._asked(report)
@@ -250,7 +249,7 @@ class Protocol:
                     raise BoundaryViolation("a pong before the end of a session that was closed earlier")
                 self._ping = None
             case OperationDone():
-                self._done(report, with_file=with_file)
+                self._done(report)
             case SessionClosed(session=session):
                 self._move(session, Step.CLOSED)
                 self._closed_before.discard(session)
@@ -292,7 +291,7 @@ class Protocol:
             if entry.late > 1:
                 raise BoundaryViolation("a request after the operation was told to end")
 
-    def _done(self, report: OperationDone, *, with_file: bool) -> None:
+    def _done(self, report: OperationDone) -> None:
         entry = self._move(report.session, Step.DONE)
         self._is_of(entry, report.operation)
         # Done twice while closing: the number is used up.
@@ -309,9 +308,7 @@ class Protocol:
         entry.opened = True
         if (report.result is None) != (cell is None):
             raise BoundaryViolation("a result where none is due, or none where one is")
-        if (report.image is None) == (entry.kind is Operation.IMAGE) or (
-            report.image is not None
-        ) != with_file:
+        if (report.image is None) == (entry.kind is Operation.IMAGE):
             raise BoundaryViolation("an image where none is due, or none where one is")
         if report.result is not None and cell is not None:
             _check_result(report.result, cell, entry.session, entry.fuel)

@@ -2,8 +2,8 @@
 
 It runs locked down, after a fork of a zygote that has everything in memory that it will need: no
 file is opened here and no module loaded. Beside what the sandbox itself uses it makes these system
-calls only: poll, recvmsg, sendto, sendmsg, close, fcntl, pread64, fstat, and for an image that it
-hands out memfd_create, ftruncate and pwrite64.
+calls only: poll, recvmsg, sendto, close, fcntl, pread64, fstat, and for what it lays out in memory files
+that its host lends it ftruncate, fallocate and pwrite64. It makes none of its own: its host counts them.
 
 The host is trusted: a command that makes no sense ends the process.
 """
@@ -17,7 +17,7 @@ from time import monotonic_ns
 from typing import Final
 
 from rlm_wasm.errors import HostExhausted, RlmWasmError
-from rlm_wasm.image.memfd import MemoryFile
+from rlm_wasm.image.memfd import MemoryFile, use_arena
 from rlm_wasm.wire import worker_messages as m
 from rlm_wasm.worker import commands as c
 from rlm_wasm.worker.frames import Channel, PeerGone
@@ -36,6 +36,7 @@ _UNSENT_BYTES_MAX: Final = 1 << 30
 # nobody has wanted it for so long.
 SHARED_FROM_SESSIONS: Final = 2
 IDLE_MS: Final = 5
+_WITH_FILE: Final = (m.OpenSession, m.LoadValue, m.SnapshotSession)
 # Asked for in the zygote: a locked worker may not.
 _PROCESSORS: Final = len(os.sched_getaffinity(0))
 
@@ -50,6 +51,8 @@ class Server:
         self._seats = Seats(clock=monotonic_ns)
         self._images = Images()
         self._operations: dict[int, int] = {}
+        # Lent for the images that sessions hand out.
+        self._blanks: dict[int, MemoryFile] = {}
         self._opened = 0
         self._idle = False
         self._poll = select.poll()
@@ -88,7 +91,7 @@ class Server:
             for frame in self._channel.receive():
                 file = None if frame.file is None else MemoryFile(frame.file)
                 command = m.decode_command(frame.payload)
-                if frame.file_lost and isinstance(command, m.OpenSession | m.LoadValue):
+                if frame.file_lost and isinstance(command, _WITH_FILE):
                     self._operations[command.session] = command.operation
                     error = HostExhausted("the worker has no descriptor left for a file")
                     self._tell(command.session, c.Done(error=error))
@@ -158,6 +161,7 @@ class Server:
             case m.CloseSession(session=session):
                 self._seats.perform(command_of(message))
                 self._operations.pop(session, None)
+                self._blanks.pop(session, None)
                 self._channel.send(m.encode(m.SessionClosed(session)))
                 return
             case m.OpenSession(session=session, operation=operation):
@@ -165,6 +169,12 @@ class Server:
                 self._opened += 1
                 self._open(message, file)
                 return
+            case m.LendArena():
+                use_arena(file)
+                return
+            case m.SnapshotSession(session=session) if file is not None:
+                self._blanks[session] = file
+                self._operations[session] = message.operation
             case m.LoadValue(session=session, operation=operation):
                 self._operations[session] = operation
                 self._seats.perform(load_command(message, file))
@@ -193,16 +203,13 @@ class Server:
             raise
 
     def _report(self, session: int, report: c.Report) -> None:
+        into = self._blanks.pop(session, None) if isinstance(report, c.Done) else None
         try:
-            message, file = report_of(session, self._operations[session], report)
+            message = report_of(session, self._operations[session], report, into)
         except Exception as error:  # noqa: BLE001 - for example no room for an image: the operation still ends
-            report = c.Done(error=typed(error, "a report could not be made"))
-            message, file = report_of(session, self._operations[session], report)
-        try:
-            self._channel.send(m.encode(message), None if file is None else file.fd)
-        except HostExhausted as error:
-            message, _ = report_of(session, self._operations[session], c.Done(error=error))
-            self._channel.send(m.encode(message))
+            told = error if isinstance(error, HostExhausted) else typed(error, "a report could not be made")
+            message = report_of(session, self._operations[session], c.Done(error=told))
+        self._channel.send(m.encode(message))
         self._asked = isinstance(report, c.Requested)
 
 

@@ -128,10 +128,10 @@ class _Host:
         self._until(m.OperationDone)
         self._do(m.OpenSession(2, self._next(), _SEEDED, _BOUNDARY))
         self._do(self._cell(2, "import random; random.random()"))
-        done, file = self._do(m.SnapshotSession(2, self._next()))
-        if done.image is None or file is None:
+        file = MemoryFile.blank("rlm-image", _SEEDED.memory_bytes_max, may_be_sealed=True)
+        image = self._do(m.SnapshotSession(2, self._next()), file).image
+        if image is None:
             raise InternalError("a snapshot without an image")
-        image = done.image
         fork = m.OpenSession(3, self._next(), _SEEDED, _BOUNDARY, 1, image.size, image.virtual_ns, image.runs)
         self._do(fork, file)
         self._do(self._cell(3, "1+1"))
@@ -146,26 +146,23 @@ class _Host:
     def _cell(self, session: int, source: str) -> m.RunCell:
         return m.RunCell(session, self._next(), source, _CELL, True, 16 * _MIB)
 
-    def _do(
-        self, message: m.ToWorker, file: MemoryFile | None = None
-    ) -> tuple[m.OperationDone, MemoryFile | None]:
+    def _do(self, message: m.ToWorker, file: MemoryFile | None = None) -> m.OperationDone:
         self.channel.send(m.encode(message), None if file is None else file.fd)
-        done, made = self._until(m.OperationDone)
+        done = self._until(m.OperationDone)
         if done.error is not None and done.error.kind == HostExhausted.__name__:
             raise HostExhausted(done.error.message)
         if done.error is not None:
             raise InternalError(f"a worker's rehearsal failed: {done.error.message}")
-        return done, made
+        return done
 
-    def _until(self, kind: type[_Report]) -> tuple[_Report, MemoryFile | None]:
+    def _until(self, kind: type[_Report]) -> _Report:
         """Let the server work until such a report comes; answer what guests ask meanwhile."""
         for _ in range(_STEPS_MAX):
             self._server.step()
             for frame in self.channel.receive():
-                file = None if frame.file is None else MemoryFile(frame.file)
                 report = m.decode_report(frame.payload)
                 if isinstance(report, kind):
-                    return report, file
+                    return report
                 if isinstance(report, m.GuestRequest):
                     self.channel.send(m.encode(m.RespondTo(report.session, _RESPONSE)))
                 elif isinstance(report, m.FuelLow):

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
-from rlm_wasm.errors import BoundaryViolation, GuestError, InternalError
+from rlm_wasm.errors import BoundaryViolation, GuestError, HostExhausted, InternalError
 from rlm_wasm.ids import SessionId
 from rlm_wasm.image.memfd import MemoryFile
 from rlm_wasm.sandbox.session import Cell
@@ -69,7 +69,7 @@ def load_command(message: m.LoadValue, file: MemoryFile | None) -> c.Load:
 
 
 def command_of(message: m.ToWorker) -> c.Command:
-    """Return the command that a message without a file of its own says."""
+    """Return the command that a message says. An input and a new session have functions of their own."""
     match message:
         case m.RespondTo(session=session, response=response):  # the most frequent by far
             return c.Respond(SessionId(session), response)
@@ -94,20 +94,19 @@ def command_of(message: m.ToWorker) -> c.Command:
     raise InternalError(f"{type(message).__name__} is no command of a session")
 
 
-def report_of(session: int, operation: int, report: c.Report) -> tuple[m.FromWorker, MemoryFile | None]:
-    """Return the message for a report, and the file to send with it."""
+def report_of(session: int, operation: int, report: c.Report, into: MemoryFile | None = None) -> m.FromWorker:
+    """Return the message for a report; an image is written into the blank file that was lent for it."""
     if isinstance(report, c.Requested):
-        return m.GuestRequest(session, operation, report.frame), None
+        return m.GuestRequest(session, operation, report.frame)
     if isinstance(report, c.FuelLow):
-        return m.FuelLow(session, operation), None
+        return m.FuelLow(session, operation)
     if report.error is not None:
-        return m.OperationDone(session, operation, error=m.encode_error(report.error)), None
+        return m.OperationDone(session, operation, error=m.encode_error(report.error))
     if report.result is not None:
-        return m.OperationDone(session, operation, result=_result(report.result)), None
+        return m.OperationDone(session, operation, result=_result(report.result))
     if report.snapshot is not None:
-        image, file = _image(report.snapshot)
-        return m.OperationDone(session, operation, image=image), file
-    return m.OperationDone(session, operation), None
+        return m.OperationDone(session, operation, image=_image(report.snapshot, into))
+    return m.OperationDone(session, operation)
 
 
 def _result(result: CellResult) -> m.CellReport:
@@ -150,6 +149,9 @@ def result_of(report: m.CellReport) -> CellResult:
     )
 
 
-def _image(snapshot: SessionImage) -> tuple[m.ImageReport, MemoryFile]:
+def _image(snapshot: SessionImage, into: MemoryFile | None) -> m.ImageReport:
+    if into is None:
+        raise HostExhausted("the worker has no descriptor left for a file")
     runs = snapshot.flattened()
-    return m.ImageReport(snapshot.size, snapshot.virtual_ns, len(runs)), write_runs(runs)
+    write_runs(runs, into)
+    return m.ImageReport(snapshot.size, snapshot.virtual_ns, len(runs))

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from rlm_wasm.errors import HostExhausted, LockdownError
+from rlm_wasm.image.memfd import make_no_files
 from rlm_wasm.sandbox.dirty_unsafe import hold_pagemap
 from rlm_wasm.worker import zygote_messages as messages
 from rlm_wasm.worker.lockdown import layers, process
@@ -342,4 +343,5 @@ def _hold_pagemap() -> None:
     fd = os.open("self/pagemap", os.O_RDONLY, dir_fd=layers.PROC_FD)
     os.dup2(fd, PAGEMAP_FD, inheritable=False)
     os.close(fd)
-    hold_pagemap(PAGEMAP_FD)
+    hold_pagemap(PAGEMAP_FD, IMAGE_FD)
+    make_no_files()

@@ -17,14 +17,18 @@ import anyio
 import pytest
 
 from rlm_wasm.errors import WorkerLost
+from rlm_wasm.ids import SessionId
 from rlm_wasm.image.memfd import MemoryFile
 from rlm_wasm.runtime.sandbox import Sandbox
 from rlm_wasm.sandbox.session import Cell
 from rlm_wasm.wire import worker_messages as m
 from rlm_wasm.worker.child import Child
+from rlm_wasm.worker.frames import Channel
+from rlm_wasm.worker.image_file import WorkerImage
 from rlm_wasm.worker.link import Link
 from rlm_wasm.worker.patience import ended_in_time
 from rlm_wasm.worker.process import ProcessSession
+from rlm_wasm.worker.stints import Stints
 from tests.support.machine_grade import HERE, strict_here
 from tests.support.pool_facts import alive, until
 from tests.support.sandbox_facts import boundary_limits, cell_limits, session_limits
@@ -63,6 +67,14 @@ class Attacker:
         )
         self.socket.sendmsg([data], rights)
 
+    def lent(self) -> MemoryFile:
+        """Return the file that came with what the host sent last."""
+        channel = Channel(self.socket, frame_bytes_max=CAP, unsent_bytes_max=CAP)
+        files: list[MemoryFile] = []
+        while frames := channel.receive():
+            files += [MemoryFile(frame.file) for frame in frames if frame.file is not None]
+        return files[-1]
+
     def close(self) -> None:
         self.socket.close()
         self.process.kill()
@@ -75,7 +87,8 @@ async def _attacked(attack: Callable[[Attacker], object], *, snapshot: bool = Fa
     found: list[object] = []
     try:
         link = attacker.link()
-        session = ProcessSession(link, 1, session_limits(), boundary_limits())  # type: ignore[arg-type]
+        stint = Stints(8).stint("a")
+        session = ProcessSession(link, SessionId(1), session_limits(), boundary_limits(), stint)
 
         async def drive() -> None:
             try:
@@ -155,17 +168,32 @@ async def test_random_bytes_end_the_worker_and_nothing_else(seed: int) -> None:
 
 
 @pytest.mark.threat("T-058")
-async def test_an_image_that_is_not_sealed_or_no_memory_file_is_refused() -> None:
-    unsealed = os.memfd_create("rlm-test", os.MFD_ALLOW_SEALING)
+async def test_no_file_is_taken_from_a_worker() -> None:
     folder = os.open("/", os.O_RDONLY)
+    sealed = MemoryFile.of("rlm-test", struct.pack("<QQ", 0, 4096) + bytes(4096))
     try:
-        for file in (unsealed, folder):
-            report = m.OperationDone(1, 2, image=m.ImageReport(65_536, 0, 0))
+        for file in (folder, sealed.fd):
+            report = m.OperationDone(1, 2, image=m.ImageReport(65_536, 0, 1))
             (outcome,) = await _attacked(lambda a, file=file, r=report: a.say(r, file), snapshot=True)
             assert isinstance(outcome, WorkerLost)
     finally:
-        os.close(unsealed)
         os.close(folder)
+
+
+@pytest.mark.threat("T-058")
+@pytest.mark.parametrize("sealed", [True, False])
+async def test_only_an_image_that_its_worker_cannot_change_any_more_is_one(sealed: bool) -> None:
+    content = struct.pack("<QQ", 0, 4096) + bytes(4096)
+
+    def attack(attacker: Attacker) -> None:
+        file = attacker.lent()
+        file.fill(len(content), [(0, memoryview(content))])
+        if sealed:
+            file.seal()
+        attacker.say(m.OperationDone(1, 2, image=m.ImageReport(65_536, 0, 1)))
+
+    (outcome,) = await _attacked(attack, snapshot=True)
+    assert isinstance(outcome, WorkerImage if sealed else WorkerLost)
 
 
 @pytest.mark.threat("T-058")
@@ -182,9 +210,13 @@ async def test_an_image_that_is_not_sealed_or_no_memory_file_is_refused() -> Non
     ],
 )
 async def test_an_image_that_lies_about_its_pages_ends_its_worker(content: bytes) -> None:
-    file = MemoryFile.of("rlm-test", content)
-    report = m.OperationDone(1, 2, image=m.ImageReport(65_536, 0, 1))
-    (lost,) = await _attacked(lambda attacker: attacker.say(report, file.fd), snapshot=True)
+    def attack(attacker: Attacker) -> None:
+        file = attacker.lent()
+        file.fill(len(content), [(0, memoryview(content))])
+        file.seal()
+        attacker.say(m.OperationDone(1, 2, image=m.ImageReport(65_536, 0, 1)))
+
+    (lost,) = await _attacked(attack, snapshot=True)
     assert isinstance(lost, WorkerLost)
 
 

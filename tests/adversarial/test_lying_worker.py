@@ -19,7 +19,7 @@ from rlm_wasm.worker.pool import WorkerPool
 from rlm_wasm.worker.process import ProcessSession
 from tests.support.lying_worker import lie
 from tests.support.pool_facts import pool, until
-from tests.support.sandbox_facts import boundary_limits, cell_limits, session_limits
+from tests.support.sandbox_facts import MIB, boundary_limits, cell_limits, session_limits
 
 pytestmark = [pytest.mark.guest, pytest.mark.anyio, pytest.mark.usefixtures("guest", "healthy_host")]
 
@@ -39,12 +39,18 @@ def _liars(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @asynccontextmanager
 async def lying(
-    isolation: Any = "session", *, workers_max: int = 1, **told: Any
+    isolation: Any = "session",
+    *,
+    workers_max: int = 1,
+    worker_memory_bytes_max: int = 2_048 * MIB,
+    **told: Any,
 ) -> AsyncIterator[tuple[WorkerPool, ProcessSession]]:
     """A pool whose one worker lies as it was told by a session's cell."""
     limits = {"session": {"checkpoint_bytes_max": 0}, "hang_ms_max": 300, "heartbeat_ms": 30}
     with anyio.fail_after(STUCK_SECONDS):
-        async with pool(isolation, workers_max=workers_max, **limits) as made:
+        async with pool(
+            isolation, workers_max=workers_max, worker_memory_bytes_max=worker_memory_bytes_max, **limits
+        ) as made:
             session = await opened(made)
             await run(session, lie(**told), fuel_max=10**14)
             yield made, session
@@ -135,6 +141,33 @@ async def test_whatever_error_a_worker_names_for_a_session_another_worker_makes_
         raise AssertionError("no session is made any more")
 
 
+@pytest.mark.threat("T-124")
+async def test_a_worker_that_fills_what_it_is_lent_is_seen_and_ended() -> None:
+    async with lying("shared", worker_memory_bytes_max=40 * MIB) as (made, session):
+        (link,) = made.links
+        before = link.memory_bytes()
+        await run(session, lie(hoard=120 * MIB))
+        assert link.memory_bytes() - before >= 120 * MIB
+        await until(lambda: link.lost is not None)
+        assert "more memory than a worker may" in str(link.lost)
+
+
+@pytest.mark.threat("T-124")
+async def test_an_honest_session_is_counted_with_what_it_keeps_in_files_and_leaves_nothing_there() -> None:
+    async with lying("shared") as (made, session):
+        (link,) = made.links
+        before = link._lent.bytes_held
+        other = await opened(made)
+        await other.load("context", "x" * 20 * MIB)
+        assert link._lent.bytes_held - before < MIB  # an input is taken back when it has been read
+        await other.rebase()
+        assert link._lent.bytes_held - before >= 20 * MIB
+        assert await run(other, "assert context == 'x' * len(context)") == "completed"
+        await other.aclose()
+        assert await run(session) == "completed"  # the worker has come so far
+        assert link._lent.bytes_held - before < MIB
+
+
 @pytest.mark.threat("T-123")
 async def test_a_worker_cannot_charge_more_fuel_than_the_time_its_host_saw_could_buy() -> None:
     async with lying(result={"fuel_used": 10**13, "executed_ns": 10**13}) as (_, session):
@@ -154,7 +187,7 @@ async def test_a_session_that_is_never_made_ends_with_its_worker() -> None:
 
 @pytest.mark.threat("T-121")
 async def test_a_session_whose_close_is_never_told_loses_its_worker_and_not_its_place() -> None:
-    async with lying(mute=("CloseSession",)) as (made, session):
+    async with lying("shared", mute=("CloseSession",)) as (made, session):
         link = made.links[0]
         session.abandon()
         await until(lambda: link.lost is not None)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from rlm_wasm.wire import worker_messages as m
 from rlm_wasm.worker.link import Link
 from rlm_wasm.worker.pool import WorkerPool
 from tests.faults.leftovers import children_of
@@ -84,6 +85,18 @@ def _no_files(pool: WorkerPool, link: Link | None) -> bool:
     return True
 
 
+def _mute(pool: WorkerPool, link: Link | None) -> bool:
+    """It answers pings and reports nothing else any more, as one that belongs to an attacker may."""
+    if link is None or link.lost is not None or link.child.ended():
+        return False
+    channel = link._channel
+    receive = channel.receive
+    channel.receive = lambda: [  # type: ignore[method-assign]
+        frame for frame in receive() if isinstance(m.decode_report(frame.payload), m.Pong)
+    ]
+    return True
+
+
 def _late(pool: WorkerPool, link: Link | None) -> bool:
     """The host itself does nothing for a while, and so reads nothing."""
     time.sleep(LATE_SECONDS)
@@ -110,6 +123,7 @@ STRIKES: Final = (
     Strike("abort", "worker", True, _signal(signal.SIGABRT)),
     Strike("stop", "worker", True, _signal(signal.SIGSTOP)),
     Strike("deaf", "worker", True, _deaf),
+    Strike("mute", "worker", True, _mute),
     Strike("no memory", "worker", False, _no_memory),
     Strike("no files", "worker", False, _no_files),
     Strike("shut both", "worker", True, _shut(socket.SHUT_RDWR)),

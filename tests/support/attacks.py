@@ -175,6 +175,15 @@ def _many_files(aim: Aim) -> None:
         syscall(319, address(ctypes.create_string_buffer(b"x")), 1)
 
 
+def _many_mapped_files(aim: Aim) -> None:
+    """Memory that no descriptor shows: a page that is mapped keeps its whole file."""
+    for _ in range(500):
+        fd = syscall(319, address(ctypes.create_string_buffer(b"x")), 1)
+        os.pwrite(fd, b"x", PAGE)
+        _map(PAGE, 1, 2, fd)
+        os.close(fd)
+
+
 def _much_memory(aim: Aim) -> None:
     """More writable memory than the worker's sessions may have, in one piece or in many."""
     for _ in range(64):
@@ -316,9 +325,10 @@ ATTACKS: Final[dict[str, Attack]] = {
     ),
     "open by handle": Attack(_handle, KILLED, "EACCES"),
     "watch files": Attack(lambda aim: syscall(294, 0), KILLED, WORKS),
-    "fill a disk with one file": Attack(_huge_file, "EFBIG", "EFBIG"),
-    "fill memory with one file": Attack(_write_far, "EFBIG", "EFBIG"),
-    "hold many files": Attack(_many_files, "EMFILE", "EMFILE"),
+    "fill a disk with one file": Attack(_huge_file, KILLED, "EFBIG"),
+    "fill memory with one file": Attack(_write_far, KILLED, "EFBIG"),
+    "hold many files": Attack(_many_files, KILLED, "EMFILE"),
+    "hold many files by a page of each": Attack(_many_mapped_files, KILLED, WORKS),
     "write the image": Attack(lambda aim: os.pwrite(aim.image, b"x", 0), "EPERM", "EPERM"),
     "shrink the image": Attack(lambda aim: os.ftruncate(aim.image, 0), "EPERM", "EPERM"),
     "map the image shared": Attack(lambda aim: _map(PAGE, 3, 1, aim.image), KILLED, "EPERM"),

@@ -102,7 +102,8 @@ class Churn:
     # Called with the number of sessions so far, at each thousandth.
     progress: Callable[[int], None] = lambda opened: None
     steps: Counter[str] = field(default_factory=Counter)
-    # Off where no thread can be started: a locked-down process.
+    # Off where no thread can be started, and no memory file be made to lay a snapshot out in: a locked-down
+    # process. Tests of the pool do that, whose host lends one.
     threads: bool = True
 
     def run(self) -> None:
@@ -118,8 +119,8 @@ class Churn:
         self._waiting: list[Seat] = []
         actions: dict[Callable[[], bool], int] = {
             self._open: 160, self._use: 160, self._lose: 60, self._load: 50, self._begin: 80, self._go_on: 40,
-            self._interrupt: 20, self._snapshot: 50, self._restore: 40, self._rebase: 3, self._close: 130,
-            self._in_the_loop: 40 if self.threads else 0,
+            self._interrupt: 20, self._snapshot: 50, self._restore: 40, self._close: 130,
+            self._rebase: 3 if self.threads else 0, self._in_the_loop: 40 if self.threads else 0,
         }  # fmt: skip
         told = 0
         try:
@@ -221,7 +222,8 @@ class Churn:
         living.back = drive(living.session.snapshot())
         # Now and then for forks: laying a snapshot out copies the guest's whole memory. Never a fork's
         # own, so that layers do not pile up without end.
-        if living.back is not None and living.origin is None and self._random.random() < 0.15:
+        lays_out = self.threads and self._random.random() < 0.15
+        if living.back is not None and living.origin is None and lays_out:
             self._kept.append(living.back)
             del self._kept[:-KEPT_MAX]
         return True

@@ -6,6 +6,8 @@ A cell whose source begins with LIE and a JSON document says what it does from t
 from __future__ import annotations
 
 import json
+import mmap
+import os
 import socket
 import time
 from typing import Any, Final
@@ -19,14 +21,16 @@ from rlm_wasm.worker.serving import warm
 __all__ = ["LIE", "lie", "serve", "warm"]
 
 LIE: Final = "#LIE "
+_BLOCK: Final = b"x" * (1 << 20)
 HONEST: Final = m.CellReport("completed", "", "", None, None, (), 10, 65_536, 10, False, False)
 
 
 def lie(*, mute: tuple[str, ...] = (), errors: dict[str, str] | None = None, **more: Any) -> str:
     """Return the cell that has the worker lie.
 
-    `mute` names messages it takes and forgets, `errors` the kind of error with which it ends others
-    at once. `spin`: it computes all the time. `result`: fields of the report of this cell.
+    `mute` names messages it takes and forgets, `errors` the kind of error with which it ends others at once.
+    `spin`: it computes all the time. `hoard`: it writes so many bytes into its arena, and keeps it mapped.
+    `result`: fields of the report of this cell.
     """
     return LIE + json.dumps({"mute": mute, "errors": errors or {}, **more})
 
@@ -37,6 +41,8 @@ class Liar(Server):
     def __init__(self, connection: socket.socket) -> None:
         super().__init__(connection)
         self._told: dict[str, Any] = {"mute": [], "errors": {}}
+        self._hoarded: list[mmap.mmap] = []
+        self._arena: MemoryFile | None = None
 
     def _take(self, message: m.ToWorker, file: MemoryFile | None) -> None:
         name = type(message).__name__
@@ -45,6 +51,12 @@ class Liar(Server):
             self._told = json.loads(message.source.removeprefix(LIE))
         if name in self._told["mute"]:
             return
+        if isinstance(message, m.LendArena):
+            self._arena = file
+        if told_now and self._told.get("hoard") and self._arena is not None:
+            for at in range(0, self._told["hoard"], len(_BLOCK)):
+                os.pwrite(self._arena.fd, _BLOCK, at)
+            self._hoarded.append(mmap.mmap(self._arena.fd, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE))
         kind = self._told["errors"].get(name)
         if kind is not None:
             error = m.ErrorReport(kind, "made up by the worker")

@@ -3,9 +3,10 @@
 RLIMIT_AS is a poor cap on memory: each session reserves 4 GiB of address space and touches a few of
 it. RLIMIT_DATA counts private writable pages, and a reservation is not writable until a guest grows
 into it, so it stops growth beyond what the sessions may have. It is no wall against a hostile process:
-the kernel passes over it for `mprotect` once the address space is used up, and does not count files.
-What bounds such a process is RLIMIT_AS, a few GiB a session, and before that its host, which watches
-how much it holds, and the kernel, which ends workers first when memory runs out.
+the kernel passes over it for `mprotect` once the address space is used up, and does not count files,
+of which it can make none (`worker/lent.py`). What bounds such a process is RLIMIT_AS, a few GiB a session,
+and before that its host, which watches how much it holds, and the kernel, which ends workers first when
+memory runs out.
 """
 
 from __future__ import annotations

@@ -48,7 +48,6 @@ _MAP_FLAGS: Final = _MAP_PRIVATE | 0x10 | 0x20 | 0x4000 | 0x2_0000
 _REMAP_MAY_MOVE: Final = 0x1
 # dontneed, free, hugepage, nohugepage, populate_read, populate_write
 _ADVICE: Final = (4, 8, 14, 15, 22, 23)
-_MEMFD_FLAGS: Final = 0x1 | 0x2 | 0x8  # close on exec, sealing, never executable
 # WAIT, WAKE, WAIT_BITSET, WAKE_BITSET, each private or not, on either clock: no requeue, no PI.
 _FUTEX_OPERATIONS: Final = (0, 1, 9, 10)
 _FUTEX_FLAGS: Final = 128 | 256
@@ -64,7 +63,9 @@ _ON_SOCKET: Final = is_int(0, SOCKET_FD)
 
 _SENDING: Final = "frames to the host, over the one socket there is"
 _RECEIVING: Final = "frames from the host, over the one socket there is"
-_MEMORY_FILES: Final = "a memory file is made, filled, sealed and read back when a snapshot is laid out"
+_MEMORY_FILES: Final = (
+    "a memory file that the host lent is filled, cut, sealed and read back: origins and images"
+)
 _LOOKING: Final = "CPython looks for a source line to show in a traceback, or for a module, and copes"
 _ABORTING: Final = "abort(), after a panic: it ends by its last resort, which is no SIGSYS"
 
@@ -90,8 +91,6 @@ RULES: Final[tuple[Rule, ...]] = (
          when=(_ON_SOCKET, only_bits(2, _RECEIVE_FLAGS, 32))),
     Rule("recvfrom", 45, _RECEIVING, when=(_ON_SOCKET, only_bits(3, _RECEIVE_FLAGS, 32), is_null(4))),
     Rule("sendto", 44, _SENDING, when=(_ON_SOCKET, only_bits(3, _SEND_FLAGS, 32), is_null(4))),
-    Rule("sendmsg", 46, f"{_SENDING}; a snapshot goes as a sealed memory file",
-         when=(_ON_SOCKET, only_bits(2, _SEND_FLAGS, 32))),
     # -- descriptors that are open already, and memory files ------------------------------------------
     Rule("pread64", 17, f"{_MEMORY_FILES}; the pagemap"),
     Rule("pwrite64", 18, _MEMORY_FILES),
@@ -102,7 +101,7 @@ RULES: Final[tuple[Rule, ...]] = (
     ),
     Rule("fstat", 5, _MEMORY_FILES),
     Rule("ftruncate", 77, _MEMORY_FILES),
-    Rule("memfd_create", 319, _MEMORY_FILES, when=(only_bits(1, _MEMFD_FLAGS, 32),)),
+    Rule("fallocate", 285, "a part of the arena is freed", when=(is_int(1, 0x1 | 0x2),)),
     Rule("fcntl", 72, _MEMORY_FILES, when=(is_int(1, *_FCNTL),)),
     Rule("close", 3, _MEMORY_FILES),
     Rule(

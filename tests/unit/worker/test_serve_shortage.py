@@ -1,18 +1,17 @@
-"""A worker that has no descriptor left for what it should report says so: no host waits for ever."""
+"""A worker that has no descriptor or no room for what it should report says so: no host waits for ever."""
 
 from __future__ import annotations
 
-import os
 import socket
 
 import pytest
 
+from rlm_wasm.image.memfd import MemoryFile
 from rlm_wasm.wire import worker_messages as m
 from rlm_wasm.worker.commands import Done
 from rlm_wasm.worker.frames import Channel
-from rlm_wasm.worker.image_file import WorkerImage
+from rlm_wasm.worker.image_file import WorkerImage, check_file
 from rlm_wasm.worker.serve import Server
-from tests.support.descriptors import descriptors_left
 
 pytestmark = [pytest.mark.usefixtures("healthy_host")]
 
@@ -21,38 +20,42 @@ SESSION = 1
 
 
 @pytest.mark.parametrize(
-    ("left", "error"),
+    ("lent", "error"),
     [
-        (0, "a report could not be made: Too many open files"),
-        (1, "a file cannot be kept for a peer that is busy: Too many open files"),
-        (2, None),
+        (None, ("HostExhausted", "the worker has no descriptor left for a file")),
+        (
+            4_096,
+            (
+                "InternalError",
+                "a report could not be made: PermissionError: [Errno 1] Operation not permitted",
+            ),
+        ),
+        (1 << 20, None),
     ],
 )
-def test_an_image_without_a_descriptor_for_it_ends_in_an_error_that_the_host_gets(
-    left: int, error: str | None
+def test_an_image_without_a_file_for_it_ends_in_an_error_that_the_host_gets(
+    lent: int | None, error: tuple[str, str] | None
 ) -> None:
     ours, theirs = socket.socketpair()
     server, host = Server(theirs), Channel(ours, frame_bytes_max=CAP, unsent_bytes_max=CAP)
     image = WorkerImage.of_runs(((0, b"x" * 4_096),), tenant="", size=65_536, virtual_ns=0)
+    blank = None if lent is None else MemoryFile.blank("rlm-test", lent, may_be_sealed=True)
     try:
         server._operations[SESSION] = 7
-        while not server._channel.unsent_bytes:  # the host reads nothing
-            server._channel.send(m.encode(m.Pong(1)))
-        with descriptors_left(left):
-            server._tell(SESSION, Done(snapshot=image))
-        reports = []
-        while not server._channel.flush() or not isinstance(reports[-1], m.OperationDone):
-            for frame in host.receive():
-                reports.append(m.decode_report(frame.payload))
-                if frame.file is not None:
-                    os.close(frame.file)
-        done = reports[-1]
+        if blank is not None:
+            server._blanks[SESSION] = blank
+        server._tell(SESSION, Done(snapshot=image))
+        (frame,) = host.receive()
+        done = m.decode_report(frame.payload)
+        assert isinstance(done, m.OperationDone)
         assert done.operation == 7
-        if error is None:
-            assert done.image is not None
-            assert done.error is None
+        assert frame.file is None
+        if error is not None:
+            assert done.error == m.ErrorReport(*error)
         else:
-            assert done.error == m.ErrorReport("HostExhausted", error)
+            assert done.image is not None
+            assert blank is not None
+            check_file(blank.fd, done.image.runs, done.image.size)
     finally:
         server.close()
         host.close()
