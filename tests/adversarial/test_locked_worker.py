@@ -104,6 +104,8 @@ def test_what_stands_behind_the_filter(came_of: Outcomes, grade: Grade, name: st
 def test_each_attempt_works_where_nothing_is_locked_down(target: Target, name: str) -> None:
     """The control: a row that could not succeed anywhere would prove nothing."""
     found = attack_outside(name, target.port, target.abstract)
+    if found in ("ENODEV", "ENOENT") and name == "type into a terminal":
+        pytest.skip("this machine has no pseudo-terminals")
     if found in REFUSED_THERE:
         pytest.skip(f"this machine refuses it to everybody: {found}")
     assert found == WORKS

@@ -40,6 +40,7 @@ from tests.faults.leftovers import children_of
 from tests.support.descriptors import descriptors_left
 from tests.support.machine_grade import LAYERS_HERE
 from tests.support.pool_facts import alive, pool, until
+from tests.support.process_limits import prlimit
 from tests.support.sandbox_facts import boundary_limits, cell_limits, echo, session_limits
 
 pytestmark = [pytest.mark.guest, pytest.mark.anyio, pytest.mark.usefixtures("guest", "healthy_host")]
@@ -107,14 +108,14 @@ async def test_a_file_that_a_worker_has_no_descriptor_for_ends_its_own_operation
         await run(first, "x = 5")
         image = await first.snapshot()
         (link,) = made.links
-        limits = resource.prlimit(link.child.pid, resource.RLIMIT_NOFILE)
-        resource.prlimit(link.child.pid, resource.RLIMIT_NOFILE, (6, limits[1]))
+        limits = prlimit(link.child.pid, resource.RLIMIT_NOFILE)
+        prlimit(link.child.pid, resource.RLIMIT_NOFILE, (6, limits[1]))
         with pytest.raises(HostExhausted, match="the worker has no descriptor left"):
             await second.load("context", "x" * 1_000_000)
         with pytest.raises(HostExhausted, match="the worker has no descriptor left"):
             await second.snapshot()
         assert (await run(second, "1 + 1")).result == "2"
-        resource.prlimit(link.child.pid, resource.RLIMIT_NOFILE, limits)
+        prlimit(link.child.pid, resource.RLIMIT_NOFILE, limits)
         await second.load("context", "x" * 1_000_000)
         assert (await run(first, "x")).result == "5"
         assert [each.child.pid for each in made.links] == [link.child.pid]
@@ -543,7 +544,7 @@ async def test_a_session_that_a_worker_is_refused_memory_for_is_made_in_another_
     async with pool(workers_max=2) as made, await opened(made):
         (starved,) = made.links
         # Whatever a session takes is refused. The third would go there.
-        resource.prlimit(starved.child.pid, resource.RLIMIT_AS, (1 << 20, 1 << 20))
+        prlimit(starved.child.pid, resource.RLIMIT_AS, (1 << 20, 1 << 20))
         async with await opened(made) as second, await opened(made) as third:
             assert (await run(second, "6 * 7")).result == "42"
             assert (await run(third, "6 * 7")).result == "42"
@@ -552,7 +553,7 @@ async def test_a_session_that_a_worker_is_refused_memory_for_is_made_in_another_
 async def test_memory_that_no_worker_is_given_is_the_machines_shortage() -> None:
     async with pool(workers_max=1) as made, await opened(made) as session:
         (starved,) = made.links
-        resource.prlimit(starved.child.pid, resource.RLIMIT_AS, (1 << 20, 1 << 20))
+        prlimit(starved.child.pid, resource.RLIMIT_AS, (1 << 20, 1 << 20))
         with pytest.raises(HostExhausted, match="no address space: Cannot allocate memory"):
             await opened(made)
         assert not starved.lost
