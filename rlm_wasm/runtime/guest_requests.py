@@ -8,6 +8,7 @@ from functools import partial
 from typing import Final, assert_never
 
 from rlm_wasm.core.cell_report import AnsweredQuery
+from rlm_wasm.core.dialects.observations import shown_query
 from rlm_wasm.core.limits import BoundaryLimits
 from rlm_wasm.core.messages import Message
 from rlm_wasm.core.pricing import utf8_bytes
@@ -245,7 +246,7 @@ class GuestRequests(Answerer):
             if len(self._kept) >= ANSWERED_KEPT_MAX:
                 break
             if isinstance(response, Completed):
-                self._kept.append((prompt, response.text))
+                self._kept.append(shown_query(prompt, response.text))
 
 
 def _stopped(request: LlmQuery | LlmQueryBatch | RlmQuery | RlmQueryBatch) -> bytes:

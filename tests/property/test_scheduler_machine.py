@@ -733,6 +733,22 @@ class SchedulerMachine(RuleBasedStateMachine):
                         assert line.available == run.available(dimension, number)
 
     @invariant()
+    def what_is_decided_before_it_happens_is_never_overspent(self) -> None:
+        """Only a bill, or fuel of a cell that nobody knew of, can come to more than there was."""
+        ours = (D.REQUESTS, D.ITERATIONS, D.CHILDREN, D.OBSERVATION_BYTES)
+        for run in self.runs.values():
+            nodes = [None, *(number for number, book in run.children.items() if not book.gone)]
+            for node in [] if run.ended else nodes:
+                for dimension in ours:
+                    limit = run.limit(dimension, node)
+                    used = run.spent(dimension, node) + run.reserved(dimension, node)
+                    assert limit is None or used <= limit
+                if run.cell_fuel_only(node):
+                    limit = run.limit(D.FUEL, node)
+                    used = run.spent(D.FUEL, node) + run.reserved(D.FUEL, node)
+                    assert limit is None or used <= limit
+
+    @invariant()
     def nothing_stands_below_what_has_ended(self) -> None:
         for run in self.runs.values():
             for number in self.open_requests(run):

@@ -64,6 +64,7 @@ class BookOfRun:
     paid: list[tuple[Node, Amounts]] = field(default_factory=list)
     late: dict[tuple[RequestId, int], Amounts] = field(default_factory=dict)
     timers: dict[str, int] = field(default_factory=dict)
+    beyond: list[Node] = field(default_factory=list)  # cells that used more than they were given
     seq: int = 0
     ending: bool = False
     ended: bool = False
@@ -116,7 +117,13 @@ class BookOfRun:
         """Charge a cell what it used, or all it was given, and let go of the rest."""
         book = self.node(node)
         given, book.fuel = book.fuel, None
+        if fuel is not None and fuel > (given or 0):
+            self.beyond.append(node)
         self.pay({D.FUEL: (given or 0) if fuel is None else fuel}, node)
+
+    def cell_fuel_only(self, node: Node) -> bool:
+        """Whether no cell of a conversation, or below it, used more than it was given."""
+        return not any(self.below(each, node) for each in self.beyond)
 
     def overdrawn(self, node: Node) -> bool:
         limits = {d: self.limit(d, node) for d in D}

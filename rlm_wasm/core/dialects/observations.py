@@ -51,6 +51,9 @@ EARLY_FINAL_NOTE: Final = (
 )
 
 EMPTY_FINAL_NOTE: Final = "The FINAL() in that reply was not accepted: there was no answer in it."
+# Of a query and its answer that a lost session is told of.
+_PROMPT_BYTES_MAX: Final = 200
+_TEXT_BYTES_MAX: Final = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +161,12 @@ def _answers(report: CellReport) -> str:
 
 
 def _answer_line(answered: AnsweredQuery) -> str:
-    return f"- {cut_text(answered.prompt, 200)!r} -> {cut_text(answered.text, 2000)!r}"
+    return f"- {answered.prompt!r} -> {answered.text!r}"
+
+
+def shown_query(prompt: str, text: str) -> tuple[str, str]:
+    """Return what an observation would show of a query and its answer: the rest need not be kept."""
+    return cut_text(prompt, _PROMPT_BYTES_MAX), cut_text(text, _TEXT_BYTES_MAX)
 
 
 def _variables(names: tuple[str, ...], variables_max: int) -> str:
