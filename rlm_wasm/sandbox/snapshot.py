@@ -37,6 +37,7 @@ from rlm_wasm.sandbox.upkeep import STEP_BYTES, Steps
 
 # What the kernel is asked about at once, and what it frees at once where it maps a file over it.
 _LOOKED_AT_BYTES: Final = 256 << 20
+_ZEROS: Final = bytes(PAGE)
 _MAPPED_AT_ONCE: Final = 16 << 20
 
 
@@ -174,7 +175,8 @@ class Snapshot:
         runs: list[tuple[int, list[memoryview]]] = []
         end = -1
         for offset in sorted(pages):
-            if bytes(pages[offset]) == os.pread(image.fd, PAGE, offset).ljust(PAGE, b"\0"):
+            at_first = os.pread(image.fd, PAGE, offset) if offset < image.file_bytes else _ZEROS
+            if pages[offset].tobytes() == at_first:
                 continue
             if offset != end:
                 runs.append((offset, []))
