@@ -19,8 +19,10 @@ LENIENT_TAGS: Final = frozenset({"repl", "python", "py", "python3", "py3", ""})
 _THOUGHT_BEGINS, _THOUGHT_ENDS = "<think>", "</think>"
 _CLOSING_INDENT_MAX: Final = 3  # deeper, it is text in a string of the block
 _TAG: Final = re.compile(r"[\w+#.-]+")
-# For lines without blanks at the end: two runs of blanks in one pattern would take quadratic time.
-_FENCE_LINE: Final = re.compile(r"([ \t]*)(`{3,})[ \t]*([\w+#.-]*)")
+# Possessive: a run of blanks that could also be the beginning of what follows would take quadratic time.
+_FENCE_LINE: Final = re.compile(r"([ \t]*+)(`{3,}+)[ \t]*+([\w+#.-]*+)([^`]*)")
+# Around a finish that a model sets in bold or as code.
+_EMPHASIS: Final = " \t\r*_`"
 _INLINE_OPENER: Final = re.compile(r"(?<!`)(`{3,})[ \t]*([\w+#.-]+)$")
 
 
@@ -68,7 +70,7 @@ _CODE_LINE: Final = re.compile(
 
 def _prose(lines: list[str]) -> str:
     """Return the lines without what asks the session for something; "" where nothing but code is left."""
-    text = "\n".join(line for line in lines if not line.lstrip().startswith(("FINAL(", "FINAL_VAR("))).strip()
+    text = "\n".join(line for line in lines if not _is_call(line, ("FINAL(", "FINAL_VAR("))).strip()
     unindented = [line for line in text.split("\n") if line and line[0] not in " \t\r"]
     return "" if all(_CODE_LINE.fullmatch(line.rstrip()) for line in unindented) else text
 
@@ -123,8 +125,10 @@ def _opened_by(line: str, tags: frozenset[str]) -> _Fence | None:
         return None
     line = line.rstrip(" \t\r")
     if whole := _FENCE_LINE.fullmatch(line):
-        indent, ticks, tag = whole.groups()
-        return _Fence(len(indent), len(ticks), tag.lower() in tags)
+        indent, ticks, tag, more = whole.groups()
+        # `{python}` is no bare fence, and `python title="a.py"` is one of python.
+        runs = tag.lower() in tags and (not more or bool(tag and more[0] in " \t{"))
+        return _Fence(len(indent), len(ticks), runs)
     # "Let me look: ```repl" opens a block too, but only with a tag that says so.
     inline = _INLINE_OPENER.search(line)
     if inline and inline[2].lower() in tags:
@@ -168,14 +172,31 @@ def _text_final(lines: list[str], outside: list[int]) -> str | None:
     start = _first_call(lines, outside, "FINAL(")
     if start is None:
         return None
+    # The first finish counts: a second one begins no later than where the first ends.
+    calls = (
+        number for number in outside if number > start and _is_call(lines[number], ("FINAL(", "FINAL_VAR("))
+    )
+    stop = next(calls, len(lines))
     for end in reversed(outside):
         if end < start:
             break
-        if lines[end].rstrip().endswith(")"):
-            call = "\n".join(lines[start : end + 1]).strip()
-            return call.removeprefix("FINAL(").removesuffix(")").strip()
+        if end < stop and lines[end].rstrip(_EMPHASIS).endswith(")"):
+            call = "\n".join(lines[start : end + 1]).strip(_EMPHASIS)
+            return _unquoted(call.removeprefix("FINAL(").removesuffix(")").strip())
     return None
 
 
+def _unquoted(text: str) -> str:
+    """Return the text without the quotes that are around the whole of it."""
+    for quote in ('"', "'"):
+        if len(text) >= 2 and text[0] == text[-1] == quote and quote not in text[1:-1]:
+            return text[1:-1]
+    return text
+
+
 def _first_call(lines: list[str], outside: list[int], call: str) -> int | None:
-    return next((number for number in outside if lines[number].lstrip().startswith(call)), None)
+    return next((number for number in outside if _is_call(lines[number], call)), None)
+
+
+def _is_call(line: str, call: str | tuple[str, ...]) -> bool:
+    return line.lstrip(_EMPHASIS).startswith(call)

@@ -90,7 +90,7 @@ def test_blocks_are_bounded() -> None:
         ("FINAL(42)", "42"),
         ("So:\n  FINAL(f(x) and (y))  \nDone.", "f(x) and (y)"),
         ("FINAL(two\nlines)", "two\nlines"),
-        ("FINAL(a)\nFINAL(b)", "a)\nFINAL(b"),  # greedy, as in the paper
+        ("FINAL(a)\nFINAL(b)", "a"),
         ("FINAL(see\n```python\nx = 1\n```\nabove)", "see\n```python\nx = 1\n```\nabove"),
         ("The answer is FINAL(42)", None),
         ("FINAL(42) is my answer", None),
@@ -125,6 +125,47 @@ def test_a_final_variable_as_text(text: str, name: str | None) -> None:
 def test_a_final_variable_comes_before_a_final_answer() -> None:
     parsed = parse_reply("FINAL(x)\nFINAL_VAR(y)", False)
     assert (parsed.final, parsed.final_var) == (None, "y")
+
+
+@pytest.mark.parametrize(
+    ("opener", "strict", "lenient"),
+    [
+        ('```python title="end.py"', False, True),
+        ("```python {.numberLines}", False, True),
+        ("```python{1,3}", False, True),
+        ("```repl one more", True, True),
+        ("```{python}", False, False),
+        ("``` {.python}", False, False),
+        ("```python:end.py", False, False),
+        ("```json schema", False, False),
+    ],
+)
+def test_a_fence_may_say_more_than_its_language(opener: str, strict: bool, lenient: bool) -> None:
+    """What stands in it is no text, whether it runs or not, and its end begins nothing."""
+    text = f"{opener}\nFINAL(1)\n```\nThen I know."
+    for is_lenient, runs in ((False, strict), (True, lenient)):
+        parsed = parse_reply(text, is_lenient)
+        assert parsed.blocks == (("FINAL(1)",) if runs else ())
+        assert (parsed.final, parsed.prose, parsed.unclosed) == (None, "Then I know.", False)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("FINAL(42)\nFINAL(43)", "42"),
+        ("FINAL(a\nb)\n\nFINAL(43)", "a\nb"),
+        ("**FINAL(42)**", "42"),
+        ("`FINAL(42)`", "42"),
+        ("**FINAL(**42**)**", "**42**"),
+        ('FINAL("Ann")', "Ann"),
+        ("FINAL('Ann')", "Ann"),
+        ('FINAL("Ann\'s")', "Ann's"),
+        ('FINAL("a" or "b")', '"a" or "b"'),
+        ('FINAL(")', '"'),
+    ],
+)
+def test_a_final_answer_is_what_was_meant(text: str, answer: str) -> None:
+    assert parse_reply(text, False).final == answer
 
 
 @pytest.mark.parametrize(
@@ -210,6 +251,8 @@ def test_code_without_backticks_comes_out_as_it_went_in(sources: list[str]) -> N
         "FINAL(x)\n",
         ")\n",
         "```a b\n",
+        "**FINAL(\n",
+        "FINAL(x\n",
     ],
 )
 def test_a_hostile_reply_takes_work_in_proportion_to_its_length(unit: str) -> None:
@@ -218,7 +261,7 @@ def test_a_hostile_reply_takes_work_in_proportion_to_its_length(unit: str) -> No
     assert large <= 10 * small + 1_000
 
 
-@pytest.mark.parametrize("head", ["", "```", "x ```", "```repl", "FINAL("])
+@pytest.mark.parametrize("head", ["", "```", "x ```", "```repl", "```repl x", "FINAL(", "**FINAL("])
 @pytest.mark.parametrize("unit", [" ", "`", "``` ", "a", "(", "\t", "\r"])
 def test_a_hostile_line_of_a_megabyte_is_read_at_once(head: str, unit: str) -> None:
     """Inside the regular expressions lines cannot be counted; quadratic time would be an hour here."""
