@@ -52,6 +52,11 @@ class Lent:
         if file is not None:
             file.take_back()
 
+    def close(self) -> None:
+        """Hold none of them any more: the worker is killed, and its memory goes with it."""
+        self._arena = None
+        self._under_way.clear()
+
 
 def _blank(name: str, size: int, *, may_be_sealed: bool) -> MemoryFile:
     try:

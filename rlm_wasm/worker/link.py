@@ -488,6 +488,7 @@ class Link:
             return
         self.lost = lost = WorkerLost(f"the worker process is gone: {reason}")
         self.child.kill()
+        self._lent.close()
         self._scope.cancel()
         self._wants_writing.set()
         self.served.set()

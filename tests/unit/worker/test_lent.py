@@ -81,6 +81,16 @@ def test_parts_of_an_arena_do_not_meet_and_are_freed_one_by_one() -> None:
         arena.take(1 << 50)
 
 
+def test_a_worker_that_is_gone_leaves_no_descriptor() -> None:
+    lent = Lent()
+    before = len(os.listdir("/proc/self/fd"))
+    lent.arena()
+    lent.for_image(1, MIB)
+    assert len(os.listdir("/proc/self/fd")) == before + 2
+    lent.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_a_file_that_the_host_has_no_descriptor_for_is_a_typed_error_and_nothing_is_lent() -> None:
     lent = Lent()
     with descriptors_left(0):
