@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -80,4 +82,7 @@ def test_no_descriptor_of_ours_gets_the_number_of_a_standard_one() -> None:
         "process.kill(); process.wait(); channel.close()"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, timeout=SECONDS_MAX)
-    assert done.stdout.decode() == repr((["/dev/null"] * 3, None))
+    held, ended = ast.literal_eval(done.stdout.decode())
+    assert ended is None
+    # Or a file that a library opened by itself, as libffi does.
+    assert all(name.startswith("/dev/null") or os.path.isfile(name) for name in held), held
