@@ -38,6 +38,11 @@ if [ -z "$(ls -A "$cache/guests" 2>/dev/null || true)" ]; then
     lack "the C library's headers" "libc6-dev"
   fi
 fi
+if [ ! -d /proc/self/fd ]; then
+  echo "error: /proc is not mounted" >&2
+  echo "hint: mount -t proc proc /proc" >&2
+  exit 2
+fi
 if [ -n "$lacks" ]; then
   echo "error: this machine lacks $lacks" >&2
   echo "hint: apt-get update && apt-get install -y$packages" >&2

@@ -7,6 +7,7 @@ that is too small aborts in native code, descriptors run out where a failure cou
 from __future__ import annotations
 
 import errno
+import os
 import resource
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -75,12 +76,22 @@ def shortfalls(
             yield limit, value, needed
 
 
-def check_host_limits(*, processes: bool, soft: Callable[[HostLimit], int | None] = soft_limit) -> None:
-    """Refuse to start guests under a limit that leaves no room for one.
+def check_host_limits(
+    *,
+    processes: bool,
+    soft: Callable[[HostLimit], int | None] = soft_limit,
+    proc: str = "/proc/self/fd",
+) -> None:
+    """Refuse to start guests under a limit that leaves no room for one, or without /proc.
 
     Raises:
         HostExhausted: it names every such limit, what it is and what is needed.
     """
+    if not os.path.isdir(proc):
+        raise HostExhausted(
+            f"{proc} is not there, by which guests and their processes are loaded and watched",
+            hint="mount -t proc proc /proc",
+        )
     found = list(shortfalls(processes=processes, soft=soft))
     if found:
         told = (

@@ -41,6 +41,12 @@ def test_each_limit_is_enough_or_is_named_with_what_it_is_and_what_is_needed(
         assert f"ulimit {limit.flag} {limit.in_shell(needed)}" in str(refused.value.hint)
 
 
+def test_a_machine_without_proc_is_told_how_to_get_it() -> None:
+    with pytest.raises(HostExhausted, match="/none is not there") as refused:
+        check_host_limits(processes=False, proc="/none")
+    assert refused.value.hint == "mount -t proc proc /proc"
+
+
 def test_all_that_are_too_low_are_told_at_once() -> None:
     with pytest.raises(HostExhausted) as refused:
         check_host_limits(processes=True, soft=lambda limit: 0)
