@@ -77,8 +77,8 @@ The same bytes come out as long as nothing decided the run that is not recorded:
 - permits that another run of the same process gave back are not in this run's log;
 - a child that reads `budget()` while its siblings are spending sees what the moment gives;
 - `run.events_max` cuts a log off, and a killed process ends it: the replay compares up to there, and `ended`
-  names the event. What is told together with a later event (`query_denied`, `provider_throttled`) is not compared
-  where that one is missing. A log that ends within a line is refused.
+  names the event. What is told together with a later event (`query_denied`, `provider_throttled`) is not
+  compared where that one is missing. A log that ends within a line is refused.
 
 How long a guest ran (`executed_ns`) and what its process used (`worker_cpu_ns`) is measured, and no machine
 measures the same twice: a replay repeats the recorded numbers.
