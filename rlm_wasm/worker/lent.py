@@ -46,6 +46,12 @@ class Lent:
         """Return the file that an image was written into: no longer lent, but its maker's."""
         return self._under_way.pop(session, None)
 
+    def take_all_back(self) -> None:
+        """Free everything: the worker is no more, whoever still knows of it."""
+        for session in tuple(self._under_way):
+            self.take_back(session)
+        self._arena = None
+
     def take_back(self, session: int) -> None:
         """Free what was lent for an operation that is over."""
         file = self._under_way.pop(session, None)
