@@ -10,6 +10,7 @@ from rlm_wasm.runtime.sandbox import Sandbox
 from rlm_wasm.worker.program import LoadedGuest
 from tests.context_sizes.page import PAGE, page, told
 from tests.context_sizes.work import LANGUAGES, OPERATIONS, measure, text_of
+from tests.support.machine_grade import strict_here
 
 CHARS = 1 << 20
 
@@ -50,7 +51,7 @@ def test_fuel_for_the_dearest_work_is_in_a_cell(name: str) -> None:
 @pytest.mark.slow
 def test_strict_lowers_a_text_of_the_full_size_with_an_emoji() -> None:
     """The dearest of the table, at the size that the policy promises, under the policy as it is."""
-    policy = Policy.builtin("strict")
+    policy = strict_here()
     text = text_of(LANGUAGES["one emoji"], "prose", policy.sandbox.whole_context_chars_max)
     ended = Sandbox(policy).exec_sync("made = context.lower()\nlen(made)", context=text)
     assert (ended.outcome, ended.result) == ("completed", str(len(text)))

@@ -25,11 +25,16 @@ POLICY_HERE = POLICY_OF.get(HERE, "standard")
 
 def strict_here() -> Policy:
     """Return strict, without the layers that this machine cannot give."""
-    if HERE in POLICY_OF:
-        return Policy.builtin(POLICY_HERE)
     data = Policy.builtin("strict").to_mapping()
-    data["sandbox"]["require_lockdown"] = False
+    data["sandbox"].update(lockdown_here())
     return Policy.from_mapping(data)
+
+
+def lockdown_here() -> dict[str, bool | str]:
+    """Return the keys of a policy's sandbox that require as much of the lock-down as this machine gives."""
+    if HERE is Grade.FULL:
+        return {"require_lockdown": True}
+    return {"require_lockdown": HERE in LAYERS_OF} | ({"lockdown": HERE.value} if HERE in LAYERS_OF else {})
 
 
 def needs(grade: Grade) -> pytest.MarkDecorator:

@@ -14,6 +14,7 @@ import anyio.lowlevel
 from rlm_wasm.events import Event
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.runtime.runtime import Runtime
+from tests.support.machine_grade import lockdown_here
 
 
 def small_policy(**sections: dict[str, Any]) -> Policy:
@@ -27,6 +28,9 @@ def small_policy(**sections: dict[str, Any]) -> Policy:
     data["query"] |= {"backoff_ms_first": 1, "backoff_ms_max": 2}
     for name, keys in sections.items():
         data[name] |= keys
+    if data["sandbox"]["require_lockdown"]:
+        # As much of it as this machine can give.
+        data["sandbox"].update(lockdown_here())
     return Policy.from_mapping(data)
 
 
