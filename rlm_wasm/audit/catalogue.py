@@ -6,6 +6,7 @@ guests and is there only if the policy grants `events.texts`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Final, Literal
 
@@ -30,12 +31,16 @@ _TYPES: Final[dict[str, tuple[type, ...]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field of an event's data. `text`: only where texts are granted; `optional`: not in each event."""
+    """One field of an event's data. `text`: only where texts are granted; `optional`: not in each event.
+
+    `later`: it came without a new version, so older logs of this one lack it.
+    """
 
     type_name: TypeName
     meaning: str
     text: bool = False
     optional: bool = False
+    later: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +100,7 @@ KINDS: Final[dict[str, Kind]] = {
             **_limits("run_", RunLimits),
             **_limits("query_", QueryLimits),
             "cell_requests_max": _LIMIT,
-            "cell_fuel_max": _LIMIT,
+            "cell_fuel_max": Field("int", _LIMIT.meaning, later=True),
             "models": Field("[str]", "the models that may be asked"),
             "child_models": Field("[str]", "those that drive children, from depth 1 on"),
             "seed": Field("int", "of the policy"),
@@ -236,7 +241,7 @@ KINDS: Final[dict[str, Kind]] = {
         {
             "cell": _CELL,
             "source_bytes": Field("int", "as UTF-8"),
-            "fuel": Field("int", "reserved for it at first; more follows as it asks"),
+            "fuel": Field("int", "reserved for it at first; more follows as it asks", later=True),
         },
     ),
     "fuel_granted": Kind(
@@ -280,7 +285,7 @@ KINDS: Final[dict[str, Kind]] = {
                 "what stood around its worker process: full, namespaced (all but the namespace of users), "
                 "filtered (no namespace) or partial (one of those layers is missing too); none: there was no "
                 "such process; a replay repeats the word",
-                optional=True,
+                later=True,
             ),
         },
     ),
@@ -344,9 +349,21 @@ def fault_of(event: Event) -> str | None:
         if not _fits(value, field.type_name):
             return f"data.{name}: must be {field.type_name}, not {type(value).__name__}"
     for name, field in kind.fields.items():
-        if name not in event.data and not field.optional:
+        if name not in event.data and not (field.optional or field.later):
             return f"data.{name}: is missing"
     return None
+
+
+def unheard_of(events: Iterable[Event]) -> dict[str, frozenset[str]]:
+    """Return, by kind, the fields that came after a log was written: which none of its events has."""
+    missing = {
+        kind: {name for name, field in known.fields.items() if field.later} for kind, known in KINDS.items()
+    }
+    missing = {kind: names for kind, names in missing.items() if names}
+    for event in events:
+        if names := missing.get(event.kind):
+            names.difference_update(event.data)
+    return {kind: frozenset(names) for kind, names in missing.items() if names}
 
 
 def _fits(value: object, type_name: str) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from rlm_wasm.audit.reader import EventLogError, read_events
-from rlm_wasm.errors import UsageError
+from rlm_wasm.errors import PolicyError, UsageError
 from rlm_wasm.events import Event
 from rlm_wasm.ids import RunId, make_run_id
 from rlm_wasm.policy.document import parse_document
@@ -20,6 +20,7 @@ from rlm_wasm.runtime.image import Image
 # A recording is held in memory, at up to a kilobyte an event beside its texts.
 EVENTS_MAX: Final = 1_000_000
 BYTES_MAX: Final = 1 << 30
+_POLICY_HINT: Final = "give the policy to repeat the run under: --policy P, or `replay(…, policy=…)`"
 _TEXTS_HINT: Final = "record the run under a policy with `texts = true` in [events]"
 
 
@@ -42,7 +43,7 @@ class Recording:
     events: tuple[Event, ...]
     run_id: RunId
     question: str
-    policy: Policy
+    policy_text: str
     contexts: tuple[RecordedContext, ...]
     tenant: str
     # The digest of the image that its sessions were forked from, if any.
@@ -73,11 +74,23 @@ class Recording:
             events,
             _checked_run_id(name, started.run_id),
             question,
-            _policy(name, policy),
+            policy,
             _contexts(name, data),
             _text(started.data["tenant"]) or "",
             _text(data.get("start_image_sha256")),
         )
+
+    @property
+    def policy(self) -> Policy:
+        """Return the policy of the run.
+
+        Raises PolicyError if it is none of this version's: policies have no defaults, and new keys come.
+        """
+        document = parse_document(self.policy_text.encode("utf-8"), f"the policy in {self.path}")
+        try:
+            return Policy.from_mapping(document.data, origin=document.origin, lines=document.lines)
+        except PolicyError as error:
+            raise PolicyError(str(error), hint=_POLICY_HINT) from error
 
     def inputs(self, given: Mapping[str, str | bytes]) -> dict[str, str | bytes]:
         """Return the run's inputs: those in the log, and for the others what is `given` by name.
@@ -128,11 +141,6 @@ def _checked_run_id(name: str, run_id: RunId) -> RunId:
     except ValueError:
         pass
     raise EventLogError(name, 1, "run_id: is not one of ours")
-
-
-def _policy(name: str, text: str) -> Policy:
-    document = parse_document(text.encode("utf-8"), f"the policy in {name}")
-    return Policy.from_mapping(document.data, origin=document.origin, lines=document.lines)
 
 
 def _text(value: object) -> str | None:

@@ -8,6 +8,7 @@ from typing import NoReturn
 
 import anyio
 
+from rlm_wasm.audit.catalogue import KINDS, unheard_of
 from rlm_wasm.audit.line import encode_line
 from rlm_wasm.core.recorded_event import Difference
 from rlm_wasm.core.recorded_order import RecordedOrder
@@ -51,20 +52,22 @@ async def replay(
 
     `contexts` are the inputs that are too large for the log; `image` is what the run's sessions were
     forked from, if they were, loaded under the policy of the replay. Under another `policy` than the
-    recorded one, what the log says about the policy itself is not compared.
+    recorded one, what the log says about the policy itself is not compared; nor are fields that came after
+    the log was written.
 
     Raises:
         UsageError: an input or the image is missing, not wanted, or another one.
+        PolicyError: the recorded policy is none of this version's, and no other one is given.
         ArtifactError: no guest is built, or it is not what was built.
     """
     inputs = recording.inputs(contexts or {})
     if worker is None:
         find_guest()  # one that is missing would else be a difference, where the run says what it had
     start = recording.image(image)
-    unstated = {} if policy is None else _policy_fields(recording)
+    unstated = unheard_of(recording.events) | ({} if policy is None else _policy_fields(recording))
     order = RecordedOrder(recording.events, unstated)
     runtime = Runtime(
-        policy or recording.policy,
+        recording.policy if policy is None else policy,
         route=_nowhere,
         worker=worker,
         clock=order.now_ns,
@@ -119,7 +122,7 @@ def answers_from(recording: Recording, *, paced: bool = False) -> Router:
 
 
 def _policy_fields(recording: Recording) -> dict[str, frozenset[str]]:
-    stated = frozenset(recording.events[0].data)
+    stated = frozenset(KINDS["run_started"].fields)
     return {"run_started": stated, "run_described": frozenset({"policy", "policy_sha256"})}
 
 

@@ -32,8 +32,9 @@ object a line.
 | `data` | object | the fields below; str, int, bool, null and lists of them |
 
 The version is raised when a kind or field is taken away or changes its meaning. New ones may come without
-it: a reader of its own should pass over what it does not know. `rlm_wasm.audit.reader` does not; it is for
-logs of the version it came with.
+it: a reader of its own should pass over what it does not know, and do without a field marked *later*, which
+older logs lack. `rlm_wasm.audit.reader` knows those of its own version of rlm-wasm and of earlier ones, and
+takes nothing else.
 
 Fields marked **text** hold words of people, models or guests, and digests of them. They are written only if
 the policy says `texts = true` in `[events]`. No event holds a key: see SECURITY.md.
@@ -109,6 +110,7 @@ def page() -> str:
             names.setdefault(field, []).append(f"`{field_name}`")  # fields that say the same share a row
         for field, alike in names.items():
             marks = " **text**" if field.text else " (not always)" if field.optional else ""
+            marks += " (*later*)" if field.later else ""
             rows.append(
                 f"| {', '.join(alike)} | {field.type_name.replace('|', ' or ')} | {field.meaning}{marks} |"
             )

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 
+from rlm_wasm.audit.catalogue import KINDS
 from rlm_wasm.audit.reader import EventLogError, read_events
 from rlm_wasm.audit.sink import JsonlSink
 from rlm_wasm.core.request import Completed
-from rlm_wasm.errors import UsageError
+from rlm_wasm.errors import PolicyError, UsageError
 from rlm_wasm.events import Event
 from rlm_wasm.image import snapshot_file
 from rlm_wasm.policy.model import Policy
@@ -94,6 +96,49 @@ async def test_what_a_guest_draws_and_reads_off_its_clock_comes_again(script: Sc
             await runtime.ask("another")
             assert (await runtime.ask("?", sinks=[sink.write])).answer == first
     assert_same(await replay(Recording.open(log)), log)
+
+
+def as_first_written(log: Path, *, policy_without: str = "") -> None:
+    """Take from a log what came without a new version of events, and a key from its policy."""
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    for line in lines:
+        for name, field in KINDS[line["kind"]].fields.items():
+            if field.later:
+                line["data"].pop(name, None)
+    if policy_without:
+        described = lines[1]["data"]
+        kept = [row for row in described["policy"].split("\n") if not row.startswith(policy_without + " =")]
+        assert len(kept) < described["policy"].count("\n") + 1
+        described["policy"] = "\n".join(kept)
+    with JsonlSink(log) as sink:
+        for line in lines:
+            sink.write(msgspec.convert(line, Event))
+
+
+async def test_a_log_from_before_a_field_came_replays_and_answers(script: Script, log: Path) -> None:
+    script.reply("root", "FINAL(llm_query('x'))").reply("sub", "yes")
+    await record(log, recorded_policy(), script.spec)
+    as_first_written(log)
+    assert "cell_fuel_max" not in next(read_events(log)).event.data
+    assert_same(await replay(Recording.open(log)), log)
+    async with Runtime(
+        recorded_policy().with_models(root=script.spec), route=answers_from(Recording.open(log))
+    ) as runtime:
+        assert (await runtime.ask("?")).answer == "yes"
+
+
+async def test_a_log_whose_policy_lacks_a_key_of_today_says_what_to_give(script: Script, log: Path) -> None:
+    script.reply("root", "FINAL(llm_query('x'))").reply("sub", "yes")
+    await record(log, recorded_policy(), script.spec)
+    as_first_written(log, policy_without="response_bytes_max")
+    recording = Recording.open(log)
+    with pytest.raises(PolicyError, match="response_bytes_max: is missing") as caught:
+        await replay(recording)
+    assert "--policy" in str(caught.value.hint)
+    policy = recorded_policy().with_models(root=script.spec)
+    assert_same(await replay(recording, policy=policy), log)
+    async with Runtime(policy, route=answers_from(recording)) as runtime:
+        assert (await runtime.ask("?")).answer == "yes"
 
 
 class LastFirst:
