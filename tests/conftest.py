@@ -13,6 +13,7 @@ from rlm_wasm.policy.model import Policy
 from rlm_wasm.sandbox.session import Session
 from rlm_wasm.worker.guest_files import guest_files
 from rlm_wasm.worker.program import LoadedGuest, load_guest_program
+from tests.support import hostile_cells
 from tests.support.host_health import assert_same, health
 from tests.support.machine_grade import strict_here
 from tests.support.sandbox_facts import boundary_limits, session_limits
@@ -66,6 +67,7 @@ def make_session(guest: LoadedGuest) -> Iterator[Callable[..., Session]]:
     yield make
     for session in made:
         session.close()
+        hostile_cells.let_go(session)
     assert_same(before, health())
 
 

@@ -327,3 +327,4 @@ class Seats:
             operation.close()
             self._tell(session, seat, Done(error=UsageError("the session was closed")))
         seat.session.close()
+        seat.checkpoints.forget()  # an error that somebody keeps knows of them

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -183,6 +184,17 @@ async def test_a_bug_in_the_answer_comes_out_and_the_worker_lives() -> None:
 async def test_a_guest_that_asks_where_nobody_answers_is_cancelled() -> None:
     async with worker() as made:
         assert isinstance((await run(await opened(made), "llm_query('x')")).error, CellCancelled)
+
+
+async def test_a_closed_session_is_freed_whoever_keeps_an_error_of_it() -> None:
+    async with worker() as made:
+        before = len(os.listdir("/proc/self/fd"))
+        async with await opened(made) as session:
+            for source in ("kept = b'x' * (12 << 20)", "1"):  # so much that it is moved into a file
+                await session.run(Cell(source, cell_limits()), checkpoint_bytes_max=64 << 20)
+            with pytest.raises(UsageError) as error:
+                await session.load("no identifier", "")
+        assert len(os.listdir("/proc/self/fd")) == before, error
 
 
 async def test_a_closed_session_and_a_closed_worker_refuse_at_once() -> None:
