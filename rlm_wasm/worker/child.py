@@ -24,7 +24,7 @@ class Child:
     """A process that serves sessions. Whoever forked it reaps it; the pidfd names no other, ever."""
 
     pid: int
-    pidfd: int  # -1: another process's, which this one was forked from
+    pidfd: int  # -1: closed, or another process's, which this one was forked from
     connection: socket.socket
     # What stands around it, as far as is known.
     grade: Grade = field(default=Grade.PARTIAL, kw_only=True)
@@ -34,10 +34,8 @@ class Child:
 
     def disown(self) -> None:
         """Let go of it without ending it: it is the parent's of this process."""
-        pidfd, self.pidfd = self.pidfd, -1
         with contextlib.suppress(OSError):
-            self.connection.close()
-            os.close(pidfd)
+            self.close()
 
     def kill(self) -> None:
         """End the process now, whatever it does. Safe when it has ended."""
@@ -55,10 +53,13 @@ class Child:
         return bool(poll.poll(0))
 
     def close(self) -> None:
-        """Close the descriptors; the process must have been told to end."""
-        self.connection.close()
-        if self.pidfd >= 0:
-            os.close(self.pidfd)
+        """Close the descriptors; the process must have been told to end. Safe to call again."""
+        pidfd, self.pidfd = self.pidfd, -1  # its number may become another's at once
+        try:
+            self.connection.close()
+        finally:
+            if pidfd >= 0:
+                os.close(pidfd)
 
     def memory_bytes(self) -> int | None:
         """Return the memory that is the process's own, page tables too; None if the kernel does not say."""

@@ -9,6 +9,7 @@ served, whoever may still hold it.
 from __future__ import annotations
 
 from rlm_wasm.image.memfd import ARENA_BYTES, MemoryFile
+from rlm_wasm.sandbox import forks
 from rlm_wasm.worker.image_file import file_bytes_max
 from rlm_wasm.worker.shortage import typed
 
@@ -20,6 +21,7 @@ class Lent:
         self._arena: MemoryFile | None = None
         # For the operation that a session is busy with: an input, or a blank one for an image.
         self._under_way: dict[int, MemoryFile] = {}
+        forks.disown_in_child(self)
 
     @property
     def bytes_held(self) -> int:
@@ -46,12 +48,6 @@ class Lent:
         """Return the file that an image was written into: no longer lent, but its maker's."""
         return self._under_way.pop(session, None)
 
-    def take_all_back(self) -> None:
-        """Free everything: the worker is no more, whoever still knows of it."""
-        for session in tuple(self._under_way):
-            self.take_back(session)
-        self._arena = None
-
     def take_back(self, session: int) -> None:
         """Free what was lent for an operation that is over."""
         file = self._under_way.pop(session, None)
@@ -60,6 +56,12 @@ class Lent:
 
     def close(self) -> None:
         """Hold none of them any more: the worker is killed, and its memory goes with it."""
+        self._arena = None
+        for session in tuple(self._under_way):
+            self.take_back(session)
+
+    def disown(self) -> None:
+        """In the child of a fork: hold none of them, or their memory would last as long as that process."""
         self._arena = None
         self._under_way.clear()
 

@@ -316,7 +316,6 @@ class Link:
             # Cancelled from outside: whoever waits for a session is told, or would wait for ever.
             self.end("the host closed it")
             self._channel.close()
-            self._lent.take_all_back()
             self.over.set()
 
     async def _write(self) -> None:

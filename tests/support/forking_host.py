@@ -5,6 +5,7 @@ What it finds goes to stdout, a line each.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -32,6 +33,19 @@ def policy(isolation: str) -> Policy:
 
 def say(*words: object) -> None:
     os.write(1, (" ".join(map(str, words)) + "\n").encode())
+
+
+def files_named(name: str) -> list[str]:
+    """Return the descriptors of memory files of this name."""
+    return [fd for fd in os.listdir("/proc/self/fd") if name in read_link(fd)]
+
+
+def read_link(fd: str) -> str:
+    """Return what a descriptor is; nothing if it is closed meanwhile."""
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    except FileNotFoundError:
+        return ""
 
 
 def child(work: Callable[[], None]) -> int:
@@ -88,6 +102,7 @@ def _inherited(isolation: str) -> None:
                 image = await session.snapshot()
 
                 def work() -> None:
+                    say("lent files:", len(files_named("rlm-arena")))
                     for begin in (
                         lambda: session.exec("x"),
                         lambda: session.load("context", "y"),
@@ -150,6 +165,14 @@ def _torn(isolation: str) -> None:
     say("status", child(lambda: say(box.exec_sync("6 * 7").result)))
 
 
+def _afterwards(isolation: str) -> None:
+    """Fork when everything was closed and nothing collected, with descriptors that took the old numbers."""
+    gc.disable()
+    Sandbox(policy(isolation)).exec_sync("1")
+    opened = [os.open("/dev/zero", os.O_RDONLY) for _ in range(64)]
+    say("status", child(lambda: say(len([fd for fd in opened if read_link(str(fd)) == "/dev/zero"]))))
+
+
 if __name__ == "__main__":
     {
         "outlived": _outlived,
@@ -157,4 +180,5 @@ if __name__ == "__main__":
         "inherited": _inherited,
         "busy": _busy,
         "torn": _torn,
+        "afterwards": _afterwards,
     }[sys.argv[1]](sys.argv[2])

@@ -81,6 +81,7 @@ def test_a_process_that_waits_to_be_told_what_it_is_for_ends_with_its_host_too()
 def test_a_child_uses_nothing_of_its_parents_and_has_its_own(isolation: str) -> None:
     belongs = "belongs to the process that this one was forked from"
     assert told("inherited", isolation) == [
+        "lent files: 0",
         *[f"the session {belongs}"] * 3,
         *[f"the sandbox {belongs}"] * 2,
         f"the runtime {belongs}",
@@ -90,6 +91,12 @@ def test_a_child_uses_nothing_of_its_parents_and_has_its_own(isolation: str) -> 
         "the parent's: 42",
         "the image's: 42",
     ]
+
+
+@pytest.mark.threat("T-134")
+@pytest.mark.parametrize("isolation", ["inline", "session"])
+def test_a_child_closes_nothing_that_its_parent_opened_after_a_sandbox_was_closed(isolation: str) -> None:
+    assert told("afterwards", isolation) == ["64", "status 0"]
 
 
 @pytest.mark.threat("T-134")
