@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from rlm_wasm.core.limits import CellLimits
-from rlm_wasm.errors import WorkerLost
+from rlm_wasm.errors import CellCancelled, GuestError, WorkerLost
 from rlm_wasm.worker.commands import Done
 from rlm_wasm.worker.result import CellResult
 
@@ -68,6 +68,15 @@ class Charge:
 
 def lost_result(error: WorkerLost, fuel_used: int, *, executed_ns: int = 0) -> CellResult:
     """Return the result of a cell whose worker is gone."""
+    return _without_a_word(error, fuel_used, executed_ns, session_lost=True)
+
+
+def unbegun_result() -> CellResult:
+    """Return the result of a cell that was given up before its guest was told of it."""
+    return _without_a_word(CellCancelled("the cell was cancelled before it began"), 0, 0, session_lost=False)
+
+
+def _without_a_word(error: GuestError, fuel_used: int, executed_ns: int, *, session_lost: bool) -> CellResult:
     return CellResult(
         outcome=error.outcome,
         stdout="",
@@ -78,5 +87,5 @@ def lost_result(error: WorkerLost, fuel_used: int, *, executed_ns: int = 0) -> C
         fuel_used=fuel_used,
         memory_peak_bytes=0,
         executed_ns=executed_ns,
-        session_lost=True,
+        session_lost=session_lost,
     )

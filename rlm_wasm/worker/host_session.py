@@ -21,6 +21,7 @@ from rlm_wasm.ids import SessionId
 from rlm_wasm.sandbox.session import Cell
 from rlm_wasm.wire.boundary import encode_response, response_bytes_max
 from rlm_wasm.worker.answers import Answer, Answerer
+from rlm_wasm.worker.charge import unbegun_result
 from rlm_wasm.worker.commands import (
     Close,
     Command,
@@ -248,9 +249,13 @@ class HostSession:
             self._commands.submit(command)
             return
         if not self._stint.begin():
-            await self._stint.begun()
-            if self._closed:
-                raise UsageError("the session was closed")
+            try:
+                await self._stint.begun()
+                if self._closed:
+                    raise UsageError("the session was closed")
+            except BaseException:
+                self.last_result = unbegun_result()  # which has used nothing
+                raise
         self._commands.submit(command)
         if self._interrupted:  # while it waited
             self._commands.submit(Interrupt(self._number))

@@ -97,6 +97,24 @@ async def test_a_cell_whose_worker_is_lost_costs_no_more_than_it_was_given(tmp_p
     assert 0 < lost["fuel"] <= killed[0]  # type: ignore[operator]
 
 
+@pytest.mark.threat("T-024")
+async def test_a_cell_that_never_got_its_place_to_compute_costs_nothing(tmp_path: Path) -> None:
+    """The first child computes for as long as both have; the other's cell waits for it."""
+    events = Events()
+    policy = policy_of(10**12, 10**13, tenants={"cells_max": 1}).to_mapping()
+    policy["run"] |= {"child_wall_ms_max": 300}
+    with anyio.fail_after(60):
+        async with running(Policy.from_mapping(policy), spinners(tmp_path, 2)) as runtime:
+            result = await runtime.ask("one", sinks=[events.append])
+    events.assert_complete()
+    assert result.answer == "2"
+    first, other = (event.parent for event in events if event.kind == "cell_started" and event.parent)
+    used = {event.parent: event.data["fuel"] for event in events if event.kind == "fuel_used"}
+    ended = {event.parent: event.data["outcome"] for event in events if event.kind == "cell_ended"}
+    assert used[first] > 0 == used[other]  # type: ignore[operator]
+    assert ended[first] == ended[other] == "cancelled"
+
+
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_who_was_given_the_last_of_the_fuel_is_given_it_again(tmp_path: Path, seed: int) -> None:
     log = tmp_path / "events.jsonl"

@@ -94,6 +94,13 @@ def _limits(**over: int) -> CellLimits:
     return cell_limits(**({"fuel_max": 10**12, "wall_ms_max": 60_000} | over))
 
 
+def _assert_used_nothing(session: WorkerSession) -> None:
+    last = session.last_result
+    assert last is not None
+    assert (last.outcome, last.fuel_used, last.executed_ns) == ("cancelled", 0, 0)
+    assert not last.session_lost
+
+
 class _Taking:
     """A tenant that computes in several sessions at once, as much as it gets."""
 
@@ -163,6 +170,7 @@ async def test_a_cell_that_waits_for_its_place_can_be_given_up_interrupted_and_c
                 await anyio.wait_all_tasks_blocked()
                 with anyio.move_on_after(0.01):
                     await given_up.run(Cell(FOREVER, _limits()))
+                _assert_used_nothing(given_up)
                 async with anyio.create_task_group() as waiting:
                     waiting.start_soon(wait, interrupted)
                     await anyio.wait_all_tasks_blocked()
@@ -174,6 +182,7 @@ async def test_a_cell_that_waits_for_its_place_can_be_given_up_interrupted_and_c
                     await closed.aclose()
                     busy.interrupt()
                 assert outcomes.pop() == "the session was closed"
+                _assert_used_nothing(closed)
             assert (await given_up.run(Cell("1 + 1", _limits()))).result == "2"
             assert (await interrupted.run(Cell("1 + 1", _limits()))).result == "2"
 
