@@ -23,7 +23,7 @@ def test_the_page_tells_what_work_on_a_whole_text_takes(name: str, language: str
     cost = measure(operation, text_of(LANGUAGES[language], operation.form, CHARS))
     page = told()[name, language]
     # Measured on a text eight times as long: in a small one it weighs more how far lists and arenas are full.
-    assert page.memory_bytes - 2 <= cost.memory_bytes <= page.memory_bytes + 3
+    assert page.memory_bytes - 2 <= cost.memory_bytes <= page.memory_bytes + 4
     assert cost.fuel <= 1.2 * page.fuel
 
 
