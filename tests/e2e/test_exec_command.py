@@ -25,7 +25,13 @@ def policy(tmp_path: Path) -> Path:
     return write_policy(
         tmp_path / "small.toml",
         sandbox={"memory_bytes_max": 128 << 20, "context_bytes_max": 1_000, "whole_context_chars_max": 100},
-        cell={"fuel_max": 1_000_000_000, "requests_max": 50, "wall_ms_max": 500, "source_bytes_max": 10_000},
+        cell={
+            "fuel_max": 1_000_000_000,
+            "requests_max": 50,
+            "wall_ms_max": 500,
+            "source_bytes_max": 10_000,
+        },
+        boundary={"batch_items_max": 50},
     )
 
 
