@@ -13,6 +13,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import resource
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -131,11 +132,12 @@ class MemoryFile:
     def blank(cls, name: str, size: int, *, may_be_sealed: bool) -> Self:
         """Return an empty file for somebody else to fill, who can make it no larger than `size`.
 
-        Its contents can be taken back; not once the holder has sealed it, where that may be.
+        Its contents can be taken back; not once the holder has sealed it, where that may be. Where this
+        process may have no file so large, it is as large as it may be.
         """
         fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
-            os.ftruncate(fd, size)
+            os.ftruncate(fd, min(size, _largest()))
             fcntl.fcntl(fd, _F_ADD_SEALS, _GROW if may_be_sealed else _GROW | _SEAL)
         except BaseException:
             os.close(fd)
@@ -223,7 +225,7 @@ class Draft:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
-            os.ftruncate(self._fd, size)
+            _make_room(self._fd, size)
         except BaseException:
             self.close()
             raise
@@ -258,11 +260,24 @@ class Draft:
             os.close(fd)
 
 
+def _largest() -> int:
+    """Return how large a file of this process may be."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    return ARENA_BYTES if limit == resource.RLIM_INFINITY else min(limit, ARENA_BYTES)
+
+
+def _make_room(fd: int, size: int) -> None:
+    """Give a new file its size. Looked at before: to ask for too much is a signal, which may end it."""
+    if size > _largest():
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    os.ftruncate(fd, size)
+
+
 def _filled(name: str, size: int, parts: Iterable[tuple[int, memoryview]], seals: int = ALL_SEALS) -> int:
     """Return a sealed memory file of `size` bytes with `parts` written in order; the rest is zero."""
     fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
-        os.ftruncate(fd, size)
+        _make_room(fd, size)
         for offset, part in parts:
             if offset + len(part) > size:
                 raise ArtifactError(f"the memory file {name} is too small for its contents")

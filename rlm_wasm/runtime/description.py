@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
-import anyio
-
 from rlm_wasm.core.pricing import utf8_bytes
 from rlm_wasm.errors import ArtifactError
 from rlm_wasm.image.installed import find_guest
@@ -20,6 +18,7 @@ from rlm_wasm.policy.model import Policy
 from rlm_wasm.policy.render import to_toml
 from rlm_wasm.runtime.image import Image
 from rlm_wasm.version import VERSION
+from rlm_wasm.worker.threads import in_thread
 
 # A str up to this many characters is in the log itself, so that a replay needs no file for it.
 CONTEXT_CHARS_KEPT_MAX: Final = 65_536
@@ -68,7 +67,7 @@ async def description(
         "context_sha256": [await _digest(value) for value in contexts.values()],
         "context_texts": [value if _is_short(value) else None for value in contexts.values()],
         # All of its pages are read, so another thread does it.
-        "start_image_sha256": None if start is None else await anyio.to_thread.run_sync(start.digest),
+        "start_image_sha256": None if start is None else await in_thread(start.digest),
     }
 
 
@@ -86,7 +85,7 @@ def answer_bytes(answer: str | None) -> int | None:
 async def _digest(value: str | bytes) -> str:
     if len(value) <= _HASHED_AT_ONCE_UNITS:
         return sha256(value)
-    return await anyio.to_thread.run_sync(sha256, value)
+    return await in_thread(sha256, value)
 
 
 def _is_short(value: str | bytes) -> bool:

@@ -18,7 +18,7 @@ from anyio.lowlevel import current_token
 
 from rlm_wasm.core.limits import NO_TENANT_LIMITS, BoundaryLimits, SessionLimits
 from rlm_wasm.core.tenant import checked_tenant
-from rlm_wasm.errors import UsageError
+from rlm_wasm.errors import HostExhausted, UsageError
 from rlm_wasm.ids import SessionId
 from rlm_wasm.sandbox.host_limits import check_host_limits
 from rlm_wasm.sandbox.snapshot import Snapshot
@@ -29,6 +29,7 @@ from rlm_wasm.worker.local_link import LocalLink
 from rlm_wasm.worker.loop import WorkerLoop
 from rlm_wasm.worker.postbox import Postbox
 from rlm_wasm.worker.stints import Stints
+from rlm_wasm.worker.threads import in_thread
 from rlm_wasm.worker.worker import SessionImage
 
 
@@ -119,8 +120,10 @@ class InlineWorker:
             loop, self._loop = self._loop, WorkerLoop(clock=self._clock)
             self._link = None
             with anyio.CancelScope(shield=True):
-                # A limiter of its own: the embedding program may have all threads of the common one in use.
-                await anyio.to_thread.run_sync(loop.stop, limiter=anyio.CapacityLimiter(1))
+                try:
+                    await in_thread(loop.stop)
+                except HostExhausted:
+                    loop.stop()  # with nobody to wait for it; a guest's turn takes milliseconds
 
     async def __aenter__(self) -> Self:
         self._closed = False

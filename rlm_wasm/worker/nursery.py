@@ -29,6 +29,7 @@ from rlm_wasm.worker.lockdown.report import Finding
 from rlm_wasm.worker.lockdown.rlimits import ProcessLimits
 from rlm_wasm.worker.patience import told_in_time
 from rlm_wasm.worker.shortage import typed
+from rlm_wasm.worker.threads import in_thread
 from rlm_wasm.worker.zygote import CLOSE_SECONDS_MAX, START_SECONDS_MAX, Zygote
 from rlm_wasm.worker.zygote_reports import Exited, Gone, Spawned, Unheld, ZygoteGone
 from rlm_wasm.worker.zygote_start import ZygoteStart
@@ -229,10 +230,7 @@ class Nursery:
         """Start a zygote: an interpreter, a guest to load, a rehearsal."""
         start = ZygoteStart(ENTRY, self._limits, self._required)
         try:
-            # A limiter of its own: the embedding program may have every thread of the common one in use.
-            await anyio.to_thread.run_sync(
-                start.run, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1)
-            )
+            await in_thread(start.run, abandon_on_cancel=True)
         finally:
             zygote = life.zygote = start.take()
             if zygote is None:

@@ -21,6 +21,7 @@ from rlm_wasm.worker.link import Link
 from rlm_wasm.worker.result import CellResult
 from rlm_wasm.worker.shortage import typed
 from rlm_wasm.worker.stints import Stint
+from rlm_wasm.worker.threads import in_thread
 from rlm_wasm.worker.worker import SessionImage
 
 # A value of fewer bytes travels in its frame; a larger one in a file of its own.
@@ -76,9 +77,9 @@ class ProcessSession(HostSession):
         def lay_out() -> LaidOut:
             return LaidOut.of(plain, encoding, file_from_bytes=FILE_FROM_BYTES)
 
-        in_thread = len(plain) >= _THREAD_FROM_UNITS
+        large = len(plain) >= _THREAD_FROM_UNITS
         try:
-            laid_out = await anyio.to_thread.run_sync(lay_out) if in_thread else lay_out()
+            laid_out = await in_thread(lay_out) if large else lay_out()
         except OSError as error:
             failure = typed(error, "an input cannot be laid out", ours=True)
             raise failure from failure.__cause__

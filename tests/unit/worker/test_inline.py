@@ -21,6 +21,7 @@ from rlm_wasm.sandbox.session import Cell
 from rlm_wasm.worker.inline import InlineSession, InlineWorker
 from rlm_wasm.worker.result import CellResult
 from tests.support.sandbox_facts import boundary_limits, cell_limits, echo, session_limits
+from tests.support.threads import no_thread
 
 pytestmark = [pytest.mark.guest, pytest.mark.anyio, pytest.mark.usefixtures("guest", "healthy_host")]
 
@@ -242,6 +243,17 @@ async def test_a_worker_can_be_used_again_after_it_was_closed() -> None:
 
 
 @pytest.mark.threat("T-112")
+async def test_a_worker_that_closes_without_a_thread_to_spare_leaves_no_guest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with worker() as made:
+        await opened(made)
+        loop = made._loop
+        monkeypatch.setattr("anyio.to_thread.run_sync", no_thread)
+    assert not loop._thread.is_alive()
+    assert loop.open_sessions == 0
+
+
 async def test_a_closed_worker_makes_no_session_and_starts_no_thread() -> None:
     before = threading.active_count()
     for started in (True, False):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import mmap
 import os
+import resource
+import signal
 from collections.abc import Callable
 
 import pytest
@@ -79,6 +81,24 @@ def test_parts_of_an_arena_do_not_meet_and_are_freed_one_by_one() -> None:
     assert os.pread(file.fd, 1, 196_608) == b"x"
     with pytest.raises(OSError, match="No space left"):
         arena.take(1 << 50)
+
+
+def test_what_is_lent_is_no_larger_than_a_file_of_this_process_may_be() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4 * MIB, hard))
+    # Python ignores it; a program that embeds one need not.
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    try:
+        lent = Lent()
+        assert os.fstat(lent.arena().fd).st_size == 4 * MIB
+        assert os.fstat(lent.for_image(1, 8 * MIB).fd).st_size == 4 * MIB
+        with pytest.raises(OSError, match="File too large"):
+            MemoryFile.of_parts("rlm-runs", 5 * MIB, ())
+        with pytest.raises(OSError, match="File too large"):
+            MemoryFile.draft("rlm-layer", 5 * MIB)
+    finally:
+        signal.signal(signal.SIGXFSZ, handler)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_worker_that_is_gone_leaves_no_descriptor() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
 
 from rlm_wasm.errors import (
@@ -42,6 +43,7 @@ from tests.support.machine_grade import LAYERS_HERE
 from tests.support.pool_facts import alive, pool, until
 from tests.support.process_limits import prlimit
 from tests.support.sandbox_facts import boundary_limits, cell_limits, echo, session_limits
+from tests.support.threads import no_thread
 
 pytestmark = [pytest.mark.guest, pytest.mark.anyio, pytest.mark.usefixtures("guest", "healthy_host")]
 
@@ -262,6 +264,36 @@ async def test_what_is_no_shortage_is_not_called_one_and_the_pool_goes_on(
                 await opened(made)
         async with await opened(made) as session:
             assert (await run(session, "1 + 1")).result == "2"
+
+
+async def test_a_host_without_a_thread_to_spare_loses_nothing_of_its_pool(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with pool("session") as made, await opened(made, tenant="one") as session:
+        with monkeypatch.context() as patched:
+            patched.setattr("anyio.to_thread.run_sync", no_thread)
+            with pytest.raises(HostExhausted, match="no thread can be started"):
+                await opened(made, tenant="another")
+            with pytest.raises(HostExhausted, match="no thread can be started"):
+                await session.load("context", "x" * 3_000_000)
+        async with await opened(made, tenant="another") as other:
+            assert (await run(other, "1 + 1")).result == "2"
+        assert (await run(session, "2 + 2")).result == "4"
+
+
+async def test_an_input_waits_for_no_thread_of_the_application() -> None:
+    common = anyio.to_thread.current_default_thread_limiter()
+    borrowers = [object() for _ in range(int(common.total_tokens))]
+    async with pool("session") as made, await opened(made) as session:
+        for borrower in borrowers:
+            await common.acquire_on_behalf_of(borrower)
+        try:
+            with anyio.fail_after(20):
+                await session.load("context", "x" * 3_000_000)
+        finally:
+            for borrower in borrowers:
+                common.release_on_behalf_of(borrower)
+        assert (await run(session, "len(context)")).result == "3000000"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="another user's processes count as well")
