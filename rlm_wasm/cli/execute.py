@@ -8,7 +8,7 @@ import click
 
 from rlm_wasm.cli import output
 from rlm_wasm.cli.exit_codes import of_outcome
-from rlm_wasm.cli.inputs import read_contexts, read_file
+from rlm_wasm.cli.inputs import STDIN, read_contexts, read_source
 from rlm_wasm.cli.preload import preload_guest
 from rlm_wasm.cli.start import ready
 from rlm_wasm.errors import GuestException
@@ -37,9 +37,13 @@ def execute(file: str, policy_name: str, contexts: tuple[str, ...], as_bytes: bo
 
     ready()
     policy = Policy.open(policy_name)
-    source = read_file(file, as_bytes=False, bytes_max=policy.cell.source_bytes_max)
-    given = read_contexts(contexts, as_bytes=as_bytes, bytes_max=policy.sandbox.context_bytes_max)
-    assert isinstance(source, str)
+    source = read_source(file, bytes_max=policy.cell.source_bytes_max)
+    given = read_contexts(
+        contexts,
+        as_bytes=as_bytes,
+        bytes_max=policy.sandbox.context_bytes_max,
+        stdin_taken=file == STDIN,
+    )
 
     async def main() -> tuple[CellResult, int, str]:
         async with Sandbox(policy) as sandbox, await sandbox.session() as session:

@@ -8,7 +8,7 @@ import click
 
 from rlm_wasm.cli import output
 from rlm_wasm.cli.exit_codes import ExitCode
-from rlm_wasm.cli.inputs import read_contexts
+from rlm_wasm.cli.inputs import read_contexts, spare_what_is_read
 from rlm_wasm.cli.preload import preload_guest
 from rlm_wasm.cli.start import ready
 from rlm_wasm.errors import UsageError
@@ -75,6 +75,7 @@ def replay(
     if image_file is not None:
         keyed = policy if image_key_env is None else _with_key(policy, image_key_env)
         image = Sandbox(keyed).load_image(image_file, tenant=recording.tenant)
+    spare_what_is_read(events_file, log, policy_name, image_file, contexts=contexts)
     recording.image(image)  # before a file for the events is emptied
     _warn(policy)
     other = None if policy_name is None else policy

@@ -9,7 +9,7 @@ import click
 
 from rlm_wasm.cli import output
 from rlm_wasm.cli.exit_codes import EVENTS_REASON, INTERRUPTED_REASON, of_run
-from rlm_wasm.cli.inputs import read_contexts
+from rlm_wasm.cli.inputs import read_contexts, spare_what_is_read
 from rlm_wasm.cli.preload import preload_guest
 from rlm_wasm.cli.progress import RunProgress
 from rlm_wasm.cli.start import ready
@@ -66,6 +66,7 @@ def run(
     policy = Policy.open(policy_name)
     route = None if answers_file is None else answers_from(Recording.open(answers_file))
     runtime = Runtime(policy, model=model, sub_model=sub_model, route=route)
+    spare_what_is_read(events_file, policy_name, answers_file, contexts=contexts)
     given = read_contexts(contexts, as_bytes=as_bytes, bytes_max=policy.sandbox.context_bytes_max)
     if policy.sandbox.isolation == "inline":
         output.note("isolation: inline: the guest runs in this process, behind the wasm wall only")

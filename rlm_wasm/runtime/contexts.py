@@ -37,14 +37,21 @@ def named_contexts(contexts: Contexts) -> dict[str, str | bytes]:
         return {}
     named = {DEFAULT_NAME: contexts} if isinstance(contexts, str | bytes) else dict(contexts)
     for name, value in named.items():
-        # Python reads ﬁ as fi, and so would not find a variable whose name is spelt with the former.
-        if not name.isidentifier() or iskeyword(name) or normalize("NFKC", name) != name:
-            raise UsageError(f"{name!r} is not a variable name")
-        if name in RESERVED:
-            raise UsageError(f"{name} is a name of the session's own; call the context something else")
+        check_name(name)
         if not isinstance(value, str | bytes):
             raise UsageError(f"the context {name} is a {type(value).__name__}; give a str or bytes")
     return named
+
+
+def check_name(name: object) -> None:
+    """Raise UsageError for a name under which no cell would find an input."""
+    if not isinstance(name, str):
+        raise UsageError(f"a variable name is a str, not a {type(name).__name__}")
+    # Python reads ﬁ as fi, and so would not find a variable whose name is spelt with the former.
+    if not name.isidentifier() or iskeyword(name) or normalize("NFKC", name) != name:
+        raise UsageError(f"{name!a} is not a variable name")
+    if name in RESERVED:
+        raise UsageError(f"{name} is a name of the session's own; call the input something else")
 
 
 def describe(named: Mapping[str, str | bytes]) -> tuple[ContextFacts, ...]:

@@ -13,7 +13,7 @@ from rlm_wasm.core.tenant import checked_tenant
 from rlm_wasm.errors import UsageError
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.runtime.accounting import Accounting, Meter, Metrics
-from rlm_wasm.runtime.contexts import REBASE_FROM_UNITS
+from rlm_wasm.runtime.contexts import REBASE_FROM_UNITS, check_name
 from rlm_wasm.runtime.image import Image, guest_identity
 from rlm_wasm.runtime.image_key import image_key
 from rlm_wasm.runtime.isolation import loaded_image, make_worker
@@ -45,13 +45,14 @@ class SandboxSession:
         """Bind a str or bytes in the guest, in one copy.
 
         Raises:
-            UsageError: the name is no identifier, the value is neither str nor bytes or exceeds
-                `sandbox.context_bytes_max`, or the session is closed, lost or busy.
+            UsageError: the name is no variable's or one of the session's own, the value is neither str nor
+                bytes or exceeds `sandbox.context_bytes_max`, or the session is closed, lost or busy.
             MemoryExceeded: the guest has no room for it.
             GuestTrap: the guest could not take it.
             WorkerLost: the process that held the session is gone.
             HostExhausted: this machine has no room for a copy of it.
         """
+        check_name(name)
         await self._session.load(name, value)
         if self._sandbox.policy.sandbox.checkpoint_bytes_max and len(value) > REBASE_FROM_UNITS:
             await self._session.rebase()

@@ -114,6 +114,19 @@ def test_a_file_and_contexts_are_read(tmp_path: Path) -> None:
     assert (ended.returncode, ended.stdout.decode()) == (0, "grüße 3\n")
 
 
+def test_a_program_that_begins_with_the_mark_of_utf8_runs(tmp_path: Path) -> None:
+    (tmp_path / "marked.py").write_bytes(b"\xef\xbb\xbfprint('ok')\n")
+    ended = rlm_wasm("exec", tmp_path / "marked.py")
+    assert (ended.returncode, ended.stdout) == (0, b"ok\n")
+
+
+def test_a_program_in_another_encoding_is_not_told_of_an_option_for_inputs(tmp_path: Path) -> None:
+    ended = rlm_wasm("exec", _latin(tmp_path))
+    assert ended.returncode == 2
+    assert b"not UTF-8 text (byte 2)" in ended.stderr
+    assert b"--bytes" not in ended.stderr
+
+
 def test_an_empty_name_is_no_file_and_not_the_working_folder() -> None:
     ended = rlm_wasm("exec", "")
     assert (ended.returncode, ended.stderr) == (2, b"error: the name of a file is empty\n")
@@ -165,6 +178,8 @@ def test_a_context_that_cannot_be_used_is_a_usage_error(
         ["exec", "--policy", "no-such-policy", "-"],
         ["exec", "--policy", "/dev/null", "-"],
         ["exec", "-", "--context", "a=-", "--context", "a=-"],
+        ["exec", "-", "--context", "-"],
+        ["exec", "-", "--context", "None=/dev/null"],
         ["run", "question"],
         ["run", "--policy", "strict", "--model", "script:none.toml", "question"],
         ["run", "--policy", "strict", "--model", "nothing", "question"],

@@ -51,6 +51,24 @@ def test_a_recorded_run_is_the_same_again(recorded: tuple[Path, Path], tmp_path:
     assert found["events"] == len(log.read_text().splitlines())
 
 
+def test_no_file_that_is_read_is_emptied_for_events(recorded: tuple[Path, Path]) -> None:
+    log, context = recorded
+    before = log.read_bytes(), context.read_bytes()
+    alias = log.with_name("alias.jsonl")
+    alias.symlink_to(log)
+    run = ("run", "--policy", "strict", "--model", "script:none.toml", "--answers-from", log)
+    for arguments in (
+        ("replay", log, "--context", context, "--events", alias),
+        ("replay", log, "--context", context, "--events", context),
+        (*run, "--events", log, "?"),
+        (*run, "--context", f"a={context}", "--events", context, "?"),
+    ):
+        ended = rlm_wasm(*arguments)
+        assert ended.returncode == 2, ended.stderr
+        assert b"is a file that this command reads" in ended.stderr
+        assert (log.read_bytes(), context.read_bytes()) == before
+
+
 @pytest.mark.threat("T-083")
 def test_a_recording_that_was_changed_says_where_it_first_differs(recorded: tuple[Path, Path]) -> None:
     log, context = recorded

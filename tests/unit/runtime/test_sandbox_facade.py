@@ -54,6 +54,7 @@ async def test_sessions_of_a_sandbox_are_apart(strict: Policy) -> None:
 @pytest.mark.anyio
 async def test_a_bad_name_is_a_usage_error(strict: Policy) -> None:
     async with Sandbox(strict) as box, await box.session() as session:
-        with pytest.raises(UsageError):
-            await session.load("a b", "x")
+        for name in ("a b", "None", "class", "ﬁle", "llm_query", "_"):
+            with pytest.raises(UsageError):
+                await session.load(name, "x")
         assert (await session.exec("1")).result == "1"
