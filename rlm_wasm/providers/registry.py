@@ -64,7 +64,7 @@ def open_provider(
 def _open(spec: str, policy: Policy, keys: Keys) -> tuple[Provider, str]:
     kind, name = split_spec(spec)
     if kind == "script":
-        return open_script(Path(name)), name
+        return open_script(Path(name), response_bytes_max=policy.query.response_bytes_max), name
     return _open_openai(policy, keys), name
 
 

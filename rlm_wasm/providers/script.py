@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import runpy
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,11 +19,14 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from rlm_wasm.core.messages import Message
+from rlm_wasm.core.pricing import utf8_bytes
 from rlm_wasm.errors import ProviderError, UsageError
 from rlm_wasm.providers.base import Completion, ProviderFailure, Query
-from rlm_wasm.providers.script_file import Reply, read_replies
+from rlm_wasm.providers.script_file import Reply, TooLong, read_replies
 
 _SHOWN_CHARS_MAX: Final = 80
+# The most that a policy can allow.
+_RESPONSE_BYTES_MAX: Final = 64 << 20
 # A longer text is searched on another thread: the event loop has other runs.
 _SEARCHED_AT_ONCE_CHARS: Final = 4_096
 # So many replies are tried before the others have their turn.
@@ -33,9 +37,10 @@ _THREADS_MAX: Final = 2
 class ScriptProvider:
     """Answers from a list of replies. A query that no reply fits is a failure that quotes it."""
 
-    def __init__(self, replies: tuple[Reply, ...], origin: str) -> None:
+    def __init__(self, replies: tuple[Reply, ...], origin: str, response_bytes_max: int) -> None:
         self._replies: Final = replies
         self._origin: Final = origin
+        self._response_bytes_max: Final = response_bytes_max
         self._threads = anyio.CapacityLimiter(_THREADS_MAX)
 
     async def complete(self, query: Query) -> Completion:
@@ -43,8 +48,12 @@ class ScriptProvider:
         role, turn, prompt = role_of(query.messages), turn_of(query.messages), _last_user(query.messages)
         with anyio.move_on_after(query.timeout_ms / 1000) as scope:
             for number, reply in enumerate(self._replies, 1):
-                text = await self._answer(reply, role, turn, prompt)
+                try:
+                    text = await self._answer(reply, role, turn, prompt)
+                except TooLong:
+                    raise _too_long(self._origin, self._response_bytes_max) from None
                 if text is not None:
+                    _check_length(text, self._origin, self._response_bytes_max)
                     return _completion(query, text, reply.input_tokens, reply.output_tokens)
                 if number % _REPLIES_AT_ONCE == 0:
                     await anyio.lowlevel.checkpoint()
@@ -56,12 +65,11 @@ class ScriptProvider:
         )
 
     async def _answer(self, reply: Reply, role: str, turn: int, prompt: str) -> str | None:
+        answer = partial(reply.answer, role, turn, prompt, chars_max=self._response_bytes_max)
         if reply.pattern is None or len(prompt) <= _SEARCHED_AT_ONCE_CHARS:
-            return reply.answer(role, turn, prompt)
+            return answer()
         # Left behind where nobody waits any more: the search ends, in linear time.
-        return await anyio.to_thread.run_sync(
-            reply.answer, role, turn, prompt, abandon_on_cancel=True, limiter=self._threads
-        )
+        return await anyio.to_thread.run_sync(answer, abandon_on_cancel=True, limiter=self._threads)
 
     async def aclose(self) -> None:
         """Do nothing: there is nothing open."""
@@ -70,9 +78,10 @@ class ScriptProvider:
 class FunctionProvider:
     """Answers with ``reply(messages, model)`` of a Python file, plain or ``async``."""
 
-    def __init__(self, reply: Callable[..., Any], origin: str) -> None:
+    def __init__(self, reply: Callable[..., Any], origin: str, response_bytes_max: int) -> None:
         self._reply: Final = reply
         self._origin: Final = origin
+        self._response_bytes_max: Final = response_bytes_max
 
     async def complete(self, query: Query) -> Completion:
         """Call the function; what it raises becomes a ProviderFailure. The deadline needs ``async``."""
@@ -90,18 +99,24 @@ class FunctionProvider:
             raise _failure(f"the script {self._origin} did not answer within {query.timeout_ms} ms")
         if not isinstance(text, str):
             raise _failure(f"the script {self._origin} returned {type(text).__name__}, not str")
+        _check_length(text, self._origin, self._response_bytes_max)
         return _completion(query, text, None, None)
 
     async def aclose(self) -> None:
         """Do nothing: there is nothing open."""
 
 
-def open_script(path: Path) -> ScriptProvider | FunctionProvider:
-    """Load the script at `path`; raise UsageError that names the file and what is wrong with it."""
+def open_script(
+    path: Path, *, response_bytes_max: int = _RESPONSE_BYTES_MAX
+) -> ScriptProvider | FunctionProvider:
+    """Load the script at `path`; raise UsageError that names the file and what is wrong with it.
+
+    An answer of more than `response_bytes_max` is a failure of the model, as one from an endpoint is.
+    """
     if path.suffix == ".py":
-        return FunctionProvider(_load_function(path), str(path))
+        return FunctionProvider(_load_function(path), str(path), response_bytes_max)
     if path.suffix == ".toml":
-        return ScriptProvider(read_replies(path), str(path))
+        return ScriptProvider(read_replies(path), str(path), response_bytes_max)
     raise UsageError(f"a model script must be a .toml or .py file, not {str(path)!a}")
 
 
@@ -135,6 +150,15 @@ def _completion(query: Query, text: str, input_tokens: int | None, output_tokens
 def _estimate(text: str) -> int:
     # Four bytes a token, rounded up: the usual rule of thumb, so that budgets behave as with a model.
     return (len(text.encode("utf-8", "replace")) + 3) // 4
+
+
+def _check_length(text: str, origin: str, bytes_max: int) -> None:
+    if 4 * len(text) > bytes_max and utf8_bytes(text) > bytes_max:
+        raise _too_long(origin, bytes_max)
+
+
+def _too_long(origin: str, bytes_max: int) -> ProviderFailure:
+    return _failure(f"the script {origin} answers with more than {bytes_max} bytes")
 
 
 def _failure(message: str) -> ProviderFailure:

@@ -41,17 +41,38 @@ class Reply:
     input_tokens: int | None
     output_tokens: int | None
 
-    def answer(self, role: str, turn: int, prompt: str) -> str | None:
-        """Return the text for this conversation, or None if the reply does not fit it."""
+    def answer(self, role: str, turn: int, prompt: str, *, chars_max: int) -> str | None:
+        """Return the text for this conversation, or None if the reply does not fit it.
+
+        Raises TooLong for one of more than `chars_max` characters, which is not made: a few lines may ask for
+        a whole prompt a thousand times.
+        """
         if self.role not in ("any", role) or self.turn not in (None, turn):
             return None
-        if self.pattern is None:
-            return self.text
-        found = self.pattern.search(prompt)
-        if found is None:
-            return None
-        # Not `found.expand`: a reply is often code, whose own backslashes must survive.
-        return _GROUP.sub(lambda group: found[_group_name(group)] or "", self.text)
+        parts: list[str] = []
+        at = size = 0
+        if self.pattern is not None:
+            found = self.pattern.search(prompt)
+            if found is None:
+                return None
+            # Not `found.expand`: a reply is often code, whose own backslashes must survive.
+            groups: dict[int | str, str] = {}
+            for reference in _GROUP.finditer(self.text):
+                name = _group_name(reference)
+                if name not in groups:
+                    groups[name] = found[name] or ""
+                parts += (self.text[at : reference.start()], groups[name])
+                size += len(parts[-2]) + len(parts[-1])
+                if size > chars_max:
+                    raise TooLong
+                at = reference.end()
+        if size + len(self.text) - at > chars_max:
+            raise TooLong
+        return "".join((*parts, self.text[at:]))
+
+
+class TooLong(Exception):
+    """A reply is longer than an answer may be."""
 
 
 def read_replies(path: Path) -> tuple[Reply, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from rlm_wasm.core.messages import Message
@@ -30,10 +32,10 @@ def assistant(text: str) -> Message:
 def script(tmp_path):
     """Return a function that writes a script and opens it."""
 
-    def write(text: str, name: str = "model.toml"):
+    def write(text: str, name: str = "model.toml", **more: int):
         path = tmp_path / name
         path.write_text(text, encoding="utf-8")
-        return open_script(path)
+        return open_script(path, **more)
 
     return write
 
@@ -81,6 +83,36 @@ async def test_other_backslashes_in_the_text_stand_for_themselves(script):
     )
     assert (await provider.complete(asks(user("x")))).text == 're.sub(r"\\d+\\n\\\\", "x")'
     assert (await provider.complete(asks(user("y")))).text == "no pattern: \\1 \\g<a>"
+
+
+@pytest.mark.threat("T-175")
+async def test_a_reply_longer_than_an_answer_may_be_is_not_made(script):
+    """A thousand times a prompt of 2 MB would be 2 GB."""
+    text = "[[reply]]\nrole='any'\npattern='(?s)(?P<all>.*)'\ntext='" + r"\1\g<all>" * 500 + "'\n"
+    provider = script(text, response_bytes_max=1_000_000)
+    assert (await provider.complete(asks(user("x" * 1_000)))).text == "x" * 1_000_000
+    prompt = "x" * 2_000_000
+    tracemalloc.start()
+    try:
+        with pytest.raises(ProviderFailure, match="answers with more than 1000000 bytes"):
+            await provider.complete(asks(user(prompt)))
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("[[reply]]\nrole='any'\ntext='éé'\n", "model.toml"),
+        ("[[reply]]\nrole='any'\npattern='(.)'\ntext='\\1\\1'\n", "model.toml"),
+        ("def reply(messages, model): return 'éé'", "model.py"),
+    ],
+)
+async def test_an_answer_is_counted_in_bytes(script, text, name):
+    assert (await script(text, name, response_bytes_max=4).complete(asks(user("é")))).text == "éé"
+    with pytest.raises(ProviderFailure, match="answers with more than 3 bytes"):
+        await script(text, name, response_bytes_max=3).complete(asks(user("é")))
 
 
 async def test_usage_is_the_files_or_a_quarter_of_the_bytes(script):
