@@ -26,8 +26,8 @@ from tests.faults.strikes import STRIKES, WEIGHTS, Strike
 from tests.support.pool_facts import alive, pool_limits, until
 
 HANG_MS: Final = 500
-# What a machine may be late by beside that; the report tells what it really took.
-TOLD_SECONDS_MAX: Final = 3.0
+# What a machine may be late by beside that, also a busy one; the report tells what it really took.
+TOLD_SECONDS_MAX: Final = 15.0
 # Nothing takes so long unless somebody waits for ever.
 STUCK_SECONDS: Final = 30.0
 ROUNDS_A_POOL: Final = 20
