@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from rlm_wasm.core.lockdown import Grade, grade_of
-from rlm_wasm.errors import HostExhausted, InternalError, LockdownError
+from rlm_wasm.errors import InternalError
 from rlm_wasm.sandbox import forks
 from rlm_wasm.sandbox.host_limits import check_host_limits
 from rlm_wasm.worker import zygote_messages as messages
@@ -40,7 +40,7 @@ from rlm_wasm.worker.guest_files import GuestFiles, guest_files
 from rlm_wasm.worker.lockdown.report import LAYERS, Finding
 from rlm_wasm.worker.lockdown.rlimits import ProcessLimits
 from rlm_wasm.worker.zygote_launch import disown, launch
-from rlm_wasm.worker.zygote_reports import Gone, Report, ZygoteGone, layers_of, report_of
+from rlm_wasm.worker.zygote_reports import Gone, Report, ZygoteGone, failure_of, layers_of, report_of
 
 START_SECONDS_MAX: Final = 30.0
 SEND_SECONDS_MAX: Final = 5.0
@@ -226,11 +226,7 @@ class Zygote:
         packet.close()
         document = packet.document
         if document["type"] == "failed":
-            if document.get("lockdown"):
-                raise LockdownError(str(document["reason"]), hint=document.get("hint"))
-            if document.get("exhausted"):
-                raise HostExhausted(f"no worker process can be made: {document['reason']}")
-            raise ZygoteGone(f"the zygote did not start: {document.get('reason')}")
+            raise failure_of(document)
         if document["type"] != "ready":
             raise ZygoteGone("the zygote did not start: it said something else")
         try:

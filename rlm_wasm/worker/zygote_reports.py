@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from rlm_wasm.errors import InternalError
+from rlm_wasm.errors import HostExhausted, InternalError, LockdownError, RlmWasmError
 from rlm_wasm.worker.lockdown.report import Finding
 from rlm_wasm.worker.shortage import is_shortage
 from rlm_wasm.worker.zygote_messages import Packet
+
+_LINE_CHARS_MAX: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,16 @@ def report_of(packet: Packet) -> Report:
     return report
 
 
+def failure_of(document: dict[str, Any]) -> RlmWasmError:
+    """Return why a zygote says that it did not start. It may name no reason, or make one up."""
+    reason, hint = _line(document.get("reason", "it does not say why")), document.get("hint")
+    if document.get("lockdown"):
+        return LockdownError(reason, hint=None if hint is None else _line(hint))
+    if document.get("exhausted"):
+        return HostExhausted(f"no worker process can be made: {reason}")
+    return ZygoteGone(f"the zygote did not start: {reason}")
+
+
 def layers_of(document: dict[str, Any]) -> tuple[Finding, ...]:
     """Return the layers that a zygote says it stands on. Raises ValueError if it names none."""
     layers = document.get("layers")
@@ -112,8 +124,13 @@ def _checked(packet: Packet) -> Report:
                     raise
                 return Unheld(number)
         case "exited":
-            return Exited(number, _integer(document, "status"), str(document["reason"])[:1000])
+            return Exited(number, _integer(document, "status"), _line(document["reason"]))
     raise ValueError("an unexpected message")
+
+
+def _line(word: object) -> str:
+    """Return what any terminal can show as one line."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in str(word)[:_LINE_CHARS_MAX])
 
 
 def _integer(document: dict[str, Any], key: str) -> int:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
+import subprocess
 from collections.abc import Iterator
 
 import pytest
 
+from rlm_wasm.errors import HostExhausted, LockdownError
 from rlm_wasm.worker import zygote_messages as messages
+from rlm_wasm.worker.zygote import Zygote
+from rlm_wasm.worker.zygote_reports import ZygoteGone
 from tests.support.descriptors import descriptors_left
 
 Pair = tuple[socket.socket, socket.socket]
+KINDS = {"lockdown": LockdownError, "exhausted": HostExhausted, "hint": LockdownError, "": ZygoteGone}
 
 
 @pytest.fixture
@@ -98,3 +104,21 @@ def test_too_many_descriptors_are_refused_also_where_this_process_has_few(
 def test_a_packet_that_would_be_cut_is_not_sent(pair: Pair) -> None:
     with pytest.raises(ValueError, match="bytes"):
         messages.send(pair[0], {"type": "x" * messages.PACKET_BYTES_MAX})
+
+
+@pytest.mark.threat("T-053")
+@pytest.mark.parametrize("reason", [{}, {"reason": None}, {"reason": [1]}, {"reason": "\ud800\x1b[2J" * 900}])
+@pytest.mark.parametrize("kind", ["lockdown", "exhausted", "hint", ""])
+def test_whatever_a_zygote_says_of_its_failure_is_one_of_ours(
+    pair: Pair, kind: str, reason: dict[str, object]
+) -> None:
+    with subprocess.Popen(["true"]) as process:
+        zygote = Zygote(process, pair[1])
+        document = {"type": "failed", "lockdown": kind == "hint", kind: {"no": "text"}, **reason}
+        pair[0].send(json.dumps(document).encode()[: messages.PACKET_BYTES_MAX])
+        with pytest.raises((LockdownError, HostExhausted, ZygoteGone)) as caught:
+            zygote.ready()
+    assert isinstance(caught.value, KINDS[kind])
+    told = f"{caught.value.message}{caught.value.hint or ''}"
+    assert told.isprintable()
+    assert len(told) < 2_100
