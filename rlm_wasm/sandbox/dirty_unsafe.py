@@ -27,7 +27,8 @@ Range = tuple[int, int]
 
 _PAGEMAP_SCAN: Final = 0xC060_6610  # _IOWR('f', 16, struct pm_scan_arg)
 _ARGUMENT: Final = struct.Struct("<12Q")
-_REGION: Final = struct.Struct("<3Q")
+# Where it begins and ends; what its pages are was asked for.
+_REGION: Final = struct.Struct("<2Q8x")
 _REGIONS_A_CALL: Final = 1024
 _FILE, _PRESENT, _SWAPPED, _ZERO = 1 << 2, 1 << 3, 1 << 4, 1 << 5
 _ENTRY_PRESENT, _ENTRY_SWAPPED, _ENTRY_FILE = 1 << 63, 1 << 62, 1 << 61
@@ -43,7 +44,7 @@ def written_ranges(address: int, length: int) -> list[Range]:
 
 def _scan(address: int, length: int) -> list[Range]:
     regions = ctypes.create_string_buffer(_REGION.size * _REGIONS_A_CALL)
-    found: list[Range] = []
+    found: list[tuple[int, int]] = []
     start, end = address, address + length
     with _pagemap() as fd:
         while start < end:
@@ -64,14 +65,12 @@ def _scan(address: int, length: int) -> list[Range]:
                 )
             )
             count = fcntl.ioctl(fd, _PAGEMAP_SCAN, argument)
-            for k in range(count):
-                low, high, _ = _REGION.unpack_from(regions, k * _REGION.size)
-                found.append((low - address, high - low))
+            found += _REGION.iter_unpack(memoryview(regions)[: count * _REGION.size])
             walked = _ARGUMENT.unpack(argument)[4]
             if walked <= start:
                 raise OSError("PAGEMAP_SCAN does not advance")
             start = walked
-    return _joined(found)
+    return _joined(found, address)
 
 
 def _read(address: int, length: int) -> list[Range]:
@@ -80,7 +79,7 @@ def _read(address: int, length: int) -> list[Range]:
     if len(data) != length // PAGE * 8:
         raise OSError("/proc/self/pagemap was read short")
     return _joined(
-        (index * PAGE, PAGE)
+        (index * PAGE, index * PAGE + PAGE)
         for index, entry in enumerate(memoryview(data).cast("Q"))
         if entry & _ENTRY_SWAPPED or (entry & _ENTRY_PRESENT and not entry & _ENTRY_FILE)
     )
@@ -90,13 +89,18 @@ def _everything(address: int, length: int) -> list[Range]:
     return [(0, length)]
 
 
-def _joined(ranges: Iterable[Range]) -> list[Range]:
+def _joined(spans: Iterable[tuple[int, int]], base: int = 0) -> list[Range]:
+    """Return (offset from `base`, length) of what begins and ends there, in order; none is empty."""
     joined: list[Range] = []
-    for offset, length in ranges:
-        if joined and sum(joined[-1]) == offset:
-            joined[-1] = (joined[-1][0], joined[-1][1] + length)
-        else:
-            joined.append((offset, length))
+    start = end = base
+    for low, high in spans:
+        if low != end:
+            if end != start:
+                joined.append((start - base, end - start))
+            start = low
+        end = high
+    if end != start:
+        joined.append((start - base, end - start))
     return joined
 
 
@@ -148,7 +152,7 @@ def present_ranges(address: int, length: int) -> list[Range]:
     with _pagemap() as fd:
         data = os.pread(fd, length // PAGE * 8, address // PAGE * 8)
     return _joined(
-        (index * PAGE, PAGE)
+        (index * PAGE, index * PAGE + PAGE)
         for index, entry in enumerate(memoryview(data).cast("Q"))
         if entry & _ENTRY_PRESENT
     )

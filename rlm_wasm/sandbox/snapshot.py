@@ -281,10 +281,9 @@ def move_everything(instance: Instance, ground: Ground) -> Steps[bool]:
 
 def _written(instance: Instance) -> Steps[list[Range]]:
     base, size = instance.memory.base, instance.memory.size
-    found: list[Range] = []
-    for start in range(0, size, _LOOKED_AT_BYTES):
-        if start:
-            yield
+    found = written_ranges(base, min(_LOOKED_AT_BYTES, size))
+    for start in range(_LOOKED_AT_BYTES, size, _LOOKED_AT_BYTES):
+        yield
         for offset, length in written_ranges(base + start, min(_LOOKED_AT_BYTES, size - start)):
             if found and sum(found[-1]) == start + offset:
                 found[-1] = (found[-1][0], found[-1][1] + length)
