@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import struct
 from typing import Any, Final
 
 import wasmtime
@@ -16,8 +17,18 @@ from rlm_wasm.sandbox.imports import ImportHandler
 
 _TRAP_POINTER: Final = ctypes.POINTER(ffi.wasm_trap_t)
 _ERROR_POINTER: Final = ctypes.POINTER(ffi.wasmtime_error_t)
-_VALUES: Final = ffi.wasmtime_val_t * 3  # no export of ours takes more
+_ARGUMENTS_MAX: Final = 3  # no export of ours takes more
+_VALUES: Final = ffi.wasmtime_val_t * _ARGUMENTS_MAX
 _VALUE: Final = ffi.wasmtime_val_t * 1
+_UNTIL_VALUE: Final = ffi.wasmtime_val_t.of.offset
+_AFTER_VALUE: Final = ctypes.sizeof(ffi.wasmtime_val_t) - _UNTIL_VALUE - 4
+# So many i32 arguments at once, as every one of ours is: a zero is that kind. And the first result.
+_PACKED: Final = tuple(
+    struct.Struct("<" + f"{_UNTIL_VALUE}xI{_AFTER_VALUE}x" * n) for n in range(_ARGUMENTS_MAX + 1)
+)
+_RESULT: Final = struct.Struct(f"<{_UNTIL_VALUE}xi{_AFTER_VALUE}x")
+_poll_future = ffi._wasmtime_call_future_poll
+_call = ffi._wasmtime_func_call_async
 _delete_future = ffi._wasmtime_call_future_delete
 
 
@@ -52,15 +63,13 @@ class Call:
         self._handler = handler
         self._function = function
         self._stack = stack
-        # Zeroed by ctypes, and 0 is the kind of an i32.
         self._arguments = _VALUES()
-        for slot, value in enumerate(arguments):
-            self._arguments[slot].of.i32 = value
+        _PACKED[len(arguments)].pack_into(self._arguments, 0, *[value & 0xFFFF_FFFF for value in arguments])
         self._results = _VALUE()
         self._trap = _TRAP_POINTER()
         self._error = _ERROR_POINTER()
         self.done = False
-        self._future: Any = ffi.wasmtime_func_call_async(
+        self._future: Any = _call(
             context,
             ctypes.byref(function),
             self._arguments,
@@ -78,7 +87,10 @@ class Call:
         install_hook()
         imports.enter(self._handler)
         try:
-            finished = fiber_unsafe.poll(self._future, self._stack)
+            if self._stack is None:
+                finished = bool(_poll_future(self._future))
+            else:
+                finished = fiber_unsafe.poll(self._future, self._stack)
         finally:
             imports.leave()
         if finished:
@@ -89,7 +101,8 @@ class Call:
     @property
     def result(self) -> int:
         """The first result as a signed 32-bit integer, once done."""
-        return int(self._results[0].of.i32)
+        result: int = _RESULT.unpack_from(self._results)[0]
+        return result
 
     def take_trap(self) -> wasmtime.Trap | wasmtime.WasmtimeError | None:
         """Return why the call failed, or None if it did not. Call it once, after `done`."""

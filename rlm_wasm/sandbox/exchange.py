@@ -50,6 +50,36 @@ class Exchange:
     every import is refused then.
     """
 
+    __slots__ = (
+        "_answered",
+        "_boundary",
+        "_cell",
+        "_entropy",
+        "_fuel_kept",
+        "_in_cell",
+        "_instance",
+        "_memory",
+        "_reply",
+        "_reply_capacity",
+        "_requests",
+        "_response",
+        "_session",
+        "_slept_ns",
+        "_virtual_ns",
+        "dropped_bytes",
+        "fault",
+        "flooded",
+        "fuel_granted",
+        "fuel_low",
+        "gave_way",
+        "must_stop",
+        "overslept",
+        "request",
+        "slice_began_ns",
+        "streams",
+        "wake_ns",
+    )
+
     def __init__(
         self,
         instance: Instance,

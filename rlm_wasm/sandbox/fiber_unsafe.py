@@ -106,10 +106,8 @@ class _Thread(threading.local):
 _thread: Final = _Thread()
 
 
-def poll(future: Any, stack: FiberStack | None) -> bool:
+def poll(future: Any, stack: FiberStack) -> bool:
     """Poll `future`, whose fiber runs on `stack`."""
-    if stack is None:
-        return bool(_poll_future(future))
     if not stack.given:
         _thread.wanted = stack
     state = _thread.state

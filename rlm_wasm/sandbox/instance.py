@@ -187,7 +187,7 @@ class Instance:
         function = self._functions.get(name)
         if function is None:
             function = self._functions[name] = self._export(name).of.func
-        if self._stack is None or self._stack.closed:
+        if fiber_unsafe.WANTED and (self._stack is None or self._stack.closed):
             self._stack = fiber_unsafe.make(FIBER_STACK_BYTES)
         return Call(handler, self._context, function, arguments, results_n, self._stack)
 

@@ -42,11 +42,10 @@ _ACTION_BYTES: Final = 256
 _HANDLERS: Final = struct.Struct("<Q248xQ248xQ")
 _actions: Final = ctypes.create_string_buffer(_ACTION_BYTES * len(_CAUGHT))
 _first, _second, _third = (
-    (ctypes.c_int(number), None, ctypes.byref(_actions, k * _ACTION_BYTES))
-    for k, number in enumerate(_CAUGHT)
+    (int(number), None, ctypes.byref(_actions, k * _ACTION_BYTES)) for k, number in enumerate(_CAUGHT)
 )
 _mask: Final = (ctypes.c_uint64 * 32)()
-_look_at_mask: Final = (ctypes.c_int(signal.SIG_BLOCK), None, ctypes.byref(_mask))
+_look_at_mask: Final = (int(signal.SIG_BLOCK), None, ctypes.byref(_mask))
 
 
 class _Library(ctypes.Structure):
