@@ -121,8 +121,7 @@ class SandboxSession:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with anyio.CancelScope(shield=True):
-            await self.aclose()
+        await self._session.__aexit__(kind, error, trace)
 
 
 class Sandbox:

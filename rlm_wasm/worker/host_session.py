@@ -177,6 +177,8 @@ class HostSession:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._home.inherited:
+            return  # nor is there a task, for a scope
         with anyio.CancelScope(shield=True):
             await self.aclose()
 

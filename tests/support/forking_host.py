@@ -115,7 +115,11 @@ def _inherited(isolation: str) -> None:
                             begin().send(None)
                         except UsageError as error:
                             say(error.message)
-                    for close in (session.aclose, lambda: box.__aexit__(None, None, None)):
+                    for close in (
+                        session.aclose,
+                        lambda: session.__aexit__(None, None, None),
+                        lambda: box.__aexit__(None, None, None),
+                    ):
                         try:
                             close().send(None)
                         except StopIteration:

@@ -85,7 +85,7 @@ def test_a_child_uses_nothing_of_its_parents_and_has_its_own(isolation: str) -> 
         *[f"the session {belongs}"] * 3,
         *[f"the sandbox {belongs}"] * 2,
         f"the runtime {belongs}",
-        *["nothing to close"] * 2,
+        *["nothing to close"] * 3,
         "its own: 42",
         "status 0",
         "the parent's: 42",
