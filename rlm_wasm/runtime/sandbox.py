@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 import anyio
 
@@ -77,7 +77,7 @@ class SandboxSession:
             Exception: whatever else `answer` raises. The cell is interrupted first, so that the guest can
                 unwind; the session lives on.
         """
-        cell = Cell(source, self._sandbox.policy.cell_limits(), report_variables=True)
+        cell = Cell(source, self._sandbox.cell_limits, report_variables=True)
         before = self._session.last_result
         try:
             kept = self._sandbox.policy.sandbox.checkpoint_bytes_max
@@ -129,6 +129,8 @@ class Sandbox:
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
+        # Made once: the same object in each cell is what a session knows the limits by.
+        self.cell_limits: Final = policy.cell_limits()
         self._accounting = Accounting()
         self._worker: Worker = make_worker(policy, self._accounting)
         self._home: Home | None = None  # where it is open
