@@ -14,6 +14,7 @@ from rlm_wasm.sandbox import fiber_unsafe, imports
 from rlm_wasm.sandbox.fatal import install_hook
 from rlm_wasm.sandbox.fiber_unsafe import FiberStack
 from rlm_wasm.sandbox.imports import ImportHandler
+from rlm_wasm.sandbox.short_calls import drop_future, make_future, poll_future
 
 _TRAP_POINTER: Final = ctypes.POINTER(ffi.wasm_trap_t)
 _ERROR_POINTER: Final = ctypes.POINTER(ffi.wasmtime_error_t)
@@ -27,9 +28,6 @@ _PACKED: Final = tuple(
     struct.Struct("<" + f"{_UNTIL_VALUE}xI{_AFTER_VALUE}x" * n) for n in range(_ARGUMENTS_MAX + 1)
 )
 _RESULT: Final = struct.Struct(f"<{_UNTIL_VALUE}xi{_AFTER_VALUE}x")
-_poll_future = ffi._wasmtime_call_future_poll
-_call = ffi._wasmtime_func_call_async
-_delete_future = ffi._wasmtime_call_future_delete
 
 
 class Call:
@@ -69,7 +67,7 @@ class Call:
         self._trap = _TRAP_POINTER()
         self._error = _ERROR_POINTER()
         self.done = False
-        self._future: Any = _call(
+        self._future: Any = make_future(
             context,
             ctypes.byref(function),
             self._arguments,
@@ -88,7 +86,7 @@ class Call:
         imports.enter(self._handler)
         try:
             if self._stack is None:
-                finished = bool(_poll_future(self._future))
+                finished = bool(poll_future(self._future))
             else:
                 finished = fiber_unsafe.poll(self._future, self._stack)
         finally:
@@ -116,4 +114,4 @@ class Call:
         """Drop the future; a suspended fiber is unwound. Safe to call again."""
         future, self._future = self._future, None
         if future is not None:
-            _delete_future(future)
+            drop_future(future)

@@ -27,6 +27,7 @@ from wasmtime import _bindings as ffi
 from rlm_wasm.errors import PolicyError
 from rlm_wasm.sandbox.fatal import die, guarded
 from rlm_wasm.sandbox.linear_unsafe import MAP_FAILED, SystemCalls
+from rlm_wasm.sandbox.short_calls import poll_future
 
 GUARD_BYTES: Final = 64 << 10
 _PROT_NONE, _PROT_READ_WRITE = 0, 3
@@ -36,7 +37,6 @@ _FLAGS: Final = 0x02 | 0x20 | 0x4000 | 0x2_0000
 WANTED: Final = sys.version_info >= (3, 14)
 
 system: SystemCalls = SystemCalls()
-_poll_future = ffi._wasmtime_call_future_poll
 _live: dict[int, FiberStack] = {}
 _next_id = 0
 
@@ -116,7 +116,7 @@ def poll(future: Any, stack: FiberStack) -> bool:
     try:
         _, finished, _ = starmap(
             call,
-            ((_set_bounds, state, stack.base_, stack.size_), (_poll_future, future), (_own_bounds, state)),
+            ((_set_bounds, state, stack.base_, stack.size_), (poll_future, future), (_own_bounds, state)),
         )
     except BaseException:
         _own_bounds(state)

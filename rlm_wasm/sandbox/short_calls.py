@@ -1,7 +1,8 @@
-"""wasmtime's functions that only read or set a number, called without giving up the GIL.
+"""wasmtime's functions that each cell calls, without what the bindings do around them.
 
-ctypes gives it up around every call, which suits one that runs a guest. Around one of 20 ns it costs
-more than the call, and where another thread waits for the GIL, a switch of threads and back.
+ctypes gives up the GIL around every call, which suits one that runs a guest. Around one of 20 ns it costs
+more than the call, and where another thread waits for the GIL, a switch of threads and back. So those that
+run nothing of a guest's, such as one that reads a number, keep it.
 """
 
 from __future__ import annotations
@@ -36,3 +37,14 @@ set_fuel = _short("wasmtime_context_set_fuel", ctypes.c_void_p)
 memory_size = _short("wasmtime_memory_data_size", ctypes.c_size_t)
 # An address that is compared, and never followed.
 memory_data = _short("wasmtime_memory_data", ctypes.c_size_t)
+
+# A call's future, by its address. To make one runs nothing; to poll or drop it may run the guest.
+_POINTER, _SIZE = ctypes.c_void_p, ctypes.c_size_t
+make_future = _library["wasmtime_func_call_async"]
+make_future.argtypes = [_POINTER, _POINTER, _POINTER, _SIZE, _POINTER, _SIZE, _POINTER, _POINTER]
+make_future.restype = _POINTER
+_library_without_gil = ctypes.CDLL(dll._name, handle=dll._handle)
+poll_future = _library_without_gil["wasmtime_call_future_poll"]
+poll_future.argtypes, poll_future.restype = [_POINTER], ctypes.c_bool
+drop_future = _library_without_gil["wasmtime_call_future_delete"]
+drop_future.argtypes, drop_future.restype = [_POINTER], None
