@@ -155,7 +155,11 @@ class MemoryFile:
         fcntl.fcntl(self.fd, _F_ADD_SEALS, ALL_SEALS)
 
     def take_back(self) -> None:
-        """Free what a lent file holds, whoever still has a descriptor or a mapping of it."""
+        """Free what a lent file holds, whoever still has a descriptor or a mapping of it.
+
+        Raises:
+            PermissionError: its holder has sealed it.
+        """
         os.ftruncate(self.fd, 0)
 
     @property

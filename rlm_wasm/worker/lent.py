@@ -8,6 +8,9 @@ served, whoever may still hold it.
 
 from __future__ import annotations
 
+import contextlib
+
+from rlm_wasm.errors import BoundaryViolation
 from rlm_wasm.image.memfd import ARENA_BYTES, MemoryFile
 from rlm_wasm.sandbox import forks
 from rlm_wasm.worker.image_file import file_bytes_max
@@ -49,16 +52,25 @@ class Lent:
         return self._under_way.pop(session, None)
 
     def take_back(self, session: int) -> None:
-        """Free what was lent for an operation that is over."""
+        """Free what was lent for an operation that is over.
+
+        Raises:
+            BoundaryViolation: the worker sealed it, and so can keep it, though it made no image.
+        """
         file = self._under_way.pop(session, None)
-        if file is not None:
+        if file is None:
+            return
+        try:
             file.take_back()
+        except PermissionError:
+            raise BoundaryViolation("a file was sealed that holds no image") from None
 
     def close(self) -> None:
-        """Hold none of them any more: the worker is killed, and its memory goes with it."""
+        """Hold none of them any more: the worker is killed, and its memory goes with it. Raises nothing."""
         self._arena = None
         for session in tuple(self._under_way):
-            self.take_back(session)
+            with contextlib.suppress(BoundaryViolation):  # sealed: an image whose report was not read
+                self.take_back(session)
 
     def disown(self) -> None:
         """In the child of a fork: hold none of them, or their memory would last as long as that process."""

@@ -7,6 +7,7 @@ one WorkerLost. Nothing it sends can raise anything here.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable
 from time import monotonic_ns
@@ -313,10 +314,12 @@ class Link:
             # The loop cannot watch one more descriptor: this worker ends, and nothing else of the pool.
             self.end(f"the host cannot watch its socket: {failed.exceptions[0]}")
         finally:
-            # Cancelled from outside: whoever waits for a session is told, or would wait for ever.
-            self.end("the host closed it")
-            self._channel.close()
             self.over.set()
+            try:
+                # Cancelled from outside: whoever waits for a session is told, or would wait for ever.
+                self.end("the host closed it")
+            finally:
+                self._channel.close()
 
     async def _write(self) -> None:
         while self.lost is None:
@@ -487,24 +490,27 @@ class Link:
         if self.lost is not None:
             return
         self.lost = lost = WorkerLost(f"the worker process is gone: {reason}")
-        self.child.kill()
-        self._lent.close()
         self._scope.cancel()
         self._wants_writing.set()
         self.served.set()
         self._held.clear()
-        now = monotonic_ns()
         sinks, self._sinks = self._sinks, {}
-        for session, sink in sinks.items():
-            if self._debts.owed(session) is None:
-                continue
-            error = WorkerLost(lost.message)
-            running = self._running.pop(session, None)
-            if running is None:
-                sink(c.Done(error=error))
-            else:
-                sink(c.Done(result=running.lost(error, now)))
-        self._ended(self)
         closing, self._closing = self._closing, {}
-        for closed in closing.values():
-            closed()
+        # All of it is done, the last first, whatever one of them raises: who is not told now waits for ever,
+        # and may do so in a scope that nobody can cancel.
+        with contextlib.ExitStack() as steps:
+            for closed in reversed(closing.values()):
+                steps.callback(closed)
+            steps.callback(self._ended, self)
+            now = monotonic_ns()
+            for session, sink in reversed(sinks.items()):
+                if self._debts.owed(session) is not None:
+                    steps.callback(sink, self._lost(session, lost.message, now))
+            steps.callback(self._lent.close)
+            steps.callback(self.child.kill)
+
+    def _lost(self, session: int, message: str, now_ns: int) -> c.Done:
+        """Return how the operation of a session ended whose worker is gone."""
+        error = WorkerLost(message)
+        running = self._running.pop(session, None)
+        return c.Done(error=error) if running is None else c.Done(result=running.lost(error, now_ns))

@@ -22,6 +22,7 @@ from rlm_wasm.image.memfd import MemoryFile
 from rlm_wasm.runtime.sandbox import Sandbox
 from rlm_wasm.sandbox.session import Cell
 from rlm_wasm.wire import worker_messages as m
+from rlm_wasm.worker import commands as c
 from rlm_wasm.worker.child import Child
 from rlm_wasm.worker.frames import Channel
 from rlm_wasm.worker.image_file import WorkerImage
@@ -36,6 +37,7 @@ from tests.support.sandbox_facts import boundary_limits, cell_limits, session_li
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("healthy_host")]
 
 CAP = 4 << 20
+MIB = 1 << 20
 RESULT = m.CellReport("completed", "", "", "2", None, (), 10, 65_536, 10, False, False)
 
 
@@ -47,9 +49,10 @@ class Attacker:
         ours, self.socket = socket.socketpair()
         self.child = Child(self.process.pid, os.pidfd_open(self.process.pid), ours)
         self.ended: list[str] = []
+        self.opposite: Link | None = None
 
     def link(self) -> Link:
-        return Link(
+        self.opposite = link = Link(
             self.child,
             tenant="a",
             report_bytes_max=CAP,
@@ -58,6 +61,7 @@ class Attacker:
             ended=lambda link: self.ended.append(str(link.lost)),
             closed=lambda link, session: None,
         )
+        return link
 
     def say(self, report: m.FromWorker, file: int | None = None) -> None:
         payload = m.encode(report)
@@ -194,6 +198,57 @@ async def test_only_an_image_that_its_worker_cannot_change_any_more_is_one(seale
 
     (outcome,) = await _attacked(attack, snapshot=True)
     assert isinstance(outcome, WorkerImage if sealed else WorkerLost)
+
+
+def _killed_by_its_host(attacker: Attacker) -> None:
+    assert attacker.opposite is not None
+    attacker.opposite.end("it does not answer")
+
+
+@pytest.mark.threat("T-144")
+@pytest.mark.parametrize(
+    "ends",
+    [
+        lambda attacker: attacker.socket.close(),
+        lambda attacker: attacker.say(m.OperationDone(1, 2, error=m.ErrorReport("HostExhausted", "none"))),
+        _killed_by_its_host,
+    ],
+    ids=["it leaves", "it reports an error", "its host ends it"],
+)
+async def test_a_worker_that_ends_with_a_file_that_it_sealed_leaves_nobody_waiting(
+    ends: Callable[[Attacker], object],
+) -> None:
+    def attack(attacker: Attacker) -> None:
+        file = attacker.lent()
+        file.fill(MIB, [(0, memoryview(b"x" * MIB))])
+        file.seal()
+        ends(attacker)
+
+    (lost,) = await _attacked(attack, snapshot=True)
+    assert isinstance(lost, WorkerLost)
+
+
+@pytest.mark.threat("T-144")
+async def test_whatever_telling_one_session_leads_to_all_others_are_told_and_the_process_ends() -> None:
+    attacker = Attacker()
+    link = attacker.link()
+    told: list[c.Report] = []
+
+    def fail(report: c.Report) -> None:
+        raise RuntimeError("a bug of whoever hears it")
+
+    try:
+        for number, sink in enumerate((told.append, fail, told.append), 1):
+            link.submit(
+                c.Open(SessionId(number), session_limits(), boundary_limits(), os.urandom, sink, None)
+            )
+        with pytest.raises(RuntimeError, match="a bug of"):
+            link.end("it does not answer")
+        assert [type(report.error) for report in told if isinstance(report, c.Done)] == [WorkerLost] * 2
+        assert len(attacker.ended) == 1
+        assert await ended_in_time(link.child, 5)
+    finally:
+        attacker.close()
 
 
 @pytest.mark.threat("T-058")

@@ -6,15 +6,20 @@ import random
 import sys
 import time
 from random import Random
+from typing import Final
 
 import anyio
 
 from rlm_wasm.worker.guest_files import guest_files
 from rlm_wasm.worker.program import load_guest_program
-from tests.faults.rounds import ROUNDS_A_POOL, Tally, rounds
+from tests.faults.rounds import ROUNDS_A_POOL, STUCK_SECONDS, Tally, rounds
 from tests.faults.runs import runs
 from tests.faults.starts import starts
+from tests.faults.watchdog import watched
 from tests.support.backends import NAMES, backend_of
+
+# Longer than anything that ends by a bound of its own, one after the other, in one round.
+_STILL_SECONDS: Final = 6 * int(STUCK_SECONDS)
 
 
 def spread(values: list[float]) -> str:
@@ -38,10 +43,12 @@ def main(count: int, seed: int) -> None:
         backend = drawn.choice(NAMES)
         of_what = drawn.choice((rounds, rounds, rounds, runs, starts))
         name, options = backend_of(backend)
+        about = f"{of_what.__name__} of the seed {of_pool} on {backend}"
         try:
-            anyio.run(of_what, tally, of_pool, ROUNDS_A_POOL, backend=name, backend_options=options)
+            with watched(about, tally.faults.total, looks_max=_STILL_SECONDS):
+                anyio.run(of_what, tally, of_pool, ROUNDS_A_POOL, backend=name, backend_options=options)
         except BaseException:
-            print(f"failed: {of_what.__name__} of the seed {of_pool} on {backend}", flush=True)
+            print(f"failed: {about}", flush=True)
             raise
         print(f"{tally.count} faults after {time.monotonic() - began:.0f} s", flush=True)
     for kind, number in sorted(tally.faults.items()):

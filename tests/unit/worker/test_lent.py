@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from rlm_wasm.errors import HostExhausted
+from rlm_wasm.errors import BoundaryViolation, HostExhausted
 from rlm_wasm.image.memfd import Arena, MemoryFile
 from rlm_wasm.worker.lent import Lent
 from tests.support.descriptors import descriptors_left
@@ -64,6 +64,18 @@ def test_an_image_that_was_made_is_its_hosts_and_nobody_takes_it_back() -> None:
         lent.take_back(1)
         assert made.bytes_held == 4 * MIB
         assert lent.bytes_held == 0
+
+
+@pytest.mark.threat("T-144")
+def test_a_file_that_its_worker_sealed_is_let_go_of_with_the_worker_and_taken_for_nothing_else() -> None:
+    lent = Lent()
+    for session in (1, 2):
+        lent.for_image(session, MIB).seal()
+    with pytest.raises(BoundaryViolation, match="sealed"):
+        lent.take_back(1)
+    lent.arena()
+    lent.close()
+    assert lent.bytes_held == 0
 
 
 @pytest.mark.threat("T-124")
