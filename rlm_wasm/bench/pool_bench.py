@@ -11,12 +11,12 @@ from typing import Final
 
 import anyio
 
+from rlm_wasm.bench.lockdown import layers_required
 from rlm_wasm.bench.measurement import Measurement
 from rlm_wasm.core.limits import NO_TENANT_LIMITS
 from rlm_wasm.errors import InternalError
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.sandbox.session import Cell
-from rlm_wasm.worker.lockdown.report import LAYERS
 from rlm_wasm.worker.pool import PoolLimits, WorkerPool
 from rlm_wasm.worker.process import ProcessSession
 from rlm_wasm.worker.result import CellResult
@@ -177,7 +177,7 @@ def _limits(policy: Policy) -> PoolLimits:
         session=policy.session_limits(),
         cell=replace(policy.cell_limits(), fuel_max=1 << 50, wall_ms_max=int(_SECONDS_MAX * 1_000)),
         boundary=policy.boundary_limits(),
-        required_layers=LAYERS,
+        required_layers=layers_required(),
     )
 
 

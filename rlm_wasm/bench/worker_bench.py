@@ -10,6 +10,7 @@ from typing import Final
 
 import anyio
 
+from rlm_wasm.bench.lockdown import sandbox_keys
 from rlm_wasm.bench.measurement import Measurement
 from rlm_wasm.errors import InternalError
 from rlm_wasm.policy.model import Policy
@@ -182,13 +183,13 @@ class WorkerBench:
 
     def _worker(self, isolation: str, *, workers_max: int = 2 * _PROCESSES) -> Worker:
         data = self._policy.to_mapping()
-        data["sandbox"] |= {"isolation": isolation, "require_lockdown": True}
+        data["sandbox"] |= {"isolation": isolation, **sandbox_keys()}
         data["workers"] |= {"workers_max": workers_max, "sessions_max": 2 * _PROCESSES}
         return make_worker(Policy.from_mapping(data), Accounting())
 
     def _generous(self) -> Policy:
         data = self._policy.to_mapping()
-        data["sandbox"] |= {"isolation": "session", "require_lockdown": True}
+        data["sandbox"] |= {"isolation": "session", **sandbox_keys()}
         data["budget"] |= {
             **{"calls_max": _BIG, "requests_max": _BIG, "cost_microdollars_max": 10**9},
             **{"input_tokens_max": 10**10, "output_tokens_max": 10**10},

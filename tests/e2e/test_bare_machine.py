@@ -5,6 +5,7 @@ The short form of `just check-bare`: a part of each kind of test, on such a mach
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -62,6 +63,13 @@ def test_strict_does_not_run_there_and_names_the_policy_that_does(tmp_path: Path
     done = _on_a_bare_machine("rlm_wasm", "exec", "--json", "--policy", "container", str(source))
     assert done.returncode == 0
     assert '"lockdown": "filtered"' in done.stdout
+
+
+def test_workers_are_measured_there_under_what_it_gives() -> None:
+    only = ("--only", "locked_first_result_ms", "--only", "pool_cell_ms")
+    measured = _on_a_bare_machine("rlm_wasm", "bench", "--json", "--quick", *only)
+    assert measured.returncode == 0, measured.stderr
+    assert {row["name"] for row in json.loads(measured.stdout)} == set(only[1::2])
 
 
 @pytest.mark.skipif(HERE is Grade.FILTERED, reason="these tests run on such a machine already")

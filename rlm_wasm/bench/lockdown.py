@@ -1,0 +1,28 @@
+"""What the machine that is measured can lock down: measurements require all of that, and no more."""
+
+from __future__ import annotations
+
+import functools
+
+from rlm_wasm.core.lockdown import LAYERS_OF, Grade
+from rlm_wasm.worker.machine import grade_here
+
+
+@functools.cache
+def _here() -> Grade:
+    return grade_here()
+
+
+def layers_required() -> tuple[str, ...]:
+    """Return the layers without which no worker is measured."""
+    return tuple(LAYERS_OF.get(_here(), ()))
+
+
+def sandbox_keys() -> dict[str, bool | str]:
+    """Return the keys of a policy's sandbox that require these layers."""
+    grade = _here()
+    if grade is Grade.FULL:
+        return {"require_lockdown": True}
+    if grade in LAYERS_OF:
+        return {"require_lockdown": True, "lockdown": grade.value}
+    return {"require_lockdown": False}
