@@ -11,32 +11,32 @@ from typing import TYPE_CHECKING
 from rlm_wasm.version import VERSION as __version__
 
 if TYPE_CHECKING:
+    from rlm_wasm.api.run_handle import Run
+    from rlm_wasm.api.runtime import Runtime
+    from rlm_wasm.api.sandbox import Sandbox, SandboxSession
+    from rlm_wasm.api.snapshot import Image
+    from rlm_wasm.engine.accounting import Metrics, TenantUsage
+    from rlm_wasm.engine.run import RunResult
     from rlm_wasm.events import Event, Gap
+    from rlm_wasm.host.pool_metrics import PoolMetrics
     from rlm_wasm.policy.model import Policy
-    from rlm_wasm.runtime.accounting import Metrics, TenantUsage
-    from rlm_wasm.runtime.handle import Run
-    from rlm_wasm.runtime.image import Image
-    from rlm_wasm.runtime.run import RunResult
-    from rlm_wasm.runtime.runtime import Runtime
-    from rlm_wasm.runtime.sandbox import Sandbox, SandboxSession
-    from rlm_wasm.worker.census import PoolMetrics
-    from rlm_wasm.worker.result import CellResult
+    from rlm_wasm.protocol.cell_result import CellResult
 
 # Loaded on first use: `rlm-wasm --version` should not wait for a WebAssembly engine.
 _WHERE = {
-    "CellResult": "rlm_wasm.worker.result",
+    "CellResult": "rlm_wasm.protocol.cell_result",
     "Event": "rlm_wasm.events",
     "Gap": "rlm_wasm.events",
-    "Image": "rlm_wasm.runtime.image",
-    "Metrics": "rlm_wasm.runtime.accounting",
-    "PoolMetrics": "rlm_wasm.worker.census",
+    "Image": "rlm_wasm.api.snapshot",
+    "Metrics": "rlm_wasm.engine.accounting",
+    "PoolMetrics": "rlm_wasm.host.pool_metrics",
     "Policy": "rlm_wasm.policy.model",
-    "Run": "rlm_wasm.runtime.handle",
-    "RunResult": "rlm_wasm.runtime.run",
-    "Runtime": "rlm_wasm.runtime.runtime",
-    "Sandbox": "rlm_wasm.runtime.sandbox",
-    "SandboxSession": "rlm_wasm.runtime.sandbox",
-    "TenantUsage": "rlm_wasm.runtime.accounting",
+    "Run": "rlm_wasm.api.run_handle",
+    "RunResult": "rlm_wasm.engine.run",
+    "Runtime": "rlm_wasm.api.runtime",
+    "Sandbox": "rlm_wasm.api.sandbox",
+    "SandboxSession": "rlm_wasm.api.sandbox",
+    "TenantUsage": "rlm_wasm.engine.accounting",
 }
 
 __all__ = [

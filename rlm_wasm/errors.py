@@ -133,7 +133,7 @@ class QueryError(RlmWasmError):
 
 
 class BudgetExceeded(QueryError):
-    """A reservation did not fit. Integers only; ``dimension`` is one of ``core.ledger.Dimension``."""
+    """A reservation did not fit. Integers only; ``dimension`` is one of ``scheduler.ledger.Dimension``."""
 
     def __init__(self, dimension: str, *, requested: int, available: int, limit: int) -> None:
         super().__init__(

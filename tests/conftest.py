@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from rlm_wasm.host.guest_files import guest_files
 from rlm_wasm.policy.model import Policy
-from rlm_wasm.sandbox.session import Session
-from rlm_wasm.worker.guest_files import guest_files
-from rlm_wasm.worker.program import LoadedGuest, load_guest_program
+from rlm_wasm.vm.guest_loader import LoadedGuest, load_guest_program
+from rlm_wasm.vm.session import Session
 from tests.support import hostile_cells
 from tests.support.host_health import assert_same, health
 from tests.support.machine_grade import strict_here

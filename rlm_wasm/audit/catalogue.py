@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Final, Literal
 
-from rlm_wasm.core.ledger import Dimension
-from rlm_wasm.core.limits import BudgetLimits, QueryLimits, RunLimits
 from rlm_wasm.events import EVENT_VERSION, Event
+from rlm_wasm.limits import BudgetLimits, QueryLimits, RunLimits
+from rlm_wasm.scheduler.ledger import Dimension
 
 TypeName = Literal["int", "str", "bool", "int|null", "str|null", "bool|null", "[str]", "[int]", "[str|null]"]
 _INT_ABOVE_ALL: Final = 1 << 63

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 
-from rlm_wasm.core.lockdown import LAYERS_OF, Grade
-from rlm_wasm.worker.machine import grade_here
+from rlm_wasm.host.machine_grade import grade_here
+from rlm_wasm.lockdown import LAYERS_OF, Grade
 
 
 @functools.cache

@@ -13,13 +13,13 @@ import anyio
 
 from rlm_wasm.bench.lockdown import layers_required
 from rlm_wasm.bench.measurement import Measurement
-from rlm_wasm.core.limits import NO_TENANT_LIMITS
 from rlm_wasm.errors import InternalError
+from rlm_wasm.host.pool import PoolLimits, WorkerPool
+from rlm_wasm.host.remote_session import ProcessSession
+from rlm_wasm.limits import NO_TENANT_LIMITS
 from rlm_wasm.policy.model import Policy
-from rlm_wasm.sandbox.session import Cell
-from rlm_wasm.worker.pool import PoolLimits, WorkerPool
-from rlm_wasm.worker.process import ProcessSession
-from rlm_wasm.worker.result import CellResult
+from rlm_wasm.protocol.cell_result import CellResult
+from rlm_wasm.vm.session import Cell
 
 _WORKERS: Final = 8
 _SESSIONS: Final = 2_000

@@ -9,11 +9,11 @@ from typing import Final
 
 import anyio
 
+from rlm_wasm.api.runtime import Runtime
 from rlm_wasm.bench.measurement import Measurement
 from rlm_wasm.errors import InternalError
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.providers.base import Completion, Provider, Query
-from rlm_wasm.runtime.runtime import Runtime
 
 _ROOT: Final = "script:root"
 _SUB: Final = "script:sub"

@@ -9,12 +9,12 @@ from typing import Final
 
 import anyio
 
+from rlm_wasm.api.runtime import Runtime
 from rlm_wasm.bench.measurement import Measurement
 from rlm_wasm.bench.memory import pss_kb
 from rlm_wasm.errors import InternalError
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.providers.base import Completion, Provider, Query
-from rlm_wasm.runtime.runtime import Runtime
 
 _DRIVER: Final = "script:driver"
 _SUB: Final = "script:sub"

@@ -10,14 +10,14 @@ from time import thread_time_ns
 from typing import Final
 
 from rlm_wasm.bench.measurement import Measurement, median_ns
-from rlm_wasm.core.limits import CellLimits
 from rlm_wasm.errors import InternalError
+from rlm_wasm.limits import CellLimits
 from rlm_wasm.policy.model import Policy
-from rlm_wasm.sandbox.instance import Instance
-from rlm_wasm.sandbox.session import Cell, Session, drive
-from rlm_wasm.sandbox.steps import CellEnd
-from rlm_wasm.sandbox.stock import PREPARED_MAX, Stock
-from rlm_wasm.worker.program import load_guest_program
+from rlm_wasm.vm.guest_loader import load_guest_program
+from rlm_wasm.vm.instance import Instance
+from rlm_wasm.vm.session import Cell, Session, drive
+from rlm_wasm.vm.steps import CellEnd
+from rlm_wasm.vm.warm_pool import PREPARED_MAX, Stock
 
 _ANSWER: Final = b'{"status":"completed","text":"ok"}'
 _CALLS: Final = 2_000

@@ -10,17 +10,17 @@ from typing import Final
 
 import anyio
 
+from rlm_wasm.api.runtime import Runtime
 from rlm_wasm.bench.lockdown import sandbox_keys
 from rlm_wasm.bench.measurement import Measurement
+from rlm_wasm.engine.accounting import Accounting
+from rlm_wasm.engine.isolation import make_worker
 from rlm_wasm.errors import InternalError
+from rlm_wasm.host.pool import WorkerPool
+from rlm_wasm.host.worker import Worker, WorkerSession
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.providers.base import Completion, Provider, Query
-from rlm_wasm.runtime.accounting import Accounting
-from rlm_wasm.runtime.isolation import make_worker
-from rlm_wasm.runtime.runtime import Runtime
-from rlm_wasm.sandbox.session import Cell
-from rlm_wasm.worker.pool import WorkerPool
-from rlm_wasm.worker.worker import Worker, WorkerSession
+from rlm_wasm.vm.session import Cell
 
 _ROOT: Final = "script:root"
 _SUB: Final = "script:sub"

@@ -14,9 +14,9 @@ import click
 from rlm_wasm import __version__
 from rlm_wasm.cli import output
 from rlm_wasm.cli.exit_codes import ExitCode
-from rlm_wasm.core.lockdown import LAYERS_OF, Grade, grade_of
 from rlm_wasm.errors import RlmWasmError
-from rlm_wasm.sandbox.host_limits import HOST_LIMITS, soft_limit
+from rlm_wasm.lockdown import LAYERS_OF, Grade, grade_of
+from rlm_wasm.system.host_limits import HOST_LIMITS, soft_limit
 
 Status = Literal["ok", "missing", "failed"]
 _MARKS: Final = {"ok": "ok", "missing": "--", "failed": "!!"}
@@ -82,15 +82,15 @@ def _python() -> Finding:
 
 
 def _wasmtime() -> Finding:
-    from rlm_wasm.image.compiled import wasmtime_version
-    from rlm_wasm.sandbox.engine import engine
+    from rlm_wasm.artifacts.compile_cache import wasmtime_version
+    from rlm_wasm.vm.engine import engine
 
     engine()
     return Finding("wasmtime", "ok", f"{wasmtime_version()}, engine with fuel and our own memories")
 
 
 def _cache() -> Finding:
-    from rlm_wasm.image.paths import cache_dir
+    from rlm_wasm.artifacts.paths import cache_dir
 
     path = cache_dir()
     free = shutil.disk_usage(path).free
@@ -98,15 +98,15 @@ def _cache() -> Finding:
 
 
 def _key() -> Finding:
-    from rlm_wasm.image.machine_key import machine_key
-    from rlm_wasm.image.paths import state_dir
+    from rlm_wasm.artifacts.machine_key import machine_key
+    from rlm_wasm.artifacts.paths import state_dir
 
     machine_key()
     return Finding("machine key", "ok", f"{state_dir() / 'machine.key'} (0600)")
 
 
 def _guest() -> Finding:
-    from rlm_wasm.image.installed import find_guest
+    from rlm_wasm.artifacts.installed import find_guest
 
     guest = find_guest()
     wasi = [name for name in guest.facts.imports if "wasi" in name]
@@ -116,7 +116,7 @@ def _guest() -> Finding:
 
 def _policy() -> tuple[str, str]:
     """Return the strictest built-in policy that runs here, and one line that says why."""
-    from rlm_wasm.worker.machine import INLINE_POLICY, POLICY_OF, layers_here
+    from rlm_wasm.host.machine_grade import INLINE_POLICY, POLICY_OF, layers_here
 
     try:
         layers = layers_here()
@@ -131,8 +131,8 @@ def _policy() -> tuple[str, str]:
 
 
 def _session() -> Finding:
+    from rlm_wasm.api.sandbox import Sandbox
     from rlm_wasm.policy.model import Policy
-    from rlm_wasm.runtime.sandbox import Sandbox
 
     name, why = _policy()
     result = Sandbox(Policy.builtin(name)).exec_sync("6*7")
@@ -147,7 +147,7 @@ def _inline() -> Finding:
 
 
 def _processes() -> list[Finding]:
-    from rlm_wasm.worker.examination import examine
+    from rlm_wasm.host.examination import examine
 
     found = examine()
     layers = [

@@ -30,10 +30,10 @@ def execute(file: str, policy_name: str, contexts: tuple[str, ...], as_bytes: bo
     preload_guest(policy_name)
     import anyio
 
+    from rlm_wasm.api.sandbox import Sandbox
     from rlm_wasm.cli.interrupts import interruptible
     from rlm_wasm.policy.model import Policy
-    from rlm_wasm.runtime.sandbox import Sandbox
-    from rlm_wasm.worker.result import CellResult
+    from rlm_wasm.protocol.cell_result import CellResult
 
     ready()
     policy = Policy.open(policy_name)
@@ -81,7 +81,7 @@ def execute(file: str, policy_name: str, contexts: tuple[str, ...], as_bytes: bo
 
 
 def _error_document(result: object) -> dict[str, str | None]:
-    from rlm_wasm.worker.result import CellResult
+    from rlm_wasm.protocol.cell_result import CellResult
 
     assert isinstance(result, CellResult)
     error = result.error

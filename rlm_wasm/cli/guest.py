@@ -12,15 +12,15 @@ from types import FrameType
 
 import click
 
+from rlm_wasm.artifacts.guest import Guest
+from rlm_wasm.artifacts.installed import is_current, newest_guest
+from rlm_wasm.artifacts.paths import cache_dir
 from rlm_wasm.cli import output
 from rlm_wasm.cli.build_progress import build_progress
-from rlm_wasm.image.artifact import Guest
-from rlm_wasm.image.build import build_guest
-from rlm_wasm.image.installed import is_current, newest_guest
-from rlm_wasm.image.manifest import load_manifest
-from rlm_wasm.image.paths import cache_dir
-from rlm_wasm.image.recipe import DEFAULT_SERIES, recipes
-from rlm_wasm.image.verify import verify_guest
+from rlm_wasm.guestbuild.build import build_guest
+from rlm_wasm.guestbuild.manifest import load_manifest
+from rlm_wasm.guestbuild.recipe import DEFAULT_SERIES, recipes
+from rlm_wasm.guestbuild.verify import verify_guest
 
 
 @click.group("guest")
@@ -49,8 +49,8 @@ def build(series: str, jobs: int | None, sources: Path | None, force: bool, as_j
     seconds; when nothing has changed, nothing runs. An interrupted build continues where it was.
     """
     # Here and not above: wasmtime and the sandbox are needed only where the guest itself runs.
-    from rlm_wasm.sandbox.prepare import prepare_guest
-    from rlm_wasm.sandbox.training import train_guest
+    from rlm_wasm.guestbuild.prepare import prepare_guest
+    from rlm_wasm.guestbuild.training_run import train_guest
 
     started = time.monotonic()
     with build_progress() as progress, _interruptible():

@@ -147,7 +147,7 @@ def invoke(arguments: list[str] | None = None) -> int:
 
 def _our_bug_or_a_shortage(error: Exception) -> int:
     # Here and not above: it is wanted in the last moment only.
-    from rlm_wasm.worker.shortage import is_shortage, told
+    from rlm_wasm.system.os_errors import is_shortage, told
 
     if is_shortage(error):
         failure(f"this machine gives the command too little: {told(error)}")

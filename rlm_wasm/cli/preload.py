@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Final
 
-from rlm_wasm.sandbox.host_limits import check_host_limits
+from rlm_wasm.system.host_limits import check_host_limits
 
 _GLANCE_BYTES_MAX: Final = 64 * 1024
 
@@ -23,11 +23,11 @@ def preload_guest(policy_name: str) -> None:
 def _load(policy_name: str) -> None:
     try:
         if _isolation(policy_name) == "inline":
-            from rlm_wasm.worker.program import load_guest_program
+            from rlm_wasm.vm.guest_loader import load_guest_program
 
             load_guest_program()
         else:
-            from rlm_wasm.worker.zygote_launch import prelaunch
+            from rlm_wasm.host.zygote_launch import prelaunch
 
             prelaunch()
     except Exception:  # noqa: BLE001, S110 - told by the caller's own attempt

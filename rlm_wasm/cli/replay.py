@@ -14,10 +14,10 @@ from rlm_wasm.cli.start import ready
 from rlm_wasm.errors import UsageError
 
 if TYPE_CHECKING:
-    from rlm_wasm.core.recorded_event import Difference
     from rlm_wasm.policy.model import Policy
-    from rlm_wasm.runtime.recording import Recording
-    from rlm_wasm.runtime.replay import Replay
+    from rlm_wasm.replay.recorded_event import Difference
+    from rlm_wasm.replay.recording import Recording
+    from rlm_wasm.replay.replay import Replay
 
 _SHOWN_CHARS: Final = 80
 # Enough before the first character that differs to see where it is.
@@ -61,11 +61,11 @@ def replay(
         preload_guest(policy_name)
     import anyio
 
+    from rlm_wasm.api.sandbox import Sandbox
     from rlm_wasm.audit.sink import JsonlSink
     from rlm_wasm.policy.model import Policy
-    from rlm_wasm.runtime.recording import Recording
-    from rlm_wasm.runtime.replay import replay as replay_run
-    from rlm_wasm.runtime.sandbox import Sandbox
+    from rlm_wasm.replay.recording import Recording
+    from rlm_wasm.replay.replay import replay as replay_run
 
     ready()
     recording = Recording.open(log)

@@ -15,7 +15,7 @@ from rlm_wasm.cli.progress import RunProgress
 from rlm_wasm.cli.start import ready
 
 if TYPE_CHECKING:
-    from rlm_wasm.runtime.run import RunResult
+    from rlm_wasm.engine.run import RunResult
 
 
 @click.command("run")
@@ -55,12 +55,12 @@ def run(
     preload_guest(policy_name)
     import anyio
 
+    from rlm_wasm.api.runtime import Runtime
     from rlm_wasm.audit.sink import JsonlSink
     from rlm_wasm.cli.interrupts import interruptible
     from rlm_wasm.policy.model import Policy
-    from rlm_wasm.runtime.recording import Recording
-    from rlm_wasm.runtime.replay import answers_from
-    from rlm_wasm.runtime.runtime import Runtime
+    from rlm_wasm.replay.recording import Recording
+    from rlm_wasm.replay.replay import answers_from
 
     ready()
     policy = Policy.open(policy_name)

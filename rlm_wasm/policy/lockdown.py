@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 from pydantic import PlainValidator
 from pydantic_core import PydanticCustomError
 
-from rlm_wasm.core.lockdown import LAYERS, LAYERS_OF, Grade
+from rlm_wasm.lockdown import LAYERS, LAYERS_OF, Grade
 
 _WORDS: Final = tuple(grade.value for grade in LAYERS_OF)
 _CHOICE: Final = f"must be {', '.join(chr(34) + word + chr(34) for word in _WORDS)}, or an array of layers"

@@ -9,7 +9,8 @@ from typing import Any, Self
 from pydantic import ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from rlm_wasm.core.limits import (
+from rlm_wasm.errors import PolicyError
+from rlm_wasm.limits import (
     NO_TENANT_LIMITS,
     BoundaryLimits,
     BudgetLimits,
@@ -24,7 +25,6 @@ from rlm_wasm.core.limits import (
     TenantLimits,
     WorkerLimits,
 )
-from rlm_wasm.errors import PolicyError
 from rlm_wasm.policy import sections as s
 from rlm_wasm.policy.builtin import builtin_names, builtin_path
 from rlm_wasm.policy.document import read_document

@@ -38,7 +38,7 @@ class SandboxSection(Section):
 
 
 class WorkersSection(Section):
-    """The worker processes; the fields of `core.limits.WorkerLimits`. Unused with "inline"."""
+    """The worker processes; the fields of `limits.WorkerLimits`. Unused with "inline"."""
 
     workers_max: f.SmallCount
     zygotes_max: Annotated[int, Field(gt=0, le=256)]
@@ -56,7 +56,7 @@ class WorkersSection(Section):
 
 
 class TenantsSection(Section):
-    """What one tenant may have of what all share; the fields of `core.limits.TenantLimits`.
+    """What one tenant may have of what all share; the fields of `limits.TenantLimits`.
 
     Absent: one may have everything, for whoever has no other.
     """
@@ -67,7 +67,7 @@ class TenantsSection(Section):
 
 
 class CellSection(Section):
-    """One execution; the fields of `core.limits.CellLimits`."""
+    """One execution; the fields of `limits.CellLimits`."""
 
     fuel_max: f.Fuel
     wall_ms_max: f.Milliseconds
@@ -80,7 +80,7 @@ class CellSection(Section):
 
 
 class RunSection(Section):
-    """What bounds a run without being used up; the fields of `core.limits.RunLimits`."""
+    """What bounds a run without being used up; the fields of `limits.RunLimits`."""
 
     wall_ms_max: f.Milliseconds
     turns_max: f.SmallCount
@@ -95,7 +95,7 @@ class RunSection(Section):
 
 
 class BudgetSection(Section):
-    """What a whole run may use up; the fields of `core.limits.BudgetLimits`."""
+    """What a whole run may use up; the fields of `limits.BudgetLimits`."""
 
     calls_max: f.Count
     requests_max: f.Count
@@ -109,7 +109,7 @@ class BudgetSection(Section):
 
 
 class PermitsSection(Section):
-    """The pool of slots for provider I/O; the fields of `core.limits.PermitLimits`, and tenants' weights."""
+    """The pool of slots for provider I/O; the fields of `limits.PermitLimits`, and tenants' weights."""
 
     total_max: f.SmallCount
     provider_max: f.SmallCount
@@ -120,7 +120,7 @@ class PermitsSection(Section):
 
 
 class BoundarySection(Section):
-    """What one request frame and its response may be; the fields of `core.limits.BoundaryLimits`."""
+    """What one request frame and its response may be; the fields of `limits.BoundaryLimits`."""
 
     frame_bytes_max: f.Bytes64M
     control_frame_bytes_max: f.Bytes64M
@@ -141,7 +141,7 @@ class ObservationSection(Section):
 
 
 class QuerySection(Section):
-    """One query to a provider; the fields of `core.limits.QueryLimits`."""
+    """One query to a provider; the fields of `limits.QueryLimits`."""
 
     timeout_ms_max: f.Milliseconds
     attempts_max: f.Attempts
@@ -163,7 +163,7 @@ class EventsSection(Section):
 
 
 class PriceSection(Section):
-    """One model's price; the fields of `core.limits.ModelPrice`."""
+    """One model's price; the fields of `limits.ModelPrice`."""
 
     input_microdollars_per_mtok: f.Microdollars
     output_microdollars_per_mtok: f.Microdollars

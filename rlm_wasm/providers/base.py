@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple, Protocol
 
-from rlm_wasm.core.messages import Message
 from rlm_wasm.errors import ProviderError
+from rlm_wasm.scheduler.messages import Message
 
 
 class Query(NamedTuple):

@@ -18,11 +18,11 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
-from rlm_wasm.core.messages import Message
-from rlm_wasm.core.pricing import utf8_bytes
 from rlm_wasm.errors import ProviderError, UsageError
 from rlm_wasm.providers.base import Completion, ProviderFailure, Query
 from rlm_wasm.providers.script_file import Reply, TooLong, read_replies
+from rlm_wasm.scheduler.messages import Message
+from rlm_wasm.scheduler.pricing import utf8_bytes
 
 _SHOWN_CHARS_MAX: Final = 80
 # The most that a policy can allow.

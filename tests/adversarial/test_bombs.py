@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from rlm_wasm.sandbox.session import Session
+from rlm_wasm.vm.session import Session
 from tests.support.hostile_cells import (
     DEADLINE,
     DONE,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from rlm_wasm.sandbox.session import Session
+from rlm_wasm.vm.session import Session
 from tests.support.churn import RSS_SLACK_KB, Churn, Figures, soak
 from tests.support.host_health import assert_same
 

@@ -18,10 +18,10 @@ from rlm_wasm.errors import (
     OutputExceeded,
     PolicyError,
 )
-from rlm_wasm.sandbox.exchange import CONTROL_STREAM_BYTES_MAX, ERROR, LEFT_BYTES_MAX, REPORT, RESULT, STDOUT
-from rlm_wasm.sandbox.imports import FUEL_PER_REQUEST_BYTE, SLICE_WALL_NS
-from rlm_wasm.sandbox.session import Cell, Session, drive
-from rlm_wasm.sandbox.steps import CellEnd, HostRequest, Slice
+from rlm_wasm.vm.import_handler import CONTROL_STREAM_BYTES_MAX, ERROR, LEFT_BYTES_MAX, REPORT, RESULT, STDOUT
+from rlm_wasm.vm.imports import FUEL_PER_REQUEST_BYTE, SLICE_WALL_NS
+from rlm_wasm.vm.session import Cell, Session, drive
+from rlm_wasm.vm.steps import CellEnd, HostRequest, Slice
 from tests.support.sandbox_facts import cell_limits
 from tests.support.wat_guest import FREE, MEMORY_BYTES, program_of, session_of
 
@@ -307,7 +307,7 @@ def test_a_lie_about_where_the_source_goes_is_a_violation() -> None:
 def test_an_export_that_never_returns_meets_the_limits(export: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from dataclasses import replace
 
-    from rlm_wasm.sandbox import session as module
+    from rlm_wasm.vm import session as module
 
     monkeypatch.setattr(module, "_SETUP_LIMITS", replace(module._SETUP_LIMITS, fuel_max=100_000_000))
     with session_of("", **{export: "(loop $l (br $l)) (unreachable)"}) as session:

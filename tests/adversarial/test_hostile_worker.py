@@ -16,20 +16,20 @@ from typing import Any
 import anyio
 import pytest
 
+from rlm_wasm.api.sandbox import Sandbox
 from rlm_wasm.errors import WorkerLost
+from rlm_wasm.host.cell_slots import Stints
+from rlm_wasm.host.connection import Link
+from rlm_wasm.host.process_handle import Child
+from rlm_wasm.host.readiness import ended_in_time
+from rlm_wasm.host.remote_session import ProcessSession
 from rlm_wasm.ids import SessionId
-from rlm_wasm.image.memfd import MemoryFile
-from rlm_wasm.runtime.sandbox import Sandbox
-from rlm_wasm.sandbox.session import Cell
-from rlm_wasm.wire import worker_messages as m
-from rlm_wasm.worker import commands as c
-from rlm_wasm.worker.child import Child
-from rlm_wasm.worker.frames import Channel
-from rlm_wasm.worker.image_file import WorkerImage
-from rlm_wasm.worker.link import Link
-from rlm_wasm.worker.patience import ended_in_time
-from rlm_wasm.worker.process import ProcessSession
-from rlm_wasm.worker.stints import Stints
+from rlm_wasm.protocol import commands as c
+from rlm_wasm.protocol import worker_messages as m
+from rlm_wasm.protocol.frames import Channel
+from rlm_wasm.protocol.snapshot_runs import WorkerImage
+from rlm_wasm.system.memfd import MemoryFile
+from rlm_wasm.vm.session import Cell
 from tests.support.machine_grade import HERE, strict_here
 from tests.support.pool_facts import alive, until
 from tests.support.sandbox_facts import boundary_limits, cell_limits, session_limits

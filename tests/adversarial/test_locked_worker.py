@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from rlm_wasm.core.lockdown import LAYERS_OF, Grade
+from rlm_wasm.lockdown import LAYERS_OF, Grade
 from tests.support import grades_page
 from tests.support.attacks import ATTACKS, WORKS
 from tests.support.locked_facts import SECONDS_MAX, attack_outside

@@ -12,11 +12,11 @@ import anyio
 import pytest
 
 from rlm_wasm.errors import GuestError, HostExhausted, WorkerLost
-from rlm_wasm.sandbox.session import Cell
-from rlm_wasm.worker import nursery
-from rlm_wasm.worker.charge import FUEL_AT_ONCE_MAX, FUEL_PER_NS_MAX
-from rlm_wasm.worker.pool import WorkerPool
-from rlm_wasm.worker.process import ProcessSession
+from rlm_wasm.host import zygote_client as nursery
+from rlm_wasm.host.cell_accounting import FUEL_AT_ONCE_MAX, FUEL_PER_NS_MAX
+from rlm_wasm.host.pool import WorkerPool
+from rlm_wasm.host.remote_session import ProcessSession
+from rlm_wasm.vm.session import Cell
 from tests.support.lying_worker import lie
 from tests.support.pool_facts import pool, until
 from tests.support.sandbox_facts import MIB, boundary_limits, cell_limits, session_limits

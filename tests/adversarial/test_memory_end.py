@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from rlm_wasm.sandbox.session import Session
+from rlm_wasm.vm.session import Session
 from tests.support.sandbox_facts import MIB, completed, run_cell
 
 pytestmark = [pytest.mark.guest, pytest.mark.threat("T-003", "T-022")]

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from rlm_wasm.errors import GuestException
-from rlm_wasm.sandbox.session import Session
+from rlm_wasm.vm.session import Session
 from tests.support.sandbox_facts import MIB, completed, run_cell
 
 pytestmark = pytest.mark.guest

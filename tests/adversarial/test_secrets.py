@@ -21,14 +21,14 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from rlm_wasm.api.runtime import Runtime
 from rlm_wasm.audit.otel import OtelExporter
 from rlm_wasm.audit.sink import JsonlSink
 from rlm_wasm.errors import PolicyError, UsageError
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.policy.render import to_toml
-from rlm_wasm.runtime.recording import Recording
-from rlm_wasm.runtime.replay import replay
-from rlm_wasm.runtime.runtime import Runtime
+from rlm_wasm.replay.recording import Recording
+from rlm_wasm.replay.replay import replay
 from tests.support.command_line import COMMAND, SECONDS_MAX, environment
 from tests.support.provider_loopback import (
     KEY,

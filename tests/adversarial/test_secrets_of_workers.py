@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from rlm_wasm.runtime.runtime import Runtime
-from rlm_wasm.worker.pool import WorkerPool
+from rlm_wasm.api.runtime import Runtime
+from rlm_wasm.host.pool import WorkerPool
 from tests.faults.leftovers import children_of, descendants
 from tests.faults.memory import holds
 from tests.support.pool_facts import until

@@ -13,9 +13,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rlm_wasm.core.limits import BoundaryLimits
 from rlm_wasm.errors import BoundaryViolation, QueryError
-from rlm_wasm.wire.boundary import (
+from rlm_wasm.limits import BoundaryLimits
+from rlm_wasm.protocol.guest_error import (
+    ERROR_FRAME_BYTES_MAX,
+    VARIABLES_FRAME_BYTES_MAX,
+    VARIABLES_MAX,
+    decode_cell_report,
+    decode_guest_error,
+)
+from rlm_wasm.protocol.guest_frames import (
     Budget,
     ChildBudget,
     Finish,
@@ -25,13 +32,6 @@ from rlm_wasm.wire.boundary import (
     RlmQuery,
     RlmQueryBatch,
     decode_request,
-)
-from rlm_wasm.wire.guest_error import (
-    ERROR_FRAME_BYTES_MAX,
-    VARIABLES_FRAME_BYTES_MAX,
-    VARIABLES_MAX,
-    decode_cell_report,
-    decode_guest_error,
 )
 from tests.support.core_facts import boundary
 

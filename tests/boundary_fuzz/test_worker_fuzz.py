@@ -26,15 +26,15 @@ import pytest
 
 from rlm_wasm import errors
 from rlm_wasm.errors import CellCancelled, DeadlineExceeded, GuestTrap, WorkerLost
+from rlm_wasm.host.connection import Link
+from rlm_wasm.host.process_handle import Child
 from rlm_wasm.ids import SessionId
-from rlm_wasm.image.memfd import MemoryFile
-from rlm_wasm.sandbox.session import Cell
-from rlm_wasm.sandbox.text import LaidOut, encoding_of
-from rlm_wasm.wire import worker_messages as m
-from rlm_wasm.worker import commands as c
-from rlm_wasm.worker.child import Child
-from rlm_wasm.worker.frames import Channel, PeerGone
-from rlm_wasm.worker.link import Link
+from rlm_wasm.protocol import commands as c
+from rlm_wasm.protocol import worker_messages as m
+from rlm_wasm.protocol.frames import Channel, PeerGone
+from rlm_wasm.protocol.text_layout import LaidOut, encoding_of
+from rlm_wasm.system.memfd import MemoryFile
+from rlm_wasm.vm.session import Cell
 from tests.support.host_health import assert_same, health
 from tests.support.sandbox_facts import MIB, boundary_limits, cell_limits, session_limits
 

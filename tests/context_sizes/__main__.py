@@ -11,8 +11,8 @@ import time
 
 import anyio
 
+from rlm_wasm.api.sandbox import Sandbox
 from rlm_wasm.policy.model import Policy
-from rlm_wasm.runtime.sandbox import Sandbox
 from tests.context_sizes.page import PAGE, page
 from tests.context_sizes.work import LANGUAGES, OPERATIONS, Cost, measure, text_of
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from rlm_wasm.api.sandbox import Sandbox
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.policy.rules import BYTES_PER_CHAR, GUEST_BYTES
-from rlm_wasm.runtime.sandbox import Sandbox
-from rlm_wasm.worker.program import LoadedGuest
+from rlm_wasm.vm.guest_loader import LoadedGuest
 from tests.context_sizes.page import PAGE, page, told
 from tests.context_sizes.work import LANGUAGES, OPERATIONS, measure, text_of
 from tests.support.machine_grade import strict_here

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from rlm_wasm.core.lockdown import Grade
+from rlm_wasm.lockdown import Grade
 from tests.support.machine_grade import HERE, needs
 
 pytestmark = [pytest.mark.guest, needs(Grade.FILTERED)]
@@ -25,11 +25,11 @@ TESTS = (
     "tests/e2e/test_readme.py",
     "tests/e2e/test_run_command.py::test_the_example_is_answered",
     "tests/e2e/test_exec_command.py::test_a_deadline_ends_a_loop_with_fuel_left",
-    "tests/unit/runtime/test_sandbox_facade.py",
-    "tests/unit/runtime/test_images.py::test_the_policys_key_saves_and_loads",
-    "tests/unit/worker/test_zygote.py",
-    "tests/unit/worker/test_examination.py",
-    "tests/unit/worker/test_pool.py::test_every_layer_of_the_lock_down_stands_where_it_is_required",
+    "tests/unit/api/test_sandbox_facade.py",
+    "tests/unit/api/test_snapshots.py::test_the_policys_key_saves_and_loads",
+    "tests/unit/host/test_zygote.py",
+    "tests/unit/host/test_examination.py",
+    "tests/unit/host/test_pool.py::test_every_layer_of_the_lock_down_stands_where_it_is_required",
     "tests/adversarial/test_hostile_worker.py::test_strict_runs_each_guest_in_a_locked_process_of_its_own",
     "tests/adversarial/test_locked_worker.py::test_a_compromised_worker_gets_nothing",
 )

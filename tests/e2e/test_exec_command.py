@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rlm_wasm.image.installed import find_guest
+from rlm_wasm.artifacts.installed import find_guest
 from rlm_wasm.policy.model import Policy
 from tests.support.command_line import COMMAND, document, environment, rlm_wasm
 from tests.support.machine_grade import POLICY_HERE

@@ -8,10 +8,10 @@ from pathlib import Path
 import anyio
 import pytest
 
+from rlm_wasm.api.runtime import Runtime
+from rlm_wasm.api.sandbox import Sandbox
 from rlm_wasm.audit.sink import JsonlSink
 from rlm_wasm.policy.model import Policy
-from rlm_wasm.runtime.runtime import Runtime
-from rlm_wasm.runtime.sandbox import Sandbox
 from tests.support.command_line import document, rlm_wasm
 from tests.support.policy_file import write_policy
 

@@ -16,10 +16,10 @@ import anyio
 from anyio.abc import TaskGroup
 
 from rlm_wasm.errors import RlmWasmError
-from rlm_wasm.worker.child import Child
-from rlm_wasm.worker.link import Link
-from rlm_wasm.worker.placement import Isolation
-from rlm_wasm.worker.pool import WorkerPool
+from rlm_wasm.host.connection import Link
+from rlm_wasm.host.placement import Isolation
+from rlm_wasm.host.pool import WorkerPool
+from rlm_wasm.host.process_handle import Child
 from tests.faults.leftovers import Seen, nothing_left, parent_of
 from tests.faults.steps import LOST, PLAIN, REFUSED, STEPS, Counted, Round, outcome_of, run
 from tests.faults.strikes import STRIKES, WEIGHTS, Strike
@@ -127,7 +127,7 @@ async def watch_the_clock(tally: Tally) -> None:
 @contextmanager
 def counted() -> Iterator[None]:
     """Have pools make sessions that count what they were told."""
-    with patch("rlm_wasm.worker.pool.ProcessSession", Counted):
+    with patch("rlm_wasm.host.pool.ProcessSession", Counted):
         yield
 
 

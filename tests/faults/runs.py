@@ -8,12 +8,12 @@ from typing import Any, Final
 
 import anyio
 
+from rlm_wasm.api.runtime import Runtime
 from rlm_wasm.errors import RlmWasmError
 from rlm_wasm.events import Event
+from rlm_wasm.host.connection import Link
+from rlm_wasm.host.pool import WorkerPool
 from rlm_wasm.providers.base import Completion, Query
-from rlm_wasm.runtime.runtime import Runtime
-from rlm_wasm.worker.link import Link
-from rlm_wasm.worker.pool import WorkerPool
 from tests.faults.leftovers import nothing_left
 from tests.faults.rounds import HANG_MS, ISOLATIONS, STUCK_SECONDS, TOLD_SECONDS_MAX, Tally, counted
 from tests.faults.steps import REFUSED

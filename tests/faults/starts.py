@@ -13,9 +13,9 @@ import anyio
 import anyio.lowlevel
 
 from rlm_wasm.errors import Overloaded, RlmWasmError
-from rlm_wasm.worker.inline import InlineWorker
-from rlm_wasm.worker.pool import WorkerPool
-from rlm_wasm.worker.worker import Worker
+from rlm_wasm.host.pool import WorkerPool
+from rlm_wasm.host.worker import Worker
+from rlm_wasm.inline.worker import InlineWorker
 from tests.faults.leftovers import children_of, nothing_left
 from tests.faults.rounds import HANG_MS, ISOLATIONS, STUCK_SECONDS, TOLD_SECONDS_MAX, Tally, watch_the_clock
 from tests.faults.steps import LOST, outcome_of

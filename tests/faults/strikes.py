@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from rlm_wasm.wire import worker_messages as m
-from rlm_wasm.worker.link import Link
-from rlm_wasm.worker.pool import WorkerPool
+from rlm_wasm.host.connection import Link
+from rlm_wasm.host.pool import WorkerPool
+from rlm_wasm.protocol import worker_messages as m
 from tests.faults.leftovers import children_of
 
 # Longer than a worker may be silent: our own lateness must not be held against it.

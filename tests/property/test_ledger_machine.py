@@ -9,9 +9,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
-from rlm_wasm.core.ledger import Charge, Dimension, Ledger, View
-from rlm_wasm.core.limits import BudgetLimits
 from rlm_wasm.errors import BudgetExceeded
+from rlm_wasm.limits import BudgetLimits
+from rlm_wasm.scheduler.ledger import Charge, Dimension, Ledger, View
 
 WIDTH = len(Dimension)
 amounts = st.integers(0, 12)

@@ -41,17 +41,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
-from rlm_wasm.core import (
-    adaptive,
-    batch,
-    child_flow,
-    fuel_flow,
-    lanes,
-    ledger,
-    permits,
-    query_flow,
-    run_state,
-)
+from rlm_wasm.scheduler import adaptive, batch, child_flow, fuel_flow, ledger, permits, query_flow, run_state
+from rlm_wasm.scheduler import fair_queue as lanes
 from tests.property.test_ledger_machine import LedgerMachine
 from tests.property.test_permits_machine import PermitsMachine
 from tests.property.test_scheduler_machine import SchedulerMachine

@@ -8,8 +8,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from rlm_wasm.core.permits import Permits, Slot
 from rlm_wasm.ids import RequestId, RunId
+from rlm_wasm.scheduler.permits import Permits, Slot
 from tests.support.core_facts import MS, permit_limits
 
 # Run, its tenant, the tenant's weight.

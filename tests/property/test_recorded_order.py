@@ -13,8 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlm_wasm.audit.catalogue import fault_of
-from rlm_wasm.core.effects import CancelQuery, ClearTimer, Effect, EmitEvent, SendQuery, SetTimer
-from rlm_wasm.core.inputs import (
+from rlm_wasm.errors import ProviderError
+from rlm_wasm.events import Event
+from rlm_wasm.replay.recorded_order import GIVEN_UP, RecordedOrder
+from rlm_wasm.scheduler.effects import CancelQuery, ClearTimer, Effect, EmitEvent, SendQuery, SetTimer
+from rlm_wasm.scheduler.inputs import (
     BatchReceived,
     CellStarted,
     FuelUsed,
@@ -29,11 +32,8 @@ from rlm_wasm.core.inputs import (
     RunStarted,
     TimerFired,
 )
-from rlm_wasm.core.messages import Usage
-from rlm_wasm.core.recorded_order import GIVEN_UP, RecordedOrder
-from rlm_wasm.core.scheduler import Scheduler
-from rlm_wasm.errors import ProviderError
-from rlm_wasm.events import Event
+from rlm_wasm.scheduler.messages import Usage
+from rlm_wasm.scheduler.scheduler import Scheduler
 from tests.support.core_facts import (
     MS,
     RUN,

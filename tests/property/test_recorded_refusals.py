@@ -7,10 +7,10 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlm_wasm.core.recorded_event import Owner
-from rlm_wasm.core.recorded_refusals import Fold, OwedRefusals, fold_of
 from rlm_wasm.events import EVENT_VERSION, Event
 from rlm_wasm.ids import RequestId, RunId
+from rlm_wasm.replay.recorded_event import Owner
+from rlm_wasm.replay.recorded_refusals import Fold, OwedRefusals, fold_of
 
 owners: st.SearchStrategy[Owner] = st.sampled_from([None, RequestId(2), RequestId(5)])
 rows = st.lists(

@@ -17,7 +17,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from rlm_wasm.core.effects import (
+from rlm_wasm.errors import ChildFailed, ProviderError, QueryError
+from rlm_wasm.ids import RequestId, RunId
+from rlm_wasm.scheduler.effects import (
     CancelQuery,
     ClearTimer,
     Effect,
@@ -31,7 +33,7 @@ from rlm_wasm.core.effects import (
     StartChild,
     StopChild,
 )
-from rlm_wasm.core.inputs import (
+from rlm_wasm.scheduler.inputs import (
     BatchReceived,
     CellStarted,
     ChildFinished,
@@ -48,11 +50,9 @@ from rlm_wasm.core.inputs import (
     Surplus,
     TimerFired,
 )
-from rlm_wasm.core.messages import Usage
-from rlm_wasm.core.request import Completed, Denied, Failed, TimedOut
-from rlm_wasm.core.scheduler import Scheduler
-from rlm_wasm.errors import ChildFailed, ProviderError, QueryError
-from rlm_wasm.ids import RequestId, RunId
+from rlm_wasm.scheduler.messages import Usage
+from rlm_wasm.scheduler.request import Completed, Denied, Failed, TimedOut
+from rlm_wasm.scheduler.scheduler import Scheduler
 from tests.support.core_facts import (
     MS,
     PRICE,

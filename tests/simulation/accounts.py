@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from rlm_wasm.core.inputs import ChildRequested, QueryReceived, RunStarted
 from rlm_wasm.ids import RequestId
+from rlm_wasm.scheduler.inputs import ChildRequested, QueryReceived, RunStarted
 
 Amounts = dict[str, int]
 # A conversation: the number of the request that it answers; None: the root's.

@@ -11,7 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from rlm_wasm.core.effects import (
+from rlm_wasm.engine.broker import Refusals
+from rlm_wasm.ids import RequestId, RunId
+from rlm_wasm.limits import PermitLimits
+from rlm_wasm.scheduler.effects import (
     CancelQuery,
     ClearTimer,
     Effect,
@@ -25,7 +28,7 @@ from rlm_wasm.core.effects import (
     StartChild,
     StopChild,
 )
-from rlm_wasm.core.inputs import (
+from rlm_wasm.scheduler.inputs import (
     BatchReceived,
     CellStarted,
     ChildFinished,
@@ -42,11 +45,8 @@ from rlm_wasm.core.inputs import (
     Surplus,
     TimerFired,
 )
-from rlm_wasm.core.limits import PermitLimits
-from rlm_wasm.core.messages import Usage
-from rlm_wasm.core.request import Cancelled, Completed, Denied
-from rlm_wasm.ids import RequestId, RunId
-from rlm_wasm.runtime.broker import Refusals
+from rlm_wasm.scheduler.messages import Usage
+from rlm_wasm.scheduler.request import Cancelled, Completed, Denied
 from tests.simulation.accounts import OPEN, OPEN_QUERY, Amounts, Node, Request, RunAccount, cost
 
 # A timer may be noticed so much after it was due: virtual lateness, and rounds of callbacks.

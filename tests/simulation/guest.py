@@ -2,7 +2,7 @@
 
 A cell is lines such as ``ask("is it?")`` or ``burn(10_000_000)``. Each is Python, and PRELUDE defines the
 names for the real guest, so that one test can hold this session against the real one
-(`test_verified_fake.py`). It stands where `sandbox.session.Session` does: the worker loop, the inline
+(`test_verified_fake.py`). It stands where `vm.session.Session` does: the worker loop, the inline
 session and everything above are the real ones.
 """
 
@@ -14,7 +14,6 @@ from collections.abc import Callable, Generator
 from dataclasses import replace
 from typing import Any, Final
 
-from rlm_wasm.core.limits import BoundaryLimits, CellLimits, SessionLimits
 from rlm_wasm.errors import (
     BoundaryViolation,
     CellCancelled,
@@ -28,14 +27,15 @@ from rlm_wasm.errors import (
     RequestsExceeded,
     UsageError,
 )
-from rlm_wasm.sandbox.exchange import FLOOD_FACTOR
-from rlm_wasm.sandbox.instance import SLICE_FUEL
-from rlm_wasm.sandbox.interrupt import Reason
-from rlm_wasm.sandbox.session import SETUP_FUEL, Cell
-from rlm_wasm.sandbox.snapshot import Snapshot
-from rlm_wasm.sandbox.soft_limits import CANCEL_GRACE_NS, SoftLimits, slice_fuel
-from rlm_wasm.sandbox.steps import FUEL_LOW, SLICE, CellEnd, HostRequest, Sleep, Step
-from rlm_wasm.sandbox.upkeep import Upkeep
+from rlm_wasm.limits import BoundaryLimits, CellLimits, SessionLimits
+from rlm_wasm.vm.import_handler import FLOOD_FACTOR
+from rlm_wasm.vm.instance import SLICE_FUEL
+from rlm_wasm.vm.interrupt import Reason
+from rlm_wasm.vm.session import SETUP_FUEL, Cell
+from rlm_wasm.vm.snapshot import Snapshot
+from rlm_wasm.vm.soft_limits import CANCEL_GRACE_NS, SoftLimits, slice_fuel
+from rlm_wasm.vm.steps import FUEL_LOW, SLICE, CellEnd, HostRequest, Sleep, Step
+from rlm_wasm.vm.upkeep import Upkeep
 
 # The same words for the real guest.
 PRELUDE: Final = """
@@ -131,7 +131,7 @@ class Guest:
 
 
 class SimulatedSession:
-    """One guest. The same methods, generators and errors as `sandbox.session.Session`."""
+    """One guest. The same methods, generators and errors as `vm.session.Session`."""
 
     def __init__(
         self, guest: Guest, limits: SessionLimits, boundary: BoundaryLimits, start: Snapshot | None = None

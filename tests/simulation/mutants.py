@@ -8,22 +8,22 @@ from typing import Any, Final
 
 import pytest
 
-from rlm_wasm.core import retry
-from rlm_wasm.core.child_flow import ChildFlow
-from rlm_wasm.core.dialects import observations
-from rlm_wasm.core.effects import ClearTimer, Respond
-from rlm_wasm.core.journal import Journal
-from rlm_wasm.core.ledger import Charge, Ledger
-from rlm_wasm.core.outbox import Outbox
-from rlm_wasm.core.permits import Permits
-from rlm_wasm.core.query_flow import QueryFlow
-from rlm_wasm.core.request import Cancelled, Completed, TimedOut
-from rlm_wasm.core.scheduler import Scheduler
-from rlm_wasm.runtime import broker, conversation
-from rlm_wasm.runtime.timers import Timers
-from rlm_wasm.worker import commands
-from rlm_wasm.worker.inline import InlineSession
-from rlm_wasm.worker.seats import Seats
+from rlm_wasm.conversation import observations
+from rlm_wasm.engine import broker, conversation
+from rlm_wasm.engine.timers import Timers
+from rlm_wasm.inline.worker import InlineSession
+from rlm_wasm.protocol import commands
+from rlm_wasm.scheduler import retry
+from rlm_wasm.scheduler.child_flow import ChildFlow
+from rlm_wasm.scheduler.effect_buffer import Outbox
+from rlm_wasm.scheduler.effects import ClearTimer, Respond
+from rlm_wasm.scheduler.event_recorder import Journal
+from rlm_wasm.scheduler.ledger import Charge, Ledger
+from rlm_wasm.scheduler.permits import Permits
+from rlm_wasm.scheduler.query_flow import QueryFlow
+from rlm_wasm.scheduler.request import Cancelled, Completed, TimedOut
+from rlm_wasm.scheduler.scheduler import Scheduler
+from rlm_wasm.vm.session_scheduler import Seats
 
 Break = Callable[[pytest.MonkeyPatch], None]
 
@@ -227,7 +227,7 @@ def more_fuel_is_given_than_is_reserved(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_cells_fuel_is_not_looked_for_in_the_ledger(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("rlm_wasm.core.fuel_flow.next_part", lambda cell, granted, available: cell - granted)
+    patch.setattr("rlm_wasm.scheduler.fuel_flow.next_part", lambda cell, granted, available: cell - granted)
 
 
 def a_start_that_is_given_up_is_forgotten(patch: pytest.MonkeyPatch) -> None:
@@ -258,7 +258,7 @@ def the_jitter_is_no_seeds(patch: pytest.MonkeyPatch) -> None:
         return os.urandom(1)[0] / 256
 
     patch.setattr(retry, "jitter_unit", unit)
-    patch.setattr("rlm_wasm.core.query_flow.jitter_unit", unit)
+    patch.setattr("rlm_wasm.scheduler.query_flow.jitter_unit", unit)
 
 
 # Those that only a second run of the same seed can show.

@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import anyio
 
-from rlm_wasm.core.messages import Message
 from rlm_wasm.errors import ProviderError
 from rlm_wasm.providers.base import Completion, ProviderFailure, Query
+from rlm_wasm.scheduler.messages import Message
 from tests.simulation.network import openai_over
 from tests.simulation.programs import root_reply
 

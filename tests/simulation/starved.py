@@ -20,12 +20,12 @@ from typing import Any
 
 import anyio
 
+from rlm_wasm.api.runtime import Runtime
 from rlm_wasm.audit.sink import JsonlSink
 from rlm_wasm.errors import RlmWasmError
 from rlm_wasm.events import Event
+from rlm_wasm.inline.worker import InlineWorker
 from rlm_wasm.providers.base import Completion, Query
-from rlm_wasm.runtime.runtime import Runtime
-from rlm_wasm.worker.inline import InlineWorker
 from tests.simulation.books import Books
 from tests.simulation.watched import watch
 from tests.support.runtime_facts import small_policy

@@ -15,7 +15,7 @@ from typing import Any
 import anyio
 import pytest
 
-from rlm_wasm.runtime.runtime import Runtime
+from rlm_wasm.api.runtime import Runtime
 from tests.simulation.books import Books
 from tests.simulation.plan import RESOURCES
 from tests.simulation.starved import Model

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from rlm_wasm.core.effects import Effect
-from rlm_wasm.core.inputs import Input
-from rlm_wasm.runtime.broker import Broker
+from rlm_wasm.engine.broker import Broker
+from rlm_wasm.scheduler.effects import Effect
+from rlm_wasm.scheduler.inputs import Input
 from tests.simulation.books import Books
 
 

@@ -9,13 +9,13 @@ from math import ceil
 from random import Random
 
 from rlm_wasm.errors import RlmWasmError
-from rlm_wasm.worker.commands import Command, Done, Open
-from rlm_wasm.worker.disturbance import Disturbance
-from rlm_wasm.worker.inline import InlineWorker
-from rlm_wasm.worker.local_link import LocalLink
-from rlm_wasm.worker.loop import WorkerLoop, _Word
-from rlm_wasm.worker.postbox import Postbox
-from rlm_wasm.worker.seats import Seats, _Seat
+from rlm_wasm.inline.connection import LocalLink
+from rlm_wasm.inline.disturbance import Disturbance
+from rlm_wasm.inline.loop_mailbox import Postbox
+from rlm_wasm.inline.worker import InlineWorker
+from rlm_wasm.inline.worker_loop import WorkerLoop, _Word
+from rlm_wasm.protocol.commands import Command, Done, Open
+from rlm_wasm.vm.session_scheduler import Seats, _Seat
 from tests.simulation.event_loop import VirtualLoop
 from tests.simulation.guest import Guest, SimulatedSession
 

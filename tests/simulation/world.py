@@ -18,15 +18,15 @@ from typing import Any, Final
 import anyio
 import msgspec
 
-from rlm_wasm.core.request import State
+from rlm_wasm.api.run_handle import Run
+from rlm_wasm.api.runtime import Runtime
+from rlm_wasm.engine.broker import HANG_UP_SECONDS_MAX, Broker
+from rlm_wasm.engine.run import RunResult
 from rlm_wasm.errors import ArtifactError, GuestError, PolicyError, QueryCancelled, RlmWasmError, UsageError
 from rlm_wasm.events import Event, Gap
 from rlm_wasm.ids import RunId
 from rlm_wasm.providers.base import Query
-from rlm_wasm.runtime.broker import HANG_UP_SECONDS_MAX, Broker
-from rlm_wasm.runtime.handle import Run
-from rlm_wasm.runtime.run import RunResult
-from rlm_wasm.runtime.runtime import Runtime
+from rlm_wasm.scheduler.request import State
 from tests.simulation.books import Books
 from tests.simulation.event_loop import Stuck, VirtualLoop, run_virtual
 from tests.simulation.plan import Plan

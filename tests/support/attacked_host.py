@@ -12,7 +12,7 @@ import os
 import socket
 import sys
 
-from rlm_wasm.core.lockdown import LAYERS_OF, Grade
+from rlm_wasm.lockdown import LAYERS_OF, Grade
 from tests.support.attacks import ATTACKS
 from tests.support.locked_facts import SECONDS_MAX, attack, spawn_and_wait, zygote
 

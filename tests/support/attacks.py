@@ -21,10 +21,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from rlm_wasm.core.lockdown import Grade
-from rlm_wasm.worker.lockdown import kernel
-from rlm_wasm.worker.lockdown.kernel import prctl, syscall
-from rlm_wasm.worker.lockdown.syscalls import IMAGE_FD, SOCKET_FD
+from rlm_wasm.jail.lockdown import kernel
+from rlm_wasm.jail.lockdown.kernel import prctl, syscall
+from rlm_wasm.jail.lockdown.syscalls import IMAGE_FD, SOCKET_FD
+from rlm_wasm.lockdown import Grade
 
 KILLED: Final = "SIGSYS"
 WORKS: Final = "works"

@@ -20,14 +20,14 @@ from time import monotonic, monotonic_ns
 from typing import Any, Final
 
 from rlm_wasm.errors import CellCancelled, GuestError
-from rlm_wasm.sandbox.session import Cell, Session, drive
-from rlm_wasm.sandbox.snapshot import Snapshot
-from rlm_wasm.sandbox.steps import Step
-from rlm_wasm.worker import operations
-from rlm_wasm.worker.commands import Close, Interrupt, Open, Requested, Run, Stop, TakeSnapshot
-from rlm_wasm.worker.loop import WorkerLoop
-from rlm_wasm.worker.program import load_guest_program
-from rlm_wasm.worker.result import CellResult
+from rlm_wasm.inline.worker_loop import WorkerLoop
+from rlm_wasm.protocol.cell_result import CellResult
+from rlm_wasm.protocol.commands import Close, Interrupt, Open, Requested, Run, Stop, TakeSnapshot
+from rlm_wasm.vm import operations
+from rlm_wasm.vm.guest_loader import load_guest_program
+from rlm_wasm.vm.session import Cell, Session, drive
+from rlm_wasm.vm.snapshot import Snapshot
+from rlm_wasm.vm.steps import Step
 from tests.support.host_health import Health, health
 from tests.support.sandbox_facts import MIB, boundary_limits, cell_limits, echo, session_limits
 from tests.support.worker_facts import Seat

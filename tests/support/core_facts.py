@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from rlm_wasm.core.limits import (
+from rlm_wasm.ids import RequestId, RunId
+from rlm_wasm.limits import (
     BoundaryLimits,
     BudgetLimits,
     ModelPrice,
@@ -14,9 +15,8 @@ from rlm_wasm.core.limits import (
     QueryLimits,
     RunLimits,
 )
-from rlm_wasm.core.messages import Message
-from rlm_wasm.core.scheduler import ChildRequested, QueryReceived, RunStarted
-from rlm_wasm.ids import RequestId, RunId
+from rlm_wasm.scheduler.messages import Message
+from rlm_wasm.scheduler.scheduler import ChildRequested, QueryReceived, RunStarted
 
 MS = 1_000_000  # nanoseconds
 RUN = RunId("run_a")

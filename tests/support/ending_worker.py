@@ -6,7 +6,7 @@ import json
 import os
 import socket
 
-from rlm_wasm.worker.lockdown.report import LockdownReport
+from rlm_wasm.jail.lockdown.report import LockdownReport
 
 
 def warm() -> None:

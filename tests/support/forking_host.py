@@ -16,8 +16,8 @@ import anyio
 
 from rlm_wasm import Policy, Runtime, Sandbox
 from rlm_wasm.errors import UsageError
-from rlm_wasm.sandbox import forks
-from rlm_wasm.worker.zygote_launch import prelaunch
+from rlm_wasm.host.zygote_launch import prelaunch
+from rlm_wasm.system import forks
 
 CHILDREN = 12
 SECONDS_MAX = 60
@@ -82,7 +82,7 @@ def _outlived(isolation: str) -> None:
 
 def _prelaunched(isolation: str) -> None:
     """The same with a zygote's process that was not told what it is for."""
-    from rlm_wasm.worker.zygote_launch import _launched
+    from rlm_wasm.host.zygote_launch import _launched
 
     prelaunch()
     pid = os.fork()

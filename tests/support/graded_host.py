@@ -12,9 +12,9 @@ import socket
 import sys
 from pathlib import Path
 
-from rlm_wasm.core.lockdown import LAYERS_OF, Grade
 from rlm_wasm.errors import LockdownError
-from rlm_wasm.worker.machine import grade_here
+from rlm_wasm.host.machine_grade import grade_here
+from rlm_wasm.lockdown import LAYERS_OF, Grade
 from tests.support.locked_facts import spawn_and_wait, zygote
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rlm_wasm.core.lockdown import LAYERS_OF, Grade
+from rlm_wasm.lockdown import LAYERS_OF, Grade
 from tests.support.attacks import ATTACKS, WORKS
 
 PAGE = Path(__file__).parents[2] / "threat_model" / "grades.toml"

@@ -7,9 +7,9 @@ import os
 import socket
 
 from rlm_wasm.errors import RlmWasmError
-from rlm_wasm.sandbox.session import Session
-from rlm_wasm.worker.lockdown.report import LockdownReport
-from rlm_wasm.worker.program import load_guest_program
+from rlm_wasm.jail.lockdown.report import LockdownReport
+from rlm_wasm.vm.guest_loader import load_guest_program
+from rlm_wasm.vm.session import Session
 from tests.support.sandbox_facts import boundary_limits, run_cell, session_limits
 from tests.support.worker_entry import warm
 

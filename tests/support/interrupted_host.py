@@ -10,7 +10,7 @@ import sys
 
 import anyio
 
-from rlm_wasm.worker.pool import WorkerPool
+from rlm_wasm.host.pool import WorkerPool
 from tests.faults.leftovers import children_of
 from tests.support.backends import backend_of
 from tests.support.pool_facts import pool_limits, until

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from rlm_wasm.worker.lockdown import process, seccomp
+from rlm_wasm.jail.lockdown import process, seccomp
 
 
 def refuse(number: int) -> None:

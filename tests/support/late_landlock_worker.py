@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import mmap
 
-from rlm_wasm.worker.lockdown import landlock
+from rlm_wasm.jail.lockdown import landlock
 from tests.support.worker_entry import serve, warm
 
 __all__ = ["serve", "warm"]

@@ -8,10 +8,10 @@ import socket
 import traceback
 from typing import Any
 
-from rlm_wasm.sandbox.dirty_unsafe import way_in_use
-from rlm_wasm.sandbox.session import Session
-from rlm_wasm.worker.lockdown.report import LockdownReport
-from rlm_wasm.worker.program import load_guest_program
+from rlm_wasm.jail.lockdown.report import LockdownReport
+from rlm_wasm.vm.dirty_pages_unsafe import way_in_use
+from rlm_wasm.vm.guest_loader import load_guest_program
+from rlm_wasm.vm.session import Session
 from tests.adversarial import test_bombs, test_hostile_objects, test_recursion
 from tests.support.churn import Churn
 from tests.support.hostile_cells import MEMORY_BYTES, Hostile, assert_survived

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import Any
 
-from rlm_wasm.worker.lockdown.rlimits import ProcessLimits
-from rlm_wasm.worker.zygote import Zygote
-from rlm_wasm.worker.zygote_reports import Exited, Gone, Spawned
+from rlm_wasm.host.zygote import Zygote
+from rlm_wasm.jail.lockdown.rlimits import ProcessLimits
+from rlm_wasm.protocol.zygote_reports import Exited, Gone, Spawned
 from tests.support import attacks
 from tests.support.machine_grade import LAYERS_HERE
 from tests.support.sandbox_facts import MIB

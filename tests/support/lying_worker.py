@@ -12,11 +12,11 @@ import socket
 import time
 from typing import Any, Final
 
-from rlm_wasm.image.memfd import MemoryFile
-from rlm_wasm.wire import worker_messages as m
-from rlm_wasm.worker.lockdown.report import LockdownReport
-from rlm_wasm.worker.serve import Server
-from rlm_wasm.worker.serving import warm
+from rlm_wasm.jail.lockdown.report import LockdownReport
+from rlm_wasm.jail.worker_entry import warm
+from rlm_wasm.jail.worker_main import Server
+from rlm_wasm.protocol import worker_messages as m
+from rlm_wasm.system.memfd import MemoryFile
 
 __all__ = ["LIE", "lie", "serve", "warm"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import resource
 
-from rlm_wasm.worker import serving
-from rlm_wasm.worker.serving import serve
+from rlm_wasm.jail import worker_entry as serving
+from rlm_wasm.jail.worker_entry import serve
 
 __all__ = ["serve", "warm"]
 

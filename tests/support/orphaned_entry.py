@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
-from rlm_wasm.worker.lockdown import process
+from rlm_wasm.jail.lockdown import process
 from tests.support import worker_entry
 from tests.support.worker_entry import serve
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import socket
 import sys
 
-from rlm_wasm.core.lockdown import LAYERS_OF, Grade
+from rlm_wasm.lockdown import LAYERS_OF, Grade
 from tests.support.locked_facts import SECONDS_MAX, zygote
 
 

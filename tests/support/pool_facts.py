@@ -10,10 +10,10 @@ from typing import Any
 
 import anyio
 
-from rlm_wasm.core.limits import NO_TENANT_LIMITS, WorkerLimits
-from rlm_wasm.worker.child import Child
-from rlm_wasm.worker.placement import Isolation
-from rlm_wasm.worker.pool import PoolLimits, WorkerPool
+from rlm_wasm.host.placement import Isolation
+from rlm_wasm.host.pool import PoolLimits, WorkerPool
+from rlm_wasm.host.process_handle import Child
+from rlm_wasm.limits import NO_TENANT_LIMITS, WorkerLimits
 from tests.support.sandbox_facts import MIB, boundary_limits, cell_limits, session_limits
 
 

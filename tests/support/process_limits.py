@@ -8,7 +8,7 @@ import resource
 import subprocess
 import sys
 
-from rlm_wasm.worker.lockdown.process import NOBODY
+from rlm_wasm.jail.lockdown.process import NOBODY
 
 _ASK = """
 import json, os, resource, sys

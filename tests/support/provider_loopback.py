@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from rlm_wasm.core.messages import Message
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.providers.base import Completion, ProviderFailure, Query
 from rlm_wasm.providers.registry import open_provider
+from rlm_wasm.scheduler.messages import Message
 from tests.support.machine_grade import strict_here
 
 KEY = "sk-live-0123456789abcdefXYZ"

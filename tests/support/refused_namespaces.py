@@ -12,8 +12,8 @@ import os
 import struct
 import sys
 
-from rlm_wasm.core.lockdown import Grade
-from rlm_wasm.worker.lockdown import process, seccomp
+from rlm_wasm.jail.lockdown import process, seccomp
+from rlm_wasm.lockdown import Grade
 
 _CLONE, _UNSHARE, _SETNS, _CLONE3 = 56, 272, 308, 435
 # Which CLONE_NEW flags are refused.

@@ -11,9 +11,9 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 
+from rlm_wasm.api.runtime import Runtime
 from rlm_wasm.events import Event
 from rlm_wasm.policy.model import Policy
-from rlm_wasm.runtime.runtime import Runtime
 from tests.support.machine_grade import lockdown_here
 
 

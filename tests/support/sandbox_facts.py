@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from rlm_wasm.core.limits import BoundaryLimits, CellLimits, SessionLimits
-from rlm_wasm.sandbox.session import Cell, Session, drive
-from rlm_wasm.worker.result import CellResult, decode_cell
+from rlm_wasm.limits import BoundaryLimits, CellLimits, SessionLimits
+from rlm_wasm.protocol.cell_result import CellResult, decode_cell
+from rlm_wasm.vm.session import Cell, Session, drive
 
 MIB = 1 << 20
 

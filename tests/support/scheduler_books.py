@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import ceil
 
-from rlm_wasm.core.ledger import Dimension
 from rlm_wasm.ids import RequestId
+from rlm_wasm.scheduler.ledger import Dimension
 
 D = Dimension
 Amounts = dict[D, int]

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypeVar
 
-from rlm_wasm.core.effects import Effect, EmitEvent, Respond, SendQuery, SetTimer
-from rlm_wasm.core.inputs import Input, ProviderAnswered, ProviderFailed, TimerFired
-from rlm_wasm.core.messages import Usage
-from rlm_wasm.core.request import Response
-from rlm_wasm.core.scheduler import Scheduler
 from rlm_wasm.errors import ProviderError
 from rlm_wasm.events import Event
 from rlm_wasm.ids import RequestId, RunId
+from rlm_wasm.scheduler.effects import Effect, EmitEvent, Respond, SendQuery, SetTimer
+from rlm_wasm.scheduler.inputs import Input, ProviderAnswered, ProviderFailed, TimerFired
+from rlm_wasm.scheduler.messages import Usage
+from rlm_wasm.scheduler.request import Response
+from rlm_wasm.scheduler.scheduler import Scheduler
 from tests.support.core_facts import MS, RUN, permit_limits
 
 T = TypeVar("T")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from rlm_wasm.worker.lockdown import seccomp
-from rlm_wasm.worker.lockdown.probe import serve, warm
+from rlm_wasm.jail.lockdown import seccomp
+from rlm_wasm.jail.lockdown.probe import serve, warm
 
 __all__ = ["serve", "warm"]
 

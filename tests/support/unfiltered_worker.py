@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlm_wasm.worker.lockdown import seccomp
+from rlm_wasm.jail.lockdown import seccomp
 from tests.support.compromised_worker import serve, warm
 
 __all__ = ["serve", "warm"]

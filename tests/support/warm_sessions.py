@@ -9,16 +9,16 @@ import os
 import traceback
 from typing import Final
 
-from rlm_wasm.core.limits import BoundaryLimits, CellLimits, SessionLimits
 from rlm_wasm.errors import GuestError, InternalError
-from rlm_wasm.sandbox.session import Cell, Session, drive
-from rlm_wasm.sandbox.snapshot import Snapshot
-from rlm_wasm.wire.boundary import decode_request
-from rlm_wasm.worker import operations
-from rlm_wasm.worker.checkpoints import Checkpoints
-from rlm_wasm.worker.entropy import seeded_entropy
-from rlm_wasm.worker.program import load_guest_program
-from rlm_wasm.worker.result import CellResult
+from rlm_wasm.limits import BoundaryLimits, CellLimits, SessionLimits
+from rlm_wasm.protocol.cell_result import CellResult
+from rlm_wasm.protocol.guest_frames import decode_request
+from rlm_wasm.vm import operations
+from rlm_wasm.vm.checkpoints import Checkpoints
+from rlm_wasm.vm.entropy import seeded_entropy
+from rlm_wasm.vm.guest_loader import load_guest_program
+from rlm_wasm.vm.session import Cell, Session, drive
+from rlm_wasm.vm.snapshot import Snapshot
 
 _MIB: Final = 1 << 20
 # Small, so that the ends that come by a limit come soon.

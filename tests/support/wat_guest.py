@@ -15,10 +15,10 @@ from unittest.mock import patch
 
 import wasmtime
 
-from rlm_wasm.image import compiled
-from rlm_wasm.image.artifact import GuestFacts
-from rlm_wasm.sandbox.instance import Program
-from rlm_wasm.sandbox.session import Session
+from rlm_wasm.artifacts import compile_cache as compiled
+from rlm_wasm.artifacts.guest import GuestFacts
+from rlm_wasm.vm.instance import Program
+from rlm_wasm.vm.session import Session
 from tests.support.sandbox_facts import boundary_limits, session_limits
 
 PAGES = 2

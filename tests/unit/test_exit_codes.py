@@ -6,7 +6,7 @@ import pytest
 
 from rlm_wasm.cli import exit_codes
 from rlm_wasm.cli.exit_codes import ExitCode, of_run
-from rlm_wasm.runtime import run
+from rlm_wasm.engine import run
 
 
 @pytest.mark.parametrize(

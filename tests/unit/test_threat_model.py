@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from rlm_wasm.image.installed import find_guest
-from rlm_wasm.image.wasm import read_imports
-from rlm_wasm.sandbox.imports import IMPORTS, MODULE
+from rlm_wasm.artifacts.installed import find_guest
+from rlm_wasm.artifacts.wasm_format import read_imports
+from rlm_wasm.vm.imports import IMPORTS, MODULE
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "threat_model"

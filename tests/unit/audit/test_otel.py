@@ -14,8 +14,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from rlm_wasm.audit.otel import OtelExporter
-from rlm_wasm.core.inputs import FuelUsed, IterationStarted, Noted, RunCancelled, RunEnded
-from rlm_wasm.core.messages import Usage
+from rlm_wasm.scheduler.inputs import FuelUsed, IterationStarted, Noted, RunCancelled, RunEnded
+from rlm_wasm.scheduler.messages import Usage
 from tests.support.core_facts import RUN, query, started
 from tests.support.runtime_facts import Script, running, small_policy, tree_model
 from tests.support.scheduler_driver import Driver, answered, events, failed, fired
@@ -167,7 +167,7 @@ def test_runs_that_never_end_do_not_pile_up(traced: Traced, monkeypatch: pytest.
 
 def test_the_package_works_without_opentelemetry_and_says_what_to_install() -> None:
     source = (
-        "import sys\nsys.modules['opentelemetry'] = None\nimport rlm_wasm.runtime.runtime\n"
+        "import sys\nsys.modules['opentelemetry'] = None\nimport rlm_wasm.api.runtime\n"
         "try:\n    import rlm_wasm.audit.otel\nexcept ImportError as e: print(e)"
     )
     ended = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=60)

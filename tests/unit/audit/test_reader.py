@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from rlm_wasm.audit.line import encode_line
 from rlm_wasm.audit.reader import EventLogError, read_events
 from rlm_wasm.audit.sink import JsonlSink
-from rlm_wasm.core.inputs import IterationStarted, RunEnded
 from rlm_wasm.events import Event
+from rlm_wasm.scheduler.inputs import IterationStarted, RunEnded
 from tests.support.core_facts import RUN, query, started
 from tests.support.scheduler_driver import Driver, answered, events
 

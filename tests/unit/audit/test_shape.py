@@ -13,9 +13,9 @@ from rlm_wasm.audit.line import decode_line, encode_line
 from rlm_wasm.audit.reader import EventLogError, read_events
 from rlm_wasm.audit.shape import ITEMS_MAX, LISTS_MAX, shape_fault
 from rlm_wasm.audit.sink import JsonlSink
-from rlm_wasm.core.inputs import IterationStarted, RunEnded
 from rlm_wasm.events import EVENT_VERSION, Event
 from rlm_wasm.policy.fields import SmallCount
+from rlm_wasm.scheduler.inputs import IterationStarted, RunEnded
 from tests.support.core_facts import RUN, query, started
 from tests.support.scheduler_driver import Driver, answered, events
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import anyio
 import pytest
 
-from rlm_wasm.core.messages import Message
 from rlm_wasm.providers.base import Query
 from rlm_wasm.providers.script import open_script
+from rlm_wasm.scheduler.messages import Message
 
 NEEDLE_FOLDER = Path(__file__).resolve().parents[3] / "examples" / "needle"
 NEEDLE_LINE = re.compile(rb"^The magic number is (\d{7})\.$", re.MULTILINE)

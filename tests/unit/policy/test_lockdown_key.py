@@ -6,8 +6,8 @@ import tomllib
 
 import pytest
 
-from rlm_wasm.core.lockdown import LAYERS, LAYERS_OF, Grade
 from rlm_wasm.errors import PolicyError
+from rlm_wasm.lockdown import LAYERS, LAYERS_OF, Grade
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.policy.render import to_toml
 from tests.support import container_policy

@@ -7,9 +7,9 @@ import dataclasses
 import pytest
 from pydantic import ValidationError
 
-from rlm_wasm.core import limits
-from rlm_wasm.core.limits import ModelPrice
+from rlm_wasm import limits
 from rlm_wasm.errors import PolicyError
+from rlm_wasm.limits import ModelPrice
 from rlm_wasm.policy import sections
 from rlm_wasm.policy.builtin import builtin_names
 from rlm_wasm.policy.model import Policy

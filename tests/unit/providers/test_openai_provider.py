@@ -10,9 +10,9 @@ import socket
 import anyio
 import pytest
 
-from rlm_wasm.core.messages import Message
 from rlm_wasm.providers.base import Completion, Query
 from rlm_wasm.providers.registry import open_provider
+from rlm_wasm.scheduler.messages import Message
 from tests.support.provider_loopback import (
     KEY,
     KEY_VARIABLE,

@@ -6,10 +6,10 @@ import tracemalloc
 
 import pytest
 
-from rlm_wasm.core.messages import Message
 from rlm_wasm.errors import UsageError
 from rlm_wasm.providers.base import Completion, ProviderFailure, Query
 from rlm_wasm.providers.script import open_script
+from rlm_wasm.scheduler.messages import Message
 
 pytestmark = pytest.mark.anyio
 

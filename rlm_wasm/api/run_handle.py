@@ -1,0 +1,107 @@
+"""`Run`: a question that is being answered, as its owner holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import anyio
+
+from rlm_wasm.engine.broker import Broker, Router
+from rlm_wasm.engine.event_stream import EventHub, EventReader
+from rlm_wasm.engine.run import ActiveRun, RunResult
+from rlm_wasm.errors import QueryCancelled
+from rlm_wasm.events import Event
+from rlm_wasm.host.affinity import Home
+from rlm_wasm.limits import StreamLimits
+from rlm_wasm.scheduler.scheduler import RunCancelled, RunStarted
+
+
+class Run:
+    """One question under way. Everything here is for the event loop it was started on."""
+
+    def __init__(
+        self,
+        started: RunStarted,
+        active: ActiveRun,
+        broker: Broker,
+        route: Router,
+        sinks: Iterable[Callable[[Event], None]],
+        stream: StreamLimits,
+        home: Home,
+    ) -> None:
+        self.run_id = started.run_id
+        self.tenant = started.tenant
+        self._started = started
+        self._active = active
+        self._broker = broker
+        self._route = route
+        self._hub = EventHub(stream, home)
+        self._sinks = [*sinks, self._hub.publish]
+        self._home = home
+        self._begun = False
+        self._cancelled: str | None = None
+        self._result: RunResult | None = None
+        self._error: Exception | None = None
+        self._ended = anyio.Event()
+
+    def events(self) -> EventReader:
+        """Return a reader of the run's events from now on; there may be several.
+
+        The first one it yields is a Gap if the run has begun already. A slow reader never blocks the
+        run: it gets a Gap where it was too far behind.
+
+        Raises:
+            UsageError: another event loop runs here, or none.
+        """
+        self._home.check("the run")
+        return self._hub.reader()
+
+    def cancel(self, reason: str = "cancelled") -> None:
+        """Ask the run to end now, with its best partial answer. Returns at once.
+
+        Raises:
+            UsageError: another event loop runs here, or none.
+        """
+        self._home.check("the run")
+        if self._begun:
+            self._broker.submit(RunCancelled(self.run_id, reason))
+        elif self._cancelled is None:
+            self._cancelled = reason
+
+    async def result(self) -> RunResult:
+        """Wait for the end and return what the run came to; cancelling this does not end the run.
+
+        Raises:
+            UsageError, ArtifactError, PolicyError, GuestError, Overloaded, HostExhausted, InternalError:
+                as `Runtime.ask`, for what kept the run from having its session.
+            QueryCancelled: the runtime was torn down around it.
+        """
+        self._home.check("the run")
+        await self._ended.wait()
+        if self._result is not None:
+            return self._result
+        raise self._error or QueryCancelled("the runtime was closed")
+
+    async def drive(self) -> RunResult:
+        """Run to the end. Called once, by the runtime."""
+        self._broker.start_run(self._started, self._route, self._sinks, self._active)
+        self._begun = True
+        try:
+            if self._cancelled is not None:
+                self._broker.submit(RunCancelled(self.run_id, self._cancelled))
+            return await self._active.drive()
+        finally:
+            self._hub.end()
+
+    async def drive_in_background(self) -> None:
+        """Run to the end and keep what comes out for `result`."""
+        try:
+            self._result = await self.drive()
+        except Exception as error:  # noqa: BLE001 - raised by `result`, where somebody asks
+            self._error = error
+        finally:
+            self._ended.set()
+
+    async def ended(self) -> None:
+        """Wait for the end of a run in the background, whatever it is."""
+        await self._ended.wait()

@@ -1,0 +1,311 @@
+"""`Runtime`: answers questions about inputs of any size, within a policy."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AsyncExitStack
+from time import monotonic_ns
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+from anyio.abc import TaskGroup
+
+from rlm_wasm.api.run_handle import Run
+from rlm_wasm.api.snapshot import Image
+from rlm_wasm.engine.accounting import Accounting, Metrics
+from rlm_wasm.engine.broker import Broker, Router
+from rlm_wasm.engine.contexts import Contexts, named_contexts
+from rlm_wasm.engine.description import WrittenPolicy
+from rlm_wasm.engine.isolation import make_worker
+from rlm_wasm.engine.run import ActiveRun, RunResult
+from rlm_wasm.errors import Overloaded, UsageError
+from rlm_wasm.events import Event
+from rlm_wasm.host.affinity import Home, require_no_loop
+from rlm_wasm.host.worker import Worker
+from rlm_wasm.ids import RunId, make_run_id
+from rlm_wasm.policy.model import Policy
+from rlm_wasm.providers.registry import ProviderSet
+from rlm_wasm.providers.secret import Keys
+from rlm_wasm.replay.recorded_order import RecordedOrder
+from rlm_wasm.scheduler.scheduler import RunStarted
+from rlm_wasm.tenant import checked_tenant
+
+
+class Runtime:
+    """Runs questions under one policy; many at once share its permits.
+
+    Use it as an async context manager, on asyncio or trio, or call `ask_sync`. `model` and
+    `sub_model` override the policy's, as ``provider:name``; `environ` is where provider keys are
+    read, the process's environment unless given. `route` replaces the providers (for embedding a
+    model of your own): it maps a model's name to a provider and the name there. `worker` makes the
+    sessions instead of the policy's kind, and is closed with the runtime; `clock` gives the nanoseconds
+    of every deadline and event, and must go as the event loop's own clock does; `entropy(n)` gives the
+    random bytes of run ids. The three are for repeating a run exactly. `recorded` has the world outside
+    come from a recording; the runtime is then for that one run.
+
+    Raises:
+        PolicyError: the policy does not hold with these models.
+
+    Entering it raises:
+        PolicyError: a model has no price, so that its cost cannot be budgeted.
+        UsageError: a model or its key is not there, or the runtime is open already.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        model: str | None = None,
+        sub_model: str | None = None,
+        environ: Mapping[str, str] | None = None,
+        route: Router | None = None,
+        worker: Worker | None = None,
+        clock: Callable[[], int] = monotonic_ns,
+        entropy: Callable[[int], bytes] = os.urandom,
+        recorded: RecordedOrder | None = None,
+    ) -> None:
+        keys = Keys(environ)
+        del environ  # not in this frame when something is raised
+        self.policy = policy.with_models(root=model, sub=sub_model)
+        self._written = WrittenPolicy.of(self.policy)
+        self._providers = ProviderSet(self.policy, keys)
+        self._route: Router = route or self._providers.get
+        self._clock = clock
+        self._entropy = entropy
+        self._recorded = recorded
+        self._accounting = Accounting()
+        self._worker: Worker = worker or make_worker(self.policy, self._accounting)
+        self._broker: Broker | None = None
+        self._home: Home | None = None  # where it is open
+        self._stack = AsyncExitStack()
+        self._runs: dict[RunId, Run] = {}
+        self._runs_of: Counter[str] = Counter()
+        self._background: list[Run] = []
+        self._tasks: TaskGroup | None = None
+
+    async def __aenter__(self) -> Self:
+        if self._broker is not None:
+            raise UsageError("the runtime is open already")
+        async with AsyncExitStack() as stack:
+            # Also when opening fails: then it is not open.
+            stack.callback(self._forget_broker)
+            stack.push_async_callback(self._providers.aclose)
+            # Before any guest runs: a missing key or a broken script is the operator's to know at once.
+            models = self.policy.models
+            for name in {models.root, models.sub, *models.child}:
+                self._route(name)
+            self._home = Home()
+            self._broker = Broker(self.policy.permit_limits(), self._clock, self._recorded)
+            tasks = await stack.enter_async_context(anyio.create_task_group())
+            stack.callback(tasks.cancel_scope.cancel)
+            await stack.enter_async_context(self._worker)
+            await tasks.start(self._broker.serve)
+            self._tasks = tasks
+            stack.push_async_callback(self._end_background)
+            self._stack = stack.pop_all()
+        return self
+
+    def _forget_broker(self) -> None:
+        self._broker = self._home = None
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        if self._home is not None:
+            if self._home.inherited:
+                return None
+            self._home.check("the runtime")
+        try:
+            return await self._stack.__aexit__(kind, error, trace)
+        except BaseExceptionGroup as group:
+            # The task group wraps what the body raised; who wrote the body wants it as it was.
+            if error is not None and group.exceptions == (error,):
+                return False
+            raise
+
+    async def ask(
+        self,
+        question: str,
+        context: Contexts = None,
+        *,
+        sinks: Iterable[Callable[[Event], None]] = (),
+        tenant: str = "",
+        image: Image | None = None,
+    ) -> RunResult:
+        """Answer `question`. `context` is a str or bytes, or several by variable name.
+
+        Runs of one `tenant` share its part of the permits, by the policy's weights. With an `image`,
+        every session of the run is forked from it, those of its children as well: what it defines is
+        there at every depth.
+
+        Every event of the run goes to each of `sinks`, in order; one that raises ends the run. Ending
+        early (a budget, a deadline, `cancel`, a model that fails) is a result with `partial=True`, not an
+        exception. What a guest does to itself never raises here. Where a child run cannot have its
+        session, its parent's code gets a ChildFailed.
+
+        Raises:
+            UsageError: the runtime is not open, or on another event loop; the question is empty; a tenant's
+                or an input's name is none, or an input exceeds `sandbox.context_bytes_max`; the image is
+                another tenant's, or of another kind of worker.
+            ArtifactError: no guest is built, or it is not what was built.
+            PolicyError: the memory cap is below the guest's image. LockdownError: the policy demands a
+                layer of the lock-down that this machine does not have.
+            GuestError: the root's session could not take an input: MemoryExceeded, for one that the guest
+                has no room for, or GuestTrap.
+            Overloaded: the tenant has all the runs that it may have; or the policy's sessions, workers,
+                zygotes or memory, or the tenant's part of them, are used up when the root needs its session.
+            HostExhausted: this machine has no more room for a session.
+            InternalError: a bug of ours.
+        """
+        run = self._prepare(question, context, sinks, tenant, image)
+        try:
+            return await run.drive()
+        finally:
+            self._forget(run)
+
+    def start(
+        self,
+        question: str,
+        context: Contexts = None,
+        *,
+        sinks: Iterable[Callable[[Event], None]] = (),
+        tenant: str = "",
+        image: Image | None = None,
+    ) -> Run:
+        """Begin to answer `question` and return at once: events, result and `cancel` are the run's.
+
+        A reader that is made before the next `await` gets every event. Closing the runtime ends the
+        runs that were started.
+
+        Raises:
+            UsageError or Overloaded: as `ask`, for what can be told at once; all else is raised by the run's
+                `result`.
+        """
+        run = self._prepare(question, context, sinks, tenant, image)
+        self._background.append(run)
+        assert self._tasks is not None, "an open runtime has tasks"
+        self._tasks.start_soon(self._drive, run)
+        return run
+
+    async def _drive(self, run: Run) -> None:
+        try:
+            await run.drive_in_background()
+        finally:
+            self._forget(run)
+            self._background.remove(run)
+
+    async def _end_background(self) -> None:
+        """Let the runs that were started here end before what they use is closed."""
+        for run in (started := list(self._background)):
+            run.cancel("the runtime was closed")
+        for run in started:
+            await run.ended()
+
+    def _prepare(
+        self,
+        question: str,
+        context: Contexts,
+        sinks: Iterable[Callable[[Event], None]],
+        tenant: str,
+        image: Image | None,
+    ) -> Run:
+        if self._broker is None or self._home is None:
+            raise UsageError("the runtime is not open; use it as an async context manager")
+        self._home.check("the runtime")
+        if not question.strip():
+            raise UsageError("the question is empty")
+        tenant = checked_tenant(tenant)
+        policy = self.policy
+        contexts = named_contexts(context)
+        meter = self._accounting.meter(tenant)
+        runs_max = policy.tenant_limits().runs_max
+        if self._runs_of[tenant] >= runs_max:
+            meter.run_refused()
+            raise Overloaded(
+                f"this tenant has {runs_max} runs, all that one tenant may have",
+                hint="raise `tenants.runs_max` in the policy, or wait for a run to end",
+            )
+        run_id = make_run_id(self._entropy(8))
+        active = ActiveRun(
+            run_id,
+            policy,
+            self._written,
+            self._broker,
+            self._worker,
+            question,
+            contexts,
+            meter,
+            tenant=tenant,
+            image=image,
+        )
+        started = RunStarted(
+            run_id=run_id,
+            budget=policy.budget_limits(),
+            run=policy.run_limits(),
+            query=policy.query_limits(),
+            boundary=policy.boundary_limits(),
+            prices=policy.prices(),
+            cell_requests_max=policy.cell.requests_max,
+            cell_fuel_max=policy.cell.fuel_max,
+            seed=policy.sandbox.seed,
+            child_models=tuple(policy.models.child),
+            texts=policy.events.texts,
+            tenant=tenant,
+            weight=policy.permits.weights.get(tenant, 1),
+        )
+        run = Run(
+            started,
+            active,
+            self._broker,
+            self._route,
+            [meter.take, *sinks],
+            policy.stream_limits(),
+            self._home,
+        )
+        self._runs[run_id] = run
+        self._runs_of[tenant] += 1
+        return run
+
+    def _forget(self, run: Run) -> None:
+        del self._runs[run.run_id]
+        self._runs_of[run.tenant] -= 1
+        if not self._runs_of[run.tenant]:
+            del self._runs_of[run.tenant]
+
+    def cancel(self, reason: str = "cancelled") -> None:
+        """Ask every run to end now; each returns its best partial answer.
+
+        To be called on the event loop's thread: from a task, a sink, or a callback of the loop such as
+        a signal handler.
+
+        Raises:
+            UsageError: another event loop runs here, or none.
+        """
+        if self._home is not None:
+            self._home.check("the runtime")
+        for run in list(self._runs.values()):
+            run.cancel(reason)
+
+    def metrics(self) -> Metrics:
+        """Return what each tenant has used so far, and how the pool of workers stands.
+
+        Any thread may ask, also when the runtime is closed.
+        """
+        return self._accounting.metrics()
+
+    def ask_sync(self, question: str, context: Contexts = None, **arguments: Any) -> RunResult:
+        """Answer one question from code that is not async. Starts and stops everything it needs.
+
+        Takes and raises what `ask` does, and what entering the runtime raises; UsageError also where an event
+        loop runs on this thread.
+        """
+        require_no_loop("ask_sync", "`ask`")
+
+        async def main() -> RunResult:
+            async with self:
+                return await self.ask(question, context, **arguments)
+
+        return anyio.run(main)

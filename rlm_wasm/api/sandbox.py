@@ -1,0 +1,230 @@
+"""`Sandbox`: full CPython behind the wall, without the RLM on top."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import anyio
+
+from rlm_wasm.api.snapshot import Image, guest_identity
+from rlm_wasm.api.snapshot_key import image_key
+from rlm_wasm.engine.accounting import Accounting, Meter, Metrics
+from rlm_wasm.engine.contexts import REBASE_FROM_UNITS, check_name
+from rlm_wasm.engine.isolation import loaded_image, make_worker
+from rlm_wasm.engine.no_host import nobody_answers
+from rlm_wasm.errors import UsageError
+from rlm_wasm.host.affinity import Home, require_no_loop
+from rlm_wasm.host.worker import Worker, WorkerSession, lockdown_of
+from rlm_wasm.policy.model import Policy
+from rlm_wasm.protocol.cell_result import CellResult
+from rlm_wasm.tenant import checked_tenant
+from rlm_wasm.vm.session import Cell
+
+
+class SandboxSession:
+    """One guest with its variables; cells run in it one after another. Close it, or use `async with`."""
+
+    def __init__(self, session: WorkerSession, sandbox: Sandbox, tenant: str, meter: Meter) -> None:
+        self._session = session
+        self._meter = meter
+        self._sandbox = sandbox
+        self._tenant = tenant
+
+    @property
+    def lockdown(self) -> str:
+        """What stands around the process that holds it: full, namespaced, filtered, partial or none.
+
+        The words are those of the event `session_ended`; under isolation = "inline" it is none.
+        """
+        return lockdown_of(self._session)
+
+    async def load(self, name: str, value: str | bytes) -> None:
+        """Bind a str or bytes in the guest, in one copy.
+
+        Raises:
+            UsageError: the name is no variable's or one of the session's own, the value is neither str nor
+                bytes or exceeds `sandbox.context_bytes_max`, or the session is closed, lost or busy.
+            MemoryExceeded: the guest has no room for it.
+            GuestTrap: the guest could not take it.
+            WorkerLost: the process that held the session is gone.
+            HostExhausted: this machine has no room for a copy of it.
+        """
+        check_name(name)
+        await self._session.load(name, value)
+        if self._sandbox.policy.sandbox.checkpoint_bytes_max and len(value) > REBASE_FROM_UNITS:
+            await self._session.rebase()
+
+    async def exec(
+        self, source: str, *, answer: Callable[[bytes], Awaitable[bytes]] = nobody_answers
+    ) -> CellResult:
+        """Run Python and return what it came to; the guest's failures are in the result, not raised.
+
+        `answer` turns the guest's request frames into response frames (`protocol.guest_frames` has both
+        directions); without it, `llm_query` raises QueryError in the guest. A GuestError that it raises
+        ends the cell and is its result. Cancelling this call ends the cell.
+
+        Where a cell has to be stopped, the session goes back to its state before it (`restored`), if that
+        took no more than `sandbox.checkpoint_bytes_max`; else it is lost.
+
+        Raises:
+            UsageError: `source` is no str or longer than `cell.source_bytes_max`, `answer` returned no
+                bytes, or the session is closed, lost or busy.
+            HostExhausted: this machine has no more room for what the cell needs.
+            InternalError: a bug of ours.
+            Exception: whatever else `answer` raises. The cell is interrupted first, so that the guest can
+                unwind; the session lives on.
+        """
+        cell = Cell(source, self._sandbox.cell_limits, report_variables=True)
+        before = self._session.last_result
+        try:
+            kept = self._sandbox.policy.sandbox.checkpoint_bytes_max
+            return await self._session.run(cell, answer, checkpoint_bytes_max=kept)
+        finally:
+            ended = self._session.last_result
+            if ended is not None and ended is not before:  # also of a cell that was cancelled
+                self._meter.cell_ended(
+                    fuel=ended.fuel_used,
+                    executed_ns=ended.executed_ns,
+                    memory_peak_bytes=ended.memory_peak_bytes,
+                )
+
+    def interrupt(self) -> None:
+        """Ask the cell that runs to end, with an exception it can unwind from; the session lives on.
+
+        A cell that ignores it is stopped soon after. Returns at once; does nothing between cells.
+
+        Raises:
+            UsageError: the sandbox is closed, and the session is not.
+        """
+        self._session.interrupt()
+
+    async def snapshot(self) -> Image:
+        """Return the session's state between two cells, to fork or to save.
+
+        Raises:
+            UsageError: the session is closed or lost, or a cell runs.
+            WorkerLost: the process that held the session is gone.
+            HostExhausted: this machine has no more room for an image.
+        """
+        return Image(self._sandbox, await self._session.snapshot(), self._tenant)
+
+    async def aclose(self) -> None:
+        """Free the guest."""
+        await self._session.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._session.__aexit__(kind, error, trace)
+
+
+class Sandbox:
+    """Makes sessions under one policy. Use it as an async context manager, on asyncio or trio."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        # Made once: the same object in each cell is what a session knows the limits by.
+        self.cell_limits: Final = policy.cell_limits()
+        self._accounting = Accounting()
+        self._worker: Worker = make_worker(policy, self._accounting)
+        self._home: Home | None = None  # where it is open
+
+    async def __aenter__(self) -> Self:
+        if self._home is not None:
+            raise UsageError("the sandbox is open already")
+        self._home = Home()
+        try:
+            await self._worker.__aenter__()
+        except BaseException:
+            self._home = None
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._home is not None:
+            if self._home.inherited:
+                return
+            self._home.check("the sandbox")
+        try:
+            await self._worker.__aexit__(kind, error, trace)
+        finally:
+            self._home = None
+
+    async def session(self, *, image: Image | None = None, tenant: str = "") -> SandboxSession:
+        """Make a fresh guest for a tenant, or fork one from an image of the same tenant.
+
+        Raises:
+            ArtifactError: no guest is built, or it is not what was built.
+            PolicyError: the memory cap is below the guest's image.
+            LockdownError: the policy demands a layer of the lock-down that this machine does not have.
+            Overloaded: the policy's sessions, workers, zygotes or memory are used up, or the tenant's part.
+            HostExhausted: this machine has no more room for a session.
+            UsageError: the sandbox is not open, or on another event loop; the image is another tenant's, or
+                of another kind of worker; or the tenant's name is too long or no text.
+            WorkerLost: the process that was to hold the session is gone.
+        """
+        if self._home is not None:
+            self._home.check("the sandbox")
+        tenant = checked_tenant(tenant)
+        meter = self._accounting.meter(tenant)
+        made = await self._worker.session(
+            self.policy.session_limits(),
+            self.policy.boundary_limits(),
+            tenant=tenant,
+            start=None if image is None else image.state_for(tenant),
+        )
+        meter.session_opened()
+        return SandboxSession(made, self, tenant, meter)
+
+    def metrics(self) -> Metrics:
+        """Return what each tenant's sessions have used, and how the pool of workers stands.
+
+        Of calls, tokens and cost it knows nothing: `answer` is the caller's. Any thread may ask, also
+        when the sandbox is closed. What `exec_sync` uses is not in it.
+        """
+        return self._accounting.metrics()
+
+    def load_image(self, path: str | Path, *, key: bytes | None = None, tenant: str = "") -> Image:
+        """Read an image that `Image.save` wrote; the key is chosen as there.
+
+        Raises:
+            UsageError: there is no key, or it has not 32 bytes; or the tenant's name is too long.
+            ArtifactError: no guest is built, or the file is missing, cut, changed, or of another key,
+                tenant or guest build, or of a larger memory than `sandbox.memory_bytes_max`.
+        """
+        from rlm_wasm.artifacts.snapshot_file import load_image
+
+        header, runs = load_image(
+            Path(path),
+            image_key(self.policy, key),
+            guest=guest_identity(),
+            tenant=tenant,
+            memory_bytes_max=self.policy.sandbox.memory_bytes_max,
+        )
+        image = loaded_image(self.policy, tenant, runs, size=header.size, virtual_ns=header.virtual_ns)
+        return Image(self, image, tenant)
+
+    def exec_sync(self, source: str, *, context: str | bytes | None = None) -> CellResult:
+        """Run Python in a fresh session from code that is not async.
+
+        Raises what `session`, `SandboxSession.load` and `SandboxSession.exec` raise; UsageError also where an
+        event loop runs on this thread.
+        """
+        require_no_loop("exec_sync", "`SandboxSession.exec`")
+
+        async def main() -> CellResult:
+            # Of its own, so that any thread may do this at any time.
+            async with Sandbox(self.policy) as sandbox, await sandbox.session() as session:
+                if context is not None:
+                    await session.load("context", context)
+                return await session.exec(source)
+
+        return anyio.run(main)

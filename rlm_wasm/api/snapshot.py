@@ -1,0 +1,104 @@
+"""`Image`: a session's state, to fork as often as wanted, or to keep in a file."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from rlm_wasm.api.snapshot_key import image_key
+from rlm_wasm.artifacts.installed import find_guest
+from rlm_wasm.errors import UsageError
+from rlm_wasm.host.worker import SessionImage
+
+if TYPE_CHECKING:
+    from rlm_wasm.api.sandbox import Sandbox, SandboxSession
+
+_PAGE: Final = 4096
+_NUMBER: Final = struct.Struct("<Q")
+
+
+class Image:
+    """The state of one session at one moment: functions, objects, imports, a half-read generator.
+
+    Immutable. Sessions made from it share its memory until they write, and do not see each other.
+    """
+
+    def __init__(self, sandbox: Sandbox, snapshot: SessionImage, tenant: str = "") -> None:
+        self._sandbox = sandbox
+        self._snapshot = snapshot
+        self._tenant = tenant
+
+    def state_for(self, tenant: str) -> SessionImage:
+        """Return what a worker starts a tenant's session from.
+
+        Raises:
+            UsageError: the image is another tenant's, whatever the isolation.
+        """
+        if tenant != self._tenant:
+            raise UsageError("the image is another tenant's")
+        return self._snapshot
+
+    @property
+    def bytes_held(self) -> int:
+        """The memory that the pages this image adds to its origin take."""
+        return self._snapshot.bytes_held
+
+    def digest(self) -> str:
+        """Return a SHA-256 of the state: the same for a saved image and what is loaded from it.
+
+        Of what it adds to the guest's base image, of which a log of events has a digest of its own.
+        Raises ArtifactError if the worker that made the image did not make one.
+        """
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        state = self._snapshot
+        digest = hashlib.sha256(_NUMBER.pack(state.size) + _NUMBER.pack(state.virtual_ns))
+        # By pages: how they are put together into runs is not the state's.
+        for offset, data in state.flattened():
+            for at in range(0, len(data), _PAGE):
+                digest.update(_NUMBER.pack(offset + at))
+                digest.update(memoryview(data)[at : at + _PAGE])
+        return digest.hexdigest()
+
+    async def session(self) -> SandboxSession:
+        """Fork a session. The first fork lays the image out in memory; the others take microseconds.
+
+        Raises what `Sandbox.session` raises.
+        """
+        return await self._sandbox.session(image=self, tenant=self._tenant)
+
+    def save(self, path: str | Path, *, key: bytes | None = None, tenant: str | None = None) -> None:
+        """Write the image to a file, compressed, encrypted and authenticated with `key` (32 bytes).
+
+        It can be loaded only with the same key, for the same tenant, by the same guest build: for the
+        image's own tenant, unless the host gives it to another one. Without `key` it is the one in the
+        environment variable that `sandbox.image_key_env` names.
+
+        Raises:
+            UsageError: there is no key, or it has another length; or the tenant's name is too long.
+            ArtifactError: the file cannot be written, or the guest is no longer there.
+        """
+        # Here and not above: most sessions are never saved, and compression and ciphers take time to load.
+        from rlm_wasm.artifacts.snapshot_file import save_image
+
+        snapshot = self._snapshot
+        save_image(
+            Path(path),
+            image_key(self._sandbox.policy, key),
+            guest=guest_identity(),
+            tenant=self._tenant if tenant is None else tenant,
+            size=snapshot.size,
+            virtual_ns=snapshot.virtual_ns,
+            runs=snapshot.flattened(),
+        )
+
+
+def guest_identity() -> tuple[str, str]:
+    """Return what binds an image to its guest: the hashes of code and base image."""
+    facts = find_guest().facts
+    return facts.code_sha256, facts.image_sha256

@@ -1,0 +1,127 @@
+"""A built guest on disk: the code module, the base image, and the facts that bind them.
+
+    guest.json   what was built, from which recipe, the hash and size of each file; and its MAC
+    raw.wasm     what the linker made (kept for `guest verify`)
+    code.wasm    raw.wasm without its data
+    base.img     linear memory after initialisation
+
+`guest.json` is trusted by its MAC (this machine's key), everything else by the hashes in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Final
+
+from rlm_wasm.artifacts.files import read_owned, write_private
+from rlm_wasm.artifacts.machine_key import mac, machine_key, same
+from rlm_wasm.errors import ArtifactError
+
+FORMAT: Final = 3
+PAGE_BYTES: Final = 65_536
+FACTS_FILE, MAC_FILE = "guest.json", "guest.json.mac"
+RAW_FILE, CODE_FILE, IMAGE_FILE = "raw.wasm", "code.wasm", "base.img"
+_FACTS_BYTES_MAX: Final = 1 << 20
+_CODE_BYTES_MAX: Final = 256 << 20
+_IMAGE_BYTES_MAX: Final = 1 << 30
+_PURPOSE: Final = "guest-facts"
+BUILD_HINT: Final = "build it with: rlm-wasm guest build"
+
+
+@dataclass(frozen=True, slots=True)
+class GuestFacts:
+    """What a guest folder holds. Addresses are offsets in linear memory; sizes are bytes."""
+
+    format: int
+    recipe: str
+    cpython: str
+    wasmtime: str
+    raw_sha256: str
+    code_sha256: str
+    image_sha256: str
+    image_bytes: int
+    image_mac: str
+    stack_pointer: int
+    inbox: int
+    inbox_bytes: int
+    seed: int
+    exit_status: int
+    interrupt_reason: int
+    signal_tripped: int
+    any_tripped: int
+    eval_breaker: int
+    eval_breaker_bit: int
+    progress: int
+    imports: tuple[str, ...]
+    exports: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """A guest whose facts are authenticated. The files are checked when they are read."""
+
+    folder: Path
+    facts: GuestFacts
+
+    def read_code(self) -> bytes:
+        """Return the code module, checked against its hash."""
+        code = _read(self.folder / CODE_FILE, _CODE_BYTES_MAX)
+        if hashlib.sha256(code).hexdigest() != self.facts.code_sha256:
+            raise ArtifactError(f"{self.folder / CODE_FILE} does not match its hash", hint=BUILD_HINT)
+        return code
+
+    def read_image(self) -> bytes:
+        """Return the base image's bytes, checked against their MAC (faster than the hash, same promise)."""
+        image = _read(self.folder / IMAGE_FILE, _IMAGE_BYTES_MAX)
+        if len(image) != self.facts.image_bytes or image_mac(image) != self.facts.image_mac:
+            raise ArtifactError(f"{self.folder / IMAGE_FILE} does not match its MAC", hint=BUILD_HINT)
+        return image
+
+    def read_raw(self) -> bytes:
+        """Return the linker's output, checked against its hash."""
+        raw = _read(self.folder / RAW_FILE, _CODE_BYTES_MAX)
+        if hashlib.sha256(raw).hexdigest() != self.facts.raw_sha256:
+            raise ArtifactError(f"{self.folder / RAW_FILE} does not match its hash", hint=BUILD_HINT)
+        return raw
+
+
+def image_mac(image: bytes) -> str:
+    """Return the MAC of a base image under this machine's key, in hexadecimal."""
+    return mac(machine_key(), "base-image", image).hex()
+
+
+def save_facts(folder: Path, facts: GuestFacts) -> None:
+    """Write `facts` and their MAC into `folder`."""
+    text = json.dumps(asdict(facts), indent=1, sort_keys=True).encode()
+    write_private(folder / FACTS_FILE, [text])
+    write_private(folder / MAC_FILE, [mac(machine_key(), _PURPOSE, text)])
+
+
+def load_guest(folder: Path) -> Guest:
+    """Return the guest in `folder` after checking the MAC of its facts.
+
+    Raises:
+        ArtifactError: there is no guest, or its facts are not what this machine wrote.
+    """
+    text = _read(folder / FACTS_FILE, _FACTS_BYTES_MAX)
+    if not same(_read(folder / MAC_FILE, 64), mac(machine_key(), _PURPOSE, text)):
+        raise ArtifactError(f"{folder / FACTS_FILE} was not written by this machine", hint=BUILD_HINT)
+    values = json.loads(text)
+    if set(values) != {f.name for f in fields(GuestFacts)} or values["format"] != FORMAT:
+        raise ArtifactError(f"{folder / FACTS_FILE} has another format", hint=BUILD_HINT)
+    for name in ("imports", "exports"):
+        values[name] = tuple(values[name])
+    facts = GuestFacts(**values)
+    if facts.image_bytes % PAGE_BYTES or not 0 < facts.stack_pointer <= facts.image_bytes:
+        raise ArtifactError(f"{folder / FACTS_FILE} describes an impossible image", hint=BUILD_HINT)
+    return Guest(folder, facts)
+
+
+def _read(path: Path, bytes_max: int) -> bytes:
+    try:
+        return read_owned(path, bytes_max=bytes_max)
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path} is missing", hint=BUILD_HINT) from error

@@ -1,0 +1,138 @@
+"""Which built guest this program runs: the one that its own sources make, and no other.
+
+Several checkouts and versions share a cache, so the newest guest may be another's, and after an upgrade
+it is an old one. The name of a guest is the hash of its recipe; working that out loads the whole build,
+which costs more than a first result. So a guest's folder keeps a note of the sources that it was last
+found to be made of: a hash of some forty small files, a millisecond. The note only saves the longer way;
+what a guest is made of is in its authenticated facts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from rlm_wasm.artifacts.files import read_owned, write_private
+from rlm_wasm.artifacts.guest import BUILD_HINT, FACTS_FILE, Guest, load_guest
+from rlm_wasm.artifacts.paths import guests_dir
+from rlm_wasm.errors import ArtifactError, GuestBuildError
+from rlm_wasm.guestbuild.manifest import guest_dir
+
+NOTE_FILE: Final = "sources.txt"
+# Checkouts that differ in a comment only make one guest; more of them than this take the longer way.
+_NOTED_MAX: Final = 8
+_NOTE_BYTES_MAX: Final = 4096
+# The code whose changes change a recipe's name, beside the guest's own sources.
+_NAMING: Final = ("compilation.py", "manifest.py", "patches.py", "recipe.py", "stage_cache.py", "stages.py")
+
+
+def find_guest() -> Guest:
+    """Return the guest that `RLM_WASM_GUEST` names, or else the one that this program's sources make.
+
+    An installation without the guest's sources cannot tell, and takes the newest.
+
+    Raises:
+        ArtifactError: there is none; the hint says how to build it.
+    """
+    override = os.environ.get("RLM_WASM_GUEST")
+    if override:
+        return load_guest(Path(override))
+    built = _built()
+    try:
+        sources = guest_dir()
+    except ArtifactError:
+        return load_guest(built[0])
+    digest = _digest(sources)
+    for folder in built:
+        if digest in _noted(folder):
+            return load_guest(folder)
+    names = _names(sources)
+    for folder in built:
+        if not names or folder.name in names:
+            _note(folder, digest)
+            return load_guest(folder)
+    raise ArtifactError(
+        f"no guest is built from the sources in {sources}; what is built is of other ones, "
+        "of another version perhaps",
+        hint=f"{BUILD_HINT} (seconds, where only the guest's Python changed)",
+    )
+
+
+def newest_guest() -> Guest:
+    """Return the guest that `RLM_WASM_GUEST` names, or the newest one built, whatever it was made of.
+
+    Raises:
+        ArtifactError: none is built.
+    """
+    override = os.environ.get("RLM_WASM_GUEST")
+    return load_guest(Path(override) if override else _built()[0])
+
+
+def is_current(guest: Guest) -> bool:
+    """Whether this program's sources would give the same guest."""
+    try:
+        return guest.facts.recipe in _names(guest_dir())
+    except ArtifactError:
+        return False
+
+
+def _built() -> list[Path]:
+    """The folders of built guests, newest first."""
+    root = guests_dir()
+    built = [p for p in root.iterdir() if (p / FACTS_FILE).is_file() and not p.name.startswith(".")]
+    if not built:
+        raise ArtifactError(f"no guest is built (looked in {root})", hint=BUILD_HINT)
+    return sorted(built, key=lambda p: (p / FACTS_FILE).stat().st_mtime_ns, reverse=True)
+
+
+def _digest(sources: Path) -> str:
+    """Return a hash of everything that the names of this program's guests depend on."""
+    code = Path(__file__).parent.parent / "guestbuild"
+    digest = hashlib.sha256()
+    for path in (*(code / name for name in _NAMING), *_files(sources)):
+        content = path.read_bytes()
+        # The length stands before the bytes: no two lists of files look the same one after the other.
+        digest.update(f"{path.name}\0{len(content)}\0".encode())
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            if path.name != "__pycache__":
+                yield from _files(path)
+        elif path.suffix in (".c", ".h", ".py", ".toml"):
+            yield path
+
+
+def _names(sources: Path) -> frozenset[str]:
+    """Return the names of all guests that the sources may make; none where no build is possible here."""
+    from rlm_wasm.guestbuild.build import recipe_hash
+    from rlm_wasm.guestbuild.manifest import load_manifest
+    from rlm_wasm.guestbuild.recipe import recipes
+
+    manifest = load_manifest(sources)
+    try:
+        return frozenset(
+            recipe_hash(recipe) for pin in manifest.pythons for recipe in recipes(manifest, pin.series)
+        )
+    except GuestBuildError:  # no toolchain for this kind of machine: the guest came from elsewhere
+        return frozenset()
+
+
+def _noted(folder: Path) -> list[str]:
+    try:
+        return read_owned(folder / NOTE_FILE, bytes_max=_NOTE_BYTES_MAX).decode("ascii", "replace").split()
+    except (ArtifactError, FileNotFoundError):
+        return []
+
+
+def _note(folder: Path, digest: str) -> None:
+    lines = [digest, *_noted(folder)][:_NOTED_MAX]
+    with suppress(ArtifactError):  # a cache that cannot be written: the longer way each time
+        write_private(folder / NOTE_FILE, ["\n".join(lines).encode()])

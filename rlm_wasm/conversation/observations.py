@@ -1,0 +1,181 @@
+"""What the model gets to see of a cell: bounded, chosen, in the form that trained models know.
+
+The form is `REPL output:` and a body of stdout, stderr, error and variable names, `No output` if all
+are empty, and `... + [n chars...]` where something was cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from rlm_wasm.conversation.cell_report import AnsweredQuery, CellReport
+from rlm_wasm.conversation.dialect import Dialect
+from rlm_wasm.limits import ObservationLimits
+from rlm_wasm.scheduler.messages import Message
+from rlm_wasm.scheduler.pricing import utf8_bytes
+
+_NOTES: Final[dict[str, str]] = {
+    "fuel_exhausted": "The cell was stopped: it used up its fuel. Do less work in one cell.",
+    "memory_exceeded": "The cell was stopped: it needed more memory than it may have. Work on smaller parts.",
+    "deadline_exceeded": "The cell was stopped: it ran too long. Do less work in one cell.",
+    "output_exceeded": "The cell was stopped: it printed too much. Print only what you need to read.",
+    "requests_exceeded": "The cell was stopped: it went on asking after its requests were used up. Let what "
+    "a query raises end the loop, and ask less in one cell.",
+    "boundary_violation": "The cell was stopped: it sent the host something that is not a valid request.",
+    "guest_trap": "The cell was stopped: the interpreter crashed, most often through very deep recursion.",
+    "cancelled": "The cell was cancelled.",
+}
+_SYNTAX_ERRORS: Final = ("SyntaxError", "IndentationError", "TabError")
+_SYNTAX_NOTE: Final = (
+    "The block is not valid Python, so no line of it ran. Send the whole block again, corrected."
+)
+_LOST_NOTE: Final = "The session is back to where it was before this cell; nothing the cell assigned is left."
+_ANEW_NOTE: Final = (
+    "The session had to start anew: the variables of earlier cells are gone, the context variables are "
+    "there again."
+)
+
+NUDGE: Final = (
+    "No ```repl block was found in your reply, so nothing ran. Write code in a block that begins with a "
+    "line ```repl and ends with a line ```, or finish with your answer."
+)
+UNCLOSED_NOTE: Final = (
+    "The last code block was not closed with ``` and did not run. Send it again, complete, and shorter if "
+    "need be."
+)
+EARLY_FINAL_NOTE: Final = (
+    "The FINAL(...) in that reply was not accepted, because it was written before the output of its code "
+    "was known. Check the output above, then finish."
+)
+
+EMPTY_FINAL_NOTE: Final = "The FINAL() in that reply was not accepted: there was no answer in it."
+# Of a query and its answer that a lost session is told of.
+_PROMPT_BYTES_MAX: Final = 200
+_TEXT_BYTES_MAX: Final = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class RanCell:
+    """A block and what it came to."""
+
+    source: str
+    report: CellReport
+
+
+def observation_messages(
+    cells: Sequence[RanCell], notes: Sequence[str], dialect: Dialect, limits: ObservationLimits
+) -> tuple[Message, ...]:
+    """Return the user messages that follow a reply: one for all its cells, or one a cell in `final`."""
+    if dialect is Dialect.FINAL:
+        contents = [
+            f"Code executed:\n```python\n{cell.source}\n```\n\nREPL output:\n"
+            f"{format_observation(cell.report, limits)}"
+            for cell in cells
+        ]
+    elif len(cells) == 1:
+        contents = ["REPL output:\n" + format_observation(cells[0].report, limits)]
+    else:
+        outputs = (
+            f"REPL output (block {number}):\n{format_observation(cell.report, limits)}"
+            for number, cell in enumerate(cells, start=1)
+        )
+        contents = ["\n\n".join(outputs)] if cells else []
+    if notes and contents:
+        contents[-1] = "\n\n".join([contents[-1], *notes])
+    elif notes:
+        contents = ["\n\n".join(notes)]
+    return tuple(Message("user", content) for content in contents)
+
+
+def format_observation(report: CellReport, limits: ObservationLimits) -> str:
+    """Return the body of one cell's observation: at most `bytes_max` of UTF-8, plus a mark at each cut."""
+    parts = [
+        _part(_shown(report)),
+        _part(report.stderr),
+        _part(report.error or ""),
+        _part("\n".join(_notes(report))),
+        _part(_answers(report)),
+        _variables(report.variables, limits.variables_max),
+    ]
+    parts = [part for part in parts if part]
+    separators = 2 * max(0, len(parts) - 1)
+    rooms = fair_rooms([utf8_bytes(part) for part in parts], max(0, limits.bytes_max - separators))
+    shown = (cut_text(part, room) for part, room in zip(parts, rooms, strict=True))
+    return "\n\n".join(shown) or "No output"
+
+
+def fair_rooms(sizes: Sequence[int], room: int) -> list[int]:
+    """Divide `room`: small parts stay whole, what they leave is shared by the large ones.
+
+    So a megabyte of stdout cannot push the traceback and the variables out of the observation.
+    """
+    rooms = [0] * len(sizes)
+    smallest_first = sorted(range(len(sizes)), key=sizes.__getitem__)
+    for place, index in enumerate(smallest_first):
+        rooms[index] = min(sizes[index], room // (len(sizes) - place))
+        room -= rooms[index]
+    return rooms
+
+
+def cut_text(text: str, bytes_max: int) -> str:
+    """Return `text`, or its first `bytes_max` bytes of UTF-8, whole characters, and how many are missing."""
+    encoded = text.encode("utf-8", "surrogatepass")
+    if len(encoded) <= bytes_max:
+        return text
+    end = bytes_max
+    while end > 0 and encoded[end] & 0xC0 == 0x80:  # within a character
+        end -= 1
+    kept = encoded[:end].decode("utf-8", "surrogatepass")
+    return f"{kept}... + [{len(text) - len(kept)} chars...]"
+
+
+def _shown(report: CellReport) -> str:
+    """Return stdout and the last expression as an interactive interpreter shows them."""
+    if report.result is None:
+        return report.stdout
+    gap = "\n" if report.stdout and not report.stdout.endswith("\n") else ""
+    return f"{report.stdout}{gap}{report.result}"
+
+
+def _notes(report: CellReport) -> list[str]:
+    notes = []
+    if report.outcome in _NOTES:
+        notes.append(_NOTES[report.outcome])
+    last_line = (report.error or "").rstrip().rpartition("\n")[2]
+    if last_line.startswith(_SYNTAX_ERRORS) and report.outcome == "guest_exception":
+        notes.append(_SYNTAX_NOTE)
+    if report.session_lost:
+        notes.append(_LOST_NOTE if report.restored else _ANEW_NOTE)
+    return notes
+
+
+def _answers(report: CellReport) -> str:
+    """Return the queries that a lost session no longer remembers, so that nobody pays for them twice."""
+    if not report.session_lost or not report.queries_answered:
+        return ""
+    lines = ["Queries that this cell made and that were answered:"]
+    lines += [_answer_line(answered) for answered in report.queries_answered]
+    return "\n".join(lines)
+
+
+def _answer_line(answered: AnsweredQuery) -> str:
+    return f"- {answered.prompt!r} -> {answered.text!r}"
+
+
+def shown_query(prompt: str, text: str) -> tuple[str, str]:
+    """Return what an observation would show of a query and its answer: the rest need not be kept."""
+    return cut_text(prompt, _PROMPT_BYTES_MAX), cut_text(text, _TEXT_BYTES_MAX)
+
+
+def _variables(names: tuple[str, ...], variables_max: int) -> str:
+    public = [name for name in names if not name.startswith("_")]
+    if not public:
+        return ""
+    more = f" and {len(public) - variables_max} more" if len(public) > variables_max else ""
+    return f"REPL variables: {public[:variables_max]}{more}\n"
+
+
+def _part(text: str) -> str:
+    return f"\n{text}" if text else ""

@@ -1,0 +1,144 @@
+"""What the root model is told: how to work, what there is, which turn it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from rlm_wasm.conversation.dialect import Dialect
+from rlm_wasm.limits import ObservationLimits
+
+PEEK_CHARS_MAX: Final = 500
+CHILD_QUESTION_CHARS_MAX: Final = 4_000
+
+
+@dataclass(frozen=True, slots=True)
+class ContextFacts:
+    """What the model is told about one context variable instead of its content."""
+
+    name: str
+    type_name: str
+    length: int
+    unit: str
+    peek: str
+
+
+_WORK: Final = """\
+You answer a question about material that is too large to read. It is not in this conversation: it is in \
+variables of a Python session, and you get at it by writing code.
+
+Write code in blocks like this one:
+
+```repl
+print(len(context))
+print(context[:300])
+```
+
+The blocks of a reply run in order, in one session that lasts until you finish: variables, functions and \
+imports stay, and what you assigned before an error stays too. After your reply you are shown what the \
+blocks printed, the value of the last expression, any traceback, and the names you have defined. You see \
+at most about {bytes_max} bytes of that per block, so print what you need to know, not everything you have. \
+There are no files and no network.
+
+The session has, besides the Python standard library:
+- the context variables that the first message lists;
+- llm_query(prompt, model=None) -> str: ask another language model. It sees the prompt and nothing else, so \
+put the text to read into the prompt. A failure raises an exception;
+- llm_query_batched(prompts, model=None) -> list[str]: the same for many prompts at once, answered in \
+parallel and returned in order. Prefer it to a loop;
+{recursion}- budget() -> dict: what is left of the calls, tokens, money, turns, computing and time of this \
+task.
+
+How to go about it: look at the form and size of the context first. Let code do what code can do exactly: \
+search, split, count, sort. Use llm_query where text has to be understood, on pieces of moderate size, and \
+gather the results in variables. Check what you found before you finish.
+"""
+
+_RECURSION: Final = """\
+- rlm_query(prompt, model=None) -> str: have somebody like you answer. It gets a session of its own with \
+`context` = the prompt, writes code and asks models there, and sees nothing of this session. Put the task \
+and the material into the prompt. It costs many calls: use it for parts that need code or many queries \
+themselves, and llm_query for the rest;
+- rlm_query_batched(prompts, model=None) -> list[str]: the same for several prompts, in parallel. What \
+failed raises an exception, as with all of these;
+"""
+
+_IN_PIECES: Final = (
+    "That is too much to work on as a whole: the memory holds no second copy of it, nor a list of its words. "
+    "Take it in pieces: slices, or the matches of re.finditer one by one."
+)
+_FINISH_ANSWER: Final = """\
+To finish, run a block that sets
+answer["content"] = ...   # your answer, or a variable that holds it
+answer["ready"] = True
+You may set answer["content"] earlier as a draft. FINAL(value) and FINAL_VAR("name"), called in a block, \
+finish as well, also where you gave the name `answer` to something else. The first finish counts: nothing \
+after it runs.
+"""
+
+_FINISH_FINAL: Final = """\
+To finish, call FINAL(value) or FINAL_VAR("name") in a block, or write one of them as plain text at the \
+start of a line outside any block: FINAL(your answer), or FINAL_VAR(name) to return a variable of the \
+session. Do not write FINAL(...) as text in a reply that also has code: you have not seen what the code \
+finds. The first finish counts: nothing after it runs.
+"""
+
+_FINISH: Final[dict[Dialect, str]] = {
+    Dialect.ANSWER: _FINISH_ANSWER,
+    Dialect.FINAL: _FINISH_FINAL,
+    Dialect.BOTH: _FINISH_ANSWER + "\n" + _FINISH_FINAL,
+}
+
+
+def system_prompt(dialect: Dialect, limits: ObservationLimits, *, recursive: bool = False) -> str:
+    """Return the standing instructions; they do not depend on question or context, so they cache well.
+
+    `recursive`: whether this run may have children. One that may not is told nothing of them.
+    """
+    recursion = _RECURSION if recursive else ""
+    return _WORK.format(bytes_max=limits.bytes_max, recursion=recursion) + "\n" + _FINISH[dialect]
+
+
+def first_user_message(
+    question: str, contexts: Sequence[ContextFacts], whole_length_max: int | None = None
+) -> str:
+    """Return the question and what is known of each context variable: type, size and a peek.
+
+    Of more than `whole_length_max` characters in all, it says that they do not fit the memory twice.
+    """
+    lines = [f"Question: {question}", ""]
+    if not contexts:
+        lines.append("There is no context variable; answer from the question, with code where it helps.")
+    for facts in contexts:
+        lines.append(f"`{facts.name}` is a {facts.type_name} of {facts.length} {facts.unit}.")
+        if facts.peek:
+            lines.append(f"It begins: {facts.peek[:PEEK_CHARS_MAX]!r}")
+    if whole_length_max is not None and sum(facts.length for facts in contexts) > whole_length_max:
+        lines += ["", _IN_PIECES]
+    return "\n".join(lines)
+
+
+def child_question(prompt: str) -> str:
+    """Return the question of a child run, whose `context` is the prompt it was asked with.
+
+    A short prompt is its own question. A long one holds the material as well: then the question says
+    where to read, and shows both ends, where the task usually is.
+    """
+    if len(prompt) <= CHILD_QUESTION_CHARS_MAX:
+        return prompt
+    begin, end = prompt[:PEEK_CHARS_MAX], prompt[-PEEK_CHARS_MAX:]
+    return (
+        "What you are asked is in `context`, together with the material it is about. Read it, do what it "
+        f"asks, and finish with the result. It begins: {begin!r} and ends: {end!r}"
+    )
+
+
+def turn_prompt(turn: int, turns_max: int) -> str:
+    """Return the line that asks for the next reply."""
+    line = f"Turn {turn}/{turns_max}:"
+    if turn == 1:
+        return (
+            f"Nothing has run yet and you have not seen the context. Look at it before you answer.\n\n{line}"
+        )
+    return line

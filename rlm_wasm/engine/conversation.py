@@ -1,0 +1,343 @@
+"""One conversation of a run, the root's or a child's: a model, a session, and the loop between them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import anyio
+
+from rlm_wasm.conversation.cell_report import CellReport
+from rlm_wasm.conversation.loop import (
+    AskModel,
+    Begin,
+    BudgetEnded,
+    CellFinished,
+    Finish,
+    LoopEffect,
+    LoopInput,
+    ModelFailed,
+    ModelReplied,
+    RlmLoop,
+    RunCell,
+)
+from rlm_wasm.engine.accounting import Meter
+from rlm_wasm.engine.broker import Broker
+from rlm_wasm.engine.contexts import REBASE_FROM_UNITS, describe
+from rlm_wasm.engine.guest_requests import GuestRequests
+from rlm_wasm.errors import FuelExhausted, GuestError, GuestException, InternalError, WorkerLost
+from rlm_wasm.host.worker import Measured, SessionImage, Worker, WorkerSession, lockdown_of
+from rlm_wasm.ids import RequestId, RunId
+from rlm_wasm.policy.model import Policy
+from rlm_wasm.protocol.cell_result import CellResult
+from rlm_wasm.scheduler.pricing import utf8_bytes
+from rlm_wasm.scheduler.request import Completed, error_of
+from rlm_wasm.scheduler.scheduler import (
+    CellStarted,
+    FuelUsed,
+    IterationStarted,
+    Noted,
+    ObservationMade,
+    QueryReceived,
+)
+from rlm_wasm.vm.session import Cell
+
+# A conversation has fewer sessions than this has numbers: each but the first follows a lost one.
+_SESSIONS_BITS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in which tree a conversation stands. `parent` is the request that it answers; None: the root."""
+
+    run_id: RunId
+    tenant: str
+    depth: int
+    parent: RequestId | None
+    model: str
+    start: SessionImage | None = None  # what its session is forked from; None: the guest's base image
+    answer_bytes_max: int | None = None  # of a child: what there is room for where its answer goes
+
+
+@dataclass(slots=True)
+class _SessionUse:
+    """What the cells of one session used, as its last event tells it."""
+
+    cells: int = 0
+    fuel: int = 0
+    executed_ns: int = 0
+    memory_peak_bytes: int = 0
+
+    def add(self, ended: CellResult) -> None:
+        """Count one cell."""
+        self.cells += 1
+        self.fuel += ended.fuel_used
+        self.executed_ns += ended.executed_ns
+        self.memory_peak_bytes = max(self.memory_peak_bytes, ended.memory_peak_bytes)
+
+
+class Conversation:
+    """Drives one model and one session. `end` may be called from the same event loop at any time."""
+
+    def __init__(
+        self,
+        place: Place,
+        policy: Policy,
+        broker: Broker,
+        worker: Worker,
+        question: str,
+        contexts: Mapping[str, str | bytes],
+        meter: Meter,
+    ) -> None:
+        self.place = place
+        self._meter = meter
+        # What the present session has used; gone with it.
+        self._used = _SessionUse()
+        self._policy = policy
+        self._broker = broker
+        self._worker = worker
+        self._contexts = contexts
+        # Made by the task that drives: a conversation begins where there is none, in a callback.
+        self._scope: anyio.CancelScope | None = None
+        self._ending: str | None = None
+        self._session: WorkerSession | None = None
+        # What stood around each of its sessions, by the word.
+        self.lockdowns: set[str] = set()
+        self._cells = 0
+        self._sessions = 0
+        self._variables: tuple[str, ...] = ()
+        self._inputs_size = sum(len(value) for value in contexts.values())
+        self._requests = GuestRequests(
+            broker=broker,
+            run_id=place.run_id,
+            depth=place.depth,
+            parent=place.parent,
+            sub_model=policy.models.sub,
+            boundary=policy.boundary_limits(),
+            decode_ms_max=policy.cell.wall_ms_max,
+        )
+        self._loop = RlmLoop(
+            question,
+            describe(contexts),
+            policy.observation.dialect,
+            policy.observation_limits(),
+            min(policy.run.turns_max, policy.budget.iterations_max),
+            lenient_fences=policy.observation.lenient_fences,
+            recursive=place.depth < policy.run.depth_max and policy.budget.children_max > 0,
+            whole_length_max=policy.sandbox.whole_context_chars_max,
+        )
+
+    def end(self, reason: str) -> None:
+        """Stop what the conversation is doing now and let it finish with the best answer there is."""
+        if self._ending is None:
+            self._ending = reason
+            self._requests.close()
+            if self._scope is not None:
+                self._scope.cancel()
+                self._broker.stirs(self.place.parent)
+
+    async def drive(self) -> Finish:
+        """Talk to the end; the session is gone when this returns.
+
+        Raises ArtifactError, PolicyError, UsageError or MemoryExceeded if it cannot begin.
+        """
+        try:
+            given: LoopInput = Begin()
+            while True:
+                (effect,) = self._loop.handle(given)
+                if isinstance(effect, Finish):
+                    if self._session is not None and self._ending is None:
+                        await self._broker.turn(self.place.parent)
+                    return effect
+                given = await self._perform(effect)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._close_session()
+
+    async def _perform(self, effect: LoopEffect) -> LoopInput:
+        given: LoopInput | None = None
+        if self._ending is None:
+            # A scope of its own for each effect: one that was left cannot be entered again.
+            self._scope = anyio.CancelScope()
+            with self._scope:
+                if isinstance(effect, AskModel):
+                    given = await self._ask_model(effect)
+                elif isinstance(effect, RunCell):
+                    given = await self._run_cell(effect)
+                else:
+                    raise InternalError(f"the loop wants {type(effect).__name__}")
+            self._scope = None
+        if self._ending is not None:
+            # A finish that came before the end was noticed still counts, though its cell was cut off.
+            if isinstance(effect, RunCell) and self._requests.finish is not None:
+                return CellFinished(CellReport(outcome="completed", finish=self._requests.finish))
+            return BudgetEnded(self._ending)
+        if given is None:
+            raise InternalError("the conversation was cancelled without a reason")
+        return given
+
+    # -- the model ----------------------------------------------------------------------------------
+
+    async def _ask_model(self, effect: AskModel) -> LoopInput:
+        place, broker = self.place, self._broker
+        await broker.turn(place.parent)
+        if effect.observed_bytes:
+            broker.submit(ObservationMade(place.run_id, effect.observed_bytes, place.parent))
+        broker.submit(IterationStarted(place.run_id, place.parent))
+        if self._ending is not None:
+            return BudgetEnded(self._ending)
+        response = await broker.query(
+            QueryReceived(
+                run_id=place.run_id,
+                request_id=broker.next_request(place.run_id),
+                depth=place.depth,
+                origin="root",
+                model=place.model,
+                prompt_messages=effect.messages,
+                parent=place.parent,
+            )
+        )
+        if isinstance(response, Completed):
+            return ModelReplied(response.text)
+        error = error_of(response)
+        if error is None:
+            raise InternalError("a response is neither an answer nor an error")
+        return ModelFailed(error)
+
+    # -- the session --------------------------------------------------------------------------------
+
+    async def _run_cell(self, effect: RunCell) -> LoopInput:
+        place = self.place
+        try:
+            session = self._session or await self._open_session()
+        except WorkerLost as lost:
+            # The next cell tries again, within the run's iterations.
+            return CellFinished(CellReport(outcome=lost.outcome, error=str(lost), session_lost=True))
+        await self._broker.turn(place.parent)
+        limits = self._policy.cell_limits()
+        source_bytes = utf8_bytes(effect.source)
+        if source_bytes > limits.source_bytes_max:
+            too_long = f"The block is longer than the {limits.source_bytes_max} bytes a cell may have."
+            return CellFinished(CellReport(outcome="guest_exception", error=too_long))
+        self._cells += 1
+        self._requests.begin_cell(self._cells)
+        fuel = self._first_fuel(source_bytes)
+        if not fuel:  # the scheduler ends the conversation, and with it this
+            return CellFinished(CellReport(outcome=FuelExhausted.outcome))
+        refuels = fuel < limits.fuel_max
+        limits = replace(limits, fuel_max=fuel)
+        try:
+            result = await session.run(
+                Cell(effect.source, limits, report_variables=True, refuels=refuels),
+                self._requests,
+                checkpoint_bytes_max=self._policy.sandbox.checkpoint_bytes_max,
+            )
+            await self._broker.turn(place.parent)
+        finally:
+            self._requests.end_cell()
+            used: int | None = None
+            if (ended := session.last_result) is not None:
+                used = ended.fuel_used
+                # Also of a cell that was cancelled: it has used it.
+                self._used.add(ended)
+                self._meter.cell_ended(
+                    fuel=ended.fuel_used,
+                    executed_ns=ended.executed_ns,
+                    memory_peak_bytes=ended.memory_peak_bytes,
+                )
+                self._note("cell_ended", _cell_ended(self._cells, ended))
+            self._broker.submit(FuelUsed(place.run_id, used, place.parent))
+        if not result.session_lost:
+            self._variables = result.variables
+        elif not result.restored:
+            self._variables = ()
+            await self._close_session()
+        return CellFinished(self._report(result))
+
+    def _first_fuel(self, source_bytes: int) -> int:
+        """Begin a cell and return what it may use at first: reserved, until FuelUsed settles it."""
+        place = self.place
+        fuel: list[int] = []
+        self._broker.ask_fuel(CellStarted(place.run_id, self._cells, source_bytes, place.parent), fuel.append)
+        if not fuel:
+            raise InternalError("a cell began while an effect was performed")
+        return fuel[0]
+
+    def _note(self, kind: str, data: dict[str, object]) -> None:
+        self._broker.submit(Noted(self.place.run_id, kind, data, self.place.depth, self.place.parent))
+
+    async def _open_session(self) -> WorkerSession:
+        policy = self._policy
+        self._sessions += 1
+        # Numbered within the run: what a guest sees of a seed does not depend on what else goes on.
+        stream = ((self.place.parent or 0) << _SESSIONS_BITS) + self._sessions
+        limits = replace(policy.session_limits(), stream=stream)
+        session = await self._worker.session(
+            limits, policy.boundary_limits(), tenant=self.place.tenant, start=self.place.start
+        )
+        self._meter.session_opened()
+        self.lockdowns.add(lockdown_of(session))
+        try:
+            for name, value in self._contexts.items():
+                await session.load(name, value)
+            if policy.sandbox.checkpoint_bytes_max and self._inputs_size > REBASE_FROM_UNITS:
+                # Else every checkpoint would copy the inputs again.
+                await session.rebase()
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await session.aclose()
+            raise
+        self._session = session
+        self._used = _SessionUse()
+        return session
+
+    async def _close_session(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            cpu_ns = session.cpu_ns() if isinstance(session, Measured) else None
+            self._note("session_ended", _session_ended(self._used, cpu_ns, lockdown_of(session)))
+            await session.aclose()
+
+    def _report(self, result: CellResult) -> CellReport:
+        return CellReport(
+            outcome=result.outcome,
+            stdout=result.stdout,
+            stderr=result.stderr,
+            result=result.result,
+            error=None if result.error is None else error_text(result.error),
+            variables=self._variables,
+            finish=self._requests.finish,
+            session_lost=result.session_lost,
+            restored=result.restored,
+            queries_answered=self._requests.answered if result.session_lost else (),
+            draft=result.draft,
+        )
+
+
+def _session_ended(used: _SessionUse, worker_cpu_ns: int | None, lockdown: str) -> dict[str, object]:
+    return {
+        "cells": used.cells,
+        "fuel": used.fuel,
+        "executed_ns": used.executed_ns,
+        "worker_cpu_ns": worker_cpu_ns,
+        "memory_peak_bytes": used.memory_peak_bytes,
+        "lockdown": lockdown,
+    }
+
+
+def _cell_ended(cell: int, result: CellResult) -> dict[str, object]:
+    return {
+        "cell": cell,
+        "outcome": result.outcome,
+        "fuel": result.fuel_used,
+        "memory_bytes": result.memory_peak_bytes,
+        "session_lost": result.session_lost,
+        "restored": result.restored,
+    }
+
+
+def error_text(error: GuestError) -> str:
+    """Return a guest's traceback if there is one, and the sentence that says what ended the cell."""
+    if isinstance(error, GuestException):
+        return error.traceback or str(error)
+    return f"{error.traceback}{error}"

@@ -1,0 +1,114 @@
+"""What a run is about and made of, for its log: digests always, texts where the policy grants them.
+
+Without texts there are no digests of them either: whoever can guess a short text could confirm it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Final
+
+from rlm_wasm.api.snapshot import Image
+from rlm_wasm.artifacts.installed import find_guest
+from rlm_wasm.errors import ArtifactError
+from rlm_wasm.policy.model import Policy
+from rlm_wasm.policy.render import to_toml
+from rlm_wasm.scheduler.pricing import utf8_bytes
+from rlm_wasm.system.threads import in_thread
+from rlm_wasm.version import VERSION
+
+# A str up to this many characters is in the log itself, so that a replay needs no file for it.
+CONTEXT_CHARS_KEPT_MAX: Final = 65_536
+# Hashing more than this goes to another thread: the loop has other runs.
+_HASHED_AT_ONCE_UNITS: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenPolicy:
+    """A policy as logs state it. Writing it out takes as long as ten queries: once for many runs."""
+
+    text: str
+    sha256: str
+    texts: bool
+
+    @classmethod
+    def of(cls, policy: Policy) -> WrittenPolicy:
+        """Return what the logs of runs under `policy` say of it."""
+        text = to_toml(policy)
+        return cls(text, sha256(text), policy.events.texts)
+
+
+async def description(
+    policy: WrittenPolicy,
+    question: str,
+    contexts: Mapping[str, str | bytes],
+    start: Image | None = None,
+) -> dict[str, object]:
+    """Return the data of `run_described`; `start` is what its sessions are forked from."""
+    code, image = _guest_identity()
+    data: dict[str, object] = {
+        "version": VERSION,
+        "policy_sha256": policy.sha256,
+        "guest_code_sha256": code,
+        "guest_image_sha256": image,
+        "question_chars": len(question),
+        "contexts": list(contexts),
+        "context_types": [type(value).__name__ for value in contexts.values()],
+        "context_lengths": [len(value) for value in contexts.values()],
+    }
+    if not policy.texts:
+        return data
+    return data | {
+        "question": question,
+        "policy": policy.text,
+        "context_sha256": [await _digest(value) for value in contexts.values()],
+        "context_texts": [value if _is_short(value) else None for value in contexts.values()],
+        # All of its pages are read, so another thread does it.
+        "start_image_sha256": None if start is None else await in_thread(start.digest),
+    }
+
+
+def sha256(value: str | bytes) -> str:
+    """Return the digest that logs use; of a str, that of its UTF-8."""
+    data = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value
+    return hashlib.sha256(data).hexdigest()
+
+
+def answer_bytes(answer: str | None) -> int | None:
+    """Return an answer's size as the log states it."""
+    return None if answer is None else utf8_bytes(answer)
+
+
+async def _digest(value: str | bytes) -> str:
+    if len(value) <= _HASHED_AT_ONCE_UNITS:
+        return sha256(value)
+    return await in_thread(sha256, value)
+
+
+def _is_short(value: str | bytes) -> bool:
+    return isinstance(value, str) and len(value) <= CONTEXT_CHARS_KEPT_MAX and _is_writable(value)
+
+
+def _is_writable(value: str) -> bool:
+    # A lone surrogate would come back as something else.
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _guest_identity() -> tuple[str, str]:
+    try:
+        return _identity_of_built_guest()
+    except (ArtifactError, OSError):
+        return "", ""  # told where the guest is wanted, if it is
+
+
+@cache
+def _identity_of_built_guest() -> tuple[str, str]:
+    facts = find_guest().facts
+    return facts.code_sha256, facts.image_sha256

@@ -1,0 +1,50 @@
+"""Which kind of worker a policy asks for."""
+
+from __future__ import annotations
+
+from rlm_wasm.engine.accounting import Accounting
+from rlm_wasm.host.worker import SessionImage, Worker
+from rlm_wasm.inline.worker import InlineWorker
+from rlm_wasm.policy.model import Policy
+
+
+def make_worker(policy: Policy, accounting: Accounting) -> Worker:
+    """Return a worker of the policy's isolation, not yet entered. Nothing is started before a session is.
+
+    What its processes use is counted in `accounting`.
+    """
+    isolation = policy.sandbox.isolation
+    if isolation == "inline":
+        return InlineWorker(cells_max=policy.tenant_limits().cells_max)
+    # Here and not above: whoever runs guests in this process needs none of it.
+    from rlm_wasm.host.pool import PoolLimits, WorkerPool
+
+    pool = WorkerPool(
+        PoolLimits(
+            isolation=isolation,
+            workers=policy.worker_limits(),
+            tenants=policy.tenant_limits(),
+            session=policy.session_limits(),
+            cell=policy.cell_limits(),
+            boundary=policy.boundary_limits(),
+            required_layers=policy.required_layers(),
+        ),
+        charge=lambda tenant, cpu_ns: accounting.meter(tenant).worker_ran(cpu_ns),
+    )
+    accounting.watch(pool.metrics)
+    return pool
+
+
+def loaded_image(
+    policy: Policy, tenant: str, runs: tuple[tuple[int, bytes], ...], *, size: int, virtual_ns: int
+) -> SessionImage:
+    """Return an image of these pages that a worker of the policy's isolation can start a session from."""
+    if policy.sandbox.isolation == "inline":
+        from rlm_wasm.vm.guest_loader import load_guest_program
+        from rlm_wasm.vm.snapshot import Layer, Snapshot
+
+        return Snapshot(load_guest_program().program, None, Layer(runs), size, virtual_ns)
+    from rlm_wasm.protocol.snapshot_runs import WorkerImage
+
+    domain = "" if policy.sandbox.isolation == "shared" else tenant
+    return WorkerImage.of_runs(runs, tenant=domain, size=size, virtual_ns=virtual_ns)

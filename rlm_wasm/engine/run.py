@@ -1,0 +1,231 @@
+"""One run: a question, the tree of conversations that answers it, one ledger, one result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+import anyio
+
+from rlm_wasm.api.snapshot import Image
+from rlm_wasm.conversation.loop import Finish
+from rlm_wasm.conversation.prompts import child_question
+from rlm_wasm.engine.accounting import Meter
+from rlm_wasm.engine.broker import Broker
+from rlm_wasm.engine.contexts import DEFAULT_NAME
+from rlm_wasm.engine.conversation import Conversation, Place
+from rlm_wasm.engine.description import WrittenPolicy, answer_bytes, description
+from rlm_wasm.engine.task_pool import Senders
+from rlm_wasm.errors import (
+    ArtifactError,
+    ChildFailed,
+    GuestError,
+    HostExhausted,
+    InternalError,
+    Overloaded,
+    PolicyError,
+    QueryError,
+    UsageError,
+)
+from rlm_wasm.host.worker import Worker
+from rlm_wasm.ids import RequestId, RunId
+from rlm_wasm.lockdown import Grade, weakest
+from rlm_wasm.policy.model import Policy
+from rlm_wasm.protocol.guest_frames import text_bytes
+from rlm_wasm.scheduler.scheduler import ChildFinished, Noted, RunEnded, StartChild, StopChild
+
+# What keeps a child from having its session. Its parent's code may have a use for what it has.
+_NO_SESSION: Final = (ArtifactError, GuestError, HostExhausted, Overloaded, PolicyError, UsageError)
+# How the reason begins that says of a run that an event could not be written.
+EVENTS_REASON: Final = "events: "
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a run came to.
+
+    `answer` is None when there is none; `partial` is True for anything the model did not declare
+    final, and `reason` says why the run ended. It is True as well for a run of which an event could not
+    be written, whenever that was, so that no run passes for whole whose events are not: `reason` then
+    ends with "events: " and what failed. `spent` maps each dimension of the ledger to what was used,
+    over all depths. `lockdown` is what stood around the worker processes of its sessions, of those that
+    had less than others: the word that the event `session_ended` has; empty where there was none.
+    """
+
+    run_id: RunId
+    answer: str | None
+    partial: bool
+    reason: str
+    spent: dict[str, int]
+    wall_ms: int
+    lockdown: str = ""
+
+
+class ActiveRun:
+    """A run that is under way. `end` may be called from the same event loop at any time."""
+
+    def __init__(
+        self,
+        run_id: RunId,
+        policy: Policy,
+        written: WrittenPolicy,
+        broker: Broker,
+        worker: Worker,
+        question: str,
+        contexts: Mapping[str, str | bytes],
+        meter: Meter,
+        *,
+        tenant: str = "",
+        image: Image | None = None,
+    ) -> None:
+        self.run_id = run_id
+        self._policy = policy
+        self._written = written
+        self._broker = broker
+        self._worker = worker
+        self._question = question
+        self._contexts = contexts
+        self._meter = meter
+        self._tenant = tenant
+        self._image = image
+        self._start = start = None if image is None else image.state_for(tenant)
+        root = Place(run_id, tenant, depth=0, parent=None, model=policy.models.root, start=start)
+        self._root = Conversation(root, policy, broker, worker, question, contexts, meter)
+        self._children: dict[RequestId, Conversation] = {}
+        # What stood around the sessions of all conversations that are over, by the word.
+        self._lockdowns: set[str] = set()
+        self._drivers: Senders[Conversation] = Senders(lambda child, _: self._drive_child(child))
+
+    def end(self, reason: str) -> None:
+        """Stop what the run is doing now and let it finish with the best answer there is."""
+        self._root.end(reason)
+
+    def start_child(self, effect: StartChild) -> None:
+        """Drive a child's conversation, beside those that are under way."""
+        number, depth = effect.request_id, effect.depth
+        place = Place(
+            self.run_id, self._tenant, depth, number, effect.model, self._start, effect.answer_bytes_max
+        )
+        contexts = {DEFAULT_NAME: effect.question}
+        question = child_question(effect.question)
+        child = Conversation(place, self._policy, self._broker, self._worker, question, contexts, self._meter)
+        self._children[number] = child
+        self._drivers.give(child)
+
+    def stop_child(self, effect: StopChild) -> None:
+        """Stop what a child is doing now and let it finish with the best answer there is."""
+        child = self._children.get(effect.request_id)
+        if child is not None:
+            child.end(effect.reason)
+
+    async def drive(self) -> RunResult:
+        """Run to the end. Raises what `Runtime.ask` lists if the root cannot have its session.
+
+        When this returns, or raises, nothing of the run is left: no task, session, timer or permit.
+        """
+        began_ns = self._broker.clock()
+        outcome = "failed"
+        result: RunResult | None = None
+        try:
+            described = await description(self._written, self._question, self._contexts, self._image)
+            self._note("run_described", described)
+            finish = await self._until_finish()
+            outcome = self._loggable(finish.reason)
+            await self._broker.turn(None)
+            self._note("run_answered", self._answered(finish, outcome))
+            spent = {d.value: view.spent for d, view in self._broker.budget_view(self.run_id).items()}
+            wall_ms = (self._broker.clock() - began_ns) // 1_000_000
+            grade = weakest(map(Grade, self._lockdowns | self._root.lockdowns))
+            result = RunResult(
+                self.run_id,
+                finish.answer,
+                finish.partial,
+                finish.reason,
+                spent,
+                wall_ms,
+                "" if grade is None else grade.value,
+            )
+        finally:
+            with anyio.CancelScope(shield=True):
+                unwritten = await self._broker.finish_run(RunEnded(self.run_id, outcome), self.run_id)
+        return result if unwritten is None else _incomplete(result, unwritten)
+
+    def _note(self, kind: str, data: dict[str, object]) -> None:
+        self._broker.submit(Noted(self.run_id, kind, data))
+
+    def _answered(self, finish: Finish, reason: str) -> dict[str, object]:
+        data: dict[str, object] = {
+            "partial": finish.partial,
+            "reason": reason,
+            "answer_bytes": answer_bytes(finish.answer),
+        }
+        if self._policy.events.texts and finish.answer is not None:
+            data["answer"] = finish.answer
+        return data
+
+    def _loggable(self, reason: str) -> str:
+        """Return the reason without what a provider said, which may quote a prompt."""
+        if self._policy.events.texts or not reason.startswith("model_failed: "):
+            return reason
+        return ": ".join(reason.split(": ", 2)[:2])
+
+    async def _until_finish(self) -> Finish:
+        """Drive the root's conversation with its children beside it; at its end none of them goes on."""
+        finish: Finish | None = None
+        failure: Exception | None = None
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._drivers.run)
+                try:
+                    finish = await self._root.drive()
+                except Exception as error:  # noqa: BLE001 - raised again below, without the group's wrapping
+                    failure = error
+                tasks.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            # A bug of ours in a child ends the run. Who called wants it as it was raised.
+            bug: BaseException = group
+            while isinstance(bug, BaseExceptionGroup) and len(bug.exceptions) == 1:
+                bug = bug.exceptions[0]
+            raise bug from None
+        if failure is not None:
+            raise failure
+        if finish is None:
+            raise InternalError("a run ended without a finish")
+        return finish
+
+    async def _drive_child(self, child: Conversation) -> None:
+        request_id = child.place.parent
+        if request_id is None:
+            raise InternalError("the root is nobody's child")
+        answer: str | None = None
+        error: QueryError = ChildFailed("it was cancelled")
+        try:
+            try:
+                finish = await child.drive()
+                most = child.place.answer_bytes_max
+                size = 0 if finish.answer is None or most is None else text_bytes(finish.answer, most)
+                if most is not None and size > most:
+                    key = "its part of boundary.response_bytes_max"
+                    error = ChildFailed(f"the child's answer takes {size} bytes, {most} allowed: {key}")
+                elif finish.partial or finish.answer is None:
+                    error = ChildFailed(f"the child ended early: {finish.reason}", partial=finish.answer)
+                else:
+                    answer = finish.answer
+            except _NO_SESSION as problem:
+                error = ChildFailed(f"the child could not begin: {problem.message}")
+            await self._broker.turn(request_id)
+        finally:
+            del self._children[request_id]
+            self._lockdowns |= child.lockdowns
+            told = None if answer is not None else error
+            self._broker.submit(ChildFinished(self.run_id, request_id, answer, told))
+
+
+def _incomplete(result: RunResult, unwritten: str) -> RunResult:
+    """Return the result of a run whose events are not all where they belong."""
+    if not result.partial:
+        return replace(result, partial=True, reason=unwritten)
+    if result.reason.startswith(EVENTS_REASON):
+        return result
+    return replace(result, reason=f"{result.reason}; {unwritten}")

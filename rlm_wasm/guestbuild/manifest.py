@@ -1,0 +1,293 @@
+"""`guest/manifest.toml`: the pinned sources, toolchains and boundary of the guest, as typed values.
+
+The manifest is our own file, so a mistake in it is a broken installation: one ArtifactError that
+names the key. Nothing here touches the network.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from rlm_wasm.errors import ArtifactError, UsageError
+from rlm_wasm.guestbuild.toml_table import Table
+
+MANIFEST_FILE: Final = "manifest.toml"
+FORMAT: Final = 1
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_POOL: Final = re.compile(r"pool/[A-Za-z0-9+.~_/-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class PinnedFile:
+    """One file, exactly: any origin may serve it, only these bytes are accepted."""
+
+    sha256: str
+    size_bytes: int
+    pool: str | None
+    urls: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names a local copy may have."""
+        return tuple(dict.fromkeys(path.rpartition("/")[2] for path in (self.pool, *self.urls) if path))
+
+    @property
+    def name(self) -> str:
+        return self.names[0]
+
+
+@dataclass(frozen=True, slots=True)
+class PythonPin:
+    """One CPython release. `files` are alternatives with the same content."""
+
+    series: str
+    version: str
+    config_site: str
+    patches: tuple[str, ...]
+    files: tuple[PinnedFile, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ZlibPin:
+    """One zlib release. `files` are alternatives with the same C sources."""
+
+    version: str
+    files: tuple[PinnedFile, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolchainPin:
+    """A clang that makes wasm, for hosts of one `machine`; `llvm` is its folder inside the packages."""
+
+    name: str
+    machine: str
+    llvm: str
+    cflags: tuple[str, ...]
+    packages: tuple[PinnedFile, ...]
+    wasi_libc: PinnedFile
+
+
+@dataclass(frozen=True, slots=True)
+class HostFile:
+    """Something the compiler needs from the machine: a library by soname, or a tool by name."""
+
+    name: str
+    path: str
+    file: PinnedFile
+
+
+@dataclass(frozen=True, slots=True)
+class Boundary:
+    """The module's complete import and export lists, sorted."""
+
+    module: str
+    imports: tuple[str, ...]
+    exports: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CompileFlags:
+    """How CPython and zlib are compiled for every toolchain."""
+
+    target: str
+    source_date_epoch: int
+    configure: tuple[str, ...]
+    opt: tuple[str, ...]
+    small: tuple[str, ...]
+    zlib_sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingFlags:
+    """How CPython is compiled to count, then with what was counted, and merged into one object file.
+
+    `alone` are object files that take no part in the merging's optimisation; `shim` are the files of
+    the shim that the training uses.
+    """
+
+    instrument: tuple[str, ...]
+    use: tuple[str, ...]
+    merge: tuple[str, ...]
+    alone: tuple[str, ...]
+    shim: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LinkFlags:
+    """How the shim is compiled and everything is linked."""
+
+    shim: tuple[str, ...]
+    flags: tuple[str, ...]
+    libraries: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The whole of `manifest.toml`. `folder` is the guest folder it lies in."""
+
+    folder: Path
+    boundary: Boundary
+    compile: CompileFlags
+    training: TrainingFlags
+    link: LinkFlags
+    stdlib_exclude: tuple[str, ...]
+    pythons: tuple[PythonPin, ...]
+    zlibs: tuple[ZlibPin, ...]
+    toolchains: tuple[ToolchainPin, ...]
+    host_tools: tuple[HostFile, ...]
+    host_libraries: tuple[HostFile, ...]
+
+    def python(self, series: str) -> PythonPin:
+        """Return the pin of a series such as "3.14"; UsageError lists what there is."""
+        for pin in self.pythons:
+            if pin.series == series:
+                return pin
+        known = ", ".join(pin.series for pin in self.pythons)
+        raise UsageError(f"no CPython {series} is pinned (there is: {known})")
+
+
+def guest_dir() -> Path:
+    """Return the folder of guest sources: beside the package in a checkout, inside it in a wheel."""
+    package = Path(__file__).resolve().parent.parent
+    for folder in (package.parent / "guest", package / "_guest"):
+        if (folder / MANIFEST_FILE).is_file():
+            return folder
+    raise ArtifactError(
+        f"the guest's sources are missing (no guest/{MANIFEST_FILE} beside {package})",
+        hint="install rlm-wasm again, or run from a complete checkout",
+    )
+
+
+def load_manifest(folder: Path | None = None) -> Manifest:
+    """Read the manifest in `folder` (default: the installed guest folder).
+
+    Raises:
+        ArtifactError: it is missing, is not TOML, or a key is missing, unknown or malformed.
+    """
+    folder = folder or guest_dir()
+    path = folder / MANIFEST_FILE
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ArtifactError(f"{path}: {error}") from error
+    top = Table(path, "", values)
+    if top.integer("format") != FORMAT:
+        raise ArtifactError(f"{path}: format must be {FORMAT}")
+    manifest = Manifest(
+        folder=folder,
+        boundary=_boundary(top.table("boundary")),
+        compile=_compile(top.table("compile")),
+        training=_training(top.table("training")),
+        link=_link(top.table("link")),
+        stdlib_exclude=top.table("stdlib").only("exclude").strings("exclude"),
+        pythons=top.each("python", _python),
+        zlibs=top.each("zlib", _zlib),
+        toolchains=top.each("toolchain", _toolchain),
+        host_tools=top.each("host_tool", _host_tool),
+        host_libraries=top.each("host_library", _host_library),
+    )
+    top.only(
+        "format", "boundary", "compile", "training", "link", "stdlib", "python", "zlib", "toolchain",
+        "host_tool", "host_library",
+    )  # fmt: skip
+    return manifest
+
+
+def _file(table: Table) -> PinnedFile:
+    table.only("pool", "urls", "bytes", "sha256")
+    pin = PinnedFile(
+        sha256=table.text("sha256"),
+        size_bytes=table.integer("bytes"),
+        pool=table.text("pool") if table.has("pool") else None,
+        urls=table.strings("urls") if table.has("urls") else (),
+    )
+    if not _SHA256.fullmatch(pin.sha256):
+        raise table.fail("sha256", "must be 64 hexadecimal digits")
+    if pin.size_bytes <= 0:
+        raise table.fail("bytes", "must be greater than 0")
+    if pin.pool is not None and (not _POOL.fullmatch(pin.pool) or "/../" in pin.pool):
+        raise table.fail("pool", "must be a path below pool/")
+    if not all(url.startswith("https://") for url in pin.urls):
+        raise table.fail("urls", "must be https")
+    if not pin.names:
+        raise table.fail("pool", "a file needs a pool path or a url")
+    return pin
+
+
+def _python(table: Table) -> PythonPin:
+    table.only("series", "version", "config_site", "patches", "files")
+    return PythonPin(
+        series=table.text("series"),
+        version=table.text("version"),
+        config_site=table.text("config_site"),
+        patches=table.strings("patches"),
+        files=table.each("files", _file),
+    )
+
+
+def _zlib(table: Table) -> ZlibPin:
+    table.only("version", "files")
+    return ZlibPin(version=table.text("version"), files=table.each("files", _file))
+
+
+def _toolchain(table: Table) -> ToolchainPin:
+    table.only("name", "machine", "llvm", "cflags", "packages", "wasi_libc")
+    return ToolchainPin(
+        name=table.text("name"),
+        machine=table.text("machine"),
+        llvm=table.text("llvm"),
+        cflags=table.strings("cflags"),
+        packages=table.each("packages", _file),
+        wasi_libc=_file(table.table("wasi_libc")),
+    )
+
+
+def _host_tool(table: Table) -> HostFile:
+    table.only("name", "path", "file")
+    return HostFile(table.text("name"), table.text("path"), _file(table.table("file")))
+
+
+def _host_library(table: Table) -> HostFile:
+    table.only("soname", "file")
+    return HostFile(table.text("soname"), "", _file(table.table("file")))
+
+
+def _boundary(table: Table) -> Boundary:
+    table.only("module", "imports", "exports")
+    boundary = Boundary(table.text("module"), table.strings("imports"), table.strings("exports"))
+    for key, names in (("imports", boundary.imports), ("exports", boundary.exports)):
+        if list(names) != sorted(set(names)):
+            raise table.fail(key, "must be sorted, each name once")
+    return boundary
+
+
+def _compile(table: Table) -> CompileFlags:
+    table.only("target", "source_date_epoch", "configure", "opt", "small", "zlib_sources")
+    return CompileFlags(
+        target=table.text("target"),
+        source_date_epoch=table.integer("source_date_epoch"),
+        configure=table.strings("configure"),
+        opt=table.strings("opt"),
+        small=table.strings("small"),
+        zlib_sources=table.strings("zlib_sources"),
+    )
+
+
+def _training(table: Table) -> TrainingFlags:
+    table.only("instrument", "use", "merge", "alone", "shim")
+    return TrainingFlags(
+        instrument=table.strings("instrument"),
+        use=table.strings("use"),
+        merge=table.strings("merge"),
+        alone=table.strings("alone"),
+        shim=table.strings("shim"),
+    )
+
+
+def _link(table: Table) -> LinkFlags:
+    table.only("shim", "flags", "libraries")
+    return LinkFlags(table.strings("shim"), table.strings("flags"), table.strings("libraries"))

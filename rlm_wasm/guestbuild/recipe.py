@@ -1,0 +1,86 @@
+"""A recipe: exactly one choice of everything that goes into a guest, and the hash that names it."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from rlm_wasm.errors import ArtifactError, GuestBuildError
+from rlm_wasm.guestbuild.manifest import Manifest, PythonPin, ToolchainPin, ZlibPin
+from rlm_wasm.guestbuild.patches import Patch, load_patches
+
+DEFAULT_SERIES: Final = "3.14"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What one guest is made of. `shim` to `tools` are files of ours, by relative path."""
+
+    manifest: Manifest
+    cpython: PythonPin
+    zlib: ZlibPin
+    toolchain: ToolchainPin
+    patches: tuple[Patch, ...]
+    shim: Mapping[str, bytes]
+    modules: Mapping[str, bytes]
+    training: Mapping[str, bytes]
+    tools: Mapping[str, bytes]
+
+    @property
+    def training_shim(self) -> dict[str, bytes]:
+        """The files of the shim that the training uses too."""
+        missing = [name for name in self.manifest.training.shim if name not in self.shim]
+        if missing:
+            raise ArtifactError(f"training.shim names files that the shim lacks: {', '.join(missing)}")
+        return {name: self.shim[name] for name in self.manifest.training.shim}
+
+    @property
+    def text(self) -> str:
+        """The choices, for people."""
+        return f"CPython {self.cpython.version}, zlib {self.zlib.version}, {self.toolchain.name}"
+
+
+def recipes(manifest: Manifest, series: str = DEFAULT_SERIES) -> Iterator[Recipe]:
+    """Yield every recipe the manifest allows on this machine, the preferred one first.
+
+    Raises:
+        ArtifactError: the guest folder is incomplete. UsageError: the series is not pinned.
+        GuestBuildError: no toolchain is pinned for this kind of machine.
+    """
+    cpython = manifest.python(series)
+    machine = platform.machine()
+    toolchains = [pin for pin in manifest.toolchains if pin.machine == machine]
+    if not toolchains:
+        raise GuestBuildError(
+            f"no toolchain is pinned for {machine} machines",
+            hint="build on x86_64; the guest itself runs wherever wasmtime does",
+        )
+    folder = manifest.folder / "patches"
+    patches = tuple(patch for name in cpython.patches for patch in load_patches(folder, name))
+    shim = _read_folder(manifest.folder / "shim", (".c", ".h"))
+    modules = _read_folder(manifest.folder / "python", (".py",))
+    training = _read_folder(manifest.folder / "training", (".c", ".py"))
+    tools = _read_folder(manifest.folder / "tools", (".py",))
+    for toolchain in toolchains:
+        for zlib in manifest.zlibs:
+            yield Recipe(manifest, cpython, zlib, toolchain, patches, shim, modules, training, tools)
+
+
+def hashes(files: Mapping[str, bytes]) -> dict[str, str]:
+    """Return the sha256 of each file's content, for use in a key."""
+    return {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
+
+
+def _read_folder(folder: Path, suffixes: tuple[str, ...]) -> dict[str, bytes]:
+    found = {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.suffix in suffixes and path.is_file()
+    }
+    if not found:
+        raise ArtifactError(f"the guest's sources are incomplete: nothing in {folder}")
+    return found

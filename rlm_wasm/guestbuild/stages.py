@@ -1,0 +1,104 @@
+"""The graph of stages from pinned files to `raw.wasm`, each keyed by everything that decides its output.
+
+    toolchain    python-src
+      |    \\      /   |   \\
+    zlib    \\    /  native  |
+       \\     |  /   /  |    |
+     instrumented  /  stdlib
+             |    /  /   |
+             profile     |     + guest/training
+             |           |
+        libpython        |
+             |           |
+             |       frozen    + guest/python
+             |       /
+             link              + guest/shim
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from rlm_wasm.guestbuild import assembly, compilation
+from rlm_wasm.guestbuild import training_stage as training
+from rlm_wasm.guestbuild.build_context import Needs, Workshop
+from rlm_wasm.guestbuild.build_host import find_compiler
+from rlm_wasm.guestbuild.manifest import PinnedFile
+from rlm_wasm.guestbuild.recipe import Recipe, hashes
+from rlm_wasm.guestbuild.stage_cache import Stage, stage_key
+
+# Raised when the code of a stage changes what it makes, so that old results are not taken for new.
+_REVISION: Final = {
+    "toolchain": 2, "python-src": 1, "native": 1, "zlib": 1, "instrumented": 1,
+    "profile": 1, "libpython": 2, "stdlib": 1, "frozen": 1, "link": 1,
+}  # fmt: skip
+
+_Make = Callable[[Recipe, Workshop, Path, Needs], None]
+
+
+def plan_stages(recipe: Recipe, shop: Workshop) -> Stage:
+    """Return the last stage of `recipe`, whose folder holds `raw.wasm`; the others hang below it."""
+    manifest, toolchain_pin, cpython = recipe.manifest, recipe.toolchain, recipe.cpython
+    flags, link_flags, boundary = manifest.compile, manifest.link, manifest.boundary
+
+    def stage(
+        name: str, text: str, seconds: int, needs: Sequence[Stage], make: _Make, inputs: Any,
+        files: Sequence[tuple[PinnedFile, ...]] = (), check: Callable[[], object] | None = None,
+    ) -> Stage:  # fmt: skip
+        pins = [sorted(file.sha256 for file in group) for group in files]
+        key = stage_key(name, [_REVISION[name], [need.key for need in needs], pins, inputs])
+        maker = partial(make, recipe, shop)
+        return Stage(name, text, key, seconds, tuple(needs), tuple(files), maker, check)
+
+    toolchain = stage(
+        "toolchain", f"unpacking {toolchain_pin.name}", 6, [], compilation.make_toolchain,
+        [toolchain_pin.name, toolchain_pin.llvm, flags.target],
+        [(file,) for file in (*toolchain_pin.packages, toolchain_pin.wasi_libc)], check=find_compiler,
+    )  # fmt: skip
+    python_src = stage(
+        "python-src", f"unpacking CPython {cpython.version}", 3, [], compilation.make_python_src,
+        [cpython.version, [[patch.file, patch.search, patch.replace] for patch in recipe.patches]],
+        [cpython.files],
+    )  # fmt: skip
+    native = stage(
+        "native", "building CPython for this machine (it freezes the modules)", 65, [python_src],
+        compilation.make_native, [compilation.NATIVE_OPT], check=find_compiler,
+    )  # fmt: skip
+    zlib = stage(
+        "zlib", f"compiling zlib {recipe.zlib.version}", 2, [toolchain], compilation.make_zlib,
+        [recipe.zlib.version, flags.zlib_sources, flags.opt], [recipe.zlib.files],
+    )  # fmt: skip
+    compiling = [cpython.config_site, toolchain_pin.cflags, flags.configure, flags.opt, flags.small,
+                 flags.source_date_epoch]  # fmt: skip
+    linking = [toolchain_pin.cflags, link_flags.shim, link_flags.flags, link_flags.libraries,
+               flags.source_date_epoch]  # fmt: skip
+    instrumented = stage(
+        "instrumented", f"compiling CPython {cpython.version} to wasm, to count what it does", 100,
+        [toolchain, python_src, native, zlib], compilation.make_instrumented,
+        [*compiling, manifest.training.instrument],
+    )  # fmt: skip
+    stdlib = stage(
+        "stdlib", "freezing the standard library", 8, [python_src, native], assembly.make_stdlib,
+        [manifest.stdlib_exclude, hashes(recipe.tools)],
+    )  # fmt: skip
+    profile = stage(
+        "profile", "training CPython", 20, [toolchain, python_src, native, zlib, instrumented, stdlib],
+        training.make_profile,
+        [*linking, hashes(recipe.training), hashes(recipe.training_shim), hashes(recipe.tools)],
+    )  # fmt: skip
+    libpython = stage(
+        "libpython", f"compiling CPython {cpython.version} to wasm, as it was trained", 130,
+        [toolchain, python_src, native, zlib, instrumented, profile], compilation.make_libpython,
+        [*compiling, manifest.training.use, manifest.training.merge, manifest.training.alone],
+    )  # fmt: skip
+    frozen = stage(
+        "frozen", "freezing the guest's modules", 1, [python_src, native, stdlib], assembly.make_frozen,
+        [hashes(recipe.modules), hashes(recipe.tools)],
+    )  # fmt: skip
+    return stage(
+        "link", "linking", 5, [toolchain, zlib, libpython, frozen], assembly.make_link,
+        [*linking, hashes(recipe.shim), boundary.module, boundary.imports, boundary.exports],
+    )  # fmt: skip

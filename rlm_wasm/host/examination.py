@@ -1,0 +1,110 @@
+"""What locked-down workers are on this machine: every layer, and what happens when one tries to get out."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from dataclasses import dataclass
+
+from rlm_wasm.errors import HostExhausted
+from rlm_wasm.host.zygote import Zygote
+from rlm_wasm.jail.lockdown import probe
+from rlm_wasm.jail.lockdown.probe import Attempt
+from rlm_wasm.jail.lockdown.report import Finding
+from rlm_wasm.lockdown import LAYERS_OF, Grade, grade_of
+from rlm_wasm.protocol.zygote_reports import Exited, Gone, Spawned, Unheld, ZygoteGone
+from rlm_wasm.system.os_errors import typed
+
+_ENTRY = probe.__name__
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """The layers of a worker that was made for it, and its attempts."""
+
+    layers: tuple[Finding, ...]
+    attempts: tuple[Attempt, ...]
+
+    @property
+    def grade(self) -> Grade:
+        """What stands around such a worker."""
+        return grade_of({finding.layer for finding in self.layers if finding.applied})
+
+    @property
+    def locked(self) -> bool:
+        """Whether it is of a grade that a policy can ask for, and no attempt got anywhere."""
+        return self.grade in LAYERS_OF and all(a.refused for a in self.attempts)
+
+
+def examine() -> Examination:
+    """Start a zygote, fork one worker for each attempt, and look. Takes about a second.
+
+    Raises:
+        ArtifactError: no guest is built.
+        HostExhausted: the kernel refuses this process what a worker takes.
+        InternalError: the system refuses it something else.
+        LockdownError: this machine is none that workers can be locked down on.
+        ZygoteGone: it did not start, or ended.
+    """
+    try:
+        return _examine()
+    except OSError as error:
+        failure = typed(error, "no worker process can be made", ours=True)
+        raise failure from failure.__cause__
+
+
+def _examine() -> Examination:
+    zygote = Zygote.start(_ENTRY, probe.LIMITS, required=())
+    try:
+        told, _ = _ask(zygote, "layers")
+        rows = [line.split("\t") for line in told.splitlines()]
+        layers = tuple(Finding(layer, applied == "1", detail) for layer, applied, detail in rows)
+        attempts = tuple(Attempt(name, _outcome(*_ask(zygote, name))) for name in probe.ATTEMPTS)
+        return Examination(layers, attempts)
+    finally:
+        zygote.close()
+
+
+def _ask(zygote: Zygote, what: str) -> tuple[str, Exited]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.settimeout(probe.SECONDS_MAX)
+        number = zygote.spawn(theirs)
+        theirs.close()
+        answer = b""
+        try:
+            ours.sendall(what.encode(), socket.MSG_NOSIGNAL)
+            while part := ours.recv(65_536):
+                answer += part
+        except OSError:
+            pass  # it ended before it read or said anything: its exit tells
+    return answer.decode("utf-8", "replace"), _exit(zygote, number)
+
+
+def _exit(zygote: Zygote, number: int) -> Exited:
+    end = time.monotonic() + probe.SECONDS_MAX
+    while (left := end - time.monotonic()) > 0:
+        for report in zygote.wait(left):
+            match report:
+                case Spawned(pidfd=pidfd):
+                    os.close(pidfd)
+                case Exited() if report.number == number:
+                    return report
+                case Unheld() if report.number == number:
+                    raise HostExhausted("no descriptor is left to hold a worker by")
+                case Gone(reason=reason):
+                    raise ZygoteGone(reason)
+    raise ZygoteGone("a worker did not end")
+
+
+def _outcome(answer: str, ended: Exited) -> str:
+    if answer:
+        return answer
+    if ended.reason:
+        return ended.reason
+    if ended.killed_by:
+        return signal.Signals(ended.killed_by).name
+    # A program that ran in its place, and said nothing.
+    return "worked"

@@ -1,0 +1,62 @@
+"""Which layers of a lock-down this machine gives: found out by locking a process down, without a guest."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Final
+
+from rlm_wasm.errors import LockdownError
+from rlm_wasm.host.zygote_launch import execute
+from rlm_wasm.jail.lockdown.report import Finding
+from rlm_wasm.lockdown import Grade, grade_of
+from rlm_wasm.protocol.zygote_reports import layers_of
+from rlm_wasm.system.os_errors import typed
+
+_SECONDS_MAX: Final = 30.0
+_ANSWER_BYTES_MAX: Final = 64 << 10
+# The policy that is made for a machine of each grade; under any other there is no process to trust in.
+POLICY_OF: Final = {Grade.FULL: "strict", Grade.NAMESPACED: "container", Grade.FILTERED: "container"}
+INLINE_POLICY: Final = "standard"
+
+
+def layers_here() -> tuple[Finding, ...]:
+    """Lock a process down and return what became of each layer. Takes a few tenths of a second.
+
+    Raises:
+        HostExhausted: the kernel refuses this process what another one takes.
+        LockdownError: no process can be locked down here at all.
+    """
+    try:
+        return _layers_here()
+    except OSError as error:
+        failure = typed(error, "no process can be made to look at", ours=True)
+        raise failure from failure.__cause__
+
+
+def _layers_here() -> tuple[Finding, ...]:
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            process = execute(theirs, "rlm_wasm.jail.lockdown.look")
+        try:
+            ours.settimeout(_SECONDS_MAX)
+            answer = b""
+            while len(answer) < _ANSWER_BYTES_MAX and (part := ours.recv(_ANSWER_BYTES_MAX)):
+                answer += part
+        finally:
+            process.kill()
+            process.wait()
+    try:
+        document = json.loads(answer)
+        if "failed" not in document:
+            return layers_of(document)
+        why = str(document["failed"])
+    except (ValueError, TypeError):
+        why = "it ended without a word"
+    raise LockdownError(f"a worker cannot be locked down here: {why}")
+
+
+def grade_here() -> Grade:
+    """Return what would stand around a worker here. Raises what `layers_here` raises."""
+    return grade_of({finding.layer for finding in layers_here() if finding.applied})

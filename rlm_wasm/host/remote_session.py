@@ -1,0 +1,117 @@
+"""A session in a worker process, for an async host: the same calls as one in this process."""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+import anyio
+
+from rlm_wasm.errors import UsageError, WorkerLost
+from rlm_wasm.host.answers import Answer
+from rlm_wasm.host.cell_accounting import lost_result
+from rlm_wasm.host.cell_slots import Stint
+from rlm_wasm.host.connection import Link
+from rlm_wasm.host.session import CLOSE_SECONDS_MAX, HostSession
+from rlm_wasm.host.worker import SessionImage
+from rlm_wasm.ids import SessionId
+from rlm_wasm.limits import BoundaryLimits, SessionLimits
+from rlm_wasm.protocol.cell_result import CellResult
+from rlm_wasm.protocol.commands import Done, Load, Open, Report
+from rlm_wasm.protocol.input_value import Input
+from rlm_wasm.protocol.text_layout import LaidOut
+from rlm_wasm.system.os_errors import typed
+from rlm_wasm.system.threads import in_thread
+from rlm_wasm.vm.session import Cell
+
+# A value of fewer bytes travels in its frame; a larger one in a file of its own.
+FILE_FROM_BYTES: Final = 32 << 10
+# Laying out more than this takes milliseconds, so another thread does it.
+_THREAD_FROM_UNITS: Final = 1 << 20
+
+
+class ProcessSession(HostSession):
+    """One guest in a worker process. Not for concurrent use. Close it, or use `async with`.
+
+    When its process is gone, `run` returns a result that says so; everything else raises WorkerLost.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        number: SessionId,
+        limits: SessionLimits,
+        boundary: BoundaryLimits,
+        stint: Stint,
+        *,
+        alone: bool = False,
+    ) -> None:
+        super().__init__(link, number, boundary, stint)
+        self._limits = limits
+        self._process_id: Final = link.child.pid
+        self._link: Final = link
+        self._alone: Final = alone
+
+    @property
+    def process_id(self) -> int:
+        """The process that holds the guest, also when it is gone."""
+        return self._process_id
+
+    @property
+    def lockdown(self) -> str:
+        """What stands around that process: the word of a `lockdown.Grade`."""
+        return self._link.child.grade.value
+
+    def cpu_ns(self) -> int | None:
+        """Return the CPU time of the process; None if it is not this session's alone, or is gone."""
+        return self._link.child.cpu_ns() if self._alone and self._link.lost is None else None
+
+    async def load(self, name: str, value: str | bytes) -> None:
+        """Bind an input in the guest. Raises UsageError, MemoryExceeded or another GuestError."""
+        # Before a copy is made of it. The worker checks again, for itself.
+        wanted = Input.of(name, value, size_max=self._limits.context_bytes_max)
+        plain, encoding = wanted.value, wanted.encoding
+        if isinstance(plain, LaidOut):
+            raise UsageError(f"{name} is a LaidOut; give a str or bytes")
+
+        def lay_out() -> LaidOut:
+            return LaidOut.of(plain, encoding, file_from_bytes=FILE_FROM_BYTES)
+
+        large = len(plain) >= _THREAD_FROM_UNITS
+        try:
+            laid_out = await in_thread(lay_out) if large else lay_out()
+        except OSError as error:
+            failure = typed(error, "an input cannot be laid out", ours=True)
+            raise failure from failure.__cause__
+        await self._operate(Load(self._number, name, laid_out), None)
+
+    async def run(
+        self, cell: Cell, answer: Answer | None = None, *, checkpoint_bytes_max: int = 0
+    ) -> CellResult:
+        """Run a cell, as a session of this process does; a worker that is gone is a result too."""
+        cell.encoded()  # what it raises, it raises here, also where the worker is gone
+        try:
+            return await super().run(cell, answer, checkpoint_bytes_max=checkpoint_bytes_max)
+        except WorkerLost as lost:
+            # It was gone before the cell began.
+            self.last_result = lost_result(lost, 0)
+            return self.last_result
+
+    async def aclose(self) -> None:
+        """Free the guest, and wait until its place is free: with a process of its own, until that is gone."""
+        await super().aclose()
+        if self._alone and not self._home.inherited:
+            with anyio.move_on_after(CLOSE_SECONDS_MAX):
+                await self._link.gone.wait()
+
+    def _received(self, report: Report) -> None:
+        super()._received(report)
+        # The end of an operation that is being answered: its worker is gone, and nobody wants the answer.
+        if isinstance(report, Done) and self._answering is not None:
+            self._answering.cancel()
+
+    async def open_in(self, limits: SessionLimits, start: SessionImage | None) -> None:
+        """Make the guest. Called once, by the pool."""
+        # The worker has its own source of random bytes: nothing of ours is called from there.
+        command = Open(self._number, limits, self._boundary, os.urandom, self._received, start)
+        await self._operate(command, None)

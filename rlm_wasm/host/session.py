@@ -1,0 +1,350 @@
+"""A session as its host drives it: awaitable calls, made of commands to a worker and the reports of it.
+
+Where the guest is, in this process or in another one, is the matter of who takes the commands.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+import anyio
+
+from rlm_wasm.errors import CellCancelled, DeadlineExceeded, GuestError, InternalError, UsageError
+from rlm_wasm.host.affinity import Home
+from rlm_wasm.host.answers import Answer, Answerer
+from rlm_wasm.host.cell_accounting import unbegun_result
+from rlm_wasm.host.cell_slots import Stint
+from rlm_wasm.host.worker import SessionImage
+from rlm_wasm.ids import SessionId
+from rlm_wasm.limits import BoundaryLimits
+from rlm_wasm.protocol.cell_result import CellResult
+from rlm_wasm.protocol.commands import (
+    Close,
+    Command,
+    Done,
+    FuelLow,
+    Interrupt,
+    Load,
+    Open,
+    Rebase,
+    Refuel,
+    Report,
+    Requested,
+    Respond,
+    Run,
+    Stop,
+    TakeSnapshot,
+)
+from rlm_wasm.protocol.guest_frames import encode_response, response_bytes_max
+from rlm_wasm.scheduler.request import Cancelled
+from rlm_wasm.vm.session import Cell
+
+# For so long closing waits until the session's place is free. What stands in the way of a worker process is
+# ended long before; nothing can end a thread of this process.
+CLOSE_SECONDS_MAX: Final = 30.0
+# What a guest that waits for the host gets when its cell is interrupted.
+_CANCELLED_RESPONSE: Final = encode_response(Cancelled("the cell was cancelled"))
+
+
+class _Mailbox:
+    """What the task that drives a session has to know, put there on the event loop's thread."""
+
+    def __init__(self) -> None:
+        self._reports: deque[Report | BaseException] = deque()
+        self._arrived = anyio.Event()
+
+    def put(self, report: Report | BaseException) -> None:
+        self._reports.append(report)
+        self._arrived.set()
+
+    async def get(self) -> Report | BaseException:
+        while not self._reports:
+            self._arrived = anyio.Event()
+            await self._arrived.wait()
+        return self._reports.popleft()
+
+
+class Commands(Protocol):
+    """What a session sends its commands to. What it reports comes to the sink that `Open` named."""
+
+    def submit(self, command: Command) -> None:
+        """Send a command. Raises UsageError or WorkerLost if it could begin nothing any more."""
+
+
+class HostSession:
+    """One guest, wherever it is, one operation at a time. Close it, or use `async with`.
+
+    Whoever makes it begins with an `Open` whose sink is `_received`.
+    """
+
+    def __init__(self, commands: Commands, number: SessionId, boundary: BoundaryLimits, stint: Stint) -> None:
+        self._commands = commands
+        self._stint = stint
+        self._number = number
+        self._boundary = boundary
+        self._home = Home()
+        self._mailbox = _Mailbox()
+        self._closed = False
+        # Nothing is left of the guest, and its place is free.
+        self._freed = anyio.Event()
+        self._busy = False
+        self._answering: anyio.CancelScope | None = None
+        self._answerer: Answerer | None = None
+        # The number of the frame that the answerer has not replied to, or 0.
+        self._unanswered = 0
+        self._frames = 0
+        # Whether what is unanswered is how much more fuel there is.
+        self._dry = False
+        self._interrupted = False
+        self.last_result: CellResult | None = None
+
+    async def load(self, name: str, value: str | bytes) -> None:
+        """Bind an input in the guest. Raises UsageError, MemoryExceeded or another GuestError."""
+        await self._operate(Load(self._number, name, value), None)
+
+    async def rebase(self) -> None:
+        """Make the present state the session's origin: worth one copy after large inputs were loaded."""
+        await self._operate(Rebase(self._number), None)
+
+    async def snapshot(self) -> SessionImage:
+        """Return the state between two cells. Raises UsageError if the session is lost."""
+        done = await self._operate(TakeSnapshot(self._number), None)
+        if done.snapshot is None:
+            raise InternalError("a snapshot ended without one")
+        return done.snapshot
+
+    async def run(
+        self, cell: Cell, answer: Answer | None = None, *, checkpoint_bytes_max: int = 0
+    ) -> CellResult:
+        """Run a cell; `answer` turns each request frame of the guest into a response frame.
+
+        A GuestError raised by `answer` ends the cell and is its result. Where a cell ends the
+        guest, the session goes back to the state before it if that took no more than
+        `checkpoint_bytes_max`; else it is lost. Cancelling this call ends the cell.
+        """
+        self.last_result = None
+        done = await self._operate(Run(self._number, cell, checkpoint_bytes_max), answer)
+        if done.result is None:
+            raise InternalError("a cell ended without a result")
+        return done.result
+
+    def interrupt(self) -> None:
+        """Ask the cell that runs to end by an exception in the guest. Does nothing between cells."""
+        if not self._closed:
+            self._home.check("the session")
+            self._interrupt()
+            if self._answering is not None:
+                self._answering.cancel()
+            if self._unanswered:
+                # The guest has to run again to be interrupted.
+                if self._dry:
+                    self._refuel(self._unanswered, 0)
+                else:
+                    self._reply(self._unanswered, _CANCELLED_RESPONSE)
+
+    async def aclose(self) -> None:
+        """Free the guest, and wait until its place is free, at most CLOSE_SECONDS_MAX. Safe to call again."""
+        if self._home.inherited:
+            return  # nothing of it is here
+        self.abandon()
+        if not self._freed.is_set():
+            self._home.check("the session")
+        with anyio.move_on_after(CLOSE_SECONDS_MAX):
+            await self._freed.wait()
+
+    def abandon(self) -> None:
+        """Free the guest without waiting for anything. Safe to call again, and after the worker closed."""
+        if not self._closed and not self._home.inherited:
+            self._home.check("the session")
+            self._closed = True
+            try:
+                self._commands.submit(Close(self._number, self._notice_of_end()))
+            except UsageError:  # the worker is closed, and so are its guests
+                self._freed.set()
+
+    def _notice_of_end(self) -> Callable[[], None]:
+        """Return what the worker is to call when it has freed the guest."""
+        return self._freed.set
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._home.inherited:
+            return  # nor is there a task, for a scope
+        with anyio.CancelScope(shield=True):
+            await self.aclose()
+
+    async def _operate(self, command: Command, answer: Answer | None) -> Done:
+        if self._closed or self._busy:
+            raise UsageError("the session is closed" if self._closed else "the session is busy")
+        self._home.check("the session")
+        self._busy = True
+        self._interrupted = False
+        try:
+            await self._begin(command)
+        except BaseException:
+            self._busy = False
+            self._stint.end()
+            raise
+        self._answerer = answer if isinstance(answer, Answerer) else None
+        failed: Exception | None = None
+        try:
+            while True:
+                report = await self._mailbox.get()
+                if isinstance(report, Done):
+                    break
+                try:
+                    if isinstance(report, BaseException):
+                        raise report
+                    reply = await self._answer(report, answer)
+                except Exception as error:  # noqa: BLE001 - of whoever answers: raised once the cell has ended
+                    # As after an interrupt: the guest can unwind, and the session lives on.
+                    failed = failed or error
+                    self._interrupt()
+                    self._unanswered = 0
+                    reply = (
+                        Refuel(self._number, 0) if self._dry else Respond(self._number, _CANCELLED_RESPONSE)
+                    )
+                if not isinstance(reply, Stop) and not self._interrupted:
+                    await self._stint.begun()
+                self._commands.submit(reply)
+        except BaseException:
+            self._answerer = None
+            self._unanswered = 0
+            if isinstance(command, Open):
+                raise  # nobody has it yet, so nobody has to wait: who makes it abandons it
+            # Cancelled, or a bug above: the guest must be still before the caller goes on. What a worker owes
+            # bounds the wait, and its link ends it, which tells everybody whatever else fails.
+            with anyio.CancelScope(shield=True):
+                with contextlib.suppress(UsageError):  # the worker closes, which ends the operation too
+                    self._commands.submit(Stop(self._number, CellCancelled("the cell was cancelled")))
+                while not isinstance(done := await self._mailbox.get(), Done):
+                    pass
+                self.last_result = done.result
+            raise
+        finally:
+            self._busy = False
+            self._answerer = None
+            self._stint.end()
+        self.last_result = report.result
+        if failed is not None:
+            raise failed
+        if report.error is not None:
+            raise report.error
+        return report
+
+    def _interrupt(self) -> None:
+        self._commands.submit(Interrupt(self._number))
+        self._interrupted = True
+        self._stint.hurry()
+
+    async def _begin(self, command: Command) -> None:
+        """Send a command; a cell's once its tenant may compute."""
+        if not isinstance(command, Run):
+            self._commands.submit(command)
+            return
+        if not self._stint.begin():
+            try:
+                await self._stint.begun()
+                if self._closed:
+                    raise UsageError("the session was closed")
+            except BaseException:
+                self.last_result = unbegun_result()  # which has used nothing
+                raise
+        self._commands.submit(command)
+        if self._interrupted:  # while it waited
+            self._commands.submit(Interrupt(self._number))
+
+    def _received(self, report: Report) -> None:
+        """Take a report of the worker's: an answerer gets a request at once, the waiting task all else."""
+        self._stint.end()  # the guest waits for the host, or for nothing
+        answerer = self._answerer
+        if answerer is None or self._interrupted or not isinstance(report, Requested | FuelLow):
+            self._mailbox.put(report)
+            return
+        self._frames += 1
+        self._unanswered = self._frames
+        self._dry = isinstance(report, FuelLow)
+        try:
+            if isinstance(report, FuelLow):
+                answerer.refuel(functools.partial(self._refuel, self._frames))
+            else:
+                answerer.ask(report.frame, functools.partial(self._reply, self._frames))
+        except BaseException as error:  # noqa: BLE001 - raised again by the task that drives the session
+            # Any: what leaves a callback is told to nobody, and ends trio.
+            self._mailbox.put(error)
+
+    def _reply(self, number: int, response: bytes | GuestError) -> None:
+        """Pass a reply on, if it is the one that the guest waits for."""
+        if number != self._unanswered:
+            return  # interrupted or cancelled meanwhile
+        self._unanswered = 0
+        command: Command
+        if isinstance(response, GuestError):
+            command = Stop(self._number, response)
+        else:
+            try:
+                command = Respond(self._number, self._checked(response))
+            except UsageError as error:
+                self._mailbox.put(error)
+                return
+        self._go_on(command)
+
+    def _checked(self, response: object) -> bytes:
+        """Return what whoever answers gave, if it can go to the guest. Raises UsageError."""
+        if type(response) is not bytes:  # a subclass may lie about its length
+            raise UsageError(f"a {type(response).__name__} is no response; give bytes")
+        most = response_bytes_max(self._boundary)
+        if len(response) > most:
+            key = "boundary.response_bytes_max"
+            raise UsageError(f"a response of {len(response)} bytes; {key} leaves room for {most}")
+        return response
+
+    def _refuel(self, number: int, fuel: int) -> None:
+        """Pass on how much more fuel there is, if that is what the cell waits for."""
+        if number == self._unanswered:
+            self._unanswered = 0
+            self._go_on(Refuel(self._number, fuel))
+
+    def _go_on(self, command: Command) -> None:
+        """Tell the guest what it waits for, once its tenant may compute: at once if it is interrupted."""
+
+        def submit() -> None:
+            with contextlib.suppress(UsageError):  # the worker is closed, and so is the guest
+                self._commands.submit(command)
+
+        if isinstance(command, Stop) or self._interrupted or self._stint.begin(submit):
+            submit()
+
+    async def _answer(self, request: Requested | FuelLow, answer: Answer | None) -> Command:
+        """Return what to tell the guest: a response, or that its cell is over."""
+        if isinstance(request, FuelLow):
+            # Interrupted: the guest has to run again for that. Or nobody is there who has any.
+            return Refuel(self._number, 0)
+        if answer is None:
+            return Stop(self._number, CellCancelled("the guest asked the host where nobody answers"))
+        if self._interrupted:
+            return Respond(self._number, _CANCELLED_RESPONSE)
+        wait_ms = self._boundary.host_wait_ms_max
+        try:
+            # No `fail_after`: whoever answers may have a TimeoutError of its own.
+            with (
+                anyio.CancelScope() as self._answering,
+                anyio.move_on_after(wait_ms / 1000) as waiting,
+            ):
+                return Respond(self._number, self._checked(await answer(request.frame)))
+            if waiting.cancelled_caught:
+                late = DeadlineExceeded(f"the guest waited for the host longer than {wait_ms} ms")
+                return Stop(self._number, late)
+            # Interrupted: the guest has to run again to be interrupted.
+            return Respond(self._number, _CANCELLED_RESPONSE)
+        except GuestError as error:
+            return Stop(self._number, error)

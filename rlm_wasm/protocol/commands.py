@@ -1,0 +1,133 @@
+"""What a worker is told and what it reports: the messages between a host and the loop that runs its guests.
+
+Each names its session. Commands are performed in the order they were given; a session reports in order
+too: any number of `Requested` and `FuelLow`, then one `Done` for every command that begins something
+(Open, Load, Run, Rebase, TakeSnapshot).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rlm_wasm.errors import GuestError, RlmWasmError
+from rlm_wasm.host.worker import SessionImage
+from rlm_wasm.ids import SessionId
+from rlm_wasm.limits import BoundaryLimits, SessionLimits
+from rlm_wasm.protocol.cell_result import CellResult
+from rlm_wasm.protocol.text_layout import LaidOut
+from rlm_wasm.vm.session import Cell
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Make a session, from a snapshot if there is one. `entropy(n)` gives its random bytes."""
+
+    session: SessionId
+    limits: SessionLimits
+    boundary: BoundaryLimits
+    entropy: Callable[[int], bytes]
+    sink: Callable[[Report], None]
+    start: SessionImage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Bind an input in the guest."""
+
+    session: SessionId
+    name: str
+    value: str | bytes | LaidOut
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Run a cell.
+
+    With `checkpoint_bytes_max` above 0 the state before it is kept, if it takes no more, and the
+    session goes back to it should the cell end the guest.
+    """
+
+    session: SessionId
+    cell: Cell
+    checkpoint_bytes_max: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Rebase:
+    """Make the present state the session's origin."""
+
+    session: SessionId
+
+
+@dataclass(frozen=True, slots=True)
+class TakeSnapshot:
+    """Report a snapshot of the session."""
+
+    session: SessionId
+
+
+@dataclass(frozen=True, slots=True)
+class Respond:
+    """Answer the request the session waits with."""
+
+    session: SessionId
+    response: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Refuel:
+    """Let the cell that reported `FuelLow` use so much more; 0: it has to end with what it has."""
+
+    session: SessionId
+    fuel: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End the session's operation with this error; it still reports Done."""
+
+    session: SessionId
+    error: GuestError
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupt:
+    """Ask the session's cell to end by an exception in the guest."""
+
+    session: SessionId
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Free the session, whatever it does. `closed()` is called once, when nothing is left of it."""
+
+    session: SessionId
+    closed: Callable[[], None] = lambda: None
+
+
+Command = Open | Load | Run | Rebase | TakeSnapshot | Respond | Refuel | Interrupt | Stop | Close
+
+
+@dataclass(frozen=True, slots=True)
+class Requested:
+    """The guest waits for the response to this frame."""
+
+    frame: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FuelLow:
+    """The cell waits to be told how much more fuel it gets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The operation is over: with a cell's result, a snapshot, with nothing, or with an error."""
+
+    result: CellResult | None = None
+    snapshot: SessionImage | None = None
+    error: RlmWasmError | None = None
+
+
+Report = Requested | FuelLow | Done

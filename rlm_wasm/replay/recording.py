@@ -1,0 +1,197 @@
+"""An event log as something to repeat: its question, policy, inputs and answers, all checked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Self
+
+from rlm_wasm.api.snapshot import Image
+from rlm_wasm.audit.reader import EventLogError, read_events
+from rlm_wasm.engine.description import sha256
+from rlm_wasm.errors import PolicyError, UsageError
+from rlm_wasm.events import Event
+from rlm_wasm.ids import RunId, make_run_id
+from rlm_wasm.policy.document import parse_document
+from rlm_wasm.policy.model import Policy
+from rlm_wasm.replay.recorded_provider import RecordedAnswer, messages_digest
+
+# A recording is held in memory, at up to a kilobyte an event beside its texts.
+EVENTS_MAX: Final = 1_000_000
+BYTES_MAX: Final = 1 << 30
+_POLICY_HINT: Final = "give the policy to repeat the run under: --policy P, or `replay(…, policy=…)`"
+_TEXTS_HINT: Final = "record the run under a policy with `texts = true` in [events]"
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedContext:
+    """An input of the recorded run: what it was, and itself where it was short."""
+
+    name: str
+    type_name: str
+    length: int
+    sha256: str
+    text: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """One run's log with its texts."""
+
+    path: str
+    events: tuple[Event, ...]
+    run_id: RunId
+    question: str
+    policy_text: str
+    contexts: tuple[RecordedContext, ...]
+    tenant: str
+    # The digest of the image that its sessions were forked from, if any.
+    image_sha256: str | None
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a log.
+
+        Raises:
+            EventLogError: the file is not the log of a run, or has over EVENTS_MAX events or BYTES_MAX bytes.
+            UsageError: it has no texts, so that nothing can be repeated from it.
+        """
+        name = os.fspath(path)
+        lines = read_events(name, events_max=EVENTS_MAX, bytes_max=BYTES_MAX)
+        events = tuple(line.event for line in lines)
+        started = events[0]
+        if not started.data["texts"]:
+            raise UsageError(f"{name}: the log holds no texts, so it cannot be replayed", hint=_TEXTS_HINT)
+        if len(events) < 2 or events[1].kind != "run_described":
+            raise EventLogError(name, 2, "kind: the log says nothing of its question; run_described is due")
+        data = events[1].data
+        question, policy = data.get("question"), data.get("policy")
+        if not isinstance(question, str) or not isinstance(policy, str):
+            raise EventLogError(name, 2, "data: question and policy are missing")
+        return cls(
+            name,
+            events,
+            _checked_run_id(name, started.run_id),
+            question,
+            policy,
+            _contexts(name, data),
+            _text(started.data["tenant"]) or "",
+            _text(data.get("start_image_sha256")),
+        )
+
+    @property
+    def policy(self) -> Policy:
+        """Return the policy of the run.
+
+        Raises PolicyError if it is none of this version's: policies have no defaults, and new keys come.
+        """
+        document = parse_document(self.policy_text.encode("utf-8"), f"the policy in {self.path}")
+        try:
+            return Policy.from_mapping(document.data, origin=document.origin, lines=document.lines)
+        except PolicyError as error:
+            raise PolicyError(str(error), hint=_POLICY_HINT) from error
+
+    def inputs(self, given: Mapping[str, str | bytes]) -> dict[str, str | bytes]:
+        """Return the run's inputs: those in the log, and for the others what is `given` by name.
+
+        Raises UsageError for one that is missing, is not what was recorded, or is not wanted.
+        """
+        found: dict[str, str | bytes] = {}
+        for context in self.contexts:
+            value = given.get(context.name, context.text)
+            if value is None:
+                unit = "characters" if context.type_name == "str" else "bytes"
+                raise UsageError(
+                    f"the input {context.name} ({context.length} {unit}) is not in {self.path}",
+                    hint=f"give the same file again: --context {context.name}=FILE",
+                )
+            if type(value).__name__ != context.type_name or sha256(value) != context.sha256:
+                raise UsageError(f"the input {context.name} is not the one that was recorded")
+            found[context.name] = value
+        if unknown := sorted(set(given) - set(found)):
+            raise UsageError(f"the recorded run has no input {unknown[0]}")
+        return found
+
+    def image(self, given: Image | None) -> Image | None:
+        """Return the image of the run's sessions: what is `given`, checked.
+
+        Raises UsageError if it is missing, is not the one of the recorded run, or is not wanted.
+        """
+        if given is None and self.image_sha256 is not None:
+            raise UsageError(
+                f"the recorded run began from an image, which is not in {self.path}",
+                hint="give the same image again: --image FILE, or `replay(…, image=…)`",
+            )
+        if given is not None and self.image_sha256 is None:
+            raise UsageError("the recorded run did not begin from an image")
+        if given is not None and given.digest() != self.image_sha256:
+            raise UsageError("the image is not the one that the recorded run began from")
+        return given
+
+    def answers(self) -> tuple[RecordedAnswer, ...]:
+        """Return what came of each attempt, in the order in which the attempts ended."""
+        return tuple(_answers(self.events))
+
+
+def _checked_run_id(name: str, run_id: RunId) -> RunId:
+    try:
+        if make_run_id(bytes.fromhex(run_id.removeprefix("run_"))) == run_id:
+            return run_id
+    except ValueError:
+        pass
+    raise EventLogError(name, 1, "run_id: is not one of ours")
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _contexts(name: str, data: Mapping[str, object]) -> tuple[RecordedContext, ...]:
+    keys = ("contexts", "context_types", "context_lengths", "context_sha256", "context_texts")
+    columns = [data.get(key) for key in keys]
+    sizes = {len(column) for column in columns if isinstance(column, list)}
+    if len(sizes) != 1 or not all(isinstance(column, list) for column in columns):
+        raise EventLogError(name, 2, "data: the lists of inputs have different lengths")
+    rows = zip(*(column for column in columns if isinstance(column, list)), strict=True)
+    return tuple(RecordedContext(*row) for row in rows)
+
+
+def _answers(events: tuple[Event, ...]) -> list[RecordedAnswer]:
+    asked: dict[object, tuple[str, bytes]] = {}
+    sent_at_ns: dict[object, int] = {}
+    found = []
+    for event in events:
+        data = event.data
+        number = data.get("request")
+        if event.kind == "query_received":
+            roles, texts = data.get("roles"), data.get("texts")
+            if isinstance(roles, list) and isinstance(texts, list) and len(roles) == len(texts):
+                pairs = list(zip(roles, texts, strict=True))
+                asked[number] = (str(data["model"]), messages_digest(pairs))
+        elif event.kind == "query_sent":
+            sent_at_ns[number] = event.at_ns
+        elif number in asked and (answer := _answer(event, *asked[number], sent_at_ns.get(number))):
+            found.append(answer)
+    return found
+
+
+def _answer(event: Event, model: str, digest: bytes, sent_at_ns: int | None) -> RecordedAnswer | None:
+    data = event.data
+    ended = event.kind == "query_answered" and data["status"] in ("completed", "failed")
+    if sent_at_ns is None or not (ended or event.kind == "query_retry"):
+        return None
+    tokens = [data.get(f"reported_{which}_tokens") for which in ("input", "output")]
+    text, message, after = data.get("text"), data.get("message"), data.get("retry_after_ms")
+    return RecordedAnswer(
+        model=model,
+        digest=digest,
+        latency_ns=event.at_ns - sent_at_ns,
+        text=text if isinstance(text, str) else None,
+        input_tokens=tokens[0] if isinstance(tokens[0], int) else None,
+        output_tokens=tokens[1] if isinstance(tokens[1], int) else None,
+        message=message if isinstance(message, str) else "",
+        retryable=event.kind == "query_retry",
+        sent=data.get("sent") is True,
+        retry_after_ms=after if isinstance(after, int) else None,
+    )

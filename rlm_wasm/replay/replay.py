@@ -1,0 +1,140 @@
+"""Repeating a recorded run: a real guest, everything from outside as it was, event by event the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import NoReturn
+
+import anyio
+
+from rlm_wasm.api.runtime import Runtime
+from rlm_wasm.api.snapshot import Image
+from rlm_wasm.artifacts.installed import find_guest
+from rlm_wasm.audit.catalogue import KINDS, unheard_of
+from rlm_wasm.audit.line import encode_line
+from rlm_wasm.engine.broker import HANG_UP_SECONDS_MAX, Router
+from rlm_wasm.errors import InternalError
+from rlm_wasm.events import Event
+from rlm_wasm.host.worker import Worker
+from rlm_wasm.ids import RunId
+from rlm_wasm.policy.model import Policy
+from rlm_wasm.providers.base import Provider
+from rlm_wasm.replay.recorded_event import Difference
+from rlm_wasm.replay.recorded_order import RecordedOrder
+from rlm_wasm.replay.recorded_provider import ReplayProvider
+from rlm_wasm.replay.recording import Recording
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What came of a replay. Without a `difference`, the first `events` lines are the same bytes.
+
+    `ended` says why that is not the whole run, where it is not.
+    """
+
+    run_id: RunId
+    events: int
+    difference: Difference | None
+    ended: str | None
+
+
+async def replay(
+    recording: Recording,
+    contexts: Mapping[str, str | bytes] | None = None,
+    *,
+    policy: Policy | None = None,
+    image: Image | None = None,
+    sinks: Iterable[Callable[[Event], None]] = (),
+    worker: Worker | None = None,
+) -> Replay:
+    """Repeat a run and say where it first differs. Nothing leaves the process; no key is needed.
+
+    `contexts` are the inputs that are too large for the log; `image` is what the run's sessions were
+    forked from, if they were, loaded under the policy of the replay. Under another `policy` than the
+    recorded one, what the log says about the policy itself is not compared; nor are fields that came after
+    the log was written.
+
+    Raises:
+        UsageError: an input or the image is missing, not wanted, or another one.
+        PolicyError: the recorded policy is none of this version's, and no other one is given.
+        ArtifactError: no guest is built, or it is not what was built.
+    """
+    inputs = recording.inputs(contexts or {})
+    if worker is None:
+        find_guest()  # one that is missing would else be a difference, where the run says what it had
+    start = recording.image(image)
+    unstated = unheard_of(recording.events) | ({} if policy is None else _policy_fields(recording))
+    order = RecordedOrder(recording.events, unstated)
+    runtime = Runtime(
+        recording.policy if policy is None else policy,
+        route=_nowhere,
+        worker=worker,
+        clock=order.now_ns,
+        entropy=lambda count: bytes.fromhex(recording.run_id.removeprefix("run_"))[:count],
+        recorded=order,
+    )
+
+    others: list[int] = []
+
+    def compare(event: Event) -> None:
+        same = event.seq < order.compared and not unstated
+        if same and encode_line(event) != encode_line(recording.events[event.seq]):
+            others.append(event.seq)
+
+    failure: Exception | None = None
+    async with runtime, anyio.create_task_group() as tasks:
+        tasks.start_soon(_end_if_idle, order, runtime, tasks.cancel_scope)
+        try:
+            await runtime.ask(
+                recording.question, inputs, sinks=[compare, *sinks], tenant=recording.tenant, image=start
+            )
+        except Exception as error:  # noqa: BLE001 - raised again below, without the group's wrapping
+            failure = error
+        tasks.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    if others:
+        raise InternalError(f"event {others[0]} of a replay is the same in other bytes")
+    return Replay(recording.run_id, order.compared, order.difference, order.ended)
+
+
+async def _end_if_idle(order: RecordedOrder, runtime: Runtime, scope: anyio.CancelScope) -> None:
+    """End a replay of which nothing comes for as long as a whole run may take.
+
+    One that waits for what cannot come sees that by itself; this is for what nobody thought of.
+    """
+    idle_ms_max = runtime.policy.run.wall_ms_max
+    seen = -1
+    while seen != order.progress:
+        seen = order.progress
+        await anyio.sleep(idle_ms_max / 1000)
+    order.give_up(idle_ms_max)
+    runtime.cancel("the replay came no further")
+    await anyio.sleep(HANG_UP_SECONDS_MAX)
+    scope.cancel()
+
+
+def answers_from(recording: Recording, *, paced: bool = False) -> Router:
+    """Return a route for `Runtime` on which recorded answers come again, whatever else has changed."""
+    provider = ReplayProvider(recording.answers(), paced=paced)
+    return lambda model: (provider, model)
+
+
+def _policy_fields(recording: Recording) -> dict[str, frozenset[str]]:
+    stated = frozenset(KINDS["run_started"].fields)
+    return {"run_started": stated, "run_described": frozenset({"policy", "policy_sha256"})}
+
+
+def _nowhere(model: str) -> tuple[Provider, str]:
+    return _Nobody(), model
+
+
+class _Nobody:
+    """The provider of a replay, which is never asked."""
+
+    async def complete(self, query: object) -> NoReturn:
+        raise InternalError("a replay asked a provider")
+
+    async def aclose(self) -> None:
+        """Do nothing: there is nothing open."""

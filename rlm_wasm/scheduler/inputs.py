@@ -1,0 +1,252 @@
+"""Everything that can happen to the scheduler.
+
+A run is a tree of conversations: the root's, and one for each child run. An input names the
+conversation it is about by `parent`, the request that this conversation answers (None: the root's).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypeAlias
+
+from rlm_wasm.errors import ProviderError, QueryError
+from rlm_wasm.ids import RequestId, RunId
+from rlm_wasm.limits import BoundaryLimits, BudgetLimits, ModelPrice, QueryLimits, RunLimits
+from rlm_wasm.scheduler.ledger import Dimension
+from rlm_wasm.scheduler.messages import Message, Usage
+
+Origin = Literal["root", "guest"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    """A run begins: one question, one ledger.
+
+    A model without an entry in `prices` is refused. `child_models` drive child runs at depth 1, 2 and
+    so on, the last of them all deeper ones. `texts` puts prompts and answers into events. `weight` is
+    that of the tenant where permits are shared.
+    """
+
+    run_id: RunId
+    budget: BudgetLimits
+    run: RunLimits
+    query: QueryLimits
+    boundary: BoundaryLimits
+    prices: Mapping[str, ModelPrice]
+    cell_requests_max: int
+    cell_fuel_max: int
+    seed: int
+    child_models: tuple[str, ...] = ()
+    texts: bool = False
+    tenant: str = ""
+    weight: int = 1
+
+
+class IterationStarted(NamedTuple):
+    """A conversation's model is about to get its next turn.
+
+    Without a turn left, an EndRun comes back for the root's, a StopChild for a child's.
+    """
+
+    run_id: RunId
+    parent: RequestId | None = None
+
+
+class CellStarted(NamedTuple):
+    """A conversation is about to run its next cell, whose requests are counted anew.
+
+    A GiveFuel comes back at once, with what the cell may use at first. With 0 the cell must not run,
+    and an EndRun or StopChild comes with it.
+    """
+
+    run_id: RunId
+    cell: int
+    source_bytes: int
+    parent: RequestId | None = None
+
+
+class FuelWanted(NamedTuple):
+    """A conversation's cell has nearly used what it was given. A GiveFuel comes back at once."""
+
+    run_id: RunId
+    parent: RequestId | None = None
+
+
+class QueryReceived(NamedTuple):
+    """Somebody wants model output. `request_id` is chosen by the host, never twice in a run.
+
+    `depth` and `parent` are those of the conversation that asks; `group` is shared by the items of
+    one batch. The completions that drive a conversation have origin "root". `answer_bytes_max` is the part
+    of the response that is kept for its answer.
+    """
+
+    run_id: RunId
+    request_id: RequestId
+    depth: int
+    origin: Origin
+    model: str
+    prompt_messages: tuple[Message, ...]
+    output_tokens_max: int | None = None
+    group: int | None = None
+    parent: RequestId | None = None
+    answer_bytes_max: int | None = None
+
+
+class ChildRequested(NamedTuple):
+    """A guest wants a child run to answer. Granted or denied at once, never queued.
+
+    `depth` and `parent` are those of the conversation that asks; the child is one deeper. Without a
+    model, the one for its depth drives it. `caps` bounds what it may use of the run's budget,
+    `answer_bytes_max` its answer.
+    """
+
+    run_id: RunId
+    request_id: RequestId
+    depth: int
+    model: str | None
+    question: str
+    group: int | None = None
+    parent: RequestId | None = None
+    caps: Mapping[Dimension, int] = {}
+    answer_bytes_max: int | None = None
+
+
+class Surplus(NamedTuple):
+    """So many requests behind those of a batch, numbered on from `first`, for which nothing is left.
+
+    They are counted and refused together, whatever they ask: one by one, a guest could have its host
+    refuse millions for next to nothing.
+    """
+
+    first: RequestId
+    requests: int
+    depth: int
+    parent: RequestId | None = None
+
+
+class BatchReceived(NamedTuple):
+    """Requests of one conversation that came together, all of one kind.
+
+    `surplus` are those beyond what `Scheduler.room` had for them; `items` may be empty then.
+    """
+
+    run_id: RunId
+    items: tuple[QueryReceived | ChildRequested, ...]
+    surplus: Surplus | None = None
+
+
+class ChildFinished(NamedTuple):
+    """A child's conversation is over and its session gone: `error` says why there is no `answer`.
+
+    Due once for every StartChild, also after StopChild; then it may be late, and is only recorded.
+    """
+
+    run_id: RunId
+    request_id: RequestId
+    answer: str | None = None
+    error: QueryError | None = None
+
+
+class RequestAbandoned(NamedTuple):
+    """Whoever asked waits no longer: its cell was cancelled. Ends the request and all below it."""
+
+    run_id: RunId
+    request_id: RequestId
+
+
+class ProviderAnswered(NamedTuple):
+    """An attempt brought text. It may be late: after the deadline, or after a cancellation."""
+
+    run_id: RunId
+    request_id: RequestId
+    attempt: int
+    text: str
+    usage: Usage | None
+
+
+class ProviderFailed(NamedTuple):
+    """An attempt failed. `sent` is whether the provider may bill for it (True when in doubt).
+
+    `throttled` is whether it asked for fewer requests, so that it gets fewer permits.
+    """
+
+    run_id: RunId
+    request_id: RequestId
+    attempt: int
+    error: ProviderError
+    retryable: bool
+    sent: bool
+    retry_after_ms: int | None = None
+    throttled: bool = False
+
+
+class TimerFired(NamedTuple):
+    """A timer set by SetTimer came due. One that was cleared meanwhile is ignored."""
+
+    run_id: RunId
+    timer_id: str
+
+
+class FuelUsed(NamedTuple):
+    """A cell is over. `fuel` is what it used; None: nobody knows, so it is charged all that it was given."""
+
+    run_id: RunId
+    fuel: int | None
+    parent: RequestId | None = None
+
+
+class ObservationMade(NamedTuple):
+    """An observation of this many bytes is about to go back to a conversation's model.
+
+    If the budget does not cover it, an EndRun or StopChild comes back, and it must not go.
+    """
+
+    run_id: RunId
+    bytes: int
+    parent: RequestId | None = None
+
+
+class Noted(NamedTuple):
+    """Something the scheduler does not decide about, but that has its place among the run's events."""
+
+    run_id: RunId
+    kind: str
+    data: dict[str, object]
+    depth: int = 0
+    parent: RequestId | None = None
+
+
+class RunCancelled(NamedTuple):
+    """Somebody outside wants the run stopped. Its requests end now; RunEnded is still due."""
+
+    run_id: RunId
+    reason: str
+
+
+class RunEnded(NamedTuple):
+    """The run's guests are gone and nothing more will be asked. Its state is removed."""
+
+    run_id: RunId
+    outcome: str = "finished"
+
+
+InputInRun: TypeAlias = (
+    QueryReceived
+    | ProviderAnswered
+    | BatchReceived
+    | ProviderFailed
+    | ChildRequested
+    | ChildFinished
+    | RequestAbandoned
+    | TimerFired
+    | IterationStarted
+    | CellStarted
+    | FuelWanted
+    | FuelUsed
+    | ObservationMade
+    | Noted
+    | RunCancelled
+    | RunEnded
+)
+Input: TypeAlias = RunStarted | InputInRun

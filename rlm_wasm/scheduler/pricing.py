@@ -1,0 +1,50 @@
+"""What a query may cost at most, and what it did cost, in integer micro-dollars."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from rlm_wasm.limits import ModelPrice
+from rlm_wasm.scheduler.ledger import Charge
+from rlm_wasm.scheduler.messages import Message, Usage
+
+_MTOK: Final = 1_000_000
+
+
+def utf8_bytes(text: str) -> int:
+    """Return the length of `text` in UTF-8; lone surrogates count, they do not raise."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+def input_tokens_bound(messages: Iterable[Message], overhead_tokens: int) -> int:
+    """Return a number of tokens that the messages cannot exceed.
+
+    A tokenizer that works on bytes never makes more tokens than there are bytes. Role names and
+    `overhead_tokens` stand for what the provider's chat template adds.
+    """
+    bound = overhead_tokens
+    for message in messages:
+        bound += utf8_bytes(message.role) + utf8_bytes(message.content)
+    return bound
+
+
+def cost_microdollars(price: ModelPrice, input_tokens: int, output_tokens: int) -> int:
+    """Return the price of a call, rounded up: a budget may be used up early, never late."""
+    exact = (
+        input_tokens * price.input_microdollars_per_mtok + output_tokens * price.output_microdollars_per_mtok
+    )
+    return -(-exact // _MTOK)
+
+
+def reservation_charge(price: ModelPrice, input_tokens: int, output_tokens_max: int) -> Charge:
+    """Return what one attempt may cost at most."""
+    cost = cost_microdollars(price, input_tokens, output_tokens_max)
+    return Charge(1, 0, input_tokens, output_tokens_max, cost)
+
+
+def usage_charge(price: ModelPrice, usage: Usage | None) -> Charge | None:
+    """Return what an attempt did cost, or None if the provider did not say, or said nonsense."""
+    if usage is None or not usage.plausible:
+        return None
+    return reservation_charge(price, usage.input_tokens, usage.output_tokens)

@@ -1,0 +1,272 @@
+"""The way of a query from its arrival to its one terminal response.
+
+After every method:
+- an open request is QUEUED or DISPATCHED with one reservation, or in BACKOFF with none;
+- it holds a permit exactly while DISPATCHED;
+- it has a deadline timer, so that it cannot be stuck.
+"""
+
+from __future__ import annotations
+
+from rlm_wasm.errors import BudgetExceeded, InternalError, QueryError
+from rlm_wasm.ids import RequestId
+from rlm_wasm.scheduler import run_events
+from rlm_wasm.scheduler.conversation import Branch
+from rlm_wasm.scheduler.effect_buffer import Outbox
+from rlm_wasm.scheduler.effects import CancelQuery, Respond, SendQuery
+from rlm_wasm.scheduler.inputs import ChildRequested, ProviderAnswered, ProviderFailed, QueryReceived
+from rlm_wasm.scheduler.ledger import NOTHING
+from rlm_wasm.scheduler.permits import Permits
+from rlm_wasm.scheduler.pricing import input_tokens_bound, reservation_charge, usage_charge
+from rlm_wasm.scheduler.request import Cancelled, Completed, Denied, Failed, Response, State, Step, TimedOut
+from rlm_wasm.scheduler.retry import backoff_ms, jitter_unit
+from rlm_wasm.scheduler.run_state import NS_PER_MS, OpenRequest, RunState
+
+
+class QueryFlow:
+    """Moves requests through their states; permits become dispatches only in `dispatch`."""
+
+    def __init__(self, permits: Permits, outbox: Outbox) -> None:
+        self._permits = permits
+        self._outbox = outbox
+
+    def received(self, run: RunState, given: QueryReceived) -> None:
+        """Accept a query and queue it, or refuse it."""
+        try:
+            request = self.accept(run, branch_of(run, given), given)
+        except QueryError as exc:
+            self.refuse(run, given, exc)
+        else:
+            self.open(run, request)
+
+    def refuse(self, run: RunState, given: QueryReceived, error: QueryError) -> None:
+        """Answer a query that was not accepted."""
+        refuse(self._outbox, run, given, error)
+
+    def accept(self, run: RunState, branch: Branch, given: QueryReceived) -> OpenRequest:
+        """Return the request with its first reservation, or raise the QueryError that refuses it."""
+        run.count_request(branch, of_guest=given.origin == "guest")  # first: a refused request counts too
+        facts = run.facts
+        price = facts.prices.get(given.model)
+        if price is None:
+            raise unknown_model(run)
+        output_tokens_max = facts.query.output_tokens_max
+        if given.output_tokens_max is not None:
+            output_tokens_max = min(output_tokens_max, given.output_tokens_max)
+        input_tokens = input_tokens_bound(given.prompt_messages, facts.query.input_overhead_tokens)
+        charge = reservation_charge(price, input_tokens, output_tokens_max)
+        reservation = run.ledger.reserve(charge, branch.view)
+        timeout_ms = facts.query.timeout_ms_max
+        if given.origin == "guest":
+            timeout_ms = min(timeout_ms, run.wait_ms_max())
+        timer = f"query_deadline:{given.request_id}"
+        request = OpenRequest(given, branch, charge, timeout_ms, self._outbox.after_ms(timeout_ms), timer)
+        request.hold(reservation)
+        return request
+
+    def give_back(self, run: RunState, request: OpenRequest) -> None:
+        """Undo `accept`: the batch it came with was refused."""
+        run.ledger.release(request.take_reservation())
+
+    def open(self, run: RunState, request: OpenRequest) -> None:
+        """Queue an accepted request for a permit."""
+        query = request.query
+        run.requests[query.request_id] = request
+        request.branch.open[query.request_id] = None
+        data = run_events.query_received(run, request)
+        self._outbox.record(run, "query_received", data, query.depth, query.parent)
+        self._outbox.set_timer(run, request.deadline_timer, query.request_id, request.deadline_ns)
+        self._permits.request(query.run_id, query.request_id, query.model)
+
+    def dispatch(self, run: RunState, request: OpenRequest) -> None:
+        """Send a request that has just been granted its permit."""
+        request.step(Step.DISPATCH)
+        request.attempt += 1
+        request.sent_ns = self._outbox.now_ns
+        query = request.query
+        data: dict[str, object] = {"request": query.request_id, "attempt": request.attempt}
+        self._outbox.record(run, "query_sent", data, query.depth, query.parent)
+        self._outbox.add(
+            SendQuery(
+                query.run_id,
+                query.request_id,
+                request.attempt,
+                query.model,
+                query.prompt_messages,
+                output_tokens_max=request.charge.output_tokens,
+                timeout_ms=max(1, (request.deadline_ns - self._outbox.now_ns) // NS_PER_MS),
+                answer_bytes_max=_answer_bytes_max(run, query),
+            )
+        )
+
+    def answered(self, run: RunState, given: ProviderAnswered) -> None:
+        """Settle and deliver an answer; a late one only corrects the account."""
+        request = run.in_flight(given.request_id, given.attempt)
+        if request is None:
+            self._late_result(run, given)
+            return
+        actual = usage_charge(run.facts.prices[request.query.model], given.usage)
+        run.ledger.settle(request.take_reservation(), actual)
+        request.bill(actual or request.charge, assumed=actual is None)
+        self._permits.release(run.run_id, request.request_id)
+        self._permits.answered(request.query.model)
+        self._answer(run, request, Completed(given.text, given.usage if actual else None))
+
+    def failed(self, run: RunState, given: ProviderFailed) -> None:
+        """Plan the next attempt, or deliver the failure; a late one only corrects the account."""
+        request = run.in_flight(given.request_id, given.attempt)
+        if request is None:
+            self._late_result(run, given)
+            return
+        if given.sent:
+            run.ledger.settle(request.take_reservation(), None)
+            request.bill(request.charge, assumed=True)
+        else:
+            run.ledger.release(request.take_reservation())
+        # No permit is held during the backoff: others may use it.
+        self._permits.release(run.run_id, request.request_id)
+        if given.throttled:
+            self._throttled(run, request)
+        delay_ms = self._delay_before_retry(run, request, given)
+        if delay_ms is None:
+            self._answer(run, request, Failed(given.error), given)
+            return
+        request.step(Step.BACK_OFF)
+        data = run_events.query_retry(run, request, given, delay_ms)
+        self._outbox.record(run, "query_retry", data, request.query.depth, request.query.parent)
+        at_ns = self._outbox.after_ms(delay_ms)
+        self._outbox.set_timer(run, request.backoff_timer, request.request_id, at_ns)
+
+    def timer_fired(self, run: RunState, request: OpenRequest, timer_id: str) -> None:
+        """End a request at its deadline, or queue it again after its backoff."""
+        if timer_id == request.deadline_timer:
+            self.abandon(run, request, TimedOut(request.timeout_ms))
+            return
+        try:
+            reservation = run.ledger.reserve(request.charge, request.branch.view)
+        except BudgetExceeded as exc:
+            self._answer(run, request, Denied(exc))
+        else:
+            request.hold(reservation)
+            data = run_events.query_requeued(request)
+            self._outbox.record(run, "query_requeued", data, request.query.depth, request.query.parent)
+            self._permits.request(run.run_id, request.request_id, request.query.model)
+
+    def abandon(self, run: RunState, request: OpenRequest, response: Response) -> None:
+        """End a request from outside: give back what it holds, then answer it."""
+        if request.state is State.DISPATCHED:
+            reservation = request.take_reservation()
+            run.ledger.settle_unconfirmed(reservation)
+            run.unconfirmed[request.request_id, request.attempt] = (request.query, reservation)
+            request.bill(request.charge, assumed=True)
+            self._permits.release(run.run_id, request.request_id)
+            self._outbox.add(CancelQuery(run.run_id, request.request_id, request.attempt))
+        elif request.state is State.QUEUED:
+            run.ledger.release(request.take_reservation())
+            self._permits.withdraw(run.run_id, request.request_id)
+        self._answer(run, request, response)
+
+    def _answer(
+        self,
+        run: RunState,
+        request: OpenRequest,
+        response: Response,
+        failure: ProviderFailed | None = None,
+    ) -> None:
+        waited = request.state is State.BACKOFF
+        request.step(Step.ANSWER)
+        query = request.query
+        del run.requests[query.request_id]
+        del request.branch.open[query.request_id]
+        self._outbox.clear_timer(run, request.deadline_timer)
+        if waited:
+            self._outbox.clear_timer(run, request.backoff_timer)
+        data = run_events.query_answered(run, request, response, failure)
+        self._outbox.record(run, "query_answered", data, query.depth, query.parent)
+        self._outbox.add(Respond(run.run_id, request.request_id, response))
+
+    def _delay_before_retry(self, run: RunState, request: OpenRequest, given: ProviderFailed) -> int | None:
+        """Return how long to wait, or None if there is no next attempt before the deadline."""
+        limits = run.facts.query
+        if not given.retryable or request.attempt >= limits.attempts_max:
+            return None
+        unit = jitter_unit(run.facts.seed, request.request_id, request.attempt)
+        delay_ms = max(backoff_ms(request.attempt, limits, unit), given.retry_after_ms or 0)
+        return delay_ms if self._outbox.after_ms(delay_ms) < request.deadline_ns else None
+
+    def _late_result(self, run: RunState, given: ProviderAnswered | ProviderFailed) -> None:
+        """Correct the account by a result that nobody waits for. A second report of it is ignored."""
+        entry = run.unconfirmed.pop((given.request_id, given.attempt), None)
+        if entry is None:
+            return
+        query, reservation = entry
+        if isinstance(given, ProviderAnswered):
+            usage, actual = given.usage, usage_charge(run.facts.prices[query.model], given.usage)
+        else:
+            usage, actual = None, None if given.sent else NOTHING
+        billed = run.ledger.correct(reservation, actual)
+        data = run_events.late_result(given, usage, billed)
+        self._outbox.record(run, "late_result", data, query.depth, query.parent)
+
+    def _throttled(self, run: RunState, request: OpenRequest) -> None:
+        """Give a provider that asks for fewer requests fewer permits, and say so where that is news."""
+        query = request.query
+        permits = self._permits.refused(query.model, request.sent_ns, self._outbox.now_ns)
+        if permits is not None:
+            data: dict[str, object] = {"provider": query.model.partition(":")[0], "permits": permits}
+            self._outbox.record(run, "provider_throttled", data, query.depth, query.parent)
+
+
+def _answer_bytes_max(run: RunState, query: QueryReceived) -> int:
+    most, part = run.facts.query.response_bytes_max, query.answer_bytes_max
+    return most if part is None else min(most, part)
+
+
+def branch_of(run: RunState, given: QueryReceived | ChildRequested) -> Branch:
+    """Return the conversation that asks, or raise the QueryError for one that may not any more."""
+    if given.request_id in run.requests or given.request_id in run.children:
+        raise InternalError(f"request {given.request_id} of {given.run_id} is open already")
+    branch = live_branch(run, given.parent)
+    if branch.depth != given.depth:
+        raise InternalError(f"request {given.request_id} of {given.run_id} comes from another depth")
+    return branch
+
+
+def live_branch(run: RunState, parent: RequestId | None) -> Branch:
+    """Return a conversation that may ask, or raise Stopping."""
+    branch = run.branch(parent)
+    if branch is None:
+        raise Stopping("the child is over")
+    stopping = run.stopping or branch.stopping
+    if stopping is not None:
+        raise Stopping(stopping)
+    return branch
+
+
+class Stopping(QueryError):
+    """The conversation that asks is about to end; the message is the reason alone."""
+
+
+def refuse(outbox: Outbox, run: RunState, given: QueryReceived | ChildRequested, error: QueryError) -> None:
+    """Answer a request that was not accepted."""
+    if isinstance(error, Stopping):
+        # Not recorded: whether a guest asks once more before it is stopped is chance, and a log that
+        # held it could not be replayed.
+        outbox.add(Respond(given.run_id, given.request_id, Cancelled(error.message)))
+        return
+    run.journal.deny(reason_of(error), given.request_id, given.depth, given.parent)
+    outbox.add(Respond(given.run_id, given.request_id, Denied(error)))
+
+
+def reason_of(error: QueryError) -> str:
+    """Return the words under which refusals of this kind are counted together."""
+    return f"budget: {error.dimension}" if isinstance(error, BudgetExceeded) else type(error).__name__
+
+
+def unknown_model(run: RunState) -> QueryError:
+    """Return what to say about a model that the run may not ask.
+
+    The names it may ask are no secret, and models do invent names. The one that was given is the
+    guest's text and is not repeated.
+    """
+    return QueryError(f"no model of that name may be asked; there are: {', '.join(sorted(run.facts.prices))}")

@@ -1,0 +1,191 @@
+"""What is written about a run: the data of each kind of event, nothing decided here.
+
+Texts (prompts, answers, messages of errors, which may quote an answer) only if the run grants them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from rlm_wasm.errors import QueryError
+from rlm_wasm.limits import BudgetLimits, QueryLimits, RunLimits
+from rlm_wasm.scheduler.conversation import Branch
+from rlm_wasm.scheduler.inputs import ChildRequested, ProviderAnswered, ProviderFailed
+from rlm_wasm.scheduler.ledger import DIMENSIONS, Charge, Dimension, View
+from rlm_wasm.scheduler.messages import Usage
+from rlm_wasm.scheduler.pricing import utf8_bytes
+from rlm_wasm.scheduler.request import Completed, Response, error_of
+from rlm_wasm.scheduler.run_state import OpenRequest, RunState
+
+Data = dict[str, object]
+
+
+def run_started(run: RunState) -> Data:
+    """Every limit the run is held to, so that the log can be judged without the policy file."""
+    facts = run.facts
+    limits: Data = {
+        **_named(facts.budget),
+        **_named(facts.run, "run_"),
+        **_named(facts.query, "query_"),
+    }
+    return {
+        **limits,
+        "cell_requests_max": facts.cell_requests_max,
+        "cell_fuel_max": facts.cell_fuel_max,
+        "models": sorted(facts.prices),
+        "child_models": list(facts.child_models),
+        "seed": facts.seed,
+        "texts": facts.texts,
+        "tenant": facts.tenant,
+        "weight": facts.weight,
+    }
+
+
+def query_received(run: RunState, request: OpenRequest) -> Data:
+    """An accepted query and what is reserved for it."""
+    query = request.query
+    data: Data = {
+        "request": query.request_id,
+        "group": query.group,
+        "origin": query.origin,
+        "model": query.model,
+        "messages": len(query.prompt_messages),
+        "prompt_bytes": sum([utf8_bytes(message.content) for message in query.prompt_messages]),
+        "timeout_ms": request.timeout_ms,
+        "reserved_input_tokens": request.charge.input_tokens,
+        "reserved_output_tokens": request.charge.output_tokens,
+        "reserved_cost_microdollars": request.charge.cost_microdollars,
+    }
+    if run.facts.texts:
+        data["roles"] = [message.role for message in query.prompt_messages]
+        data["texts"] = [message.content for message in query.prompt_messages]
+    return data
+
+
+def query_retry(run: RunState, request: OpenRequest, given: ProviderFailed, delay_ms: int) -> Data:
+    """A failed attempt after which another one follows."""
+    data: Data = {
+        "request": request.request_id,
+        "attempt": request.attempt,
+        "delay_ms": delay_ms,
+        "sent": given.sent,
+        "throttled": given.throttled,
+        "retry_after_ms": given.retry_after_ms,
+    }
+    return data | _error(run, given.error)
+
+
+def query_requeued(request: OpenRequest) -> Data:
+    """A query whose wait before its next attempt is over: it waits for a permit again."""
+    return {"request": request.request_id, "attempt": request.attempt + 1}
+
+
+def query_answered(
+    run: RunState, request: OpenRequest, response: Response, failure: ProviderFailed | None = None
+) -> Data:
+    """The one terminal response. `assumed`: the cost holds reservations that no bill confirmed.
+
+    `failure` is how the last attempt failed, where that ended the query.
+    """
+    completed = response if isinstance(response, Completed) else None
+    usage = completed.usage if completed else None
+    billed = request.billed
+    data: Data = {
+        "request": request.request_id,
+        "status": response.status,
+        "attempts": request.attempt,
+        "assumed": request.assumed,
+        "sent": failure.sent if failure else None,
+        "throttled": failure.throttled if failure else None,
+        "reported_input_tokens": usage.input_tokens if usage else None,
+        "reported_output_tokens": usage.output_tokens if usage else None,
+        "input_tokens": billed.input_tokens,
+        "output_tokens": billed.output_tokens,
+        "cost_microdollars": billed.cost_microdollars,
+    }
+    if completed is None:
+        error = error_of(response)
+        if error is not None:
+            data |= _error(run, error)
+    elif run.facts.texts:
+        data["text"] = completed.text
+    return data
+
+
+def child_started(run: RunState, child: Branch, asked: ChildRequested) -> Data:
+    """An admitted child: its own depth, its deadline, and the caps that it was given by name."""
+    data: Data = {
+        "request": asked.request_id,
+        "group": asked.group,
+        "model": child.model,
+        "child_depth": child.depth,
+        "question_bytes": utf8_bytes(asked.question),
+        "timeout_ms": child.timeout_ms,
+        **{f"{dimension.value}_max": cap for dimension, cap in asked.caps.items()},
+    }
+    if run.facts.texts:
+        data["question"] = asked.question
+    return data
+
+
+def child_answered(run: RunState, child: Branch, response: Response) -> Data:
+    """The one terminal response to the request for a child, and what its part of the tree has used."""
+    data: Data = {
+        "request": child.request_id,
+        "status": response.status,
+        **{f"{d.value}_spent": n for d, n in zip(DIMENSIONS, child.view.spent, strict=True)},
+    }
+    error = error_of(response)
+    if error is not None:
+        data |= _error(run, error)
+    if isinstance(response, Completed) and run.facts.texts:
+        data["text"] = response.text
+    return data
+
+
+def child_gone(run: RunState, child: Branch, response: Response) -> Data:
+    """The end of a child that nobody waited for any more: recorded, never delivered."""
+    return child_answered(run, child, response)
+
+
+def late_result(given: ProviderAnswered | ProviderFailed, usage: Usage | None, billed: Charge) -> Data:
+    """What became of an attempt that nobody waited for any more; `billed` is what it costs now."""
+    believed = usage if usage is not None and usage.plausible else None
+    return {
+        "request": given.request_id,
+        "attempt": given.attempt,
+        "answered": isinstance(given, ProviderAnswered),
+        "sent": given.sent if isinstance(given, ProviderFailed) else None,
+        "reported_input_tokens": believed.input_tokens if believed else None,
+        "reported_output_tokens": believed.output_tokens if believed else None,
+        "input_tokens": billed.input_tokens,
+        "output_tokens": billed.output_tokens,
+        "cost_microdollars": billed.cost_microdollars,
+    }
+
+
+def overdraft(view: View) -> Data:
+    """The dimensions whose spend went beyond the limit."""
+    return {"dimensions": [dimension.value for dimension in view.overdrawn]}
+
+
+def run_ended(run: RunState, outcome: str) -> Data:
+    """The final account."""
+    ledger = run.ledger
+    data: Data = {"outcome": outcome, "stopped": run.stopping, "tenant": run.facts.tenant}
+    data |= {f"{d.value}_spent": ledger.spent(d) for d in Dimension}
+    unconfirmed = (Dimension.CALLS, Dimension.INPUT_TOKENS, Dimension.OUTPUT_TOKENS, Dimension.COST)
+    data |= {f"{d.value}_unconfirmed": ledger.unconfirmed(d) for d in unconfirmed}
+    return data
+
+
+def _named(limits: BudgetLimits | RunLimits | QueryLimits, prefix: str = "") -> Data:
+    # Not `asdict`, which makes a deep copy of each: they are numbers and names.
+    return {f"{prefix}{field.name}": getattr(limits, field.name) for field in fields(limits)}
+
+
+def _error(run: RunState, error: QueryError) -> Data:
+    data: Data = {"error": type(error).__name__}
+    if run.facts.texts:
+        data["message"] = error.message
+    return data

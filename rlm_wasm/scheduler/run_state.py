@@ -1,0 +1,151 @@
+"""What the scheduler knows about one run, its conversations and its open requests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from rlm_wasm.errors import BudgetExceeded, InternalError
+from rlm_wasm.ids import RequestId, RunId
+from rlm_wasm.scheduler.conversation import Branch
+from rlm_wasm.scheduler.event_recorder import Journal
+from rlm_wasm.scheduler.inputs import QueryReceived, RunStarted
+from rlm_wasm.scheduler.ledger import NOTHING, Charge, Dimension, Ledger
+from rlm_wasm.scheduler.request import State, Step, next_state
+
+NS_PER_MS: Final = 1_000_000
+RUN_DEADLINE: Final = "run_deadline"
+
+
+@dataclass(slots=True)
+class OpenRequest:
+    """One query without a terminal response yet. `charge` is what one attempt may cost."""
+
+    query: QueryReceived
+    branch: Branch
+    charge: Charge
+    timeout_ms: int
+    deadline_ns: int
+    deadline_timer: str
+    state: State = State.RECEIVED
+    attempt: int = 0  # number of the attempt under way, or of the last one
+    sent_ns: int = 0  # when it began
+    billed: Charge = NOTHING  # over all attempts, so far
+    assumed: bool = False  # whether `billed` holds a reservation instead of a bill
+    _reservation: int | None = None
+
+    @property
+    def request_id(self) -> RequestId:
+        """The host's number for it."""
+        return self.query.request_id
+
+    @property
+    def backoff_timer(self) -> str:
+        """The timer that sends it back to the queue."""
+        return f"query_backoff:{self.request_id}"
+
+    def step(self, step: Step) -> None:
+        """Move on by the table."""
+        self.state = next_state(self.state, step)
+
+    def hold(self, reservation: int) -> None:
+        """Keep the reservation of the next attempt and move to the queue."""
+        self.step(Step.RESERVE)
+        self._reservation = reservation
+
+    def take_reservation(self) -> int:
+        """Hand the reservation over to whoever ends it; there is one to take once per attempt."""
+        reservation, self._reservation = self._reservation, None
+        if reservation is None:
+            raise InternalError(f"request {self.request_id} holds no reservation")
+        return reservation
+
+    def bill(self, charge: Charge, *, assumed: bool) -> None:
+        """Add one attempt's cost to the request's own sum, which its last event reports."""
+        self.billed = charge if self.billed is NOTHING else self.billed.plus(charge)
+        self.assumed = self.assumed or assumed
+
+
+@dataclass(slots=True)
+class RunState:
+    """One run: its limits, its account, its events, what is open.
+
+    `children` are the conversations below the root's, until their sessions are gone. `unconfirmed`
+    maps the attempts that were cancelled in flight to their reservations, for late results; calls are
+    budgeted, so it is bounded. `stopping` is why the run must end, once it must.
+    """
+
+    facts: RunStarted
+    ledger: Ledger
+    journal: Journal
+    root: Branch
+    children: dict[RequestId, Branch] = field(default_factory=dict)
+    requests: dict[RequestId, OpenRequest] = field(default_factory=dict)
+    timers: dict[str, RequestId | None] = field(default_factory=dict)
+    unconfirmed: dict[tuple[RequestId, int], tuple[QueryReceived, int]] = field(default_factory=dict)
+    stopping: str | None = None
+
+    @classmethod
+    def begin(cls, facts: RunStarted, now_ns: int) -> RunState:
+        """Return the state of a run that has just started."""
+        journal = Journal(facts.run_id, facts.run.events_max, now_ns)
+        ledger = Ledger(facts.budget)
+        root = Branch(depth=0, view=ledger.root, deadline_ns=now_ns + facts.run.wall_ms_max * NS_PER_MS)
+        return cls(facts, ledger, journal, root)
+
+    @property
+    def run_id(self) -> RunId:
+        """The run's name."""
+        return self.facts.run_id
+
+    def branch(self, parent: RequestId | None) -> Branch | None:
+        """Return the conversation that answers `parent`, or None if its session is gone."""
+        return self.root if parent is None else self.children.get(parent)
+
+    def wait_ms_max(self) -> int:
+        """Return how long a guest may wait for one request."""
+        return self.facts.boundary.host_wait_ms_max
+
+    def count_request(self, branch: Branch, *, of_guest: bool) -> None:
+        """Count one request, refused or not, or raise BudgetExceeded: the run's or the cell's are used up.
+
+        What the cell's cap refuses is counted in the run's all the same: a refusal costs the guest
+        almost nothing and the host real work.
+        """
+        self.ledger.spend_one(Dimension.REQUESTS, branch.view)
+        if of_guest:
+            branch.cell_requests += 1
+            most = self.facts.cell_requests_max
+            if branch.cell_requests > most:
+                raise BudgetExceeded("cell.requests", requested=1, available=0, limit=most)
+
+    def room(self, branch: Branch, count: int) -> int:
+        """Return how many of so many requests of a guest that come together are worth looking at.
+
+        For the others nothing is left: not of the cell's requests, or not of the run's.
+        """
+        left = self.ledger.available(Dimension.REQUESTS, branch.view)
+        room = max(0, min(count, left, self.facts.cell_requests_max - branch.cell_requests))
+        # Where one that is refused has all refused, there is no use in looking at any.
+        return room if room == count or self.facts.query.batch == "part" else 0
+
+    def count_surplus(self, branch: Branch, count: int) -> list[tuple[BudgetExceeded, int]]:
+        """Count requests beyond the room for them, and return why so many each are refused, in order."""
+        view, most = branch.view, self.facts.cell_requests_max
+        left = self.ledger.available(Dimension.REQUESTS, view)
+        counted, of_cell = min(count, left), max(0, most - branch.cell_requests)
+        by_run = self.ledger.refusal(Dimension.REQUESTS, view)
+        by_cell = BudgetExceeded("cell.requests", requested=1, available=0, limit=most)
+        self.ledger.spend(Charge(requests=counted), view)
+        branch.cell_requests += counted
+        if self.facts.query.batch == "all":
+            # All of them for what the first was refused for that did not fit.
+            return [(by_cell if of_cell < left else by_run, count)]
+        return [(why, number) for why, number in ((by_cell, counted), (by_run, count - counted)) if number]
+
+    def in_flight(self, request_id: RequestId, attempt: int) -> OpenRequest | None:
+        """Return the request if exactly this attempt of it is under way."""
+        request = self.requests.get(request_id)
+        if request is None or request.state is not State.DISPATCHED or request.attempt != attempt:
+            return None
+        return request

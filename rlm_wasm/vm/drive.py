@@ -1,0 +1,37 @@
+"""One operation of one session, run to its end on the thread that asks."""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Callable
+from time import monotonic_ns
+from typing import TypeVar
+
+from rlm_wasm.errors import BoundaryViolation
+from rlm_wasm.vm.execution import Operation
+from rlm_wasm.vm.steps import HostRequest, Sleep
+
+_T = TypeVar("_T")
+
+
+def drive(operation: Operation[_T], answer: Callable[[bytes], bytes] | None = None) -> _T:
+    """Run an operation to its end on this thread, answering its requests with `answer`.
+
+    For one session at a time: benchmarks, `prepare`, tests. A loop over many uses the generator.
+    """
+    response: bytes | None = None
+    try:
+        while True:
+            step = operation.send(response)
+            response = None
+            if isinstance(step, HostRequest):
+                if answer is None:
+                    raise BoundaryViolation("the guest asked the host where nobody answers")
+                response = answer(step.frame)
+            elif isinstance(step, Sleep):
+                select.select([], [], [], max(0, step.until_ns - monotonic_ns()) / 1e9)
+    except StopIteration as stop:
+        value: _T = stop.value
+        return value
+    finally:
+        operation.close()

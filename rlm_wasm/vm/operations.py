@@ -1,0 +1,59 @@
+"""What the loop can drive a session through, each a generator: run a cell, load, rebase, snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+from rlm_wasm.errors import GuestError
+from rlm_wasm.protocol.cell_result import CellResult, decode_cell, not_begun
+from rlm_wasm.protocol.text_layout import LaidOut
+from rlm_wasm.vm.checkpoints import Checkpoints
+from rlm_wasm.vm.session import Cell, Operation, Session
+from rlm_wasm.vm.snapshot import Snapshot
+from rlm_wasm.vm.steps import SLICE, Step
+from rlm_wasm.vm.upkeep import Upkeep
+
+Outcome = CellResult | Snapshot | None
+SessionOperation = Generator[Step, bytes | None, Outcome]
+
+
+def run_cell(
+    session: Session, cell: Cell, checkpoint_bytes_max: int, checkpoints: Checkpoints | None = None
+) -> Operation[Outcome]:
+    """Run a cell; where it ends the guest, go back to the state before it, if that was kept.
+
+    It is kept when it takes no more than `checkpoint_bytes_max`. `checkpoints` are the session's own: they
+    hold one more state of at most that size, before the last cell that ran, for where the damage is older.
+    What keeping it costs is the cell's: it may be cancelled meanwhile, and its time may end.
+    """
+    if checkpoint_bytes_max == 0:
+        checkpoint = upkeep = None
+    else:
+        upkeep = Upkeep(cell.limits)
+        try:
+            checkpoint = yield from session.snapshot(bytes_max=checkpoint_bytes_max, upkeep=upkeep)
+        except GuestError as error:
+            return not_begun(error, upkeep, session.memory_bytes)
+    end = yield from session.run(cell, after=upkeep)
+    result = decode_cell(end)
+    return (checkpoints or Checkpoints()).settle(session, checkpoint, end, result)
+
+
+def load(session: Session, name: str, value: str | bytes | LaidOut) -> Operation[Outcome]:
+    """Bind an input in the guest."""
+    yield from session.load(name, value)
+    return None
+
+
+def rebase(session: Session, checkpoints: Checkpoints) -> Operation[Outcome]:
+    """Make the present state the session's origin."""
+    yield SLICE
+    checkpoints.forget()
+    yield from session.rebase()
+    return None
+
+
+def take_snapshot(session: Session) -> Operation[Outcome]:
+    """Return a snapshot of the session."""
+    yield SLICE
+    return (yield from session.snapshot())

@@ -1,0 +1,72 @@
+"""Which pages of the base image a first cell touches: learned by running one.
+
+So that they can be made ready in other instances ahead of need (`stock.py`).
+"""
+
+from __future__ import annotations
+
+from os import urandom
+from typing import Final
+
+from rlm_wasm.artifacts.guest import GuestFacts
+from rlm_wasm.limits import BoundaryLimits, CellLimits, SessionLimits
+from rlm_wasm.vm.dirty_pages_unsafe import present_ranges, way_in_use, written_ranges
+from rlm_wasm.vm.instance import FirstTouched, Instance, Program
+from rlm_wasm.vm.session import Cell, Session, drive
+
+# What the first cell of most sessions does: bind, print, show.
+_REHEARSAL: Final = "x = 1\nprint(x + 1)\nx"
+_REHEARSAL_GROWTH_BYTES: Final = 16 << 20
+_CELL: Final = CellLimits(
+    fuel_max=2_000_000_000,
+    wall_ms_max=10_000,
+    stdout_bytes_max=4_096,
+    stderr_bytes_max=4_096,
+    result_bytes_max=4_096,
+    source_bytes_max=4_096,
+    requests_max=0,
+    sleep_ms_max=0,
+)
+_BOUNDARY: Final = BoundaryLimits(
+    frame_bytes_max=0,
+    control_frame_bytes_max=0,
+    prompt_bytes_max=0,
+    response_bytes_max=0,
+    batch_items_max=0,
+    nesting_max=0,
+    host_wait_ms_max=0,
+)
+
+
+def rehearse(program: Program, facts: GuestFacts) -> FirstTouched:
+    """Run a first cell in a session of its own, which ends with it, and return what it touched.
+
+    Learned once for a program. A process that will not be able to ask the kernel asks before; where the
+    kernel does not say, nothing counts as touched.
+    """
+    if program.first_touched is None:
+        program.first_touched = _rehearse(program, facts)
+    return program.first_touched
+
+
+def _rehearse(program: Program, facts: GuestFacts) -> FirstTouched:
+    limits = SessionLimits(
+        memory_bytes_max=program.image.size + _REHEARSAL_GROWTH_BYTES,
+        context_bytes_max=0,
+        checkpoint_bytes_max=0,
+        clock="virtual",
+        entropy="fresh",
+        seed=0,
+    )
+    instance = Instance(program, memory_bytes_max=limits.memory_bytes_max)
+    session = Session(program, facts, limits, _BOUNDARY, urandom, prepared=instance)
+    try:
+        end = drive(session.run(Cell(_REHEARSAL, _CELL, report_variables=True)))
+        if end.fault is not None or way_in_use() == "everything":
+            return FirstTouched()
+        base, size = instance.memory.base, program.image.size
+        return FirstTouched(tuple(present_ranges(base, size)), tuple(written_ranges(base, size)))
+    except OSError:
+        return FirstTouched()
+    finally:
+        session.close()

@@ -1,0 +1,416 @@
+"""A session: one guest with its variables. Cells run in it one after another; state stays between.
+
+A session does not run itself: each operation is a generator that yields a `Step` whenever the
+guest has used its slice or waits, so that one thread can drive many sessions fairly. Send the
+response (bytes) into the generator after a `HostRequest`, None after anything else. Close the
+generator to cancel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from rlm_wasm.artifacts.guest import GuestFacts
+from rlm_wasm.errors import (
+    GuestError,
+    GuestTrap,
+    HostExhausted,
+    MemoryExceeded,
+    UsageError,
+)
+from rlm_wasm.limits import BoundaryLimits, CellLimits, SessionLimits
+from rlm_wasm.protocol.input_value import Input
+from rlm_wasm.protocol.text_layout import LaidOut, chunks
+from rlm_wasm.vm import traps
+from rlm_wasm.vm.drive import drive
+from rlm_wasm.vm.execution import Execution, Operation
+from rlm_wasm.vm.import_handler import ERROR, REPORT, RESULT, STDERR, STDOUT, Exchange
+from rlm_wasm.vm.instance import Instance, Program
+from rlm_wasm.vm.interrupt import Interrupt
+from rlm_wasm.vm.snapshot import Ground, Layer, Snapshot, move_everything, take
+from rlm_wasm.vm.soft_limits import SoftLimits
+from rlm_wasm.vm.steps import SLICE, CellEnd, Progress
+from rlm_wasm.vm.upkeep import Steps, Upkeep
+
+__all__ = ["Cell", "Operation", "Session", "drive"]
+
+_T = TypeVar("_T")
+SEED_BYTES: Final = 32
+_RESEED, _REPORT_VARIABLES = 1, 2
+_PROGRESS: Final = tuple(Progress)
+# Loading an input is charged and bounded like a cell; finalisers of earlier cells may run in it.
+SETUP_FUEL: Final = 2_000_000_000
+SETUP_WALL_NS: Final = 10_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One execution: UTF-8 Python, its limits, and whether to report the variables afterwards.
+
+    One that `refuels` has `limits.fuel_max` at first, and asks for more before that is used up.
+    """
+
+    source: str
+    limits: CellLimits
+    report_variables: bool = False
+    refuels: bool = False
+
+    def encoded(self) -> bytes:
+        """Return the source as the guest gets it.
+
+        Raises:
+            UsageError: it is no str, or longer than the limits allow.
+        """
+        if not isinstance(self.source, str):
+            raise UsageError(f"a cell is a str, not a {type(self.source).__name__}")
+        source = self.source.encode("utf-8", "replace")
+        if len(source) > self.limits.source_bytes_max:
+            raise UsageError(
+                f"the cell has {len(source)} bytes; cell.source_bytes_max is {self.limits.source_bytes_max}"
+            )
+        return source
+
+
+_SETUP_LIMITS = CellLimits(
+    fuel_max=SETUP_FUEL,
+    wall_ms_max=SETUP_WALL_NS // 1_000_000,
+    stdout_bytes_max=0,
+    stderr_bytes_max=0,
+    result_bytes_max=0,
+    source_bytes_max=0,
+    requests_max=0,
+    sleep_ms_max=0,
+)
+
+
+class Session:
+    """One guest over an image. Not thread-safe; the thread that made it drives and closes it.
+
+    `entropy(n)` returns n random bytes: fresh, or from a seeded stream for a deterministic run. `prepared`
+    is an instance over the base image in which nothing has run yet, from a `Stock`; the session owns it.
+
+    Raises:
+        PolicyError: the policy's memory cap is below the image.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        facts: GuestFacts,
+        limits: SessionLimits,
+        boundary: BoundaryLimits,
+        entropy: Callable[[int], bytes],
+        *,
+        start: Snapshot | None = None,
+        prepared: Instance | None = None,
+    ) -> None:
+        self._program = program
+        self._facts = facts
+        self._limits = limits
+        self._boundary = boundary
+        self._entropy = entropy
+        cap = limits.memory_bytes_max
+        # What this session's pages are compared with when a snapshot is taken.
+        self._ground = Ground(None if start is None else start.as_origin())
+        if start is not None:
+            self._instance = start.fork(memory_bytes_max=cap)
+        elif prepared is not None:
+            self._instance = _adopted(prepared, cap)
+        else:
+            self._instance = Instance(program, memory_bytes_max=cap)
+        self._memory = self._instance.memory
+        # A fork gets fresh entropy in its first cell, like a new session.
+        self._seeded = False
+        self._lost = False
+        self._closed = False
+        # Nothing ran in it yet: its state is that of its origin.
+        self._fresh = True
+        self._virtual_ns = 0 if start is None else start.virtual_ns
+        self._interrupt = Interrupt(facts)
+        self._soft_of: tuple[CellLimits | None, SoftLimits | None] = (None, None)
+        # What the session is doing now, if anything.
+        self._execution: Execution | Upkeep | None = None
+
+    # -- what an owner can do ---------------------------------------------------------------------
+
+    @property
+    def lost(self) -> bool:
+        """Whether a limit, a trap or a cancellation ended the session; it only takes `close` then."""
+        return self._lost
+
+    @property
+    def memory_bytes(self) -> int:
+        """The size of guest memory; it never shrinks, so it is also the peak."""
+        return self._memory.size
+
+    def run(self, cell: Cell, *, after: Upkeep | None = None) -> Operation[CellEnd]:
+        """Run one cell and return what it left. Faults of the guest are in the result, not raised.
+
+        `after` is what was done for it already: it is on the cell's account.
+
+        Raises:
+            UsageError: the source is longer than the policy allows, or the session is lost or busy.
+        """
+        source = cell.encoded()
+        execution = self._start(cell.limits, in_cell=True, refuels=cell.refuels)
+        self._interrupt.clear(self._memory)
+        if after is not None:
+            execution.owe(after)
+        status: int | None = None
+        try:
+            pointer = self._facts.inbox
+            if len(source) > self._facts.inbox_bytes:
+                pointer = yield from self._allocate(execution, len(source))
+            self._memory.write(pointer, source)
+            flags = _REPORT_VARIABLES if cell.report_variables else 0
+            if not self._seeded:
+                # The top bit is set, so that the guest's seeding takes the same steps for every seed.
+                seed = bytearray(self._entropy(SEED_BYTES))
+                seed[-1] |= 0x80
+                self._memory.write(self._facts.seed, bytes(seed))
+                self._seeded = True
+                flags |= _RESEED
+            returned = yield from execution.invoke("rlm_exec", (pointer, len(source), flags), 1)
+            if left := (returned & 0xFFFF_FFFF) >> 8:
+                execution.exchange.collect(self._facts.inbox, left)
+            status = returned & 0xFF
+            if pointer != self._facts.inbox:
+                yield from execution.invoke("rlm_free", (pointer,), 0)
+            if status not in (0, 1):
+                raise GuestTrap("the guest's REPL is broken")
+        except GuestError as error:
+            execution.fault = error
+        finally:
+            progress = self._progress()
+            fuel_used = self._finish(execution, lost=execution.fault is not None or status is None)
+        streams = {number: bytes(data) for number, data in execution.exchange.streams.items()}
+        return CellEnd(
+            raised=status == 1 and execution.fault is None,
+            fault=execution.fault,
+            soft=execution.soft,
+            output_cut=execution.exchange.dropped_bytes > 0,
+            stdout=streams.get(STDOUT, b""),
+            stderr=streams.get(STDERR, b""),
+            result=streams.get(RESULT),
+            error=streams.get(ERROR),
+            report=streams.get(REPORT),
+            fuel_used=fuel_used,
+            memory_bytes=self._memory.size,
+            executed_ns=execution.executed_ns,
+            progress=progress,
+        )
+
+    def load(self, name: str, value: str | bytes | LaidOut) -> Operation[None]:
+        """Bind `value` to `name` in the guest, copying it once, straight into the guest's own object.
+
+        Raises:
+            UsageError: the name is no identifier, or the value is larger than the policy allows.
+            MemoryExceeded: the guest has no room for it.
+            GuestError: the guest failed otherwise; the session is lost.
+        """
+        wanted = Input.of(name, value, size_max=self._limits.context_bytes_max)
+        execution = self._start(_SETUP_LIMITS, in_cell=False)
+        lost = True
+        try:
+            if wanted.is_text:
+                pointer = yield from execution.invoke(
+                    "rlm_str_new", (len(wanted.value), wanted.encoding.max_char), 1
+                )
+            else:
+                pointer = yield from execution.invoke("rlm_bytes_new", (len(wanted.value),), 1)
+            if pointer == 0:
+                lost = False
+                raise MemoryExceeded(
+                    f"the guest has no room for {name} ({wanted.size} bytes); "
+                    f"sandbox.memory_bytes_max is {self._limits.memory_bytes_max}"
+                )
+            pointer = self._memory.check(pointer, wanted.size, length_max=wanted.size)
+            for address, length, keep in chunks(wanted.value, wanted.encoding):
+                self._memory.write_from(pointer, address, length)
+                pointer += length
+                del keep
+                yield SLICE
+            self._memory.write(self._facts.inbox, wanted.key)
+            if (yield from execution.invoke("rlm_commit", (len(wanted.key),), 1)) != 0:
+                raise GuestTrap(f"the guest could not bind {name}")
+            lost = False
+        finally:
+            self._finish(execution, lost=lost)
+
+    def snapshot(
+        self, *, bytes_max: int | None = None, upkeep: Upkeep | None = None
+    ) -> Operation[Snapshot | None]:
+        """Return the state between two cells: the pages written since the session's origin.
+
+        None if they take more than `bytes_max`. `upkeep` is told what it costs, and may end it.
+
+        Raises:
+            UsageError: the session is lost or busy.
+            CellCancelled, DeadlineExceeded: it was ended; the session is as it was.
+        """
+        self._require_idle()
+        if self._fresh:
+            return self._as_it_is(Layer(()))
+        work = upkeep or Upkeep()
+        work.charge_for(self._memory.size)
+        return (
+            yield from self._keep_up(
+                work,
+                take(
+                    self._instance,
+                    self._program,
+                    self._ground,
+                    stack=self._facts.stack_pointer,
+                    virtual_ns=self._virtual_ns,
+                    seeded=self._seeded,
+                    bytes_max=self._limits.memory_bytes_max if bytes_max is None else bytes_max,
+                ),
+            )
+        )
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go back to a snapshot of this session, lost or not; its variables are what they were then."""
+        if self._execution is not None or self._closed:
+            raise UsageError("the session is closed" if self._closed else "the session is busy")
+        if snapshot.origin is not self._ground.origin:
+            raise UsageError("a session goes back only to a snapshot of its own")
+        instance = snapshot.restore(memory_bytes_max=self._limits.memory_bytes_max)
+        self._instance.close()
+        self._instance = instance
+        self._memory = instance.memory
+        self._ground.overlays = snapshot.overlays
+        self._interrupt.memory_changed()
+        self._virtual_ns = snapshot.virtual_ns
+        # Before its first cell the guest's `random` is that of the image, the same in every session.
+        self._seeded = snapshot.seeded
+        self._lost = False
+
+    def rebase(self) -> Operation[None]:
+        """Make the present state the session's origin, so that later snapshots hold only what comes after.
+
+        Worth its one copy of what was written after large inputs have been loaded. Where the machine has no
+        room for it, the origin stays what it was.
+
+        Raises:
+            UsageError: the session is lost or busy.
+        """
+        self._require_idle()
+        if not (yield from self._keep_up(Upkeep(), move_everything(self._instance, self._ground))):
+            return
+        self._ground = Ground(self._as_it_is(Layer(())).rebased())
+
+    def interrupt(self) -> None:
+        """Ask the cell to end: it gets an exception it can unwind from, and is stopped if it does not.
+
+        The session lives if the guest unwinds. Without a cell in progress this does nothing.
+        """
+        if self._execution is not None:
+            self._execution.cancel_wanted = True
+
+    def refuel(self, fuel: int) -> None:
+        """Let the cell that said `FuelLow` use so much more; 0: it has to end with what it has."""
+        if isinstance(self._execution, Execution):
+            self._execution.refuel(fuel)
+
+    def lose(self) -> None:
+        """End a guest that is of no use any more; the session can still go back to a snapshot."""
+        self._require_idle()
+        self._lost = True
+        self._instance.close()
+
+    def close(self) -> None:
+        """Free everything. An operation in progress must have been closed before. Safe to call again."""
+        self._lost = self._closed = True
+        self._instance.close()
+        self._ground = Ground(None)  # its memory files may be the last thing that holds a large image
+
+    # -- one operation at a time ---------------------------------------------------------------------
+
+    def _require_idle(self) -> None:
+        if self._lost or self._execution is not None:
+            raise UsageError("the session is lost" if self._lost else "the session is busy")
+
+    def _as_it_is(self, layer: Layer) -> Snapshot:
+        """Return the present state, of which `layer` is what was not moved into files."""
+        return Snapshot(
+            self._program,
+            self._ground.origin,
+            layer,
+            self._memory.size,
+            self._virtual_ns,
+            seeded=self._seeded,
+            overlays=self._ground.overlays,
+        )
+
+    def _keep_up(self, work: Upkeep, steps: Steps[_T]) -> Operation[_T]:
+        self._execution = work
+        try:
+            return (yield from work.run(steps))
+        except HostExhausted:
+            # It may lack pages.
+            self._lost = True
+            self._instance.close()
+            raise
+        finally:
+            self._execution = None
+
+    def _start(self, limits: CellLimits, *, in_cell: bool, refuels: bool = False) -> Execution:
+        """Begin an operation. Nothing of the one before is left in it."""
+        self._require_idle()
+        traps.require()
+        self._fresh = False
+        soft_limits = None
+        if in_cell:
+            # The same limits as a rule: looking them up by their value takes longer.
+            if limits is not self._soft_of[0]:
+                self._soft_of = (limits, SoftLimits.of(limits))
+            soft_limits = self._soft_of[1]
+        exchange = Exchange(
+            self._instance,
+            limits,
+            self._limits,
+            self._boundary,
+            self._entropy,
+            in_cell=in_cell,
+            virtual_ns=self._virtual_ns,
+            fuel_kept=-1 if soft_limits is None else soft_limits.fuel_kept,
+        )
+        self._execution = execution = Execution(
+            self._instance, self._facts, self._interrupt, exchange, limits, soft_limits, refuels=refuels
+        )
+        return execution
+
+    def _finish(self, execution: Execution, *, lost: bool) -> int:
+        """End the operation; return the fuel it used. A lost session is freed at once."""
+        used = execution.exchange.fuel_used()
+        self._virtual_ns = execution.exchange.virtual_at_ns(used)
+        self._execution = None
+        if lost:
+            # The store is freed at once; the session can still go back to a snapshot.
+            self._lost = True
+            self._instance.close()
+        else:
+            self._instance.verify_memory()
+        return used
+
+    def _progress(self) -> Progress:
+        """Return how far the guest says it came. Nonsense is no progress: it harms its own session only."""
+        value = int.from_bytes(self._memory.read(self._facts.progress, 4, length_max=4), "little")
+        return _PROGRESS[value] if value < len(_PROGRESS) else Progress.NOT_BEGUN
+
+    def _allocate(self, execution: Execution, length: int) -> Operation[int]:
+        pointer = yield from execution.invoke("rlm_alloc", (length,), 1)
+        if pointer == 0:
+            raise MemoryExceeded(f"the guest has no room for a cell of {length} bytes")
+        return self._memory.check(pointer, length, length_max=length)
+
+
+def _adopted(prepared: Instance, memory_bytes_max: int) -> Instance:
+    try:
+        prepared.set_memory_max(memory_bytes_max)
+    except BaseException:
+        prepared.close()
+        raise
+    return prepared

@@ -1,0 +1,329 @@
+"""Many sessions in one thread, a fair slice for each: the part of a worker that is the same in every process.
+
+A session that waits for the host, or sleeps, costs nothing until it can go on. Not thread-safe: who owns
+it gives it commands and turns, on one thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from rlm_wasm.errors import GuestError, RlmWasmError, UsageError
+from rlm_wasm.ids import SessionId
+from rlm_wasm.protocol.cell_result import CellResult
+from rlm_wasm.protocol.commands import (
+    Close,
+    Command,
+    Done,
+    FuelLow,
+    Interrupt,
+    Load,
+    Open,
+    Rebase,
+    Refuel,
+    Report,
+    Requested,
+    Respond,
+    Run,
+    Stop,
+    TakeSnapshot,
+)
+from rlm_wasm.system.os_errors import typed
+from rlm_wasm.vm import operations, steps
+from rlm_wasm.vm.checkpoints import Checkpoints
+from rlm_wasm.vm.guest_loader import LoadedGuest, load_guest_program
+from rlm_wasm.vm.instance import Instance
+from rlm_wasm.vm.operations import Outcome, SessionOperation
+from rlm_wasm.vm.session import Session
+from rlm_wasm.vm.snapshot import Snapshot
+from rlm_wasm.vm.warm_pool import PREPARED_MAX, Stock
+
+# A session that the host answers goes on where it was, ahead of the others, until it has run for as
+# long as a slice takes: its memory is still in the processor's caches. Then it is the others' turn.
+TURN_NS: Final = 4_000_000
+# A guest that ran no longer than this before it asked will not run for long once it is answered, as a rule:
+# who has the answer may run that turn at once, in the middle of other things.
+BRIEF_NS: Final = 500_000
+# Every time that was wrong, twice as many brief turns in a row come first, up to so many.
+BRIEF_WANTED_MAX: Final = 1_024
+
+
+@dataclass(slots=True)
+class _Seat:
+    """One session and the operation it is busy with."""
+
+    session: Session
+    sink: Callable[[Report], None]
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
+    operation: SessionOperation | None = None
+    response: bytes | None = None
+    waits_for_host: bool = False
+    # Whether what it waits for is fuel, and not the response to a request.
+    wants_fuel: bool = False
+    stopped: GuestError | None = None
+    # An interrupt may come before the operation's first step, when its session knows of no cell yet.
+    interrupted: bool = False
+    queued: bool = False
+    # What it has run since its turn began. A turn ends with a slice used up, or with as much time.
+    turn_ns: int = 0
+    # What it has run since its operation began or the host answered, and whether that was brief so far.
+    stretch_ns: int = 0
+    brief: bool = False
+    # Brief ones in a row until it asked last, and how many are wanted of it.
+    briefs: int = 0
+    briefs_wanted: int = 1
+
+
+class Seats:
+    """The sessions of one worker, each with the operation it is busy with.
+
+    At most `prepared_max` sessions are prepared ahead of need, where the owner has time for it. `clock`
+    gives nanoseconds.
+    """
+
+    def __init__(self, *, prepared_max: int = PREPARED_MAX, clock: Callable[[], int]) -> None:
+        self._clock: Final = clock
+        self._prepared_max: Final = prepared_max
+        self._stock: Stock | None = None
+        self._seats: dict[SessionId, _Seat] = {}
+        self._runnable: deque[SessionId] = deque()
+        # Whether the guest whose turn it is may go on for long. Any thread may read it.
+        self.engaged = False
+        self._sleepers: list[tuple[int, SessionId]] = []
+
+    def __len__(self) -> int:
+        return len(self._seats)
+
+    def idle_seconds(self) -> float | None:
+        """How long nothing can go on without a command: 0 if something can now, None for ever."""
+        if self._runnable:
+            return 0.0
+        if self._sleepers:
+            return max(0, self._sleepers[0][0] - self._clock()) / 1e9
+        return None
+
+    def turn(self) -> None:
+        """Wake who slept long enough, and give one session its slice."""
+        self._wake_sleepers()
+        if self._runnable:
+            self._advance(self._runnable.popleft())
+            self.engaged = False
+
+    def answer(self, command: Respond) -> bool:
+        """Perform a response and the turn that it begins, if that is likely to be brief; else do nothing.
+
+        Return whether it was done. It is not where other sessions wait and it has had its turn.
+        """
+        seat = self._seats.get(command.session)
+        if seat is None or not seat.waits_for_host or seat.wants_fuel or seat.briefs < seat.briefs_wanted:
+            return False
+        if self._runnable and seat.turn_ns >= TURN_NS:
+            return False
+        self.perform(command)
+        self._advance(self._runnable.popleft())
+        if seat.stretch_ns > BRIEF_NS:
+            seat.briefs_wanted = min(2 * seat.briefs_wanted, BRIEF_WANTED_MAX)
+        return True
+
+    @property
+    def wants_preparing(self) -> bool:
+        """Whether `prepare` has something to do."""
+        return self._stock is not None and self._stock.wants
+
+    def prepare(self) -> None:
+        """Do a small step, a fraction of a millisecond, towards the next prepared session."""
+        if self._stock is not None:
+            self._stock.work()
+
+    def close_all(self) -> None:
+        """Close every session; each operation in progress reports its end."""
+        for session in list(self._seats):
+            self._close(session)
+        if self._stock is not None:
+            self._stock.close()
+
+    def perform(self, command: Command) -> None:
+        """Begin what a command says, or do it. Whatever goes wrong is reported to the session's sink."""
+        if isinstance(command, Open):
+            self._open(command)
+            return
+        seat = self._seats.get(command.session)
+        if seat is None:
+            if isinstance(command, Close):
+                self._tell_closed(command)
+            return  # closed meanwhile; its sink has been told
+        match command:
+            case Load(name=name, value=value):
+                self._begin(command.session, seat, operations.load(seat.session, name, value))
+            case Run(cell=cell, checkpoint_bytes_max=bytes_max):
+                self._begin(
+                    command.session,
+                    seat,
+                    operations.run_cell(seat.session, cell, bytes_max, seat.checkpoints),
+                )
+            case Rebase():
+                self._begin(command.session, seat, operations.rebase(seat.session, seat.checkpoints))
+            case TakeSnapshot():
+                self._begin(command.session, seat, operations.take_snapshot(seat.session))
+            case Respond(response=response):
+                if seat.waits_for_host and not seat.wants_fuel:
+                    seat.waits_for_host = False
+                    seat.response = response
+                    seat.stretch_ns = 0
+                    if seat.turn_ns < TURN_NS and not seat.queued:
+                        seat.queued = True
+                        self._runnable.appendleft(command.session)
+                    else:
+                        self._queue(command.session, seat)
+            case Refuel(fuel=fuel):
+                if seat.wants_fuel:
+                    seat.waits_for_host = seat.wants_fuel = False
+                    seat.session.refuel(fuel)
+                    self._queue(command.session, seat)
+            case Interrupt():
+                seat.session.interrupt()
+                seat.interrupted = True
+            case Stop(error=error):
+                if seat.operation is not None:
+                    seat.stopped = error
+                    seat.waits_for_host = seat.wants_fuel = False
+                    self._queue(command.session, seat)
+            case Close():
+                self._close(command.session)
+                self._tell_closed(command)
+
+    def _open(self, command: Open) -> None:
+        try:
+            loaded = load_guest_program()
+            if command.start is not None and not isinstance(command.start, Snapshot):
+                raise UsageError("the image is not of this process; save it and load it here")
+            session = Session(
+                loaded.program,
+                loaded.guest.facts,
+                command.limits,
+                command.boundary,
+                command.entropy,
+                start=command.start,
+                prepared=self._take_prepared(loaded) if command.start is None else None,
+            )
+        except RlmWasmError as error:
+            self._refuse(command, error)
+        except Exception as error:  # noqa: BLE001 - the thread serves others; the caller gets it typed
+            self._refuse(command, typed(error, "a session failed"))
+        else:
+            seat = self._seats[command.session] = _Seat(session, command.sink)
+            self._tell(command.session, seat, Done())
+
+    def _take_prepared(self, loaded: LoadedGuest) -> Instance | None:
+        if self._stock is None:
+            self._stock = Stock(loaded.program, loaded.guest.facts, size_max=self._prepared_max)
+        return self._stock.take()
+
+    @staticmethod
+    def _refuse(command: Open, error: RlmWasmError) -> None:
+        # A sink that fails has nobody left to hear of it, and no session to free.
+        with contextlib.suppress(Exception):
+            command.sink(Done(error=error))
+
+    def _begin(self, session: SessionId, seat: _Seat, operation: SessionOperation) -> None:
+        if seat.operation is not None:
+            self._tell(session, seat, Done(error=UsageError("the session is busy")))
+            return
+        seat.operation = operation
+        seat.response = None
+        seat.stretch_ns = 0
+        seat.brief = False  # a new operation: nothing is known of it
+        seat.stopped = None
+        seat.interrupted = False
+        self._queue(session, seat)
+
+    def _queue(self, session: SessionId, seat: _Seat) -> None:
+        """Put a session at the end of the line; its next turn is a new one."""
+        seat.turn_ns = 0
+        if not seat.queued:
+            seat.queued = True
+            self._runnable.append(session)
+
+    def _wake_sleepers(self) -> None:
+        now = self._clock()
+        while self._sleepers and self._sleepers[0][0] <= now:
+            _, session = heapq.heappop(self._sleepers)
+            seat = self._seats.get(session)
+            if seat is not None and seat.operation is not None and not seat.waits_for_host:
+                self._queue(session, seat)
+
+    def _advance(self, session: SessionId) -> None:
+        seat = self._seats.get(session)
+        if seat is None:
+            return
+        seat.queued = False
+        operation, response, stopped = seat.operation, seat.response, seat.stopped
+        if operation is None:
+            return
+        seat.response = seat.stopped = None
+        self.engaged = not seat.brief
+        began_ns = self._clock()
+        try:
+            step = operation.throw(stopped) if stopped is not None else operation.send(response)
+        except StopIteration as ended:
+            seat.operation = None
+            outcome: Outcome = ended.value
+            done = Done(
+                result=outcome if isinstance(outcome, CellResult) else None,
+                snapshot=outcome if isinstance(outcome, Snapshot) else None,
+            )
+            self._tell(session, seat, done)
+        except RlmWasmError as error:
+            seat.operation = None
+            self._tell(session, seat, Done(error=error))
+        except Exception as error:  # noqa: BLE001 - the thread serves others; the caller gets it typed
+            seat.operation = None
+            seat.session.close()
+            self._tell(session, seat, Done(error=typed(error, "a session failed")))
+        else:
+            took_ns = self._clock() - began_ns
+            seat.turn_ns += took_ns
+            seat.stretch_ns += took_ns
+            seat.brief = seat.stretch_ns <= BRIEF_NS
+            if seat.interrupted:
+                seat.interrupted = False
+                seat.session.interrupt()
+            match step:
+                case steps.HostRequest(frame=frame):
+                    seat.waits_for_host = True
+                    seat.briefs = seat.briefs + 1 if seat.brief else 0
+                    self._tell(session, seat, Requested(frame))
+                case steps.Sleep(until_ns=until_ns):
+                    heapq.heappush(self._sleepers, (until_ns, session))
+                case steps.FuelLow():
+                    seat.waits_for_host = seat.wants_fuel = True
+                    self._tell(session, seat, FuelLow())
+                case _:
+                    self._queue(session, seat)
+
+    def _tell(self, session: SessionId, seat: _Seat, report: Report) -> None:
+        try:
+            seat.sink(report)
+        except Exception:  # noqa: BLE001 - an event loop that is gone: nobody waits for this session
+            if session in self._seats:
+                self._close(session)
+
+    @staticmethod
+    def _tell_closed(command: Close) -> None:
+        # An event loop that is gone: nobody waits for it.
+        with contextlib.suppress(Exception):
+            command.closed()
+
+    def _close(self, session: SessionId) -> None:
+        seat = self._seats.pop(session)
+        operation, seat.operation = seat.operation, None
+        if operation is not None:
+            operation.close()
+            self._tell(session, seat, Done(error=UsageError("the session was closed")))
+        seat.session.close()
+        seat.checkpoints.forget()  # an error that somebody keeps knows of them

@@ -1,0 +1,317 @@
+"""The RLM loop."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rlm_wasm.conversation.loop import (
+    AskModel,
+    Begin,
+    BudgetEnded,
+    Cancelled,
+    CellFinished,
+    CellReport,
+    ContextFacts,
+    Finish,
+    LoopEffect,
+    LoopInput,
+    ModelFailed,
+    ModelReplied,
+    RlmLoop,
+    RunCell,
+)
+from rlm_wasm.errors import BudgetExceeded, InternalError, ProviderError
+from tests.support.core_facts import observation
+
+CONTEXT = (ContextFacts("context", "str", 10, "characters", "0123456789"),)
+
+
+def loop(dialect: str = "answer", iterations_max: int = 5, *, lenient: bool = False) -> RlmLoop:
+    return RlmLoop("why?", CONTEXT, dialect, observation(), iterations_max, lenient_fences=lenient)
+
+
+def drive(subject: RlmLoop, *inputs: LoopInput) -> LoopEffect:
+    """Give the inputs and return the last effect."""
+    effects: list[LoopEffect] = []
+    for given_input in inputs:
+        effects = subject.handle(given_input)
+        assert len(effects) == 1
+    return effects[0]
+
+
+def said(effect: LoopEffect) -> list[str]:
+    assert isinstance(effect, AskModel)
+    return [message.content for message in effect.messages]
+
+
+def block(source: str) -> ModelReplied:
+    return ModelReplied(f"Look:\n```repl\n{source}\n```")
+
+
+def done(stdout: str = "", finish: str | None = None) -> CellFinished:
+    return CellFinished(CellReport("completed", stdout=stdout, finish=finish))
+
+
+def drafted(draft: str | None) -> CellFinished:
+    return CellFinished(CellReport("completed", draft=draft))
+
+
+def test_the_model_first_gets_the_rules_the_question_and_the_turn() -> None:
+    effect = drive(loop(), Begin())
+    assert isinstance(effect, AskModel)
+    assert [m.role for m in effect.messages] == ["system", "user", "user"]
+    assert "why?" in effect.messages[1].content
+    assert effect.messages[2].content.endswith("Turn 1/5:")
+
+
+def test_code_runs_and_what_it_did_comes_back() -> None:
+    subject = loop()
+    assert drive(subject, Begin(), block("print(1)")) == RunCell("print(1)")
+    contents = said(drive(subject, done("1\n")))
+    assert contents[2:] == ["Look:\n```repl\nprint(1)\n```", "REPL output:\n\n1\n", "Turn 2/5:"]
+
+
+def test_only_the_current_turn_line_is_sent() -> None:
+    subject = loop()
+    effect = drive(subject, Begin(), block("a"), done(), block("b"), done())
+    assert sum(content.startswith("Turn ") for content in said(effect)) == 1
+    assert said(effect)[-1] == "Turn 3/5:"
+
+
+def test_all_blocks_of_a_reply_run_in_order() -> None:
+    subject = loop()
+    reply = ModelReplied("```repl\na\n```\n```repl\nb\n```")
+    assert drive(subject, Begin(), reply) == RunCell("a")
+    assert drive(subject, done("1\n")) == RunCell("b")
+    assert said(drive(subject, done("2\n")))[-2] == (
+        "REPL output (block 1):\n\n1\n\n\nREPL output (block 2):\n\n2\n"
+    )
+
+
+def test_a_block_after_a_failed_one_still_runs() -> None:
+    subject = loop()
+    failed = CellFinished(CellReport("guest_exception", error="NameError: x"))
+    assert drive(subject, Begin(), ModelReplied("```repl\na\n```\n```repl\nb\n```"), failed) == RunCell("b")
+
+
+def test_a_finish_stops_at_once_and_later_blocks_do_not_run() -> None:
+    subject = loop()
+    reply = ModelReplied("```repl\na\n```\n```repl\nb\n```")
+    assert drive(subject, Begin(), reply, done(finish="42")) == Finish("42", "finished", partial=False)
+    assert subject.handle(done()) == []
+    assert subject.handle(BudgetEnded("late")) == []
+
+
+def test_a_finish_counts_even_if_the_cell_ended_badly_after_it() -> None:
+    report = CellReport("fuel_exhausted", finish="42")
+    assert drive(loop(), Begin(), block("a"), CellFinished(report)) == Finish("42", "finished", partial=False)
+
+
+def test_an_empty_answer_is_an_answer() -> None:
+    assert drive(loop(), Begin(), block("a"), done(finish="")) == Finish("", "finished", partial=False)
+
+
+def test_blocks_behind_a_lost_session_do_not_run_and_the_model_is_told() -> None:
+    subject = loop()
+    lost = CellFinished(CellReport("guest_trap", session_lost=True))
+    effect = drive(subject, Begin(), ModelReplied("```repl\na\n```\n```repl\nb\n```"), lost)
+    assert "1 later blocks of that reply did not run" in said(effect)[-2]
+
+
+def test_a_reply_without_code_is_nudged() -> None:
+    contents = said(drive(loop(), Begin(), ModelReplied("I think it is 42.")))
+    assert contents[-3] == "I think it is 42."
+    assert "No ```repl block" in contents[-2]
+
+
+def test_a_reply_cut_off_in_its_code_is_told_so_and_nothing_runs() -> None:
+    contents = said(drive(loop(), Begin(), ModelReplied("```repl\nfor x in")))
+    assert "was not closed" in contents[-2]
+    assert "No ```repl block" not in contents[-2]
+
+
+def test_turns_are_bounded_and_the_last_reply_is_the_best_there_is() -> None:
+    subject = loop(iterations_max=2)
+    effect = drive(subject, Begin(), ModelReplied("one"), ModelReplied("two"))
+    assert effect == Finish("two", "iterations_exhausted", partial=True)
+
+
+@pytest.mark.parametrize("stop", [BudgetEnded("deadline"), Cancelled("deadline")])
+@pytest.mark.parametrize(
+    ("before", "best"),
+    [
+        ([], None),
+        ([Begin()], None),
+        ([Begin(), block("a")], "Look:"),
+        ([Begin(), ModelReplied("```repl\na\n```")], None),
+        ([Begin(), ModelReplied("It is 7."), ModelReplied("```repl\na\n```")], "It is 7."),
+        ([Begin(), ModelReplied("It is 7."), block("a"), drafted("8")], "8"),
+        ([Begin(), block("a"), drafted("8"), ModelReplied("It is 7.")], "8"),
+        ([Begin(), block("a"), drafted("8"), block("b"), drafted("9")], "9"),
+    ],
+)
+def test_a_run_that_is_stopped_gives_the_best_there_is(
+    before: list[LoopInput], best: str | None, stop: LoopInput
+) -> None:
+    assert drive(loop(), *before, stop) == Finish(best, "deadline", partial=True)
+
+
+@pytest.mark.parametrize("dialect", ["answer", "final", "both"])
+@pytest.mark.parametrize("reply", ["```repl\nx = 1\n```", "```python\nx = 1\n```", "x = 1", "```repl\nx = 1"])
+def test_code_is_never_the_answer(dialect: str, reply: str) -> None:
+    """Whatever ends the run: the turns, the budget, a deadline, the model, the operator."""
+    for stop in (
+        BudgetEnded("budget: calls"),
+        Cancelled("enough"),
+        ModelFailed(ProviderError("no key")),
+        None,
+    ):
+        subject = loop(dialect, iterations_max=2)
+        (effect,) = subject.handle(Begin())
+        turns = 0
+        while not isinstance(effect, Finish):
+            if isinstance(effect, RunCell):
+                given: LoopInput = done("1\n")
+            elif turns == 1 and stop is not None:
+                given = stop
+            else:
+                given, turns = ModelReplied(reply), turns + 1
+            (effect,) = subject.handle(given)
+        assert (effect.answer, effect.partial) == (None, True)
+
+
+def test_a_spent_budget_is_named_by_its_dimension() -> None:
+    error = BudgetExceeded("calls", requested=1, available=0, limit=5)
+    effect = drive(loop(), Begin(), ModelReplied("It is 7."), ModelFailed(error))
+    assert effect == Finish("It is 7.", "budget: calls", partial=True)
+
+
+def test_an_empty_final_as_text_is_no_finish_and_the_model_is_told() -> None:
+    contents = said(drive(loop("final"), Begin(), ModelReplied("FINAL()")))
+    assert "there was no answer in it" in contents[-2]
+
+
+def test_a_variable_named_as_text_ends_every_dialect() -> None:
+    for dialect in ("answer", "final", "both"):
+        effect = drive(loop(dialect), Begin(), ModelReplied("FINAL_VAR(found)"))
+        assert effect == RunCell("FINAL_VAR('found')")
+
+
+def test_a_model_that_fails_ends_the_run_with_the_reason() -> None:
+    effect = drive(loop(), Begin(), ModelReplied("draft"), ModelFailed(ProviderError("no key")))
+    assert effect == Finish("draft", "model_failed: ProviderError: no key", partial=True)
+
+
+@pytest.mark.parametrize("dialect", ["final", "both"])
+def test_a_final_answer_as_text_finishes(dialect: str) -> None:
+    effect = drive(loop(dialect), Begin(), ModelReplied("So:\nFINAL(it is 42)"))
+    assert effect == Finish("it is 42", "final", partial=False)
+
+
+@pytest.mark.parametrize("dialect", ["final", "both"])
+def test_a_final_variable_as_text_is_asked_of_the_session(dialect: str) -> None:
+    subject = loop(dialect)
+    assert drive(subject, Begin(), ModelReplied("FINAL_VAR(result)")) == RunCell("FINAL_VAR('result')")
+    assert drive(subject, done(finish="42")) == Finish("42", "finished", partial=False)
+
+
+def test_a_final_variable_that_does_not_exist_is_an_observation() -> None:
+    subject = loop("final")
+    missing = CellFinished(CellReport("guest_exception", error="NameError: result"))
+    contents = said(drive(subject, Begin(), ModelReplied("FINAL_VAR(result)"), missing))
+    assert "NameError: result" in contents[-2]
+
+
+@pytest.mark.parametrize("name", ["a' + evil + 'b", "a\nb", 'a" + evil + "b', "a\\"])
+def test_a_final_variable_is_a_name_and_never_code(name: str) -> None:
+    effect = drive(loop("final"), Begin(), ModelReplied(f"FINAL_VAR({name})"))
+    assert isinstance(effect, RunCell)
+    code = compile(effect.source, "cell", "eval")
+    assert code.co_names == ("FINAL_VAR",)
+    assert name in code.co_consts
+
+
+def test_the_blocks_of_a_reply_run_before_its_final_variable() -> None:
+    subject = loop("final")
+    assert drive(subject, Begin(), ModelReplied("```repl\nr = 1\n```\nFINAL_VAR(r)")) == RunCell("r = 1")
+    assert drive(subject, done()) == RunCell("FINAL_VAR('r')")
+
+
+def test_a_final_answer_beside_code_it_has_not_seen_the_output_of_is_not_accepted() -> None:
+    subject = loop("final")
+    effect = drive(subject, Begin(), ModelReplied("```repl\nr = 1\n```\nFINAL(made up)"), done("1\n"))
+    assert "was not accepted" in said(effect)[-2]
+    assert drive(subject, BudgetEnded("deadline")) == Finish("made up", "deadline", partial=True)
+
+
+def test_text_is_no_finish_in_the_answer_dialect() -> None:
+    assert isinstance(drive(loop("answer"), Begin(), ModelReplied("FINAL(42)")), AskModel)
+
+
+def test_lenient_fences_are_an_option() -> None:
+    reply = ModelReplied("```python\na\n```")
+    assert isinstance(drive(loop(), Begin(), reply), AskModel)
+    assert drive(loop(lenient=True), Begin(), reply) == RunCell("a")
+
+
+@pytest.mark.parametrize(
+    ("before", "wrong"),
+    [
+        ([], ModelReplied("x")),
+        ([], done()),
+        ([Begin()], Begin()),
+        ([Begin()], done()),
+        ([Begin(), block("a")], ModelReplied("x")),
+        ([Begin(), block("a")], ModelFailed(ProviderError("x"))),
+    ],
+)
+def test_an_input_out_of_turn_is_our_bug(before: list[LoopInput], wrong: LoopInput) -> None:
+    subject = loop()
+    for given_input in before:
+        subject.handle(given_input)
+    with pytest.raises(InternalError):
+        subject.handle(wrong)
+
+
+replies = st.sampled_from(
+    [
+        "",
+        "text",
+        "```repl\na\n```",
+        "```repl\na\n```\n```repl\nb\n```",
+        "```repl\na",
+        "FINAL(x)",
+        "FINAL_VAR(x)",
+    ]
+)
+reports = st.sampled_from(
+    [
+        CellReport("completed", stdout="x\n"),
+        CellReport("guest_exception", error="ValueError"),
+        CellReport("guest_trap", session_lost=True),
+        CellReport("completed", finish="answer"),
+    ]
+)
+
+
+@given(st.data(), st.sampled_from(["answer", "final", "both"]), st.integers(1, 6))
+@settings(max_examples=200)
+def test_every_conversation_ends_and_never_takes_more_turns_than_it_may(
+    data: st.DataObject, dialect: str, iterations_max: int
+) -> None:
+    subject = loop(dialect, iterations_max)
+    effect = drive(subject, Begin())
+    turns = cells = 0
+    while not isinstance(effect, Finish):
+        if isinstance(effect, AskModel):
+            turns += 1
+            assert turns <= iterations_max
+            effect = drive(subject, ModelReplied(data.draw(replies)))
+        else:
+            cells += 1
+            assert cells <= 3 * turns
+            effect = drive(subject, CellFinished(data.draw(reports)))
+    assert effect.partial == (effect.reason not in ("finished", "final"))
+    assert subject.handle(Cancelled()) == []

@@ -1,0 +1,171 @@
+"""Runs whose models answer over real HTTP on loopback: retries, failures, budgets, cancellation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from rlm_wasm.api.runtime import Runtime
+from rlm_wasm.policy.model import Policy
+from tests.support.provider_loopback import (
+    KEY,
+    KEY_VARIABLE,
+    Loopback,
+    Seen,
+    Write,
+    completion_body,
+    http,
+    loopback_server,
+)
+from tests.support.runtime_facts import Events, running, small_policy
+
+pytestmark = [pytest.mark.guest, pytest.mark.anyio, pytest.mark.usefixtures("guest", "healthy_host")]
+
+
+@pytest.fixture
+def server(healthy_host: None) -> Iterator[Loopback]:
+    with loopback_server() as loopback:
+        yield loopback
+
+
+def policy_at(server: Loopback, **sections: dict[str, object]) -> Policy:
+    endpoint = {
+        "base_url": server.url, "api_key_env": KEY_VARIABLE, "connect_timeout_ms": 5_000,
+        "output_tokens_field": "max_completion_tokens",
+    }  # fmt: skip
+    return small_policy(providers={"openai": endpoint}, **sections)
+
+
+def conversation(root: str, sub: object) -> object:
+    """Answer the root with one block, and a sub-query with what `sub` gives for its prompt."""
+
+    def behave(seen: Seen, write: Write) -> None:
+        messages = seen.body["messages"]
+        if messages[0]["role"] == "system":
+            write(http("200 OK", completion_body(f"```repl\n{root}\n```")))
+        else:
+            write(sub(messages[-1]["content"]))
+
+    return behave
+
+
+def answered(prompt: str) -> bytes:
+    return http("200 OK", completion_body(prompt.upper()))
+
+
+ENVIRON = {KEY_VARIABLE: KEY}
+
+
+async def test_queries_and_batches_are_answered_over_http(server: Loopback) -> None:
+    server.behaviour = conversation("FINAL([llm_query('a'), *llm_query_batched(['b', 'c'])])", answered)
+    events = Events()
+    async with running(policy_at(server), environ=ENVIRON) as runtime:
+        result = await runtime.ask("?", sinks=[events.append])
+    assert (result.answer, result.partial) == ("['A', 'B', 'C']", False)
+    assert result.spent["calls"] == 4
+    assert result.spent["input_tokens"] == 4 * 11
+    assert result.spent["output_tokens"] == 4 * 7
+    assert result.spent["cost_microdollars"] > 0
+    events.assert_complete()
+    assert KEY not in repr(list(events))
+    assert all(seen.headers["authorization"] == f"Bearer {KEY}" for seen in server.requests)
+
+
+async def test_a_429_is_tried_again_and_paid_for_as_calls(server: Loopback) -> None:
+    refusals = [http("429 Too Many Requests", "{}", "Retry-After: 0"), http("503 Service Unavailable", "{}")]
+
+    def sub(prompt: str) -> bytes:
+        return refusals.pop(0) if refusals else answered(prompt)
+
+    server.behaviour = conversation("FINAL(llm_query('a'))", sub)
+    events = Events()
+    async with running(policy_at(server), environ=ENVIRON) as runtime:
+        result = await runtime.ask("?", sinks=[events.append])
+    assert result.answer == "A"
+    assert len(events.of("query_retry")) == 2
+    assert len(server.requests) == 4
+    events.assert_complete()
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        http("500 Internal Server Error", "{}"),
+        http("401 Unauthorized", "{}"),
+        http("200 OK", "not json"),
+        http("200 OK", completion_body())[:-20],
+        http("302 Found", "", "Location: http://example.invalid/"),
+    ],
+)
+async def test_a_provider_that_fails_is_an_exception_the_guest_can_catch(
+    server: Loopback, response: bytes
+) -> None:
+    source = "try: FINAL(llm_query('a'))\nexcept ProviderError as e: FINAL('caught')"
+    server.behaviour = conversation(source, lambda prompt: response)
+    events = Events()
+    async with running(policy_at(server, query={"attempts_max": 2}), environ=ENVIRON) as runtime:
+        result = await runtime.ask("?", sinks=[events.append])
+    assert result.answer == "caught"
+    events.assert_complete()
+
+
+async def test_one_failed_item_of_a_batch_leaves_the_others(server: Loopback) -> None:
+    source = "FINAL([type(r).__name__ for r in llm_query_batched(['a', 'bad', 'c'], return_exceptions=True)])"
+    bad = http("400 Bad Request", "{}")
+    server.behaviour = conversation(source, lambda prompt: bad if prompt == "bad" else answered(prompt))
+    async with running(policy_at(server), environ=ENVIRON) as runtime:
+        assert (await runtime.ask("?")).answer == "['str', 'ProviderError', 'str']"
+
+
+@pytest.mark.threat("T-024")
+async def test_cost_is_reserved_before_a_query_is_sent(server: Loopback) -> None:
+    """With room for the root's call and one more, the second sub-query never reaches the server."""
+    source = "try: FINAL([llm_query(p) for p in 'abc'])\nexcept BudgetExceeded: FINAL('stopped')"
+    server.behaviour = conversation(source, answered)
+    async with running(policy_at(server, budget={"calls_max": 2}), environ=ENVIRON) as runtime:
+        result = await runtime.ask("?")
+    assert (result.answer, result.spent["calls"]) == ("stopped", 2)
+    assert len(server.requests) == 2
+
+
+@pytest.mark.threat("T-019")
+async def test_a_provider_that_hangs_meets_the_querys_deadline(server: Loopback) -> None:
+    source = "try: FINAL(llm_query('a'))\nexcept QueryTimeout: FINAL('timed out')"
+    server.behaviour = conversation(source, lambda prompt: b"")
+    server.hold = True
+    policy = policy_at(server, query={"timeout_ms_max": 500})
+    async with running(policy, environ=ENVIRON) as runtime:
+        result = await runtime.ask("?")
+    assert result.answer == "timed out"
+
+
+async def test_cancelling_a_run_hangs_up_on_the_provider(server: Loopback) -> None:
+    server.behaviour = lambda seen, write: None
+    server.hold = True
+    events = Events()
+    async with running(policy_at(server), environ=ENVIRON) as runtime:
+
+        def cancel(event: object) -> None:
+            events.append(event)
+            if event.kind == "query_sent":
+                runtime.cancel("enough")
+
+        result = await runtime.ask("?", sinks=[cancel])
+    assert (result.answer, result.partial) == (None, True)
+    events.assert_complete()
+
+
+async def test_the_key_of_the_environment_never_reaches_the_guest(server: Loopback) -> None:
+    server.behaviour = conversation("import os\nFINAL(dict(os.environ))", answered)
+    async with running(policy_at(server), environ=ENVIRON) as runtime:
+        assert (await runtime.ask("?")).answer == "{}"
+
+
+async def test_a_missing_key_is_told_before_any_guest_runs(server: Loopback) -> None:
+    from rlm_wasm.errors import UsageError
+
+    with pytest.raises(UsageError, match=KEY_VARIABLE):
+        async with Runtime(policy_at(server), environ={}):
+            pass
+    assert server.requests == []

@@ -1,0 +1,296 @@
+"""The host's books of one worker: whatever was not due ends it."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rlm_wasm.errors import BoundaryViolation, CellCancelled, HostExhausted, UsageError
+from rlm_wasm.host.endings import Operation
+from rlm_wasm.host.session_ledger import TRANSITIONS, Protocol, State, Step, report_bytes_max
+from rlm_wasm.protocol import worker_messages as m
+from tests.support.sandbox_facts import boundary_limits, cell_limits, session_limits
+
+CELL = cell_limits()
+STOP = CellCancelled("x")
+RESULT = m.CellReport("completed", "", "", "2", None, (), 10, 65_536, 10, False, False)
+
+
+def opened() -> Protocol:
+    books = Protocol()
+    operation = books.opening(1, session_limits(), boundary_limits())
+    books.check(m.OperationDone(1, operation))
+    return books
+
+
+def running() -> tuple[Protocol, int]:
+    books = opened()
+    return books, books.beginning(1, Operation.RUN, cell=CELL)
+
+
+def done(operation: int, **changed: Any) -> m.OperationDone:
+    return m.OperationDone(1, operation, result=m.CellReport(**{**_fields(RESULT), **changed}))
+
+
+def _fields(report: m.CellReport) -> dict[str, Any]:
+    return {name: getattr(report, name) for name in report.__struct_fields__}
+
+
+def test_the_table_ends_where_a_session_is_closed_and_nowhere_else():
+    for state, row in TRANSITIONS.items():
+        for step, after in row.items():
+            assert (after is None) == (state is State.CLOSING and step is Step.CLOSED)
+
+
+def test_a_cell_asks_is_answered_and_ends():
+    books, operation = running()
+    books.check(m.GuestRequest(1, operation, b"?"))
+    assert books.state(1) is State.WAITING
+    assert books.responding(1)
+    assert not books.responding(1)
+    books.check(done(operation))
+    assert books.state(1) is State.IDLE
+
+
+def test_a_stopped_cell_may_ask_once_more_and_no_more():
+    books, operation = running()
+    assert books.stopping(1, STOP)
+    assert not books.stopping(1, STOP)
+    books.check(m.GuestRequest(1, operation, b"?"))
+    assert not books.responding(1)
+    with pytest.raises(BoundaryViolation, match="told to end"):
+        books.check(m.GuestRequest(1, operation, b"?"))
+
+
+def test_a_closed_session_reports_its_end_at_most_once_and_then_is_gone():
+    books, operation = running()
+    assert books.closing(1)
+    assert not books.closing(1)
+    books.check(m.OperationDone(1, operation, error=m.encode_error(UsageError("x"))))
+    with pytest.raises(BoundaryViolation, match="another operation"):
+        books.check(done(operation))
+    books.check(m.SessionClosed(1))
+    assert books.state(1) is None
+    with pytest.raises(BoundaryViolation, match="does not hold"):
+        books.check(m.SessionClosed(1))
+
+
+def test_a_session_that_could_not_be_made_is_gone_at_once():
+    books = Protocol()
+    operation = books.opening(1, session_limits(), boundary_limits())
+    books.check(m.OperationDone(1, operation, error=m.encode_error(HostExhausted("x"))))
+    assert books.sessions == ()
+
+
+@pytest.mark.threat("T-056")
+@pytest.mark.parametrize(
+    "report",
+    [
+        m.GuestRequest(2, 2, b"?"),  # a session that is not there
+        m.GuestRequest(1, 1, b"?"),  # an operation that is over
+        m.GuestRequest(1, 3, b"?"),  # one that never was
+        m.GuestRequest(1, 2, b"x" * 262_145),
+        m.OperationDone(1, 2),  # a cell without a result
+        m.OperationDone(1, 2, result=RESULT, error=m.encode_error(CellCancelled("x"))),
+        m.OperationDone(1, 2, image=m.ImageReport(65_536, 0, 0)),
+        m.SessionClosed(1),
+        m.Pong(1),
+        done(2, stdout="x" * (CELL.stdout_bytes_max + 1)),
+        done(2, stderr="x" * (CELL.stderr_bytes_max + 1)),
+        done(2, result="x" * (CELL.result_bytes_max + 1)),
+        done(2, fuel_used=CELL.fuel_max + 1),
+        done(2, memory_peak_bytes=1 << 40),
+        done(2, outcome="guest_trap"),
+        done(2, error=m.encode_error(CellCancelled("x"))),
+        done(2, session_lost=True),
+        done(2, restored=True),
+        done(2, outcome="guest_trap", error=m.ErrorReport("GuestTrap", "x")),  # which takes the session along
+        done(2, outcome="cancelled", error=m.ErrorReport("CellCancelled", "x")),  # nobody asked for it
+        done(2, outcome="worker_lost", error=m.ErrorReport("WorkerLost", "x"), session_lost=True),
+    ],
+)
+def test_a_report_that_is_not_due_or_too_large_is_refused(report):
+    books, operation = running()
+    assert operation == 2
+    with pytest.raises(BoundaryViolation):
+        books.check(report)
+
+
+def dry(refuels: bool = True) -> tuple[Protocol, int]:
+    books = opened()
+    return books, books.beginning(1, Operation.RUN, cell=CELL, refuels=refuels)
+
+
+def test_a_cell_says_that_its_fuel_is_low_and_may_use_what_it_is_given():
+    books, operation = dry()
+    for _ in range(3):
+        books.check(m.FuelLow(1, operation))
+        assert books.state(1) is State.DRY
+        assert not books.responding(1)
+        assert books.refuelling(1, 5)
+        assert not books.refuelling(1, 5)
+    books.check(done(operation, fuel_used=CELL.fuel_max + 15))
+    assert books.state(1) is State.IDLE
+
+
+@pytest.mark.threat("T-141")
+def test_a_worker_cannot_report_more_fuel_than_its_cell_was_given():
+    books, operation = dry()
+    books.check(m.FuelLow(1, operation))
+    books.refuelling(1, 5)
+    with pytest.raises(BoundaryViolation, match="beyond the limits"):
+        books.check(done(operation, fuel_used=CELL.fuel_max + 6))
+
+
+@pytest.mark.threat("T-141")
+def test_a_worker_wants_fuel_only_for_a_cell_that_may_have_more():
+    books, operation = dry(refuels=False)
+    with pytest.raises(BoundaryViolation, match="where none is due"):
+        books.check(m.FuelLow(1, operation))
+    books, operation = dry()
+    books.check(m.FuelLow(1, operation))
+    with pytest.raises(BoundaryViolation, match="out of order"):
+        books.check(m.FuelLow(1, operation))
+    books, operation = dry()
+    books.check(m.FuelLow(1, operation))
+    books.refuelling(1, 0)
+    with pytest.raises(BoundaryViolation, match="where none is due"):
+        books.check(m.FuelLow(1, operation))
+    books, operation = dry()
+    books.check(done(operation))
+    with pytest.raises(BoundaryViolation, match="out of order"):
+        books.check(m.FuelLow(1, operation))
+
+
+def test_a_stopped_cell_may_want_fuel_once_more_and_no_more():
+    books, operation = dry()
+    assert books.stopping(1, STOP)
+    books.check(m.FuelLow(1, operation))
+    assert not books.refuelling(1, 5)
+    with pytest.raises(BoundaryViolation, match="told to end"):
+        books.check(m.FuelLow(1, operation))
+    books, operation = dry()
+    books.check(m.FuelLow(1, operation))
+    assert books.stopping(1, STOP)
+    with pytest.raises(BoundaryViolation, match="told to end"):
+        books.check(m.FuelLow(1, operation))
+
+
+@pytest.mark.threat("T-056")
+def test_nothing_is_reported_twice():
+    books, operation = running()
+    books.check(done(operation))
+    for report in (done(operation), m.GuestRequest(1, operation, b"?")):
+        with pytest.raises(BoundaryViolation):
+            books.check(report)
+    books.check(m.Ready())
+    with pytest.raises(BoundaryViolation):
+        books.check(m.Ready())
+    books.pinging(5)
+    books.check(m.Pong(5))
+    with pytest.raises(BoundaryViolation):
+        books.check(m.Pong(5))
+
+
+@pytest.mark.threat("T-056")
+def test_a_cell_cannot_ask_while_it_waits_or_more_often_than_a_cell_can():
+    books, operation = running()
+    request = m.GuestRequest(1, operation, b"?")
+    for _ in range(4 * CELL.requests_max + 1):
+        books.check(request)
+        with pytest.raises(BoundaryViolation, match="out of order"):
+            books.check(request)
+        books.responding(1)
+    with pytest.raises(BoundaryViolation, match="more requests"):
+        books.check(request)
+
+
+@pytest.mark.threat("T-056")
+def test_an_input_that_is_loaded_asks_nothing():
+    books = opened()
+    operation = books.beginning(1, Operation.LOAD)
+    with pytest.raises(BoundaryViolation, match="out of order"):
+        books.check(m.GuestRequest(1, operation, b"?"))
+
+
+@pytest.mark.threat("T-058")
+@pytest.mark.parametrize(
+    "image",
+    [
+        m.ImageReport(65_537, 0, 1),
+        m.ImageReport(1 << 40, 0, 1),
+        m.ImageReport(65_536, 0, 17),
+        m.ImageReport(65_536, 1 << 61, 1),
+        None,
+    ],
+)
+def test_no_image_or_one_of_an_impossible_size_is_refused(image):
+    books = opened()
+    operation = books.beginning(1, Operation.IMAGE)
+    with pytest.raises(BoundaryViolation):
+        books.check(m.OperationDone(1, operation, image=image))
+
+
+@pytest.mark.threat("T-058")
+def test_an_image_nobody_asked_for_is_refused():
+    books, operation = running()
+    with pytest.raises(BoundaryViolation):
+        books.check(m.OperationDone(1, operation, image=m.ImageReport(65_536, 0, 0)))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=200))
+@pytest.mark.threat("T-057")
+def test_no_bytes_of_a_worker_raise_anything_but_a_violation(data):
+    with contextlib.suppress(BoundaryViolation):
+        m.decode_report(data)
+
+
+def test_every_error_of_a_guest_crosses_with_its_type_and_texts():
+    from rlm_wasm import errors
+
+    others = (errors.UsageError, errors.PolicyError, errors.ArtifactError, errors.HostExhausted)
+    for kind in (*errors.GuestError.__subclasses__(), *others):
+        if kind is errors.GuestException:
+            sent: errors.RlmWasmError = errors.GuestException("ValueError", "a\ud800b", "trace")
+        elif issubclass(kind, errors.GuestError):
+            sent = kind("what", traceback="trace")
+        else:
+            sent = kind("what", hint="try this")
+        got = m.decode_error(m.encode_error(sent))
+        assert type(got) is kind
+        assert str(got) == str(sent).replace("\ud800", "?")
+        assert got.hint == sent.hint
+
+
+@pytest.mark.threat("T-057")
+def test_an_error_of_no_name_of_ours_is_refused():
+    with pytest.raises(BoundaryViolation):
+        m.decode_error(m.ErrorReport("KeyboardInterrupt", "x"))
+
+
+def test_texts_of_an_error_are_cut_to_what_a_report_may_hold():
+    report = m.encode_error(CellCancelled("x" * 100_000, traceback="é" * 1_000_000))
+    assert m.decode_report(m.encode(m.OperationDone(1, 1, error=report)))
+    assert len(report.message) == m.MESSAGE_CHARS_MAX
+
+
+def test_the_largest_honest_report_fits_its_cap():
+    cell = replace(CELL, stdout_bytes_max=1000, stderr_bytes_max=1000, result_bytes_max=1000)
+    wide, long = "\ufffd" * 1000, "\ufffd" * 262_144
+    full = done(
+        1,
+        stdout=wide,
+        stderr=wide,
+        result=wide,
+        outcome="guest_exception",
+        error=m.ErrorReport("GuestException", "", None, long, wide[:256], long),
+        variables=(wide[:256],) * 1000,
+    )
+    frame = m.encode(full)
+    assert len(frame) <= report_bytes_max(cell, boundary_limits())
