@@ -8,6 +8,7 @@ stand there too.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
@@ -51,6 +52,15 @@ _OF_NAMESPACES: Final = frozenset(
         "empty root",
     }
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What became of one layer. `detail` says what it covers, or why it is missing."""
+
+    layer: str
+    applied: bool
+    detail: str
 
 
 class Grade(Enum):

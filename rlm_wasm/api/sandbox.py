@@ -19,9 +19,9 @@ from rlm_wasm.errors import UsageError
 from rlm_wasm.host.affinity import Home, require_no_loop
 from rlm_wasm.host.worker import Worker, WorkerSession, lockdown_of
 from rlm_wasm.policy.model import Policy
+from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.cell_result import CellResult
 from rlm_wasm.tenant import checked_tenant
-from rlm_wasm.vm.session import Cell
 
 
 class SandboxSession:

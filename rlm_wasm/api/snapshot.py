@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from rlm_wasm.api.snapshot_key import image_key
 from rlm_wasm.artifacts.installed import find_guest
 from rlm_wasm.errors import UsageError
-from rlm_wasm.host.worker import SessionImage
+from rlm_wasm.protocol.session_snapshot import SessionImage
 
 if TYPE_CHECKING:
     from rlm_wasm.api.sandbox import Sandbox, SandboxSession

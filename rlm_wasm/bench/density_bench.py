@@ -16,9 +16,10 @@ from rlm_wasm.errors import InternalError
 from rlm_wasm.ids import SessionId
 from rlm_wasm.inline.worker_loop import WorkerLoop
 from rlm_wasm.policy.model import Policy
+from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.commands import Done, Open, Report, Requested, Respond, Run
 from rlm_wasm.vm.guest_loader import load_guest_program
-from rlm_wasm.vm.session import Cell, Session, drive
+from rlm_wasm.vm.session import Session, drive
 
 _WAITING: Final = 10_000
 _WAITING_QUICK: Final = 200

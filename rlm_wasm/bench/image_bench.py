@@ -10,8 +10,9 @@ from typing import Final
 from rlm_wasm.bench.measurement import Measurement, median_ns
 from rlm_wasm.errors import InternalError
 from rlm_wasm.policy.model import Policy
+from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.vm.guest_loader import load_guest_program
-from rlm_wasm.vm.session import Cell, Session, drive
+from rlm_wasm.vm.session import Session, drive
 from rlm_wasm.vm.snapshot import Snapshot
 
 _MEGABYTE: Final = "data = b'x' * 1_000_000"

@@ -14,8 +14,9 @@ from rlm_wasm.bench.peers import PEERS, HostFunction, Peer, PeerAbsent, PeerSess
 from rlm_wasm.bench.sandbox_bench import CPU_SNIPPETS
 from rlm_wasm.errors import InternalError
 from rlm_wasm.policy.model import Policy
+from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.vm.guest_loader import load_guest_program
-from rlm_wasm.vm.session import Cell, Session, drive
+from rlm_wasm.vm.session import Session, drive
 
 _CALLS: Final = 200
 _SECONDS_MAX: Final = 8.0

@@ -18,8 +18,8 @@ from rlm_wasm.host.pool import PoolLimits, WorkerPool
 from rlm_wasm.host.remote_session import ProcessSession
 from rlm_wasm.limits import NO_TENANT_LIMITS
 from rlm_wasm.policy.model import Policy
+from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.cell_result import CellResult
-from rlm_wasm.vm.session import Cell
 
 _WORKERS: Final = 8
 _SESSIONS: Final = 2_000

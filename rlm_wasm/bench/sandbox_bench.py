@@ -13,9 +13,10 @@ from rlm_wasm.bench.measurement import Measurement, median_ns
 from rlm_wasm.errors import InternalError
 from rlm_wasm.limits import CellLimits
 from rlm_wasm.policy.model import Policy
+from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.vm.guest_loader import load_guest_program
 from rlm_wasm.vm.instance import Instance
-from rlm_wasm.vm.session import Cell, Session, drive
+from rlm_wasm.vm.session import Session, drive
 from rlm_wasm.vm.steps import CellEnd
 from rlm_wasm.vm.warm_pool import PREPARED_MAX, Stock
 

@@ -19,8 +19,8 @@ from rlm_wasm.errors import InternalError
 from rlm_wasm.host.pool import WorkerPool
 from rlm_wasm.host.worker import Worker, WorkerSession
 from rlm_wasm.policy.model import Policy
+from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.providers.base import Completion, Provider, Query
-from rlm_wasm.vm.session import Cell
 
 _ROOT: Final = "script:root"
 _SUB: Final = "script:sub"

@@ -26,10 +26,12 @@ from rlm_wasm.engine.broker import Broker
 from rlm_wasm.engine.contexts import REBASE_FROM_UNITS, describe
 from rlm_wasm.engine.guest_requests import GuestRequests
 from rlm_wasm.errors import FuelExhausted, GuestError, GuestException, InternalError, WorkerLost
-from rlm_wasm.host.worker import Measured, SessionImage, Worker, WorkerSession, lockdown_of
+from rlm_wasm.host.worker import Measured, Worker, WorkerSession, lockdown_of
 from rlm_wasm.ids import RequestId, RunId
 from rlm_wasm.policy.model import Policy
+from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.cell_result import CellResult
+from rlm_wasm.protocol.session_snapshot import SessionImage
 from rlm_wasm.scheduler.pricing import utf8_bytes
 from rlm_wasm.scheduler.request import Completed, error_of
 from rlm_wasm.scheduler.scheduler import (
@@ -40,7 +42,6 @@ from rlm_wasm.scheduler.scheduler import (
     ObservationMade,
     QueryReceived,
 )
-from rlm_wasm.vm.session import Cell
 
 # A conversation has fewer sessions than this has numbers: each but the first follows a lost one.
 _SESSIONS_BITS = 20

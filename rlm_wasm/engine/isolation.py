@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from rlm_wasm.engine.accounting import Accounting
-from rlm_wasm.host.worker import SessionImage, Worker
+from rlm_wasm.host.worker import Worker
 from rlm_wasm.inline.worker import InlineWorker
 from rlm_wasm.policy.model import Policy
+from rlm_wasm.protocol.session_snapshot import SessionImage
 
 
 def make_worker(policy: Policy, accounting: Accounting) -> Worker:

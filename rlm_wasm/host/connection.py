@@ -26,7 +26,7 @@ from rlm_wasm.errors import (
 )
 from rlm_wasm.host.cell_accounting import Charge
 from rlm_wasm.host.deadlines import Debts, Owed
-from rlm_wasm.host.endings import Operation, error_of
+from rlm_wasm.host.endings import Operation, error_of, result_of
 from rlm_wasm.host.lent_files import Lent
 from rlm_wasm.host.process_handle import Child
 from rlm_wasm.host.readable import while_readable
@@ -37,7 +37,6 @@ from rlm_wasm.protocol import worker_messages as m
 from rlm_wasm.protocol.frames import Channel, Frame, FrameError, PeerGone, close_files
 from rlm_wasm.protocol.snapshot_runs import WorkerImage, check_file, next_image_number
 from rlm_wasm.protocol.text_layout import LaidOut
-from rlm_wasm.protocol.translation import result_of
 from rlm_wasm.system.memfd import MemoryFile
 
 Sink = Callable[[c.Report], None]

@@ -20,8 +20,7 @@ from typing import Final
 
 from rlm_wasm.host.cell_accounting import Charge
 from rlm_wasm.limits import CellLimits, SessionLimits
-from rlm_wasm.vm.session import SETUP_WALL_NS
-from rlm_wasm.vm.soft_limits import CANCEL_GRACE_NS
+from rlm_wasm.protocol.cell import CANCEL_GRACE_NS, SETUP_WALL_NS
 
 _MS: Final = 1_000_000
 # Memory that a worker copies, and bytes that it reads between two turns, in a millisecond: a fraction of

@@ -20,6 +20,7 @@ from rlm_wasm.errors import (
     UsageError,
     WorkerLost,
 )
+from rlm_wasm.protocol.cell_result import CellResult
 from rlm_wasm.protocol.worker_messages import CellReport, ErrorReport, decode_error
 
 
@@ -89,3 +90,26 @@ def error_of(report: ErrorReport, *, in_cell: bool) -> RlmWasmError:
     what = "was refused something by this machine" if isinstance(error, HostExhausted) else "failed"
     assert isinstance(error, HostExhausted | InternalError)
     return WorkerLost(f"the session is gone: its worker {what}: {error.message}", hint=error.hint)
+
+
+def result_of(report: CellReport) -> CellResult:
+    """Return the result that a report holds. Raises BoundaryViolation if its error is none of ours."""
+    error = None if report.error is None else decode_error(report.error)
+    if error is not None and not isinstance(error, GuestError):
+        raise BoundaryViolation("a cell ended by an error that is no guest's")
+    if error is not None and error.outcome != report.outcome:
+        raise BoundaryViolation("a result that contradicts itself")
+    return CellResult(
+        outcome=report.outcome,
+        stdout=report.stdout,
+        stderr=report.stderr,
+        result=report.result,
+        error=error,
+        variables=report.variables,
+        fuel_used=report.fuel_used,
+        memory_peak_bytes=report.memory_peak_bytes,
+        executed_ns=report.executed_ns,
+        session_lost=report.session_lost,
+        restored=report.restored,
+        draft=report.draft,
+    )

@@ -10,14 +10,12 @@ from dataclasses import dataclass
 
 from rlm_wasm.errors import HostExhausted
 from rlm_wasm.host.zygote import Zygote
-from rlm_wasm.jail.lockdown import probe
-from rlm_wasm.jail.lockdown.probe import Attempt
-from rlm_wasm.jail.lockdown.report import Finding
-from rlm_wasm.lockdown import LAYERS_OF, Grade, grade_of
+from rlm_wasm.lockdown import LAYERS_OF, Finding, Grade, grade_of
+from rlm_wasm.protocol.attempts import ATTEMPT_LIMITS, ATTEMPT_SECONDS_MAX, ATTEMPTS, Attempt
 from rlm_wasm.protocol.zygote_reports import Exited, Gone, Spawned, Unheld, ZygoteGone
 from rlm_wasm.system.os_errors import typed
 
-_ENTRY = probe.__name__
+_ENTRY = "rlm_wasm.jail.lockdown.probe"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +54,12 @@ def examine() -> Examination:
 
 
 def _examine() -> Examination:
-    zygote = Zygote.start(_ENTRY, probe.LIMITS, required=())
+    zygote = Zygote.start(_ENTRY, ATTEMPT_LIMITS, required=())
     try:
         told, _ = _ask(zygote, "layers")
         rows = [line.split("\t") for line in told.splitlines()]
         layers = tuple(Finding(layer, applied == "1", detail) for layer, applied, detail in rows)
-        attempts = tuple(Attempt(name, _outcome(*_ask(zygote, name))) for name in probe.ATTEMPTS)
+        attempts = tuple(Attempt(name, _outcome(*_ask(zygote, name))) for name in ATTEMPTS)
         return Examination(layers, attempts)
     finally:
         zygote.close()
@@ -70,7 +68,7 @@ def _examine() -> Examination:
 def _ask(zygote: Zygote, what: str) -> tuple[str, Exited]:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        ours.settimeout(probe.SECONDS_MAX)
+        ours.settimeout(ATTEMPT_SECONDS_MAX)
         number = zygote.spawn(theirs)
         theirs.close()
         answer = b""
@@ -84,7 +82,7 @@ def _ask(zygote: Zygote, what: str) -> tuple[str, Exited]:
 
 
 def _exit(zygote: Zygote, number: int) -> Exited:
-    end = time.monotonic() + probe.SECONDS_MAX
+    end = time.monotonic() + ATTEMPT_SECONDS_MAX
     while (left := end - time.monotonic()) > 0:
         for report in zygote.wait(left):
             match report:

@@ -8,8 +8,7 @@ from typing import Final
 
 from rlm_wasm.errors import LockdownError
 from rlm_wasm.host.zygote_launch import execute
-from rlm_wasm.jail.lockdown.report import Finding
-from rlm_wasm.lockdown import Grade, grade_of
+from rlm_wasm.lockdown import Finding, Grade, grade_of
 from rlm_wasm.protocol.zygote_reports import layers_of
 from rlm_wasm.system.os_errors import typed
 

@@ -26,12 +26,12 @@ from rlm_wasm.host.pool_metrics import Census, PoolMetrics
 from rlm_wasm.host.readiness import ended_in_time, told_in_time
 from rlm_wasm.host.remote_session import ProcessSession
 from rlm_wasm.host.session_ledger import report_bytes_max
-from rlm_wasm.host.worker import SessionImage
 from rlm_wasm.host.zygote_client import Nursery
 from rlm_wasm.ids import SessionId
-from rlm_wasm.jail.lockdown.rlimits import ProcessLimits
 from rlm_wasm.limits import BoundaryLimits, CellLimits, SessionLimits, TenantLimits, WorkerLimits
 from rlm_wasm.lockdown import weakest
+from rlm_wasm.protocol.process_limits import ProcessLimits
+from rlm_wasm.protocol.session_snapshot import SessionImage
 from rlm_wasm.protocol.snapshot_runs import WorkerImage
 from rlm_wasm.system.memfd import ARENA_BYTES
 from rlm_wasm.system.memory_pressure import memory_pressure_permille

@@ -13,16 +13,16 @@ from rlm_wasm.host.cell_accounting import lost_result
 from rlm_wasm.host.cell_slots import Stint
 from rlm_wasm.host.connection import Link
 from rlm_wasm.host.session import CLOSE_SECONDS_MAX, HostSession
-from rlm_wasm.host.worker import SessionImage
 from rlm_wasm.ids import SessionId
 from rlm_wasm.limits import BoundaryLimits, SessionLimits
+from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.cell_result import CellResult
 from rlm_wasm.protocol.commands import Done, Load, Open, Report
 from rlm_wasm.protocol.input_value import Input
+from rlm_wasm.protocol.session_snapshot import SessionImage
 from rlm_wasm.protocol.text_layout import LaidOut
 from rlm_wasm.system.os_errors import typed
 from rlm_wasm.system.threads import in_thread
-from rlm_wasm.vm.session import Cell
 
 # A value of fewer bytes travels in its frame; a larger one in a file of its own.
 FILE_FROM_BYTES: Final = 32 << 10

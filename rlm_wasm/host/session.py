@@ -19,9 +19,9 @@ from rlm_wasm.host.affinity import Home
 from rlm_wasm.host.answers import Answer, Answerer
 from rlm_wasm.host.cell_accounting import unbegun_result
 from rlm_wasm.host.cell_slots import Stint
-from rlm_wasm.host.worker import SessionImage
 from rlm_wasm.ids import SessionId
 from rlm_wasm.limits import BoundaryLimits
+from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.cell_result import CellResult
 from rlm_wasm.protocol.commands import (
     Close,
@@ -41,8 +41,8 @@ from rlm_wasm.protocol.commands import (
     TakeSnapshot,
 )
 from rlm_wasm.protocol.guest_frames import encode_response, response_bytes_max
+from rlm_wasm.protocol.session_snapshot import SessionImage
 from rlm_wasm.scheduler.request import Cancelled
-from rlm_wasm.vm.session import Cell
 
 # For so long closing waits until the session's place is free. What stands in the way of a worker process is
 # ended long before; nothing can end a thread of this process.

@@ -14,6 +14,7 @@ from typing import Final
 from rlm_wasm.errors import BoundaryViolation, CellCancelled, GuestError, InternalError, UsageError
 from rlm_wasm.host.endings import Operation, check_cell, check_error
 from rlm_wasm.limits import BoundaryLimits, CellLimits, SessionLimits
+from rlm_wasm.protocol.cell import FLOOD_FACTOR
 from rlm_wasm.protocol.worker_messages import (
     DRAFT_CHARS_MAX,
     TRACEBACK_CHARS_MAX,
@@ -27,7 +28,6 @@ from rlm_wasm.protocol.worker_messages import (
     SessionClosed,
     kind_of,
 )
-from rlm_wasm.vm.import_handler import FLOOD_FACTOR
 
 _PAGE_BYTES: Final = 65_536
 _RUN_BYTES: Final = 4_096

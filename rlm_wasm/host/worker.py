@@ -1,7 +1,7 @@
 """What a worker is to its owner, whichever process its sessions are in.
 
-`runtime/` uses these and nothing else of `worker/`, so that a policy chooses the isolation and no
-other code knows which it got. `inline.InlineWorker` keeps the guests in this process.
+`engine/` uses these and nothing else of a worker, so that a policy chooses the isolation and no
+other code knows which it got. `inline.worker.InlineWorker` keeps the guests in this process.
 """
 
 from __future__ import annotations
@@ -12,27 +12,9 @@ from typing import Protocol, Self, runtime_checkable
 from rlm_wasm.host.answers import Answer
 from rlm_wasm.limits import BoundaryLimits, SessionLimits
 from rlm_wasm.lockdown import Grade
+from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.cell_result import CellResult
-from rlm_wasm.vm.session import Cell
-
-
-class SessionImage(Protocol):
-    """The state of one session between two cells, to start others from, or to keep. Immutable."""
-
-    @property
-    def size(self) -> int:
-        """The size of the guest's memory."""
-
-    @property
-    def virtual_ns(self) -> int:
-        """What the guest's virtual clock showed."""
-
-    @property
-    def bytes_held(self) -> int:
-        """The memory that the pages this image adds to its origin take."""
-
-    def flattened(self) -> tuple[tuple[int, bytes], ...]:
-        """Return the pages it adds to the guest's base image: (offset, contents), in order."""
+from rlm_wasm.protocol.session_snapshot import SessionImage
 
 
 @runtime_checkable

@@ -34,10 +34,9 @@ from rlm_wasm.errors import InternalError
 from rlm_wasm.host.guest_files import GuestFiles, guest_files
 from rlm_wasm.host.process_handle import cpu_ms_of
 from rlm_wasm.host.zygote_launch import disown, launch
-from rlm_wasm.jail.lockdown.report import LAYERS, Finding
-from rlm_wasm.jail.lockdown.rlimits import ProcessLimits
-from rlm_wasm.lockdown import Grade, grade_of
+from rlm_wasm.lockdown import LAYERS, Finding, Grade, grade_of
 from rlm_wasm.protocol import zygote_messages as messages
+from rlm_wasm.protocol.process_limits import ProcessLimits
 from rlm_wasm.protocol.zygote_reports import Gone, Report, ZygoteGone, failure_of, layers_of, report_of
 from rlm_wasm.system import forks
 from rlm_wasm.system.host_limits import check_host_limits

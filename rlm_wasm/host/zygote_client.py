@@ -27,9 +27,8 @@ from rlm_wasm.host.process_handle import Child
 from rlm_wasm.host.readiness import told_in_time
 from rlm_wasm.host.zygote import CLOSE_SECONDS_MAX, START_SECONDS_MAX, Zygote
 from rlm_wasm.host.zygote_start import ZygoteStart
-from rlm_wasm.jail.lockdown.report import Finding
-from rlm_wasm.jail.lockdown.rlimits import ProcessLimits
-from rlm_wasm.lockdown import Grade
+from rlm_wasm.lockdown import Finding, Grade
+from rlm_wasm.protocol.process_limits import ProcessLimits
 from rlm_wasm.protocol.zygote_reports import Exited, Gone, Spawned, Unheld, ZygoteGone
 from rlm_wasm.system.os_errors import typed
 from rlm_wasm.system.threads import in_thread

@@ -8,7 +8,7 @@ from typing import Final
 
 from rlm_wasm.host.guest_files import guest_files
 from rlm_wasm.host.zygote import Zygote
-from rlm_wasm.jail.lockdown.rlimits import ProcessLimits
+from rlm_wasm.protocol.process_limits import ProcessLimits
 
 
 class ZygoteStart:

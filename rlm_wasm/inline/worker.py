@@ -19,13 +19,13 @@ from anyio.lowlevel import current_token
 from rlm_wasm.errors import HostExhausted, UsageError
 from rlm_wasm.host.cell_slots import Stints
 from rlm_wasm.host.session import HostSession
-from rlm_wasm.host.worker import SessionImage
 from rlm_wasm.ids import SessionId
 from rlm_wasm.inline.connection import LocalLink
 from rlm_wasm.inline.loop_mailbox import Postbox
 from rlm_wasm.inline.worker_loop import WorkerLoop
 from rlm_wasm.limits import NO_TENANT_LIMITS, BoundaryLimits, SessionLimits
 from rlm_wasm.protocol.commands import Open
+from rlm_wasm.protocol.session_snapshot import SessionImage
 from rlm_wasm.system.host_limits import check_host_limits
 from rlm_wasm.system.threads import in_thread
 from rlm_wasm.tenant import checked_tenant

@@ -19,10 +19,10 @@ from typing import Final
 from rlm_wasm.errors import HostExhausted, RlmWasmError
 from rlm_wasm.jail.adaptive_poll import Vigil
 from rlm_wasm.jail.lockdown.report import LockdownReport
+from rlm_wasm.jail.translation import Images, command_of, load_command, open_command, report_of
 from rlm_wasm.protocol import commands as c
 from rlm_wasm.protocol import worker_messages as m
 from rlm_wasm.protocol.frames import Channel, PeerGone
-from rlm_wasm.protocol.translation import Images, command_of, load_command, open_command, report_of
 from rlm_wasm.system.memfd import MemoryFile, use_arena
 from rlm_wasm.system.os_errors import typed
 from rlm_wasm.vm.session_scheduler import Seats

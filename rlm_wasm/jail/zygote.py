@@ -27,10 +27,11 @@ from typing import Any, Final, NoReturn
 
 from rlm_wasm.errors import HostExhausted, LockdownError
 from rlm_wasm.jail.lockdown import layers, process
-from rlm_wasm.jail.lockdown.report import WORKER_LAYERS, Finding, LockdownReport
-from rlm_wasm.jail.lockdown.rlimits import ProcessLimits
+from rlm_wasm.jail.lockdown.report import LockdownReport
 from rlm_wasm.jail.lockdown.syscalls import IMAGE_FD, PAGEMAP_FD, SOCKET_FD
+from rlm_wasm.lockdown import WORKER_LAYERS, Finding
 from rlm_wasm.protocol import zygote_messages as messages
+from rlm_wasm.protocol.process_limits import ProcessLimits
 from rlm_wasm.system.memfd import make_no_files
 from rlm_wasm.system.os_errors import is_shortage, told
 from rlm_wasm.vm.dirty_pages_unsafe import hold_pagemap

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from rlm_wasm.errors import GuestError, RlmWasmError
-from rlm_wasm.host.worker import SessionImage
 from rlm_wasm.ids import SessionId
 from rlm_wasm.limits import BoundaryLimits, SessionLimits
+from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.cell_result import CellResult
+from rlm_wasm.protocol.session_snapshot import SessionImage
 from rlm_wasm.protocol.text_layout import LaidOut
-from rlm_wasm.vm.session import Cell
 
 
 @dataclass(frozen=True, slots=True)

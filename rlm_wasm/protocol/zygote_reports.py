@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from rlm_wasm.errors import HostExhausted, InternalError, LockdownError, RlmWasmError
-from rlm_wasm.jail.lockdown.report import Finding
+from rlm_wasm.lockdown import Finding
 from rlm_wasm.protocol.zygote_messages import Packet
 from rlm_wasm.system.os_errors import is_shortage
 

@@ -22,12 +22,13 @@ from rlm_wasm.errors import (
     InternalError,
 )
 from rlm_wasm.limits import CellLimits
+from rlm_wasm.protocol.cell import CANCEL_GRACE_NS
 from rlm_wasm.vm import traps
 from rlm_wasm.vm.call import Call
 from rlm_wasm.vm.import_handler import Exchange
 from rlm_wasm.vm.instance import SLICE_FUEL, Instance
 from rlm_wasm.vm.interrupt import Interrupt, Reason
-from rlm_wasm.vm.soft_limits import CANCEL_GRACE_NS, SoftLimits, slice_fuel
+from rlm_wasm.vm.soft_limits import SoftLimits, slice_fuel
 from rlm_wasm.vm.steps import FUEL_LOW, SLICE, HostRequest, Sleep, Step
 from rlm_wasm.vm.upkeep import Upkeep
 

@@ -19,6 +19,7 @@ from rlm_wasm.errors import (
     RequestsExceeded,
 )
 from rlm_wasm.limits import BoundaryLimits, CellLimits, SessionLimits
+from rlm_wasm.protocol.cell import FLOOD_FACTOR
 from rlm_wasm.vm.imports import ENTROPY_BYTES_MAX
 from rlm_wasm.vm.instance import Instance
 
@@ -30,7 +31,6 @@ LEFT_BYTES_MAX: Final = 2048
 CONTROL_STREAM_BYTES_MAX: Final = 512 << 10
 # A guest that ignores being told that its output is full is stopped after so much more.
 DROPPED_BYTES_MAX: Final = 1 << 20
-FLOOD_FACTOR: Final = 4
 # Responses to what is not looked at: in form what `protocol.guest_frames` gives for these errors.
 _TOO_LONG: Final = (
     b'{"status":"denied","error":{"type":"LimitExceeded","message":'

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Generator
 
 from rlm_wasm.errors import GuestError
-from rlm_wasm.protocol.cell_result import CellResult, decode_cell, not_begun
+from rlm_wasm.protocol.cell import Cell
+from rlm_wasm.protocol.cell_result import CellResult
 from rlm_wasm.protocol.text_layout import LaidOut
+from rlm_wasm.vm.cell_decoding import decode_cell, not_begun
 from rlm_wasm.vm.checkpoints import Checkpoints
-from rlm_wasm.vm.session import Cell, Operation, Session
+from rlm_wasm.vm.session import Operation, Session
 from rlm_wasm.vm.snapshot import Snapshot
 from rlm_wasm.vm.steps import SLICE, Step
 from rlm_wasm.vm.upkeep import Upkeep

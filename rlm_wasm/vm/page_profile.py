@@ -10,9 +10,10 @@ from typing import Final
 
 from rlm_wasm.artifacts.guest import GuestFacts
 from rlm_wasm.limits import BoundaryLimits, CellLimits, SessionLimits
+from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.vm.dirty_pages_unsafe import present_ranges, way_in_use, written_ranges
 from rlm_wasm.vm.instance import FirstTouched, Instance, Program
-from rlm_wasm.vm.session import Cell, Session, drive
+from rlm_wasm.vm.session import Session, drive
 
 # What the first cell of most sessions does: bind, print, show.
 _REHEARSAL: Final = "x = 1\nprint(x + 1)\nx"

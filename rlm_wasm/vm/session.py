@@ -9,7 +9,6 @@ generator to cancel.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from rlm_wasm.artifacts.guest import GuestFacts
@@ -21,6 +20,7 @@ from rlm_wasm.errors import (
     UsageError,
 )
 from rlm_wasm.limits import BoundaryLimits, CellLimits, SessionLimits
+from rlm_wasm.protocol.cell import SETUP_FUEL, SETUP_WALL_NS, Cell
 from rlm_wasm.protocol.input_value import Input
 from rlm_wasm.protocol.text_layout import LaidOut, chunks
 from rlm_wasm.vm import traps
@@ -34,43 +34,12 @@ from rlm_wasm.vm.soft_limits import SoftLimits
 from rlm_wasm.vm.steps import SLICE, CellEnd, Progress
 from rlm_wasm.vm.upkeep import Steps, Upkeep
 
-__all__ = ["Cell", "Operation", "Session", "drive"]
+__all__ = ["Operation", "Session", "drive"]
 
 _T = TypeVar("_T")
 SEED_BYTES: Final = 32
 _RESEED, _REPORT_VARIABLES = 1, 2
 _PROGRESS: Final = tuple(Progress)
-# Loading an input is charged and bounded like a cell; finalisers of earlier cells may run in it.
-SETUP_FUEL: Final = 2_000_000_000
-SETUP_WALL_NS: Final = 10_000_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One execution: UTF-8 Python, its limits, and whether to report the variables afterwards.
-
-    One that `refuels` has `limits.fuel_max` at first, and asks for more before that is used up.
-    """
-
-    source: str
-    limits: CellLimits
-    report_variables: bool = False
-    refuels: bool = False
-
-    def encoded(self) -> bytes:
-        """Return the source as the guest gets it.
-
-        Raises:
-            UsageError: it is no str, or longer than the limits allow.
-        """
-        if not isinstance(self.source, str):
-            raise UsageError(f"a cell is a str, not a {type(self.source).__name__}")
-        source = self.source.encode("utf-8", "replace")
-        if len(source) > self.limits.source_bytes_max:
-            raise UsageError(
-                f"the cell has {len(source)} bytes; cell.source_bytes_max is {self.limits.source_bytes_max}"
-            )
-        return source
 
 
 _SETUP_LIMITS = CellLimits(

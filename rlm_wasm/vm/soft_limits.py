@@ -14,8 +14,6 @@ from rlm_wasm.vm.interrupt import Reason
 _SHARE: Final = 8
 _FUEL_KEPT_MAX: Final = 1_000_000_000
 _NS_KEPT_MAX: Final = 500_000_000
-# A cancelled cell gets so much execution to unwind.
-CANCEL_GRACE_NS: Final = 500_000_000
 # Slices are short enough that a soft limit is noticed well before the hard one.
 _SLICES_A_CELL: Final = 64
 _SLICE_FUEL_MIN: Final = 500_000

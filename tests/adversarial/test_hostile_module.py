@@ -18,9 +18,10 @@ from rlm_wasm.errors import (
     OutputExceeded,
     PolicyError,
 )
+from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.vm.import_handler import CONTROL_STREAM_BYTES_MAX, ERROR, LEFT_BYTES_MAX, REPORT, RESULT, STDOUT
 from rlm_wasm.vm.imports import FUEL_PER_REQUEST_BYTE, SLICE_WALL_NS
-from rlm_wasm.vm.session import Cell, Session, drive
+from rlm_wasm.vm.session import Session, drive
 from rlm_wasm.vm.steps import CellEnd, HostRequest, Slice
 from tests.support.sandbox_facts import cell_limits
 from tests.support.wat_guest import FREE, MEMORY_BYTES, program_of, session_of

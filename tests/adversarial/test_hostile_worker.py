@@ -26,10 +26,10 @@ from rlm_wasm.host.remote_session import ProcessSession
 from rlm_wasm.ids import SessionId
 from rlm_wasm.protocol import commands as c
 from rlm_wasm.protocol import worker_messages as m
+from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.frames import Channel
 from rlm_wasm.protocol.snapshot_runs import WorkerImage
 from rlm_wasm.system.memfd import MemoryFile
-from rlm_wasm.vm.session import Cell
 from tests.support.machine_grade import HERE, strict_here
 from tests.support.pool_facts import alive, until
 from tests.support.sandbox_facts import boundary_limits, cell_limits, session_limits

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import pytest
 
 from rlm_wasm.errors import GuestException
+from rlm_wasm.protocol.cell import FLOOD_FACTOR
 from rlm_wasm.protocol.cell_result import CellResult
 from rlm_wasm.vm.entropy import seeded_entropy
-from rlm_wasm.vm.import_handler import FLOOD_FACTOR
 from rlm_wasm.vm.session import Session
 from tests.support.sandbox_facts import MIB, Recorder, completed, run_cell
 

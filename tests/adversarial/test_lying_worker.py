@@ -16,7 +16,7 @@ from rlm_wasm.host import zygote_client as nursery
 from rlm_wasm.host.cell_accounting import FUEL_AT_ONCE_MAX, FUEL_PER_NS_MAX
 from rlm_wasm.host.pool import WorkerPool
 from rlm_wasm.host.remote_session import ProcessSession
-from rlm_wasm.vm.session import Cell
+from rlm_wasm.protocol.cell import Cell
 from tests.support.lying_worker import lie
 from tests.support.pool_facts import pool, until
 from tests.support.sandbox_facts import MIB, boundary_limits, cell_limits, session_limits

@@ -11,10 +11,11 @@ from collections.abc import Callable
 import pytest
 
 from rlm_wasm.errors import GuestError
+from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.cell_result import CellResult
 from rlm_wasm.vm import operations
 from rlm_wasm.vm.checkpoints import Checkpoints
-from rlm_wasm.vm.session import Cell, Operation, Session, drive
+from rlm_wasm.vm.session import Operation, Session, drive
 from tests.support.hostile_cells import (
     DONE,
     EXCEPTION,

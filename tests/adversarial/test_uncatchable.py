@@ -9,10 +9,11 @@ import pytest
 
 from rlm_wasm import Policy, Sandbox
 from rlm_wasm.errors import FuelExhausted, GuestError
+from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.cell_result import CellResult
 from rlm_wasm.vm import operations
 from rlm_wasm.vm.checkpoints import Checkpoints
-from rlm_wasm.vm.session import Cell, Session, drive
+from rlm_wasm.vm.session import Session, drive
 from tests.support.runtime_facts import small_policy
 from tests.support.sandbox_facts import MIB, cell_limits, echo
 

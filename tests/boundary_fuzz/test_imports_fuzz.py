@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from rlm_wasm.errors import BoundaryViolation, GuestError
+from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.vm.instance import Program
-from rlm_wasm.vm.session import Cell, Session, drive
+from rlm_wasm.vm.session import Session, drive
 from tests.support.host_health import assert_same, health
 from tests.support.sandbox_facts import boundary_limits, cell_limits, session_limits
 from tests.support.wat_guest import MEMORY_BYTES, facts, program_of

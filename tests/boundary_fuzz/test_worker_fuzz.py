@@ -31,10 +31,10 @@ from rlm_wasm.host.process_handle import Child
 from rlm_wasm.ids import SessionId
 from rlm_wasm.protocol import commands as c
 from rlm_wasm.protocol import worker_messages as m
+from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.frames import Channel, PeerGone
 from rlm_wasm.protocol.text_layout import LaidOut, encoding_of
 from rlm_wasm.system.memfd import MemoryFile
-from rlm_wasm.vm.session import Cell
 from tests.support.host_health import assert_same, health
 from tests.support.sandbox_facts import MIB, boundary_limits, cell_limits, session_limits
 

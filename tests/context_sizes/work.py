@@ -9,9 +9,10 @@ from random import Random
 from typing import Final
 
 from rlm_wasm.policy.model import Policy
-from rlm_wasm.protocol.cell_result import decode_cell
+from rlm_wasm.protocol.cell import Cell
+from rlm_wasm.vm.cell_decoding import decode_cell
 from rlm_wasm.vm.guest_loader import load_guest_program
-from rlm_wasm.vm.session import Cell, Session, drive
+from rlm_wasm.vm.session import Session, drive
 
 _LATIN: Final = "abcdefghijklmnopqrstuvwxyz"
 _EMOJI: Final = "".join(map(chr, range(0x1F600, 0x1F640)))

@@ -12,8 +12,8 @@ import anyio
 from rlm_wasm.errors import GuestTrap, HostExhausted, InternalError, MemoryExceeded, RlmWasmError, WorkerLost
 from rlm_wasm.host.pool import WorkerPool
 from rlm_wasm.host.remote_session import ProcessSession
+from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.commands import Done, Report
-from rlm_wasm.vm.session import Cell
 from tests.support.sandbox_facts import boundary_limits, cell_limits, echo, session_limits
 
 # Ends by itself after some tenths of a second: a fault that kills nobody must not keep a round waiting.

@@ -28,12 +28,11 @@ from rlm_wasm.errors import (
     UsageError,
 )
 from rlm_wasm.limits import BoundaryLimits, CellLimits, SessionLimits
-from rlm_wasm.vm.import_handler import FLOOD_FACTOR
+from rlm_wasm.protocol.cell import CANCEL_GRACE_NS, FLOOD_FACTOR, SETUP_FUEL, Cell
 from rlm_wasm.vm.instance import SLICE_FUEL
 from rlm_wasm.vm.interrupt import Reason
-from rlm_wasm.vm.session import SETUP_FUEL, Cell
 from rlm_wasm.vm.snapshot import Snapshot
-from rlm_wasm.vm.soft_limits import CANCEL_GRACE_NS, SoftLimits, slice_fuel
+from rlm_wasm.vm.soft_limits import SoftLimits, slice_fuel
 from rlm_wasm.vm.steps import FUEL_LOW, SLICE, CellEnd, HostRequest, Sleep, Step
 from rlm_wasm.vm.upkeep import Upkeep
 

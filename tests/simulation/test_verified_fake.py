@@ -15,8 +15,8 @@ import pytest
 
 from rlm_wasm.errors import BoundaryViolation, RlmWasmError
 from rlm_wasm.inline.worker import InlineSession, InlineWorker
+from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.cell_result import CellResult
-from rlm_wasm.vm.session import Cell
 from tests.simulation.event_loop import VirtualLoop, run_virtual
 from tests.simulation.guest import PRELUDE
 from tests.simulation.worker import SimulatedLoop, SimulatedWorker

@@ -21,11 +21,12 @@ from typing import Any, Final
 
 from rlm_wasm.errors import CellCancelled, GuestError
 from rlm_wasm.inline.worker_loop import WorkerLoop
+from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.cell_result import CellResult
 from rlm_wasm.protocol.commands import Close, Interrupt, Open, Requested, Run, Stop, TakeSnapshot
 from rlm_wasm.vm import operations
 from rlm_wasm.vm.guest_loader import load_guest_program
-from rlm_wasm.vm.session import Cell, Session, drive
+from rlm_wasm.vm.session import Session, drive
 from rlm_wasm.vm.snapshot import Snapshot
 from rlm_wasm.vm.steps import Step
 from tests.support.host_health import Health, health

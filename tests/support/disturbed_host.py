@@ -172,9 +172,10 @@ async def refused(way: str) -> None:
 
 def refused_in_a_thread() -> None:
     from rlm_wasm.errors import UsageError
+    from rlm_wasm.protocol.cell import Cell
     from rlm_wasm.vm.drive import drive
     from rlm_wasm.vm.guest_loader import load_guest_program
-    from rlm_wasm.vm.session import Cell, Session
+    from rlm_wasm.vm.session import Session
     from tests.support.sandbox_facts import boundary_limits, cell_limits, session_limits
 
     loaded = load_guest_program()

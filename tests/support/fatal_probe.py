@@ -10,9 +10,10 @@ import sys
 from types import FrameType
 from typing import Any, NoReturn
 
+from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.vm import linear_unsafe
 from rlm_wasm.vm.import_handler import Exchange
-from rlm_wasm.vm.session import Cell, drive
+from rlm_wasm.vm.session import drive
 from tests.support.sandbox_facts import cell_limits
 from tests.support.wat_guest import session_of
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 from rlm_wasm.errors import RlmWasmError
+from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.cell_result import CellResult
 from rlm_wasm.vm import operations
 from rlm_wasm.vm.checkpoints import Checkpoints
-from rlm_wasm.vm.session import Cell, Session, drive
+from rlm_wasm.vm.session import Session, drive
 from tests.support.sandbox_facts import MIB, cell_limits, completed, echo
 
 MEMORY_BYTES = 64 * MIB

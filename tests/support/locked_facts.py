@@ -15,7 +15,7 @@ from time import monotonic
 from typing import Any
 
 from rlm_wasm.host.zygote import Zygote
-from rlm_wasm.jail.lockdown.rlimits import ProcessLimits
+from rlm_wasm.protocol.process_limits import ProcessLimits
 from rlm_wasm.protocol.zygote_reports import Exited, Gone, Spawned
 from tests.support import attacks
 from tests.support.machine_grade import LAYERS_HERE

@@ -7,8 +7,7 @@ import functools
 import pytest
 
 from rlm_wasm.host.machine_grade import POLICY_OF, layers_here
-from rlm_wasm.jail.lockdown.report import Finding
-from rlm_wasm.lockdown import LAYERS_OF, Grade, grade_of
+from rlm_wasm.lockdown import LAYERS_OF, Finding, Grade, grade_of
 from rlm_wasm.policy.model import Policy
 
 

@@ -8,8 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from rlm_wasm.limits import BoundaryLimits, CellLimits, SessionLimits
-from rlm_wasm.protocol.cell_result import CellResult, decode_cell
-from rlm_wasm.vm.session import Cell, Session, drive
+from rlm_wasm.protocol.cell import Cell
+from rlm_wasm.protocol.cell_result import CellResult
+from rlm_wasm.vm.cell_decoding import decode_cell
+from rlm_wasm.vm.session import Session, drive
 
 MIB = 1 << 20
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from rlm_wasm.ids import SessionId
 from rlm_wasm.inline.worker_loop import WorkerLoop
+from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.commands import Close, Done, Load, Open, Report, Requested, Respond, Run
-from rlm_wasm.vm.session import Cell
 from tests.support.sandbox_facts import boundary_limits, cell_limits, session_limits
 
 SECONDS_MAX = 30

@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from rlm_wasm.jail.lockdown import closures, landlock, namespaces, process, rlimits, seccomp
-from rlm_wasm.jail.lockdown.report import Finding, LockdownReport, attempt, missing_layer
-from rlm_wasm.jail.lockdown.rlimits import ProcessLimits
+from rlm_wasm.jail.lockdown.report import LockdownReport, attempt, missing_layer
 from rlm_wasm.jail.lockdown.syscalls import IMAGE_FD, KNOWN_MAX, PAGEMAP_FD, RULES, SOCKET_FD
+from rlm_wasm.lockdown import Finding
+from rlm_wasm.protocol.process_limits import ProcessLimits
 
 # Open in the zygote, and in a worker until the last step: /proc, and the pipe for last words.
 PROC_FD: Final = 6

@@ -14,9 +14,9 @@ from typing import Final, NoReturn
 
 from rlm_wasm.errors import RlmWasmError
 from rlm_wasm.jail.lockdown import layers, process
-from rlm_wasm.jail.lockdown.probe import LIMITS
-from rlm_wasm.jail.lockdown.report import Finding
 from rlm_wasm.jail.lockdown.syscalls import IMAGE_FD, PAGEMAP_FD, SOCKET_FD
+from rlm_wasm.lockdown import Finding
+from rlm_wasm.protocol.attempts import ATTEMPT_LIMITS
 
 _EXIT_FAILED: Final = 72
 _FREE_FD: Final = layers.WORDS_FD + 1
@@ -57,7 +57,7 @@ def _inside(channel_fd: int, findings: list[Finding], outside: int) -> NoReturn:
         os.dup2(high, SOCKET_FD)
         served = socket.socket(fileno=SOCKET_FD)  # asks the kernel what it is, which it may not later
         settled = [*findings, *layers.settle(findings, ())]
-        report = layers.lock_down(LIMITS, settled, (), parent=0 if separate else outside)
+        report = layers.lock_down(ATTEMPT_LIMITS, settled, (), parent=0 if separate else outside)
         served.sendall(_told({"layers": [[f.layer, f.applied, f.detail] for f in report.findings]}))
         os._exit(0)
     except Exception as error:  # noqa: BLE001 - whoever looks hears why, whatever it was

@@ -14,7 +14,8 @@ from typing import Final
 
 from rlm_wasm.jail.lockdown.kernel import mount, pivot_root, unattached, unmount, unshare
 from rlm_wasm.jail.lockdown.process import NOBODY
-from rlm_wasm.jail.lockdown.report import Finding, attempt
+from rlm_wasm.jail.lockdown.report import attempt
+from rlm_wasm.lockdown import Finding
 
 _NEW_USER: Final = 0x1000_0000
 FLAGS: Final[dict[str, int]] = {

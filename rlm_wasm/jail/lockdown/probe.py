@@ -1,4 +1,4 @@
-"""A worker that tries what it must not be able to do, and a host that looks at what happened.
+"""A worker that tries what it must not be able to do; a host looks at what happened.
 
 The entry of a zygote like any other: locked down in the same way, then it makes one attempt and says
 what came of it, if it is still there to say so. What a layer claims is one thing; this is the other.
@@ -12,16 +12,13 @@ import os
 import signal
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from rlm_wasm.jail.lockdown.kernel import syscall
 from rlm_wasm.jail.lockdown.report import LockdownReport
-from rlm_wasm.jail.lockdown.rlimits import ProcessLimits
 
 _WORKED: Final = b"worked"
 _NAME_BYTES_MAX: Final = 64
-SECONDS_MAX: Final = 10.0
 # The zygote's number, as its workers see it: they may not ask who their parent is.
 _zygote: Final[list[int]] = []
 # Numbers of x86-64.
@@ -30,15 +27,6 @@ _PTRACE_SEIZE: Final = 0x4206
 _READ_WRITE, _READ_EXECUTE, _READ_WRITE_EXECUTE = 3, 5, 7
 _PRIVATE_ANONYMOUS: Final = 0x22
 _PAGE_BYTES: Final = 4096
-# Room for the zygote's own limits to be set; a probe runs no session.
-LIMITS: Final = ProcessLimits(
-    sessions_max=1,
-    memory_bytes_max=128 << 20,
-    image_bytes_max=128 << 20,
-    held_bytes_max=0,
-    files_max=0,
-    cpu_seconds_max=10,
-)
 
 
 def _connect() -> None:
@@ -73,19 +61,6 @@ ATTEMPTS: Final[dict[str, Callable[[], object]]] = {
     "mount": lambda: syscall(_MOUNT, 0, 0, 0, 0, 0),
     "io_uring": lambda: syscall(_IO_URING_SETUP, 1, 0),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One thing tried: `outcome` is an error's name, a signal's, or "worked"."""
-
-    name: str
-    outcome: str
-
-    @property
-    def refused(self) -> bool:
-        """Whether the worker got nothing."""
-        return self.outcome in ("EACCES", "EPERM", "SIGSYS")
 
 
 def warm() -> None:

@@ -1,4 +1,4 @@
-"""What became of each layer of the lock-down: applied, or missing and why."""
+"""Applying a layer of the lock-down, and what became of each: applied, or missing and why."""
 
 from __future__ import annotations
 
@@ -6,26 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from rlm_wasm.errors import LockdownError
-from rlm_wasm.lockdown import LAYERS, WORKER_LAYERS, ZYGOTE_LAYERS
-
-__all__ = [
-    "LAYERS",
-    "WORKER_LAYERS",
-    "ZYGOTE_LAYERS",
-    "Finding",
-    "LockdownReport",
-    "attempt",
-    "missing_layer",
-]
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One layer. `detail` says what it covers, or why it is missing."""
-
-    layer: str
-    applied: bool
-    detail: str
+from rlm_wasm.lockdown import Finding
 
 
 @dataclass(frozen=True, slots=True)

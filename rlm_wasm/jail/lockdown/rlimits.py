@@ -12,8 +12,9 @@ when memory runs out.
 from __future__ import annotations
 
 import resource
-from dataclasses import dataclass
 from typing import Final
+
+from rlm_wasm.protocol.process_limits import ProcessLimits
 
 # Address space of one session: 4 GiB and 32 MiB of guard.
 _RESERVED_BYTES: Final = (4 << 30) + (32 << 20)
@@ -23,22 +24,6 @@ _SESSION_DATA_BYTES: Final = 64 << 20
 _PROCESS_DATA_BYTES: Final = 128 << 20
 # Descriptors of a worker besides those of snapshots: 0 to 5, and a few while an image is made.
 _FILES: Final = 16
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessLimits:
-    """What one worker process may use. Each number is the pool's, from the policy.
-
-    `image_bytes_max` bounds one memory file: an image laid out for forks. `held_bytes_max` is what
-    snapshots of all its sessions may hold.
-    """
-
-    sessions_max: int
-    memory_bytes_max: int
-    image_bytes_max: int
-    held_bytes_max: int
-    files_max: int
-    cpu_seconds_max: int
 
 
 def table(limits: ProcessLimits, *, data_bytes: int, address_bytes: int) -> dict[int, int]:

@@ -11,8 +11,8 @@ import pytest
 from rlm_wasm.errors import BoundaryViolation, UsageError
 from rlm_wasm.host.answers import Answerer, Reply
 from rlm_wasm.inline.worker import InlineSession, InlineWorker
+from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.cell_result import CellResult
-from rlm_wasm.vm.session import Cell
 from tests.support.sandbox_facts import boundary_limits, cell_limits, echo, session_limits
 
 pytestmark = [pytest.mark.guest, pytest.mark.anyio, pytest.mark.usefixtures("guest", "healthy_host")]

@@ -12,8 +12,8 @@ import pytest
 from rlm_wasm.errors import WorkerLost
 from rlm_wasm.host.cell_accounting import FUEL_AT_ONCE_MAX, FUEL_PER_NS_MAX, Charge, lost_result
 from rlm_wasm.limits import CellLimits
+from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.commands import Done
-from rlm_wasm.vm.session import Cell
 from tests.support.pool_facts import pool
 from tests.support.sandbox_facts import boundary_limits, cell_limits, session_limits
 

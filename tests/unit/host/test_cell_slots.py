@@ -14,8 +14,8 @@ from rlm_wasm.host.pool import WorkerPool
 from rlm_wasm.host.worker import Worker, WorkerSession
 from rlm_wasm.inline.worker import InlineWorker
 from rlm_wasm.limits import CellLimits
+from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.cell_result import CellResult
-from rlm_wasm.vm.session import Cell
 from tests.support.pool_facts import pool_limits
 from tests.support.sandbox_facts import boundary_limits, cell_limits, echo, session_limits
 

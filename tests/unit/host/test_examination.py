@@ -9,8 +9,8 @@ import pytest
 from rlm_wasm.errors import HostExhausted
 from rlm_wasm.host import examination
 from rlm_wasm.jail.lockdown import probe
-from rlm_wasm.jail.lockdown.report import LAYERS
 from rlm_wasm.jail.lockdown.syscalls import RULES
+from rlm_wasm.lockdown import LAYERS
 from rlm_wasm.protocol.zygote_reports import ZygoteGone
 from tests.support.command_line import ROOT, document, rlm_wasm
 from tests.support.descriptors import descriptors_left

@@ -34,9 +34,9 @@ from rlm_wasm.host.remote_session import ProcessSession
 from rlm_wasm.host.worker import Worker, WorkerSession
 from rlm_wasm.host.zygote_client import Nursery
 from rlm_wasm.inline.worker import InlineWorker
+from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.cell_result import CellResult
 from rlm_wasm.protocol.snapshot_runs import WorkerImage
-from rlm_wasm.vm.session import Cell
 from tests.faults.leftovers import children_of
 from tests.support.descriptors import descriptors_left
 from tests.support.machine_grade import LAYERS_HERE

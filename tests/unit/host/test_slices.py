@@ -8,8 +8,8 @@ import os
 import pytest
 
 from rlm_wasm.ids import SessionId
+from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.commands import Open, Report, Requested, Respond, Run
-from rlm_wasm.vm.session import Cell
 from rlm_wasm.vm.session_scheduler import TURN_NS, Seats
 from tests.support.sandbox_facts import boundary_limits, cell_limits, echo, session_limits
 

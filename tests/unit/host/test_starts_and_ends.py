@@ -21,7 +21,7 @@ from rlm_wasm.host.pool import WorkerPool
 from rlm_wasm.host.worker import Worker, WorkerSession
 from rlm_wasm.host.zygote import Zygote
 from rlm_wasm.inline.worker import InlineWorker
-from rlm_wasm.vm.session import Cell
+from rlm_wasm.protocol.cell import Cell
 from tests.faults.leftovers import children_of, nothing_left, parent_of
 from tests.support.backends import NAMES, backends
 from tests.support.pool_facts import pool, running, until

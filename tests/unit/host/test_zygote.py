@@ -24,9 +24,8 @@ from rlm_wasm.errors import InternalError
 from rlm_wasm.host import zygote as zygote_module
 from rlm_wasm.host.zygote import Zygote
 from rlm_wasm.jail.lockdown.closures import writable_code
-from rlm_wasm.jail.lockdown.report import LAYERS, WORKER_LAYERS, ZYGOTE_LAYERS
 from rlm_wasm.jail.zygote import EXIT_FAILED, EXIT_NOT_LOCKED
-from rlm_wasm.lockdown import Grade
+from rlm_wasm.lockdown import LAYERS, WORKER_LAYERS, ZYGOTE_LAYERS, Grade
 from rlm_wasm.protocol import zygote_messages as messages
 from rlm_wasm.protocol.zygote_reports import Exited, Gone, Spawned, Unheld, ZygoteGone
 from rlm_wasm.vm.engine import CONFIGURATION

@@ -24,11 +24,11 @@ from rlm_wasm.inline.disturbance import Disturbance
 from rlm_wasm.inline.loop_mailbox import Postbox
 from rlm_wasm.inline.worker import InlineWorker
 from rlm_wasm.inline.worker_loop import WorkerLoop
+from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.commands import Close, Command, Interrupt, Open, Report, Requested, Respond, Run, Stop
 from rlm_wasm.vm import imports
 from rlm_wasm.vm import session_scheduler as seats_module
 from rlm_wasm.vm.import_handler import FUEL_PER_VIRTUAL_NS
-from rlm_wasm.vm.session import Cell
 from rlm_wasm.vm.session_scheduler import Seats
 from tests.support.sandbox_facts import boundary_limits, cell_limits, echo, session_limits
 from tests.support.worker_facts import SECONDS_MAX, Seat, worker_loop

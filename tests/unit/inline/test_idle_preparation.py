@@ -15,7 +15,7 @@ from rlm_wasm.host.pool import WorkerPool
 from rlm_wasm.host.process_handle import Child
 from rlm_wasm.host.worker import WorkerSession
 from rlm_wasm.jail.worker_main import IDLE_MS, SHARED_FROM_SESSIONS
-from rlm_wasm.vm.session import Cell
+from rlm_wasm.protocol.cell import Cell
 from tests.support.machine_grade import LAYERS_HERE
 from tests.support.pool_facts import pool, until
 from tests.support.sandbox_facts import boundary_limits, cell_limits, session_limits

@@ -18,8 +18,8 @@ from rlm_wasm.errors import (
     UsageError,
 )
 from rlm_wasm.inline.worker import InlineSession, InlineWorker
+from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.cell_result import CellResult
-from rlm_wasm.vm.session import Cell
 from tests.support.sandbox_facts import boundary_limits, cell_limits, echo, session_limits
 from tests.support.threads import no_thread
 

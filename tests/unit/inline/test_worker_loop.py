@@ -17,11 +17,12 @@ from rlm_wasm.errors import (
     PolicyError,
     UsageError,
 )
+from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.cell_result import CellResult
 from rlm_wasm.protocol.commands import Interrupt, Rebase, Respond, Run, Stop
 from rlm_wasm.vm import imports
 from rlm_wasm.vm import session_scheduler as seats_module
-from rlm_wasm.vm.session import Cell, Session
+from rlm_wasm.vm.session import Session
 from rlm_wasm.vm.warm_pool import Stock
 from tests.support.sandbox_facts import cell_limits
 from tests.support.worker_facts import SECONDS_MAX, Seat, worker_loop

@@ -14,8 +14,8 @@ import pytest
 
 from rlm_wasm.errors import WorkerLost
 from rlm_wasm.host.connection import Link
+from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.system.memfd import ALL_SEALS
-from rlm_wasm.vm.session import Cell
 from tests.support.backends import backends
 from tests.support.pool_facts import pool
 from tests.support.sandbox_facts import boundary_limits, cell_limits, session_limits

@@ -7,8 +7,9 @@ import threading
 import pytest
 
 from rlm_wasm.errors import CellCancelled, InternalError
+from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.vm import imports
-from rlm_wasm.vm.session import Cell, drive
+from rlm_wasm.vm.session import drive
 from rlm_wasm.vm.steps import HostRequest
 from tests.support.sandbox_facts import cell_limits
 from tests.support.wat_guest import session_of

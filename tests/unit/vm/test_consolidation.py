@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlm_wasm.errors import CellCancelled, DeadlineExceeded, HostExhausted
+from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.cell_result import CellResult
 from rlm_wasm.vm import linear_unsafe, operations
 from rlm_wasm.vm.checkpoints import Checkpoints
@@ -28,7 +29,7 @@ from rlm_wasm.vm.consolidation import (
 )
 from rlm_wasm.vm.dirty_pages_unsafe import PAGE, Range
 from rlm_wasm.vm.linear_unsafe import MAP_FAILED, Overlay, SystemCalls
-from rlm_wasm.vm.session import Cell, Operation, Session, drive
+from rlm_wasm.vm.session import Operation, Session, drive
 from rlm_wasm.vm.snapshot import Snapshot
 from rlm_wasm.vm.steps import SLICE
 from tests.support.host_health import health

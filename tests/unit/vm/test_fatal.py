@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from rlm_wasm.errors import HostExhausted, InternalError
+from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.vm import fatal, linear_unsafe
 from rlm_wasm.vm.linear_unsafe import MAP_FAILED, SystemCalls
-from rlm_wasm.vm.session import Cell, Session, drive
+from rlm_wasm.vm.session import Session, drive
 from tests.support.sandbox_facts import MIB, cell_limits, completed, run_cell
 from tests.support.wat_guest import MEMORY_BYTES, session_of
 

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from rlm_wasm.errors import GuestTrap, PolicyError
+from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.vm import fiber_unsafe
 from rlm_wasm.vm.import_handler import Exchange
 from rlm_wasm.vm.linear_unsafe import MAP_FAILED
-from rlm_wasm.vm.session import Cell, drive
+from rlm_wasm.vm.session import drive
 from tests.support.sandbox_facts import cell_limits
 from tests.support.wat_guest import session_of
 

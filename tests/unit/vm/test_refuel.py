@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from rlm_wasm.errors import FuelExhausted, InternalError
-from rlm_wasm.protocol.cell_result import CellResult, decode_cell
-from rlm_wasm.vm.session import Cell, Session
+from rlm_wasm.protocol.cell import Cell
+from rlm_wasm.protocol.cell_result import CellResult
+from rlm_wasm.vm.cell_decoding import decode_cell
+from rlm_wasm.vm.session import Session
 from rlm_wasm.vm.steps import FuelLow, HostRequest
 from tests.support.sandbox_facts import cell_limits, completed, echo, run_cell
 

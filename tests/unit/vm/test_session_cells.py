@@ -561,7 +561,7 @@ def test_source_longer_than_the_inbox_runs(session: Session) -> None:
 
 
 def test_a_session_busy_with_a_cell_refuses_another(session: Session) -> None:
-    from rlm_wasm.vm.session import Cell
+    from rlm_wasm.protocol.cell import Cell
     from tests.support.sandbox_facts import cell_limits
 
     first = session.run(Cell("llm_query('a')", cell_limits()))

@@ -159,7 +159,7 @@ def test_a_closed_session_does_not_come_back(session: Session):
 
 
 def test_no_snapshot_is_taken_in_the_middle_of_a_cell(session: Session):
-    from rlm_wasm.vm.session import Cell
+    from rlm_wasm.protocol.cell import Cell
     from tests.support.sandbox_facts import cell_limits
 
     operation = session.run(Cell("while True: pass", cell_limits()))

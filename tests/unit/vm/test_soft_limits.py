@@ -6,9 +6,11 @@ import pytest
 
 from rlm_wasm.errors import CellCancelled, DeadlineExceeded, FuelExhausted, OutputExceeded
 from rlm_wasm.limits import CellLimits
-from rlm_wasm.protocol.cell_result import CellResult, decode_cell
+from rlm_wasm.protocol.cell import Cell
+from rlm_wasm.protocol.cell_result import CellResult
+from rlm_wasm.vm.cell_decoding import decode_cell
 from rlm_wasm.vm.interrupt import Reason
-from rlm_wasm.vm.session import Cell, Session
+from rlm_wasm.vm.session import Session
 from rlm_wasm.vm.soft_limits import SoftLimits, slice_fuel
 from rlm_wasm.vm.steps import CellEnd
 from tests.support.sandbox_facts import cell_limits, completed, run_cell

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from rlm_wasm.errors import LockdownError
 from rlm_wasm.jail.lockdown import landlock, layers, process, rlimits
 from rlm_wasm.jail.lockdown.closures import writable_code
-from rlm_wasm.jail.lockdown.report import Finding, attempt
+from rlm_wasm.jail.lockdown.report import attempt
+from rlm_wasm.lockdown import Finding
 from tests.support.locked_facts import process_limits
 
 MAPS = """\

@@ -1,4 +1,4 @@
-"""Between the messages of the socket and what the loop of a worker understands, each way."""
+"""Between the messages of a worker's socket and what its loop understands, each way: the worker's half."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
-from rlm_wasm.errors import BoundaryViolation, GuestError, HostExhausted, InternalError
-from rlm_wasm.host.worker import SessionImage
+from rlm_wasm.errors import GuestError, HostExhausted, InternalError
 from rlm_wasm.ids import SessionId
 from rlm_wasm.protocol import commands as c
 from rlm_wasm.protocol import worker_messages as m
+from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.cell_result import CellResult
+from rlm_wasm.protocol.session_snapshot import SessionImage
 from rlm_wasm.protocol.snapshot_runs import read_runs, write_runs
 from rlm_wasm.protocol.text_layout import Encoding, LaidOut
 from rlm_wasm.system.memfd import MemoryFile
 from rlm_wasm.vm.entropy import session_entropy
 from rlm_wasm.vm.guest_loader import load_guest_program
-from rlm_wasm.vm.session import Cell
 from rlm_wasm.vm.snapshot import Layer, Snapshot
 
 # Images a worker keeps ready to fork, oldest use out first; a fork of another one lays it out again.
@@ -123,29 +123,6 @@ def _result(result: CellResult) -> m.CellReport:
         session_lost=result.session_lost,
         restored=result.restored,
         draft=result.draft,
-    )
-
-
-def result_of(report: m.CellReport) -> CellResult:
-    """Return the result that a report holds. Raises BoundaryViolation if its error is none of ours."""
-    error = None if report.error is None else m.decode_error(report.error)
-    if error is not None and not isinstance(error, GuestError):
-        raise BoundaryViolation("a cell ended by an error that is no guest's")
-    if error is not None and error.outcome != report.outcome:
-        raise BoundaryViolation("a result that contradicts itself")
-    return CellResult(
-        outcome=report.outcome,
-        stdout=report.stdout,
-        stderr=report.stderr,
-        result=report.result,
-        error=error,
-        variables=report.variables,
-        fuel_used=report.fuel_used,
-        memory_peak_bytes=report.memory_peak_bytes,
-        executed_ns=report.executed_ns,
-        session_lost=report.session_lost,
-        restored=report.restored,
-        draft=report.draft,
     )
 
 

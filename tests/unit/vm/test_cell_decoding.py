@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlm_wasm.errors import BoundaryViolation, FuelExhausted, GuestException, MemoryExceeded
-from rlm_wasm.protocol.cell_result import decode_cell
+from rlm_wasm.vm.cell_decoding import decode_cell
 from rlm_wasm.vm.steps import CellEnd
 
 

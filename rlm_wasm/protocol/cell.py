@@ -1,0 +1,45 @@
+"""A cell as it is asked for, and what both ends of a worker allow around one beside its own limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from rlm_wasm.errors import UsageError
+from rlm_wasm.limits import CellLimits
+
+# Loading an input is charged and bounded like a cell; finalisers of earlier cells may run in it.
+SETUP_FUEL: Final = 2_000_000_000
+SETUP_WALL_NS: Final = 10_000_000_000
+# A cancelled cell gets so much execution to unwind.
+CANCEL_GRACE_NS: Final = 500_000_000
+# Beyond so many times the requests that a cell may make nobody looks at them any more.
+FLOOD_FACTOR: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One execution: UTF-8 Python, its limits, and whether to report the variables afterwards.
+
+    One that `refuels` has `limits.fuel_max` at first, and asks for more before that is used up.
+    """
+
+    source: str
+    limits: CellLimits
+    report_variables: bool = False
+    refuels: bool = False
+
+    def encoded(self) -> bytes:
+        """Return the source as the guest gets it.
+
+        Raises:
+            UsageError: it is no str, or longer than the limits allow.
+        """
+        if not isinstance(self.source, str):
+            raise UsageError(f"a cell is a str, not a {type(self.source).__name__}")
+        source = self.source.encode("utf-8", "replace")
+        if len(source) > self.limits.source_bytes_max:
+            raise UsageError(
+                f"the cell has {len(source)} bytes; cell.source_bytes_max is {self.limits.source_bytes_max}"
+            )
+        return source
