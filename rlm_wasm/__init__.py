@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING
 from rlm_wasm.version import VERSION as __version__
 
 if TYPE_CHECKING:
+    from rlm_wasm.api.opening import SessionOpening
     from rlm_wasm.api.run_handle import Run
     from rlm_wasm.api.runtime import Runtime
     from rlm_wasm.api.sandbox import Sandbox, SandboxSession
     from rlm_wasm.api.snapshot import Image
+    from rlm_wasm.api.sync_runtime import SyncRun, SyncRuntime
+    from rlm_wasm.api.sync_sandbox import SyncSandbox, SyncSession
     from rlm_wasm.engine.accounting import Metrics, TenantUsage
     from rlm_wasm.engine.run import RunResult
     from rlm_wasm.events import Event, Gap
@@ -29,13 +32,18 @@ _WHERE = {
     "Gap": "rlm_wasm.events",
     "Image": "rlm_wasm.api.snapshot",
     "Metrics": "rlm_wasm.engine.accounting",
-    "PoolMetrics": "rlm_wasm.host.pool_metrics",
     "Policy": "rlm_wasm.policy.model",
+    "PoolMetrics": "rlm_wasm.host.pool_metrics",
     "Run": "rlm_wasm.api.run_handle",
     "RunResult": "rlm_wasm.engine.run",
     "Runtime": "rlm_wasm.api.runtime",
     "Sandbox": "rlm_wasm.api.sandbox",
     "SandboxSession": "rlm_wasm.api.sandbox",
+    "SessionOpening": "rlm_wasm.api.opening",
+    "SyncRun": "rlm_wasm.api.sync_runtime",
+    "SyncRuntime": "rlm_wasm.api.sync_runtime",
+    "SyncSandbox": "rlm_wasm.api.sync_sandbox",
+    "SyncSession": "rlm_wasm.api.sync_sandbox",
     "TenantUsage": "rlm_wasm.engine.accounting",
 }
 
@@ -52,6 +60,11 @@ __all__ = [
     "Runtime",
     "Sandbox",
     "SandboxSession",
+    "SessionOpening",
+    "SyncRun",
+    "SyncRuntime",
+    "SyncSandbox",
+    "SyncSession",
     "TenantUsage",
     "__version__",
 ]

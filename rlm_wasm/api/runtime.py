@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from time import monotonic_ns
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import anyio
 from anyio.abc import TaskGroup
 
 from rlm_wasm.api.run_handle import Run
 from rlm_wasm.api.snapshot import Image
+from rlm_wasm.api.sync_runtime import SyncRuntime
 from rlm_wasm.engine.accounting import Accounting, Metrics
 from rlm_wasm.engine.broker import Broker, Router
 from rlm_wasm.engine.contexts import Contexts, named_contexts
@@ -296,16 +297,34 @@ class Runtime:
         """
         return self._accounting.metrics()
 
-    def ask_sync(self, question: str, context: Contexts = None, **arguments: Any) -> RunResult:
+    def sync(self) -> SyncRuntime:
+        """Return the same runtime for code that is not async: ``with Runtime(policy).sync() as runtime:``.
+
+        It is opened by that `with`, and so must not be open otherwise.
+        """
+        return SyncRuntime(self)
+
+    def ask_sync(
+        self,
+        question: str,
+        context: Contexts = None,
+        *,
+        sinks: Iterable[Callable[[Event], None]] = (),
+        tenant: str = "",
+        image: Image | None = None,
+    ) -> RunResult:
         """Answer one question from code that is not async. Starts and stops everything it needs.
 
-        Takes and raises what `ask` does, and what entering the runtime raises; UsageError also where an event
+        For more than one, `sync` starts it once. Takes and raises what `ask` does, and what entering the runtime raises; UsageError also where an event
         loop runs on this thread.
         """
-        require_no_loop("ask_sync", "`ask`")
+        require_no_loop(
+            "ask_sync",
+            "use `async with Runtime(policy) as runtime:` here, and `await runtime.ask(question)`",
+        )
 
         async def main() -> RunResult:
             async with self:
-                return await self.ask(question, context, **arguments)
+                return await self.ask(question, context, sinks=sinks, tenant=tenant, image=image)
 
         return anyio.run(main)

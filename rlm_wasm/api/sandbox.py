@@ -9,8 +9,10 @@ from typing import Final, Self
 
 import anyio
 
+from rlm_wasm.api.opening import SessionOpening
 from rlm_wasm.api.snapshot import Image, guest_identity
 from rlm_wasm.api.snapshot_key import image_key
+from rlm_wasm.api.sync_sandbox import SyncSandbox
 from rlm_wasm.engine.accounting import Accounting, Meter, Metrics
 from rlm_wasm.engine.contexts import REBASE_FROM_UNITS, check_name
 from rlm_wasm.engine.isolation import loaded_image, make_worker
@@ -158,8 +160,11 @@ class Sandbox:
         finally:
             self._home = None
 
-    async def session(self, *, image: Image | None = None, tenant: str = "") -> SandboxSession:
+    def session(self, *, image: Image | None = None, tenant: str = "") -> SessionOpening:
         """Make a fresh guest for a tenant, or fork one from an image of the same tenant.
+
+        ``async with sandbox.session() as session:`` closes it at the end; ``await sandbox.session()`` leaves
+        that to the caller.
 
         Raises:
             ArtifactError: no guest is built, or it is not what was built.
@@ -171,6 +176,9 @@ class Sandbox:
                 of another kind of worker; or the tenant's name is too long or no text.
             WorkerLost: the process that was to hold the session is gone.
         """
+        return SessionOpening(lambda: self._open_session(image, tenant))
+
+    async def _open_session(self, image: Image | None, tenant: str) -> SandboxSession:
         if self._home is not None:
             self._home.check("the sandbox")
         tenant = checked_tenant(tenant)
@@ -183,6 +191,13 @@ class Sandbox:
         )
         meter.session_opened()
         return SandboxSession(made, self, tenant, meter)
+
+    def sync(self) -> SyncSandbox:
+        """Return the same sandbox for code that is not async: ``with Sandbox(policy).sync() as sandbox:``.
+
+        It is opened by that `with`, and so must not be open otherwise.
+        """
+        return SyncSandbox(self)
 
     def metrics(self) -> Metrics:
         """Return what each tenant's sessions have used, and how the pool of workers stands.
@@ -213,16 +228,20 @@ class Sandbox:
         return Image(self, image, tenant)
 
     def exec_sync(self, source: str, *, context: str | bytes | None = None) -> CellResult:
-        """Run Python in a fresh session from code that is not async.
+        """Run one cell in a fresh session from code that is not async, and stop all that it took.
 
-        Raises what `session`, `SandboxSession.load` and `SandboxSession.exec` raise; UsageError also where an
+        For more than one, `sync` starts it once. Raises what `session`, `SandboxSession.load` and `SandboxSession.exec` raise; UsageError also where an
         event loop runs on this thread.
         """
-        require_no_loop("exec_sync", "`SandboxSession.exec`")
+        require_no_loop(
+            "exec_sync",
+            "use `async with Sandbox(policy) as sandbox, sandbox.session() as session:` here, "
+            "and `await session.exec(source)`",
+        )
 
         async def main() -> CellResult:
             # Of its own, so that any thread may do this at any time.
-            async with Sandbox(self.policy) as sandbox, await sandbox.session() as session:
+            async with Sandbox(self.policy) as sandbox, sandbox.session() as session:
                 if context is not None:
                     await session.load("context", context)
                 return await session.exec(source)

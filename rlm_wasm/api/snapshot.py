@@ -8,13 +8,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from rlm_wasm.api.opening import SessionOpening
 from rlm_wasm.api.snapshot_key import image_key
 from rlm_wasm.artifacts.installed import find_guest
 from rlm_wasm.errors import UsageError
 from rlm_wasm.protocol.session_snapshot import SessionImage
 
 if TYPE_CHECKING:
-    from rlm_wasm.api.sandbox import Sandbox, SandboxSession
+    from rlm_wasm.api.sandbox import Sandbox
 
 _PAGE: Final = 4096
 _NUMBER: Final = struct.Struct("<Q")
@@ -65,12 +66,12 @@ class Image:
                 digest.update(memoryview(data)[at : at + _PAGE])
         return digest.hexdigest()
 
-    async def session(self) -> SandboxSession:
+    def session(self) -> SessionOpening:
         """Fork a session. The first fork lays the image out in memory; the others take microseconds.
 
-        Raises what `Sandbox.session` raises.
+        To be awaited or entered, as `Sandbox.session`, and raises what that raises.
         """
-        return await self._sandbox.session(image=self, tenant=self._tenant)
+        return self._sandbox.session(image=self, tenant=self._tenant)
 
     def save(self, path: str | Path, *, key: bytes | None = None, tenant: str | None = None) -> None:
         """Write the image to a file, compressed, encrypted and authenticated with `key` (32 bytes).

@@ -53,13 +53,15 @@ class Home:
 
 
 def require_no_loop(what: str, instead: str) -> None:
-    """Check that no event loop runs on this thread, where one is about to be started.
+    """Check that no event loop runs on this thread, where somebody is about to wait for another one.
+
+    `instead` says what to do where one runs.
 
     Raises:
         UsageError: there is one.
     """
     if asyncio._get_running_loop() is not None or _running() is not None:
-        raise UsageError(f"{what} was called where an event loop runs", hint=f"await {instead} instead")
+        raise UsageError(f"{what} was called where an event loop runs", hint=instead)
 
 
 def _running() -> object:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
@@ -43,8 +43,8 @@ async def elsewhere(work: Callable[[], Any]) -> None:
 def _refused_without_a_loop(work: Callable[[], Any]) -> None:
     def use() -> None:
         made = work()
-        if isinstance(made, Coroutine):
-            made.send(None)
+        if isinstance(made, Awaitable):
+            next(iter(made.__await__()))
 
     with pytest.raises(UsageError, match="another event loop"):
         use()

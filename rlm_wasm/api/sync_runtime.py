@@ -1,0 +1,120 @@
+"""`SyncRuntime` and `SyncRun`: the same calls for code that is not async."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from rlm_wasm.api.background_loop import BackgroundLoop
+from rlm_wasm.api.snapshot import Image
+from rlm_wasm.engine.accounting import Metrics
+from rlm_wasm.engine.contexts import Contexts
+from rlm_wasm.engine.run import RunResult
+from rlm_wasm.events import Event, Gap
+
+if TYPE_CHECKING:
+    from rlm_wasm.api.run_handle import Run
+    from rlm_wasm.api.runtime import Runtime
+    from rlm_wasm.engine.event_stream import EventReader
+    from rlm_wasm.ids import RunId
+
+
+class SyncRuntime:
+    """A runtime for code that is not async: ``with Runtime(policy).sync() as runtime:``.
+
+    Its runs live on one event loop, on a thread that `with` starts and ends; sinks are called there. Any
+    thread may use it, several at once too, except one where an event loop runs.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._loop = BackgroundLoop(
+            "a runtime of `sync()`",
+            instead="use `async with Runtime(policy) as runtime:` here, and `await runtime.ask(question)`",
+        )
+
+    def __enter__(self) -> Self:
+        self._loop.open(self._runtime)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._loop.close(kind, error, trace)
+
+    def ask(
+        self,
+        question: str,
+        context: Contexts = None,
+        *,
+        sinks: Iterable[Callable[[Event], None]] = (),
+        tenant: str = "",
+        image: Image | None = None,
+    ) -> RunResult:
+        """Answer `question`. Takes and raises what `Runtime.ask` does."""
+        return self._loop.call(
+            self._runtime.ask, question, context, sinks=sinks, tenant=tenant, image=image
+        )
+
+    def start(
+        self,
+        question: str,
+        context: Contexts = None,
+        *,
+        sinks: Iterable[Callable[[Event], None]] = (),
+        tenant: str = "",
+        image: Image | None = None,
+    ) -> SyncRun:
+        """Begin to answer `question` and return at once. Takes and raises what `Runtime.start` does.
+
+        The run begins at once too: what `SyncRun.events` yields may begin with a Gap; a sink misses nothing.
+        """
+        run = self._loop.do(self._runtime.start, question, context, sinks=sinks, tenant=tenant, image=image)
+        return SyncRun(run, self._loop)
+
+    def cancel(self, reason: str = "cancelled") -> None:
+        """Ask every run to end now, as `Runtime.cancel` does."""
+        self._loop.do(self._runtime.cancel, reason)
+
+    def metrics(self) -> Metrics:
+        """Return what `Runtime.metrics` does."""
+        return self._runtime.metrics()
+
+
+class SyncRun:
+    """One question under way, for code that is not async."""
+
+    def __init__(self, run: Run, loop: BackgroundLoop) -> None:
+        self._run = run
+        self._loop = loop
+
+    @property
+    def run_id(self) -> RunId:
+        """The run's number in its events."""
+        return self._run.run_id
+
+    @property
+    def tenant(self) -> str:
+        """Whose run it is."""
+        return self._run.tenant
+
+    def events(self) -> Iterator[Event | Gap]:
+        """Yield the run's events from now on, each when it comes, as `Run.events` does."""
+        # Made now, not when the first one is wanted.
+        return self._each(self._loop.do(self._run.events))
+
+    def _each(self, reader: EventReader) -> Iterator[Event | Gap]:
+        async def following() -> Event | Gap | None:
+            return await anext(reader, None)
+
+        while (event := self._loop.call(following)) is not None:
+            yield event
+
+    def cancel(self, reason: str = "cancelled") -> None:
+        """Ask the run to end now, as `Run.cancel` does."""
+        self._loop.do(self._run.cancel, reason)
+
+    def result(self) -> RunResult:
+        """Wait for the end. Raises what `Run.result` does; Ctrl-C ends the wait, not the run."""
+        return self._loop.call(self._run.result)

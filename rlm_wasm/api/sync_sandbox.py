@@ -1,0 +1,112 @@
+"""`SyncSandbox` and `SyncSession`: the same calls for code that is not async."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from rlm_wasm.api.background_loop import BackgroundLoop
+from rlm_wasm.api.snapshot import Image
+from rlm_wasm.engine.accounting import Metrics
+from rlm_wasm.engine.no_host import nobody_answers
+from rlm_wasm.protocol.cell_result import CellResult
+
+if TYPE_CHECKING:
+    from rlm_wasm.api.sandbox import Sandbox, SandboxSession
+
+
+class SyncSandbox:
+    """A sandbox for code that is not async: ``with Sandbox(policy).sync() as sandbox:``.
+
+    Its sessions live on one event loop, on a thread that `with` starts and ends. Any thread may use it,
+    except one where an event loop runs.
+    """
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+        self._loop = BackgroundLoop(
+            "a sandbox of `sync()`",
+            instead="use `async with Sandbox(policy) as sandbox, sandbox.session() as session:` here, "
+            "and `await session.exec(source)`",
+        )
+
+    def __enter__(self) -> Self:
+        self._loop.open(self._sandbox)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._loop.close(kind, error, trace)
+
+    def session(self, *, image: Image | None = None, tenant: str = "") -> SyncSession:
+        """Make a session. Takes and raises what `Sandbox.session` does."""
+
+        async def make() -> SandboxSession:
+            return await self._sandbox.session(image=image, tenant=tenant)
+
+        return SyncSession(self._loop.call(make), self._loop)
+
+    def exec(self, source: str, *, context: str | bytes | None = None, tenant: str = "") -> CellResult:
+        """Run one cell in a fresh session, which is closed after it. Raises what `SyncSession`'s calls do."""
+        with self.session(tenant=tenant) as session:
+            if context is not None:
+                session.load("context", context)
+            return session.exec(source)
+
+    def load_image(self, path: str | Path, *, key: bytes | None = None, tenant: str = "") -> Image:
+        """Read an image. Takes and raises what `Sandbox.load_image` does."""
+        return self._sandbox.load_image(path, key=key, tenant=tenant)
+
+    def metrics(self) -> Metrics:
+        """Return what `Sandbox.metrics` does."""
+        return self._sandbox.metrics()
+
+
+class SyncSession:
+    """A session for code that is not async. Close it, or use `with`.
+
+    One thread runs a cell in it at a time; any other may `interrupt` that cell. Ctrl-C ends the cell.
+    """
+
+    def __init__(self, session: SandboxSession, loop: BackgroundLoop) -> None:
+        self._session = session
+        self._loop = loop
+
+    @property
+    def lockdown(self) -> str:
+        """What stands around the process that holds it, as `SandboxSession.lockdown` says."""
+        return self._session.lockdown
+
+    def load(self, name: str, value: str | bytes) -> None:
+        """Bind a str or bytes. Takes and raises what `SandboxSession.load` does."""
+        self._loop.call(self._session.load, name, value)
+
+    def exec(
+        self, source: str, *, answer: Callable[[bytes], Awaitable[bytes]] = nobody_answers
+    ) -> CellResult:
+        """Run Python. Takes and raises what `SandboxSession.exec` does."""
+        return self._loop.call(self._session.exec, source, answer=answer)
+
+    def interrupt(self) -> None:
+        """Ask the cell that runs to end, as `SandboxSession.interrupt` does; from another thread."""
+        self._loop.do(self._session.interrupt)
+
+    def snapshot(self) -> Image:
+        """Return the session's state. Raises what `SandboxSession.snapshot` does."""
+        return self._loop.call(self._session.snapshot)
+
+    def close(self) -> None:
+        """Free the guest."""
+        self._loop.call(self._session.aclose)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._loop.inherited:
+            self.close()

@@ -1,0 +1,207 @@
+"""The façade for code that is not async: the same calls, one background loop, nothing left behind."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlm_wasm import (
+    Gap,
+    Policy,
+    Run,
+    Runtime,
+    Sandbox,
+    SandboxSession,
+    SyncRun,
+    SyncRuntime,
+    SyncSandbox,
+    SyncSession,
+)
+from rlm_wasm.api.background_loop import BackgroundLoop
+from rlm_wasm.errors import OutputExceeded, UsageError
+from tests.support.runtime_facts import Script, small_policy
+
+pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("guest", "healthy_host")]
+
+PAIRS = [(Sandbox, SyncSandbox), (SandboxSession, SyncSession), (Runtime, SyncRuntime), (Run, SyncRun)]
+# What one of them alone has, and why.
+ASYNC_ONLY = {
+    "sync": "it is how one gets the other",
+    "exec_sync": "for a sandbox that is not open",
+    "ask_sync": "for a runtime that is not open",
+    "aclose": "called close, as everywhere",
+    "drive": "the runtime's",
+    "drive_in_background": "the runtime's",
+    "ended": "the runtime's",
+}
+SYNC_ONLY = {"exec of SyncSandbox": "one cell in a session of its own", "close of SyncSession": "aclose"}
+
+
+def public(kind: type) -> dict[str, Any]:
+    return {name: member for name, member in vars(kind).items() if not name.startswith("_")}
+
+
+@pytest.mark.parametrize(("kind", "sync"), PAIRS, ids=lambda kind: kind.__name__)
+def test_both_facades_have_the_same_methods_with_the_same_parameters(kind: type, sync: type) -> None:
+    ours, theirs = public(kind), public(sync)
+    assert {name for name in theirs if f"{name} of {sync.__name__}" not in SYNC_ONLY} <= set(ours) | {
+        "run_id",  # attributes of a run
+        "tenant",
+    }
+    for name, member in ours.items():
+        if name in ASYNC_ONLY:
+            continue
+        assert name in theirs
+        if inspect.isfunction(member):
+            assert inspect.signature(member).parameters == inspect.signature(theirs[name]).parameters
+            assert inspect.getdoc(theirs[name])
+
+
+@pytest.mark.parametrize("isolation", ["inline", "session"])
+def test_sessions_keep_their_variables_and_forks_go_their_own_way(isolation: str) -> None:
+    policy = small_policy(sandbox={"isolation": isolation, "require_lockdown": False})
+    with Sandbox(policy).sync() as sandbox:
+        with sandbox.session() as session:
+            session.load("context", "abc")
+            assert session.exec("x = [len(context)]").outcome == "completed"
+            image = session.snapshot()
+            with sandbox.session(image=image) as fork:
+                assert fork.exec("x.append(4); x").result == "[3, 4]"
+            assert session.exec("x").result == "[3]"
+        assert sandbox.exec("len(context)", context="four").result == "4"
+        assert sandbox.metrics().total.cells == 4
+
+
+def test_one_sandbox_serves_many_threads(strict: Policy) -> None:
+    with Sandbox(strict).sync() as sandbox, ThreadPoolExecutor(3) as pool:
+        results = list(pool.map(lambda n: sandbox.exec(f"{n} * 2"), range(9)))
+    assert [r.result for r in results] == [str(2 * n) for n in range(9)]
+
+
+def test_another_thread_interrupts_a_cell(strict: Policy) -> None:
+    asked = threading.Event()
+
+    async def answer(frame: bytes) -> bytes:
+        asked.set()
+        raise OutputExceeded("not awaited any more") if over.is_set() else TimeoutError("held")
+
+    over = threading.Event()
+    with Sandbox(strict).sync() as sandbox, sandbox.session() as session:
+        stop = threading.Thread(target=lambda: (asked.wait(), session.interrupt()))
+        stop.start()
+        with pytest.raises(TimeoutError, match="held"):
+            session.exec("kept = 1\ntry: llm_query('?')\nfinally: kept = 2", answer=answer)
+        stop.join()
+        assert session.exec("kept").result == "2"
+
+
+def test_what_interrupts_the_wait_ends_the_cell_before_it_goes_on(
+    strict: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C reaches the thread that waits: here it is raised where a future is waited for."""
+    from concurrent.futures import Future
+
+    waits = Future.result
+
+    def interrupted(future: Future[Any], timeout: float | None = None) -> Any:
+        monkeypatch.setattr(Future, "result", waits)
+        raise KeyboardInterrupt
+
+    with Sandbox(strict).sync() as sandbox, sandbox.session() as session:
+        session.exec("n = 0")
+        monkeypatch.setattr(Future, "result", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            session.exec("n = 1\nwhile True: pass")
+        # The cell has ended: the session is not busy, and is what it was before.
+        assert session.exec("n").result == "0"
+
+
+def test_a_sandbox_that_is_not_open_says_so(strict: Policy) -> None:
+    box = Sandbox(strict).sync()
+    with pytest.raises(UsageError, match="is not open"):
+        box.session()
+    with box, box.session() as session:
+        with pytest.raises(UsageError, match="open already"):
+            box.__enter__()
+        assert session.exec("1").result == "1"
+    with pytest.raises(UsageError, match="is not open"):
+        session.exec("1")
+    with box as again:  # one after the other
+        assert again.exec("2").result == "2"
+
+
+def test_what_cannot_be_opened_is_raised_as_it_is_and_leaves_nothing(tmp_path: Path) -> None:
+    threads = threading.active_count()
+    runtime = Runtime(small_policy(), model=f"script:{tmp_path / 'none.toml'}").sync()
+    for _ in range(2):
+        with pytest.raises(UsageError, match="none.toml"):
+            runtime.__enter__()
+    assert threading.active_count() == threads
+
+
+@pytest.mark.anyio
+async def test_where_a_loop_runs_every_call_says_what_to_do_instead(strict: Policy, tmp_path: Path) -> None:
+    box = Sandbox(strict).sync()
+    with pytest.raises(UsageError, match="where an event loop runs") as refused:
+        box.__enter__()
+    assert "async with Sandbox(policy)" in str(refused.value.hint)
+    runtime = Runtime(small_policy(), model=Script(tmp_path).spec)
+    calls: list[Callable[[], Any]] = [runtime.sync().__enter__, lambda: runtime.sync().ask("?")]
+    for call in [*calls, lambda: runtime.ask_sync("?")]:
+        with pytest.raises(UsageError, match="where an event loop runs") as refused:
+            call()
+        assert "await runtime.ask" in str(refused.value.hint)
+
+
+def test_a_runtime_answers_several_questions(tmp_path: Path) -> None:
+    script = Script(tmp_path).reply("root", "FINAL(len(context))")
+    seen: list[str] = []
+    with Runtime(small_policy(), model=script.spec).sync() as runtime:
+        assert runtime.ask("?", "abc", sinks=[lambda event: seen.append(event.kind)]).answer == "3"
+        runs = [runtime.start("?", "a" * n, tenant="t") for n in range(3)]
+        assert [run.result().answer for run in runs] == ["0", "1", "2"]
+        assert {run.tenant for run in runs} == {"t"}
+        assert len({run.run_id for run in runs}) == 3
+        assert runtime.metrics().total.runs_ended == 4
+    assert seen[0] == "run_started"
+    assert seen[-1] == "run_ended"
+
+
+def test_a_run_is_watched_and_cancelled(tmp_path: Path) -> None:
+    script = Script(tmp_path).reply("root", "x = 1", repeat="last")
+    policy = small_policy(
+        run={"turns_max": 10_000}, budget={"iterations_max": 10_000, "calls_max": 10_000, "requests_max": 10_000}
+    )
+    with Runtime(policy, model=script.spec).sync() as runtime:
+        run = runtime.start("?", "abc")
+        for event in run.events():
+            if not isinstance(event, Gap) and event.kind == "cell_ended":
+                run.cancel("seen enough")
+        result = run.result()
+        assert result.partial
+        assert "seen enough" in result.reason
+
+
+def test_the_loop_gives_back_what_a_call_returns_and_raises() -> None:
+    class Nothing:
+        async def __aenter__(self) -> None: ...
+        async def __aexit__(self, *_: object) -> None: ...
+
+    async def double(value: int) -> int:
+        return 2 * value
+
+    loop = BackgroundLoop("it", instead="do something else")
+    loop.open(Nothing())
+    assert loop.call(double, 4) == 8
+    assert loop.do(len, "abc") == 3
+    with pytest.raises(TypeError):
+        loop.do(len, 1)  # type: ignore[arg-type]
+    loop.close(None, None, None)
+    with pytest.raises(UsageError, match="it is not open"):
+        loop.call(double, 4)
