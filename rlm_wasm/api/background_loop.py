@@ -50,7 +50,7 @@ class BackgroundLoop:
         """Leave what was entered and end the loop. In the child of a fork there is nothing to leave."""
         if self.inherited:
             return False
-        return self._stack.__exit__(kind, error, trace)
+        return bool(self._stack.__exit__(kind, error, trace))
 
     @property
     def inherited(self) -> bool:

@@ -78,7 +78,9 @@ class Runtime:
         self._entropy = entropy
         self._recorded = recorded
         self._accounting = Accounting()
+        self._given_worker = worker
         self._worker: Worker = worker or make_worker(self.policy, self._accounting)
+        self._entered = False
         self._broker: Broker | None = None
         self._home: Home | None = None  # where it is open
         self._stack = AsyncExitStack()
@@ -90,6 +92,9 @@ class Runtime:
     async def __aenter__(self) -> Self:
         if self._broker is not None:
             raise UsageError("the runtime is open already")
+        if self._entered and self._given_worker is None:  # a worker that was closed stays so
+            self._worker = make_worker(self.policy, self._accounting)
+        self._entered = True
         async with AsyncExitStack() as stack:
             # Also when opening fails: then it is not open.
             stack.callback(self._forget_broker)
@@ -315,7 +320,9 @@ class Runtime:
     ) -> RunResult:
         """Answer one question from code that is not async. Starts and stops everything it needs.
 
-        For more than one, `sync` starts it once. Takes and raises what `ask` does, and what entering the runtime raises; UsageError also where an event
+        For more than one, `sync` starts it once.
+
+        Takes and raises what `ask` does, and what entering the runtime raises; UsageError also where an event
         loop runs on this thread.
         """
         require_no_loop(

@@ -135,11 +135,15 @@ class Sandbox:
         self.cell_limits: Final = policy.cell_limits()
         self._accounting = Accounting()
         self._worker: Worker = make_worker(policy, self._accounting)
+        self._entered = False
         self._home: Home | None = None  # where it is open
 
     async def __aenter__(self) -> Self:
         if self._home is not None:
             raise UsageError("the sandbox is open already")
+        if self._entered:  # a worker that was closed stays so
+            self._worker = make_worker(self.policy, self._accounting)
+        self._entered = True
         self._home = Home()
         try:
             await self._worker.__aenter__()
@@ -230,7 +234,9 @@ class Sandbox:
     def exec_sync(self, source: str, *, context: str | bytes | None = None) -> CellResult:
         """Run one cell in a fresh session from code that is not async, and stop all that it took.
 
-        For more than one, `sync` starts it once. Raises what `session`, `SandboxSession.load` and `SandboxSession.exec` raise; UsageError also where an
+        For more than one, `sync` starts it once.
+
+        Raises what `session`, `SandboxSession.load` and `SandboxSession.exec` raise; UsageError also where an
         event loop runs on this thread.
         """
         require_no_loop(

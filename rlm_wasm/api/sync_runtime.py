@@ -53,9 +53,7 @@ class SyncRuntime:
         image: Image | None = None,
     ) -> RunResult:
         """Answer `question`. Takes and raises what `Runtime.ask` does."""
-        return self._loop.call(
-            self._runtime.ask, question, context, sinks=sinks, tenant=tenant, image=image
-        )
+        return self._loop.call(self._runtime.ask, question, context, sinks=sinks, tenant=tenant, image=image)
 
     def start(
         self,

@@ -112,7 +112,7 @@ def _inherited(isolation: str) -> None:
                         lambda: runtime.ask("?"),
                     ):
                         try:
-                            begin().send(None)
+                            next(iter(begin().__await__()))
                         except UsageError as error:
                             say(error.message)
                     for close in (

@@ -58,3 +58,35 @@ async def test_a_bad_name_is_a_usage_error(strict: Policy) -> None:
             with pytest.raises(UsageError):
                 await session.load(name, "x")
         assert (await session.exec("1")).result == "1"
+
+
+@pytest.mark.parametrize("isolation", ["inline", "session"])
+def test_a_runtime_and_a_sandbox_may_be_opened_again(isolation: str, tmp_path: Path) -> None:
+    policy = small_policy(sandbox={"isolation": isolation, "require_lockdown": False})
+    runtime = Runtime(policy, model=Script(tmp_path).reply("root", "FINAL(len(context))").spec)
+    assert [runtime.ask_sync("?", "a" * n).answer for n in (1, 2)] == ["1", "2"]
+    box = Sandbox(policy)
+    for _ in range(2):
+        with box.sync() as sandbox:
+            assert sandbox.exec("6 * 7").result == "42"
+
+
+@pytest.mark.anyio
+async def test_a_session_is_awaited_or_entered_once(strict: Policy) -> None:
+    async with Sandbox(strict) as box:
+        async with box.session() as session:
+            assert (await session.exec("6 * 7")).result == "42"
+        with pytest.raises(UsageError, match="closed"):
+            await session.exec("1")
+        opening = box.session()
+        async with await opening as session:
+            image = await session.snapshot()
+            with pytest.raises(UsageError, match="opened already"):
+                await opening
+            with pytest.raises(UsageError, match="opened already"):
+                async with opening:
+                    raise AssertionError
+            assert (await session.exec("1")).result == "1"
+        async with image.session() as fork:
+            assert (await fork.exec("2")).result == "2"
+        assert box.metrics().total.sessions == 3
