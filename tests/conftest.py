@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from rlm_wasm.host.guest_files import guest_files
+from rlm_wasm.inline.guest_loader import load_guest_program
+from rlm_wasm.jail.adopted_guest import adopt_guest
 from rlm_wasm.policy.model import Policy
-from rlm_wasm.vm.guest_loader import LoadedGuest, load_guest_program
+from rlm_wasm.vm.loaded_guest import LoadedGuest
 from rlm_wasm.vm.session import Session
 from tests.support import hostile_cells
 from tests.support.host_health import assert_same, health
@@ -34,7 +36,9 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
 def guest() -> LoadedGuest:
     """The guest this machine has built; `rlm-wasm guest build` makes one."""
     guest_files()  # held by the process from its first worker on, like the program itself
-    return load_guest_program()
+    loaded = load_guest_program()
+    adopt_guest(loaded)  # for parts of a worker process that run in this one
+    return loaded
 
 
 @pytest.fixture
@@ -56,7 +60,7 @@ def make_session(guest: LoadedGuest) -> Iterator[Callable[..., Session]]:
     ) -> Session:
         session = Session(
             guest.program,
-            guest.guest.facts,
+            guest.facts,
             session_limits(**limits),
             boundary_limits(**(boundary or {})),
             entropy,

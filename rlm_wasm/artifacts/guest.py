@@ -19,6 +19,7 @@ from typing import Final
 from rlm_wasm.artifacts.files import read_owned, write_private
 from rlm_wasm.artifacts.machine_key import mac, machine_key, same
 from rlm_wasm.errors import ArtifactError
+from rlm_wasm.protocol.guest_facts import GuestFacts
 
 FORMAT: Final = 3
 PAGE_BYTES: Final = 65_536
@@ -29,34 +30,6 @@ _CODE_BYTES_MAX: Final = 256 << 20
 _IMAGE_BYTES_MAX: Final = 1 << 30
 _PURPOSE: Final = "guest-facts"
 BUILD_HINT: Final = "build it with: rlm-wasm guest build"
-
-
-@dataclass(frozen=True, slots=True)
-class GuestFacts:
-    """What a guest folder holds. Addresses are offsets in linear memory; sizes are bytes."""
-
-    format: int
-    recipe: str
-    cpython: str
-    wasmtime: str
-    raw_sha256: str
-    code_sha256: str
-    image_sha256: str
-    image_bytes: int
-    image_mac: str
-    stack_pointer: int
-    inbox: int
-    inbox_bytes: int
-    seed: int
-    exit_status: int
-    interrupt_reason: int
-    signal_tripped: int
-    any_tripped: int
-    eval_breaker: int
-    eval_breaker_bit: int
-    progress: int
-    imports: tuple[str, ...]
-    exports: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

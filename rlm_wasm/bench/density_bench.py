@@ -14,11 +14,11 @@ from rlm_wasm.bench.measurement import Measurement
 from rlm_wasm.bench.memory import pss_kb
 from rlm_wasm.errors import InternalError
 from rlm_wasm.ids import SessionId
+from rlm_wasm.inline.guest_loader import load_guest_program
 from rlm_wasm.inline.worker_loop import WorkerLoop
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.commands import Done, Open, Report, Requested, Respond, Run
-from rlm_wasm.vm.guest_loader import load_guest_program
 from rlm_wasm.vm.session import Session, drive
 
 _WAITING: Final = 10_000
@@ -58,7 +58,7 @@ class DensityBench:
         def make() -> None:
             session = Session(
                 loaded.program,
-                loaded.guest.facts,
+                loaded.facts,
                 self._policy.session_limits(),
                 self._policy.boundary_limits(),
                 os.urandom,

@@ -9,9 +9,9 @@ from typing import Final
 
 from rlm_wasm.bench.measurement import Measurement, median_ns
 from rlm_wasm.errors import InternalError
+from rlm_wasm.inline.guest_loader import load_guest_program
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.protocol.cell import Cell
-from rlm_wasm.vm.guest_loader import load_guest_program
 from rlm_wasm.vm.session import Session, drive
 from rlm_wasm.vm.snapshot import Snapshot
 
@@ -39,7 +39,7 @@ class ImageBench:
         loaded = load_guest_program()
         return Session(
             loaded.program,
-            loaded.guest.facts,
+            loaded.facts,
             replace(self._policy.session_limits(), context_bytes_max=1 << 30),
             self._policy.boundary_limits(),
             os.urandom,

@@ -13,9 +13,9 @@ from typing import Final
 from rlm_wasm.bench.peers import PEERS, HostFunction, Peer, PeerAbsent, PeerSession
 from rlm_wasm.bench.sandbox_bench import CPU_SNIPPETS
 from rlm_wasm.errors import InternalError
+from rlm_wasm.inline.guest_loader import load_guest_program
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.protocol.cell import Cell
-from rlm_wasm.vm.guest_loader import load_guest_program
 from rlm_wasm.vm.session import Session, drive
 
 _CALLS: Final = 200
@@ -58,7 +58,7 @@ class _OurSession:
         loaded = load_guest_program()
         self._limits = replace(policy.cell_limits(), requests_max=10**9, fuel_max=10**15, wall_ms_max=10**6)
         self._session = Session(
-            loaded.program, loaded.guest.facts, policy.session_limits(), policy.boundary_limits(), os.urandom
+            loaded.program, loaded.facts, policy.session_limits(), policy.boundary_limits(), os.urandom
         )
 
     def define(self, source: str) -> None:

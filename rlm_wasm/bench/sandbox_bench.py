@@ -11,10 +11,10 @@ from typing import Final
 
 from rlm_wasm.bench.measurement import Measurement, median_ns
 from rlm_wasm.errors import InternalError
+from rlm_wasm.inline.guest_loader import load_guest_program
 from rlm_wasm.limits import CellLimits
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.protocol.cell import Cell
-from rlm_wasm.vm.guest_loader import load_guest_program
 from rlm_wasm.vm.instance import Instance
 from rlm_wasm.vm.session import Session, drive
 from rlm_wasm.vm.steps import CellEnd
@@ -67,7 +67,7 @@ class SandboxBench:
         )
         return Session(
             self._loaded.program,
-            self._loaded.guest.facts,
+            self._loaded.facts,
             limits,
             self._policy.boundary_limits(),
             os.urandom,
@@ -87,7 +87,7 @@ class SandboxBench:
         return Measurement("instantiate_us", middle / 1e3, "us", n, f"p99 {tail / 1e3:.0f} us")
 
     def _first_result(self) -> Measurement:
-        stock = Stock(self._loaded.program, self._loaded.guest.facts)
+        stock = Stock(self._loaded.program, self._loaded.facts)
 
         def refill() -> None:
             while stock.wants:

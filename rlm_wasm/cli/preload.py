@@ -23,7 +23,7 @@ def preload_guest(policy_name: str) -> None:
 def _load(policy_name: str) -> None:
     try:
         if _isolation(policy_name) == "inline":
-            from rlm_wasm.vm.guest_loader import load_guest_program
+            from rlm_wasm.inline.guest_loader import load_guest_program
 
             load_guest_program()
         else:

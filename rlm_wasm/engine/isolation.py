@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from rlm_wasm.engine.accounting import Accounting
 from rlm_wasm.host.worker import Worker
-from rlm_wasm.inline.worker import InlineWorker
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.protocol.session_snapshot import SessionImage
 
@@ -15,9 +14,11 @@ def make_worker(policy: Policy, accounting: Accounting) -> Worker:
     What its processes use is counted in `accounting`.
     """
     isolation = policy.sandbox.isolation
+    # Each where it is wanted: guests in this process need no pool, and with a pool it loads no wasmtime.
     if isolation == "inline":
+        from rlm_wasm.inline.worker import InlineWorker
+
         return InlineWorker(cells_max=policy.tenant_limits().cells_max)
-    # Here and not above: whoever runs guests in this process needs none of it.
     from rlm_wasm.host.pool import PoolLimits, WorkerPool
 
     pool = WorkerPool(
@@ -41,10 +42,9 @@ def loaded_image(
 ) -> SessionImage:
     """Return an image of these pages that a worker of the policy's isolation can start a session from."""
     if policy.sandbox.isolation == "inline":
-        from rlm_wasm.vm.guest_loader import load_guest_program
-        from rlm_wasm.vm.snapshot import Layer, Snapshot
+        from rlm_wasm.inline.loaded_snapshot import loaded_snapshot
 
-        return Snapshot(load_guest_program().program, None, Layer(runs), size, virtual_ns)
+        return loaded_snapshot(runs, size=size, virtual_ns=virtual_ns)
     from rlm_wasm.protocol.snapshot_runs import WorkerImage
 
     domain = "" if policy.sandbox.isolation == "shared" else tenant

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from rlm_wasm.artifacts.wasm_format import read_exports, read_imports
 from rlm_wasm.errors import GuestBuildError
 from rlm_wasm.guestbuild.manifest import Boundary
+from rlm_wasm.vm.wasm_format import read_exports, read_imports
 
 
 def check_boundary(module: bytes, boundary: Boundary) -> None:

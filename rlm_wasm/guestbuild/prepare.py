@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Final
 
 from rlm_wasm.artifacts import guest as artifact
-from rlm_wasm.artifacts.compile_cache import wasmtime_version
+from rlm_wasm.artifacts.compile_cache import native_code, wasmtime_version
 from rlm_wasm.artifacts.files import write_private
-from rlm_wasm.artifacts.guest import PAGE_BYTES, GuestFacts, image_mac, save_facts
-from rlm_wasm.artifacts.wasm_format import memory_pages_min, read_exports, read_imports, strip_data
+from rlm_wasm.artifacts.guest import PAGE_BYTES, image_mac, save_facts
 from rlm_wasm.errors import ArtifactError
 from rlm_wasm.guestbuild.hostless import call_without_host
+from rlm_wasm.protocol.guest_facts import GuestFacts
+from rlm_wasm.vm.compilation import compile_native
 from rlm_wasm.vm.instance import Instance, Program
+from rlm_wasm.vm.native_code import load_native
+from rlm_wasm.vm.wasm_format import memory_pages_min, read_exports, read_imports, strip_data
 
 _INIT_FUEL: Final = 400_000_000_000
 _MEMORY_BYTES_MAX: Final = 1 << 30
@@ -35,7 +38,7 @@ def prepare_guest(raw_path: Path, folder: Path, *, recipe: str, cpython: str) ->
     """
     raw = raw_path.read_bytes()
     code, image = lay_out(raw)
-    program = Program(code, image)
+    program = Program(load_native(native_code(code, compile_native)), image)
     try:
         dumped, addresses, stack_pointer = _initialise(program)
     finally:

@@ -8,6 +8,7 @@ from typing import Final
 
 from rlm_wasm.guestbuild.hostless import call_without_host
 from rlm_wasm.guestbuild.prepare import lay_out
+from rlm_wasm.vm.compilation import compile_module
 from rlm_wasm.vm.instance import Instance, Program
 
 # Some hundred times what the programs take: a training that never ends fails the build.
@@ -25,7 +26,8 @@ def train_guest(raw_path: Path) -> bytes:
     Raises:
         ArtifactError: the module is not of the expected form, or a program failed.
     """
-    program = Program(*lay_out(raw_path.read_bytes()))
+    code, image = lay_out(raw_path.read_bytes())
+    program = Program(compile_module(code), image)
     try:
         instance = Instance(program, memory_bytes_max=_MEMORY_BYTES_MAX)
         try:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 
 from rlm_wasm.artifacts.guest import Guest
-from rlm_wasm.artifacts.wasm_format import read_exports, read_imports, strip_data
 from rlm_wasm.errors import ArtifactError
 from rlm_wasm.guestbuild.boundary_check import check_boundary
 from rlm_wasm.guestbuild.manifest import Boundary
+from rlm_wasm.vm.wasm_format import read_exports, read_imports, strip_data
 
 
 def verify_guest(guest: Guest, boundary: Boundary) -> tuple[str, ...]:

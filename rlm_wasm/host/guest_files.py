@@ -6,9 +6,10 @@ import functools
 from dataclasses import dataclass
 from typing import Final
 
-from rlm_wasm.artifacts.compile_cache import native_file
+from rlm_wasm.artifacts.compile_cache import native_code
 from rlm_wasm.artifacts.guest import Guest
 from rlm_wasm.artifacts.installed import find_guest
+from rlm_wasm.host.compilation import compile_apart
 from rlm_wasm.system import forks
 from rlm_wasm.system.memfd import MemoryFile, sealed_memfd
 
@@ -33,8 +34,6 @@ def guest_files() -> GuestFiles:
 
 @functools.cache
 def _read_guest_files() -> GuestFiles:
-    from rlm_wasm.vm.engine import CONFIGURATION, engine
-
     guest = find_guest()
-    code = native_file(engine, guest.read_code(), CONFIGURATION)
-    return GuestFiles(guest, MemoryFile(code), MemoryFile(sealed_memfd("rlm-image", guest.read_image())))
+    code = MemoryFile(sealed_memfd("rlm-code", native_code(guest.read_code(), compile_apart)))
+    return GuestFiles(guest, code, MemoryFile(sealed_memfd("rlm-image", guest.read_image())))

@@ -7,7 +7,7 @@ import socket
 from typing import Final
 
 from rlm_wasm.errors import LockdownError
-from rlm_wasm.host.zygote_launch import execute
+from rlm_wasm.host.interpreter import execute
 from rlm_wasm.lockdown import Finding, Grade, grade_of
 from rlm_wasm.protocol.zygote_reports import layers_of
 from rlm_wasm.system.os_errors import typed

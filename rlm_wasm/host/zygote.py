@@ -242,7 +242,6 @@ class Zygote:
         start: dict[str, Any] = {
             "type": "start",
             "entry": entry,
-            "folder": str(artifacts.guest.folder),
             "facts": facts,
             "limits": dataclasses.asdict(limits),
             "required": sorted(required),

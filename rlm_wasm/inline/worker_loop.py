@@ -14,6 +14,7 @@ from enum import Enum, auto
 from typing import Final
 
 from rlm_wasm.errors import InternalError, UsageError
+from rlm_wasm.inline.guest_loader import load_guest_program
 from rlm_wasm.protocol.commands import Command
 from rlm_wasm.system import forks
 from rlm_wasm.system.os_errors import typed
@@ -49,7 +50,7 @@ class WorkerLoop:
 
     def __init__(self, *, prepared_max: int = PREPARED_MAX, clock: Callable[[], int]) -> None:
         self._commands: queue.SimpleQueue[Command | _Word] = queue.SimpleQueue()
-        self._seats = Seats(prepared_max=prepared_max, clock=clock)
+        self._seats = Seats(load_guest_program, prepared_max=prepared_max, clock=clock)
         # Whoever holds it may touch the seats: the thread whenever it does not wait, or who borrows them.
         self._baton = threading.Lock()
         # Somebody wants to borrow. Without it the thread would take the baton again before he had a chance.

@@ -8,6 +8,7 @@ from typing import Final
 
 from rlm_wasm.errors import GuestError, HostExhausted, InternalError
 from rlm_wasm.ids import SessionId
+from rlm_wasm.jail.adopted_guest import adopted_guest
 from rlm_wasm.protocol import commands as c
 from rlm_wasm.protocol import worker_messages as m
 from rlm_wasm.protocol.cell import Cell
@@ -17,7 +18,6 @@ from rlm_wasm.protocol.snapshot_runs import read_runs, write_runs
 from rlm_wasm.protocol.text_layout import Encoding, LaidOut
 from rlm_wasm.system.memfd import MemoryFile
 from rlm_wasm.vm.entropy import session_entropy
-from rlm_wasm.vm.guest_loader import load_guest_program
 from rlm_wasm.vm.snapshot import Layer, Snapshot
 
 # Images a worker keeps ready to fork, oldest use out first; a fork of another one lays it out again.
@@ -37,8 +37,9 @@ class Images:
             if file is None:
                 raise InternalError("an image came without its file")
             runs = read_runs(file.fd, message.image_runs, message.image_size)
-            program = load_guest_program().program
-            kept = Snapshot(program, None, Layer(runs), message.image_size, message.image_virtual_ns)
+            kept = Snapshot(
+                adopted_guest().program, None, Layer(runs), message.image_size, message.image_virtual_ns
+            )
         self._kept[message.image] = kept
         while len(self._kept) > IMAGES_KEPT_MAX:
             self._kept.popitem(last=False)

@@ -10,13 +10,13 @@ from dataclasses import replace
 from typing import Final, TypeVar
 
 from rlm_wasm.errors import CellCancelled, HostExhausted, InternalError
+from rlm_wasm.jail.adopted_guest import adopted_guest
 from rlm_wasm.jail.worker_main import Server, serve
 from rlm_wasm.limits import BoundaryLimits, CellLimits, SessionLimits
 from rlm_wasm.protocol import worker_messages as m
 from rlm_wasm.protocol.frames import Channel
 from rlm_wasm.protocol.text_layout import LaidOut, encoding_of
 from rlm_wasm.system.memfd import MemoryFile
-from rlm_wasm.vm.guest_loader import load_guest_program
 from rlm_wasm.vm.warm_pool import Stock
 
 __all__ = ["serve", "warm"]
@@ -87,8 +87,8 @@ def warm() -> None:
 
 def _prepare() -> None:
     """Prepare a session as an idle worker does, and learn which pages that takes: a fork knows then."""
-    loaded = load_guest_program()
-    stock = Stock(loaded.program, loaded.guest.facts, size_max=1)
+    loaded = adopted_guest()
+    stock = Stock(loaded.program, loaded.facts, size_max=1)
     try:
         stock.take()
         while stock.wants:

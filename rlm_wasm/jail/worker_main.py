@@ -18,6 +18,7 @@ from typing import Final
 
 from rlm_wasm.errors import HostExhausted, RlmWasmError
 from rlm_wasm.jail.adaptive_poll import Vigil
+from rlm_wasm.jail.adopted_guest import adopted_guest
 from rlm_wasm.jail.lockdown.report import LockdownReport
 from rlm_wasm.jail.translation import Images, command_of, load_command, open_command, report_of
 from rlm_wasm.protocol import commands as c
@@ -48,7 +49,7 @@ class Server:
         self._channel = Channel(
             connection, frame_bytes_max=COMMAND_BYTES_MAX, unsent_bytes_max=_UNSENT_BYTES_MAX
         )
-        self._seats = Seats(clock=monotonic_ns)
+        self._seats = Seats(adopted_guest, clock=monotonic_ns)
         self._images = Images()
         self._operations: dict[int, int] = {}
         # Lent for the images that sessions hand out.

@@ -22,7 +22,6 @@ import signal
 import socket
 import traceback
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from rlm_wasm.errors import HostExhausted, LockdownError
@@ -158,22 +157,25 @@ def _place(channel: socket.socket, code: int, image: int) -> socket.socket:
 
 def _settle(start: dict[str, Any], findings: list[Finding]) -> _Settled:
     """Load and use everything that a worker will need, then give up what a zygote can."""
-    from rlm_wasm.artifacts.guest import Guest, GuestFacts
+    from rlm_wasm.jail.adopted_guest import adopt_guest
+    from rlm_wasm.protocol.guest_facts import GuestFacts
     from rlm_wasm.system.memfd import check_sealed
-    from rlm_wasm.vm.guest_loader import LoadedGuest, adopt_guest_program
-    from rlm_wasm.vm.instance import NativeFile, Program
+    from rlm_wasm.vm.instance import Program
     from rlm_wasm.vm.linear_unsafe import ImageSource
+    from rlm_wasm.vm.loaded_guest import LoadedGuest
+    from rlm_wasm.vm.native_code import load_native_file
 
     values: dict[str, Any] = start["facts"]
     for name in ("imports", "exports"):
         values[name] = tuple(values[name])
     facts = GuestFacts(**values)
     check_sealed(IMAGE_FD)
-    program = Program(NativeFile(SOCKET_FD), ImageSource(IMAGE_FD, facts.image_bytes, facts.image_bytes))
+    image = ImageSource(IMAGE_FD, facts.image_bytes, facts.image_bytes)
+    program = Program(load_native_file(SOCKET_FD), image)
     # Taken until a worker's own come, so that no other descriptor gets these numbers.
     for number in (SOCKET_FD, PAGEMAP_FD, layers.WORDS_FD):
         os.dup2(0, number, inheritable=False)
-    adopt_guest_program(LoadedGuest(program, Guest(Path(start["folder"]), facts)))
+    adopt_guest(LoadedGuest(program, facts))
     entry = importlib.import_module(start["entry"])
     entry.warm()
     required = frozenset(start["required"])

@@ -87,9 +87,9 @@ def report_of(packet: Packet) -> Report:
 
 def failure_of(document: dict[str, Any]) -> RlmWasmError:
     """Return why a zygote says that it did not start. It may name no reason, or make one up."""
-    reason, hint = _line(document.get("reason", "it does not say why")), document.get("hint")
+    reason, hint = one_line(document.get("reason", "it does not say why")), document.get("hint")
     if document.get("lockdown"):
-        return LockdownError(reason, hint=None if hint is None else _line(hint))
+        return LockdownError(reason, hint=None if hint is None else one_line(hint))
     if document.get("exhausted"):
         return HostExhausted(f"no worker process can be made: {reason}")
     return ZygoteGone(f"the zygote did not start: {reason}")
@@ -124,11 +124,11 @@ def _checked(packet: Packet) -> Report:
                     raise
                 return Unheld(number)
         case "exited":
-            return Exited(number, _integer(document, "status"), _line(document["reason"]))
+            return Exited(number, _integer(document, "status"), one_line(document["reason"]))
     raise ValueError("an unexpected message")
 
 
-def _line(word: object) -> str:
+def one_line(word: object) -> str:
     """Return what any terminal can show as one line."""
     return "".join(c if c.isprintable() else "\ufffd" for c in str(word)[:_LINE_CHARS_MAX])
 

@@ -7,39 +7,15 @@ from typing import Any, Final
 import wasmtime
 from wasmtime import _bindings as ffi
 
+from rlm_wasm.protocol.native_form import FEATURES_OFF, WASM_STACK_BYTES
 from rlm_wasm.system import forks
 from rlm_wasm.vm.fatal import install_hook
 from rlm_wasm.vm.fiber_unsafe import install_stacks
 from rlm_wasm.vm.linear_unsafe import install_creator
 
 # Native stack of one fiber. The host's callbacks run on it too, so wasm gets less than all of it.
-WASM_STACK_BYTES: Final = 16 << 20
 HOST_STACK_BYTES: Final = 1 << 20
 FIBER_STACK_BYTES: Final = WASM_STACK_BYTES + HOST_STACK_BYTES
-
-# Off: past advisories live in these (threat_model/limitations.md), and the guest uses none of them.
-_FEATURES_OFF: Final = (
-    "wasmtime_config_wasm_threads_set",
-    "wasmtime_config_shared_memory_set",
-    "wasmtime_config_wasm_tail_call_set",
-    "wasmtime_config_wasm_function_references_set",
-    "wasmtime_config_wasm_gc_set",
-    "wasmtime_config_gc_support_set",
-    "wasmtime_config_wasm_exceptions_set",
-    "wasmtime_config_wasm_memory64_set",
-    "wasmtime_config_wasm_multi_memory_set",
-    "wasmtime_config_wasm_relaxed_simd_set",
-    "wasmtime_config_wasm_simd_set",
-    "wasmtime_config_wasm_stack_switching_set",
-    "wasmtime_config_wasm_wide_arithmetic_set",
-    "wasmtime_config_wasm_custom_page_sizes_set",
-    "wasmtime_config_wasm_component_model_set",
-    # A host memory creator and copy-on-write initialisation exclude each other (wasmtime panics).
-    "wasmtime_config_memory_init_cow_set",
-)
-
-# Part of the compiled cache's key: a module compiled for another configuration is another module.
-CONFIGURATION: Final = f"v1 fuel stack={WASM_STACK_BYTES} off={','.join(_FEATURES_OFF)}"
 
 _lock: Final = forks.module_lock()
 _engine: wasmtime.Engine | None = None
@@ -69,7 +45,7 @@ def _config() -> wasmtime.Config:
     config.max_wasm_stack = WASM_STACK_BYTES
     config.strategy = "cranelift"
     config.cranelift_opt_level = "speed"
-    for name in _FEATURES_OFF:
+    for name in FEATURES_OFF:
         getattr(ffi, name)(pointer, False)
     install_creator(config)
     install_stacks(config)

@@ -12,7 +12,6 @@ from typing import Final, TypeVar
 
 import wasmtime
 
-from rlm_wasm.artifacts.guest import GuestFacts
 from rlm_wasm.errors import (
     CellCancelled,
     DeadlineExceeded,
@@ -23,6 +22,7 @@ from rlm_wasm.errors import (
 )
 from rlm_wasm.limits import CellLimits
 from rlm_wasm.protocol.cell import CANCEL_GRACE_NS
+from rlm_wasm.protocol.guest_facts import GuestFacts
 from rlm_wasm.vm import traps
 from rlm_wasm.vm.call import Call
 from rlm_wasm.vm.import_handler import Exchange

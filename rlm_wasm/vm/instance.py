@@ -11,14 +11,13 @@ from typing import Any, Final
 import wasmtime
 from wasmtime import _bindings as ffi
 
-from rlm_wasm.artifacts.compile_cache import load_module, load_native
 from rlm_wasm.errors import GuestTrap, HostExhausted, InternalError, PolicyError
 from rlm_wasm.system import forks
 from rlm_wasm.system.memfd import MemoryFile
 from rlm_wasm.vm import fiber_unsafe, linear_unsafe
 from rlm_wasm.vm.call import Call
 from rlm_wasm.vm.dirty_pages_unsafe import Range
-from rlm_wasm.vm.engine import CONFIGURATION, FIBER_STACK_BYTES, engine
+from rlm_wasm.vm.engine import FIBER_STACK_BYTES, engine
 from rlm_wasm.vm.fatal import install_hook
 from rlm_wasm.vm.imports import ImportHandler, define_imports
 from rlm_wasm.vm.linear_unsafe import ImageSource
@@ -28,13 +27,6 @@ from rlm_wasm.vm.short_calls import error_at, get_fuel, memory_data, memory_size
 # Fuel between two yields of a fiber: about 4 ms (100 M fuel ran 8.5 ms).
 SLICE_FUEL: Final = 50_000_000
 _TABLE_ELEMENTS_MAX: Final = 100_000
-
-
-@dataclass(frozen=True, slots=True)
-class NativeFile:
-    """A sealed memory file of compiled code, authenticated by the process that handed it over."""
-
-    fd: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,20 +45,15 @@ class FirstTouched:
 class Program:
     """Compiled code, linked to the six imports, over one image. Shared by all its instances.
 
-    The code comes from the compiled-module cache when its MAC fits. `image` may be a function that
-    waits for the contents, so that reading them overlaps with loading the code. In a process that may
-    read no file both come as sealed memory files. `close` frees the image; the instances must be closed
-    before.
+    `image` may be a function that waits for the contents, so that reading them overlaps with loading the
+    code; in a process that may read no file it comes as a sealed memory file. `close` frees the image; the
+    instances must be closed before.
     """
 
     def __init__(
-        self, code: bytes | NativeFile, image: bytes | bytearray | Callable[[], bytes] | ImageSource
+        self, module: wasmtime.Module, image: bytes | bytearray | Callable[[], bytes] | ImageSource
     ) -> None:
-        if isinstance(code, NativeFile):
-            self._module, self.from_cache = load_native(engine(), code.fd), True
-        else:
-            loaded = load_module(engine(), code, CONFIGURATION)
-            self._module, self.from_cache = loaded.module, loaded.from_cache
+        self._module: Final = module
         self._linker = wasmtime.Linker(engine())
         define_imports(self._linker)
         self._pre = ctypes.POINTER(ffi.wasmtime_instance_pre_t)()

@@ -14,7 +14,7 @@ import struct
 from enum import IntEnum
 from typing import Final
 
-from rlm_wasm.artifacts.guest import GuestFacts
+from rlm_wasm.protocol.guest_facts import GuestFacts
 from rlm_wasm.vm.memory_unsafe import GuestMemory
 
 _WORD: Final = struct.Struct("<I")

@@ -8,9 +8,9 @@ from __future__ import annotations
 from os import urandom
 from typing import Final
 
-from rlm_wasm.artifacts.guest import GuestFacts
 from rlm_wasm.limits import BoundaryLimits, CellLimits, SessionLimits
 from rlm_wasm.protocol.cell import Cell
+from rlm_wasm.protocol.guest_facts import GuestFacts
 from rlm_wasm.vm.dirty_pages_unsafe import present_ranges, way_in_use, written_ranges
 from rlm_wasm.vm.instance import FirstTouched, Instance, Program
 from rlm_wasm.vm.session import Session, drive

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from rlm_wasm.artifacts.guest import GuestFacts
 from rlm_wasm.errors import (
     GuestError,
     GuestTrap,
@@ -21,6 +20,7 @@ from rlm_wasm.errors import (
 )
 from rlm_wasm.limits import BoundaryLimits, CellLimits, SessionLimits
 from rlm_wasm.protocol.cell import SETUP_FUEL, SETUP_WALL_NS, Cell
+from rlm_wasm.protocol.guest_facts import GuestFacts
 from rlm_wasm.protocol.input_value import Input
 from rlm_wasm.protocol.text_layout import LaidOut, chunks
 from rlm_wasm.vm import traps

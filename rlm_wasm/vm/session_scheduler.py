@@ -36,8 +36,8 @@ from rlm_wasm.protocol.commands import (
 from rlm_wasm.system.os_errors import typed
 from rlm_wasm.vm import operations, steps
 from rlm_wasm.vm.checkpoints import Checkpoints
-from rlm_wasm.vm.guest_loader import LoadedGuest, load_guest_program
 from rlm_wasm.vm.instance import Instance
+from rlm_wasm.vm.loaded_guest import LoadedGuest
 from rlm_wasm.vm.operations import Outcome, SessionOperation
 from rlm_wasm.vm.session import Session
 from rlm_wasm.vm.snapshot import Snapshot
@@ -82,11 +82,15 @@ class _Seat:
 class Seats:
     """The sessions of one worker, each with the operation it is busy with.
 
-    At most `prepared_max` sessions are prepared ahead of need, where the owner has time for it. `clock`
-    gives nanoseconds.
+    `guest()` gives what they are sessions of; it may raise what there is to say about that. At most
+    `prepared_max` sessions are prepared ahead of need, where the owner has time for it. `clock` gives
+    nanoseconds.
     """
 
-    def __init__(self, *, prepared_max: int = PREPARED_MAX, clock: Callable[[], int]) -> None:
+    def __init__(
+        self, guest: Callable[[], LoadedGuest], *, prepared_max: int = PREPARED_MAX, clock: Callable[[], int]
+    ) -> None:
+        self._guest: Final = guest
         self._clock: Final = clock
         self._prepared_max: Final = prepared_max
         self._stock: Stock | None = None
@@ -199,12 +203,12 @@ class Seats:
 
     def _open(self, command: Open) -> None:
         try:
-            loaded = load_guest_program()
+            loaded = self._guest()
             if command.start is not None and not isinstance(command.start, Snapshot):
                 raise UsageError("the image is not of this process; save it and load it here")
             session = Session(
                 loaded.program,
-                loaded.guest.facts,
+                loaded.facts,
                 command.limits,
                 command.boundary,
                 command.entropy,
@@ -221,7 +225,7 @@ class Seats:
 
     def _take_prepared(self, loaded: LoadedGuest) -> Instance | None:
         if self._stock is None:
-            self._stock = Stock(loaded.program, loaded.guest.facts, size_max=self._prepared_max)
+            self._stock = Stock(loaded.program, loaded.facts, size_max=self._prepared_max)
         return self._stock.take()
 
     @staticmethod

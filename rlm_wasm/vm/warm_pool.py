@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Generator
 from typing import Final
 
-from rlm_wasm.artifacts.guest import GuestFacts
+from rlm_wasm.protocol.guest_facts import GuestFacts
 from rlm_wasm.vm.dirty_pages_unsafe import PAGE
 from rlm_wasm.vm.instance import Instance, Program
 from rlm_wasm.vm.page_profile import rehearse

@@ -7,13 +7,13 @@ from contextlib import closing
 
 import pytest
 
-from rlm_wasm.artifacts.metering import FUEL_PER_GROWTH, FUEL_PER_VAIN_GROWTH
 from rlm_wasm.errors import DeadlineExceeded, FuelExhausted, GuestError
 from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.vm import linear_unsafe
 from rlm_wasm.vm.dirty_pages_unsafe import present_ranges
 from rlm_wasm.vm.instance import SLICE_FUEL
 from rlm_wasm.vm.linear_unsafe import PAGE_BYTES, SystemCalls
+from rlm_wasm.vm.metering import FUEL_PER_GROWTH, FUEL_PER_VAIN_GROWTH
 from rlm_wasm.vm.session import Session
 from rlm_wasm.vm.steps import SLICE, CellEnd
 from tests.support.sandbox_facts import MIB, cell_limits, completed

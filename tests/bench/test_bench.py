@@ -12,7 +12,7 @@ from rlm_wasm.bench import density_bench
 from rlm_wasm.bench.measurement import median_ns
 from rlm_wasm.errors import InternalError
 from rlm_wasm.policy.model import Policy
-from rlm_wasm.vm.guest_loader import LoadedGuest
+from rlm_wasm.vm.loaded_guest import LoadedGuest
 
 SOME = {
     "instantiate_us", "first_result_us", "host_call_us", "exec_process_ms", "str_500mb_ms", "fork_us",

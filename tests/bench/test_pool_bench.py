@@ -9,7 +9,7 @@ import pytest
 
 from rlm_wasm.bench.pool_bench import PoolBench
 from rlm_wasm.policy.model import Policy
-from rlm_wasm.vm.guest_loader import LoadedGuest
+from rlm_wasm.vm.loaded_guest import LoadedGuest
 
 
 def available_bytes() -> int:

@@ -7,7 +7,7 @@ import pytest
 from rlm_wasm.api.sandbox import Sandbox
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.policy.rules import BYTES_PER_CHAR, GUEST_BYTES
-from rlm_wasm.vm.guest_loader import LoadedGuest
+from rlm_wasm.vm.loaded_guest import LoadedGuest
 from tests.context_sizes.page import PAGE, page, told
 from tests.context_sizes.work import LANGUAGES, OPERATIONS, measure, text_of
 from tests.support.machine_grade import strict_here
@@ -36,7 +36,7 @@ def test_nothing_on_the_page_takes_more_than_the_rule_allows() -> None:
 
 @pytest.mark.guest
 def test_the_guest_itself_takes_no_more_than_the_rule_allows(guest: LoadedGuest) -> None:
-    assert guest.guest.facts.image_bytes <= GUEST_BYTES
+    assert guest.facts.image_bytes <= GUEST_BYTES
 
 
 @pytest.mark.parametrize("name", ["strict", "container", "standard"])

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
+from rlm_wasm.inline.guest_loader import load_guest_program
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.vm.cell_decoding import decode_cell
-from rlm_wasm.vm.guest_loader import load_guest_program
 from rlm_wasm.vm.session import Session, drive
 
 _LATIN: Final = "abcdefghijklmnopqrstuvwxyz"
@@ -127,7 +127,7 @@ def measure(operation: Operation, text: str) -> Cost:
     """
     policy, loaded = Policy.builtin("standard"), load_guest_program()
     limits, boundary = policy.session_limits(), policy.boundary_limits()
-    session = Session(loaded.program, loaded.guest.facts, limits, boundary, os.urandom)
+    session = Session(loaded.program, loaded.facts, limits, boundary, os.urandom)
     try:
         drive(session.load("filler", b"x" * (8 << 20)))
         before = session.memory_bytes

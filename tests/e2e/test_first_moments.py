@@ -46,7 +46,7 @@ def interrupted_at(module: str, *arguments: str) -> subprocess.CompletedProcess[
         ("anyio", ["run", "--policy", "strict", "?"]),
         ("pydantic", ["run", "--policy", "strict", "?"]),
         ("rlm_wasm.api.runtime", ["run", "--policy", "strict", "?"]),
-        ("rlm_wasm.vm.guest_loader", ["run", "--policy", "strict", "?"]),
+        ("rlm_wasm.host.pool", ["run", "--policy", "strict", "?"]),
         ("rlm_wasm.api.sandbox", ["exec", "-"]),
         ("rlm_wasm.replay.replay", ["replay", "none.jsonl"]),
         ("rlm_wasm.policy.model", ["policy", "show", "strict"]),

@@ -11,7 +11,7 @@ from typing import Final
 import anyio
 
 from rlm_wasm.host.guest_files import guest_files
-from rlm_wasm.vm.guest_loader import load_guest_program
+from rlm_wasm.inline.guest_loader import load_guest_program
 from tests.faults.rounds import ROUNDS_A_POOL, STUCK_SECONDS, Tally, rounds
 from tests.faults.runs import runs
 from tests.faults.starts import starts

@@ -15,6 +15,7 @@ from rlm_wasm.inline.loop_mailbox import Postbox
 from rlm_wasm.inline.worker import InlineWorker
 from rlm_wasm.inline.worker_loop import WorkerLoop, _Word
 from rlm_wasm.protocol.commands import Command, Done, Open
+from rlm_wasm.vm.loaded_guest import LoadedGuest
 from rlm_wasm.vm.session_scheduler import Seats, _Seat
 from tests.simulation.event_loop import VirtualLoop
 from tests.simulation.guest import Guest, SimulatedSession
@@ -45,6 +46,10 @@ class Undisturbed(Disturbance):
         return False
 
 
+def no_guest() -> LoadedGuest:
+    raise AssertionError("a real guest was asked for")
+
+
 class SimulatedSeats(Seats):
     """The real seats with simulated sessions in them.
 
@@ -52,7 +57,7 @@ class SimulatedSeats(Seats):
     """
 
     def __init__(self, events: VirtualLoop, guest: Guest, refuse: Callable[[], RlmWasmError | None]) -> None:
-        super().__init__(prepared_max=0, clock=events.clock)
+        super().__init__(no_guest, prepared_max=0, clock=events.clock)
         self._guest = guest
         self._refuse_open = refuse
         self.opened = 0

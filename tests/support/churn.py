@@ -25,11 +25,11 @@ from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.cell_result import CellResult
 from rlm_wasm.protocol.commands import Close, Interrupt, Open, Requested, Run, Stop, TakeSnapshot
 from rlm_wasm.vm import operations
-from rlm_wasm.vm.guest_loader import load_guest_program
 from rlm_wasm.vm.session import Session, drive
 from rlm_wasm.vm.snapshot import Snapshot
 from rlm_wasm.vm.steps import Step
 from tests.support.host_health import Health, health
+from tests.support.process_guest import process_guest
 from tests.support.sandbox_facts import MIB, boundary_limits, cell_limits, echo, session_limits
 from tests.support.worker_facts import Seat
 
@@ -110,7 +110,7 @@ class Churn:
     def run(self) -> None:
         """Do it; nothing is open afterwards."""
         self._random = random.Random(self.seed)
-        self._loaded = load_guest_program()
+        self._loaded = process_guest()
         self._opened = 0
         self._living: list[_Living] = []
         self._kept: list[Snapshot] = []
@@ -146,7 +146,7 @@ class Churn:
             self._close()
         start = self._random.choice(self._kept) if self._kept and self._random.random() < 0.4 else None
         session = Session(
-            self._loaded.program, self._loaded.guest.facts, session_limits(), boundary_limits(), os.urandom,
+            self._loaded.program, self._loaded.facts, session_limits(), boundary_limits(), os.urandom,
             start=start,
         )  # fmt: skip
         self._opened += 1

@@ -172,14 +172,14 @@ async def refused(way: str) -> None:
 
 def refused_in_a_thread() -> None:
     from rlm_wasm.errors import UsageError
+    from rlm_wasm.inline.guest_loader import load_guest_program
     from rlm_wasm.protocol.cell import Cell
     from rlm_wasm.vm.drive import drive
-    from rlm_wasm.vm.guest_loader import load_guest_program
     from rlm_wasm.vm.session import Session
     from tests.support.sandbox_facts import boundary_limits, cell_limits, session_limits
 
     loaded = load_guest_program()
-    session = Session(loaded.program, loaded.guest.facts, session_limits(), boundary_limits(), os.urandom)
+    session = Session(loaded.program, loaded.facts, session_limits(), boundary_limits(), os.urandom)
     cell = Cell("1 + 1", cell_limits(), report_variables=False)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGILL})
     try:

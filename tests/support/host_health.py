@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import re2
 
+from rlm_wasm.protocol.native_form import WASM_STACK_BYTES
 from rlm_wasm.vm import linear_unsafe
-from rlm_wasm.vm.engine import HOST_STACK_BYTES, WASM_STACK_BYTES
+from rlm_wasm.vm.engine import HOST_STACK_BYTES
 
 # Loaded now, with its libraries: what they map is nothing that a test leaves behind.
 assert re2

@@ -7,8 +7,8 @@ import os
 import socket
 
 from rlm_wasm.errors import RlmWasmError
+from rlm_wasm.jail.adopted_guest import adopted_guest
 from rlm_wasm.jail.lockdown.report import LockdownReport
-from rlm_wasm.vm.guest_loader import load_guest_program
 from rlm_wasm.vm.session import Session
 from tests.support.sandbox_facts import boundary_limits, run_cell, session_limits
 from tests.support.worker_entry import warm
@@ -20,13 +20,13 @@ MANY = 64
 def serve(connection: socket.socket, report: LockdownReport) -> None:
     """Say how many sessions there were, what the next one met, and what a cell of the first gives."""
     wanted = json.loads(connection.recv(1024))
-    loaded = load_guest_program()
+    loaded = adopted_guest()
     sessions: list[Session] = []
     met = big = ""
     try:
         while len(sessions) < MANY:
             limits = session_limits(memory_bytes_max=wanted["memory_bytes_max"])
-            made = Session(loaded.program, loaded.guest.facts, limits, boundary_limits(), os.urandom)
+            made = Session(loaded.program, loaded.facts, limits, boundary_limits(), os.urandom)
             sessions.append(made)
             if len(sessions) == 1:
                 big = run_cell(made, f"len(bytearray({wanted['bytes']}))").outcome

@@ -8,9 +8,9 @@ import socket
 import traceback
 from typing import Any
 
+from rlm_wasm.jail.adopted_guest import adopted_guest
 from rlm_wasm.jail.lockdown.report import LockdownReport
 from rlm_wasm.vm.dirty_pages_unsafe import way_in_use
-from rlm_wasm.vm.guest_loader import load_guest_program
 from rlm_wasm.vm.session import Session
 from tests.adversarial import test_bombs, test_hostile_objects, test_recursion
 from tests.support.churn import Churn
@@ -51,9 +51,9 @@ def serve(connection: socket.socket, report: LockdownReport) -> None:
 
 
 def _survive(case: Hostile) -> None:
-    loaded = load_guest_program()
+    loaded = adopted_guest()
     limits = session_limits(memory_bytes_max=MEMORY_BYTES)
-    session = Session(loaded.program, loaded.guest.facts, limits, boundary_limits(), os.urandom)
+    session = Session(loaded.program, loaded.facts, limits, boundary_limits(), os.urandom)
     try:
         assert_survived(session, case)
     finally:

@@ -17,9 +17,9 @@ from rlm_wasm.protocol.guest_frames import decode_request
 from rlm_wasm.vm import operations
 from rlm_wasm.vm.checkpoints import Checkpoints
 from rlm_wasm.vm.entropy import seeded_entropy
-from rlm_wasm.vm.guest_loader import load_guest_program
 from rlm_wasm.vm.session import Session, drive
 from rlm_wasm.vm.snapshot import Snapshot
+from tests.support.process_guest import process_guest
 
 _MIB: Final = 1 << 20
 # Small, so that the ends that come by a limit come soon.
@@ -89,9 +89,9 @@ def warm_sessions() -> None:
 
 
 def _session(start: Snapshot | None) -> Session:
-    loaded = load_guest_program()
+    loaded = process_guest()
     seeded_entropy(0, 0)(32)
-    return Session(loaded.program, loaded.guest.facts, _SESSION, _BOUNDARY, os.urandom, start=start)
+    return Session(loaded.program, loaded.facts, _SESSION, _BOUNDARY, os.urandom, start=start)
 
 
 def _run(session: Session, source: str, outcome: str) -> None:

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
-from unittest.mock import patch
 
 import wasmtime
 
-from rlm_wasm.artifacts import compile_cache as compiled
-from rlm_wasm.artifacts.guest import GuestFacts
+from rlm_wasm.protocol.guest_facts import GuestFacts
+from rlm_wasm.vm.compilation import compile_module
 from rlm_wasm.vm.instance import Program
 from rlm_wasm.vm.session import Session
 from tests.support.sandbox_facts import boundary_limits, session_limits
@@ -110,9 +107,7 @@ def program_of(body: str = "", **parts: str) -> Iterator[Program]:
     image[4_128:4_132] = b"\xff\xff\xff\xff"
     # And how far it came with a cell, which these modules do not say by themselves.
     image[4_148] = 2
-    # These modules have no place in the user's cache of compiled code.
-    with TemporaryDirectory() as folder, patch.object(compiled, "compiled_dir", lambda: Path(folder)):
-        program = Program(assemble(body, **parts), image)
+    program = Program(compile_module(assemble(body, **parts)), image)
     try:
         yield program
     finally:

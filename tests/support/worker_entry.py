@@ -7,8 +7,8 @@ import os
 import socket
 from typing import Any
 
+from rlm_wasm.jail.adopted_guest import adopted_guest
 from rlm_wasm.jail.lockdown.report import LockdownReport
-from rlm_wasm.vm.guest_loader import load_guest_program
 from rlm_wasm.vm.session import Session
 from tests.support.sandbox_facts import boundary_limits, run_cell, session_limits
 from tests.support.warm_sessions import warm_sessions as warm
@@ -17,8 +17,8 @@ __all__ = ["serve", "warm"]
 
 
 def _session() -> Session:
-    loaded = load_guest_program()
-    return Session(loaded.program, loaded.guest.facts, session_limits(), boundary_limits(), os.urandom)
+    loaded = adopted_guest()
+    return Session(loaded.program, loaded.facts, session_limits(), boundary_limits(), os.urandom)
 
 
 def serve(connection: socket.socket, report: LockdownReport) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from rlm_wasm.artifacts.installed import find_guest
-from rlm_wasm.artifacts.wasm_format import read_imports
 from rlm_wasm.vm.imports import IMPORTS, MODULE
+from rlm_wasm.vm.wasm_format import read_imports
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "threat_model"

@@ -1,4 +1,4 @@
-"""The compiled cache: native code is loaded only if this machine made it for exactly this use."""
+"""The compiled cache: native code is used only if this machine made it for exactly this use."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import pytest
 import wasmtime
 
 from rlm_wasm.artifacts import compile_cache as compiled
-from rlm_wasm.artifacts.compile_cache import cache_path, is_cached, load_module, load_native, native_file
+from rlm_wasm.artifacts.compile_cache import cache_path, is_cached, native_code
 from rlm_wasm.artifacts.machine_key import MAC_BYTES
 from rlm_wasm.errors import ArtifactError
-from rlm_wasm.vm.engine import CONFIGURATION, engine
+from rlm_wasm.host.compilation import compile_apart
+from rlm_wasm.vm.compilation import compile_native
+from rlm_wasm.vm.native_code import load_native, load_native_file
 from tests.support.wat_guest import assemble
 
 pytestmark = [pytest.mark.threat("T-016"), pytest.mark.usefixtures("own_folders")]
@@ -22,28 +24,31 @@ CODE = assemble("")
 OTHER = assemble("(unreachable)")
 
 
+def found(code: bytes = CODE, **configuration: str) -> bool:
+    """Ask for native code that a module can be made of; return whether it was there already."""
+    made = []
+
+    def make(module: bytes) -> bytes:
+        made.append(compile_native(module))
+        return made[-1]
+
+    native = native_code(code, make, **configuration)
+    assert load_native(native).exports
+    assert made in ([], [native])
+    return not made
+
+
 @pytest.fixture
 def cached() -> Path:
-    """The file of a module that is in the cache and loads from it."""
-    assert not load_module(engine(), CODE, CONFIGURATION).from_cache
-    assert load_module(engine(), CODE, CONFIGURATION).from_cache
-    return cache_path(CODE, CONFIGURATION)
-
-
-def loaded_from_cache(monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Load again; whatever is not from the cache must not have been given to wasmtime as native code."""
-    deserialised = []
-    real = compiled._deserialise
-    with monkeypatch.context() as patched:
-        patched.setattr(compiled, "_deserialise", lambda *args: (deserialised.append(1), real(*args))[1])
-        found = load_module(engine(), CODE, CONFIGURATION).from_cache
-    assert bool(deserialised) == found
-    return found
+    """The file of a module that is in the cache and comes from it."""
+    assert not found()
+    assert found()
+    return cache_path(CODE)
 
 
 def test_a_module_is_compiled_once_and_the_file_is_private(cached: Path) -> None:
     assert cached.stat().st_mode & 0o777 == 0o600
-    assert is_cached(CODE, CONFIGURATION)
+    assert is_cached(CODE)
 
 
 def flip(position: int) -> Callable[[Path], None]:
@@ -64,12 +69,12 @@ def longer(path: Path) -> None:
 
 
 def another_modules(path: Path) -> None:
-    load_module(engine(), OTHER, CONFIGURATION)
-    path.write_bytes(cache_path(OTHER, CONFIGURATION).read_bytes())
+    found(OTHER)
+    path.write_bytes(cache_path(OTHER).read_bytes())
 
 
 def another_configurations(path: Path) -> None:
-    load_module(engine(), CODE, "another configuration")
+    found(configuration="another configuration")
     path.write_bytes(cache_path(CODE, "another configuration").read_bytes())
 
 
@@ -101,25 +106,25 @@ def foreign(path: Path) -> None:
     ],
 )  # fmt: skip
 def test_a_file_that_does_not_fit_is_never_loaded_and_is_rebuilt(
-    cached: Path, tamper: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+    cached: Path, tamper: Callable[[Path], None]
 ) -> None:
     tamper(cached)
-    assert not loaded_from_cache(monkeypatch)
-    assert loaded_from_cache(monkeypatch)
+    assert not found()
+    assert found()
 
 
 def test_is_cached_says_no_for_a_file_that_does_not_fit(cached: Path) -> None:
     flip(-1)(cached)
-    assert not is_cached(CODE, CONFIGURATION)
+    assert not is_cached(CODE)
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
 def test_something_in_the_way_costs_a_compilation_and_nothing_more(
-    cached: Path, make: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+    cached: Path, make: Callable[[Path], None]
 ) -> None:
     cached.unlink()
     make(cached)
-    assert not loaded_from_cache(monkeypatch)
+    assert not found()
 
 
 def test_a_cache_that_cannot_be_written_costs_a_compilation(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,38 +133,27 @@ def test_a_cache_that_cannot_be_written_costs_a_compilation(monkeypatch: pytest.
 
     monkeypatch.setattr(compiled, "write_private", full)
     for _ in range(2):
-        assert not load_module(engine(), CODE, CONFIGURATION).from_cache
+        assert not found()
 
 
 def test_another_version_of_wasmtime_is_another_file(cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled, "_wasmtime_identity", lambda: b"another")
-    assert cache_path(CODE, CONFIGURATION) != cached
-    assert not is_cached(CODE, CONFIGURATION)
+    assert cache_path(CODE) != cached
+    assert not is_cached(CODE)
 
 
 def test_a_module_that_is_no_wasm_is_not_cached() -> None:
     with pytest.raises(wasmtime.WasmtimeError):
-        load_module(engine(), b"not wasm", CONFIGURATION)
-    assert not cache_path(b"not wasm", CONFIGURATION).exists()
+        native_code(b"not wasm", compile_native)
+    assert not cache_path(b"not wasm").exists()
 
 
-def no_engine() -> wasmtime.Engine:
-    raise AssertionError("compiled again")
-
-
-def test_native_code_for_another_process_comes_from_the_cache_or_is_compiled(cached: Path) -> None:
-    handed_over = native_file(no_engine, CODE, CONFIGURATION)
-    try:
-        assert load_native(engine(), handed_over).exports
-    finally:
-        os.close(handed_over)
-    flip(MAC_BYTES + 100)(cached)
-    again = native_file(engine, CODE, CONFIGURATION)
-    try:
-        assert load_native(engine(), again).exports
-    finally:
-        os.close(again)
-    assert is_cached(CODE, CONFIGURATION)
+def test_a_process_of_its_own_compiles_to_the_same_code() -> None:
+    apart = compile_apart(CODE)
+    assert load_native(apart).exports
+    # The identity under which it is kept does not say who made it.
+    assert native_code(CODE, lambda module: apart) is apart
+    assert found()
 
 
 @pytest.mark.threat("T-051")
@@ -168,6 +162,6 @@ def test_native_code_that_somebody_could_still_change_is_not_loaded(cached: Path
     try:
         os.write(fd, cached.read_bytes()[MAC_BYTES:])
         with pytest.raises(ArtifactError, match="sealed"):
-            load_native(engine(), fd)
+            load_native_file(fd)
     finally:
         os.close(fd)

@@ -14,8 +14,7 @@ import pytest
 import wasmtime
 
 from rlm_wasm.artifacts import guest as artifact
-from rlm_wasm.artifacts.guest import CODE_FILE, IMAGE_FILE, GuestFacts, image_mac, load_guest, save_facts
-from rlm_wasm.artifacts.wasm_format import strip_data
+from rlm_wasm.artifacts.guest import CODE_FILE, IMAGE_FILE, image_mac, load_guest, save_facts
 from rlm_wasm.errors import ArtifactError, GuestBuildError
 from rlm_wasm.guestbuild.build import Built, build_guest, recipe_hash
 from rlm_wasm.guestbuild.build_context import Workshop, plans_only
@@ -26,6 +25,8 @@ from rlm_wasm.guestbuild.sources import SourceStore
 from rlm_wasm.guestbuild.stage_cache import StageCache
 from rlm_wasm.guestbuild.stages import plan_stages
 from rlm_wasm.guestbuild.verify import verify_guest
+from rlm_wasm.protocol.guest_facts import GuestFacts
+from rlm_wasm.vm.wasm_format import strip_data
 from tests.unit.guestbuild.support import Watched, guest_folder
 
 RAW = bytes(

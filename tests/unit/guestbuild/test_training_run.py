@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
 import wasmtime
 
-from rlm_wasm.artifacts import compile_cache as compiled
 from rlm_wasm.errors import ArtifactError, BoundaryViolation
 from rlm_wasm.guestbuild.training_run import train_guest
 
@@ -30,8 +28,7 @@ _PLACE = r"\40\00\00\00\09\00\00\00"
 def train(tmp_path: Path, body: str, place: str = _PLACE) -> bytes:
     raw = tmp_path / "raw.wasm"
     raw.write_bytes(wasmtime.wat2wasm(_MODULE.format(train=body, place=place)))
-    with patch.object(compiled, "compiled_dir", lambda: tmp_path):
-        return train_guest(raw)
+    return train_guest(raw)
 
 
 def test_the_profile_is_what_the_module_points_at(tmp_path: Path) -> None:

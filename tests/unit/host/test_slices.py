@@ -8,6 +8,7 @@ import os
 import pytest
 
 from rlm_wasm.ids import SessionId
+from rlm_wasm.inline.guest_loader import load_guest_program
 from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.commands import Open, Report, Requested, Respond, Run
 from rlm_wasm.vm.session_scheduler import TURN_NS, Seats
@@ -24,7 +25,7 @@ class Table:
 
     def __init__(self) -> None:
         clock = itertools.count(0, STEP_NS)
-        self.seats = Seats(clock=lambda: next(clock))
+        self.seats = Seats(load_guest_program, clock=lambda: next(clock))
 
     def sit(self, number: int, source: str) -> None:
         session = SessionId(number)

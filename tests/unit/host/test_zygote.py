@@ -28,7 +28,6 @@ from rlm_wasm.jail.zygote import EXIT_FAILED, EXIT_NOT_LOCKED
 from rlm_wasm.lockdown import LAYERS, WORKER_LAYERS, ZYGOTE_LAYERS, Grade
 from rlm_wasm.protocol import zygote_messages as messages
 from rlm_wasm.protocol.zygote_reports import Exited, Gone, Spawned, Unheld, ZygoteGone
-from rlm_wasm.vm.engine import CONFIGURATION
 from tests.support.descriptors import descriptors_left
 from tests.support.locked_churn import hostile_cells
 from tests.support.locked_facts import SECONDS_MAX, exchange, exit_of, process_limits, spawn_and_wait, zygote
@@ -368,7 +367,7 @@ def guest_of_nobody() -> Iterator[dict[str, str]]:
     if not Path(PLAIN_PYTHON).exists() or version not in os.readlink(PLAIN_PYTHON):
         pytest.skip("needs a system Python of this version, that another user can run")
     guest = find_guest()
-    compiled = cache_path(guest.read_code(), CONFIGURATION)
+    compiled = cache_path(guest.read_code())
     with tempfile.TemporaryDirectory(prefix="rlm-nobody-") as name:
         home = Path(name)
         shutil.copytree(guest.folder, home / "cache/guests" / guest.folder.name)

@@ -21,6 +21,7 @@ from rlm_wasm.host.answers import Answerer, Reply
 from rlm_wasm.ids import SessionId
 from rlm_wasm.inline.connection import LocalLink
 from rlm_wasm.inline.disturbance import Disturbance
+from rlm_wasm.inline.guest_loader import load_guest_program
 from rlm_wasm.inline.loop_mailbox import Postbox
 from rlm_wasm.inline.worker import InlineWorker
 from rlm_wasm.inline.worker_loop import WorkerLoop
@@ -119,7 +120,7 @@ def test_a_guest_that_pretends_to_be_brief_is_believed_less_each_time(
 ) -> None:
     """It asks twice, quickly, and computes after the second answer: on the event loop, if that lets it."""
     monkeypatch.setattr(seats_module, "BRIEF_NS", 500_000)
-    seats = Seats(prepared_max=0, clock=lambda: fuel_used() // FUEL_PER_VIRTUAL_NS)
+    seats = Seats(load_guest_program, prepared_max=0, clock=lambda: fuel_used() // FUEL_PER_VIRTUAL_NS)
     reports: list[Report] = []
 
     def fuel_used() -> int:

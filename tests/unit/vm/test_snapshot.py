@@ -12,7 +12,7 @@ import pytest
 from rlm_wasm.errors import FuelExhausted, GuestTrap, UsageError
 from rlm_wasm.vm import dirty_pages_unsafe as dirty_unsafe
 from rlm_wasm.vm.entropy import seeded_entropy
-from rlm_wasm.vm.guest_loader import LoadedGuest
+from rlm_wasm.vm.loaded_guest import LoadedGuest
 from rlm_wasm.vm.session import Session, drive
 from rlm_wasm.vm.snapshot import Snapshot
 from tests.support.host_health import health
@@ -38,7 +38,7 @@ def fork(guest: LoadedGuest) -> Iterator[Fork]:
 
     def make(snapshot: Snapshot) -> Session:
         session = Session(
-            guest.program, guest.guest.facts, session_limits(), boundary_limits(), os.urandom, start=snapshot
+            guest.program, guest.facts, session_limits(), boundary_limits(), os.urandom, start=snapshot
         )
         made.append(session)
         return session
@@ -177,7 +177,7 @@ def test_forks_draw_fresh_random_numbers_and_seeded_ones_repeat(guest: LoadedGue
 
     def draw(entropy: Callable[[int], bytes]) -> str | None:
         child = Session(
-            guest.program, guest.guest.facts, session_limits(), boundary_limits(), entropy, start=snapshot
+            guest.program, guest.facts, session_limits(), boundary_limits(), entropy, start=snapshot
         )
         try:
             return shown(child, "random.random()")

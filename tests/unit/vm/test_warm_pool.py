@@ -16,9 +16,9 @@ from rlm_wasm.vm import linear_unsafe
 from rlm_wasm.vm import warm_pool as stock_module
 from rlm_wasm.vm.dirty_pages_unsafe import present_ranges, written_ranges
 from rlm_wasm.vm.entropy import seeded_entropy
-from rlm_wasm.vm.guest_loader import LoadedGuest
 from rlm_wasm.vm.instance import FirstTouched, Instance
 from rlm_wasm.vm.linear_unsafe import RESERVED_BYTES
+from rlm_wasm.vm.loaded_guest import LoadedGuest
 from rlm_wasm.vm.page_profile import rehearse
 from rlm_wasm.vm.session import Session
 from rlm_wasm.vm.warm_pool import PREPARED_MAX, Stock
@@ -31,7 +31,7 @@ CELL = "x = [i for i in range(3)]\nprint(len(x))\nx"
 
 @pytest.fixture
 def stock(guest: LoadedGuest, healthy_host: None) -> Iterator[Stock]:
-    made = Stock(guest.program, guest.guest.facts, size_max=3)
+    made = Stock(guest.program, guest.facts, size_max=3)
     yield made
     made.close()
 
@@ -57,7 +57,7 @@ def prepared_session(
             fill(stock)
         session = Session(
             guest.program,
-            guest.guest.facts,
+            guest.facts,
             session_limits(**limits),
             boundary_limits(),
             entropy,
@@ -73,7 +73,7 @@ def prepared_session(
 
 def test_a_prepared_instance_holds_the_base_image_byte_for_byte(guest: LoadedGuest, stock: Stock) -> None:
     fill(stock)
-    facts = guest.guest.facts
+    facts = guest.facts
     for _ in range(3):
         instance = stock.take()
         assert instance is not None
@@ -172,7 +172,7 @@ def test_it_holds_no_more_than_it_may_and_prepares_what_was_asked_for(stock: Sto
 
 
 def test_closing_frees_it_also_in_the_middle_of_a_preparation(guest: LoadedGuest) -> None:
-    stock = Stock(guest.program, guest.guest.facts)
+    stock = Stock(guest.program, guest.facts)
     stock.take()
     for _ in range(3):
         stock.work()
@@ -186,7 +186,7 @@ def test_closing_frees_it_also_in_the_middle_of_a_preparation(guest: LoadedGuest
 def test_the_policys_memory_cap_holds_for_a_prepared_session(
     guest: LoadedGuest, prepared_session: Callable[..., Session]
 ) -> None:
-    cap = guest.guest.facts.image_bytes + (8 << 20)
+    cap = guest.facts.image_bytes + (8 << 20)
     session = prepared_session(memory_bytes_max=cap)
     assert run_cell(session, "b = bytearray(16 << 20)").outcome == "memory_exceeded"
     assert session.memory_bytes <= cap
@@ -229,13 +229,13 @@ def test_without_the_kernels_answer_instances_are_prepared_without_pages(
 ) -> None:
     monkeypatch.setattr(dirty_unsafe, "_way", dirty_unsafe._everything)
     monkeypatch.setattr(guest.program, "first_touched", None)
-    assert rehearse(guest.program, guest.guest.facts) == FirstTouched()
+    assert rehearse(guest.program, guest.facts) == FirstTouched()
     fill(stock)
     assert len(stock) == 3
 
 
 def test_the_pages_a_first_cell_touches_are_populated_and_no_others(guest: LoadedGuest, stock: Stock) -> None:
-    touched = rehearse(guest.program, guest.guest.facts)
+    touched = rehearse(guest.program, guest.facts)
     assert 50 * 4096 < touched.written_bytes < 1_000_000
     fill(stock)
     instance = stock.take()

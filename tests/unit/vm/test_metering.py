@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 
 import pytest
 import wasmtime
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlm_wasm.artifacts.metering import (
+from rlm_wasm.errors import ArtifactError
+from rlm_wasm.protocol.native_form import METER
+from rlm_wasm.vm.metering import (
     FUEL_PER_GROWN_BYTE,
     FUEL_PER_GROWTH,
     FUEL_PER_VAIN_GROWTH,
+    FUNCTIONS,
     PIECE_BYTES,
     metered,
 )
-from rlm_wasm.errors import ArtifactError
 
 _PAGE = 65_536
 _MEMORY = 8 * _PAGE
@@ -180,3 +183,8 @@ def test_a_truncated_body_is_refused() -> None:
     module += bytes((10, len(body) + 2, 1, len(body))) + body
     with pytest.raises(ArtifactError, match="truncated"):
         metered(module)
+
+
+def test_code_that_was_compiled_with_other_functions_is_another_file() -> None:
+    """The host looks for native code without loading what makes it."""
+    assert METER.split() == ["meter", "2", hashlib.sha256(FUNCTIONS.encode()).hexdigest()]

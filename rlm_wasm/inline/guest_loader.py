@@ -1,26 +1,19 @@
-"""The guest this process runs: found, authenticated and linked once, shared by every session."""
+"""The guest of this process: found, authenticated and linked once, shared by every session."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Final
 
-from rlm_wasm.artifacts.guest import Guest
+from rlm_wasm.artifacts.compile_cache import native_code
 from rlm_wasm.artifacts.installed import find_guest
 from rlm_wasm.system import forks
 from rlm_wasm.vm.instance import Program
+from rlm_wasm.vm.loaded_guest import LoadedGuest
+from rlm_wasm.vm.native_code import load_native
 
 _lock: Final = forks.module_lock()
 _loaded: LoadedGuest | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedGuest:
-    """A linked program and the authenticated facts it was built with."""
-
-    program: Program
-    guest: Guest
 
 
 def load_guest_program() -> LoadedGuest:
@@ -36,12 +29,13 @@ def load_guest_program() -> LoadedGuest:
             # Two files of many megabytes to authenticate: at the same time, on two cores.
             with ThreadPoolExecutor(1) as reader:
                 image = reader.submit(guest.read_image)
-                _loaded = LoadedGuest(Program(guest.read_code(), image.result), guest)
+                module = load_native(native_code(guest.read_code(), _compiled))
+                _loaded = LoadedGuest(Program(module, image.result), guest.facts)
         return _loaded
 
 
-def adopt_guest_program(loaded: LoadedGuest) -> None:
-    """Make `loaded` this process's guest: a zygote is handed what the host authenticated."""
-    global _loaded
-    with _lock:
-        _loaded = loaded
+def _compiled(code: bytes) -> bytes:
+    # Here and not above: the cache has it, but for the first time.
+    from rlm_wasm.vm.compilation import compile_native
+
+    return compile_native(code)

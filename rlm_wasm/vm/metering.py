@@ -14,15 +14,14 @@ Format: WebAssembly Core Specification 2.0, chapter 5.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from functools import cache
 from typing import Final
 
 import wasmtime
 
-from rlm_wasm.artifacts.wasm_format import Reader, read_imports, sections
 from rlm_wasm.errors import ArtifactError
+from rlm_wasm.vm.wasm_format import Reader, read_imports, sections
 
 # What one instruction copies or fills at most: a few microseconds.
 PIECE_BYTES: Final = 65_536
@@ -37,7 +36,8 @@ _BURNT_AT_ONCE: Final = 4_096
 _PAGE_BYTES: Final = 65_536
 _BURNT_PER_PAGE: Final = FUEL_PER_GROWN_BYTE * _PAGE_BYTES // _BURNT_AT_ONCE
 
-_FUNCTIONS: Final = f"""
+# Whatever changes here or below changes what code is compiled to: `native_form.METER` has to, too.
+FUNCTIONS: Final = f"""
 (module
   (memory 1)
   (func $copy (param $to i32) (param $from i32) (param $left i32) (local $piece i32)
@@ -126,8 +126,6 @@ def _signed(value: int) -> bytes:
 
 # i32.const, i32.gt_u.
 _IS_LONG: Final = b"\x41" + _signed(PIECE_BYTES) + b"\x4b"
-# Code that was compiled with another meter is of another kind.
-METER: Final = f"meter 2 {hashlib.sha256(_FUNCTIONS.encode()).hexdigest()}"
 
 
 def metered(module: bytes) -> bytes:
@@ -230,7 +228,7 @@ def _other(reader: Reader) -> int | None:
 
 @cache
 def _ours() -> dict[int, bytes]:
-    return {section: payload for section, _, _, payload in sections(bytes(wasmtime.wat2wasm(_FUNCTIONS)))}
+    return {section: payload for section, _, _, payload in sections(bytes(wasmtime.wat2wasm(FUNCTIONS)))}
 
 
 def _numbers(vector: bytes) -> list[int]:

@@ -9,8 +9,8 @@ import wasmtime
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlm_wasm.artifacts.wasm_format import memory_pages_min, read_exports, read_imports, strip_data
 from rlm_wasm.errors import ArtifactError
+from rlm_wasm.vm.wasm_format import memory_pages_min, read_exports, read_imports, strip_data
 from tests.support.wat_guest import PAGES, assemble
 
 MODULE = bytes(
