@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rlm_wasm.api.run_handle import Run
     from rlm_wasm.api.runtime import Runtime
     from rlm_wasm.api.sandbox import Sandbox, SandboxSession
-    from rlm_wasm.api.snapshot import Image
+    from rlm_wasm.api.snapshot import Snapshot
     from rlm_wasm.api.sync_runtime import SyncRun, SyncRuntime
     from rlm_wasm.api.sync_sandbox import SyncSandbox, SyncSession
     from rlm_wasm.engine.accounting import Metrics, TenantUsage
@@ -30,7 +30,7 @@ _WHERE = {
     "CellResult": "rlm_wasm.protocol.cell_result",
     "Event": "rlm_wasm.events",
     "Gap": "rlm_wasm.events",
-    "Image": "rlm_wasm.api.snapshot",
+    "Snapshot": "rlm_wasm.api.snapshot",
     "Metrics": "rlm_wasm.engine.accounting",
     "Policy": "rlm_wasm.policy.model",
     "PoolMetrics": "rlm_wasm.host.pool_metrics",
@@ -51,7 +51,6 @@ __all__ = [
     "CellResult",
     "Event",
     "Gap",
-    "Image",
     "Metrics",
     "Policy",
     "PoolMetrics",
@@ -61,6 +60,7 @@ __all__ = [
     "Sandbox",
     "SandboxSession",
     "SessionOpening",
+    "Snapshot",
     "SyncRun",
     "SyncRuntime",
     "SyncSandbox",

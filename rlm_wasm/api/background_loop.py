@@ -11,7 +11,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from rlm_wasm.errors import UsageError
-from rlm_wasm.host.affinity import Home, require_no_loop
+from rlm_wasm.host.affinity import Affinity, require_no_loop
 
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
@@ -28,7 +28,7 @@ class BackgroundLoop:
         self._what: Final = what
         self._instead: Final = instead
         self._portal: BlockingPortal | None = None
-        self._home: Home | None = None
+        self._home: Affinity | None = None
         self._stack = ExitStack()
 
     def open(self, opened: AbstractAsyncContextManager[Any]) -> None:
@@ -39,7 +39,7 @@ class BackgroundLoop:
         with ExitStack() as stack:
             stack.callback(self._forget)
             self._portal = portal = stack.enter_context(start_blocking_portal())
-            self._home = portal.call(Home)
+            self._home = portal.call(Affinity)
             # One task enters and leaves it, as its task groups demand.
             stack.enter_context(portal.wrap_async_context_manager(opened))
             self._stack = stack.pop_all()

@@ -11,7 +11,7 @@ from rlm_wasm.engine.event_stream import EventHub, EventReader
 from rlm_wasm.engine.run import ActiveRun, RunResult
 from rlm_wasm.errors import QueryCancelled
 from rlm_wasm.events import Event
-from rlm_wasm.host.affinity import Home
+from rlm_wasm.host.affinity import Affinity
 from rlm_wasm.limits import StreamLimits
 from rlm_wasm.scheduler.scheduler import RunCancelled, RunStarted
 
@@ -27,7 +27,7 @@ class Run:
         route: Router,
         sinks: Iterable[Callable[[Event], None]],
         stream: StreamLimits,
-        home: Home,
+        home: Affinity,
     ) -> None:
         self.run_id = started.run_id
         self.tenant = started.tenant

@@ -14,7 +14,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from rlm_wasm.api.run_handle import Run
-from rlm_wasm.api.snapshot import Image
+from rlm_wasm.api.snapshot import Snapshot
 from rlm_wasm.api.sync_runtime import SyncRuntime
 from rlm_wasm.engine.accounting import Accounting, Metrics
 from rlm_wasm.engine.broker import Broker, Router
@@ -24,7 +24,7 @@ from rlm_wasm.engine.isolation import make_worker
 from rlm_wasm.engine.run import ActiveRun, RunResult
 from rlm_wasm.errors import Overloaded, UsageError
 from rlm_wasm.events import Event
-from rlm_wasm.host.affinity import Home, require_no_loop
+from rlm_wasm.host.affinity import Affinity, require_no_loop
 from rlm_wasm.host.worker import Worker
 from rlm_wasm.ids import RunId, make_run_id
 from rlm_wasm.policy.model import Policy
@@ -82,7 +82,7 @@ class Runtime:
         self._worker: Worker = worker or make_worker(self.policy, self._accounting)
         self._entered = False
         self._broker: Broker | None = None
-        self._home: Home | None = None  # where it is open
+        self._home: Affinity | None = None  # where it is open
         self._stack = AsyncExitStack()
         self._runs: dict[RunId, Run] = {}
         self._runs_of: Counter[str] = Counter()
@@ -103,7 +103,7 @@ class Runtime:
             models = self.policy.models
             for name in {models.root, models.sub, *models.child}:
                 self._route(name)
-            self._home = Home()
+            self._home = Affinity()
             self._broker = Broker(self.policy.permit_limits(), self._clock, self._recorded)
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
@@ -139,7 +139,7 @@ class Runtime:
         *,
         sinks: Iterable[Callable[[Event], None]] = (),
         tenant: str = "",
-        image: Image | None = None,
+        image: Snapshot | None = None,
     ) -> RunResult:
         """Answer `question`. `context` is a str or bytes, or several by variable name.
 
@@ -179,7 +179,7 @@ class Runtime:
         *,
         sinks: Iterable[Callable[[Event], None]] = (),
         tenant: str = "",
-        image: Image | None = None,
+        image: Snapshot | None = None,
     ) -> Run:
         """Begin to answer `question` and return at once: events, result and `cancel` are the run's.
 
@@ -216,7 +216,7 @@ class Runtime:
         context: Contexts,
         sinks: Iterable[Callable[[Event], None]],
         tenant: str,
-        image: Image | None,
+        image: Snapshot | None,
     ) -> Run:
         if self._broker is None or self._home is None:
             raise UsageError("the runtime is not open; use it as an async context manager")
@@ -316,7 +316,7 @@ class Runtime:
         *,
         sinks: Iterable[Callable[[Event], None]] = (),
         tenant: str = "",
-        image: Image | None = None,
+        image: Snapshot | None = None,
     ) -> RunResult:
         """Answer one question from code that is not async. Starts and stops everything it needs.
 

@@ -10,7 +10,7 @@ from typing import Final, Self
 import anyio
 
 from rlm_wasm.api.opening import SessionOpening
-from rlm_wasm.api.snapshot import Image, guest_identity
+from rlm_wasm.api.snapshot import Snapshot, guest_identity
 from rlm_wasm.api.snapshot_key import image_key
 from rlm_wasm.api.sync_sandbox import SyncSandbox
 from rlm_wasm.engine.accounting import Accounting, Meter, Metrics
@@ -18,7 +18,7 @@ from rlm_wasm.engine.contexts import REBASE_FROM_UNITS, check_name
 from rlm_wasm.engine.isolation import loaded_image, make_worker
 from rlm_wasm.engine.no_host import nobody_answers
 from rlm_wasm.errors import UsageError
-from rlm_wasm.host.affinity import Home, require_no_loop
+from rlm_wasm.host.affinity import Affinity, require_no_loop
 from rlm_wasm.host.worker import Worker, WorkerSession, lockdown_of
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.protocol.cell import Cell
@@ -103,7 +103,7 @@ class SandboxSession:
         """
         self._session.interrupt()
 
-    async def snapshot(self) -> Image:
+    async def snapshot(self) -> Snapshot:
         """Return the session's state between two cells, to fork or to save.
 
         Raises:
@@ -111,7 +111,7 @@ class SandboxSession:
             WorkerLost: the process that held the session is gone.
             HostExhausted: this machine has no more room for an image.
         """
-        return Image(self._sandbox, await self._session.snapshot(), self._tenant)
+        return Snapshot(self._sandbox, await self._session.snapshot(), self._tenant)
 
     async def aclose(self) -> None:
         """Free the guest."""
@@ -136,7 +136,7 @@ class Sandbox:
         self._accounting = Accounting()
         self._worker: Worker = make_worker(policy, self._accounting)
         self._entered = False
-        self._home: Home | None = None  # where it is open
+        self._home: Affinity | None = None  # where it is open
 
     async def __aenter__(self) -> Self:
         if self._home is not None:
@@ -144,7 +144,7 @@ class Sandbox:
         if self._entered:  # a worker that was closed stays so
             self._worker = make_worker(self.policy, self._accounting)
         self._entered = True
-        self._home = Home()
+        self._home = Affinity()
         try:
             await self._worker.__aenter__()
         except BaseException:
@@ -164,7 +164,7 @@ class Sandbox:
         finally:
             self._home = None
 
-    def session(self, *, image: Image | None = None, tenant: str = "") -> SessionOpening:
+    def session(self, *, image: Snapshot | None = None, tenant: str = "") -> SessionOpening:
         """Make a fresh guest for a tenant, or fork one from an image of the same tenant.
 
         ``async with sandbox.session() as session:`` closes it at the end; ``await sandbox.session()`` leaves
@@ -182,7 +182,7 @@ class Sandbox:
         """
         return SessionOpening(lambda: self._open_session(image, tenant))
 
-    async def _open_session(self, image: Image | None, tenant: str) -> SandboxSession:
+    async def _open_session(self, image: Snapshot | None, tenant: str) -> SandboxSession:
         if self._home is not None:
             self._home.check("the sandbox")
         tenant = checked_tenant(tenant)
@@ -211,8 +211,8 @@ class Sandbox:
         """
         return self._accounting.metrics()
 
-    def load_image(self, path: str | Path, *, key: bytes | None = None, tenant: str = "") -> Image:
-        """Read an image that `Image.save` wrote; the key is chosen as there.
+    def load_image(self, path: str | Path, *, key: bytes | None = None, tenant: str = "") -> Snapshot:
+        """Read an image that `Snapshot.save` wrote; the key is chosen as there.
 
         Raises:
             UsageError: there is no key, or it has not 32 bytes; or the tenant's name is too long.
@@ -229,7 +229,7 @@ class Sandbox:
             memory_bytes_max=self.policy.sandbox.memory_bytes_max,
         )
         image = loaded_image(self.policy, tenant, runs, size=header.size, virtual_ns=header.virtual_ns)
-        return Image(self, image, tenant)
+        return Snapshot(self, image, tenant)
 
     def exec_sync(self, source: str, *, context: str | bytes | None = None) -> CellResult:
         """Run one cell in a fresh session from code that is not async, and stop all that it took.

@@ -1,4 +1,4 @@
-"""`Image`: a session's state, to fork as often as wanted, or to keep in a file."""
+"""`Snapshot`: a session's state, to fork as often as wanted, or to keep in a file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rlm_wasm.api.opening import SessionOpening
 from rlm_wasm.api.snapshot_key import image_key
 from rlm_wasm.artifacts.installed import find_guest
 from rlm_wasm.errors import UsageError
-from rlm_wasm.protocol.session_snapshot import SessionImage
+from rlm_wasm.protocol.session_snapshot import SessionSnapshot
 
 if TYPE_CHECKING:
     from rlm_wasm.api.sandbox import Sandbox
@@ -21,18 +21,18 @@ _PAGE: Final = 4096
 _NUMBER: Final = struct.Struct("<Q")
 
 
-class Image:
+class Snapshot:
     """The state of one session at one moment: functions, objects, imports, a half-read generator.
 
     Immutable. Sessions made from it share its memory until they write, and do not see each other.
     """
 
-    def __init__(self, sandbox: Sandbox, snapshot: SessionImage, tenant: str = "") -> None:
+    def __init__(self, sandbox: Sandbox, snapshot: SessionSnapshot, tenant: str = "") -> None:
         self._sandbox = sandbox
         self._snapshot = snapshot
         self._tenant = tenant
 
-    def state_for(self, tenant: str) -> SessionImage:
+    def state_for(self, tenant: str) -> SessionSnapshot:
         """Return what a worker starts a tenant's session from.
 
         Raises:

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from rlm_wasm.api.background_loop import BackgroundLoop
-from rlm_wasm.api.snapshot import Image
+from rlm_wasm.api.snapshot import Snapshot
 from rlm_wasm.engine.accounting import Metrics
 from rlm_wasm.engine.contexts import Contexts
 from rlm_wasm.engine.run import RunResult
@@ -50,7 +50,7 @@ class SyncRuntime:
         *,
         sinks: Iterable[Callable[[Event], None]] = (),
         tenant: str = "",
-        image: Image | None = None,
+        image: Snapshot | None = None,
     ) -> RunResult:
         """Answer `question`. Takes and raises what `Runtime.ask` does."""
         return self._loop.call(self._runtime.ask, question, context, sinks=sinks, tenant=tenant, image=image)
@@ -62,7 +62,7 @@ class SyncRuntime:
         *,
         sinks: Iterable[Callable[[Event], None]] = (),
         tenant: str = "",
-        image: Image | None = None,
+        image: Snapshot | None = None,
     ) -> SyncRun:
         """Begin to answer `question` and return at once. Takes and raises what `Runtime.start` does.
 

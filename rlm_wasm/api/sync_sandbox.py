@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from rlm_wasm.api.background_loop import BackgroundLoop
-from rlm_wasm.api.snapshot import Image
+from rlm_wasm.api.snapshot import Snapshot
 from rlm_wasm.engine.accounting import Metrics
 from rlm_wasm.engine.no_host import nobody_answers
 from rlm_wasm.protocol.cell_result import CellResult
@@ -41,7 +41,7 @@ class SyncSandbox:
     ) -> None:
         self._loop.close(kind, error, trace)
 
-    def session(self, *, image: Image | None = None, tenant: str = "") -> SyncSession:
+    def session(self, *, image: Snapshot | None = None, tenant: str = "") -> SyncSession:
         """Make a session. Takes and raises what `Sandbox.session` does."""
 
         async def make() -> SandboxSession:
@@ -56,7 +56,7 @@ class SyncSandbox:
                 session.load("context", context)
             return session.exec(source)
 
-    def load_image(self, path: str | Path, *, key: bytes | None = None, tenant: str = "") -> Image:
+    def load_image(self, path: str | Path, *, key: bytes | None = None, tenant: str = "") -> Snapshot:
         """Read an image. Takes and raises what `Sandbox.load_image` does."""
         return self._sandbox.load_image(path, key=key, tenant=tenant)
 
@@ -94,7 +94,7 @@ class SyncSession:
         """Ask the cell that runs to end, as `SandboxSession.interrupt` does; from another thread."""
         self._loop.do(self._session.interrupt)
 
-    def snapshot(self) -> Image:
+    def snapshot(self) -> Snapshot:
         """Return the session's state. Raises what `SandboxSession.snapshot` does."""
         return self._loop.call(self._session.snapshot)
 

@@ -18,7 +18,7 @@ from rlm_wasm.inline.guest_loader import load_guest_program
 from rlm_wasm.inline.worker_loop import WorkerLoop
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.protocol.cell import Cell
-from rlm_wasm.protocol.commands import Done, Open, Report, Requested, Respond, Run
+from rlm_wasm.protocol.commands import AnswerRequest, Done, Open, Report, Requested, StartCell
 from rlm_wasm.vm.session import Session, drive
 
 _WAITING: Final = 10_000
@@ -82,14 +82,14 @@ class DensityBench:
     def _suspended(self) -> tuple[Measurement, Measurement]:
         """Take both figures of one crowd, once."""
         if self._both is None:
-            crowd = _Crowd(self._policy)
+            crowd = _IdleSessions(self._policy)
             try:
                 self._both = self._measure(crowd)
             finally:
                 crowd.close()
         return self._both
 
-    def _measure(self, crowd: _Crowd) -> tuple[Measurement, Measurement]:
+    def _measure(self, crowd: _IdleSessions) -> tuple[Measurement, Measurement]:
         maps_before = _maps()
         crowd.grow(_SAMPLE)
         maps_each = -(-(_maps() - maps_before) // _SAMPLE)
@@ -116,7 +116,7 @@ class DensityBench:
         )
 
 
-class _Crowd:
+class _IdleSessions:
     """Sessions of one worker loop, all waiting for the host to answer."""
 
     def __init__(self, policy: Policy) -> None:
@@ -143,7 +143,7 @@ class _Crowd:
                     self._note,
                 )
             )
-            self._loop.submit(Run(session, cell))
+            self._loop.submit(StartCell(session, cell))
         self._size += count
         self._wait_for(self._size)
 
@@ -152,7 +152,7 @@ class _Crowd:
         times = []
         for sample in range(samples):
             began = perf_counter_ns()
-            self._loop.submit(Respond(SessionId(sample * _STRIDE % self._size), _ANSWER))
+            self._loop.submit(AnswerRequest(SessionId(sample * _STRIDE % self._size), _ANSWER))
             self._wait_for(self._waiting + 1)
             times.append(self._asked_ns - began)
         return sorted(times)

@@ -13,7 +13,7 @@ from rlm_wasm.inline.guest_loader import load_guest_program
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.vm.session import Session, drive
-from rlm_wasm.vm.snapshot import Snapshot
+from rlm_wasm.vm.snapshot import MemorySnapshot
 
 _MEGABYTE: Final = "data = b'x' * 1_000_000"
 _CONTEXT_CHARS: Final = 50_000_000
@@ -35,7 +35,7 @@ class ImageBench:
             "checkpoint_us": self._checkpoint,
         }
 
-    def _session(self, start: Snapshot | None = None) -> Session:
+    def _session(self, start: MemorySnapshot | None = None) -> Session:
         loaded = load_guest_program()
         return Session(
             loaded.program,
@@ -74,7 +74,7 @@ class ImageBench:
         n = 300 // self._scale
         session = self._session()
         self._run(session, _MEGABYTE)
-        taken: list[Snapshot] = []
+        taken: list[MemorySnapshot] = []
         middle, tail = median_ns(lambda: taken.append(_taken(session)), n, clean_up=taken.pop)
         held = _taken(session).bytes_held
         session.close()
@@ -105,7 +105,7 @@ class ImageBench:
         drive(session.rebase())
         self._run(session, "parts = [context[i : i + 100] for i in range(0, 50_000, 100)]; len(parts)")
         limit = self._policy.session_limits().checkpoint_bytes_max
-        kept: list[Snapshot | None] = []
+        kept: list[MemorySnapshot | None] = []
         middle, tail = median_ns(
             lambda: kept.append(drive(session.snapshot(bytes_max=limit))), n, clean_up=kept.clear
         )
@@ -115,7 +115,7 @@ class ImageBench:
         return Measurement("checkpoint_us", middle / 1e3, "us", n, note)
 
 
-def _taken(session: Session) -> Snapshot:
+def _taken(session: Session) -> MemorySnapshot:
     snapshot = drive(session.snapshot())
     if snapshot is None:
         raise InternalError("a snapshot without a limit was refused")

@@ -91,9 +91,9 @@ class _Crowd:
             await anyio.sleep(_SHARE_SECONDS)
             for session in self._endless:
                 session.interrupt()
-        if self._pool.sessions != count + len(self._endless) or len(self._pool.links) != _WORKERS:
+        if self._pool.sessions != count + len(self._endless) or len(self._pool.connections) != _WORKERS:
             raise InternalError("not every session and worker is still there")
-        held = [link.child.memory_bytes() or 0 for link in self._pool.links]
+        held = [link.child.memory_bytes() or 0 for link in self._pool.connections]
         spread = max(max(fuel) / min(fuel) for fuel in self._shares.values())
         where = f"{count} sessions in {_WORKERS} locked workers, {_ENDLESS} endless neighbours in each"
         return [

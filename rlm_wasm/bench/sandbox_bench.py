@@ -18,7 +18,7 @@ from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.vm.instance import Instance
 from rlm_wasm.vm.session import Session, drive
 from rlm_wasm.vm.steps import CellEnd
-from rlm_wasm.vm.warm_pool import PREPARED_MAX, Stock
+from rlm_wasm.vm.warm_pool import PREPARED_MAX, WarmPool
 
 _ANSWER: Final = b'{"status":"completed","text":"ok"}'
 _CALLS: Final = 2_000
@@ -87,20 +87,20 @@ class SandboxBench:
         return Measurement("instantiate_us", middle / 1e3, "us", n, f"p99 {tail / 1e3:.0f} us")
 
     def _first_result(self) -> Measurement:
-        stock = Stock(self._loaded.program, self._loaded.facts)
+        warm_pool = WarmPool(self._loaded.program, self._loaded.facts)
 
         def refill() -> None:
-            while stock.wants:
-                stock.work()
+            while warm_pool.wants:
+                warm_pool.work()
 
         for _ in range(PREPARED_MAX):
-            stock.take()
+            warm_pool.take()
         refill()
         try:
             note = f"of {PREPARED_MAX} prepared while idle, each put back before the next is taken"
-            return self._first_results("first_result_us", stock.take, note, clean_up=refill)
+            return self._first_results("first_result_us", warm_pool.take, note, clean_up=refill)
         finally:
-            stock.close()
+            warm_pool.close()
 
     def _first_result_cold(self) -> Measurement:
         return self._first_results("first_result_cold_us", lambda: None, "nothing prepared")

@@ -24,7 +24,7 @@ _NAME_WIDTH: Final = 24  # of the longest: a layer
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class DoctorFinding:
     """One thing looked at. `required`: without it, guests do not run here."""
 
     name: str
@@ -65,53 +65,53 @@ def doctor(as_json: bool, only_policy: bool) -> int:
     return int(ExitCode.DONE if able else ExitCode.USAGE)
 
 
-def _checked(name: str, check: Callable[[], Finding | list[Finding]]) -> list[Finding]:
+def _checked(name: str, check: Callable[[], DoctorFinding | list[DoctorFinding]]) -> list[DoctorFinding]:
     try:
         found = check()
     except RlmWasmError as error:
-        return [Finding(name, "failed", error.message, error.hint, required=name not in _OPTIONAL)]
+        return [DoctorFinding(name, "failed", error.message, error.hint, required=name not in _OPTIONAL)]
     return found if isinstance(found, list) else [found]
 
 
-def _python() -> Finding:
+def _python() -> DoctorFinding:
     version = platform.python_version()
     supported = (3, 11) <= sys.version_info[:2] <= (3, 15) and sys.version_info[:3] != (3, 14, 0)
     hint = None if supported else "use Python 3.11 to 3.15, and of 3.14 not the first release"
     detail = f"{version} on {platform.system()} {platform.machine()}"
-    return Finding("python", "ok" if supported else "failed", detail, hint)
+    return DoctorFinding("python", "ok" if supported else "failed", detail, hint)
 
 
-def _wasmtime() -> Finding:
+def _wasmtime() -> DoctorFinding:
     from rlm_wasm.artifacts.compile_cache import wasmtime_version
     from rlm_wasm.vm.engine import engine
 
     engine()
-    return Finding("wasmtime", "ok", f"{wasmtime_version()}, engine with fuel and our own memories")
+    return DoctorFinding("wasmtime", "ok", f"{wasmtime_version()}, engine with fuel and our own memories")
 
 
-def _cache() -> Finding:
+def _cache() -> DoctorFinding:
     from rlm_wasm.artifacts.paths import cache_dir
 
     path = cache_dir()
     free = shutil.disk_usage(path).free
-    return Finding("cache", "ok", f"{path} ({free / 1e9:.1f} GB free)")
+    return DoctorFinding("cache", "ok", f"{path} ({free / 1e9:.1f} GB free)")
 
 
-def _key() -> Finding:
+def _key() -> DoctorFinding:
     from rlm_wasm.artifacts.machine_key import machine_key
     from rlm_wasm.artifacts.paths import state_dir
 
     machine_key()
-    return Finding("machine key", "ok", f"{state_dir() / 'machine.key'} (0600)")
+    return DoctorFinding("machine key", "ok", f"{state_dir() / 'machine.key'} (0600)")
 
 
-def _guest() -> Finding:
+def _guest() -> DoctorFinding:
     from rlm_wasm.artifacts.installed import find_guest
 
     guest = find_guest()
     wasi = [name for name in guest.facts.imports if "wasi" in name]
     detail = f"CPython {guest.facts.cpython}, {len(guest.facts.imports)} imports, {len(wasi)} of them wasi"
-    return Finding("guest", "failed" if wasi else "ok", detail)
+    return DoctorFinding("guest", "failed" if wasi else "ok", detail)
 
 
 def _policy() -> tuple[str, str]:
@@ -130,47 +130,47 @@ def _policy() -> tuple[str, str]:
     return POLICY_OF[grade], f"lock-down here: {_GRADE_WORDS[grade]}{lacks_one}: policy {POLICY_OF[grade]}"
 
 
-def _session() -> Finding:
+def _session() -> DoctorFinding:
     from rlm_wasm.api.sandbox import Sandbox
     from rlm_wasm.policy.model import Policy
 
     name, why = _policy()
     result = Sandbox(Policy.builtin(name)).exec_sync("6*7")
     detail = f"6*7 is {result.result or result.outcome}, under the policy {name}"
-    return Finding("a session", "ok" if result.result == "42" else "failed", detail, why)
+    return DoctorFinding("a session", "ok" if result.result == "42" else "failed", detail, why)
 
 
-def _inline() -> Finding:
-    return Finding(
+def _inline() -> DoctorFinding:
+    return DoctorFinding(
         "isolation inline", "ok", "the guest in this process, behind the wasm wall", required=False
     )
 
 
-def _processes() -> list[Finding]:
+def _processes() -> list[DoctorFinding]:
     from rlm_wasm.host.examination import examine
 
     found = examine()
     layers = [
-        Finding(f"layer: {f.layer}", "ok" if f.applied else "missing", f.detail, required=False)
+        DoctorFinding(f"layer: {f.layer}", "ok" if f.applied else "missing", f.detail, required=False)
         for f in found.layers
     ]
     attempts = [
-        Finding(f"tried: {each.name}", "ok" if each.refused else "failed", each.outcome, required=False)
+        DoctorFinding(f"tried: {each.name}", "ok" if each.refused else "failed", each.outcome, required=False)
         for each in found.attempts
     ]
     worked = sum(not each.refused for each in found.attempts)
     detail = f"a worker tried {len(attempts)} ways out, and {worked or 'none'} worked"
-    first = Finding(
+    first = DoctorFinding(
         "isolation in processes", "ok" if found.locked else "failed", detail, _LAYER_HINT, required=False
     )
     whole = found.grade is Grade.FULL
     hint = None if whole else _GRADE_HINTS.get(found.grade, _LAYER_HINT)
     words = _GRADE_WORDS[found.grade]
-    grade = Finding("lock-down", "ok" if whole else "missing", words, hint, required=False)
+    grade = DoctorFinding("lock-down", "ok" if whole else "missing", words, hint, required=False)
     return [first, grade, *layers, *attempts]
 
 
-def _limits() -> list[Finding]:
+def _limits() -> list[DoctorFinding]:
     """Return each limit of this process that guests need room below, where there is one."""
     found = []
     for limit in HOST_LIMITS:
@@ -180,14 +180,16 @@ def _limits() -> list[Finding]:
         needed = value is not None and value < limit.inline
         short = value is not None and value < limit.processes
         status: Status = "failed" if needed else "missing" if short else "ok"
-        found.append(Finding(f"limit: {limit.name}", status, detail, hint, required=needed))
+        found.append(DoctorFinding(f"limit: {limit.name}", status, detail, hint, required=needed))
     return found
 
 
-def _compiler() -> Finding:
+def _compiler() -> DoctorFinding:
     found = shutil.which("cc") or shutil.which("gcc")
     hint = "needed only to build the guest: apt-get install gcc"
-    return Finding("C compiler", "ok" if found else "missing", found or "none on PATH", hint, required=False)
+    return DoctorFinding(
+        "C compiler", "ok" if found else "missing", found or "none on PATH", hint, required=False
+    )
 
 
 # What a machine may lack and still run guests.
@@ -203,7 +205,7 @@ _GRADE_WORDS: Final = {
 _GRADE_HINTS: Final = dict.fromkeys(
     (Grade.NAMESPACED, Grade.FILTERED), "the policy container runs here, strict does not"
 )
-_CHECKS: Final[dict[str, Callable[[], Finding | list[Finding]]]] = {
+_CHECKS: Final[dict[str, Callable[[], DoctorFinding | list[DoctorFinding]]]] = {
     "python": _python,
     "limits": _limits,
     "wasmtime": _wasmtime,

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 
 import anyio
 
-from rlm_wasm.engine.task_pool import Senders
+from rlm_wasm.engine.task_pool import TaskPool
 from rlm_wasm.engine.timers import Timers
 from rlm_wasm.errors import ProviderError, RlmWasmError
 from rlm_wasm.events import Event
@@ -173,7 +173,7 @@ class Broker:
         self._performing = False
         self._runs: dict[RunId, _Run] = {}
         self._sending: dict[_Attempt, _Sent] = {}
-        self._senders: Final = Senders(self._send)
+        self._tasks: Final = TaskPool(self._send)
         # By type, and not one case after another: seven of them are performed for a query.
         self._performs: Final[dict[type[Effect], Callable[[Any], None]]] = {
             EmitEvent: self._emit,
@@ -197,7 +197,7 @@ class Broker:
     async def serve(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Perform effects until cancelled."""
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._senders.run)
+            tasks.start_soon(self._tasks.run)
             tasks.start_soon(self._timers.run)
             task_status.started()
 
@@ -409,7 +409,7 @@ class Broker:
 
     def _send_soon(self, effect: SendQuery) -> None:
         sent = self._sending[effect.run_id, effect.request_id, effect.attempt] = _Sent(effect)
-        self._senders.give(sent)
+        self._tasks.give(sent)
 
     def _cancel(self, effect: CancelQuery) -> None:
         sending = self._sending.get((effect.run_id, effect.request_id, effect.attempt))

@@ -31,7 +31,7 @@ from rlm_wasm.ids import RequestId, RunId
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.cell_result import CellResult
-from rlm_wasm.protocol.session_snapshot import SessionImage
+from rlm_wasm.protocol.session_snapshot import SessionSnapshot
 from rlm_wasm.scheduler.pricing import utf8_bytes
 from rlm_wasm.scheduler.request import Completed, error_of
 from rlm_wasm.scheduler.scheduler import (
@@ -48,7 +48,7 @@ _SESSIONS_BITS = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ConversationPlace:
     """Where in which tree a conversation stands. `parent` is the request that it answers; None: the root."""
 
     run_id: RunId
@@ -56,7 +56,7 @@ class Place:
     depth: int
     parent: RequestId | None
     model: str
-    start: SessionImage | None = None  # what its session is forked from; None: the guest's base image
+    start: SessionSnapshot | None = None  # what its session is forked from; None: the guest's base image
     answer_bytes_max: int | None = None  # of a child: what there is room for where its answer goes
 
 
@@ -82,7 +82,7 @@ class Conversation:
 
     def __init__(
         self,
-        place: Place,
+        place: ConversationPlace,
         policy: Policy,
         broker: Broker,
         worker: Worker,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
-from rlm_wasm.api.snapshot import Image
+from rlm_wasm.api.snapshot import Snapshot
 from rlm_wasm.artifacts.installed import find_guest
 from rlm_wasm.errors import ArtifactError
 from rlm_wasm.policy.model import Policy
@@ -45,7 +45,7 @@ async def description(
     policy: WrittenPolicy,
     question: str,
     contexts: Mapping[str, str | bytes],
-    start: Image | None = None,
+    start: Snapshot | None = None,
 ) -> dict[str, object]:
     """Return the data of `run_described`; `start` is what its sessions are forked from."""
     code, image = _guest_identity()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rlm_wasm.engine.accounting import Accounting
 from rlm_wasm.host.worker import Worker
 from rlm_wasm.policy.model import Policy
-from rlm_wasm.protocol.session_snapshot import SessionImage
+from rlm_wasm.protocol.session_snapshot import SessionSnapshot
 
 
 def make_worker(policy: Policy, accounting: Accounting) -> Worker:
@@ -39,13 +39,13 @@ def make_worker(policy: Policy, accounting: Accounting) -> Worker:
 
 def loaded_image(
     policy: Policy, tenant: str, runs: tuple[tuple[int, bytes], ...], *, size: int, virtual_ns: int
-) -> SessionImage:
+) -> SessionSnapshot:
     """Return an image of these pages that a worker of the policy's isolation can start a session from."""
     if policy.sandbox.isolation == "inline":
         from rlm_wasm.inline.loaded_snapshot import loaded_snapshot
 
         return loaded_snapshot(runs, size=size, virtual_ns=virtual_ns)
-    from rlm_wasm.protocol.snapshot_runs import WorkerImage
+    from rlm_wasm.protocol.snapshot_runs import WorkerSnapshot
 
     domain = "" if policy.sandbox.isolation == "shared" else tenant
-    return WorkerImage.of_runs(runs, tenant=domain, size=size, virtual_ns=virtual_ns)
+    return WorkerSnapshot.of_runs(runs, tenant=domain, size=size, virtual_ns=virtual_ns)

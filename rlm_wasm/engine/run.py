@@ -8,15 +8,15 @@ from typing import Final
 
 import anyio
 
-from rlm_wasm.api.snapshot import Image
+from rlm_wasm.api.snapshot import Snapshot
 from rlm_wasm.conversation.loop import Finish
 from rlm_wasm.conversation.prompts import child_question
 from rlm_wasm.engine.accounting import Meter
 from rlm_wasm.engine.broker import Broker
 from rlm_wasm.engine.contexts import DEFAULT_NAME
-from rlm_wasm.engine.conversation import Conversation, Place
+from rlm_wasm.engine.conversation import Conversation, ConversationPlace
 from rlm_wasm.engine.description import WrittenPolicy, answer_bytes, description
-from rlm_wasm.engine.task_pool import Senders
+from rlm_wasm.engine.task_pool import TaskPool
 from rlm_wasm.errors import (
     ArtifactError,
     ChildFailed,
@@ -77,7 +77,7 @@ class ActiveRun:
         meter: Meter,
         *,
         tenant: str = "",
-        image: Image | None = None,
+        image: Snapshot | None = None,
     ) -> None:
         self.run_id = run_id
         self._policy = policy
@@ -90,12 +90,12 @@ class ActiveRun:
         self._tenant = tenant
         self._image = image
         self._start = start = None if image is None else image.state_for(tenant)
-        root = Place(run_id, tenant, depth=0, parent=None, model=policy.models.root, start=start)
+        root = ConversationPlace(run_id, tenant, depth=0, parent=None, model=policy.models.root, start=start)
         self._root = Conversation(root, policy, broker, worker, question, contexts, meter)
         self._children: dict[RequestId, Conversation] = {}
         # What stood around the sessions of all conversations that are over, by the word.
         self._lockdowns: set[str] = set()
-        self._drivers: Senders[Conversation] = Senders(lambda child, _: self._drive_child(child))
+        self._drivers: TaskPool[Conversation] = TaskPool(lambda child, _: self._drive_child(child))
 
     def end(self, reason: str) -> None:
         """Stop what the run is doing now and let it finish with the best answer there is."""
@@ -104,7 +104,7 @@ class ActiveRun:
     def start_child(self, effect: StartChild) -> None:
         """Drive a child's conversation, beside those that are under way."""
         number, depth = effect.request_id, effect.depth
-        place = Place(
+        place = ConversationPlace(
             self.run_id, self._tenant, depth, number, effect.model, self._start, effect.answer_bytes_max
         )
         contexts = {DEFAULT_NAME: effect.question}

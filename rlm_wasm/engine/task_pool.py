@@ -18,7 +18,7 @@ IDLE_MAX: Final = 1_024
 
 
 @dataclass(slots=True, eq=False)
-class _Sender(Generic[T]):
+class _PooledTask(Generic[T]):
     """A task that is used again. Idle, it waits at `woken` for who has given it a job."""
 
     job: T | None = None  # given, and not yet taken
@@ -27,7 +27,7 @@ class _Sender(Generic[T]):
     woken: anyio.Semaphore = field(default_factory=lambda: anyio.Semaphore(0, fast_acquire=True))
 
 
-class Senders(Generic[T]):
+class TaskPool(Generic[T]):
     """Performs each job given, all at the same time. `perform` must not raise; cancellation ends it.
 
     Every job is begun, also one that is given while `run` is being cancelled: that one is cancelled where
@@ -40,16 +40,16 @@ class Senders(Generic[T]):
 
     def __init__(self, perform: Callable[[T, anyio.CancelScope], Awaitable[None]]) -> None:
         self._perform = perform
-        self._idle: dict[_Sender[T], None] = {}
+        self._idle: dict[_PooledTask[T], None] = {}
         self._new: deque[T] = deque()
         self._came: anyio.Event | None = None
 
     def give(self, job: T) -> None:
         """Perform `job` soon."""
         if self._idle:
-            sender, _ = self._idle.popitem()
-            sender.job = job
-            sender.woken.release()
+            task, _ = self._idle.popitem()
+            task.job = job
+            task.woken.release()
             return
         self._new.append(job)
         if self._came is not None:
@@ -79,7 +79,7 @@ class Senders(Generic[T]):
             tasks.start_soon(self._serve, self._new.popleft())
 
     async def _serve(self, job: T | None) -> None:
-        sender = _Sender[T]()
+        task = _PooledTask[T]()
         while True:
             # To enter a scope costs as much as a job: one serves until a job of its is cancelled.
             with anyio.CancelScope() as scope:
@@ -88,22 +88,22 @@ class Senders(Generic[T]):
                     job = None  # an idle task keeps no prompt in memory
                     if scope.cancel_called or len(self._idle) >= IDLE_MAX:
                         break
-                    job = await self._next(sender)
+                    job = await self._next(task)
             if len(self._idle) >= IDLE_MAX:
                 return
-            job = await self._next(sender)
+            job = await self._next(task)
 
-    async def _next(self, sender: _Sender[T]) -> T:
-        self._idle[sender] = None
+    async def _next(self, task: _PooledTask[T]) -> T:
+        self._idle[task] = None
         try:
-            await sender.woken.acquire()
+            await task.woken.acquire()
         except BaseException:
-            self._idle.pop(sender, None)
-            if sender.job is not None:  # given when this task was cancelled already
+            self._idle.pop(task, None)
+            if task.job is not None:  # given when this task was cancelled already
                 with anyio.CancelScope() as scope:
-                    await self._perform(sender.job, scope)
+                    await self._perform(task.job, scope)
             raise
-        job, sender.job = sender.job, None
+        job, task.job = task.job, None
         if job is None:
-            raise InternalError("a sender was woken without a job")
+            raise InternalError("a task was woken without a job")
         return job

@@ -13,7 +13,7 @@ from typing import Final
 
 from rlm_wasm.errors import GuestBuildError
 from rlm_wasm.guestbuild.boundary_check import check_boundary
-from rlm_wasm.guestbuild.build_context import Needs, Workshop, prefix_maps, wasm_env, write_files
+from rlm_wasm.guestbuild.build_context import BuildContext, Needs, prefix_maps, wasm_env, write_files
 from rlm_wasm.guestbuild.build_host import clean_env
 from rlm_wasm.guestbuild.recipe import Recipe
 
@@ -22,30 +22,30 @@ RAW_FILE: Final = "raw.wasm"
 BLOB_FILE, TABLE_FILE = "frozen.bin", "frozen_table.h"
 
 
-def make_stdlib(recipe: Recipe, shop: Workshop, out: Path, needs: Needs) -> None:
+def make_stdlib(recipe: Recipe, context: BuildContext, out: Path, needs: Needs) -> None:
     folder = needs["python-src"] / "Lib"
-    _freeze(recipe, shop, out, needs, folder, "stdlib", recipe.manifest.stdlib_exclude)
+    _freeze(recipe, context, out, needs, folder, "stdlib", recipe.manifest.stdlib_exclude)
 
 
-def make_frozen(recipe: Recipe, shop: Workshop, out: Path, needs: Needs) -> None:
-    freeze_with_stdlib(recipe, shop, out, needs, "guest", recipe.modules)
+def make_frozen(recipe: Recipe, context: BuildContext, out: Path, needs: Needs) -> None:
+    freeze_with_stdlib(recipe, context, out, needs, "guest", recipe.modules)
 
 
-def make_link(recipe: Recipe, shop: Workshop, out: Path, needs: Needs) -> None:
+def make_link(recipe: Recipe, context: BuildContext, out: Path, needs: Needs) -> None:
     files = dict(recipe.shim)
     for name in (BLOB_FILE, TABLE_FILE):
         files[name] = (needs["frozen"] / name).read_bytes()
-    link_module(recipe, shop, out, needs, needs["libpython"], files, "link")
+    link_module(recipe, context, out, needs, needs["libpython"], files, "link")
     check_boundary((out / RAW_FILE).read_bytes(), recipe.manifest.boundary)
 
 
 def freeze_with_stdlib(
-    recipe: Recipe, shop: Workshop, out: Path, needs: Needs, name: str, modules: Mapping[str, bytes]
+    recipe: Recipe, context: BuildContext, out: Path, needs: Needs, name: str, modules: Mapping[str, bytes]
 ) -> None:
     """Write into `out` what the shim embeds: the standard library and `modules`, frozen."""
     work = out / "work"
     write_files(work / "modules", modules)
-    _freeze(recipe, shop, work, needs, work / "modules", name, ())
+    _freeze(recipe, context, work, needs, work / "modules", name, ())
     rows: dict[str, str] = {}
     with (out / BLOB_FILE).open("wb") as blob:
         for part in (needs["stdlib"] / "stdlib", work / name):
@@ -61,22 +61,22 @@ def freeze_with_stdlib(
 
 
 def link_module(
-    recipe: Recipe, shop: Workshop, out: Path, needs: Needs, library: Path, files: Mapping[str, bytes],
+    recipe: Recipe, context: BuildContext, out: Path, needs: Needs, library: Path, files: Mapping[str, bytes],
     name: str,
 ) -> None:  # fmt: skip
     """Compile the C files of `files` and link them with the CPython of `library` to a module in `out`."""
-    work, link, log = out / "work", recipe.manifest.link, shop.open_log(name)
+    work, link, log = out / "work", recipe.manifest.link, context.open_log(name)
     write_files(work, files)
     cc, env = str(needs["toolchain"] / "cc"), wasm_env(recipe)
     sources = sorted(file for file in files if file.endswith(".c"))
-    shop.run(
+    context.run(
         [cc, *link.shim, *recipe.toolchain.cflags, *prefix_maps(work, needs),
          f"-I{library / 'include'}", "-c", *sources],
         what="compiling the shim", cwd=work, env=env, log=log, part=(0.0, 0.7),
     )  # fmt: skip
     objects = [Path(source).with_suffix(".o").name for source in sources]
     archives = [*sorted((library / "lib").iterdir()), needs["zlib"] / "lib" / "libz.a"]
-    shop.run(
+    context.run(
         [cc, *link.flags, "-o", str(out / RAW_FILE), *objects, *map(str, archives), *link.libraries],
         what="linking the guest", cwd=work, env=env, log=log, part=(0.7, 1.0),
     )  # fmt: skip
@@ -85,14 +85,20 @@ def link_module(
 
 
 def _freeze(
-    recipe: Recipe, shop: Workshop, out: Path, needs: Needs, folder: Path, name: str, exclude: Sequence[str]
+    recipe: Recipe,
+    context: BuildContext,
+    out: Path,
+    needs: Needs,
+    folder: Path,
+    name: str,
+    exclude: Sequence[str],
 ) -> None:
     """Write `name`.bin and `name`.json into `out`, made from the modules in `folder`."""
     tools = out / "tools"
     write_files(tools, recipe.tools)
-    shop.run(
+    context.run(
         [str(needs["native"] / "python"), "-s", "-S", "-B", str(tools / "freeze.py"), str(folder),
          str(out / name), *exclude],
-        what=f"freezing {name}", cwd=out, env=clean_env(), log=shop.open_log(name),
+        what=f"freezing {name}", cwd=out, env=clean_env(), log=context.open_log(name),
     )  # fmt: skip
     shutil.rmtree(tools)

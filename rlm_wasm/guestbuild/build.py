@@ -18,8 +18,8 @@ from typing import Final, Protocol
 from rlm_wasm.artifacts.guest import FACTS_FILE, load_guest
 from rlm_wasm.errors import ArtifactError, GuestBuildError
 from rlm_wasm.guestbuild.assembly import RAW_FILE
-from rlm_wasm.guestbuild.build_context import Train, Workshop
-from rlm_wasm.guestbuild.progress import Progress, Silent
+from rlm_wasm.guestbuild.build_context import BuildContext, Train
+from rlm_wasm.guestbuild.progress import BuildProgress, Silent
 from rlm_wasm.guestbuild.recipe import Recipe
 from rlm_wasm.guestbuild.select_recipe import choose
 from rlm_wasm.guestbuild.sources import SourceStore
@@ -53,7 +53,7 @@ class Built:
 def recipe_hash(recipe: Recipe) -> str:
     """Return the name of the guest that `recipe` makes."""
     # Keys do not depend on where a build happens: no store is ever touched here.
-    return plan_stages(recipe, Workshop(SourceStore(Path()), Path(), 1, Silent())).key
+    return plan_stages(recipe, BuildContext(SourceStore(Path()), Path(), 1, Silent())).key
 
 
 def build_guest(
@@ -63,7 +63,7 @@ def build_guest(
     *,
     cache: Path,
     jobs: int,
-    progress: Progress,
+    progress: BuildProgress,
     sources: Path | None = None,
     force: bool = False,
 ) -> Built:
@@ -77,7 +77,7 @@ def build_guest(
     """
     cache = _usable(cache)
     store = SourceStore(cache / "downloads", local=sources)
-    shop = Workshop(store, cache / "logs", jobs, progress, train)
+    context = BuildContext(store, cache / "logs", jobs, progress, train)
     stages = StageCache(cache / "build", progress)
     with stages.locked():
         for recipe in () if force else candidates:
@@ -86,8 +86,8 @@ def build_guest(
                 return Built(folder, recipe, folder.name, reused=True)
         if force:
             for recipe in candidates:
-                stages.discard(plan_stages(recipe, shop))
-        recipe, last = choose(candidates, shop, stages, extra=[("image", _PREPARE_SECONDS)])
+                stages.discard(plan_stages(recipe, context))
+        recipe, last = choose(candidates, context, stages, extra=[("image", _PREPARE_SECONDS)])
         folder = cache / "guests" / last.key
         raw = stages.ensure(last) / RAW_FILE
         progress.begin("image", "starting the interpreter once and taking its memory")

@@ -11,7 +11,7 @@ from rlm_wasm.errors import InternalError
 from rlm_wasm.guestbuild.archive import unpack_deb
 from rlm_wasm.guestbuild.build_host import clean_env, find_make
 from rlm_wasm.guestbuild.command import run
-from rlm_wasm.guestbuild.progress import Progress, Steps, count_steps
+from rlm_wasm.guestbuild.progress import BuildProgress, Steps, count_steps
 from rlm_wasm.guestbuild.recipe import Recipe
 from rlm_wasm.guestbuild.sources import SourceStore
 from rlm_wasm.guestbuild.storage import storing
@@ -23,18 +23,18 @@ _WHOLE: Final = (0.0, 1.0)
 
 
 def plans_only(raw: Path) -> bytes:
-    """A `Train` for a workshop in which nothing is made."""
-    raise InternalError("a workshop that only plans was asked to train")
+    """A `Train` for a build in which nothing is made."""
+    raise InternalError("a build that only plans was asked to train")
 
 
 @dataclass(frozen=True, slots=True)
-class Workshop:
+class BuildContext:
     """Everything a stage is made with, beside its inputs. None of it may change what comes out."""
 
     store: SourceStore
     logs: Path
     jobs: int
-    progress: Progress
+    progress: BuildProgress
     train: Train = plans_only
 
     def open_log(self, stage: str) -> Path:

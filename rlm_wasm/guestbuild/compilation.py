@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from rlm_wasm.guestbuild.archive import unpack_tar
-from rlm_wasm.guestbuild.build_context import Needs, Workshop, prefix_maps, wasm_env
+from rlm_wasm.guestbuild.build_context import BuildContext, Needs, prefix_maps, wasm_env
 from rlm_wasm.guestbuild.build_host import clean_env, find_compiler, write_script
 from rlm_wasm.guestbuild.progress import Steps
 from rlm_wasm.guestbuild.recipe import Recipe
@@ -32,34 +32,34 @@ _NO_PKG_CONFIG: Final = {"PKG_CONFIG_PATH": "", "PKG_CONFIG_LIBDIR": "/nonexiste
 _CONFIGURE, _COMPILE = Steps(b"checking ", 780), Steps(b" -c ", 230)
 
 
-def make_toolchain(recipe: Recipe, shop: Workshop, out: Path, needs: Needs) -> None:
+def make_toolchain(recipe: Recipe, context: BuildContext, out: Path, needs: Needs) -> None:
     manifest = recipe.manifest
-    lay_out(recipe.toolchain, manifest.host_libraries, manifest.compile.target, shop.store.fetch, out)
+    lay_out(recipe.toolchain, manifest.host_libraries, manifest.compile.target, context.store.fetch, out)
 
 
-def make_python_src(recipe: Recipe, shop: Workshop, out: Path, needs: Needs) -> None:
+def make_python_src(recipe: Recipe, context: BuildContext, out: Path, needs: Needs) -> None:
     def keep(name: str) -> str | None:
         inner = name.partition("/")[2]
         return inner if inner and not inner.startswith(_UNUSED) else None
 
-    unpack_tar(shop.store.fetch_any(recipe.cpython.files), out, keep)
+    unpack_tar(context.store.fetch_any(recipe.cpython.files), out, keep)
     for patch in recipe.patches:
         patch.apply(out)
 
 
-def make_native(recipe: Recipe, shop: Workshop, out: Path, needs: Needs) -> None:
+def make_native(recipe: Recipe, context: BuildContext, out: Path, needs: Needs) -> None:
     work = _work_folder(out, needs["python-src"])
-    log = shop.open_log("native")
+    log = context.open_log("native")
     env = clean_env({"CC": find_compiler(), "OPT": NATIVE_OPT, "CFLAGS": "-w", **_NO_PKG_CONFIG})
-    shop.run(
+    context.run(
         ["./src/configure", "--disable-test-modules", "--without-ensurepip"],
         what="configuring CPython for this machine",
         cwd=work, env=env, log=log, part=(0.0, 0.45), steps=_CONFIGURE,
     )  # fmt: skip
     # Only the interpreter: freezing needs no extension module. And -B, by which the bootstrap
     # interpreter leaves no compiled files among the sources (it ignores the environment).
-    shop.run(
-        [*shop.make_command(recipe, work), "PYTHON_FOR_FREEZE=./_bootstrap_python -B", "python"],
+    context.run(
+        [*context.make_command(recipe, work), "PYTHON_FOR_FREEZE=./_bootstrap_python -B", "python"],
         what="compiling CPython for this machine",
         cwd=work, env=env, log=log, part=(0.45, 1.0), steps=_COMPILE,
     )  # fmt: skip
@@ -74,21 +74,21 @@ def make_native(recipe: Recipe, shop: Workshop, out: Path, needs: Needs) -> None
     shutil.rmtree(work)
 
 
-def make_zlib(recipe: Recipe, shop: Workshop, out: Path, needs: Needs) -> None:
+def make_zlib(recipe: Recipe, context: BuildContext, out: Path, needs: Needs) -> None:
     def keep(name: str) -> str | None:
         inner = name.partition("/")[2]
         return inner if inner.endswith((".c", ".h")) and "/" not in inner else None
 
-    work, compiler, log = out / "work", needs["toolchain"], shop.open_log("zlib")
-    unpack_tar(shop.store.fetch_any(recipe.zlib.files), work, keep)
+    work, compiler, log = out / "work", needs["toolchain"], context.open_log("zlib")
+    unpack_tar(context.store.fetch_any(recipe.zlib.files), work, keep)
     flags, env = recipe.manifest.compile, wasm_env(recipe)
-    shop.run(
+    context.run(
         [str(compiler / "cc"), *flags.opt, *prefix_maps(work, needs), "-c", *flags.zlib_sources],
         what="compiling zlib", cwd=work, env=env, log=log,
     )  # fmt: skip
     (out / "lib").mkdir()
     objects = [Path(source).with_suffix(".o").name for source in flags.zlib_sources]
-    shop.run(
+    context.run(
         [str(compiler / "ar"), "rcsD", str(out / "lib" / "libz.a"), *objects],
         what="archiving zlib", cwd=work, env=env, log=log,
     )  # fmt: skip
@@ -98,11 +98,11 @@ def make_zlib(recipe: Recipe, shop: Workshop, out: Path, needs: Needs) -> None:
     shutil.rmtree(work)
 
 
-def make_instrumented(recipe: Recipe, shop: Workshop, out: Path, needs: Needs) -> None:
+def make_instrumented(recipe: Recipe, context: BuildContext, out: Path, needs: Needs) -> None:
     """CPython that counts what it does, and what configure found out, for the second compilation."""
-    work, log = _work_folder(out, needs["python-src"]), shop.open_log("instrumented")
-    _configure(recipe, shop, work, needs, log, end=0.3)
-    _compile(recipe, shop, work, log, [_flags_for("", recipe.manifest.training.instrument)], (0.3, 1.0))
+    work, log = _work_folder(out, needs["python-src"]), context.open_log("instrumented")
+    _configure(recipe, context, work, needs, log, end=0.3)
+    _compile(recipe, context, work, log, [_flags_for("", recipe.manifest.training.instrument)], (0.3, 1.0))
     for archive in _archives(work):
         _move(archive, out / "lib")
     _copy_headers(work, out, needs)
@@ -111,22 +111,22 @@ def make_instrumented(recipe: Recipe, shop: Workshop, out: Path, needs: Needs) -
     shutil.rmtree(work)
 
 
-def make_libpython(recipe: Recipe, shop: Workshop, out: Path, needs: Needs) -> None:
+def make_libpython(recipe: Recipe, context: BuildContext, out: Path, needs: Needs) -> None:
     """CPython as it was trained: one object file, and its headers."""
-    training, log = recipe.manifest.training, shop.open_log("libpython")
+    training, log = recipe.manifest.training, context.open_log("libpython")
     work = _work_folder(out, needs["python-src"])
     shutil.copyfile(needs["instrumented"] / _CONFIG_CACHE, work / _CONFIG_CACHE)
-    _configure(recipe, shop, work, needs, log, end=0.03)
+    _configure(recipe, context, work, needs, log, end=0.03)
     flags = [
         _flags_for("", [f"-fprofile-use={needs['profile'] / PROFILE_FILE}", *training.use]),
         _flags_for(" ".join(training.alone), ["-fno-lto"]),
     ]
-    _compile(recipe, shop, work, log, flags, (0.03, 0.4))
+    _compile(recipe, context, work, log, flags, (0.03, 0.4))
     whole = work / f"libpython{recipe.cpython.series}.a"
     others = [str(archive) for archive in _archives(work) if archive != whole]
     (out / "lib").mkdir()
-    shop.run(
-        [str(needs["toolchain"] / "cc"), *training.merge, f"-Wl,--thinlto-jobs={shop.jobs}",
+    context.run(
+        [str(needs["toolchain"] / "cc"), *training.merge, f"-Wl,--thinlto-jobs={context.jobs}",
          "-o", str(out / "lib" / "python.o"),
          "-Wl,--whole-archive", str(whole), "-Wl,--no-whole-archive", *others],
         what="optimising CPython as a whole", cwd=work, env=wasm_env(recipe), log=log, part=(0.4, 1.0),
@@ -135,7 +135,9 @@ def make_libpython(recipe: Recipe, shop: Workshop, out: Path, needs: Needs) -> N
     shutil.rmtree(work)
 
 
-def _configure(recipe: Recipe, shop: Workshop, work: Path, needs: Needs, log: Path, *, end: float) -> None:
+def _configure(
+    recipe: Recipe, context: BuildContext, work: Path, needs: Needs, log: Path, *, end: float
+) -> None:
     compiler, zlib, flags = needs["toolchain"], needs["zlib"], recipe.manifest.compile
     env = wasm_env(
         recipe,
@@ -154,7 +156,7 @@ def _configure(recipe: Recipe, shop: Workshop, work: Path, needs: Needs, log: Pa
             **_NO_PKG_CONFIG,
         },
     )
-    shop.run(
+    context.run(
         ["./src/configure", f"--cache-file={_CONFIG_CACHE}", f"--host={flags.target}",
          f"--build={recipe.toolchain.machine}-pc-linux-gnu",
          f"--with-build-python={needs['native'] / 'python'}", *flags.configure],
@@ -170,12 +172,17 @@ def _flags_for(objects: str, flags: Sequence[str]) -> str:
 
 
 def _compile(
-    recipe: Recipe, shop: Workshop, work: Path, log: Path, flags: Sequence[str], part: tuple[float, float]
+    recipe: Recipe,
+    context: BuildContext,
+    work: Path,
+    log: Path,
+    flags: Sequence[str],
+    part: tuple[float, float],
 ) -> None:
     small = _flags_for(" ".join(recipe.manifest.compile.small), ["-Os"])
     (work / "flags.mk").write_text("".join([*flags, small]), encoding="ascii")
-    shop.run(
-        [*shop.make_command(recipe, work), "-f", "Makefile", "-f", "flags.mk",
+    context.run(
+        [*context.make_command(recipe, work), "-f", "Makefile", "-f", "flags.mk",
          f"libpython{recipe.cpython.series}.a"],
         what="compiling CPython to wasm",
         cwd=work, env=wasm_env(recipe), log=log, part=part, steps=_COMPILE,

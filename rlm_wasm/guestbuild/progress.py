@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 
-class Progress(Protocol):
+class BuildProgress(Protocol):
     """Receives the build's progress, in order, from one thread."""
 
     def plan(self, stages: Sequence[tuple[str, int]]) -> None:
@@ -27,7 +27,7 @@ class Progress(Protocol):
 
 
 class Silent:
-    """A `Progress` that nobody watches."""
+    """A `BuildProgress` that nobody watches."""
 
     def plan(self, stages: Sequence[tuple[str, int]]) -> None:
         pass
@@ -54,7 +54,7 @@ class Steps:
 
 
 def count_steps(
-    progress: Progress, steps: Steps | None, start: float, stop: float
+    progress: BuildProgress, steps: Steps | None, start: float, stop: float
 ) -> Callable[[bytes], None]:
     """Return a function that is given a command's lines and moves `progress` from `start` to `stop`."""
     seen = 0

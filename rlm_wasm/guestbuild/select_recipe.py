@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from rlm_wasm.guestbuild.build_context import Workshop
+from rlm_wasm.guestbuild.build_context import BuildContext
 from rlm_wasm.guestbuild.manifest import PinnedFile
-from rlm_wasm.guestbuild.progress import Progress
+from rlm_wasm.guestbuild.progress import BuildProgress
 from rlm_wasm.guestbuild.recipe import Recipe
 from rlm_wasm.guestbuild.sources import SourceUnavailable
 from rlm_wasm.guestbuild.stage_cache import Stage, StageCache
@@ -20,7 +20,7 @@ Group = tuple[PinnedFile, ...]
 
 def choose(
     candidates: Sequence[Recipe],
-    shop: Workshop,
+    context: BuildContext,
     stages: StageCache,
     extra: Sequence[tuple[str, int]] = (),
 ) -> tuple[Recipe, Stage]:
@@ -33,11 +33,11 @@ def choose(
         GuestBuildError: this machine lacks a tool; found out before anything is downloaded.
         SourceUnavailable: no recipe's files can all be had; the message has the reasons of each.
     """
-    planned = [(recipe, plan_stages(recipe, shop)) for recipe in candidates]
+    planned = [(recipe, plan_stages(recipe, context)) for recipe in candidates]
     for recipe, last in planned:
         missing = stages.missing(last)
-        if not _lacking(missing, shop):
-            shop.progress.plan([*_shares(missing), *extra])
+        if not _lacking(missing, context):
+            context.progress.plan([*_shares(missing), *extra])
             return recipe, last
     problems: dict[str, SourceUnavailable] = {}
     for stage in stages.missing(planned[0][1]):
@@ -45,35 +45,35 @@ def choose(
             stage.check()
     for recipe, last in planned:
         missing = stages.missing(last)
-        shop.progress.plan([("download", _DOWNLOAD_SECONDS), *_shares(missing), *extra])
+        context.progress.plan([("download", _DOWNLOAD_SECONDS), *_shares(missing), *extra])
         try:
-            _fetch(_lacking(missing, shop), recipe.text, shop)
+            _fetch(_lacking(missing, context), recipe.text, context)
         except SourceUnavailable as error:
             problems[error.message] = error
-            shop.progress.note(f"not all files of {recipe.text} can be had")
+            context.progress.note(f"not all files of {recipe.text} can be had")
             continue
         return recipe, last
     raise SourceUnavailable("\n".join(problems), hint=next(iter(problems.values())).hint)
 
 
-def _lacking(missing: Sequence[Stage], shop: Workshop) -> list[Group]:
+def _lacking(missing: Sequence[Stage], context: BuildContext) -> list[Group]:
     groups = [group for stage in missing for group in stage.files]
-    return [group for group in groups if not any(shop.store.on_hand(file) for file in group)]
+    return [group for group in groups if not any(context.store.on_hand(file) for file in group)]
 
 
 def _shares(missing: Sequence[Stage]) -> list[tuple[str, int]]:
     return [(stage.name, stage.seconds) for stage in missing]
 
 
-def _fetch(groups: Sequence[Group], text: str, shop: Workshop) -> None:
+def _fetch(groups: Sequence[Group], text: str, context: BuildContext) -> None:
     total = sum(group[0].size_bytes for group in groups)
-    shop.progress.begin("download", f"fetching {text} ({total / 1e6:.0f} MB)")
+    context.progress.begin("download", f"fetching {text} ({total / 1e6:.0f} MB)")
     done = 0
     for group in groups:
-        shop.store.fetch_any(group, _reporter(shop.progress, done, total))
+        context.store.fetch_any(group, _reporter(context.progress, done, total))
         done += group[0].size_bytes
-    shop.progress.end()
+    context.progress.end()
 
 
-def _reporter(progress: Progress, done: int, total: int) -> Callable[[int], None]:
+def _reporter(progress: BuildProgress, done: int, total: int) -> Callable[[int], None]:
     return lambda count: progress.advance(min(1.0, (done + count) / total))

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from rlm_wasm.guestbuild.manifest import PinnedFile
-from rlm_wasm.guestbuild.progress import Progress
+from rlm_wasm.guestbuild.progress import BuildProgress
 from rlm_wasm.guestbuild.sources import hash_file
 from rlm_wasm.guestbuild.storage import storing
 
@@ -58,7 +58,7 @@ def stage_key(name: str, inputs: Any) -> str:
 class StageCache:
     """The folder of published stages. Use it inside `locked()`."""
 
-    def __init__(self, folder: Path, progress: Progress) -> None:
+    def __init__(self, folder: Path, progress: BuildProgress) -> None:
         self._folder = folder
         self._progress = progress
         self._checked: dict[str, Path] = {}

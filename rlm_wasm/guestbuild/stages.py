@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from rlm_wasm.guestbuild import assembly, compilation
 from rlm_wasm.guestbuild import training_stage as training
-from rlm_wasm.guestbuild.build_context import Needs, Workshop
+from rlm_wasm.guestbuild.build_context import BuildContext, Needs
 from rlm_wasm.guestbuild.build_host import find_compiler
 from rlm_wasm.guestbuild.manifest import PinnedFile
 from rlm_wasm.guestbuild.recipe import Recipe, hashes
@@ -36,10 +36,10 @@ _REVISION: Final = {
     "profile": 1, "libpython": 2, "stdlib": 1, "frozen": 1, "link": 1,
 }  # fmt: skip
 
-_Make = Callable[[Recipe, Workshop, Path, Needs], None]
+_Make = Callable[[Recipe, BuildContext, Path, Needs], None]
 
 
-def plan_stages(recipe: Recipe, shop: Workshop) -> Stage:
+def plan_stages(recipe: Recipe, context: BuildContext) -> Stage:
     """Return the last stage of `recipe`, whose folder holds `raw.wasm`; the others hang below it."""
     manifest, toolchain_pin, cpython = recipe.manifest, recipe.toolchain, recipe.cpython
     flags, link_flags, boundary = manifest.compile, manifest.link, manifest.boundary
@@ -50,7 +50,7 @@ def plan_stages(recipe: Recipe, shop: Workshop) -> Stage:
     ) -> Stage:  # fmt: skip
         pins = [sorted(file.sha256 for file in group) for group in files]
         key = stage_key(name, [_REVISION[name], [need.key for need in needs], pins, inputs])
-        maker = partial(make, recipe, shop)
+        maker = partial(make, recipe, context)
         return Stage(name, text, key, seconds, tuple(needs), tuple(files), maker, check)
 
     toolchain = stage(

@@ -13,7 +13,7 @@ from typing import Final
 
 from rlm_wasm.errors import GuestBuildError
 from rlm_wasm.guestbuild.assembly import BLOB_FILE, RAW_FILE, TABLE_FILE, freeze_with_stdlib, link_module
-from rlm_wasm.guestbuild.build_context import Needs, Workshop
+from rlm_wasm.guestbuild.build_context import BuildContext, Needs
 from rlm_wasm.guestbuild.build_host import clean_env
 from rlm_wasm.guestbuild.compilation import PROFILE_FILE
 from rlm_wasm.guestbuild.recipe import Recipe
@@ -24,21 +24,21 @@ _MAXIMUM: Final = re.compile(r"^Maximum function count: ([1-9]\d*)$", re.MULTILI
 _SHOWN: Final = "Functions shown: 1\n"
 
 
-def make_profile(recipe: Recipe, shop: Workshop, out: Path, needs: Needs) -> None:
+def make_profile(recipe: Recipe, context: BuildContext, out: Path, needs: Needs) -> None:
     work = out / "work"
     modules = {name: text for name, text in recipe.training.items() if name.endswith(".py")}
-    freeze_with_stdlib(recipe, shop, work, needs, "training", modules)
+    freeze_with_stdlib(recipe, context, work, needs, "training", modules)
     files = {name: text for name, text in recipe.training.items() if not name.endswith(".py")}
     files |= recipe.training_shim
     for name in (BLOB_FILE, TABLE_FILE):
         files[name] = (work / name).read_bytes()
-    link_module(recipe, shop, work, needs, needs["instrumented"], files, "training")
+    link_module(recipe, context, work, needs, needs["instrumented"], files, "training")
     raw_profile = work / "training.profraw"
-    raw_profile.write_bytes(shop.train(work / RAW_FILE))
+    raw_profile.write_bytes(context.train(work / RAW_FILE))
     tool, profile = str(needs["toolchain"] / "profdata"), out / PROFILE_FILE
-    shop.run(
+    context.run(
         [tool, "merge", "--num-threads=1", "-o", str(profile), str(raw_profile)],
-        what="merging the profile", cwd=work, env=clean_env(), log=shop.open_log("profile"),
+        what="merging the profile", cwd=work, env=clean_env(), log=context.open_log("profile"),
     )  # fmt: skip
     shutil.rmtree(work)
     check_profile(tool, profile)

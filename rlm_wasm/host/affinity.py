@@ -15,7 +15,7 @@ from rlm_wasm.errors import UsageError
 from rlm_wasm.system import forks
 
 
-class Home:
+class Affinity:
     """The event loop that runs where this is made, in this process."""
 
     __slots__ = ("_lineage", "_loop", "_running")

@@ -17,7 +17,7 @@ FUEL_AT_ONCE_MAX: Final = 2_000_000_000
 
 
 @dataclass(slots=True)
-class Charge:
+class CellCharge:
     """A cell under way, and how long its guest has had."""
 
     limits: CellLimits

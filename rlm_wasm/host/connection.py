@@ -24,18 +24,18 @@ from rlm_wasm.errors import (
     UsageError,
     WorkerLost,
 )
-from rlm_wasm.host.cell_accounting import Charge
-from rlm_wasm.host.deadlines import Debts, Owed
+from rlm_wasm.host.cell_accounting import CellCharge
+from rlm_wasm.host.deadlines import Deadlines, Owed
 from rlm_wasm.host.endings import Operation, error_of, result_of
-from rlm_wasm.host.lent_files import Lent
-from rlm_wasm.host.process_handle import Child
+from rlm_wasm.host.lent_files import LentFiles
+from rlm_wasm.host.process_handle import ProcessHandle
 from rlm_wasm.host.readable import while_readable
-from rlm_wasm.host.session_ledger import Protocol, State
+from rlm_wasm.host.session_ledger import SessionLedger, State
 from rlm_wasm.ids import SessionId
 from rlm_wasm.protocol import commands as c
 from rlm_wasm.protocol import worker_messages as m
 from rlm_wasm.protocol.frames import Channel, Frame, FrameError, PeerGone, close_files
-from rlm_wasm.protocol.snapshot_runs import WorkerImage, check_file, next_image_number
+from rlm_wasm.protocol.snapshot_runs import WorkerSnapshot, check_file, next_snapshot_number
 from rlm_wasm.protocol.text_layout import LaidOut
 from rlm_wasm.system.memfd import MemoryFile
 
@@ -46,11 +46,11 @@ _WITH_FILE: Final = (m.OpenSession, m.LoadValue, m.SnapshotSession)
 _SOCKET: Final = 0
 
 # Commands that begin an operation, which ends with one report.
-_BEGINNING: Final = (c.Open, c.Load, c.Run, c.Rebase, c.TakeSnapshot)
+_BEGINNING: Final = (c.Open, c.Load, c.StartCell, c.Rebase, c.TakeSnapshot)
 
 
-class Link:
-    """One worker process. `ended(link)` is called once, when it is over, from the event loop.
+class Connection:
+    """One worker process. `ended(connection)` is called once, when it is over, from the event loop.
 
     `closed(session)` is called when a session's place is free: the worker has said so. In a worker that
     serves this session `alone` it is not asked: `closed` is to end the process.
@@ -58,14 +58,14 @@ class Link:
 
     def __init__(
         self,
-        child: Child,
+        child: ProcessHandle,
         *,
         tenant: str,
         report_bytes_max: int,
         unsent_bytes_max: int,
         hang_ms_max: int,
-        ended: Callable[[Link], None],
-        closed: Callable[[Link, int], None],
+        ended: Callable[[Connection], None],
+        closed: Callable[[Connection, int], None],
         alone: bool = False,
     ) -> None:
         self.child: Final = child
@@ -73,13 +73,13 @@ class Link:
         self._channel = Channel(
             child.connection, frame_bytes_max=report_bytes_max, unsent_bytes_max=unsent_bytes_max
         )
-        self._protocol = Protocol()
+        self._protocol = SessionLedger()
         self._sinks: dict[int, Sink] = {}
-        self._running: dict[int, Charge] = {}
+        self._running: dict[int, CellCharge] = {}
         # What the worker owes. Not read off the books of the protocol: a report that is refused may have
         # moved those, and its session would wait for ever.
-        self._debts = Debts(hang_ms_max)
-        self._lent = Lent()
+        self._deadlines = Deadlines(hang_ms_max)
+        self._lent = LentFiles()
         self._unread_until = 0
         self._late_ns = 0
         self._ended = ended
@@ -162,7 +162,7 @@ class Link:
         """Enter a command in the books; return what to send: nothing if it has become void."""
         message: m.ToWorker
         match command:
-            case c.Respond(session=session, response=response):  # the most frequent by far
+            case c.AnswerRequest(session=session, response=response):  # the most frequent by far
                 if not self._protocol.responding(session):
                     return None, None
                 self._running[session].resume(monotonic_ns())
@@ -171,12 +171,12 @@ class Link:
                 return self._open(command)
             case c.Load(value=value):
                 return self._load(command, value)
-            case c.Run(session=session, cell=cell, checkpoint_bytes_max=bytes_max):
+            case c.StartCell(session=session, cell=cell, checkpoint_bytes_max=bytes_max):
                 operation = self._protocol.beginning(
                     session, Operation.RUN, cell=cell.limits, refuels=cell.refuels
                 )
                 now = monotonic_ns()
-                self._running[session] = charge = Charge(cell.limits, now)
+                self._running[session] = charge = CellCharge(cell.limits, now)
                 self._owe(session, Owed.RUNNING, now, charge=charge)
                 source = cell.source.encode("utf-8", "replace").decode()
                 message = m.RunCell(
@@ -193,11 +193,11 @@ class Link:
             case c.TakeSnapshot(session=session):
                 message = m.SnapshotSession(session, self._protocol.beginning(session, Operation.IMAGE))
                 self._owe(session, Owed.IMAGING, monotonic_ns())
-            case c.Interrupt(session=session):
+            case c.InterruptOperation(session=session):
                 if not self._protocol.interrupting(session):
                     return None, None
                 message = m.InterruptCell(session)
-                self._debts.interrupted(session, monotonic_ns(), self._protocol.limits(session))
+                self._deadlines.interrupted(session, monotonic_ns(), self._protocol.limits(session))
             case c.Stop(session=session, error=error):
                 if not self._protocol.stopping(session, error):
                     return None, None
@@ -209,7 +209,7 @@ class Link:
 
     def _open(self, command: c.Open) -> tuple[m.OpenSession, MemoryFile | None]:
         start = command.start
-        if start is not None and not isinstance(start, WorkerImage):
+        if start is not None and not isinstance(start, WorkerSnapshot):
             raise UsageError("the image is not of a worker process; save it and load it here")
         if start is not None and start.tenant != self.tenant:
             raise UsageError("the image belongs to another tenant")
@@ -253,7 +253,7 @@ class Link:
         if not self._protocol.closing(session):
             command.closed()  # it was never made
             return None
-        busy = self._debts.owed(session) is not None
+        busy = self._deadlines.owed(session) is not None
         self._owe(session, Owed.CLOSING, monotonic_ns())
         sink = self._sinks.pop(session)
         self._running.pop(session, None)
@@ -267,10 +267,16 @@ class Link:
         return m.CloseSession(session)
 
     def _owe(
-        self, session: SessionId, owed: Owed, now_ns: int, *, charge: Charge | None = None, bytes_max: int = 0
+        self,
+        session: SessionId,
+        owed: Owed,
+        now_ns: int,
+        *,
+        charge: CellCharge | None = None,
+        bytes_max: int = 0,
     ) -> None:
         limits = self._protocol.limits(session)
-        self._debts.owe(session, owed, now_ns, session=limits, charge=charge, bytes_max=bytes_max)
+        self._deadlines.owe(session, owed, now_ns, session=limits, charge=charge, bytes_max=bytes_max)
 
     def _send(self, message: m.ToWorker, file: MemoryFile | None = None) -> None:
         """Send a message, or hold it back where too much waits for the worker already.
@@ -379,7 +385,7 @@ class Link:
             case m.FuelLow(session=session):
                 if self._protocol.state(session) is State.DRY:
                     self._running[session].pause(self.heard_ns)
-                    self._sinks[session](c.FuelLow())
+                    self._sinks[session](c.FuelNeeded())
             case m.Ready():
                 self._begin()
             case m.OperationDone(session=session):
@@ -393,14 +399,14 @@ class Link:
                         done = c.Done(result=running.lost(done.error, self.heard_ns))
                 state = self._protocol.state(session)
                 if state is not State.CLOSING:
-                    self._debts.paid(session)
+                    self._deadlines.paid(session)
                 if state is None:  # it was never made
                     self._sinks.pop(session, None)
                     self._closed(self, session)
                 if sink is not None:
                     sink(done)
             case m.SessionClosed(session=session):
-                self._debts.paid(session)
+                self._deadlines.paid(session)
                 self._lent.take_back(session)
                 closed = self._closing.pop(session)
                 self._closed(self, session)
@@ -418,9 +424,9 @@ class Link:
             assert image_file is not None  # lent for it
             image = report.image
             check_file(image_file.fd, image.runs, image.size)
-            number = next_image_number()
+            number = next_snapshot_number()
             return c.Done(
-                snapshot=WorkerImage(
+                snapshot=WorkerSnapshot(
                     number, self.tenant, image.size, image.virtual_ns, image.runs, image_file
                 )
             )
@@ -476,12 +482,12 @@ class Link:
         """Return what an honest worker would have done by now, if anything. Asked at each beat."""
         unsent = self._channel.unsent_bytes
         if not unsent or self._channel.flushed_bytes >= self._unread_until:
-            self._debts.paid(_SOCKET)
-        if unsent and self._debts.owed(_SOCKET) is None:
+            self._deadlines.paid(_SOCKET)
+        if unsent and self._deadlines.owed(_SOCKET) is None:
             self._unread_until = self._channel.flushed_bytes + unsent
-            self._debts.owe(_SOCKET, Owed.READING, now_ns, bytes_max=unsent)
+            self._deadlines.owe(_SOCKET, Owed.READING, now_ns, bytes_max=unsent)
         late_ns, self._late_ns = self._late_ns, 0
-        overdue = self._debts.tick(now_ns, self.child.cpu_ns(), late_ns=late_ns)
+        overdue = self._deadlines.tick(now_ns, self.child.cpu_ns(), late_ns=late_ns)
         return None if overdue is None else overdue.value
 
     def end(self, reason: str) -> None:
@@ -503,7 +509,7 @@ class Link:
             steps.callback(self._ended, self)
             now = monotonic_ns()
             for session, sink in reversed(sinks.items()):
-                if self._debts.owed(session) is not None:
+                if self._deadlines.owed(session) is not None:
                     steps.callback(sink, self._lost(session, lost.message, now))
             steps.callback(self._lent.close)
             steps.callback(self.child.kill)

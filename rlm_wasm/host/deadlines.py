@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from rlm_wasm.host.cell_accounting import Charge
+from rlm_wasm.host.cell_accounting import CellCharge
 from rlm_wasm.limits import CellLimits, SessionLimits
 from rlm_wasm.protocol.cell import CANCEL_GRACE_NS, SETUP_WALL_NS
 
@@ -52,7 +52,7 @@ class Owed(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What the terms of one debt are made of. `bytes_max`: what has to be read or copied."""
+    """What the terms of one deadline are made of. `bytes_max`: what has to be read or copied."""
 
     grace_ms: int
     session: SessionLimits | None = None
@@ -138,13 +138,13 @@ TERMS: Final[dict[Owed, Callable[[Bounds], Terms]]] = {
 
 
 @dataclass(slots=True)
-class Debt:
+class Deadline:
     """Something owed. `charge` is the watch of a cell, which stands while the guest waits for its host."""
 
     owed: Owed
     terms: Terms
     began_ns: int
-    charge: Charge | None = None
+    charge: CellCharge | None = None
     # How far its time was counted, by its own watch.
     counted_ns: int = 0
     # Its share of what passed, of the wall's time and of the process's, and for how long nothing was done.
@@ -179,7 +179,7 @@ class Debt:
         return self.share_cpu_ns >= allowed_ns or self.share_ns >= terms.patience * allowed_ns
 
 
-class Debts:
+class Deadlines:
     """The host's books of what one worker owes: at most one thing for each session, and one for the socket.
 
     `grace_ms` is added to all terms: for how long a worker may give no sign of life.
@@ -187,18 +187,18 @@ class Debts:
 
     def __init__(self, grace_ms: int) -> None:
         self._grace_ms: Final = grace_ms
-        self._debts: dict[int, Debt] = {}
+        self._deadlines: dict[int, Deadline] = {}
         # Those that were paid since the last tick had a share of that time, too.
         self._served: set[int] = set()
         self._cpu_ns: int | None = None
 
     def __len__(self) -> int:
-        return len(self._debts)
+        return len(self._deadlines)
 
     def owed(self, debtor: int) -> Owed | None:
         """Return what is owed to a session, if anything."""
-        debt = self._debts.get(debtor)
-        return None if debt is None else debt.owed
+        deadline = self._deadlines.get(debtor)
+        return None if deadline is None else deadline.owed
 
     def owe(
         self,
@@ -207,25 +207,25 @@ class Debts:
         now_ns: int,
         *,
         session: SessionLimits | None = None,
-        charge: Charge | None = None,
+        charge: CellCharge | None = None,
         bytes_max: int = 0,
     ) -> None:
         """Note that the worker owes something from now on, instead of what it owed to this session before."""
         cell = None if charge is None else charge.limits
         terms = TERMS[owed](Bounds(self._grace_ms, session, cell, bytes_max))
-        debt = Debt(owed, terms, now_ns, charge)
-        debt.counted_ns = debt.ran_ns(now_ns)
-        self._debts[debtor] = debt
+        deadline = Deadline(owed, terms, now_ns, charge)
+        deadline.counted_ns = deadline.ran_ns(now_ns)
+        self._deadlines[debtor] = deadline
 
     def interrupted(self, debtor: int, now_ns: int, session: SessionLimits) -> None:
         """Note that a cell was asked to end; the first time counts."""
-        debt = self._debts.get(debtor)
-        if debt is not None and debt.owed is Owed.RUNNING:
-            self.owe(debtor, Owed.INTERRUPTED, now_ns, session=session, charge=debt.charge)
+        deadline = self._deadlines.get(debtor)
+        if deadline is not None and deadline.owed is Owed.RUNNING:
+            self.owe(debtor, Owed.INTERRUPTED, now_ns, session=session, charge=deadline.charge)
 
     def paid(self, debtor: int) -> None:
         """Note that nothing is owed to a session any more."""
-        if self._debts.pop(debtor, None) is not None:
+        if self._deadlines.pop(debtor, None) is not None:
             self._served.add(debtor)
 
     def tick(self, now_ns: int, cpu_ns: int | None, *, late_ns: int = 0) -> Owed | None:
@@ -236,14 +236,14 @@ class Debts:
         """
         used_ns = None if cpu_ns is None or self._cpu_ns is None else cpu_ns - self._cpu_ns
         self._cpu_ns = cpu_ns
-        passed: list[tuple[Debt, int]] = []
-        for debt in self._debts.values():
-            ran_ns = debt.ran_ns(now_ns)
-            if ran_ns > debt.counted_ns:
-                passed.append((debt, max(0, ran_ns - debt.counted_ns - late_ns)))
-            debt.counted_ns = ran_ns
-        served = len(passed) + len(self._served - self._debts.keys())
+        passed: list[tuple[Deadline, int]] = []
+        for deadline in self._deadlines.values():
+            ran_ns = deadline.ran_ns(now_ns)
+            if ran_ns > deadline.counted_ns:
+                passed.append((deadline, max(0, ran_ns - deadline.counted_ns - late_ns)))
+            deadline.counted_ns = ran_ns
+        served = len(passed) + len(self._served - self._deadlines.keys())
         self._served.clear()
-        for debt, wall_ns in passed:
-            debt.passed(wall_ns, used_ns, served)
-        return next((debt.owed for debt in self._debts.values() if debt.overdue), None)
+        for deadline, wall_ns in passed:
+            deadline.passed(wall_ns, used_ns, served)
+        return next((deadline.owed for deadline in self._deadlines.values() if deadline.overdue), None)

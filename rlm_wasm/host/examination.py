@@ -13,7 +13,7 @@ from rlm_wasm.host.zygote import Zygote
 from rlm_wasm.lockdown import LAYERS_OF, Finding, Grade, grade_of
 from rlm_wasm.protocol.attempts import ATTEMPT_LIMITS, ATTEMPT_SECONDS_MAX, ATTEMPTS, Attempt
 from rlm_wasm.protocol.zygote_reports import Exited, Gone, Spawned, Unheld, ZygoteGone
-from rlm_wasm.system.os_errors import typed
+from rlm_wasm.system.os_errors import wrap_os_error
 
 _ENTRY = "rlm_wasm.jail.lockdown.probe"
 
@@ -49,7 +49,7 @@ def examine() -> Examination:
     try:
         return _examine()
     except OSError as error:
-        failure = typed(error, "no worker process can be made", ours=True)
+        failure = wrap_os_error(error, "no worker process can be made", ours=True)
         raise failure from failure.__cause__
 
 

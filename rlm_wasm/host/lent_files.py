@@ -14,10 +14,10 @@ from rlm_wasm.errors import BoundaryViolation
 from rlm_wasm.protocol.snapshot_runs import file_bytes_max
 from rlm_wasm.system import forks
 from rlm_wasm.system.memfd import ARENA_BYTES, MemoryFile
-from rlm_wasm.system.os_errors import typed
+from rlm_wasm.system.os_errors import wrap_os_error
 
 
-class Lent:
+class LentFiles:
     """The files of one worker."""
 
     def __init__(self) -> None:
@@ -82,5 +82,5 @@ def _blank(name: str, size: int, *, may_be_sealed: bool) -> MemoryFile:
     try:
         return MemoryFile.blank(name, size, may_be_sealed=may_be_sealed)
     except OSError as error:
-        failure = typed(error, "a file cannot be lent to a worker")
+        failure = wrap_os_error(error, "a file cannot be lent to a worker")
         raise failure from failure.__cause__

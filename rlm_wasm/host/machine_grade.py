@@ -10,7 +10,7 @@ from rlm_wasm.errors import LockdownError
 from rlm_wasm.host.interpreter import execute
 from rlm_wasm.lockdown import Finding, Grade, grade_of
 from rlm_wasm.protocol.zygote_reports import layers_of
-from rlm_wasm.system.os_errors import typed
+from rlm_wasm.system.os_errors import wrap_os_error
 
 _SECONDS_MAX: Final = 30.0
 _ANSWER_BYTES_MAX: Final = 64 << 10
@@ -29,7 +29,7 @@ def layers_here() -> tuple[Finding, ...]:
     try:
         return _layers_here()
     except OSError as error:
-        failure = typed(error, "no process can be made to look at", ours=True)
+        failure = wrap_os_error(error, "no process can be made to look at", ours=True)
         raise failure from failure.__cause__
 
 

@@ -45,7 +45,7 @@ class _Worker:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class WorkerChoice:
     """Put the session into this worker; `fresh`: start it first, and before that end `instead_of`.
 
     End the zygote of the domain `instead_of_zygote` as well, with the idle workers that it has.
@@ -107,7 +107,7 @@ class Placement:
         worker = self._workers.get(number)
         return 0 if worker is None else worker.sessions
 
-    def place(self, tenant: str, now_ns: int) -> Place:
+    def place(self, tenant: str, now_ns: int) -> WorkerChoice:
         """Choose a worker for a session, and enter it in the books.
 
         Raises:
@@ -232,7 +232,7 @@ class Placement:
         *,
         instead_of: int | None = None,
         retired: str | None = None,
-    ) -> Place:
+    ) -> WorkerChoice:
         if instead_of is not None:
             del self._workers[instead_of]
         if retired is not None:
@@ -252,14 +252,14 @@ class Placement:
         fresh: bool,
         instead_of: int | None = None,
         retired: str | None = None,
-    ) -> Place:
+    ) -> WorkerChoice:
         worker = self._workers[number]
         worker.sessions += 1
         worker.owners[tenant] += 1
         worker.sessions_total += 1
         if worker.sessions_total >= self._limits.worker_sessions_total_max or self._isolation == "session":
             worker.age = Age.RETIRED
-        return Place(number, fresh, instead_of, retired)
+        return WorkerChoice(number, fresh, instead_of, retired)
 
     def _idle_of_others(self, domain: str) -> int | None:
         idle = (n for n, w in self._workers.items() if w.sessions == 0 and w.tenant != domain)

@@ -17,25 +17,25 @@ import anyio
 from anyio.abc import TaskGroup
 
 from rlm_wasm.errors import HostExhausted, Overloaded, PolicyError, RlmWasmError, UsageError, WorkerLost
-from rlm_wasm.host.cell_slots import Stints
-from rlm_wasm.host.connection import Link
+from rlm_wasm.host.cell_slots import CellSlots
+from rlm_wasm.host.connection import Connection
 from rlm_wasm.host.guest_files import guest_files
 from rlm_wasm.host.liveness import hangs
 from rlm_wasm.host.placement import Isolation, Placement
-from rlm_wasm.host.pool_metrics import Census, PoolMetrics
+from rlm_wasm.host.pool_metrics import PoolCounters, PoolMetrics
 from rlm_wasm.host.readiness import ended_in_time, told_in_time
 from rlm_wasm.host.remote_session import ProcessSession
 from rlm_wasm.host.session_ledger import report_bytes_max
-from rlm_wasm.host.zygote_client import Nursery
+from rlm_wasm.host.zygote_client import ZygoteClient
 from rlm_wasm.ids import SessionId
 from rlm_wasm.limits import BoundaryLimits, CellLimits, SessionLimits, TenantLimits, WorkerLimits
 from rlm_wasm.lockdown import weakest
 from rlm_wasm.protocol.process_limits import ProcessLimits
-from rlm_wasm.protocol.session_snapshot import SessionImage
-from rlm_wasm.protocol.snapshot_runs import WorkerImage
+from rlm_wasm.protocol.session_snapshot import SessionSnapshot
+from rlm_wasm.protocol.snapshot_runs import WorkerSnapshot
 from rlm_wasm.system.memfd import ARENA_BYTES
 from rlm_wasm.system.memory_pressure import memory_pressure_permille
-from rlm_wasm.system.os_errors import typed
+from rlm_wasm.system.os_errors import wrap_os_error
 from rlm_wasm.tenant import checked_tenant
 
 _MEASURE_MS: Final = 1_000
@@ -81,7 +81,7 @@ class _Slot:
     starting: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     # It serves, or `error` says why it does not.
     settled: anyio.Event = field(default_factory=anyio.Event)
-    link: Link | None = None
+    connection: Connection | None = None
     error: RlmWasmError | None = None
     unwanted: bool = False
     # Whose each of its sessions is, until that one's place is free.
@@ -107,15 +107,15 @@ class WorkerPool:
         self._limits: Final = limits
         self._clock: Final = clock
         self._charge: Final = charge
-        self._census: Final = Census()
+        self._counters: Final = PoolCounters()
         self._placement = Placement(limits.isolation, limits.workers, limits.tenants)
-        self._stints: Final = Stints(limits.tenants.cells_max)
+        self._cell_slots: Final = CellSlots(limits.tenants.cells_max)
         self._slots: dict[int, _Slot] = {}
         self._numbers = itertools.count(1)
         # Of each domain that has a zygote in the books.
-        self._nurseries: dict[str, Nursery] = {}
+        self._zygote_clients: dict[str, ZygoteClient] = {}
         # Those that were retired, until their zygotes are no more.
-        self._leaving: set[Nursery] = set()
+        self._leaving: set[ZygoteClient] = set()
         # The books free a place when its process is told to end. Its successor is not started before it has.
         self._processes = anyio.Semaphore(limits.workers.workers_max)
         self._zygotes = anyio.Semaphore(limits.workers.zygotes_max)
@@ -129,31 +129,33 @@ class WorkerPool:
         return self._placement.sessions
 
     @property
-    def links(self) -> list[Link]:
+    def connections(self) -> list[Connection]:
         """The workers that serve."""
-        links = [slot.link for slot in self._slots.values() if slot.link is not None]
-        return [link for link in links if link.lost is None]
+        connections = [slot.connection for slot in self._slots.values() if slot.connection is not None]
+        return [connection for connection in connections if connection.lost is None]
 
     @property
-    def nurseries(self) -> list[Nursery]:
+    def zygote_clients(self) -> list[ZygoteClient]:
         """The zygotes' keepers, one for each domain of sessions that may share an address layout."""
-        return [*list(self._nurseries.values()), *list(self._leaving)]
+        return [*list(self._zygote_clients.values()), *list(self._leaving)]
 
     def metrics(self) -> PoolMetrics:
         """Return what there is, and has been. Any thread may ask, also when the pool is closed."""
-        placement, census = self._placement, self._census
-        grade = weakest(nursery.grade for nursery in self.nurseries if nursery.grade is not None)
+        placement, counters = self._placement, self._counters
+        grade = weakest(
+            zygote_client.grade for zygote_client in self.zygote_clients if zygote_client.grade is not None
+        )
         return PoolMetrics(
             workers=placement.workers,
             sessions=placement.sessions,
-            zygotes=sum(nursery.zygote_pid is not None for nursery in self.nurseries),
+            zygotes=sum(zygote_client.zygote_pid is not None for zygote_client in self.zygote_clients),
             memory_bytes=placement.memory_bytes,
             pressure_permille=placement.pressure_permille,
-            workers_started=census.workers_started,
-            workers_lost=census.workers_lost,
-            sessions_lost=census.sessions_lost,
-            zygotes_started=census.zygotes_started,
-            cpu_ns=census.cpu_ns,
+            workers_started=counters.workers_started,
+            workers_lost=counters.workers_lost,
+            sessions_lost=counters.sessions_lost,
+            zygotes_started=counters.zygotes_started,
+            cpu_ns=counters.cpu_ns,
             refusals=MappingProxyType(placement.refusals),
             lockdown="" if grade is None else grade.value,
         )
@@ -164,7 +166,7 @@ class WorkerPool:
         boundary: BoundaryLimits,
         *,
         tenant: str = "",
-        start: SessionImage | None = None,
+        start: SessionSnapshot | None = None,
     ) -> ProcessSession:
         """Make a session in a worker that the tenant may have, or fork one from an image of the tenant's.
 
@@ -190,20 +192,20 @@ class WorkerPool:
                 raise refused from None  # there is no other one
 
     async def _session(
-        self, limits: SessionLimits, boundary: BoundaryLimits, tenant: str, start: SessionImage | None
+        self, limits: SessionLimits, boundary: BoundaryLimits, tenant: str, start: SessionSnapshot | None
     ) -> ProcessSession:
         place = self._placement.place(tenant, self._clock())
         if place.instead_of is not None:
             self._end(place.instead_of, "its place was needed")
         if place.instead_of_zygote is not None:
-            self._retire_nursery(place.instead_of_zygote)
+            self._retire_zygote_client(place.instead_of_zygote)
         if place.fresh:
             domain = self._domain(tenant)
             slot = self._slots[place.worker] = _Slot(domain)
             assert self._tasks is not None
-            self._tasks.start_soon(self._start, place.worker, slot, self._nursery(domain))
+            self._tasks.start_soon(self._start, place.worker, slot, self._zygote_client(domain))
         try:
-            slot, link = await self._served(place.worker)
+            slot, connection = await self._served(place.worker)
             _require_room(limits, start)
         except BaseException:
             self._left(place.worker, tenant)
@@ -211,7 +213,9 @@ class WorkerPool:
         alone = self._limits.isolation == "session"
         number = SessionId(next(self._numbers))
         slot.owners[number] = tenant
-        session = ProcessSession(link, number, limits, boundary, self._stints.stint(tenant), alone=alone)
+        session = ProcessSession(
+            connection, number, limits, boundary, self._cell_slots.cell_slot(tenant), alone=alone
+        )
         try:
             await session.open_in(limits, start)
         except BaseException as error:
@@ -221,12 +225,12 @@ class WorkerPool:
             raise
         return session
 
-    def _check(self, limits: SessionLimits, tenant: str, start: SessionImage | None) -> None:
+    def _check(self, limits: SessionLimits, tenant: str, start: SessionSnapshot | None) -> None:
         if limits.memory_bytes_max > self._limits.session.memory_bytes_max:
             raise UsageError("a session of this pool cannot have more memory than the pool's policy gives")
         if start is None:
             return
-        if not isinstance(start, WorkerImage):
+        if not isinstance(start, WorkerSnapshot):
             raise UsageError("the image is not of a worker process; save it and load it here")
         if start.tenant != self._domain(tenant):
             raise UsageError("the image belongs to another tenant")
@@ -237,42 +241,44 @@ class WorkerPool:
 
     # -- workers -----------------------------------------------------------------------------------------
 
-    async def _start(self, number: int, slot: _Slot, nursery: Nursery) -> None:
+    async def _start(self, number: int, slot: _Slot, zygote_client: ZygoteClient) -> None:
         placed = False
         try:
             with slot.starting:
                 await self._processes.acquire()
                 placed = True
-                await self._make(number, slot, nursery)
+                await self._make(number, slot, zygote_client)
         except (RlmWasmError, OSError) as error:
             # Typed for whoever waits: what leaves a task of the pool ends the pool, and every run in it.
-            slot.error = error if isinstance(error, RlmWasmError) else typed(error, "no worker can be made")
+            slot.error = (
+                error if isinstance(error, RlmWasmError) else wrap_os_error(error, "no worker can be made")
+            )
         finally:
-            link = slot.link
-            if slot.error is None and (link is None or not link.served.is_set()):
+            connection = slot.connection
+            if slot.error is None and (connection is None or not connection.served.is_set()):
                 # Nobody wants it any more, or the pool is closed.
                 slot.error = WorkerLost("the worker process is gone: it was ended before it served")
             slot.settled.set()
-            if link is None:
+            if connection is None:
                 self._placement.ended(number)
                 self._slots.pop(number, None)
                 if placed:
                     self._processes.release()
             elif slot.error is not None:
-                link.end(slot.error.message)
+                connection.end(slot.error.message)
 
-    async def _make(self, number: int, slot: _Slot, nursery: Nursery) -> None:
+    async def _make(self, number: int, slot: _Slot, zygote_client: ZygoteClient) -> None:
         """Have a worker forked and wait until it serves."""
-        child = await nursery.fork()
+        child = await zygote_client.fork()
         try:
-            link = slot.link = Link(
+            connection = slot.connection = Connection(
                 child,
                 tenant=slot.domain,
                 report_bytes_max=report_bytes_max(self._limits.cell, self._limits.boundary),
                 unsent_bytes_max=self._limits.workers.unsent_bytes_max,
                 hang_ms_max=self._limits.workers.hang_ms_max,
-                ended=lambda link: self._ended(number, link),
-                closed=lambda link, session: self._left(number, slot.owners.pop(session)),
+                ended=lambda connection: self._ended(number, connection),
+                closed=lambda connection, session: self._left(number, slot.owners.pop(session)),
                 alone=self._limits.isolation == "session",
             )
         except BaseException:
@@ -280,53 +286,53 @@ class WorkerPool:
             with anyio.CancelScope(shield=True):
                 await ended_in_time(child, _END_SECONDS_MAX)
             raise
-        self._census.worker_started()
+        self._counters.worker_started()
         assert self._tasks is not None
-        self._tasks.start_soon(link.serve)
+        self._tasks.start_soon(connection.serve)
         hang_ms = self._limits.workers.hang_ms_max
-        if not await told_in_time(link.served, child.cpu_ms, link.catch_up, hang_ms_max=hang_ms):
-            link.end(f"it gave no first sign of life for {hang_ms} ms")
-        if link.lost is not None:
-            slot.error = await nursery.cause_of_death(child) or link.lost
+        if not await told_in_time(connection.served, child.cpu_ms, connection.catch_up, hang_ms_max=hang_ms):
+            connection.end(f"it gave no first sign of life for {hang_ms} ms")
+        if connection.lost is not None:
+            slot.error = await zygote_client.cause_of_death(child) or connection.lost
 
-    def _nursery(self, domain: str) -> Nursery:
-        nursery = self._nurseries.get(domain)
-        if nursery is None:
+    def _zygote_client(self, domain: str) -> ZygoteClient:
+        zygote_client = self._zygote_clients.get(domain)
+        if zygote_client is None:
             assert self._tasks is not None
-            nursery = self._nurseries[domain] = Nursery(
+            zygote_client = self._zygote_clients[domain] = ZygoteClient(
                 self._limits.process(),
                 self._limits.required_layers,
                 self._tasks,
                 hang_ms_max=self._limits.workers.hang_ms_max,
                 places=self._zygotes,
-                on_start=self._census.zygote_started,
+                on_start=self._counters.zygote_started,
             )
-        return nursery
+        return zygote_client
 
-    def _retire_nursery(self, domain: str) -> None:
+    def _retire_zygote_client(self, domain: str) -> None:
         """End a zygote that nobody uses, and the idle workers that would end with it."""
         for number, slot in list(self._slots.items()):
             if slot.domain == domain:
                 self._end(number, "its zygote's place was needed")
-        nursery = self._nurseries.pop(domain, None)
-        if nursery is not None:
+        zygote_client = self._zygote_clients.pop(domain, None)
+        if zygote_client is not None:
             assert self._tasks is not None
-            self._leaving.add(nursery)
-            self._tasks.start_soon(self._see_off, nursery)
+            self._leaving.add(zygote_client)
+            self._tasks.start_soon(self._see_off, zygote_client)
 
-    async def _see_off(self, nursery: Nursery) -> None:
-        await nursery.aclose()
-        self._leaving.discard(nursery)
+    async def _see_off(self, zygote_client: ZygoteClient) -> None:
+        await zygote_client.aclose()
+        self._leaving.discard(zygote_client)
 
-    async def _served(self, number: int) -> tuple[_Slot, Link]:
+    async def _served(self, number: int) -> tuple[_Slot, Connection]:
         slot = self._slots[number]
         await slot.settled.wait()
         if slot.error is not None:
             # One of its own for each who waits: an exception that is raised twice keeps both traces.
             raise type(slot.error)(slot.error.message, hint=slot.error.hint)
-        if slot.link is None:
+        if slot.connection is None:
             raise WorkerLost("the worker process is gone: it was ended before it served")
-        return slot, slot.link
+        return slot, slot.connection
 
     def _retire(self, number: int) -> None:
         self._placement.retire(number)
@@ -344,26 +350,26 @@ class WorkerPool:
         slot.unwanted = True
         self._count_cpu(slot)  # while it is there for certain
         slot.starting.cancel()
-        if slot.link is not None:
-            slot.link.end(reason)
+        if slot.connection is not None:
+            slot.connection.end(reason)
 
-    def _ended(self, number: int, link: Link) -> None:
+    def _ended(self, number: int, connection: Connection) -> None:
         slot = self._slots.get(number)
         if slot is not None:
             self._count_cpu(slot)  # of one that died it may be there still
             if not slot.unwanted:
-                self._census.worker_lost(self._placement.sessions_in(number))
+                self._counters.worker_lost(self._placement.sessions_in(number))
         self._placement.ended(number)
         assert self._tasks is not None
-        self._tasks.start_soon(self._bury, number, link)
+        self._tasks.start_soon(self._bury, number, connection)
 
-    async def _bury(self, number: int, link: Link) -> None:
+    async def _bury(self, number: int, connection: Connection) -> None:
         with anyio.CancelScope(shield=True):
-            await link.over.wait()
-        await ended_in_time(link.child, _END_SECONDS_MAX)
+            await connection.over.wait()
+        await ended_in_time(connection.child, _END_SECONDS_MAX)
         self._slots.pop(number, None)
         self._processes.release()
-        link.gone.set()
+        connection.gone.set()
 
     # -- watching ----------------------------------------------------------------------------------------
 
@@ -377,56 +383,58 @@ class WorkerPool:
                 now = self._clock()
                 late_ns = now - before - self._limits.workers.heartbeat_ms * 1_000_000
                 for slot in list(self._slots.values()):
-                    if slot.link is not None and late_ns > 0:
+                    if slot.connection is not None and late_ns > 0:
                         # We stood still ourselves; what stopped us may have stopped the worker too.
-                        slot.link.excuse(late_ns)
+                        slot.connection.excuse(late_ns)
                     self._watch(slot, now)
                 if now - measured_ns >= _MEASURE_MS * 1_000_000:
                     measured_ns = now
                     self._measure(now)
 
     def _watch(self, slot: _Slot, now: int) -> None:
-        link = slot.link
-        if link is None or link.lost is not None or not link.busy:
+        connection = slot.connection
+        if connection is None or connection.lost is not None or not connection.busy:
             return
-        if link.overdue(now) is not None:
-            link.read()  # our own loop may have been late
-            if link.lost is None and (owed := link.overdue(now)) is not None:
-                link.end(f"it does not {owed}")
+        if connection.overdue(now) is not None:
+            connection.read()  # our own loop may have been late
+            if connection.lost is None and (owed := connection.overdue(now)) is not None:
+                connection.end(f"it does not {owed}")
                 return
-        if not link.ping_outstanding:
-            slot.cpu_ms = link.child.cpu_ms()
-            link.ping()
+        if not connection.ping_outstanding:
+            slot.cpu_ms = connection.child.cpu_ms()
+            connection.ping()
             return
         hang_ms = self._limits.workers.hang_ms_max
-        if link.silent_ns(now) < hang_ms * 1_000_000:
+        if connection.silent_ns(now) < hang_ms * 1_000_000:
             return
-        link.read()  # our own loop may have been late
-        used = link.child.cpu_ms()
+        connection.read()  # our own loop may have been late
+        used = connection.child.cpu_ms()
         if used is not None and slot.cpu_ms is not None:
             used -= slot.cpu_ms
-        if link.lost is None and hangs(link.silent_ns(now), used, hang_ms, copies=link.copies):
-            link.end(f"it gave no sign of life for {hang_ms} ms")
+        if connection.lost is None and hangs(
+            connection.silent_ns(now), used, hang_ms, copies=connection.copies
+        ):
+            connection.end(f"it gave no sign of life for {hang_ms} ms")
 
     def _measure(self, now: int) -> None:
         for number, slot in self._slots.items():
-            if slot.link is not None and slot.link.lost is None:
-                self._placement.measured(number, slot.link.memory_bytes())
+            if slot.connection is not None and slot.connection.lost is None:
+                self._placement.measured(number, slot.connection.memory_bytes())
                 self._count_cpu(slot)
         for number in list(self._placement.too_large()):
-            self._census.worker_lost(self._placement.sessions_in(number))
+            self._counters.worker_lost(self._placement.sessions_in(number))
             self._end(number, "it held more memory than a worker may")
         self._placement.pressure(memory_pressure_permille())
         self._end_all(self._placement.tick(now), "it has served its time")
 
     def _count_cpu(self, slot: _Slot) -> None:
-        used = None if slot.link is None else slot.link.child.cpu_ns()
-        if slot.link is None or used is None or used <= slot.counted_ns:
+        used = None if slot.connection is None else slot.connection.child.cpu_ns()
+        if slot.connection is None or used is None or used <= slot.counted_ns:
             return
         more, slot.counted_ns = used - slot.counted_ns, used
-        self._census.cpu_ns += more
+        self._counters.cpu_ns += more
         if self._limits.isolation != "shared":
-            self._charge(slot.link.tenant, more)
+            self._charge(slot.connection.tenant, more)
 
     def _end_all(self, numbers: Iterable[int], reason: str) -> None:
         for number in list(numbers):
@@ -444,8 +452,8 @@ class WorkerPool:
         with anyio.CancelScope(shield=True):
             self._end_all(self._slots, "the pool is closed")
             async with anyio.create_task_group() as ends:
-                for nursery in self.nurseries:
-                    ends.start_soon(nursery.aclose)
+                for zygote_client in self.zygote_clients:
+                    ends.start_soon(zygote_client.aclose)
         if self._supervising is not None:
             self._supervising.cancel()
         await tasks.__aexit__(None, None, None)
@@ -466,7 +474,7 @@ class WorkerPool:
         await self.aclose()
 
 
-def _require_room(limits: SessionLimits, start: SessionImage | None) -> None:
+def _require_room(limits: SessionLimits, start: SessionSnapshot | None) -> None:
     """Check that a session's memory holds what it starts from. The guest was read when its zygote started."""
     size = guest_files().guest.facts.image_bytes if start is None else start.size
     if limits.memory_bytes_max < size:

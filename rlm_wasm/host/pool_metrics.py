@@ -58,7 +58,7 @@ class PoolMetrics:
 
 
 @dataclass(slots=True)
-class Census:
+class PoolCounters:
     """The counters of a pool, as it keeps them. One thread writes; any may read."""
 
     workers_started: int = 0

@@ -20,7 +20,7 @@ _CPU_CLOCK: Final = 2
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
-class Child:
+class ProcessHandle:
     """A process that serves sessions. Whoever forked it reaps it; the pidfd names no other, ever."""
 
     pid: int
@@ -110,10 +110,10 @@ def _memory_bytes(pid: int) -> int | None:
         return None
 
 
-class Nursery(Protocol):
+class ExitReporter(Protocol):
     """Where worker processes come from: a zygote, ready to fork."""
 
-    async def fork(self) -> Child:
+    async def fork(self) -> ProcessHandle:
         """Return a fresh process that serves sessions.
 
         Raises:

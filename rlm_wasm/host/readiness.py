@@ -10,7 +10,7 @@ from typing import Final
 import anyio
 
 from rlm_wasm.host.liveness import hangs
-from rlm_wasm.host.process_handle import Child
+from rlm_wasm.host.process_handle import ProcessHandle
 
 _LOOK_SECONDS: Final = 0.05
 
@@ -40,7 +40,7 @@ async def told_in_time(
     return True
 
 
-async def ended_in_time(child: Child, seconds_max: float) -> bool:
+async def ended_in_time(child: ProcessHandle, seconds_max: float) -> bool:
     """Wait until a process that was killed is no more, then close it; return whether that is so."""
     with anyio.move_on_after(seconds_max, shield=True):
         while not child.ended():

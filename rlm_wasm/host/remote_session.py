@@ -10,8 +10,8 @@ import anyio
 from rlm_wasm.errors import UsageError, WorkerLost
 from rlm_wasm.host.answers import Answer
 from rlm_wasm.host.cell_accounting import lost_result
-from rlm_wasm.host.cell_slots import Stint
-from rlm_wasm.host.connection import Link
+from rlm_wasm.host.cell_slots import CellSlot
+from rlm_wasm.host.connection import Connection
 from rlm_wasm.host.session import CLOSE_SECONDS_MAX, HostSession
 from rlm_wasm.ids import SessionId
 from rlm_wasm.limits import BoundaryLimits, SessionLimits
@@ -19,9 +19,9 @@ from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.cell_result import CellResult
 from rlm_wasm.protocol.commands import Done, Load, Open, Report
 from rlm_wasm.protocol.input_value import Input
-from rlm_wasm.protocol.session_snapshot import SessionImage
+from rlm_wasm.protocol.session_snapshot import SessionSnapshot
 from rlm_wasm.protocol.text_layout import LaidOut
-from rlm_wasm.system.os_errors import typed
+from rlm_wasm.system.os_errors import wrap_os_error
 from rlm_wasm.system.threads import in_thread
 
 # A value of fewer bytes travels in its frame; a larger one in a file of its own.
@@ -38,18 +38,18 @@ class ProcessSession(HostSession):
 
     def __init__(
         self,
-        link: Link,
+        connection: Connection,
         number: SessionId,
         limits: SessionLimits,
         boundary: BoundaryLimits,
-        stint: Stint,
+        cell_slot: CellSlot,
         *,
         alone: bool = False,
     ) -> None:
-        super().__init__(link, number, boundary, stint)
+        super().__init__(connection, number, boundary, cell_slot)
         self._limits = limits
-        self._process_id: Final = link.child.pid
-        self._link: Final = link
+        self._process_id: Final = connection.child.pid
+        self._connection: Final = connection
         self._alone: Final = alone
 
     @property
@@ -60,11 +60,11 @@ class ProcessSession(HostSession):
     @property
     def lockdown(self) -> str:
         """What stands around that process: the word of a `lockdown.Grade`."""
-        return self._link.child.grade.value
+        return self._connection.child.grade.value
 
     def cpu_ns(self) -> int | None:
         """Return the CPU time of the process; None if it is not this session's alone, or is gone."""
-        return self._link.child.cpu_ns() if self._alone and self._link.lost is None else None
+        return self._connection.child.cpu_ns() if self._alone and self._connection.lost is None else None
 
     async def load(self, name: str, value: str | bytes) -> None:
         """Bind an input in the guest. Raises UsageError, MemoryExceeded or another GuestError."""
@@ -81,7 +81,7 @@ class ProcessSession(HostSession):
         try:
             laid_out = await in_thread(lay_out) if large else lay_out()
         except OSError as error:
-            failure = typed(error, "an input cannot be laid out", ours=True)
+            failure = wrap_os_error(error, "an input cannot be laid out", ours=True)
             raise failure from failure.__cause__
         await self._operate(Load(self._number, name, laid_out), None)
 
@@ -102,7 +102,7 @@ class ProcessSession(HostSession):
         await super().aclose()
         if self._alone and not self._home.inherited:
             with anyio.move_on_after(CLOSE_SECONDS_MAX):
-                await self._link.gone.wait()
+                await self._connection.gone.wait()
 
     def _received(self, report: Report) -> None:
         super()._received(report)
@@ -110,7 +110,7 @@ class ProcessSession(HostSession):
         if isinstance(report, Done) and self._answering is not None:
             self._answering.cancel()
 
-    async def open_in(self, limits: SessionLimits, start: SessionImage | None) -> None:
+    async def open_in(self, limits: SessionLimits, start: SessionSnapshot | None) -> None:
         """Make the guest. Called once, by the pool."""
         # The worker has its own source of random bytes: nothing of ours is called from there.
         command = Open(self._number, limits, self._boundary, os.urandom, self._received, start)

@@ -15,33 +15,33 @@ from typing import Final, Protocol, Self
 import anyio
 
 from rlm_wasm.errors import CellCancelled, DeadlineExceeded, GuestError, InternalError, UsageError
-from rlm_wasm.host.affinity import Home
+from rlm_wasm.host.affinity import Affinity
 from rlm_wasm.host.answers import Answer, Answerer
 from rlm_wasm.host.cell_accounting import unbegun_result
-from rlm_wasm.host.cell_slots import Stint
+from rlm_wasm.host.cell_slots import CellSlot
 from rlm_wasm.ids import SessionId
 from rlm_wasm.limits import BoundaryLimits
 from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.cell_result import CellResult
 from rlm_wasm.protocol.commands import (
+    AnswerRequest,
     Close,
     Command,
     Done,
-    FuelLow,
-    Interrupt,
+    FuelNeeded,
+    InterruptOperation,
     Load,
     Open,
     Rebase,
     Refuel,
     Report,
     Requested,
-    Respond,
-    Run,
+    StartCell,
     Stop,
     TakeSnapshot,
 )
 from rlm_wasm.protocol.guest_frames import encode_response, response_bytes_max
-from rlm_wasm.protocol.session_snapshot import SessionImage
+from rlm_wasm.protocol.session_snapshot import SessionSnapshot
 from rlm_wasm.scheduler.request import Cancelled
 
 # For so long closing waits until the session's place is free. What stands in the way of a worker process is
@@ -82,12 +82,14 @@ class HostSession:
     Whoever makes it begins with an `Open` whose sink is `_received`.
     """
 
-    def __init__(self, commands: Commands, number: SessionId, boundary: BoundaryLimits, stint: Stint) -> None:
+    def __init__(
+        self, commands: Commands, number: SessionId, boundary: BoundaryLimits, cell_slot: CellSlot
+    ) -> None:
         self._commands = commands
-        self._stint = stint
+        self._cell_slot = cell_slot
         self._number = number
         self._boundary = boundary
-        self._home = Home()
+        self._home = Affinity()
         self._mailbox = _Mailbox()
         self._closed = False
         # Nothing is left of the guest, and its place is free.
@@ -111,7 +113,7 @@ class HostSession:
         """Make the present state the session's origin: worth one copy after large inputs were loaded."""
         await self._operate(Rebase(self._number), None)
 
-    async def snapshot(self) -> SessionImage:
+    async def snapshot(self) -> SessionSnapshot:
         """Return the state between two cells. Raises UsageError if the session is lost."""
         done = await self._operate(TakeSnapshot(self._number), None)
         if done.snapshot is None:
@@ -121,14 +123,14 @@ class HostSession:
     async def run(
         self, cell: Cell, answer: Answer | None = None, *, checkpoint_bytes_max: int = 0
     ) -> CellResult:
-        """Run a cell; `answer` turns each request frame of the guest into a response frame.
+        """StartCell a cell; `answer` turns each request frame of the guest into a response frame.
 
         A GuestError raised by `answer` ends the cell and is its result. Where a cell ends the
         guest, the session goes back to the state before it if that took no more than
         `checkpoint_bytes_max`; else it is lost. Cancelling this call ends the cell.
         """
         self.last_result = None
-        done = await self._operate(Run(self._number, cell, checkpoint_bytes_max), answer)
+        done = await self._operate(StartCell(self._number, cell, checkpoint_bytes_max), answer)
         if done.result is None:
             raise InternalError("a cell ended without a result")
         return done.result
@@ -192,7 +194,7 @@ class HostSession:
             await self._begin(command)
         except BaseException:
             self._busy = False
-            self._stint.end()
+            self._cell_slot.end()
             raise
         self._answerer = answer if isinstance(answer, Answerer) else None
         failed: Exception | None = None
@@ -211,10 +213,12 @@ class HostSession:
                     self._interrupt()
                     self._unanswered = 0
                     reply = (
-                        Refuel(self._number, 0) if self._dry else Respond(self._number, _CANCELLED_RESPONSE)
+                        Refuel(self._number, 0)
+                        if self._dry
+                        else AnswerRequest(self._number, _CANCELLED_RESPONSE)
                     )
                 if not isinstance(reply, Stop) and not self._interrupted:
-                    await self._stint.begun()
+                    await self._cell_slot.begun()
                 self._commands.submit(reply)
         except BaseException:
             self._answerer = None
@@ -233,7 +237,7 @@ class HostSession:
         finally:
             self._busy = False
             self._answerer = None
-            self._stint.end()
+            self._cell_slot.end()
         self.last_result = report.result
         if failed is not None:
             raise failed
@@ -242,18 +246,18 @@ class HostSession:
         return report
 
     def _interrupt(self) -> None:
-        self._commands.submit(Interrupt(self._number))
+        self._commands.submit(InterruptOperation(self._number))
         self._interrupted = True
-        self._stint.hurry()
+        self._cell_slot.hurry()
 
     async def _begin(self, command: Command) -> None:
         """Send a command; a cell's once its tenant may compute."""
-        if not isinstance(command, Run):
+        if not isinstance(command, StartCell):
             self._commands.submit(command)
             return
-        if not self._stint.begin():
+        if not self._cell_slot.begin():
             try:
-                await self._stint.begun()
+                await self._cell_slot.begun()
                 if self._closed:
                     raise UsageError("the session was closed")
             except BaseException:
@@ -261,20 +265,20 @@ class HostSession:
                 raise
         self._commands.submit(command)
         if self._interrupted:  # while it waited
-            self._commands.submit(Interrupt(self._number))
+            self._commands.submit(InterruptOperation(self._number))
 
     def _received(self, report: Report) -> None:
         """Take a report of the worker's: an answerer gets a request at once, the waiting task all else."""
-        self._stint.end()  # the guest waits for the host, or for nothing
+        self._cell_slot.end()  # the guest waits for the host, or for nothing
         answerer = self._answerer
-        if answerer is None or self._interrupted or not isinstance(report, Requested | FuelLow):
+        if answerer is None or self._interrupted or not isinstance(report, Requested | FuelNeeded):
             self._mailbox.put(report)
             return
         self._frames += 1
         self._unanswered = self._frames
-        self._dry = isinstance(report, FuelLow)
+        self._dry = isinstance(report, FuelNeeded)
         try:
-            if isinstance(report, FuelLow):
+            if isinstance(report, FuelNeeded):
                 answerer.refuel(functools.partial(self._refuel, self._frames))
             else:
                 answerer.ask(report.frame, functools.partial(self._reply, self._frames))
@@ -292,7 +296,7 @@ class HostSession:
             command = Stop(self._number, response)
         else:
             try:
-                command = Respond(self._number, self._checked(response))
+                command = AnswerRequest(self._number, self._checked(response))
             except UsageError as error:
                 self._mailbox.put(error)
                 return
@@ -321,18 +325,18 @@ class HostSession:
             with contextlib.suppress(UsageError):  # the worker is closed, and so is the guest
                 self._commands.submit(command)
 
-        if isinstance(command, Stop) or self._interrupted or self._stint.begin(submit):
+        if isinstance(command, Stop) or self._interrupted or self._cell_slot.begin(submit):
             submit()
 
-    async def _answer(self, request: Requested | FuelLow, answer: Answer | None) -> Command:
+    async def _answer(self, request: Requested | FuelNeeded, answer: Answer | None) -> Command:
         """Return what to tell the guest: a response, or that its cell is over."""
-        if isinstance(request, FuelLow):
+        if isinstance(request, FuelNeeded):
             # Interrupted: the guest has to run again for that. Or nobody is there who has any.
             return Refuel(self._number, 0)
         if answer is None:
             return Stop(self._number, CellCancelled("the guest asked the host where nobody answers"))
         if self._interrupted:
-            return Respond(self._number, _CANCELLED_RESPONSE)
+            return AnswerRequest(self._number, _CANCELLED_RESPONSE)
         wait_ms = self._boundary.host_wait_ms_max
         try:
             # No `fail_after`: whoever answers may have a TimeoutError of its own.
@@ -340,11 +344,11 @@ class HostSession:
                 anyio.CancelScope() as self._answering,
                 anyio.move_on_after(wait_ms / 1000) as waiting,
             ):
-                return Respond(self._number, self._checked(await answer(request.frame)))
+                return AnswerRequest(self._number, self._checked(await answer(request.frame)))
             if waiting.cancelled_caught:
                 late = DeadlineExceeded(f"the guest waited for the host longer than {wait_ms} ms")
                 return Stop(self._number, late)
             # Interrupted: the guest has to run again to be interrupted.
-            return Respond(self._number, _CANCELLED_RESPONSE)
+            return AnswerRequest(self._number, _CANCELLED_RESPONSE)
         except GuestError as error:
             return Stop(self._number, error)

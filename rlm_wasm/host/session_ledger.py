@@ -99,7 +99,7 @@ class _Entry:
     late: int = 0
 
 
-class Protocol:
+class SessionLedger:
     """The books of one worker process."""
 
     def __init__(self) -> None:

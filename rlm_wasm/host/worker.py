@@ -14,7 +14,7 @@ from rlm_wasm.limits import BoundaryLimits, SessionLimits
 from rlm_wasm.lockdown import Grade
 from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.cell_result import CellResult
-from rlm_wasm.protocol.session_snapshot import SessionImage
+from rlm_wasm.protocol.session_snapshot import SessionSnapshot
 
 
 @runtime_checkable
@@ -48,7 +48,7 @@ class WorkerSession(Protocol):
     async def rebase(self) -> None:
         """Make the present state the session's origin: worth one copy after large inputs were loaded."""
 
-    async def snapshot(self) -> SessionImage:
+    async def snapshot(self) -> SessionSnapshot:
         """Return the state between two cells. Raises UsageError if the session is lost."""
 
     async def run(
@@ -93,7 +93,7 @@ class Worker(Protocol):
         boundary: BoundaryLimits,
         *,
         tenant: str = "",
-        start: SessionImage | None = None,
+        start: SessionSnapshot | None = None,
     ) -> WorkerSession:
         """Make a session for a tenant, or fork one from an image.
 

@@ -4,7 +4,7 @@ A zygote that has died is replaced at the next fork, once nothing is left of it.
 it (the kernel sees to that), and each of them is told to its sessions by its own socket.
 
 One task owns a zygote from the decision to start it until it is reaped, so that whoever closes the
-nursery ends it at any moment in between. It is not the task of who needed it first: that one may give up,
+zygotes ends it at any moment in between. It is not the task of who needed it first: that one may give up,
 and the next, who may give up as soon, finds the start further on.
 """
 
@@ -23,14 +23,14 @@ from anyio.abc import TaskGroup
 
 from rlm_wasm.errors import HostExhausted, LockdownError, RlmWasmError, WorkerLost
 from rlm_wasm.host.liveness import stands_still
-from rlm_wasm.host.process_handle import Child
+from rlm_wasm.host.process_handle import ProcessHandle
 from rlm_wasm.host.readiness import told_in_time
 from rlm_wasm.host.zygote import CLOSE_SECONDS_MAX, START_SECONDS_MAX, Zygote
 from rlm_wasm.host.zygote_start import ZygoteStart
 from rlm_wasm.lockdown import Finding, Grade
 from rlm_wasm.protocol.process_limits import ProcessLimits
 from rlm_wasm.protocol.zygote_reports import Exited, Gone, Spawned, Unheld, ZygoteGone
-from rlm_wasm.system.os_errors import typed
+from rlm_wasm.system.os_errors import wrap_os_error
 from rlm_wasm.system.threads import in_thread
 
 ENTRY: Final = "rlm_wasm.jail.worker_entry"
@@ -57,7 +57,7 @@ class _Birth:
 
 
 @dataclass(slots=True, eq=False)
-class _Born(Child):
+class _Born(ProcessHandle):
     """A child whose birth is remembered."""
 
     birth: _Birth
@@ -76,7 +76,7 @@ class _Life:
     over: anyio.Event = field(default_factory=anyio.Event)
 
 
-class Nursery:
+class ZygoteClient:
     """One zygote at a time, and the workers it forks. Its tasks run in the pool's task group."""
 
     def __init__(
@@ -94,7 +94,7 @@ class Nursery:
         self._on_start: Final = on_start
         self._required: Final = tuple(required)
         self._tasks: Final = tasks
-        # One for each process of a zygote that there may be, in all nurseries.
+        # One for each process of a zygote that there may be, in all zygote_clients.
         self._places: Final = places or anyio.Semaphore(1)
         self._life: _Life | None = None
         self._births: dict[int, _Birth] = {}
@@ -111,7 +111,7 @@ class Nursery:
         zygote = None if self._life is None else self._life.zygote
         return None if zygote is None else zygote.pid
 
-    async def fork(self) -> Child:
+    async def fork(self) -> ProcessHandle:
         """Return a fresh process that locks itself down and serves.
 
         Raises:
@@ -130,10 +130,10 @@ class Nursery:
             raise WorkerLost(f"no worker process can be made: {gone.message}") from gone
         except OSError as error:
             # Typed here: anything else that leaves a task of the pool ends the pool, and every run in it.
-            failure = typed(error, _NO_WORKER, ours=True)
+            failure = wrap_os_error(error, _NO_WORKER, ours=True)
             raise failure from failure.__cause__
 
-    async def _fork(self) -> Child:
+    async def _fork(self) -> ProcessHandle:
         life, zygote = await self._serving()
         ours, theirs = socket.socketpair()
         birth = _Birth()
@@ -164,7 +164,7 @@ class Nursery:
             raise
         return _Born(birth.spawned.pid, birth.spawned.pidfd, ours, birth, grade=zygote.grade)
 
-    async def cause_of_death(self, child: Child) -> LockdownError | None:
+    async def cause_of_death(self, child: ProcessHandle) -> LockdownError | None:
         """Return why a worker that never served ended, if that was a missing layer."""
         if not isinstance(child, _Born):
             return None
@@ -178,7 +178,7 @@ class Nursery:
         life = self._life
         if life is not None:
             self._lose(life)
-            # Its end is bounded, and whoever closes the nursery may rely on it.
+            # Its end is bounded, and whoever closes the zygotes may rely on it.
             with anyio.CancelScope(shield=True):
                 await life.over.wait()
 
@@ -214,7 +214,9 @@ class Nursery:
                 await self._listen(life)
         except (RlmWasmError, OSError) as error:
             # Typed for whoever waits: what leaves a task of the pool ends the pool, and every run in it.
-            life.error = error if isinstance(error, RlmWasmError) else typed(error, _NO_WORKER, ours=True)
+            life.error = (
+                error if isinstance(error, RlmWasmError) else wrap_os_error(error, _NO_WORKER, ours=True)
+            )
         finally:
             self._lose(life)
             life.settled.set()
@@ -226,7 +228,7 @@ class Nursery:
             life.over.set()
 
     async def _start(self, life: _Life) -> None:
-        """Start a zygote: an interpreter, a guest to load, a rehearsal."""
+        """Start a zygote: an interpreter, a guest to load, a warm-up."""
         start = ZygoteStart(ENTRY, self._limits, self._required)
         try:
             await in_thread(start.run, abandon_on_cancel=True)
@@ -241,14 +243,14 @@ class Nursery:
                 self._on_start()
         if zygote is None:
             raise ZygoteGone("the zygote was not started")
-        with anyio.move_on_after(START_SECONDS_MAX) as patience:
+        with anyio.move_on_after(START_SECONDS_MAX) as bound:
             while not zygote.ready():
                 before_ms = zygote.start_cpu_ms()
                 with anyio.move_on_after(_STILL_SECONDS_MAX) as still:
                     await _readable(zygote)
                 if still.cancelled_caught and stands_still(before_ms, zygote.start_cpu_ms()):
                     raise ZygoteGone("the zygote stood still while it started")
-        if patience.cancelled_caught:
+        if bound.cancelled_caught:
             raise ZygoteGone(f"the zygote did not start within {START_SECONDS_MAX:.0f} s")
         self.layers, self.grade = zygote.layers, zygote.grade
 

@@ -10,9 +10,9 @@ from typing import Final
 from rlm_wasm.errors import UsageError
 from rlm_wasm.ids import SessionId
 from rlm_wasm.inline.disturbance import Disturbance
-from rlm_wasm.inline.loop_mailbox import Postbox
+from rlm_wasm.inline.loop_mailbox import LoopMailbox
 from rlm_wasm.inline.worker_loop import WorkerLoop
-from rlm_wasm.protocol.commands import Close, Command, Interrupt, Respond
+from rlm_wasm.protocol.commands import AnswerRequest, Close, Command, InterruptOperation
 
 # For so long, and a guest's slice, an event loop runs guests before it looks at its other work again.
 ROUND_NS_MAX: Final = 1_000_000
@@ -20,7 +20,7 @@ ROUND_NS_MAX: Final = 1_000_000
 FOR_THREAD_MAX: Final = 8
 
 
-class LocalLink:
+class InlineConnection:
     """Takes an event loop's commands to the worker loop. To be used on the event loop's thread only.
 
     Most guests ask again a few microseconds after they were answered. Waking the thread for that, and
@@ -32,18 +32,18 @@ class LocalLink:
     def __init__(
         self,
         loop: WorkerLoop,
-        postbox: Postbox,
+        loop_mailbox: LoopMailbox,
         clock: Callable[[], int],
         disturbance: Disturbance | None = None,
     ) -> None:
-        self.postbox: Final = postbox
+        self.loop_mailbox: Final = loop_mailbox
         self._clock: Final = clock
         self._loop = loop
         self._disturbance: Final = disturbance or Disturbance()
         # What the last look found: one a round, and one a response while there is no round.
         self._disturbed = False
         # What guests are to be answered: each waits for one response at most.
-        self._responses: OrderedDict[SessionId, Respond] = OrderedDict()
+        self._responses: OrderedDict[SessionId, AnswerRequest] = OrderedDict()
         # Those whose interrupt the thread may not have seen yet.
         self._interrupted: set[SessionId] = set()
 
@@ -53,16 +53,16 @@ class LocalLink:
         Raises:
             UsageError: the loop is closed.
         """
-        if isinstance(command, Respond):
+        if isinstance(command, AnswerRequest):
             if command.session not in self._interrupted and not self._still_disturbed():
                 self._responses[command.session] = command
                 if len(self._responses) == 1:
-                    self.postbox.call_soon(self._respond)
+                    self.loop_mailbox.call_soon(self._respond)
                 return
             self._interrupted.discard(command.session)
         elif (response := self._responses.pop(command.session, None)) is not None:
             self._loop.submit(response)
-        if isinstance(command, Interrupt):
+        if isinstance(command, InterruptOperation):
             self._interrupted.add(command.session)
         elif isinstance(command, Close):
             self._interrupted.discard(command.session)
@@ -79,15 +79,15 @@ class LocalLink:
         disturbed = self._disturbed = self._disturbance.possible()
         until_ns, for_thread = self._clock() + ROUND_NS_MAX, 0
         try:
-            self.postbox.hold()
-            with self._loop.borrowed() as seats:
+            self.loop_mailbox.hold()
+            with self._loop.borrowed() as scheduler:
                 while self._responses and for_thread < FOR_THREAD_MAX and self._clock() < until_ns:
                     _, response = self._responses.popitem(last=False)
-                    if seats is None or disturbed or not seats.answer(response):
+                    if scheduler is None or disturbed or not scheduler.answer(response):
                         for_thread += 1
                         with contextlib.suppress(UsageError):  # closed meanwhile, and so is the guest
                             self._loop.submit(response)
         finally:
             if self._responses:
-                self.postbox.call_soon(self._respond)
-            self.postbox.deliver()
+                self.loop_mailbox.call_soon(self._respond)
+            self.loop_mailbox.deliver()

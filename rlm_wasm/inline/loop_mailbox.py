@@ -9,11 +9,11 @@ from typing import Any, Final
 
 from anyio.lowlevel import EventLoopToken
 
-# Letters are taken out for so long, then the event loop has its turn: who posts may be as fast as who takes.
+# Callbacks are taken out for so long, then the event loop has its turn: whoever posts may be as fast.
 DELIVER_NS_MAX: Final = 1_000_000
 
 
-class Postbox:
+class LoopMailbox:
     """Calls functions on the event loop of `token`. One thread posts; nothing posted may raise.
 
     `clock` gives nanoseconds.
@@ -29,8 +29,8 @@ class Postbox:
         self.call_soon: Final[Callable[..., object]] = (
             getattr(native, "call_soon", None) or native.run_sync_soon
         )
-        self._letters: deque[tuple[Callable[[Any], None], object]] = deque()
-        # Whether the event loop is about to take letters out, so that nobody has to wake it.
+        self._callbacks: deque[tuple[Callable[[Any], None], object]] = deque()
+        # Whether the event loop is about to take callbacks out, so that nobody has to wake it.
         self._called = False
         # Whether it would do so without who holds it, too.
         self._due = False
@@ -40,7 +40,7 @@ class Postbox:
 
         Raises what the event loop raises when it is closed.
         """
-        self._letters.append((function, argument))
+        self._callbacks.append((function, argument))
         # Waking a loop is a system call and a switch of threads: once for all that is posted until then.
         if not self._called:
             self._called = True
@@ -62,21 +62,21 @@ class Postbox:
         self._take()
 
     def _deliver(self) -> None:
-        # First: what is posted while letters are taken out either is among them, or wakes the loop again.
+        # First: what is posted while callbacks are taken out either is among them, or wakes the loop again.
         self._called = False
         self._take()
 
     def _take(self) -> None:
-        letters = self._letters
+        callbacks = self._callbacks
         until_ns = self._clock() + DELIVER_NS_MAX
         try:
-            while letters:
-                function, argument = letters.popleft()
+            while callbacks:
+                function, argument = callbacks.popleft()
                 function(argument)
                 if self._clock() >= until_ns:
                     break
         finally:
-            if letters and not self._called:
+            if callbacks and not self._called:
                 self._called = True
                 with contextlib.suppress(RuntimeError):  # the loop ends, and with it who waits
                     self.call_soon(self._deliver)

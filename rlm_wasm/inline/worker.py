@@ -17,20 +17,20 @@ import anyio
 from anyio.lowlevel import current_token
 
 from rlm_wasm.errors import HostExhausted, UsageError
-from rlm_wasm.host.cell_slots import Stints
+from rlm_wasm.host.cell_slots import CellSlots
 from rlm_wasm.host.session import HostSession
 from rlm_wasm.ids import SessionId
-from rlm_wasm.inline.connection import LocalLink
-from rlm_wasm.inline.loop_mailbox import Postbox
+from rlm_wasm.inline.connection import InlineConnection
+from rlm_wasm.inline.loop_mailbox import LoopMailbox
 from rlm_wasm.inline.worker_loop import WorkerLoop
 from rlm_wasm.limits import NO_TENANT_LIMITS, BoundaryLimits, SessionLimits
 from rlm_wasm.protocol.commands import Open
-from rlm_wasm.protocol.session_snapshot import SessionImage
+from rlm_wasm.protocol.session_snapshot import SessionSnapshot
 from rlm_wasm.system.host_limits import check_host_limits
 from rlm_wasm.system.threads import in_thread
 from rlm_wasm.tenant import checked_tenant
 from rlm_wasm.vm.entropy import session_entropy
-from rlm_wasm.vm.snapshot import Snapshot
+from rlm_wasm.vm.snapshot import MemorySnapshot
 
 
 class InlineSession(HostSession):
@@ -40,16 +40,16 @@ class InlineSession(HostSession):
         self,
         limits: SessionLimits,
         entropy: Callable[[int], bytes],
-        start: Snapshot | None,
-        postbox: Postbox,
+        start: MemorySnapshot | None,
+        loop_mailbox: LoopMailbox,
     ) -> None:
         """Make the guest. Called once, by InlineWorker."""
-        self._postbox = postbox
-        sink = functools.partial(postbox.post, self._received)
+        self._loop_mailbox = loop_mailbox
+        sink = functools.partial(loop_mailbox.post, self._received)
         await self._operate(Open(self._number, limits, self._boundary, entropy, sink, start), None)
 
     def _notice_of_end(self) -> Callable[[], None]:
-        return functools.partial(self._postbox.post, lambda _: self._freed.set(), None)
+        return functools.partial(self._loop_mailbox.post, lambda _: self._freed.set(), None)
 
 
 class InlineWorker:
@@ -64,13 +64,13 @@ class InlineWorker:
     def __init__(
         self, *, clock: Callable[[], int] = monotonic_ns, cells_max: int = NO_TENANT_LIMITS.cells_max
     ) -> None:
-        self._stints = Stints(cells_max)
+        self._cell_slots = CellSlots(cells_max)
         self._clock = clock
         self._loop = WorkerLoop(clock=clock)
         self._numbers = itertools.count(1)
         self._started = False
         self._closed = False
-        self._link: LocalLink | None = None
+        self._link: InlineConnection | None = None
 
     async def session(
         self,
@@ -78,7 +78,7 @@ class InlineWorker:
         boundary: BoundaryLimits,
         *,
         tenant: str = "",
-        start: SessionImage | None = None,
+        start: SessionSnapshot | None = None,
     ) -> InlineSession:
         """Make a session, or fork one from a snapshot; every tenant's is in this process.
 
@@ -90,27 +90,29 @@ class InlineWorker:
         """
         if self._closed:
             raise UsageError("the worker is closed")
-        if start is not None and not isinstance(start, Snapshot):
+        if start is not None and not isinstance(start, MemorySnapshot):
             raise UsageError("the image was made by another kind of worker; save it and load it here")
         if not self._started:
             check_host_limits(processes=False)
             self._loop.start()
             self._started = True
         token = current_token()
-        if self._link is None or self._link.postbox.token != token:
-            self._link = self._make_link(Postbox(token, self._clock))
+        if self._link is None or self._link.loop_mailbox.token != token:
+            self._link = self._make_link(LoopMailbox(token, self._clock))
         number = SessionId(next(self._numbers))
-        session = InlineSession(self._link, number, boundary, self._stints.stint(checked_tenant(tenant)))
+        session = InlineSession(
+            self._link, number, boundary, self._cell_slots.cell_slot(checked_tenant(tenant))
+        )
         entropy = session_entropy(limits, number)
         try:
-            await session.open(limits, entropy, start, self._link.postbox)
+            await session.open(limits, entropy, start, self._link.loop_mailbox)
         except BaseException:
             session.abandon()  # cancelled: the guest may be there although nobody wants it
             raise
         return session
 
-    def _make_link(self, postbox: Postbox) -> LocalLink:
-        return LocalLink(self._loop, postbox, self._clock)
+    def _make_link(self, loop_mailbox: LoopMailbox) -> InlineConnection:
+        return InlineConnection(self._loop, loop_mailbox, self._clock)
 
     async def aclose(self) -> None:
         """End every session and the thread."""

@@ -17,11 +17,11 @@ from rlm_wasm.errors import InternalError, UsageError
 from rlm_wasm.inline.guest_loader import load_guest_program
 from rlm_wasm.protocol.commands import Command
 from rlm_wasm.system import forks
-from rlm_wasm.system.os_errors import typed
+from rlm_wasm.system.os_errors import wrap_os_error
 from rlm_wasm.system.standard_descriptors import hold_standard_descriptors
 from rlm_wasm.vm import traps
 from rlm_wasm.vm.fatal import die
-from rlm_wasm.vm.session_scheduler import Seats
+from rlm_wasm.vm.session_scheduler import SessionScheduler
 from rlm_wasm.vm.warm_pool import PREPARED_MAX
 
 STOP_SECONDS_MAX: Final = 30.0
@@ -30,7 +30,7 @@ _FORKED: Final = "the worker belongs to the process that this one was forked fro
 _ENDING: Final = "the interpreter is ending"
 # Nobody wants the thread for so long: then it prepares sessions, a fraction of a millisecond at a time.
 IDLE_SECONDS: Final = 0.005
-# Who wants to borrow the seats waits for so long: a few turns that are brief.
+# Who wants to borrow the scheduler waits for so long: a few turns that are brief.
 LEND_SECONDS_MAX: Final = 0.0005
 
 
@@ -38,7 +38,7 @@ class _Word(Enum):
     """What the thread is told beside commands."""
 
     STOP = auto()
-    LOOK = auto()  # who borrowed the seats has left it something to do
+    LOOK = auto()  # who borrowed the scheduler has left it something to do
 
 
 class WorkerLoop:
@@ -50,8 +50,8 @@ class WorkerLoop:
 
     def __init__(self, *, prepared_max: int = PREPARED_MAX, clock: Callable[[], int]) -> None:
         self._commands: queue.SimpleQueue[Command | _Word] = queue.SimpleQueue()
-        self._seats = Seats(load_guest_program, prepared_max=prepared_max, clock=clock)
-        # Whoever holds it may touch the seats: the thread whenever it does not wait, or who borrows them.
+        self._scheduler = SessionScheduler(load_guest_program, prepared_max=prepared_max, clock=clock)
+        # Whoever holds it may touch the scheduler: the thread whenever it does not wait, or who borrows them.
         self._baton = threading.Lock()
         # Somebody wants to borrow. Without it the thread would take the baton again before he had a chance.
         self._wanted = False
@@ -81,7 +81,7 @@ class WorkerLoop:
             self._thread.start()
         except RuntimeError as error:
             _running.discard(self)
-            failure = typed(error, "no thread for guests can be started", ours=True)
+            failure = wrap_os_error(error, "no thread for guests can be started", ours=True)
             raise failure from failure.__cause__
 
     def submit(self, command: Command) -> None:
@@ -96,22 +96,22 @@ class WorkerLoop:
             self._commands.put(command)
 
     @contextlib.contextmanager
-    def borrowed(self) -> Iterator[Seats | None]:
-        """Lend the seats to the calling thread for a moment; None if this loop needs them itself.
+    def borrowed(self) -> Iterator[SessionScheduler | None]:
+        """Lend the scheduler to the calling thread for a moment; None if this loop needs them itself.
 
         It does while a guest has a turn that may take long.
         """
         self._wanted = True
-        if not self._baton.acquire(timeout=0 if self._seats.engaged else LEND_SECONDS_MAX):
+        if not self._baton.acquire(timeout=0 if self._scheduler.engaged else LEND_SECONDS_MAX):
             self._wanted = False
             self._commands.put(_Word.LOOK)
             yield None
             return
         try:
-            yield None if self._refusing else self._seats
+            yield None if self._refusing else self._scheduler
         finally:
             self._wanted = False
-            left = self._seats.idle_seconds() is not None
+            left = self._scheduler.idle_seconds() is not None
             self._baton.release()
             if left:
                 self._commands.put(_Word.LOOK)
@@ -131,12 +131,12 @@ class WorkerLoop:
         """Close every session and end the thread; return whether no guest can run any more."""
         self._refuse(_ENDING)
         self._thread.join(STOP_SECONDS_MAX)
-        # Kept: whoever wants to borrow the seats from now on gets nothing.
+        # Kept: whoever wants to borrow the scheduler from now on gets nothing.
         return not self._thread.is_alive() and self._baton.acquire(timeout=STOP_SECONDS_MAX)
 
     def disown(self) -> None:
         """In the child of a fork, where there is no thread: refuse everything, free nothing."""
-        _kept.append(self._seats)
+        _kept.append(self._scheduler)
         self._door, self._baton = threading.Lock(), threading.Lock()
         self._refusing = _FORKED
         _running.discard(self)
@@ -149,7 +149,7 @@ class WorkerLoop:
     @property
     def open_sessions(self) -> int:
         """How many sessions exist; exact only on the worker's thread or when it is idle."""
-        return len(self._seats)
+        return len(self._scheduler)
 
     # -- the thread ---------------------------------------------------------------------------------
 
@@ -162,9 +162,9 @@ class WorkerLoop:
                     continue
                 with self._baton:
                     if self._idle:
-                        self._seats.prepare()
+                        self._scheduler.prepare()
                     else:
-                        self._seats.turn()
+                        self._scheduler.turn()
                 self._had_turn = True
         finally:
             with self._door:
@@ -172,7 +172,7 @@ class WorkerLoop:
             with self._baton:
                 # Also where a bug ended the thread: nobody who was not refused may wait for ever.
                 self._begin_what_is_left()
-                self._seats.close_all()
+                self._scheduler.close_all()
             forks.drop_baton(self._baton)
             _running.discard(self)
 
@@ -182,49 +182,49 @@ class WorkerLoop:
             while True:
                 command = self._commands.get_nowait()
                 if not isinstance(command, _Word):
-                    self._seats.perform(command)
+                    self._scheduler.perform(command)
 
     def _gives_way(self) -> bool:
-        """Whether to leave the seats to somebody who wants to borrow them: once after each turn."""
+        """Whether to leave the scheduler to somebody who wants to borrow them: once after each turn."""
         gives_way = self._wanted and self._had_turn
         self._had_turn = self._had_turn and not gives_way
         return gives_way
 
     def _take_commands(self) -> None:
-        timeout = self._patience()
+        timeout = self._idle_timeout()
         try:
             command = self._commands.get(block=timeout != 0.0, timeout=timeout or None)
         except queue.Empty:
             # Waited as long as that in vain. A sleeper that wakes makes the thread busy again.
             with self._baton:
-                self._idle = self._seats.idle_seconds() != 0.0
+                self._idle = self._scheduler.idle_seconds() != 0.0
             return
         self._idle = False
         with self._baton, contextlib.suppress(queue.Empty):
             while command is not _Word.STOP:
                 if command is not _Word.LOOK:
-                    self._seats.perform(command)
+                    self._scheduler.perform(command)
                 if self._wanted:
                     return
                 command = self._commands.get_nowait()
             self._stopping = True
 
-    def _patience(self) -> float | None:
+    def _idle_timeout(self) -> float | None:
         """How long to wait for a command: not at all where a guest can go on, None for ever."""
         if self._gives_way():
             return None  # who borrows says LOOK when he leaves something to do
         with self._baton:
-            timeout = self._seats.idle_seconds()
-            if timeout != 0.0 and self._seats.wants_preparing:
-                patience = 0.0 if self._idle else IDLE_SECONDS
-                return patience if timeout is None else min(patience, timeout)
+            timeout = self._scheduler.idle_seconds()
+            if timeout != 0.0 and self._scheduler.wants_preparing:
+                idle = 0.0 if self._idle else IDLE_SECONDS
+                return idle if timeout is None else min(idle, timeout)
             return timeout
 
 
 # Loops whose thread may run a guest.
 _running: Final[set[WorkerLoop]] = set()
 # Guests of another process, of which this one has a copy that nothing may touch.
-_kept: Final[list[Seats]] = []
+_kept: Final[list[SessionScheduler]] = []
 _ending = False
 
 

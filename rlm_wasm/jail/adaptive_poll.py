@@ -23,7 +23,7 @@ QUICK_FROM_MAX: Final = 1_024
 
 
 @dataclass(frozen=True, slots=True)
-class Vigil:
+class AdaptivePoll:
     """What the answers so far say about the next one."""
 
     quick: int = 0
@@ -34,10 +34,10 @@ class Vigil:
         # On one processor the host could not answer meanwhile.
         return AWAKE_NS_MAX if self.quick >= self.wanted and processors > 1 else 0
 
-    def after(self, waited_ns: int) -> Vigil:
+    def after(self, waited_ns: int) -> AdaptivePoll:
         """Return what is known once another answer took `waited_ns`."""
         awake = self.quick >= self.wanted
         if waited_ns <= AWAKE_NS_MAX:
             wanted = max(QUICK_FROM, self.wanted - 1) if awake else self.wanted
-            return Vigil(min(self.quick + 1, QUICK_FROM_MAX), wanted)
-        return Vigil(0, min(2 * self.wanted, QUICK_FROM_MAX) if awake else self.wanted)
+            return AdaptivePoll(min(self.quick + 1, QUICK_FROM_MAX), wanted)
+        return AdaptivePoll(0, min(2 * self.wanted, QUICK_FROM_MAX) if awake else self.wanted)

@@ -13,31 +13,31 @@ from rlm_wasm.protocol import commands as c
 from rlm_wasm.protocol import worker_messages as m
 from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.cell_result import CellResult
-from rlm_wasm.protocol.session_snapshot import SessionImage
+from rlm_wasm.protocol.session_snapshot import SessionSnapshot
 from rlm_wasm.protocol.snapshot_runs import read_runs, write_runs
 from rlm_wasm.protocol.text_layout import Encoding, LaidOut
 from rlm_wasm.system.memfd import MemoryFile
 from rlm_wasm.vm.entropy import session_entropy
-from rlm_wasm.vm.snapshot import Layer, Snapshot
+from rlm_wasm.vm.snapshot import Layer, MemorySnapshot
 
-# Images a worker keeps ready to fork, oldest use out first; a fork of another one lays it out again.
+# KeptSnapshots a worker keeps ready to fork, oldest use out first; a fork of another one lays it out again.
 IMAGES_KEPT_MAX: Final = 4
 
 
-class Images:
+class KeptSnapshots:
     """The images that a worker process has laid out."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[int, Snapshot] = OrderedDict()
+        self._kept: OrderedDict[int, MemorySnapshot] = OrderedDict()
 
-    def get(self, message: m.OpenSession, file: MemoryFile | None) -> Snapshot:
+    def get(self, message: m.OpenSession, file: MemoryFile | None) -> MemorySnapshot:
         """Return the image that a session starts from. Raises ArtifactError if its file is none."""
         kept = self._kept.pop(message.image, None)
         if kept is None:
             if file is None:
                 raise InternalError("an image came without its file")
             runs = read_runs(file.fd, message.image_runs, message.image_size)
-            kept = Snapshot(
+            kept = MemorySnapshot(
                 adopted_guest().program, None, Layer(runs), message.image_size, message.image_virtual_ns
             )
         self._kept[message.image] = kept
@@ -47,7 +47,7 @@ class Images:
 
 
 def open_command(
-    message: m.OpenSession, sink: Callable[[c.Report], None], images: Images, file: MemoryFile | None
+    message: m.OpenSession, sink: Callable[[c.Report], None], images: KeptSnapshots, file: MemoryFile | None
 ) -> c.Open:
     """Return the command that makes a session. Raises ArtifactError if its image is none."""
     start = images.get(message, file) if message.image else None
@@ -73,10 +73,10 @@ def command_of(message: m.ToWorker) -> c.Command:
     """Return the command that a message says. An input and a new session have functions of their own."""
     match message:
         case m.RespondTo(session=session, response=response):  # the most frequent by far
-            return c.Respond(SessionId(session), response)
+            return c.AnswerRequest(SessionId(session), response)
         case m.RunCell():
             cell = Cell(message.source, message.limits, message.report_variables, message.refuels)
-            return c.Run(SessionId(message.session), cell, message.checkpoint_bytes_max)
+            return c.StartCell(SessionId(message.session), cell, message.checkpoint_bytes_max)
         case m.RefuelCell(session=session, fuel=fuel):
             return c.Refuel(SessionId(session), fuel)
         case m.RebaseSession(session=session):
@@ -84,7 +84,7 @@ def command_of(message: m.ToWorker) -> c.Command:
         case m.SnapshotSession(session=session):
             return c.TakeSnapshot(SessionId(session))
         case m.InterruptCell(session=session):
-            return c.Interrupt(SessionId(session))
+            return c.InterruptOperation(SessionId(session))
         case m.StopOperation(session=session, error=report):
             error = m.decode_error(report)
             if not isinstance(error, GuestError):
@@ -99,7 +99,7 @@ def report_of(session: int, operation: int, report: c.Report, into: MemoryFile |
     """Return the message for a report; an image is written into the blank file that was lent for it."""
     if isinstance(report, c.Requested):
         return m.GuestRequest(session, operation, report.frame)
-    if isinstance(report, c.FuelLow):
+    if isinstance(report, c.FuelNeeded):
         return m.FuelLow(session, operation)
     if report.error is not None:
         return m.OperationDone(session, operation, error=m.encode_error(report.error))
@@ -127,7 +127,7 @@ def _result(result: CellResult) -> m.CellReport:
     )
 
 
-def _image(snapshot: SessionImage, into: MemoryFile | None) -> m.ImageReport:
+def _image(snapshot: SessionSnapshot, into: MemoryFile | None) -> m.ImageReport:
     if into is None:
         raise HostExhausted("the worker has no descriptor left for a file")
     runs = snapshot.flattened()

@@ -17,7 +17,7 @@ from rlm_wasm.protocol import worker_messages as m
 from rlm_wasm.protocol.frames import Channel
 from rlm_wasm.protocol.text_layout import LaidOut, encoding_of
 from rlm_wasm.system.memfd import MemoryFile
-from rlm_wasm.vm.warm_pool import Stock
+from rlm_wasm.vm.warm_pool import WarmPool
 
 __all__ = ["serve", "warm"]
 
@@ -88,13 +88,13 @@ def warm() -> None:
 def _prepare() -> None:
     """Prepare a session as an idle worker does, and learn which pages that takes: a fork knows then."""
     loaded = adopted_guest()
-    stock = Stock(loaded.program, loaded.facts, size_max=1)
+    warm_pool = WarmPool(loaded.program, loaded.facts, size_max=1)
     try:
-        stock.take()
-        while stock.wants:
-            stock.work()
+        warm_pool.take()
+        while warm_pool.wants:
+            warm_pool.work()
     finally:
-        stock.close()
+        warm_pool.close()
 
 
 class _Host:

@@ -17,16 +17,16 @@ from time import monotonic_ns
 from typing import Final
 
 from rlm_wasm.errors import HostExhausted, RlmWasmError
-from rlm_wasm.jail.adaptive_poll import Vigil
+from rlm_wasm.jail.adaptive_poll import AdaptivePoll
 from rlm_wasm.jail.adopted_guest import adopted_guest
 from rlm_wasm.jail.lockdown.report import LockdownReport
-from rlm_wasm.jail.translation import Images, command_of, load_command, open_command, report_of
+from rlm_wasm.jail.translation import KeptSnapshots, command_of, load_command, open_command, report_of
 from rlm_wasm.protocol import commands as c
 from rlm_wasm.protocol import worker_messages as m
 from rlm_wasm.protocol.frames import Channel, PeerGone
 from rlm_wasm.system.memfd import MemoryFile, use_arena
-from rlm_wasm.system.os_errors import typed
-from rlm_wasm.vm.session_scheduler import Seats
+from rlm_wasm.system.os_errors import wrap_os_error
+from rlm_wasm.vm.session_scheduler import SessionScheduler
 
 # A value larger than this comes in a file, so frames hold a cell's source or a response at most.
 COMMAND_BYTES_MAX: Final = 256 << 20
@@ -49,8 +49,8 @@ class Server:
         self._channel = Channel(
             connection, frame_bytes_max=COMMAND_BYTES_MAX, unsent_bytes_max=_UNSENT_BYTES_MAX
         )
-        self._seats = Seats(adopted_guest, clock=monotonic_ns)
-        self._images = Images()
+        self._scheduler = SessionScheduler(adopted_guest, clock=monotonic_ns)
+        self._images = KeptSnapshots()
         self._operations: dict[int, int] = {}
         # Lent for the images that sessions hand out.
         self._blanks: dict[int, MemoryFile] = {}
@@ -60,7 +60,7 @@ class Server:
         self._events = 0
         # Whether the last thing told was a request, and how long to stay awake for its answer.
         self._asked = False
-        self._vigil = Vigil()
+        self._adaptive_poll = AdaptivePoll()
         self._closed = False
         # What kept a report from the host, which waits for it.
         self._untold: Exception | None = None
@@ -100,16 +100,16 @@ class Server:
                     self._take(command, file)
         if self._channel.unsent_bytes >= UNSENT_BYTES_HIGH:
             return
-        if self._idle and self._seats.idle_seconds() != 0.0:
-            self._seats.prepare()
+        if self._idle and self._scheduler.idle_seconds() != 0.0:
+            self._scheduler.prepare()
         else:
-            self._seats.turn()
+            self._scheduler.turn()
 
     def close(self) -> None:
         """Close the socket and end every session. Nothing is told: the host sees a worker that went."""
         self._closed = True
         self._channel.close()
-        self._seats.close_all()
+        self._scheduler.close_all()
 
     def _wait(self) -> bool:
         """Wait until a session can go on or the host has something to say; return whether it has.
@@ -117,10 +117,10 @@ class Server:
         Or until there has been nothing to do for a while, in a worker that may use the time.
         """
         events = select.POLLIN
-        seconds = self._seats.idle_seconds()
-        patience = None
-        if seconds != 0.0 and self._opened >= SHARED_FROM_SESSIONS and self._seats.wants_preparing:
-            patience = 0 if self._idle else IDLE_MS
+        seconds = self._scheduler.idle_seconds()
+        idle = None
+        if seconds != 0.0 and self._opened >= SHARED_FROM_SESSIONS and self._scheduler.wants_preparing:
+            idle = 0 if self._idle else IDLE_MS
         if not self._channel.flush():
             events |= select.POLLOUT
             if self._channel.unsent_bytes >= UNSENT_BYTES_HIGH:
@@ -130,10 +130,10 @@ class Server:
             self._poll.register(self._channel.fileno(), events)
         # Rounded up: waking a fraction of a millisecond early would spin until the time has come.
         timeout = None if seconds is None else -int(-seconds * 1000 // 1)
-        if patience is not None:
-            timeout = patience if timeout is None else min(patience, timeout)
+        if idle is not None:
+            timeout = idle if timeout is None else min(idle, timeout)
         found = self._wait_for_answer(timeout) if self._asked and timeout != 0 else self._poll.poll(timeout)
-        self._idle = patience is not None and not found
+        self._idle = idle is not None and not found
         return any(event & ~select.POLLOUT for _, event in found)
 
     def _wait_for_answer(self, timeout: int | None) -> list[tuple[int, int]]:
@@ -141,7 +141,7 @@ class Server:
         self._asked = False
         poll = self._poll.poll
         began_ns = now_ns = monotonic_ns()
-        until_ns = began_ns + self._vigil.awake_ns(_PROCESSORS)
+        until_ns = began_ns + self._adaptive_poll.awake_ns(_PROCESSORS)
         found: list[tuple[int, int]] = []
         while not found and now_ns < until_ns:
             found = poll(0)
@@ -149,7 +149,7 @@ class Server:
         if not found:
             found = poll(timeout)
             now_ns = monotonic_ns()
-        self._vigil = self._vigil.after(now_ns - began_ns)
+        self._adaptive_poll = self._adaptive_poll.after(now_ns - began_ns)
         return found
 
     def _take(self, message: m.ToWorker, file: MemoryFile | None) -> None:
@@ -160,7 +160,7 @@ class Server:
                 self._channel.send(m.encode(m.Pong(number)))
                 return
             case m.CloseSession(session=session):
-                self._seats.perform(command_of(message))
+                self._scheduler.perform(command_of(message))
                 self._operations.pop(session, None)
                 self._blanks.pop(session, None)
                 self._channel.send(m.encode(m.SessionClosed(session)))
@@ -178,11 +178,11 @@ class Server:
                 self._operations[session] = message.operation
             case m.LoadValue(session=session, operation=operation):
                 self._operations[session] = operation
-                self._seats.perform(load_command(message, file))
+                self._scheduler.perform(load_command(message, file))
                 return
             case m.RunCell() | m.RebaseSession() | m.SnapshotSession():
                 self._operations[message.session] = message.operation
-        self._seats.perform(command_of(message))
+        self._scheduler.perform(command_of(message))
 
     def _open(self, message: m.OpenSession, file: MemoryFile | None) -> None:
         session = message.session
@@ -191,7 +191,7 @@ class Server:
         except RlmWasmError as error:
             self._tell(session, c.Done(error=error))
         else:
-            self._seats.perform(command)
+            self._scheduler.perform(command)
 
     def _tell(self, session: int, report: c.Report) -> None:
         if self._closed:
@@ -208,7 +208,11 @@ class Server:
         try:
             message = report_of(session, self._operations[session], report, into)
         except Exception as error:  # noqa: BLE001 - for example no room for an image: the operation still ends
-            told = error if isinstance(error, HostExhausted) else typed(error, "a report could not be made")
+            told = (
+                error
+                if isinstance(error, HostExhausted)
+                else wrap_os_error(error, "a report could not be made")
+            )
             message = report_of(session, self._operations[session], c.Done(error=told))
         self._channel.send(m.encode(message))
         self._asked = isinstance(report, c.Requested)

@@ -1,8 +1,8 @@
 """What a worker is told and what it reports: the messages between a host and the loop that runs its guests.
 
 Each names its session. Commands are performed in the order they were given; a session reports in order
-too: any number of `Requested` and `FuelLow`, then one `Done` for every command that begins something
-(Open, Load, Run, Rebase, TakeSnapshot).
+too: any number of `Requested` and `FuelNeeded`, then one `Done` for every command that begins something
+(Open, Load, StartCell, Rebase, TakeSnapshot).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from rlm_wasm.ids import SessionId
 from rlm_wasm.limits import BoundaryLimits, SessionLimits
 from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.cell_result import CellResult
-from rlm_wasm.protocol.session_snapshot import SessionImage
+from rlm_wasm.protocol.session_snapshot import SessionSnapshot
 from rlm_wasm.protocol.text_layout import LaidOut
 
 
@@ -28,7 +28,7 @@ class Open:
     boundary: BoundaryLimits
     entropy: Callable[[int], bytes]
     sink: Callable[[Report], None]
-    start: SessionImage | None = None
+    start: SessionSnapshot | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +41,8 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """Run a cell.
+class StartCell:
+    """StartCell a cell.
 
     With `checkpoint_bytes_max` above 0 the state before it is kept, if it takes no more, and the
     session goes back to it should the cell end the guest.
@@ -68,7 +68,7 @@ class TakeSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
-class Respond:
+class AnswerRequest:
     """Answer the request the session waits with."""
 
     session: SessionId
@@ -77,7 +77,7 @@ class Respond:
 
 @dataclass(frozen=True, slots=True)
 class Refuel:
-    """Let the cell that reported `FuelLow` use so much more; 0: it has to end with what it has."""
+    """Let the cell that reported `FuelNeeded` use so much more; 0: it has to end with what it has."""
 
     session: SessionId
     fuel: int
@@ -92,7 +92,7 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
-class Interrupt:
+class InterruptOperation:
     """Ask the session's cell to end by an exception in the guest."""
 
     session: SessionId
@@ -106,7 +106,18 @@ class Close:
     closed: Callable[[], None] = lambda: None
 
 
-Command = Open | Load | Run | Rebase | TakeSnapshot | Respond | Refuel | Interrupt | Stop | Close
+Command = (
+    Open
+    | Load
+    | StartCell
+    | Rebase
+    | TakeSnapshot
+    | AnswerRequest
+    | Refuel
+    | InterruptOperation
+    | Stop
+    | Close
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +128,7 @@ class Requested:
 
 
 @dataclass(frozen=True, slots=True)
-class FuelLow:
+class FuelNeeded:
     """The cell waits to be told how much more fuel it gets."""
 
 
@@ -126,8 +137,8 @@ class Done:
     """The operation is over: with a cell's result, a snapshot, with nothing, or with an error."""
 
     result: CellResult | None = None
-    snapshot: SessionImage | None = None
+    snapshot: SessionSnapshot | None = None
     error: RlmWasmError | None = None
 
 
-Report = Requested | FuelLow | Done
+Report = Requested | FuelNeeded | Done

@@ -20,7 +20,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
-from rlm_wasm.system.os_errors import typed
+from rlm_wasm.system.os_errors import wrap_os_error
 
 _HEADER: Final = struct.Struct("<I")
 _WITH_FILE: Final = 1 << 31
@@ -193,7 +193,7 @@ class Channel:
         try:
             kept = None if file is None else fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, 0)
         except OSError as error:
-            raise typed(error, "a file cannot be kept for a peer that is busy") from error
+            raise wrap_os_error(error, "a file cannot be kept for a peer that is busy") from error
         self._unsent.append((frame, kept))
         self.unsent_bytes += len(frame)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 
-class SessionImage(Protocol):
+class SessionSnapshot(Protocol):
     """The state of one session between two cells, to start others from, or to keep. Immutable."""
 
     @property

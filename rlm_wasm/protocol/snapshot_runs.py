@@ -102,14 +102,14 @@ def _read(fd: int, length: int, offset: int) -> bytes:
 _numbers: Final = itertools.count(1)
 
 
-def next_image_number() -> int:
+def next_snapshot_number() -> int:
     """Return a number that no image of this process has had."""
     return next(_numbers)
 
 
 @dataclass(frozen=True)
-class WorkerImage:
-    """The state of one session of a worker process: a `SessionImage` that belongs to one tenant.
+class WorkerSnapshot:
+    """The state of one session of a worker process: a `SessionSnapshot` that belongs to one tenant.
 
     `number` names it to workers, which may keep it.
     """
@@ -124,7 +124,7 @@ class WorkerImage:
     @classmethod
     def of_runs(cls, runs: Runs, *, tenant: str, size: int, virtual_ns: int) -> Self:
         """Return an image of these pages, for example of a file that was saved."""
-        return cls(next_image_number(), tenant, size, virtual_ns, len(runs), write_runs(runs))
+        return cls(next_snapshot_number(), tenant, size, virtual_ns, len(runs), write_runs(runs))
 
     @property
     def bytes_held(self) -> int:

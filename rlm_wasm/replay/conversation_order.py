@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import anyio
 
-from rlm_wasm.replay.recorded_event import Owner
+from rlm_wasm.replay.recorded_event import ConversationId
 from rlm_wasm.replay.recorded_order import RecordedOrder, Whose
 from rlm_wasm.scheduler.inputs import ChildFinished, Input, RunEnded
 
@@ -18,7 +18,7 @@ from rlm_wasm.scheduler.inputs import ChildFinished, Input, RunEnded
 class Wait:
     """What a conversation waits for: its turn, at which it does `act`, or, without one, an answer."""
 
-    owner: Owner
+    owner: ConversationId
     act: Callable[[], object] | None = None
     void: bool = False
 
@@ -33,12 +33,12 @@ class Turns:
 
     def __init__(self, order: RecordedOrder) -> None:
         self._order = order
-        self._begun: set[Owner] = set()
+        self._begun: set[ConversationId] = set()
         # A conversation waits for one thing at a time.
-        self._waits: dict[Owner, Wait] = {}
-        self._acts: dict[Owner, deque[Wait]] = {}
+        self._waits: dict[ConversationId, Wait] = {}
+        self._acts: dict[ConversationId, deque[Wait]] = {}
 
-    def begins(self, owner: Owner) -> None:
+    def begins(self, owner: ConversationId) -> None:
         """A conversation is about to be driven."""
         self._begun.add(owner)
 
@@ -50,7 +50,7 @@ class Turns:
             self._begun.discard(owner)  # it has done the last that it does
         return self._order.takes(given)
 
-    def waits(self, owner: Owner) -> Wait:
+    def waits(self, owner: ConversationId) -> Wait:
         """A conversation waits for an answer, until the wait that is returned is `over`."""
         wait = self._waits[owner] = Wait(owner)
         return wait
@@ -61,23 +61,23 @@ class Turns:
         if self._waits.get(wait.owner) is wait:
             del self._waits[wait.owner]
 
-    def stirs(self, owner: Owner) -> None:
+    def stirs(self, owner: ConversationId) -> None:
         """A conversation is woken from whatever it waits for, and does not do what it waited with."""
         if (wait := self._waits.get(owner)) is not None:
             self.over(wait)
 
-    def are_taken_by(self, owner: Owner) -> bool:
+    def are_taken_by(self, owner: ConversationId) -> bool:
         """Whether it is this conversation's turn, or nobody keeps an order any more."""
         return self._order.whose_turn() in (owner, Whose.ANYBODYS)
 
-    def at_turn(self, owner: Owner, act: Callable[[], object]) -> Wait:
+    def at_turn(self, owner: ConversationId, act: Callable[[], object]) -> Wait:
         """Call `act` when it is the conversation's turn, which it is not now."""
         wait = self._waits[owner] = Wait(owner, act)
         self._acts.setdefault(owner, deque()).append(wait)
         return wait
 
     @contextmanager
-    def waiting(self, owner: Owner) -> Iterator[anyio.Event]:
+    def waiting(self, owner: ConversationId) -> Iterator[anyio.Event]:
         """Give an event that is set when it is the conversation's turn; nobody waits for it afterwards."""
         came = anyio.Event()
         wait = self.at_turn(owner, came.set)

@@ -23,7 +23,7 @@ from rlm_wasm.scheduler.messages import Usage
 from rlm_wasm.scheduler.run_state import RUN_DEADLINE
 
 # A conversation, by the request that it answers; None: the root's.
-Owner = RequestId | None
+ConversationId = RequestId | None
 _ENVELOPE: Final = ("v", "run_id", "at_ns", "depth", "parent")
 
 
@@ -51,12 +51,12 @@ def request_in(event: Event) -> RequestId:
     return RequestId(int_in(event, "request"))
 
 
-def parent_of(event: Event) -> Owner:
+def parent_of(event: Event) -> ConversationId:
     """Return the conversation in whose place the event stands."""
     return None if event.parent is None else RequestId(event.parent)
 
 
-def owner_of(event: Event) -> Owner:
+def owner_of(event: Event) -> ConversationId:
     """Return the conversation that brings the event about, where nothing outside does."""
     if event.kind in ("child_stopping", "child_answered", "child_gone"):
         return request_in(event)  # the child's own doing, told at its parent's place

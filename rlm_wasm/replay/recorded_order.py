@@ -19,8 +19,8 @@ from rlm_wasm.errors import QueryError
 from rlm_wasm.events import Event
 from rlm_wasm.ids import RequestId
 from rlm_wasm.replay.recorded_event import (
+    ConversationId,
     Difference,
-    Owner,
     cause_of,
     difference_between,
     gave_up,
@@ -60,11 +60,11 @@ class _Tree:
     """Which conversations there are, and which have been stopped."""
 
     def __init__(self) -> None:
-        self._below: dict[Owner, list[RequestId]] = {}
-        self._stopped: set[Owner] = set()
+        self._below: dict[ConversationId, list[RequestId]] = {}
+        self._stopped: set[ConversationId] = set()
         self.abandoned: set[RequestId] = set()
 
-    def is_stopped(self, owner: Owner) -> bool:
+    def is_stopped(self, owner: ConversationId) -> bool:
         return owner in self._stopped
 
     def follow(self, event: Event) -> None:
@@ -81,7 +81,7 @@ class _Tree:
                 self.abandoned.add(number)
                 self._stop(number)
 
-    def _stop(self, owner: Owner) -> None:
+    def _stop(self, owner: ConversationId) -> None:
         rest = [owner]
         while rest:
             owner = rest.pop()
@@ -106,7 +106,7 @@ class RecordedOrder:
         self._refused: Counter[Fold] = Counter()
         # Grows with all that comes.
         self.progress = 0
-        self._asking: Owner = None
+        self._asking: ConversationId = None
         self._last_request = 0
         self._tree = _Tree()
         self.difference: Difference | None = None
@@ -132,7 +132,7 @@ class RecordedOrder:
         at = min(self._next, len(self._events) - 1)
         return self._events[at].at_ns
 
-    def whose_turn(self) -> Owner | Whose:
+    def whose_turn(self) -> ConversationId | Whose:
         """Return whose turn it is to do something that shows."""
         if self.over:
             return Whose.ANYBODYS

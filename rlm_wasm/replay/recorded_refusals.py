@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from itertools import count
 
 from rlm_wasm.events import Event
-from rlm_wasm.replay.recorded_event import Owner, int_in, parent_of
+from rlm_wasm.replay.recorded_event import ConversationId, int_in, parent_of
 
 # Why requests were refused, and who asked: what one event of refusals is about.
-Fold = tuple[str, Owner]
+Fold = tuple[str, ConversationId]
 
 
 def fold_of(event: Event) -> Fold:
@@ -30,7 +30,7 @@ class _Owed:
     """One event of refusals, and how many of them there were."""
 
     place: int
-    owner: Owner
+    owner: ConversationId
     count: int
     first_request: int
     last_request: int
@@ -114,7 +114,7 @@ class OwedRefusals:
         elif owed.is_under_way:
             heapq.heappush(self._under_way, (owed.last_request, owed.place, owed))
 
-    def next_owner(self, last_request: int) -> Owner:
+    def next_owner(self, last_request: int) -> ConversationId:
         """Return who may be refused next, so that first and last request of each event come out right.
 
         To be asked while any is to come. Requests are numbered in the order of asking, and a batch takes a

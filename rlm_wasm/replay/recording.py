@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Self
 
-from rlm_wasm.api.snapshot import Image
+from rlm_wasm.api.snapshot import Snapshot
 from rlm_wasm.audit.reader import EventLogError, read_events
 from rlm_wasm.engine.description import sha256
 from rlm_wasm.errors import PolicyError, UsageError
@@ -113,7 +113,7 @@ class Recording:
             raise UsageError(f"the recorded run has no input {unknown[0]}")
         return found
 
-    def image(self, given: Image | None) -> Image | None:
+    def image(self, given: Snapshot | None) -> Snapshot | None:
         """Return the image of the run's sessions: what is `given`, checked.
 
         Raises UsageError if it is missing, is not the one of the recorded run, or is not wanted.

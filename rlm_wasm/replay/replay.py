@@ -9,7 +9,7 @@ from typing import NoReturn
 import anyio
 
 from rlm_wasm.api.runtime import Runtime
-from rlm_wasm.api.snapshot import Image
+from rlm_wasm.api.snapshot import Snapshot
 from rlm_wasm.artifacts.installed import find_guest
 from rlm_wasm.audit.catalogue import KINDS, unheard_of
 from rlm_wasm.audit.line import encode_line
@@ -44,7 +44,7 @@ async def replay(
     contexts: Mapping[str, str | bytes] | None = None,
     *,
     policy: Policy | None = None,
-    image: Image | None = None,
+    image: Snapshot | None = None,
     sinks: Iterable[Callable[[Event], None]] = (),
     worker: Worker | None = None,
 ) -> Replay:

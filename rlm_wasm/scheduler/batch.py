@@ -7,11 +7,11 @@ from typing import Protocol, TypeVar
 
 from rlm_wasm.errors import QueryError
 from rlm_wasm.ids import RequestId
-from rlm_wasm.scheduler.conversation import Branch
-from rlm_wasm.scheduler.effect_buffer import Outbox
+from rlm_wasm.scheduler.conversation import ConversationState
+from rlm_wasm.scheduler.effect_buffer import EffectBuffer
 from rlm_wasm.scheduler.effects import RefuseSurplus
 from rlm_wasm.scheduler.inputs import ChildRequested, QueryReceived, Surplus
-from rlm_wasm.scheduler.query_flow import Stopping, branch_of, live_branch, reason_of
+from rlm_wasm.scheduler.query_flow import Stopping, conversation_of, live_conversation, reason_of
 from rlm_wasm.scheduler.request import Cancelled, Denied, Response
 from rlm_wasm.scheduler.run_state import RunState
 
@@ -25,7 +25,7 @@ class Flow(Protocol[Given, Accepted]):
     def received(self, run: RunState, given: Given) -> None:
         """Accept one and open it, or refuse it."""
 
-    def accept(self, run: RunState, branch: Branch, given: Given) -> Accepted:
+    def accept(self, run: RunState, conversation: ConversationState, given: Given) -> Accepted:
         """Reserve what it needs, or raise the QueryError that refuses it."""
 
     def give_back(self, run: RunState, accepted: Accepted) -> None:
@@ -48,12 +48,12 @@ def take_batch(flow: Flow[Given, Accepted], run: RunState, items: Sequence[Given
     refusal: QueryError | None = None
     for given in items:
         try:
-            branch = branch_of(run, given)
+            conversation = conversation_of(run, given)
             if refusal is None:
-                accepted.append(flow.accept(run, branch, given))
+                accepted.append(flow.accept(run, conversation, given))
             else:
                 # Refused with the others, and counted with them.
-                run.count_request(branch, of_guest=True)
+                run.count_request(conversation, of_guest=True)
         except QueryError as error:
             refusal = refusal or error
     if refusal is None:
@@ -66,17 +66,17 @@ def take_batch(flow: Flow[Given, Accepted], run: RunState, items: Sequence[Given
         flow.refuse(run, given, refusal)
 
 
-def refuse_surplus(outbox: Outbox, run: RunState, surplus: Surplus) -> None:
+def refuse_surplus(buffer: EffectBuffer, run: RunState, surplus: Surplus) -> None:
     """Refuse what there is no room for: the same work for any number of requests."""
     refusals: list[tuple[Response, int]] = []
     number = surplus.first
     try:
-        branch = live_branch(run, surplus.parent)
+        conversation = live_conversation(run, surplus.parent)
     except Stopping as stopping:
         refusals.append((Cancelled(stopping.message), surplus.requests))
     else:
-        for error, count in run.count_surplus(branch, surplus.requests):
-            run.journal.deny(reason_of(error), number, surplus.depth, surplus.parent, count=count)
+        for error, count in run.count_surplus(conversation, surplus.requests):
+            run.recorder.deny(reason_of(error), number, surplus.depth, surplus.parent, count=count)
             refusals.append((Denied(error), count))
             number = RequestId(number + count)
-    outbox.add(RefuseSurplus(run.run_id, surplus.first, tuple(refusals)))
+    buffer.add(RefuseSurplus(run.run_id, surplus.first, tuple(refusals)))

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from rlm_wasm.errors import BudgetExceeded, ChildFailed, DepthExceeded, QueryError
 from rlm_wasm.scheduler import run_events
-from rlm_wasm.scheduler.conversation import Branch, ChildState, ChildStep
-from rlm_wasm.scheduler.effect_buffer import Outbox
+from rlm_wasm.scheduler.conversation import ChildState, ChildStep, ConversationState
+from rlm_wasm.scheduler.effect_buffer import EffectBuffer
 from rlm_wasm.scheduler.effects import Respond, StartChild, StopChild
 from rlm_wasm.scheduler.fuel_flow import FuelFlow
 from rlm_wasm.scheduler.inputs import ChildFinished, ChildRequested
 from rlm_wasm.scheduler.ledger import Charge
-from rlm_wasm.scheduler.query_flow import QueryFlow, branch_of, refuse, unknown_model
+from rlm_wasm.scheduler.query_flow import QueryFlow, conversation_of, refuse, unknown_model
 from rlm_wasm.scheduler.request import Cancelled, Completed, Failed, Response, TimedOut
 from rlm_wasm.scheduler.run_state import NS_PER_MS, RunState
 
@@ -27,15 +27,15 @@ _FIRST_TURN = Charge(calls=1, iterations=1, fuel=1, children=1)
 class ChildFlow:
     """Admits children, answers for them, and ends whatever stands below a conversation."""
 
-    def __init__(self, queries: QueryFlow, fuel: FuelFlow, outbox: Outbox) -> None:
+    def __init__(self, queries: QueryFlow, fuel: FuelFlow, buffer: EffectBuffer) -> None:
         self._queries = queries
         self._fuel = fuel
-        self._outbox = outbox
+        self._buffer = buffer
 
     def received(self, run: RunState, given: ChildRequested) -> None:
         """Start a child or refuse it, now: whoever waits for a place may hold the one it waits for."""
         try:
-            child = self.accept(run, branch_of(run, given), given)
+            child = self.accept(run, conversation_of(run, given), given)
         except QueryError as exc:
             self.refuse(run, given, exc)
         else:
@@ -43,9 +43,9 @@ class ChildFlow:
 
     def refuse(self, run: RunState, given: ChildRequested, error: QueryError) -> None:
         """Answer a request that was not accepted."""
-        refuse(self._outbox, run, given, error)
+        refuse(self._buffer, run, given, error)
 
-    def accept(self, run: RunState, parent: Branch, given: ChildRequested) -> Branch:
+    def accept(self, run: RunState, parent: ConversationState, given: ChildRequested) -> ConversationState:
         """Return the child with its place reserved, or raise the QueryError that refuses it."""
         run.count_request(parent, of_guest=True)
         facts, limits = run.facts, run.facts.run
@@ -65,16 +65,16 @@ class ChildFlow:
         run.ledger.refuse_unless_fits(Charge(calls=1, iterations=1, fuel=1), view)
         timeout_ms = min(limits.child_wall_ms_max, run.wait_ms_max())
         # Its parent's may have passed, with the timer still on its way.
-        latest_ns = max(parent.deadline_ns, self._outbox.now_ns)
-        deadline_ns = min(self._outbox.after_ms(timeout_ms), latest_ns)
-        child = Branch(
+        latest_ns = max(parent.deadline_ns, self._buffer.now_ns)
+        deadline_ns = min(self._buffer.after_ms(timeout_ms), latest_ns)
+        child = ConversationState(
             depth=parent.depth + 1,
             view=view,
             deadline_ns=deadline_ns,
             parent=parent,
             asked=given,
             model=model,
-            timeout_ms=(deadline_ns - self._outbox.now_ns) // NS_PER_MS,
+            timeout_ms=(deadline_ns - self._buffer.now_ns) // NS_PER_MS,
             reservation=run.ledger.reserve(_CHILD, parent.view),
         )
         # Here and not in `open`: the next item of a batch must see it.
@@ -82,23 +82,23 @@ class ChildFlow:
         parent.cell_children += 1
         return child
 
-    def give_back(self, run: RunState, child: Branch) -> None:
+    def give_back(self, run: RunState, child: ConversationState) -> None:
         """Undo `accept`: the batch it came with was refused."""
         given, parent = _asked(child)
         run.ledger.release(_taken(child))
         del run.children[given.request_id]
         parent.cell_children -= 1
 
-    def open(self, run: RunState, child: Branch) -> None:
+    def open(self, run: RunState, child: ConversationState) -> None:
         """Start an accepted child."""
         given, parent = _asked(child)
         run.ledger.settle(_taken(child), None)
         child.step(ChildStep.START)
         parent.open[given.request_id] = None
         data = run_events.child_started(run, child, given)
-        self._outbox.record(run, "child_started", data, given.depth, given.parent)
-        self._outbox.set_timer(run, child.deadline_timer, given.request_id, child.deadline_ns)
-        self._outbox.add(
+        self._buffer.record(run, "child_started", data, given.depth, given.parent)
+        self._buffer.set_timer(run, child.deadline_timer, given.request_id, child.deadline_ns)
+        self._buffer.add(
             StartChild(
                 given.run_id,
                 given.request_id,
@@ -126,25 +126,25 @@ class ChildFlow:
             child.step(ChildStep.FINISH)
             asked, _ = _asked(child)
             data = run_events.child_gone(run, child, response)
-            self._outbox.record(run, "child_gone", data, asked.depth, asked.parent)
+            self._buffer.record(run, "child_gone", data, asked.depth, asked.parent)
         del run.children[given.request_id]
 
-    def end(self, run: RunState, child: Branch, reason: str) -> None:
+    def end(self, run: RunState, child: ConversationState, reason: str) -> None:
         """Ask a child for the best it has: its part of the budget is used up."""
         if child.state is not ChildState.RUNNING:
             return
         child.step(ChildStep.END)
         given, _ = _asked(child)
         data: dict[str, object] = {"request": given.request_id, "reason": reason}
-        self._outbox.record(run, "child_stopping", data, given.depth, given.parent)
+        self._buffer.record(run, "child_stopping", data, given.depth, given.parent)
         self.end_below(run, child, reason)
-        self._outbox.add(StopChild(run.run_id, given.request_id, reason))
+        self._buffer.add(StopChild(run.run_id, given.request_id, reason))
 
-    def timer_fired(self, run: RunState, child: Branch) -> None:
+    def timer_fired(self, run: RunState, child: ConversationState) -> None:
         """End a child at its deadline."""
         self.abandon(run, child, TimedOut(child.timeout_ms), "its deadline")
 
-    def abandon(self, run: RunState, child: Branch, response: Response, reason: str) -> None:
+    def abandon(self, run: RunState, child: ConversationState, response: Response, reason: str) -> None:
         """Answer for a child from outside and stop it, with all that stands below it."""
         if not child.owes_a_response:
             return
@@ -153,35 +153,35 @@ class ChildFlow:
         given, _ = _asked(child)
         self._answer(run, child, ChildStep.ABANDON, response)
         if not told:
-            self._outbox.add(StopChild(run.run_id, given.request_id, reason))
+            self._buffer.add(StopChild(run.run_id, given.request_id, reason))
 
-    def end_below(self, run: RunState, branch: Branch, reason: str) -> None:
+    def end_below(self, run: RunState, conversation: ConversationState, reason: str) -> None:
         """Refuse what a conversation asks from now on, and end all it has open, deepest first."""
-        if branch.stopping is None:
-            branch.stopping = reason
+        if conversation.stopping is None:
+            conversation.stopping = reason
         # Not recursive beyond the policy's depth, which is 16 at most.
-        for request_id in tuple(branch.open):
+        for request_id in tuple(conversation.open):
             if (request := run.requests.get(request_id)) is not None:
                 self._queries.abandon(run, request, Cancelled(reason))
             else:
                 self.abandon(run, run.children[request_id], Cancelled(reason), reason)
 
-    def _answer(self, run: RunState, child: Branch, step: ChildStep, response: Response) -> None:
+    def _answer(self, run: RunState, child: ConversationState, step: ChildStep, response: Response) -> None:
         child.step(step)
         given, parent = _asked(child)
         del parent.open[given.request_id]
-        self._outbox.clear_timer(run, child.deadline_timer)
+        self._buffer.clear_timer(run, child.deadline_timer)
         data = run_events.child_answered(run, child, response)
-        self._outbox.record(run, "child_answered", data, given.depth, given.parent)
-        self._outbox.add(Respond(run.run_id, given.request_id, response))
+        self._buffer.record(run, "child_answered", data, given.depth, given.parent)
+        self._buffer.add(Respond(run.run_id, given.request_id, response))
 
 
-def _asked(child: Branch) -> tuple[ChildRequested, Branch]:
+def _asked(child: ConversationState) -> tuple[ChildRequested, ConversationState]:
     assert child.asked is not None and child.parent is not None, "the root is nobody's child"  # noqa: PT018
     return child.asked, child.parent
 
 
-def _taken(child: Branch) -> int:
+def _taken(child: ConversationState) -> int:
     reservation, child.reservation = child.reservation, None
     assert reservation is not None, "a child is admitted once"
     return reservation

@@ -51,13 +51,13 @@ CHILD_TRANSITIONS: Final[dict[ChildState, dict[ChildStep, ChildState]]] = {
 
 
 @dataclass(slots=True)
-class Branch:
+class ConversationState:
     """A conversation: what it may use, what it has open. `asked` is None for the root's."""
 
     depth: int
     view: View
     deadline_ns: int
-    parent: Branch | None = None
+    parent: ConversationState | None = None
     asked: ChildRequested | None = None
     model: str = ""
     timeout_ms: int = 0

@@ -7,7 +7,7 @@ from rlm_wasm.scheduler.effects import ClearTimer, Effect, EmitEvent, SetTimer
 from rlm_wasm.scheduler.run_state import NS_PER_MS, RunState
 
 
-class Outbox:
+class EffectBuffer:
     """The effects since the last `drain`. A clock that goes back is taken to stand still."""
 
     def __init__(self) -> None:
@@ -37,12 +37,12 @@ class Outbox:
         parent: RequestId | None = None,
     ) -> None:
         """Write one event of a run, with the depth of a conversation and the request that one answers."""
-        for event in run.journal.record(kind, self.now_ns, data, depth=depth, parent=parent):
+        for event in run.recorder.record(kind, self.now_ns, data, depth=depth, parent=parent):
             self._effects.append(EmitEvent(event))
 
     def record_end(self, run: RunState, data: dict[str, object]) -> None:
         """Write the last event of a run."""
-        for event in run.journal.close(self.now_ns, data):
+        for event in run.recorder.close(self.now_ns, data):
             self._effects.append(EmitEvent(event))
 
     def set_timer(self, run: RunState, timer_id: str, request_id: RequestId | None, at_ns: int) -> None:

@@ -17,7 +17,7 @@ class _Fold:
     last_request: RequestId
 
 
-class Journal:
+class EventRecorder:
     """Makes the events of one run.
 
     At most `events_max` come out. The last two places are kept: for one `events_truncated` where the

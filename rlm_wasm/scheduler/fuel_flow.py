@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from rlm_wasm.scheduler.conversation import Branch
-from rlm_wasm.scheduler.effect_buffer import Outbox
+from rlm_wasm.scheduler.conversation import ConversationState
+from rlm_wasm.scheduler.effect_buffer import EffectBuffer
 from rlm_wasm.scheduler.effects import GiveFuel
 from rlm_wasm.scheduler.inputs import CellStarted
 from rlm_wasm.scheduler.ledger import Charge, Dimension
@@ -34,61 +34,61 @@ def next_part(cell_fuel_max: int, granted: int, available: int) -> int:
 class FuelFlow:
     """Gives the cells of every conversation their fuel. A cell's reservation is its conversation's."""
 
-    def __init__(self, outbox: Outbox) -> None:
-        self._outbox = outbox
+    def __init__(self, buffer: EffectBuffer) -> None:
+        self._buffer = buffer
 
-    def cell_started(self, run: RunState, branch: Branch, given: CellStarted) -> bool:
+    def cell_started(self, run: RunState, conversation: ConversationState, given: CellStarted) -> bool:
         """Let a cell begin with its first part; return False if there is none left for it."""
-        self.close(run, branch)
-        if run.stopping is not None or branch.stopping is not None:
+        self.close(run, conversation)
+        if run.stopping is not None or conversation.stopping is not None:
             # Not recorded: whether a cell still begins before it is stopped is chance.
-            self._give(run, branch, 0)
+            self._give(run, conversation, 0)
             return True
-        branch.begin_cell()
-        fuel = self._next(run, branch)
+        conversation.begin_cell()
+        fuel = self._next(run, conversation)
         if fuel:
-            branch.fuel = run.ledger.reserve(Charge(fuel=fuel), branch.view)
-            branch.fuel_granted = fuel
+            conversation.fuel = run.ledger.reserve(Charge(fuel=fuel), conversation.view)
+            conversation.fuel_granted = fuel
             data: dict[str, object] = {"cell": given.cell, "source_bytes": given.source_bytes, "fuel": fuel}
-            self._outbox.record(run, "cell_started", data, branch.depth, branch.request_id)
-        self._give(run, branch, fuel)
+            self._buffer.record(run, "cell_started", data, conversation.depth, conversation.request_id)
+        self._give(run, conversation, fuel)
         return fuel > 0
 
-    def wanted(self, run: RunState, branch: Branch) -> None:
+    def wanted(self, run: RunState, conversation: ConversationState) -> None:
         """Give a cell its next part, or nothing: then it has to end with what it has."""
-        if branch.fuel is None or run.stopping is not None or branch.stopping is not None:
-            self._give(run, branch, 0)
+        if conversation.fuel is None or run.stopping is not None or conversation.stopping is not None:
+            self._give(run, conversation, 0)
             return
-        fuel = self._next(run, branch)
+        fuel = self._next(run, conversation)
         if fuel:
-            run.ledger.extend(branch.fuel, Charge(fuel=fuel))
-            branch.fuel_granted += fuel
+            run.ledger.extend(conversation.fuel, Charge(fuel=fuel))
+            conversation.fuel_granted += fuel
         # Also of nothing: what a cell came to depends on when it was refused.
-        data: dict[str, object] = {"fuel": fuel, "granted": branch.fuel_granted}
-        self._outbox.record(run, "fuel_granted", data, branch.depth, branch.request_id)
-        self._give(run, branch, fuel)
+        data: dict[str, object] = {"fuel": fuel, "granted": conversation.fuel_granted}
+        self._buffer.record(run, "fuel_granted", data, conversation.depth, conversation.request_id)
+        self._give(run, conversation, fuel)
 
-    def used(self, run: RunState, branch: Branch, fuel: int | None) -> None:
+    def used(self, run: RunState, conversation: ConversationState, fuel: int | None) -> None:
         """Settle a cell: what it used, or all that it was granted if nobody knows (None)."""
-        reservation, branch.fuel = branch.fuel, None
-        granted, branch.fuel_granted = branch.fuel_granted, 0
+        reservation, conversation.fuel = conversation.fuel, None
+        granted, conversation.fuel_granted = conversation.fuel_granted, 0
         used = granted if fuel is None else fuel
         if reservation is None:
-            run.ledger.absorb(Charge(fuel=used), branch.view)  # it has happened, whoever allowed it
+            run.ledger.absorb(Charge(fuel=used), conversation.view)  # it has happened, whoever allowed it
         else:
             run.ledger.settle(reservation, Charge(fuel=used))
         data: dict[str, object] = {"fuel": used, "total": run.ledger.spent(Dimension.FUEL)}
-        self._outbox.record(run, "fuel_used", data, branch.depth, branch.request_id)
+        self._buffer.record(run, "fuel_used", data, conversation.depth, conversation.request_id)
 
-    def close(self, run: RunState, branch: Branch) -> None:
+    def close(self, run: RunState, conversation: ConversationState) -> None:
         """Settle what a conversation still holds: it is over, and nothing more will be heard of its cell."""
-        if branch.fuel is not None:
-            self.used(run, branch, None)
+        if conversation.fuel is not None:
+            self.used(run, conversation, None)
 
     @staticmethod
-    def _next(run: RunState, branch: Branch) -> int:
-        available = run.ledger.available(Dimension.FUEL, branch.view)
-        return next_part(run.facts.cell_fuel_max, branch.fuel_granted, available)
+    def _next(run: RunState, conversation: ConversationState) -> int:
+        available = run.ledger.available(Dimension.FUEL, conversation.view)
+        return next_part(run.facts.cell_fuel_max, conversation.fuel_granted, available)
 
-    def _give(self, run: RunState, branch: Branch, fuel: int) -> None:
-        self._outbox.add(GiveFuel(run.run_id, branch.request_id, fuel))
+    def _give(self, run: RunState, conversation: ConversationState, fuel: int) -> None:
+        self._buffer.add(GiveFuel(run.run_id, conversation.request_id, fuel))

@@ -1,7 +1,7 @@
 """One pool of slots for provider I/O, over all runs: who waits, who is next, which caps hold.
 
-Who is next is decided by three keys in turn: the tenant that had least for its weight, of its runs
-the one that had least, of that run's requests the first that asked. A request whose model or
+Who is next is decided by three keys in turn: the tenant with the least virtual time, of its runs
+the one with the least, of that run's requests the first that asked. A request whose model or
 provider is at its cap, or whose run or tenant is at its share, is passed over, not waited for.
 A grant costs the logarithm of the tenants and runs that wait, and the number of models.
 """
@@ -14,7 +14,7 @@ from rlm_wasm.errors import InternalError
 from rlm_wasm.ids import RequestId, RunId
 from rlm_wasm.limits import PermitLimits
 from rlm_wasm.scheduler.adaptive import AdaptiveLimit
-from rlm_wasm.scheduler.fair_queue import STRIDE, Lane, Provider, Share, Tenant
+from rlm_wasm.scheduler.fair_queue import STRIDE, ModelQueue, ProviderQueue, RunShare, TenantShare
 
 Slot: TypeAlias = tuple[RunId, RequestId]
 
@@ -33,13 +33,13 @@ class Permits:
         self._held = 0
         self._waiting = 0
         # The only one that waits, if there is but one: it needs no heap. Most permits are granted so.
-        self._lone: tuple[Share, Lane, RequestId] | None = None
+        self._lone: tuple[RunShare, ModelQueue, RequestId] | None = None
         self._turns = 0
-        self._lead = 0  # what the last tenant to be served had had
-        self._tenants: dict[str, Tenant] = {}
-        self._shares: dict[RunId, Share] = {}
-        self._lanes: dict[str, Lane] = {}
-        self._providers: dict[str, Provider] = {}
+        self._lead = 0  # the virtual time of the last tenant to be served
+        self._tenants: dict[str, TenantShare] = {}
+        self._shares: dict[RunId, RunShare] = {}
+        self._model_queues: dict[str, ModelQueue] = {}
+        self._providers: dict[str, ProviderQueue] = {}
 
     @property
     def held(self) -> int:
@@ -76,10 +76,10 @@ class Permits:
             raise InternalError(f"a share of {permits_max} permits with weight {weight}")
         owner = self._tenants.get(tenant)
         if owner is None:
-            owner = self._tenants[tenant] = Tenant(tenant, self._limits.tenant_max)
+            owner = self._tenants[tenant] = TenantShare(tenant, self._limits.tenant_max)
         owner.stride = max(1, STRIDE // weight)
         owner.runs += 1
-        self._shares[run_id] = Share(run_id, owner, permits_max, waiting_max)
+        self._shares[run_id] = RunShare(run_id, owner, permits_max, waiting_max)
 
     def remove_run(self, run_id: RunId) -> None:
         """Forget a run. It must hold and want nothing: a leak is our bug and must not pass silently."""
@@ -94,39 +94,39 @@ class Permits:
     def request(self, run_id: RunId, request_id: RequestId, model: str) -> None:
         """Queue for a permit, which the next `hand_out` may grant."""
         share = self._share(run_id)
-        if request_id in share.holding or request_id in share.lanes:
+        if request_id in share.holding or request_id in share.model_queues:
             raise InternalError(f"request {request_id} of {run_id} asked for a second permit")
         if share.waiting >= share.waiting_max:
             raise InternalError(f"more than {share.waiting_max} requests of {run_id} wait for a permit")
-        lane = self._lanes.get(model) or self._new_lane(model)
+        model_queue = self._model_queues.get(model) or self._new_model_queue(model)
         self._turns += 1
         if not share.tenant.waiting:
             share.tenant.begin_waiting(self._lead, self._turns)
         if not share.waiting:
             share.begin_waiting(share.tenant.lead, self._turns)
-        queue = share.queues.get(lane)
+        queue = share.queues.get(model_queue)
         if queue is None:
-            queue = share.queues[lane] = {}
+            queue = share.queues[model_queue] = {}
         queue[request_id] = self._turns
-        share.lanes[request_id] = lane
+        share.model_queues[request_id] = model_queue
         if not self._waiting:
-            self._lone = (share, lane, request_id)
+            self._lone = (share, model_queue, request_id)
         else:
             self._enter_lone()
-            lane.enter(share)
-        self._count_waiting(share, lane, 1)
+            model_queue.enter(share)
+        self._count_waiting(share, model_queue, 1)
 
     def release(self, run_id: RunId, request_id: RequestId) -> None:
         """Give a permit back."""
         share = self._share(run_id)
-        lane = share.holding.pop(request_id, None)
-        if lane is None:
+        model_queue = share.holding.pop(request_id, None)
+        if model_queue is None:
             raise InternalError(f"request {request_id} of {run_id} holds no permit")
-        self._count_held(share, lane, -1)
+        self._count_held(share, model_queue, -1)
         tenant = share.tenant
         if tenant.parked:
-            lanes, tenant.parked = tenant.parked, set()
-            for each in lanes:
+            model_queues, tenant.parked = tenant.parked, set()
+            for each in model_queues:
                 each.enter_again(tenant)
         if share.parked:
             parked, share.parked = share.parked, set()
@@ -136,112 +136,112 @@ class Permits:
     def withdraw(self, run_id: RunId, request_id: RequestId) -> None:
         """Take a waiting request out of the queue."""
         share = self._share(run_id)
-        lane = share.lanes.get(request_id)
-        if lane is None:
+        model_queue = share.model_queues.get(request_id)
+        if model_queue is None:
             raise InternalError(f"request {request_id} of {run_id} is not waiting")
         if self._lone is not None:
             self._lone = None
-        self._leave_queue(share, lane, request_id)
+        self._leave_queue(share, model_queue, request_id)
 
     def hand_out(self, now_ns: int) -> list[Slot]:
         """Grant every permit that can be granted now, and return to whom, in order."""
         granted: list[Slot] = []
         if self._lone is not None:
-            share, lane, request_id = self._lone
+            share, model_queue, request_id = self._lone
             tenant = share.tenant
             own = share.held < share.permits_max and tenant.held < tenant.permits_max
-            if own and self._held < self._limits.total_max and self._has_room(lane, now_ns):
+            if own and self._held < self._limits.total_max and self._has_room(model_queue, now_ns):
                 self._lone = None
-                granted.append(self._grant(share, lane, request_id))
+                granted.append(self._grant(share, model_queue, request_id))
             return granted
         while self._waiting and self._held < self._limits.total_max:
             found = self._next(now_ns)
             if found is None:
                 break
-            share, lane = found
-            granted.append(self._grant(share, lane, next(iter(share.queues[lane]))))
+            share, model_queue = found
+            granted.append(self._grant(share, model_queue, next(iter(share.queues[model_queue]))))
         return granted
 
     def refused(self, model: str, sent_ns: int, now_ns: int) -> int | None:
         """Take a provider's "too many requests"; return its permits if that made them fewer."""
-        provider = self._lanes[model].provider
+        provider = self._model_queues[model].provider
         cut = provider.limit.refused(sent_ns, now_ns)
         return provider.limit.permits(now_ns) if cut else None
 
     def answered(self, model: str) -> None:
         """Take a provider's answer."""
-        self._lanes[model].provider.limit.answered()
+        self._model_queues[model].provider.limit.answered()
 
-    def _grant(self, share: Share, lane: Lane, request_id: RequestId) -> Slot:
-        self._leave_queue(share, lane, request_id)
+    def _grant(self, share: RunShare, model_queue: ModelQueue, request_id: RequestId) -> Slot:
+        self._leave_queue(share, model_queue, request_id)
         self._turns += 1
         tenant = share.tenant
-        self._lead, tenant.lead = tenant.had, share.had
+        self._lead, tenant.lead = tenant.virtual_time, share.virtual_time
         tenant.serve(self._turns)
         share.serve(self._turns)
-        share.holding[request_id] = lane
-        self._count_held(share, lane, 1)
+        share.holding[request_id] = model_queue
+        self._count_held(share, model_queue, 1)
         return share.run_id, request_id
 
     def _enter_lone(self) -> None:
         """Put the one that waited alone where all wait."""
         if self._lone is not None:
-            share, lane, _ = self._lone
+            share, model_queue, _ = self._lone
             self._lone = None
-            lane.enter(share)
+            model_queue.enter(share)
 
     @staticmethod
-    def _has_room(lane: Lane, now_ns: int) -> bool:
-        provider = lane.provider
-        return lane.held < lane.model_max and provider.held < provider.limit.permits(now_ns)
+    def _has_room(model_queue: ModelQueue, now_ns: int) -> bool:
+        provider = model_queue.provider
+        return model_queue.held < model_queue.model_max and provider.held < provider.limit.permits(now_ns)
 
-    def _next(self, now_ns: int) -> tuple[Share, Lane] | None:
-        best: tuple[Share, Lane] | None = None
+    def _next(self, now_ns: int) -> tuple[RunShare, ModelQueue] | None:
+        best: tuple[RunShare, ModelQueue] | None = None
         best_key: tuple[tuple[int, int], tuple[int, int], int] | None = None
-        for lane in self._lanes.values():
-            if not lane.waiting or not self._has_room(lane, now_ns):
+        for model_queue in self._model_queues.values():
+            if not model_queue.waiting or not self._has_room(model_queue, now_ns):
                 continue
-            share = lane.first()
+            share = model_queue.first()
             if share is None:
                 continue
-            key = (share.tenant.key, share.key, next(iter(share.queues[lane].values())))
+            key = (share.tenant.key, share.key, next(iter(share.queues[model_queue].values())))
             if best_key is None or key < best_key:
-                best, best_key = (share, lane), key
+                best, best_key = (share, model_queue), key
         return best
 
-    def _leave_queue(self, share: Share, lane: Lane, request_id: RequestId) -> None:
-        queue = share.queues[lane]
+    def _leave_queue(self, share: RunShare, model_queue: ModelQueue, request_id: RequestId) -> None:
+        queue = share.queues[model_queue]
         del queue[request_id]
-        del share.lanes[request_id]
+        del share.model_queues[request_id]
         if not queue:
-            del share.queues[lane]
-        self._count_waiting(share, lane, -1)
+            del share.queues[model_queue]
+        self._count_waiting(share, model_queue, -1)
 
-    def _count_waiting(self, share: Share, lane: Lane, by: int) -> None:
+    def _count_waiting(self, share: RunShare, model_queue: ModelQueue, by: int) -> None:
         self._waiting += by
-        lane.waiting += by
+        model_queue.waiting += by
         share.waiting += by
         share.tenant.waiting += by
 
-    def _count_held(self, share: Share, lane: Lane, by: int) -> None:
+    def _count_held(self, share: RunShare, model_queue: ModelQueue, by: int) -> None:
         self._held += by
-        lane.held += by
-        lane.provider.held += by
+        model_queue.held += by
+        model_queue.provider.held += by
         share.held += by
         share.tenant.held += by
 
-    def _new_lane(self, model: str) -> Lane:
+    def _new_model_queue(self, model: str) -> ModelQueue:
         # A model is named provider:model; one without a colon is its own provider.
         name = model.partition(":")[0]
         provider = self._providers.get(name)
         limits = self._limits
         if provider is None:
             adaptive = AdaptiveLimit(limits.provider_max, limits.adaptive_min, limits.recover_ms)
-            provider = self._providers[name] = Provider(name, adaptive)
-        lane = self._lanes[model] = Lane(provider, limits.model_max)
-        return lane
+            provider = self._providers[name] = ProviderQueue(name, adaptive)
+        model_queue = self._model_queues[model] = ModelQueue(provider, limits.model_max)
+        return model_queue
 
-    def _share(self, run_id: RunId) -> Share:
+    def _share(self, run_id: RunId) -> RunShare:
         try:
             return self._shares[run_id]
         except KeyError:

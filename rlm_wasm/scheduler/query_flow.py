@@ -11,14 +11,23 @@ from __future__ import annotations
 from rlm_wasm.errors import BudgetExceeded, InternalError, QueryError
 from rlm_wasm.ids import RequestId
 from rlm_wasm.scheduler import run_events
-from rlm_wasm.scheduler.conversation import Branch
-from rlm_wasm.scheduler.effect_buffer import Outbox
+from rlm_wasm.scheduler.conversation import ConversationState
+from rlm_wasm.scheduler.effect_buffer import EffectBuffer
 from rlm_wasm.scheduler.effects import CancelQuery, Respond, SendQuery
 from rlm_wasm.scheduler.inputs import ChildRequested, ProviderAnswered, ProviderFailed, QueryReceived
 from rlm_wasm.scheduler.ledger import NOTHING
 from rlm_wasm.scheduler.permits import Permits
 from rlm_wasm.scheduler.pricing import input_tokens_bound, reservation_charge, usage_charge
-from rlm_wasm.scheduler.request import Cancelled, Completed, Denied, Failed, Response, State, Step, TimedOut
+from rlm_wasm.scheduler.request import (
+    Cancelled,
+    Completed,
+    Denied,
+    Failed,
+    RequestState,
+    RequestStep,
+    Response,
+    TimedOut,
+)
 from rlm_wasm.scheduler.retry import backoff_ms, jitter_unit
 from rlm_wasm.scheduler.run_state import NS_PER_MS, OpenRequest, RunState
 
@@ -26,14 +35,14 @@ from rlm_wasm.scheduler.run_state import NS_PER_MS, OpenRequest, RunState
 class QueryFlow:
     """Moves requests through their states; permits become dispatches only in `dispatch`."""
 
-    def __init__(self, permits: Permits, outbox: Outbox) -> None:
+    def __init__(self, permits: Permits, buffer: EffectBuffer) -> None:
         self._permits = permits
-        self._outbox = outbox
+        self._buffer = buffer
 
     def received(self, run: RunState, given: QueryReceived) -> None:
         """Accept a query and queue it, or refuse it."""
         try:
-            request = self.accept(run, branch_of(run, given), given)
+            request = self.accept(run, conversation_of(run, given), given)
         except QueryError as exc:
             self.refuse(run, given, exc)
         else:
@@ -41,11 +50,13 @@ class QueryFlow:
 
     def refuse(self, run: RunState, given: QueryReceived, error: QueryError) -> None:
         """Answer a query that was not accepted."""
-        refuse(self._outbox, run, given, error)
+        refuse(self._buffer, run, given, error)
 
-    def accept(self, run: RunState, branch: Branch, given: QueryReceived) -> OpenRequest:
+    def accept(self, run: RunState, conversation: ConversationState, given: QueryReceived) -> OpenRequest:
         """Return the request with its first reservation, or raise the QueryError that refuses it."""
-        run.count_request(branch, of_guest=given.origin == "guest")  # first: a refused request counts too
+        run.count_request(
+            conversation, of_guest=given.origin == "guest"
+        )  # first: a refused request counts too
         facts = run.facts
         price = facts.prices.get(given.model)
         if price is None:
@@ -55,12 +66,14 @@ class QueryFlow:
             output_tokens_max = min(output_tokens_max, given.output_tokens_max)
         input_tokens = input_tokens_bound(given.prompt_messages, facts.query.input_overhead_tokens)
         charge = reservation_charge(price, input_tokens, output_tokens_max)
-        reservation = run.ledger.reserve(charge, branch.view)
+        reservation = run.ledger.reserve(charge, conversation.view)
         timeout_ms = facts.query.timeout_ms_max
         if given.origin == "guest":
             timeout_ms = min(timeout_ms, run.wait_ms_max())
         timer = f"query_deadline:{given.request_id}"
-        request = OpenRequest(given, branch, charge, timeout_ms, self._outbox.after_ms(timeout_ms), timer)
+        request = OpenRequest(
+            given, conversation, charge, timeout_ms, self._buffer.after_ms(timeout_ms), timer
+        )
         request.hold(reservation)
         return request
 
@@ -72,21 +85,21 @@ class QueryFlow:
         """Queue an accepted request for a permit."""
         query = request.query
         run.requests[query.request_id] = request
-        request.branch.open[query.request_id] = None
+        request.conversation.open[query.request_id] = None
         data = run_events.query_received(run, request)
-        self._outbox.record(run, "query_received", data, query.depth, query.parent)
-        self._outbox.set_timer(run, request.deadline_timer, query.request_id, request.deadline_ns)
+        self._buffer.record(run, "query_received", data, query.depth, query.parent)
+        self._buffer.set_timer(run, request.deadline_timer, query.request_id, request.deadline_ns)
         self._permits.request(query.run_id, query.request_id, query.model)
 
     def dispatch(self, run: RunState, request: OpenRequest) -> None:
         """Send a request that has just been granted its permit."""
-        request.step(Step.DISPATCH)
+        request.step(RequestStep.DISPATCH)
         request.attempt += 1
-        request.sent_ns = self._outbox.now_ns
+        request.sent_ns = self._buffer.now_ns
         query = request.query
         data: dict[str, object] = {"request": query.request_id, "attempt": request.attempt}
-        self._outbox.record(run, "query_sent", data, query.depth, query.parent)
-        self._outbox.add(
+        self._buffer.record(run, "query_sent", data, query.depth, query.parent)
+        self._buffer.add(
             SendQuery(
                 query.run_id,
                 query.request_id,
@@ -94,7 +107,7 @@ class QueryFlow:
                 query.model,
                 query.prompt_messages,
                 output_tokens_max=request.charge.output_tokens,
-                timeout_ms=max(1, (request.deadline_ns - self._outbox.now_ns) // NS_PER_MS),
+                timeout_ms=max(1, (request.deadline_ns - self._buffer.now_ns) // NS_PER_MS),
                 answer_bytes_max=_answer_bytes_max(run, query),
             )
         )
@@ -131,11 +144,11 @@ class QueryFlow:
         if delay_ms is None:
             self._answer(run, request, Failed(given.error), given)
             return
-        request.step(Step.BACK_OFF)
+        request.step(RequestStep.BACK_OFF)
         data = run_events.query_retry(run, request, given, delay_ms)
-        self._outbox.record(run, "query_retry", data, request.query.depth, request.query.parent)
-        at_ns = self._outbox.after_ms(delay_ms)
-        self._outbox.set_timer(run, request.backoff_timer, request.request_id, at_ns)
+        self._buffer.record(run, "query_retry", data, request.query.depth, request.query.parent)
+        at_ns = self._buffer.after_ms(delay_ms)
+        self._buffer.set_timer(run, request.backoff_timer, request.request_id, at_ns)
 
     def timer_fired(self, run: RunState, request: OpenRequest, timer_id: str) -> None:
         """End a request at its deadline, or queue it again after its backoff."""
@@ -143,25 +156,25 @@ class QueryFlow:
             self.abandon(run, request, TimedOut(request.timeout_ms))
             return
         try:
-            reservation = run.ledger.reserve(request.charge, request.branch.view)
+            reservation = run.ledger.reserve(request.charge, request.conversation.view)
         except BudgetExceeded as exc:
             self._answer(run, request, Denied(exc))
         else:
             request.hold(reservation)
             data = run_events.query_requeued(request)
-            self._outbox.record(run, "query_requeued", data, request.query.depth, request.query.parent)
+            self._buffer.record(run, "query_requeued", data, request.query.depth, request.query.parent)
             self._permits.request(run.run_id, request.request_id, request.query.model)
 
     def abandon(self, run: RunState, request: OpenRequest, response: Response) -> None:
         """End a request from outside: give back what it holds, then answer it."""
-        if request.state is State.DISPATCHED:
+        if request.state is RequestState.DISPATCHED:
             reservation = request.take_reservation()
             run.ledger.settle_unconfirmed(reservation)
             run.unconfirmed[request.request_id, request.attempt] = (request.query, reservation)
             request.bill(request.charge, assumed=True)
             self._permits.release(run.run_id, request.request_id)
-            self._outbox.add(CancelQuery(run.run_id, request.request_id, request.attempt))
-        elif request.state is State.QUEUED:
+            self._buffer.add(CancelQuery(run.run_id, request.request_id, request.attempt))
+        elif request.state is RequestState.QUEUED:
             run.ledger.release(request.take_reservation())
             self._permits.withdraw(run.run_id, request.request_id)
         self._answer(run, request, response)
@@ -173,17 +186,17 @@ class QueryFlow:
         response: Response,
         failure: ProviderFailed | None = None,
     ) -> None:
-        waited = request.state is State.BACKOFF
-        request.step(Step.ANSWER)
+        waited = request.state is RequestState.BACKOFF
+        request.step(RequestStep.ANSWER)
         query = request.query
         del run.requests[query.request_id]
-        del request.branch.open[query.request_id]
-        self._outbox.clear_timer(run, request.deadline_timer)
+        del request.conversation.open[query.request_id]
+        self._buffer.clear_timer(run, request.deadline_timer)
         if waited:
-            self._outbox.clear_timer(run, request.backoff_timer)
+            self._buffer.clear_timer(run, request.backoff_timer)
         data = run_events.query_answered(run, request, response, failure)
-        self._outbox.record(run, "query_answered", data, query.depth, query.parent)
-        self._outbox.add(Respond(run.run_id, request.request_id, response))
+        self._buffer.record(run, "query_answered", data, query.depth, query.parent)
+        self._buffer.add(Respond(run.run_id, request.request_id, response))
 
     def _delay_before_retry(self, run: RunState, request: OpenRequest, given: ProviderFailed) -> int | None:
         """Return how long to wait, or None if there is no next attempt before the deadline."""
@@ -192,7 +205,7 @@ class QueryFlow:
             return None
         unit = jitter_unit(run.facts.seed, request.request_id, request.attempt)
         delay_ms = max(backoff_ms(request.attempt, limits, unit), given.retry_after_ms or 0)
-        return delay_ms if self._outbox.after_ms(delay_ms) < request.deadline_ns else None
+        return delay_ms if self._buffer.after_ms(delay_ms) < request.deadline_ns else None
 
     def _late_result(self, run: RunState, given: ProviderAnswered | ProviderFailed) -> None:
         """Correct the account by a result that nobody waits for. A second report of it is ignored."""
@@ -206,15 +219,15 @@ class QueryFlow:
             usage, actual = None, None if given.sent else NOTHING
         billed = run.ledger.correct(reservation, actual)
         data = run_events.late_result(given, usage, billed)
-        self._outbox.record(run, "late_result", data, query.depth, query.parent)
+        self._buffer.record(run, "late_result", data, query.depth, query.parent)
 
     def _throttled(self, run: RunState, request: OpenRequest) -> None:
         """Give a provider that asks for fewer requests fewer permits, and say so where that is news."""
         query = request.query
-        permits = self._permits.refused(query.model, request.sent_ns, self._outbox.now_ns)
+        permits = self._permits.refused(query.model, request.sent_ns, self._buffer.now_ns)
         if permits is not None:
             data: dict[str, object] = {"provider": query.model.partition(":")[0], "permits": permits}
-            self._outbox.record(run, "provider_throttled", data, query.depth, query.parent)
+            self._buffer.record(run, "provider_throttled", data, query.depth, query.parent)
 
 
 def _answer_bytes_max(run: RunState, query: QueryReceived) -> int:
@@ -222,40 +235,42 @@ def _answer_bytes_max(run: RunState, query: QueryReceived) -> int:
     return most if part is None else min(most, part)
 
 
-def branch_of(run: RunState, given: QueryReceived | ChildRequested) -> Branch:
+def conversation_of(run: RunState, given: QueryReceived | ChildRequested) -> ConversationState:
     """Return the conversation that asks, or raise the QueryError for one that may not any more."""
     if given.request_id in run.requests or given.request_id in run.children:
         raise InternalError(f"request {given.request_id} of {given.run_id} is open already")
-    branch = live_branch(run, given.parent)
-    if branch.depth != given.depth:
+    conversation = live_conversation(run, given.parent)
+    if conversation.depth != given.depth:
         raise InternalError(f"request {given.request_id} of {given.run_id} comes from another depth")
-    return branch
+    return conversation
 
 
-def live_branch(run: RunState, parent: RequestId | None) -> Branch:
+def live_conversation(run: RunState, parent: RequestId | None) -> ConversationState:
     """Return a conversation that may ask, or raise Stopping."""
-    branch = run.branch(parent)
-    if branch is None:
+    conversation = run.conversation(parent)
+    if conversation is None:
         raise Stopping("the child is over")
-    stopping = run.stopping or branch.stopping
+    stopping = run.stopping or conversation.stopping
     if stopping is not None:
         raise Stopping(stopping)
-    return branch
+    return conversation
 
 
 class Stopping(QueryError):
     """The conversation that asks is about to end; the message is the reason alone."""
 
 
-def refuse(outbox: Outbox, run: RunState, given: QueryReceived | ChildRequested, error: QueryError) -> None:
+def refuse(
+    buffer: EffectBuffer, run: RunState, given: QueryReceived | ChildRequested, error: QueryError
+) -> None:
     """Answer a request that was not accepted."""
     if isinstance(error, Stopping):
         # Not recorded: whether a guest asks once more before it is stopped is chance, and a log that
         # held it could not be replayed.
-        outbox.add(Respond(given.run_id, given.request_id, Cancelled(error.message)))
+        buffer.add(Respond(given.run_id, given.request_id, Cancelled(error.message)))
         return
-    run.journal.deny(reason_of(error), given.request_id, given.depth, given.parent)
-    outbox.add(Respond(given.run_id, given.request_id, Denied(error)))
+    run.recorder.deny(reason_of(error), given.request_id, given.depth, given.parent)
+    buffer.add(Respond(given.run_id, given.request_id, Denied(error)))
 
 
 def reason_of(error: QueryError) -> str:

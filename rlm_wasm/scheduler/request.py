@@ -15,7 +15,7 @@ from rlm_wasm.scheduler.messages import Usage
 
 
 # StrEnum and not Enum: its members are hashed in C, and a table is looked up three times a query.
-class State(StrEnum):
+class RequestState(StrEnum):
     """Where a request is. Only QUEUED and DISPATCHED hold a reservation, only DISPATCHED a permit."""
 
     RECEIVED = "received"
@@ -25,7 +25,7 @@ class State(StrEnum):
     ANSWERED = "answered"
 
 
-class Step(StrEnum):
+class RequestStep(StrEnum):
     """What moves a request on."""
 
     RESERVE = "reserve"  # the ledger agreed to the next attempt
@@ -34,16 +34,28 @@ class Step(StrEnum):
     ANSWER = "answer"  # the one terminal response
 
 
-TRANSITIONS: Final[dict[State, dict[Step, State]]] = {
-    State.RECEIVED: {Step.RESERVE: State.QUEUED, Step.ANSWER: State.ANSWERED},
-    State.QUEUED: {Step.DISPATCH: State.DISPATCHED, Step.ANSWER: State.ANSWERED},
-    State.DISPATCHED: {Step.BACK_OFF: State.BACKOFF, Step.ANSWER: State.ANSWERED},
-    State.BACKOFF: {Step.RESERVE: State.QUEUED, Step.ANSWER: State.ANSWERED},
-    State.ANSWERED: {},  # terminal: a second answer has nowhere to go
+TRANSITIONS: Final[dict[RequestState, dict[RequestStep, RequestState]]] = {
+    RequestState.RECEIVED: {
+        RequestStep.RESERVE: RequestState.QUEUED,
+        RequestStep.ANSWER: RequestState.ANSWERED,
+    },
+    RequestState.QUEUED: {
+        RequestStep.DISPATCH: RequestState.DISPATCHED,
+        RequestStep.ANSWER: RequestState.ANSWERED,
+    },
+    RequestState.DISPATCHED: {
+        RequestStep.BACK_OFF: RequestState.BACKOFF,
+        RequestStep.ANSWER: RequestState.ANSWERED,
+    },
+    RequestState.BACKOFF: {
+        RequestStep.RESERVE: RequestState.QUEUED,
+        RequestStep.ANSWER: RequestState.ANSWERED,
+    },
+    RequestState.ANSWERED: {},  # terminal: a second answer has nowhere to go
 }
 
 
-def next_state(state: State, step: Step) -> State:
+def next_state(state: RequestState, step: RequestStep) -> RequestState:
     """Return the state after `step`; a step the table does not have is an InternalError."""
     try:
         return TRANSITIONS[state][step]

@@ -9,7 +9,7 @@ from dataclasses import fields
 
 from rlm_wasm.errors import QueryError
 from rlm_wasm.limits import BudgetLimits, QueryLimits, RunLimits
-from rlm_wasm.scheduler.conversation import Branch
+from rlm_wasm.scheduler.conversation import ConversationState
 from rlm_wasm.scheduler.inputs import ChildRequested, ProviderAnswered, ProviderFailed
 from rlm_wasm.scheduler.ledger import DIMENSIONS, Charge, Dimension, View
 from rlm_wasm.scheduler.messages import Usage
@@ -112,7 +112,7 @@ def query_answered(
     return data
 
 
-def child_started(run: RunState, child: Branch, asked: ChildRequested) -> Data:
+def child_started(run: RunState, child: ConversationState, asked: ChildRequested) -> Data:
     """An admitted child: its own depth, its deadline, and the caps that it was given by name."""
     data: Data = {
         "request": asked.request_id,
@@ -128,7 +128,7 @@ def child_started(run: RunState, child: Branch, asked: ChildRequested) -> Data:
     return data
 
 
-def child_answered(run: RunState, child: Branch, response: Response) -> Data:
+def child_answered(run: RunState, child: ConversationState, response: Response) -> Data:
     """The one terminal response to the request for a child, and what its part of the tree has used."""
     data: Data = {
         "request": child.request_id,
@@ -143,7 +143,7 @@ def child_answered(run: RunState, child: Branch, response: Response) -> Data:
     return data
 
 
-def child_gone(run: RunState, child: Branch, response: Response) -> Data:
+def child_gone(run: RunState, child: ConversationState, response: Response) -> Data:
     """The end of a child that nobody waited for any more: recorded, never delivered."""
     return child_answered(run, child, response)
 

@@ -7,11 +7,11 @@ from typing import Final
 
 from rlm_wasm.errors import BudgetExceeded, InternalError
 from rlm_wasm.ids import RequestId, RunId
-from rlm_wasm.scheduler.conversation import Branch
-from rlm_wasm.scheduler.event_recorder import Journal
+from rlm_wasm.scheduler.conversation import ConversationState
+from rlm_wasm.scheduler.event_recorder import EventRecorder
 from rlm_wasm.scheduler.inputs import QueryReceived, RunStarted
 from rlm_wasm.scheduler.ledger import NOTHING, Charge, Dimension, Ledger
-from rlm_wasm.scheduler.request import State, Step, next_state
+from rlm_wasm.scheduler.request import RequestState, RequestStep, next_state
 
 NS_PER_MS: Final = 1_000_000
 RUN_DEADLINE: Final = "run_deadline"
@@ -22,12 +22,12 @@ class OpenRequest:
     """One query without a terminal response yet. `charge` is what one attempt may cost."""
 
     query: QueryReceived
-    branch: Branch
+    conversation: ConversationState
     charge: Charge
     timeout_ms: int
     deadline_ns: int
     deadline_timer: str
-    state: State = State.RECEIVED
+    state: RequestState = RequestState.RECEIVED
     attempt: int = 0  # number of the attempt under way, or of the last one
     sent_ns: int = 0  # when it began
     billed: Charge = NOTHING  # over all attempts, so far
@@ -44,13 +44,13 @@ class OpenRequest:
         """The timer that sends it back to the queue."""
         return f"query_backoff:{self.request_id}"
 
-    def step(self, step: Step) -> None:
+    def step(self, step: RequestStep) -> None:
         """Move on by the table."""
         self.state = next_state(self.state, step)
 
     def hold(self, reservation: int) -> None:
         """Keep the reservation of the next attempt and move to the queue."""
-        self.step(Step.RESERVE)
+        self.step(RequestStep.RESERVE)
         self._reservation = reservation
 
     def take_reservation(self) -> int:
@@ -77,9 +77,9 @@ class RunState:
 
     facts: RunStarted
     ledger: Ledger
-    journal: Journal
-    root: Branch
-    children: dict[RequestId, Branch] = field(default_factory=dict)
+    recorder: EventRecorder
+    root: ConversationState
+    children: dict[RequestId, ConversationState] = field(default_factory=dict)
     requests: dict[RequestId, OpenRequest] = field(default_factory=dict)
     timers: dict[str, RequestId | None] = field(default_factory=dict)
     unconfirmed: dict[tuple[RequestId, int], tuple[QueryReceived, int]] = field(default_factory=dict)
@@ -88,17 +88,19 @@ class RunState:
     @classmethod
     def begin(cls, facts: RunStarted, now_ns: int) -> RunState:
         """Return the state of a run that has just started."""
-        journal = Journal(facts.run_id, facts.run.events_max, now_ns)
+        recorder = EventRecorder(facts.run_id, facts.run.events_max, now_ns)
         ledger = Ledger(facts.budget)
-        root = Branch(depth=0, view=ledger.root, deadline_ns=now_ns + facts.run.wall_ms_max * NS_PER_MS)
-        return cls(facts, ledger, journal, root)
+        root = ConversationState(
+            depth=0, view=ledger.root, deadline_ns=now_ns + facts.run.wall_ms_max * NS_PER_MS
+        )
+        return cls(facts, ledger, recorder, root)
 
     @property
     def run_id(self) -> RunId:
         """The run's name."""
         return self.facts.run_id
 
-    def branch(self, parent: RequestId | None) -> Branch | None:
+    def conversation(self, parent: RequestId | None) -> ConversationState | None:
         """Return the conversation that answers `parent`, or None if its session is gone."""
         return self.root if parent is None else self.children.get(parent)
 
@@ -106,38 +108,38 @@ class RunState:
         """Return how long a guest may wait for one request."""
         return self.facts.boundary.host_wait_ms_max
 
-    def count_request(self, branch: Branch, *, of_guest: bool) -> None:
+    def count_request(self, conversation: ConversationState, *, of_guest: bool) -> None:
         """Count one request, refused or not, or raise BudgetExceeded: the run's or the cell's are used up.
 
         What the cell's cap refuses is counted in the run's all the same: a refusal costs the guest
         almost nothing and the host real work.
         """
-        self.ledger.spend_one(Dimension.REQUESTS, branch.view)
+        self.ledger.spend_one(Dimension.REQUESTS, conversation.view)
         if of_guest:
-            branch.cell_requests += 1
+            conversation.cell_requests += 1
             most = self.facts.cell_requests_max
-            if branch.cell_requests > most:
+            if conversation.cell_requests > most:
                 raise BudgetExceeded("cell.requests", requested=1, available=0, limit=most)
 
-    def room(self, branch: Branch, count: int) -> int:
+    def room(self, conversation: ConversationState, count: int) -> int:
         """Return how many of so many requests of a guest that come together are worth looking at.
 
         For the others nothing is left: not of the cell's requests, or not of the run's.
         """
-        left = self.ledger.available(Dimension.REQUESTS, branch.view)
-        room = max(0, min(count, left, self.facts.cell_requests_max - branch.cell_requests))
+        left = self.ledger.available(Dimension.REQUESTS, conversation.view)
+        room = max(0, min(count, left, self.facts.cell_requests_max - conversation.cell_requests))
         # Where one that is refused has all refused, there is no use in looking at any.
         return room if room == count or self.facts.query.batch == "part" else 0
 
-    def count_surplus(self, branch: Branch, count: int) -> list[tuple[BudgetExceeded, int]]:
+    def count_surplus(self, conversation: ConversationState, count: int) -> list[tuple[BudgetExceeded, int]]:
         """Count requests beyond the room for them, and return why so many each are refused, in order."""
-        view, most = branch.view, self.facts.cell_requests_max
+        view, most = conversation.view, self.facts.cell_requests_max
         left = self.ledger.available(Dimension.REQUESTS, view)
-        counted, of_cell = min(count, left), max(0, most - branch.cell_requests)
+        counted, of_cell = min(count, left), max(0, most - conversation.cell_requests)
         by_run = self.ledger.refusal(Dimension.REQUESTS, view)
         by_cell = BudgetExceeded("cell.requests", requested=1, available=0, limit=most)
         self.ledger.spend(Charge(requests=counted), view)
-        branch.cell_requests += counted
+        conversation.cell_requests += counted
         if self.facts.query.batch == "all":
             # All of them for what the first was refused for that did not fit.
             return [(by_cell if of_cell < left else by_run, count)]
@@ -146,6 +148,6 @@ class RunState:
     def in_flight(self, request_id: RequestId, attempt: int) -> OpenRequest | None:
         """Return the request if exactly this attempt of it is under way."""
         request = self.requests.get(request_id)
-        if request is None or request.state is not State.DISPATCHED or request.attempt != attempt:
+        if request is None or request.state is not RequestState.DISPATCHED or request.attempt != attempt:
             return None
         return request

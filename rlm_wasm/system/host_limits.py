@@ -39,7 +39,7 @@ class HostLimit:
 
 HOST_LIMITS: Final = (
     HostLimit("RLIMIT_NOFILE", resource.RLIMIT_NOFILE, 16, 16, "descriptors", "-n"),
-    # A guest reserves 4 GiB and a guard. A zygote rehearses with three sessions at once.
+    # A guest reserves 4 GiB and a guard. A zygote warms up with three sessions at once.
     HostLimit("RLIMIT_AS", resource.RLIMIT_AS, 5 * _GIB, 13 * _GIB, "bytes of address space", "-v"),
     # Python and the engine with the guest's code; what guests write comes on top.
     HostLimit("RLIMIT_DATA", resource.RLIMIT_DATA, 160 * _MIB, 160 * _MIB, "bytes of data", "-d"),

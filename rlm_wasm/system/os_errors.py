@@ -41,7 +41,7 @@ def told(error: BaseException) -> str:
     return os.strerror(code) + (f" ({hint})" if hint else "")
 
 
-def typed(error: Exception, what: str, *, ours: bool = False) -> RlmWasmError:
+def wrap_os_error(error: Exception, what: str, *, ours: bool = False) -> RlmWasmError:
     """Return what the caller gets for an error that is none of ours: a shortage by its name, else our bug.
 
     `what` is what could not be done. `ours` says that it was the host process that was refused, whose limits

@@ -12,7 +12,7 @@ from typing import TypeVar, TypeVarTuple
 import anyio
 import anyio.to_thread
 
-from rlm_wasm.system.os_errors import is_shortage, typed
+from rlm_wasm.system.os_errors import is_shortage, wrap_os_error
 
 _T = TypeVar("_T")
 _Arguments = TypeVarTuple("_Arguments")
@@ -33,5 +33,5 @@ async def in_thread(
     except RuntimeError as error:
         if not is_shortage(error):
             raise
-        failure = typed(error, "no thread can be started", ours=True)
+        failure = wrap_os_error(error, "no thread can be started", ours=True)
     raise failure

@@ -26,8 +26,8 @@ from rlm_wasm.errors import (
 )
 from rlm_wasm.protocol.cell_result import CellResult
 from rlm_wasm.vm.session import Session
-from rlm_wasm.vm.snapshot import Snapshot
-from rlm_wasm.vm.steps import CellEnd, Progress
+from rlm_wasm.vm.snapshot import MemorySnapshot
+from rlm_wasm.vm.steps import CellEnd, CellProgress
 
 _LIMITS: Final = (
     CellCancelled,
@@ -62,16 +62,16 @@ def ending_of(end: CellEnd, error: GuestError | None) -> Ending:
     if isinstance(error, CellCancelled):
         return Ending.FINE if end.fault is None else Ending.LOST
     if isinstance(error, _LIMITS):
-        if end.progress is not Progress.RUNNING and not isinstance(error, MemoryExceeded):
+        if end.progress is not CellProgress.RUNNING and not isinstance(error, MemoryExceeded):
             return Ending.EARLY
         return Ending.FINE if end.fault is None else Ending.LOST
-    if end.progress is Progress.NOT_BEGUN:
+    if end.progress is CellProgress.NOT_BEGUN:
         return Ending.BROKEN
     if end.fault is not None:
         return Ending.LOST
     if isinstance(error, BoundaryViolation):
         return Ending.NONSENSE
-    if end.progress is Progress.COMPILING and not (
+    if end.progress is CellProgress.COMPILING and not (
         isinstance(error, GuestException) and error.type_name in _OF_THE_COMPILER
     ):
         return Ending.BROKEN
@@ -82,7 +82,7 @@ class Checkpoints:
     """One session's: the state before its last cell that ran, and how often it failed since."""
 
     def __init__(self) -> None:
-        self._before: Snapshot | None = None
+        self._before: MemorySnapshot | None = None
         self._failures = 0
 
     def forget(self) -> None:
@@ -91,7 +91,7 @@ class Checkpoints:
         self._failures = 0
 
     def settle(
-        self, session: Session, checkpoint: Snapshot | None, end: CellEnd, result: CellResult
+        self, session: Session, checkpoint: MemorySnapshot | None, end: CellEnd, result: CellResult
     ) -> CellResult:
         """Take the session back as far as the end of its cell demands; return what the cell came to.
 
@@ -102,7 +102,7 @@ class Checkpoints:
             self._failures = 0
             if ending is Ending.LOST:
                 return _back_to(session, checkpoint, result)
-            if end.progress is Progress.RUNNING:
+            if end.progress is CellProgress.RUNNING:
                 self._before = checkpoint
             return result
         self._failures += 1
@@ -124,7 +124,7 @@ class Checkpoints:
         return _back_to(session, before, result)
 
 
-def _back_to(session: Session, checkpoint: Snapshot | None, result: CellResult) -> CellResult:
+def _back_to(session: Session, checkpoint: MemorySnapshot | None, result: CellResult) -> CellResult:
     if checkpoint is None:
         return result
     session.restore(checkpoint)

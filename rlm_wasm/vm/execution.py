@@ -25,7 +25,7 @@ from rlm_wasm.protocol.cell import CANCEL_GRACE_NS
 from rlm_wasm.protocol.guest_facts import GuestFacts
 from rlm_wasm.vm import traps
 from rlm_wasm.vm.call import Call
-from rlm_wasm.vm.import_handler import Exchange
+from rlm_wasm.vm.import_handler import OperationImports
 from rlm_wasm.vm.instance import SLICE_FUEL, Instance
 from rlm_wasm.vm.interrupt import Interrupt, Reason
 from rlm_wasm.vm.soft_limits import SoftLimits, slice_fuel
@@ -69,7 +69,7 @@ class Execution:
         instance: Instance,
         facts: GuestFacts,
         interrupt: Interrupt,
-        exchange: Exchange,
+        exchange: OperationImports,
         limits: CellLimits,
         soft_limits: SoftLimits | None,
         *,

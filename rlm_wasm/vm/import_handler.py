@@ -45,7 +45,7 @@ VIRTUAL_EPOCH_NS: Final = 1_700_000_000_000_000_000
 FUEL_PER_VIRTUAL_NS: Final = 12
 
 
-class Exchange:
+class OperationImports:
     """The handler of the six imports for one operation. `in_cell` is False while an input is loaded:
     every import is refused then.
     """

@@ -64,7 +64,7 @@ class Program:
             # For example an import that is none of the six: refused here, before anything runs.
             raise PolicyError(f"the guest does not link: {wasmtime.WasmtimeError._from_ptr(error)}")
         self.image: Final = image if isinstance(image, ImageSource) else _mapped_file(image)
-        # Learned by the first who wants to know (`rehearsal.py`).
+        # Learned by the first who wants to know (`page_profile.py`).
         self.first_touched: FirstTouched | None = None
         self._closed = False
 

@@ -11,11 +11,11 @@ from rlm_wasm.protocol.text_layout import LaidOut
 from rlm_wasm.vm.cell_decoding import decode_cell, not_begun
 from rlm_wasm.vm.checkpoints import Checkpoints
 from rlm_wasm.vm.session import Operation, Session
-from rlm_wasm.vm.snapshot import Snapshot
+from rlm_wasm.vm.snapshot import MemorySnapshot
 from rlm_wasm.vm.steps import SLICE, Step
 from rlm_wasm.vm.upkeep import Upkeep
 
-Outcome = CellResult | Snapshot | None
+Outcome = CellResult | MemorySnapshot | None
 SessionOperation = Generator[Step, bytes | None, Outcome]
 
 

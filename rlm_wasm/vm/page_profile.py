@@ -39,18 +39,18 @@ _BOUNDARY: Final = BoundaryLimits(
 )
 
 
-def rehearse(program: Program, facts: GuestFacts) -> FirstTouched:
+def profile_pages(program: Program, facts: GuestFacts) -> FirstTouched:
     """Run a first cell in a session of its own, which ends with it, and return what it touched.
 
     Learned once for a program. A process that will not be able to ask the kernel asks before; where the
     kernel does not say, nothing counts as touched.
     """
     if program.first_touched is None:
-        program.first_touched = _rehearse(program, facts)
+        program.first_touched = _profile_pages(program, facts)
     return program.first_touched
 
 
-def _rehearse(program: Program, facts: GuestFacts) -> FirstTouched:
+def _profile_pages(program: Program, facts: GuestFacts) -> FirstTouched:
     limits = SessionLimits(
         memory_bytes_max=program.image.size + _REHEARSAL_GROWTH_BYTES,
         context_bytes_max=0,

@@ -26,12 +26,12 @@ from rlm_wasm.protocol.text_layout import LaidOut, chunks
 from rlm_wasm.vm import traps
 from rlm_wasm.vm.drive import drive
 from rlm_wasm.vm.execution import Execution, Operation
-from rlm_wasm.vm.import_handler import ERROR, REPORT, RESULT, STDERR, STDOUT, Exchange
+from rlm_wasm.vm.import_handler import ERROR, REPORT, RESULT, STDERR, STDOUT, OperationImports
 from rlm_wasm.vm.instance import Instance, Program
 from rlm_wasm.vm.interrupt import Interrupt
-from rlm_wasm.vm.snapshot import Ground, Layer, Snapshot, move_everything, take
+from rlm_wasm.vm.snapshot import Ground, Layer, MemorySnapshot, move_everything, take
 from rlm_wasm.vm.soft_limits import SoftLimits
-from rlm_wasm.vm.steps import SLICE, CellEnd, Progress
+from rlm_wasm.vm.steps import SLICE, CellEnd, CellProgress
 from rlm_wasm.vm.upkeep import Steps, Upkeep
 
 __all__ = ["Operation", "Session", "drive"]
@@ -39,7 +39,7 @@ __all__ = ["Operation", "Session", "drive"]
 _T = TypeVar("_T")
 SEED_BYTES: Final = 32
 _RESEED, _REPORT_VARIABLES = 1, 2
-_PROGRESS: Final = tuple(Progress)
+_PROGRESS: Final = tuple(CellProgress)
 
 
 _SETUP_LIMITS = CellLimits(
@@ -58,7 +58,7 @@ class Session:
     """One guest over an image. Not thread-safe; the thread that made it drives and closes it.
 
     `entropy(n)` returns n random bytes: fresh, or from a seeded stream for a deterministic run. `prepared`
-    is an instance over the base image in which nothing has run yet, from a `Stock`; the session owns it.
+    is an instance over the base image in which nothing has run yet, from a `WarmPool`; the session owns it.
 
     Raises:
         PolicyError: the policy's memory cap is below the image.
@@ -72,7 +72,7 @@ class Session:
         boundary: BoundaryLimits,
         entropy: Callable[[int], bytes],
         *,
-        start: Snapshot | None = None,
+        start: MemorySnapshot | None = None,
         prepared: Instance | None = None,
     ) -> None:
         self._program = program
@@ -210,7 +210,7 @@ class Session:
 
     def snapshot(
         self, *, bytes_max: int | None = None, upkeep: Upkeep | None = None
-    ) -> Operation[Snapshot | None]:
+    ) -> Operation[MemorySnapshot | None]:
         """Return the state between two cells: the pages written since the session's origin.
 
         None if they take more than `bytes_max`. `upkeep` is told what it costs, and may end it.
@@ -239,7 +239,7 @@ class Session:
             )
         )
 
-    def restore(self, snapshot: Snapshot) -> None:
+    def restore(self, snapshot: MemorySnapshot) -> None:
         """Go back to a snapshot of this session, lost or not; its variables are what they were then."""
         if self._execution is not None or self._closed:
             raise UsageError("the session is closed" if self._closed else "the session is busy")
@@ -301,9 +301,9 @@ class Session:
         if self._lost or self._execution is not None:
             raise UsageError("the session is lost" if self._lost else "the session is busy")
 
-    def _as_it_is(self, layer: Layer) -> Snapshot:
+    def _as_it_is(self, layer: Layer) -> MemorySnapshot:
         """Return the present state, of which `layer` is what was not moved into files."""
-        return Snapshot(
+        return MemorySnapshot(
             self._program,
             self._ground.origin,
             layer,
@@ -336,7 +336,7 @@ class Session:
             if limits is not self._soft_of[0]:
                 self._soft_of = (limits, SoftLimits.of(limits))
             soft_limits = self._soft_of[1]
-        exchange = Exchange(
+        exchange = OperationImports(
             self._instance,
             limits,
             self._limits,
@@ -364,10 +364,10 @@ class Session:
             self._instance.verify_memory()
         return used
 
-    def _progress(self) -> Progress:
+    def _progress(self) -> CellProgress:
         """Return how far the guest says it came. Nonsense is no progress: it harms its own session only."""
         value = int.from_bytes(self._memory.read(self._facts.progress, 4, length_max=4), "little")
-        return _PROGRESS[value] if value < len(_PROGRESS) else Progress.NOT_BEGUN
+        return _PROGRESS[value] if value < len(_PROGRESS) else CellProgress.NOT_BEGUN
 
     def _allocate(self, execution: Execution, length: int) -> Operation[int]:
         pointer = yield from execution.invoke("rlm_alloc", (length,), 1)

@@ -17,31 +17,31 @@ from rlm_wasm.errors import GuestError, RlmWasmError, UsageError
 from rlm_wasm.ids import SessionId
 from rlm_wasm.protocol.cell_result import CellResult
 from rlm_wasm.protocol.commands import (
+    AnswerRequest,
     Close,
     Command,
     Done,
-    FuelLow,
-    Interrupt,
+    FuelNeeded,
+    InterruptOperation,
     Load,
     Open,
     Rebase,
     Refuel,
     Report,
     Requested,
-    Respond,
-    Run,
+    StartCell,
     Stop,
     TakeSnapshot,
 )
-from rlm_wasm.system.os_errors import typed
+from rlm_wasm.system.os_errors import wrap_os_error
 from rlm_wasm.vm import operations, steps
 from rlm_wasm.vm.checkpoints import Checkpoints
 from rlm_wasm.vm.instance import Instance
 from rlm_wasm.vm.loaded_guest import LoadedGuest
 from rlm_wasm.vm.operations import Outcome, SessionOperation
 from rlm_wasm.vm.session import Session
-from rlm_wasm.vm.snapshot import Snapshot
-from rlm_wasm.vm.warm_pool import PREPARED_MAX, Stock
+from rlm_wasm.vm.snapshot import MemorySnapshot
+from rlm_wasm.vm.warm_pool import PREPARED_MAX, WarmPool
 
 # A session that the host answers goes on where it was, ahead of the others, until it has run for as
 # long as a slice takes: its memory is still in the processor's caches. Then it is the others' turn.
@@ -54,7 +54,7 @@ BRIEF_WANTED_MAX: Final = 1_024
 
 
 @dataclass(slots=True)
-class _Seat:
+class _Driven:
     """One session and the operation it is busy with."""
 
     session: Session
@@ -79,7 +79,7 @@ class _Seat:
     briefs_wanted: int = 1
 
 
-class Seats:
+class SessionScheduler:
     """The sessions of one worker, each with the operation it is busy with.
 
     `guest()` gives what they are sessions of; it may raise what there is to say about that. At most
@@ -93,15 +93,15 @@ class Seats:
         self._guest: Final = guest
         self._clock: Final = clock
         self._prepared_max: Final = prepared_max
-        self._stock: Stock | None = None
-        self._seats: dict[SessionId, _Seat] = {}
+        self._warm_pool: WarmPool | None = None
+        self._scheduler: dict[SessionId, _Driven] = {}
         self._runnable: deque[SessionId] = deque()
         # Whether the guest whose turn it is may go on for long. Any thread may read it.
         self.engaged = False
         self._sleepers: list[tuple[int, SessionId]] = []
 
     def __len__(self) -> int:
-        return len(self._seats)
+        return len(self._scheduler)
 
     def idle_seconds(self) -> float | None:
         """How long nothing can go on without a command: 0 if something can now, None for ever."""
@@ -118,85 +118,90 @@ class Seats:
             self._advance(self._runnable.popleft())
             self.engaged = False
 
-    def answer(self, command: Respond) -> bool:
+    def answer(self, command: AnswerRequest) -> bool:
         """Perform a response and the turn that it begins, if that is likely to be brief; else do nothing.
 
         Return whether it was done. It is not where other sessions wait and it has had its turn.
         """
-        seat = self._seats.get(command.session)
-        if seat is None or not seat.waits_for_host or seat.wants_fuel or seat.briefs < seat.briefs_wanted:
+        driven = self._scheduler.get(command.session)
+        if (
+            driven is None
+            or not driven.waits_for_host
+            or driven.wants_fuel
+            or driven.briefs < driven.briefs_wanted
+        ):
             return False
-        if self._runnable and seat.turn_ns >= TURN_NS:
+        if self._runnable and driven.turn_ns >= TURN_NS:
             return False
         self.perform(command)
         self._advance(self._runnable.popleft())
-        if seat.stretch_ns > BRIEF_NS:
-            seat.briefs_wanted = min(2 * seat.briefs_wanted, BRIEF_WANTED_MAX)
+        if driven.stretch_ns > BRIEF_NS:
+            driven.briefs_wanted = min(2 * driven.briefs_wanted, BRIEF_WANTED_MAX)
         return True
 
     @property
     def wants_preparing(self) -> bool:
         """Whether `prepare` has something to do."""
-        return self._stock is not None and self._stock.wants
+        return self._warm_pool is not None and self._warm_pool.wants
 
     def prepare(self) -> None:
         """Do a small step, a fraction of a millisecond, towards the next prepared session."""
-        if self._stock is not None:
-            self._stock.work()
+        if self._warm_pool is not None:
+            self._warm_pool.work()
 
     def close_all(self) -> None:
         """Close every session; each operation in progress reports its end."""
-        for session in list(self._seats):
+        for session in list(self._scheduler):
             self._close(session)
-        if self._stock is not None:
-            self._stock.close()
+        if self._warm_pool is not None:
+            self._warm_pool.close()
 
     def perform(self, command: Command) -> None:
         """Begin what a command says, or do it. Whatever goes wrong is reported to the session's sink."""
         if isinstance(command, Open):
             self._open(command)
             return
-        seat = self._seats.get(command.session)
-        if seat is None:
+        driven = self._scheduler.get(command.session)
+        if driven is None:
             if isinstance(command, Close):
                 self._tell_closed(command)
             return  # closed meanwhile; its sink has been told
         match command:
             case Load(name=name, value=value):
-                self._begin(command.session, seat, operations.load(seat.session, name, value))
-            case Run(cell=cell, checkpoint_bytes_max=bytes_max):
+                self._begin(command.session, driven, operations.load(driven.session, name, value))
+            case StartCell(cell=cell, checkpoint_bytes_max=bytes_max):
                 self._begin(
                     command.session,
-                    seat,
-                    operations.run_cell(seat.session, cell, bytes_max, seat.checkpoints),
+                    driven,
+                    operations.run_cell(driven.session, cell, bytes_max, driven.checkpoints),
                 )
             case Rebase():
-                self._begin(command.session, seat, operations.rebase(seat.session, seat.checkpoints))
+                self._begin(command.session, driven, operations.rebase(driven.session, driven.checkpoints))
             case TakeSnapshot():
-                self._begin(command.session, seat, operations.take_snapshot(seat.session))
-            case Respond(response=response):
-                if seat.waits_for_host and not seat.wants_fuel:
-                    seat.waits_for_host = False
-                    seat.response = response
-                    seat.stretch_ns = 0
-                    if seat.turn_ns < TURN_NS and not seat.queued:
-                        seat.queued = True
+                self._begin(command.session, driven, operations.take_snapshot(driven.session))
+            case AnswerRequest(response=response):
+                if driven.waits_for_host and not driven.wants_fuel:
+                    driven.waits_for_host = False
+                    driven.response = response
+                    driven.stretch_ns = 0
+                    if driven.turn_ns < TURN_NS and not driven.queued:
+                        driven.queued = True
                         self._runnable.appendleft(command.session)
                     else:
-                        self._queue(command.session, seat)
+                        self._queue(command.session, driven)
             case Refuel(fuel=fuel):
-                if seat.wants_fuel:
-                    seat.waits_for_host = seat.wants_fuel = False
-                    seat.session.refuel(fuel)
-                    self._queue(command.session, seat)
-            case Interrupt():
-                seat.session.interrupt()
-                seat.interrupted = True
+                if driven.wants_fuel:
+                    driven.waits_for_host = driven.wants_fuel = False
+                    driven.session.refuel(fuel)
+                    self._queue(command.session, driven)
+            case InterruptOperation():
+                driven.session.interrupt()
+                driven.interrupted = True
             case Stop(error=error):
-                if seat.operation is not None:
-                    seat.stopped = error
-                    seat.waits_for_host = seat.wants_fuel = False
-                    self._queue(command.session, seat)
+                if driven.operation is not None:
+                    driven.stopped = error
+                    driven.waits_for_host = driven.wants_fuel = False
+                    self._queue(command.session, driven)
             case Close():
                 self._close(command.session)
                 self._tell_closed(command)
@@ -204,7 +209,7 @@ class Seats:
     def _open(self, command: Open) -> None:
         try:
             loaded = self._guest()
-            if command.start is not None and not isinstance(command.start, Snapshot):
+            if command.start is not None and not isinstance(command.start, MemorySnapshot):
                 raise UsageError("the image is not of this process; save it and load it here")
             session = Session(
                 loaded.program,
@@ -217,16 +222,16 @@ class Seats:
             )
         except RlmWasmError as error:
             self._refuse(command, error)
-        except Exception as error:  # noqa: BLE001 - the thread serves others; the caller gets it typed
-            self._refuse(command, typed(error, "a session failed"))
+        except Exception as error:  # noqa: BLE001 - the thread serves others; the caller gets it wrap_os_error
+            self._refuse(command, wrap_os_error(error, "a session failed"))
         else:
-            seat = self._seats[command.session] = _Seat(session, command.sink)
-            self._tell(command.session, seat, Done())
+            driven = self._scheduler[command.session] = _Driven(session, command.sink)
+            self._tell(command.session, driven, Done())
 
     def _take_prepared(self, loaded: LoadedGuest) -> Instance | None:
-        if self._stock is None:
-            self._stock = Stock(loaded.program, loaded.facts, size_max=self._prepared_max)
-        return self._stock.take()
+        if self._warm_pool is None:
+            self._warm_pool = WarmPool(loaded.program, loaded.facts, size_max=self._prepared_max)
+        return self._warm_pool.take()
 
     @staticmethod
     def _refuse(command: Open, error: RlmWasmError) -> None:
@@ -234,87 +239,87 @@ class Seats:
         with contextlib.suppress(Exception):
             command.sink(Done(error=error))
 
-    def _begin(self, session: SessionId, seat: _Seat, operation: SessionOperation) -> None:
-        if seat.operation is not None:
-            self._tell(session, seat, Done(error=UsageError("the session is busy")))
+    def _begin(self, session: SessionId, driven: _Driven, operation: SessionOperation) -> None:
+        if driven.operation is not None:
+            self._tell(session, driven, Done(error=UsageError("the session is busy")))
             return
-        seat.operation = operation
-        seat.response = None
-        seat.stretch_ns = 0
-        seat.brief = False  # a new operation: nothing is known of it
-        seat.stopped = None
-        seat.interrupted = False
-        self._queue(session, seat)
+        driven.operation = operation
+        driven.response = None
+        driven.stretch_ns = 0
+        driven.brief = False  # a new operation: nothing is known of it
+        driven.stopped = None
+        driven.interrupted = False
+        self._queue(session, driven)
 
-    def _queue(self, session: SessionId, seat: _Seat) -> None:
+    def _queue(self, session: SessionId, driven: _Driven) -> None:
         """Put a session at the end of the line; its next turn is a new one."""
-        seat.turn_ns = 0
-        if not seat.queued:
-            seat.queued = True
+        driven.turn_ns = 0
+        if not driven.queued:
+            driven.queued = True
             self._runnable.append(session)
 
     def _wake_sleepers(self) -> None:
         now = self._clock()
         while self._sleepers and self._sleepers[0][0] <= now:
             _, session = heapq.heappop(self._sleepers)
-            seat = self._seats.get(session)
-            if seat is not None and seat.operation is not None and not seat.waits_for_host:
-                self._queue(session, seat)
+            driven = self._scheduler.get(session)
+            if driven is not None and driven.operation is not None and not driven.waits_for_host:
+                self._queue(session, driven)
 
     def _advance(self, session: SessionId) -> None:
-        seat = self._seats.get(session)
-        if seat is None:
+        driven = self._scheduler.get(session)
+        if driven is None:
             return
-        seat.queued = False
-        operation, response, stopped = seat.operation, seat.response, seat.stopped
+        driven.queued = False
+        operation, response, stopped = driven.operation, driven.response, driven.stopped
         if operation is None:
             return
-        seat.response = seat.stopped = None
-        self.engaged = not seat.brief
+        driven.response = driven.stopped = None
+        self.engaged = not driven.brief
         began_ns = self._clock()
         try:
             step = operation.throw(stopped) if stopped is not None else operation.send(response)
         except StopIteration as ended:
-            seat.operation = None
+            driven.operation = None
             outcome: Outcome = ended.value
             done = Done(
                 result=outcome if isinstance(outcome, CellResult) else None,
-                snapshot=outcome if isinstance(outcome, Snapshot) else None,
+                snapshot=outcome if isinstance(outcome, MemorySnapshot) else None,
             )
-            self._tell(session, seat, done)
+            self._tell(session, driven, done)
         except RlmWasmError as error:
-            seat.operation = None
-            self._tell(session, seat, Done(error=error))
-        except Exception as error:  # noqa: BLE001 - the thread serves others; the caller gets it typed
-            seat.operation = None
-            seat.session.close()
-            self._tell(session, seat, Done(error=typed(error, "a session failed")))
+            driven.operation = None
+            self._tell(session, driven, Done(error=error))
+        except Exception as error:  # noqa: BLE001 - the thread serves others; the caller gets it wrap_os_error
+            driven.operation = None
+            driven.session.close()
+            self._tell(session, driven, Done(error=wrap_os_error(error, "a session failed")))
         else:
             took_ns = self._clock() - began_ns
-            seat.turn_ns += took_ns
-            seat.stretch_ns += took_ns
-            seat.brief = seat.stretch_ns <= BRIEF_NS
-            if seat.interrupted:
-                seat.interrupted = False
-                seat.session.interrupt()
+            driven.turn_ns += took_ns
+            driven.stretch_ns += took_ns
+            driven.brief = driven.stretch_ns <= BRIEF_NS
+            if driven.interrupted:
+                driven.interrupted = False
+                driven.session.interrupt()
             match step:
                 case steps.HostRequest(frame=frame):
-                    seat.waits_for_host = True
-                    seat.briefs = seat.briefs + 1 if seat.brief else 0
-                    self._tell(session, seat, Requested(frame))
+                    driven.waits_for_host = True
+                    driven.briefs = driven.briefs + 1 if driven.brief else 0
+                    self._tell(session, driven, Requested(frame))
                 case steps.Sleep(until_ns=until_ns):
                     heapq.heappush(self._sleepers, (until_ns, session))
-                case steps.FuelLow():
-                    seat.waits_for_host = seat.wants_fuel = True
-                    self._tell(session, seat, FuelLow())
+                case steps.FuelPause():
+                    driven.waits_for_host = driven.wants_fuel = True
+                    self._tell(session, driven, FuelNeeded())
                 case _:
-                    self._queue(session, seat)
+                    self._queue(session, driven)
 
-    def _tell(self, session: SessionId, seat: _Seat, report: Report) -> None:
+    def _tell(self, session: SessionId, driven: _Driven, report: Report) -> None:
         try:
-            seat.sink(report)
+            driven.sink(report)
         except Exception:  # noqa: BLE001 - an event loop that is gone: nobody waits for this session
-            if session in self._seats:
+            if session in self._scheduler:
                 self._close(session)
 
     @staticmethod
@@ -324,10 +329,10 @@ class Seats:
             command.closed()
 
     def _close(self, session: SessionId) -> None:
-        seat = self._seats.pop(session)
-        operation, seat.operation = seat.operation, None
+        driven = self._scheduler.pop(session)
+        operation, driven.operation = driven.operation, None
         if operation is not None:
             operation.close()
-            self._tell(session, seat, Done(error=UsageError("the session was closed")))
-        seat.session.close()
-        seat.checkpoints.forget()  # an error that somebody keeps knows of them
+            self._tell(session, driven, Done(error=UsageError("the session was closed")))
+        driven.session.close()
+        driven.checkpoints.forget()  # an error that somebody keeps knows of them

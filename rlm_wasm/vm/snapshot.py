@@ -76,7 +76,7 @@ class FileLayer:
 class Ground:
     """What the pages of one session are compared with: what it came from, and what was moved since."""
 
-    def __init__(self, origin: Snapshot | None) -> None:
+    def __init__(self, origin: MemorySnapshot | None) -> None:
         self.origin = origin
         self.overlays: tuple[Overlay, ...] = ()
 
@@ -86,13 +86,13 @@ class Ground:
         return FileLayer(self.overlays).bytes_held
 
 
-class Snapshot:
+class MemorySnapshot:
     """The state of one session at one moment. Immutable; sessions made from it do not see each other."""
 
     def __init__(
         self,
         program: Program,
-        origin: Snapshot | None,
+        origin: MemorySnapshot | None,
         layer: Layer,
         size: int,
         virtual_ns: int,
@@ -112,7 +112,7 @@ class Snapshot:
         self._below: Final = below
         self._laid_out: ImageSource | None = None
 
-    def as_origin(self) -> Snapshot:
+    def as_origin(self) -> MemorySnapshot:
         """Return the same state as the beginning of another session, without what led to it.
 
         A fork of a fork would else hold the laid-out memory of every generation before it.
@@ -121,7 +121,7 @@ class Snapshot:
         origin._laid_out = self.lay_out()
         return origin
 
-    def rebased(self) -> Snapshot:
+    def rebased(self) -> MemorySnapshot:
         """Return the same state as the beginning of what its own session does next.
 
         All of it has been moved into files: those are mapped as they are.
@@ -139,8 +139,8 @@ class Snapshot:
         origin._laid_out = replace(below, size=self.size, over=over)
         return origin
 
-    def _without_past(self, layers: tuple[Layer | FileLayer, ...]) -> Snapshot:
-        return Snapshot(
+    def _without_past(self, layers: tuple[Layer | FileLayer, ...]) -> MemorySnapshot:
+        return MemorySnapshot(
             self.program, None, Layer(()), self.size, self.virtual_ns, seeded=self.seeded, below=layers
         )
 
@@ -217,7 +217,7 @@ def take(
     virtual_ns: int,
     seeded: bool,
     bytes_max: int,
-) -> Steps[Snapshot | None]:
+) -> Steps[MemorySnapshot | None]:
     """Return a snapshot of an instance that is between two calls; None if it takes over `bytes_max`.
 
     Where much was written since the last one, it is moved into a memory file first. Dropped between two
@@ -250,7 +250,7 @@ def take(
             yield
         runs += instance.memory.read_all(pieces)
     overlays = ground.overlays
-    return Snapshot(
+    return MemorySnapshot(
         program, ground.origin, Layer(tuple(runs)), size, virtual_ns, seeded=seeded, overlays=overlays
     )
 

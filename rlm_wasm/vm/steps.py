@@ -29,16 +29,16 @@ class Sleep:
 
 
 @dataclass(frozen=True, slots=True)
-class FuelLow:
+class FuelPause:
     """The cell has nearly used its fuel: `Session.refuel` says how much more there is, before it goes on."""
 
 
-Step = Slice | HostRequest | Sleep | FuelLow
+Step = Slice | HostRequest | Sleep | FuelPause
 SLICE = Slice()
-FUEL_LOW = FuelLow()
+FUEL_LOW = FuelPause()
 
 
-class Progress(IntEnum):
+class CellProgress(IntEnum):
     """How far the guest's REPL says it came with a cell; the numbers are `rlm_repl`'s."""
 
     NOT_BEGUN = 0
@@ -66,4 +66,4 @@ class CellEnd(NamedTuple):
     fuel_used: int
     memory_bytes: int
     executed_ns: int
-    progress: Progress = Progress.RUNNING
+    progress: CellProgress = CellProgress.RUNNING

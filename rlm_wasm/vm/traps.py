@@ -102,13 +102,13 @@ def _named(handler: int, where: _Library) -> str:
     return f"a handler in {os.path.basename(os.fsdecode(where.path or b'')) or 'code of no library'}"
 
 
-class _Thread(threading.local):
+class _TrapThread(threading.local):
     """Whether the mask of this thread is ours, and lets the faults through."""
 
     ours: bool = False
 
 
-_thread: Final = _Thread()
+_thread: Final = _TrapThread()
 
 
 def own_thread() -> None:

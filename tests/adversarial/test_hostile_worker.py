@@ -18,9 +18,9 @@ import pytest
 
 from rlm_wasm.api.sandbox import Sandbox
 from rlm_wasm.errors import WorkerLost
-from rlm_wasm.host.cell_slots import Stints
-from rlm_wasm.host.connection import Link
-from rlm_wasm.host.process_handle import Child
+from rlm_wasm.host.cell_slots import CellSlots
+from rlm_wasm.host.connection import Connection
+from rlm_wasm.host.process_handle import ProcessHandle
 from rlm_wasm.host.readiness import ended_in_time
 from rlm_wasm.host.remote_session import ProcessSession
 from rlm_wasm.ids import SessionId
@@ -28,7 +28,7 @@ from rlm_wasm.protocol import commands as c
 from rlm_wasm.protocol import worker_messages as m
 from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.frames import Channel
-from rlm_wasm.protocol.snapshot_runs import WorkerImage
+from rlm_wasm.protocol.snapshot_runs import WorkerSnapshot
 from rlm_wasm.system.memfd import MemoryFile
 from tests.support.machine_grade import HERE, strict_here
 from tests.support.pool_facts import alive, until
@@ -47,21 +47,21 @@ class Attacker:
     def __init__(self) -> None:
         self.process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
         ours, self.socket = socket.socketpair()
-        self.child = Child(self.process.pid, os.pidfd_open(self.process.pid), ours)
+        self.child = ProcessHandle(self.process.pid, os.pidfd_open(self.process.pid), ours)
         self.ended: list[str] = []
-        self.opposite: Link | None = None
+        self.opposite: Connection | None = None
 
-    def link(self) -> Link:
-        self.opposite = link = Link(
+    def connection(self) -> Connection:
+        self.opposite = connection = Connection(
             self.child,
             tenant="a",
             report_bytes_max=CAP,
             unsent_bytes_max=CAP,
             hang_ms_max=1_000,
-            ended=lambda link: self.ended.append(str(link.lost)),
-            closed=lambda link, session: None,
+            ended=lambda connection: self.ended.append(str(connection.lost)),
+            closed=lambda connection, session: None,
         )
-        return link
+        return connection
 
     def say(self, report: m.FromWorker, file: int | None = None) -> None:
         payload = m.encode(report)
@@ -90,9 +90,9 @@ async def _attacked(attack: Callable[[Attacker], object], *, snapshot: bool = Fa
     attacker = Attacker()
     found: list[object] = []
     try:
-        link = attacker.link()
-        stint = Stints(8).stint("a")
-        session = ProcessSession(link, SessionId(1), session_limits(), boundary_limits(), stint)
+        connection = attacker.connection()
+        stint = CellSlots(8).stint("a")
+        session = ProcessSession(connection, SessionId(1), session_limits(), boundary_limits(), stint)
 
         async def drive() -> None:
             try:
@@ -106,19 +106,19 @@ async def _attacked(attack: Callable[[Attacker], object], *, snapshot: bool = Fa
 
         with anyio.fail_after(10):
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(link.serve)
+                tasks.start_soon(connection.serve)
                 tasks.start_soon(drive)
-                await until(lambda: link.busy)
+                await until(lambda: connection.busy)
                 attacker.say(m.Ready())
                 attacker.say(m.OperationDone(1, 1))
-                await until(lambda: link._protocol._operations == 2)
+                await until(lambda: connection._protocol._operations == 2)
                 try:
                     attack(attacker)
                     await until(lambda: found, 5)
                 finally:
-                    link.end("the test is over")
+                    connection.end("the test is over")
         assert len(attacker.ended) == 1
-        assert await ended_in_time(link.child, 5)
+        assert await ended_in_time(connection.child, 5)
     finally:
         attacker.close()
     return found
@@ -197,7 +197,7 @@ async def test_only_an_image_that_its_worker_cannot_change_any_more_is_one(seale
         attacker.say(m.OperationDone(1, 2, image=m.ImageReport(65_536, 0, 1)))
 
     (outcome,) = await _attacked(attack, snapshot=True)
-    assert isinstance(outcome, WorkerImage if sealed else WorkerLost)
+    assert isinstance(outcome, WorkerSnapshot if sealed else WorkerLost)
 
 
 def _killed_by_its_host(attacker: Attacker) -> None:
@@ -231,7 +231,7 @@ async def test_a_worker_that_ends_with_a_file_that_it_sealed_leaves_nobody_waiti
 @pytest.mark.threat("T-144")
 async def test_whatever_telling_one_session_leads_to_all_others_are_told_and_the_process_ends() -> None:
     attacker = Attacker()
-    link = attacker.link()
+    connection = attacker.connection()
     told: list[c.Report] = []
 
     def fail(report: c.Report) -> None:
@@ -239,14 +239,14 @@ async def test_whatever_telling_one_session_leads_to_all_others_are_told_and_the
 
     try:
         for number, sink in enumerate((told.append, fail, told.append), 1):
-            link.submit(
+            connection.submit(
                 c.Open(SessionId(number), session_limits(), boundary_limits(), os.urandom, sink, None)
             )
         with pytest.raises(RuntimeError, match="a bug of"):
-            link.end("it does not answer")
+            connection.end("it does not answer")
         assert [type(report.error) for report in told if isinstance(report, c.Done)] == [WorkerLost] * 2
         assert len(attacker.ended) == 1
-        assert await ended_in_time(link.child, 5)
+        assert await ended_in_time(connection.child, 5)
     finally:
         attacker.close()
 
@@ -281,8 +281,8 @@ async def test_strict_runs_each_guest_in_a_locked_process_of_its_own(guest: Any)
     async with Sandbox(strict_here()) as sandbox, await sandbox.session() as session:
         assert (await session.exec("6 * 7")).result == "42"
         assert session.lockdown == HERE.value
-        (link,) = sandbox._worker.links  # type: ignore[attr-defined]
-        assert link.child.pid != os.getpid()
-        status = Path(f"/proc/{link.child.pid}/status").read_text()  # noqa: ASYNC240
+        (connection,) = sandbox._worker.connections  # type: ignore[attr-defined]
+        assert connection.child.pid != os.getpid()
+        status = Path(f"/proc/{connection.child.pid}/status").read_text()  # noqa: ASYNC240
         assert "Seccomp:\t2" in status
-        assert alive(link.child)
+        assert alive(connection.child)

@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from rlm_wasm.errors import GuestError, HostExhausted, WorkerLost
-from rlm_wasm.host import zygote_client as nursery
+from rlm_wasm.host import zygote_client as zygote_client
 from rlm_wasm.host.cell_accounting import FUEL_AT_ONCE_MAX, FUEL_PER_NS_MAX
 from rlm_wasm.host.pool import WorkerPool
 from rlm_wasm.host.remote_session import ProcessSession
@@ -34,7 +34,7 @@ SHORT = {"wall_ms_max": 600, "sleep_ms_max": 100}
 
 @pytest.fixture(autouse=True)
 def _liars(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nursery, "ENTRY", "tests.support.lying_worker")
+    monkeypatch.setattr(zygote_client, "ENTRY", "tests.support.lying_worker")
 
 
 @asynccontextmanager
@@ -69,7 +69,7 @@ async def run(session: ProcessSession, source: str = "1 + 1", **limits: int) -> 
 @pytest.mark.parametrize("how", ["waits", "interrupts", "cancels"])
 async def test_a_cell_whose_end_is_never_told_ends_with_its_worker(spin: bool, how: str) -> None:
     async with lying(mute=(), spin=spin) as (made, session):
-        link = made.links[0]
+        connection = made.connections[0]
         outcomes: list[str] = []
         waits = {"wall_ms_max": 600 if how == "waits" else 3_600_000}
 
@@ -78,7 +78,7 @@ async def test_a_cell_whose_end_is_never_told_ends_with_its_worker(spin: bool, h
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(cell)
-            await until(lambda: link.busy)
+            await until(lambda: connection.busy)
             if how == "interrupts":
                 session.interrupt()
             elif how == "cancels":
@@ -88,7 +88,7 @@ async def test_a_cell_whose_end_is_never_told_ends_with_its_worker(spin: bool, h
         assert lost.outcome == "worker_lost"
         assert "it does not end" in str(lost.error)
         assert outcomes == ([] if how == "cancels" else ["worker_lost"])
-        await until(link.child.ended)
+        await until(connection.child.ended)
 
 
 @pytest.mark.threat("T-121")
@@ -144,28 +144,28 @@ async def test_whatever_error_a_worker_names_for_a_session_another_worker_makes_
 @pytest.mark.threat("T-124")
 async def test_a_worker_that_fills_what_it_is_lent_is_seen_and_ended() -> None:
     async with lying("shared", worker_memory_bytes_max=40 * MIB) as (made, session):
-        (link,) = made.links
-        before = link.memory_bytes()
+        (connection,) = made.connections
+        before = connection.memory_bytes()
         await run(session, lie(hoard=120 * MIB))
-        assert link.memory_bytes() - before >= 120 * MIB
-        await until(lambda: link.lost is not None)
-        assert "more memory than a worker may" in str(link.lost)
+        assert connection.memory_bytes() - before >= 120 * MIB
+        await until(lambda: connection.lost is not None)
+        assert "more memory than a worker may" in str(connection.lost)
 
 
 @pytest.mark.threat("T-124")
 async def test_an_honest_session_is_counted_with_what_it_keeps_in_files_and_leaves_nothing_there() -> None:
     async with lying("shared") as (made, session):
-        (link,) = made.links
-        before = link._lent.bytes_held
+        (connection,) = made.connections
+        before = connection._lent.bytes_held
         other = await opened(made)
         await other.load("context", "x" * 20 * MIB)
-        assert link._lent.bytes_held - before < MIB  # an input is taken back when it has been read
+        assert connection._lent.bytes_held - before < MIB  # an input is taken back when it has been read
         await other.rebase()
-        assert link._lent.bytes_held - before >= 20 * MIB
+        assert connection._lent.bytes_held - before >= 20 * MIB
         assert await run(other, "assert context == 'x' * len(context)") == "completed"
         await other.aclose()
         assert await run(session) == "completed"  # the worker has come so far
-        assert link._lent.bytes_held - before < MIB
+        assert connection._lent.bytes_held - before < MIB
 
 
 @pytest.mark.threat("T-123")
@@ -188,10 +188,10 @@ async def test_a_session_that_is_never_made_ends_with_its_worker() -> None:
 @pytest.mark.threat("T-121")
 async def test_a_session_whose_close_is_never_told_loses_its_worker_and_not_its_place() -> None:
     async with lying("shared", mute=("CloseSession",)) as (made, session):
-        link = made.links[0]
+        connection = made.connections[0]
         session.abandon()
-        await until(lambda: link.lost is not None)
-        assert "closed earlier" in str(link.lost)
+        await until(lambda: connection.lost is not None)
+        assert "closed earlier" in str(connection.lost)
         assert made.sessions == 0
         assert await run(await opened(made)) == "completed"
 

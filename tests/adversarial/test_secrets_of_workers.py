@@ -56,9 +56,9 @@ async def test_no_worker_and_no_zygote_holds_a_key_of_a_provider(monkeypatch: py
             assert isinstance(pool, WorkerPool)
             run = runtime.start("?", marker)
             await until(lambda: server.hold, 30)
-            (worker,) = [link.child.pid for link in pool.links]
-            (nursery,) = pool.nurseries
-            outer = nursery.zygote_pid
+            (worker,) = [connection.child.pid for connection in pool.connections]
+            (zygote_client,) = pool.zygote_clients
+            outer = zygote_client.zygote_pid
             assert outer is not None
             (inner,) = children_of(outer)
             assert worker in children_of(inner)

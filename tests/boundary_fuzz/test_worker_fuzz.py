@@ -26,8 +26,8 @@ import pytest
 
 from rlm_wasm import errors
 from rlm_wasm.errors import CellCancelled, DeadlineExceeded, GuestTrap, WorkerLost
-from rlm_wasm.host.connection import Link
-from rlm_wasm.host.process_handle import Child
+from rlm_wasm.host.connection import Connection
+from rlm_wasm.host.process_handle import ProcessHandle
 from rlm_wasm.ids import SessionId
 from rlm_wasm.protocol import commands as c
 from rlm_wasm.protocol import worker_messages as m
@@ -163,14 +163,14 @@ class Fuzz:
         self.process = subprocess.Popen(["sleep", "600"])
         ours, theirs = socket.socketpair()
         self.socket = theirs
-        self.link = Link(
-            Child(self.process.pid, os.pidfd_open(self.process.pid), ours),
+        self.connection = Connection(
+            ProcessHandle(self.process.pid, os.pidfd_open(self.process.pid), ours),
             tenant="a",
             report_bytes_max=CAP,
             unsent_bytes_max=CAP,
             hang_ms_max=500,
-            ended=lambda link: self.counts.update(["ended"]),
-            closed=lambda link, session: self.counts.update([f"left {session}"]),
+            ended=lambda connection: self.counts.update(["ended"]),
+            closed=lambda connection, session: self.counts.update([f"left {session}"]),
         )
         self.peer = Peer(
             self.draw,
@@ -190,7 +190,7 @@ class Fuzz:
     def run(self) -> Counter[str]:
         self._take_in(m.Ready())
         for _ in range(STEPS):
-            if self.link.lost is not None:
+            if self.connection.lost is not None:
                 break
             self._command()
             self._hear_and_say()
@@ -198,12 +198,12 @@ class Fuzz:
                 self._beat()
         # It says nothing any more. Nobody waits for ever.
         for _ in range(600):
-            if not self.busy and not self.link.busy:
+            if not self.busy and not self.connection.busy:
                 break
             self._beat()
         assert not self.wrong, self.wrong
         assert not self.busy, self.busy
-        self.link.end("the test is over")
+        self.connection.end("the test is over")
         assert self.counts["ended"] == 1
         assert self.counts["done"] == self.begun
         assert all(number <= 1 for key, number in self.counts.items() if key.startswith(("left", "closed")))
@@ -211,16 +211,16 @@ class Fuzz:
         return self.counts
 
     def close(self) -> None:
-        self.link.end("the test is over")
+        self.connection.end("the test is over")
         self.process.kill()
         self.process.wait()
-        self.link._channel.close()
-        self.link.child.close()
+        self.connection._channel.close()
+        self.connection.child.close()
         self.socket.close()
 
     def _take_in(self, report: m.FromWorker) -> None:
         self.peer.channel.send(m.encode(report))
-        self.link.read()
+        self.connection.read()
 
     def _hear_and_say(self) -> None:
         try:
@@ -228,24 +228,24 @@ class Fuzz:
             self.peer.say()
         except PeerGone:
             pass  # the host has ended it
-        self.link.read()
+        self.connection.read()
 
     def _beat(self) -> None:
         """What the pool's supervisor does, a while later."""
         self.now_ns += BEAT_NS
-        if self.link.lost is not None or not self.link.busy:
+        if self.connection.lost is not None or not self.connection.busy:
             return
-        if (owed := self.link.overdue(self.now_ns)) is not None:
+        if (owed := self.connection.overdue(self.now_ns)) is not None:
             self.counts["overdue"] += 1
-            self.link.end(f"it does not {owed}")
+            self.connection.end(f"it does not {owed}")
             return
-        self.link.ping()
+        self.connection.ping()
 
     def _sink(self, session: int) -> Any:
         def sink(report: c.Report) -> None:
             try:
                 take(report)
-            except BaseException as wrong:  # the link would take it for the worker's fault
+            except BaseException as wrong:  # the connection would take it for the worker's fault
                 self.wrong.append(wrong)
                 raise
 
@@ -295,26 +295,26 @@ class Fuzz:
         if drawn < 0.05:
             self.open.remove(session)
             self.asked.pop(session, None)
-            self.link.submit(c.Close(session, lambda: self.counts.update([f"closed {session}"])))
+            self.connection.submit(c.Close(session, lambda: self.counts.update([f"closed {session}"])))
         elif drawn < 0.1:
-            self.link.submit(c.Interrupt(session))
+            self.connection.submit(c.InterruptOperation(session))
         elif drawn < 0.15:
             error = draw.choice([CellCancelled("x"), DeadlineExceeded("x"), GuestTrap("x")])
             self.asked.pop(session, None)
-            self.link.submit(c.Stop(session, error))
+            self.connection.submit(c.Stop(session, error))
         elif session in self.asked:
-            fuel = self.asked.pop(session) is c.FuelLow
-            self.link.submit(c.Refuel(session, 7) if fuel else c.Respond(session, b"{}"))
+            fuel = self.asked.pop(session) is c.FuelNeeded
+            self.connection.submit(c.Refuel(session, 7) if fuel else c.AnswerRequest(session, b"{}"))
         elif session not in self.busy:
             self._begin(draw.choice((self._run, self._load, c.Rebase, c.TakeSnapshot))(session))
 
     def _begin(self, command: Any) -> None:
         self.begun += 1
         self.busy[command.session] = type(command).__name__
-        self.link.submit(command)
+        self.connection.submit(command)
 
-    def _run(self, session: SessionId) -> c.Run:
-        return c.Run(session, Cell("1", CELL, refuels=self.draw.random() < 0.5), MIB)
+    def _run(self, session: SessionId) -> c.StartCell:
+        return c.StartCell(session, Cell("1", CELL, refuels=self.draw.random() < 0.5), MIB)
 
     def _load(self, session: SessionId) -> c.Load:
         value = "x" * self.draw.choice([5, 200_000])
@@ -323,11 +323,15 @@ class Fuzz:
     def _refuses_all(self) -> None:
         """A lost worker begins nothing and takes everything else in silence."""
         for session in [SessionId(number) for number in (*self.open, self.sessions + 1)]:
-            for command in (c.Interrupt(session), c.Respond(session, b""), c.Refuel(session, 1)):
-                self.link.submit(command)
+            for command in (
+                c.InterruptOperation(session),
+                c.AnswerRequest(session, b""),
+                c.Refuel(session, 1),
+            ):
+                self.connection.submit(command)
             for begins in (c.Rebase(session), c.TakeSnapshot(session), self._run(session)):
                 with pytest.raises(WorkerLost):
-                    self.link.submit(begins)
+                    self.connection.submit(begins)
 
 
 async def fuzz(seed: int) -> Counter[str]:

@@ -16,10 +16,10 @@ import anyio
 from anyio.abc import TaskGroup
 
 from rlm_wasm.errors import RlmWasmError
-from rlm_wasm.host.connection import Link
+from rlm_wasm.host.connection import Connection
 from rlm_wasm.host.placement import Isolation
 from rlm_wasm.host.pool import WorkerPool
-from rlm_wasm.host.process_handle import Child
+from rlm_wasm.host.process_handle import ProcessHandle
 from tests.faults.leftovers import Seen, nothing_left, parent_of
 from tests.faults.steps import LOST, PLAIN, REFUSED, STEPS, Counted, Round, outcome_of, run
 from tests.faults.strikes import STRIKES, WEIGHTS, Strike
@@ -75,9 +75,9 @@ class _Struck:
 
     strike: Strike
     at: float = 0.0
-    link: Link | None = None
+    connection: Connection | None = None
     done: bool = False
-    children: list[Child] = field(default_factory=list)
+    children: list[ProcessHandle] = field(default_factory=list)
     # The process that each worker of the round's sessions was forked from.
     parents: dict[int, int] = field(default_factory=dict)
 
@@ -90,26 +90,26 @@ class _Struck:
 
         A zygote that stands still is ended when it is to fork, and the kernel ends its workers after it.
         """
-        parent = self.parents.get(session._link.child.pid, 0)  # type: ignore[attr-defined]
+        parent = self.parents.get(session._connection.child.pid, 0)  # type: ignore[attr-defined]
         return parent < 0 or (parent > 0 and _state(parent) in "ZX")
 
     def _just_forked(self, session: Counted) -> bool:
         """Whether its worker came in the round of a zygote's fault: perhaps from that one, just before."""
-        pid = session._link.child.pid  # type: ignore[attr-defined]
+        pid = session._connection.child.pid  # type: ignore[attr-defined]
         return self.done and self.strike.hits == "zygote" and pid not in self.parents
 
     def struck_by(self, session: Counted) -> bool:
         """Whether this fault may have reached it."""
         if self.strike.hits == "zygote":  # a worker that came later has another one
-            return any(session._link.child is child for child in self.children)  # type: ignore[attr-defined]
-        return self.strike.hits == "worker" and session._link is self.link
+            return any(session._connection.child is child for child in self.children)  # type: ignore[attr-defined]
+        return self.strike.hits == "worker" and session._connection is self.connection
 
     def resumed(self, session: Counted) -> bool:
         """Whether the worker was stopped and is not: only somebody else can have done that."""
         return (
             self.strike.name in ("stop", "deaf")
-            and session._link is self.link
-            and _state(self.link.child.pid) not in "TZX"
+            and session._connection is self.connection
+            and _state(self.connection.child.pid) not in "TZX"
         )
 
 
@@ -190,16 +190,16 @@ class _OneFault:
         return len(self._told) == len(self._drawn)
 
     def _strike_now(self, session: Any) -> None:
-        struck, links = self.struck, self._pool.links
+        struck, connections = self.struck, self._pool.connections
         if struck.done:
             return
         self._seen.look()
-        link = None if session is None else session._link
-        if link is None or (self._random.random() < 0.2 and links):
-            link = self._random.choice(links) if links else None
-        struck.link = link
-        struck.children = [link.child for link in links]
-        struck.done = struck.strike.strike(self._pool, link)
+        connection = None if session is None else session._connection
+        if connection is None or (self._random.random() < 0.2 and connections):
+            connection = self._random.choice(connections) if connections else None
+        struck.connection = connection
+        struck.children = [connection.child for connection in connections]
+        struck.done = struck.strike.strike(self._pool, connection)
         struck.at = time.monotonic()
 
     async def whole(self) -> None:
@@ -210,25 +210,25 @@ class _OneFault:
             self.judge(closed=False)
             await _afterwards(self._round, self._tally, self.struck, self.about)
         assert not stuck.cancelled_caught, f"stuck: {self.about}, told: {[(t[0], t[2]) for t in self._told]}"
-        struck, link = self.struck, self.struck.link
-        used = any(session._link is link for session in self._round.sessions)
+        struck, connection = self.struck, self.struck.connection
+        used = any(session._connection is connection for session in self._round.sessions)
         if (
             struck.done
             and struck.strike.deadly
             and struck.strike.hits == "worker"
-            and link is not None
+            and connection is not None
             and used
         ):
             # One that stood still with nothing to do is found when it gets something. Whoever reaps may stand
             # still as well, so that only at the end no zombie may be left.
-            pid = link.child.pid
-            await until(lambda: _state(pid) in "ZX" or link.lost is None)
-            assert link.lost is not None or self._tally.resumed, f"{self.about}: the worker lives on"
+            pid = connection.child.pid
+            await until(lambda: _state(pid) in "ZX" or connection.lost is None)
+            assert connection.lost is not None or self._tally.resumed, f"{self.about}: the worker lives on"
 
     async def begin(self, tasks: TaskGroup) -> None:
         """Start the operations; one of them lets the fault come."""
         sessions = [await _ready(self._round) for _ in self._drawn]
-        pids = [session._link.child.pid for session in sessions]  # type: ignore[attr-defined]
+        pids = [session._connection.child.pid for session in sessions]  # type: ignore[attr-defined]
         self.struck.parents = {pid: parent_of(pid) for pid in pids}
         for step, session in zip(self._drawn, sessions, strict=True):
             tasks.start_soon(self._do, step, session)
@@ -300,12 +300,12 @@ async def _afterwards(round: Round, tally: Tally, struck: _Struck, about: str) -
             assert outcome in _LOST_WORDS or lost_before, f"{about}: {outcome} after a deadly fault"
         elif not hit:
             assert outcome == "completed" or lost_before, f"{about}: {outcome} in a session that was not hit"
-    if struck.strike.name.startswith("no ") and struck.link is not None:
+    if struck.strike.name.startswith("no ") and struck.connection is not None:
         # What it lacks it will lack for ever; the rounds to come are about other faults.
-        link = struck.link
-        if link.lost is None:
-            link.child.kill()
-        await until(lambda: link.lost is not None)
+        connection = struck.connection
+        if connection.lost is None:
+            connection.child.kill()
+        await until(lambda: connection.lost is not None)
     began = time.monotonic()
     while True:
         try:

@@ -11,7 +11,7 @@ import anyio
 from rlm_wasm.api.runtime import Runtime
 from rlm_wasm.errors import RlmWasmError
 from rlm_wasm.events import Event
-from rlm_wasm.host.connection import Link
+from rlm_wasm.host.connection import Connection
 from rlm_wasm.host.pool import WorkerPool
 from rlm_wasm.providers.base import Completion, Query
 from tests.faults.leftovers import nothing_left
@@ -71,7 +71,7 @@ async def runs(tally: Tally, seed: int, count: int) -> None:
                 books = Books(policy.permit_limits())
                 watch(broker, books, lambda: None)
 
-                starved: list[Link] = []
+                starved: list[Connection] = []
 
                 async def one(strike: Strike, at: int) -> None:
                     events, struck = Events(), []
@@ -80,11 +80,11 @@ async def runs(tally: Tally, seed: int, count: int) -> None:
                         events.append(event)
                         if event.seq >= at and not struck:
                             seen.look()
-                            link = random.choice(pool.links) if pool.links else None
-                            if strike.strike(pool, link):
+                            connection = random.choice(pool.connections) if pool.connections else None
+                            if strike.strike(pool, connection):
                                 struck.append(time.monotonic())
-                                if strike.name.startswith("no ") and link is not None:
-                                    starved.append(link)
+                                if strike.name.startswith("no ") and connection is not None:
+                                    starved.append(connection)
 
                     about = f"{strike.name} at event {at} in {policy.sandbox.isolation!r}"
                     with anyio.move_on_after(STUCK_SECONDS) as stuck:
@@ -112,10 +112,10 @@ async def runs(tally: Tally, seed: int, count: int) -> None:
                     _balanced(books)
                     await until(lambda: pool.sessions == 0, TOLD_SECONDS_MAX)
                     while starved:  # what they lack they will lack for ever
-                        link = starved.pop()
-                        if link.lost is None:
-                            link.child.kill()
-                        await until(lambda ended=link: ended.lost is not None)  # type: ignore[misc]
+                        connection = starved.pop()
+                        if connection.lost is None:
+                            connection.child.kill()
+                        await until(lambda ended=connection: ended.lost is not None)  # type: ignore[misc]
                 await _plain(runtime, pool)
                 _balanced(books)
                 assert not books.runs, "every run's account is closed"

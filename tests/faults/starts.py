@@ -30,7 +30,10 @@ _OF_ZYGOTES: Final = tuple(strike for strike in STRIKES if strike.hits == "zygot
 
 
 def _life(pool: WorkerPool) -> Any:
-    return next((nursery._life for nursery in pool.nurseries if nursery._life is not None), None)
+    return next(
+        (zygote_client._life for zygote_client in pool.zygote_clients if zygote_client._life is not None),
+        None,
+    )
 
 
 def _zygote(pool: WorkerPool) -> Any:
@@ -44,10 +47,10 @@ MOMENTS: Final[dict[str, Callable[[WorkerPool], object]]] = {
     "begun": lambda pool: _life(pool) is not None,
     "launched": lambda pool: _zygote(pool) is not None,
     "ready": lambda pool: (zygote := _zygote(pool)) is not None and zygote.serves,
-    "forking": lambda pool: any(nursery._births for nursery in pool.nurseries),
-    "forked": lambda pool: pool.links,
-    "serving": lambda pool: any(link.served.is_set() for link in pool.links),
-    "opening": lambda pool: any(link.busy for link in pool.links),
+    "forking": lambda pool: any(zygote_client._births for zygote_client in pool.zygote_clients),
+    "forked": lambda pool: pool.connections,
+    "serving": lambda pool: any(connection.served.is_set() for connection in pool.connections),
+    "opening": lambda pool: any(connection.busy for connection in pool.connections),
 }
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from rlm_wasm.host.connection import Link
+from rlm_wasm.host.connection import Connection
 from rlm_wasm.host.pool import WorkerPool
 from rlm_wasm.protocol import worker_messages as m
 from tests.faults.leftovers import children_of
@@ -28,68 +28,68 @@ class Strike:
     name: str
     hits: str
     deadly: bool
-    strike: Callable[[WorkerPool, Link | None], bool]
+    strike: Callable[[WorkerPool, Connection | None], bool]
 
 
-def _signal(number: int) -> Callable[[WorkerPool, Link | None], bool]:
-    def strike(pool: WorkerPool, link: Link | None) -> bool:
-        if link is None or link.child.ended():
+def _signal(number: int) -> Callable[[WorkerPool, Connection | None], bool]:
+    def strike(pool: WorkerPool, connection: Connection | None) -> bool:
+        if connection is None or connection.child.ended():
             return False
         with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(link.child.pidfd, number)
+            signal.pidfd_send_signal(connection.child.pidfd, number)
         return True
 
     return strike
 
 
-def _shut(how: int) -> Callable[[WorkerPool, Link | None], bool]:
-    def strike(pool: WorkerPool, link: Link | None) -> bool:
-        if link is None or link.lost is not None:
+def _shut(how: int) -> Callable[[WorkerPool, Connection | None], bool]:
+    def strike(pool: WorkerPool, connection: Connection | None) -> bool:
+        if connection is None or connection.lost is not None:
             return False
         with contextlib.suppress(OSError):
-            link.child.connection.shutdown(how)
+            connection.child.connection.shutdown(how)
         return True
 
     return strike
 
 
-def _deaf(pool: WorkerPool, link: Link | None) -> bool:
+def _deaf(pool: WorkerPool, connection: Connection | None) -> bool:
     """It reads no more, and the pipe to it is full at once."""
-    if link is None or link.lost is not None or link.child.ended():
+    if connection is None or connection.lost is not None or connection.child.ended():
         return False
-    link.child.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
-    return _signal(signal.SIGSTOP)(pool, link)
+    connection.child.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+    return _signal(signal.SIGSTOP)(pool, connection)
 
 
-def _no_memory(pool: WorkerPool, link: Link | None) -> bool:
+def _no_memory(pool: WorkerPool, connection: Connection | None) -> bool:
     """It gets no more memory than it has, whatever it asks for."""
-    if link is None or link.child.ended():
+    if connection is None or connection.child.ended():
         return False
     try:
         for which in (resource.RLIMIT_AS, resource.RLIMIT_DATA):
-            resource.prlimit(link.child.pid, which, (1 << 20, 1 << 20))
+            resource.prlimit(connection.child.pid, which, (1 << 20, 1 << 20))
     except (PermissionError, ProcessLookupError):
         return False
     return True
 
 
-def _no_files(pool: WorkerPool, link: Link | None) -> bool:
+def _no_files(pool: WorkerPool, connection: Connection | None) -> bool:
     """It can make no descriptor and no file of any size: images cannot be written nor received."""
-    if link is None or link.child.ended():
+    if connection is None or connection.child.ended():
         return False
     try:
-        resource.prlimit(link.child.pid, resource.RLIMIT_NOFILE, (0, 0))
-        resource.prlimit(link.child.pid, resource.RLIMIT_FSIZE, (0, 0))
+        resource.prlimit(connection.child.pid, resource.RLIMIT_NOFILE, (0, 0))
+        resource.prlimit(connection.child.pid, resource.RLIMIT_FSIZE, (0, 0))
     except (PermissionError, ProcessLookupError):
         return False
     return True
 
 
-def _mute(pool: WorkerPool, link: Link | None) -> bool:
+def _mute(pool: WorkerPool, connection: Connection | None) -> bool:
     """It answers pings and reports nothing else any more, as one that belongs to an attacker may."""
-    if link is None or link.lost is not None or link.child.ended():
+    if connection is None or connection.lost is not None or connection.child.ended():
         return False
-    channel = link._channel
+    channel = connection._channel
     receive = channel.receive
     channel.receive = lambda: [  # type: ignore[method-assign]
         frame for frame in receive() if isinstance(m.decode_report(frame.payload), m.Pong)
@@ -97,15 +97,15 @@ def _mute(pool: WorkerPool, link: Link | None) -> bool:
     return True
 
 
-def _late(pool: WorkerPool, link: Link | None) -> bool:
+def _late(pool: WorkerPool, connection: Connection | None) -> bool:
     """The host itself does nothing for a while, and so reads nothing."""
     time.sleep(LATE_SECONDS)
     return True
 
 
-def _zygote(number: int, *, inner: bool) -> Callable[[WorkerPool, Link | None], bool]:
-    def strike(pool: WorkerPool, link: Link | None) -> bool:
-        pids = [pid for nursery in pool.nurseries if (pid := nursery.zygote_pid) is not None]
+def _zygote(number: int, *, inner: bool) -> Callable[[WorkerPool, Connection | None], bool]:
+    def strike(pool: WorkerPool, connection: Connection | None) -> bool:
+        pids = [pid for zygotes in pool.zygote_clients if (pid := zygotes.zygote_pid) is not None]
         struck = False
         for outer in pids:
             # The process that was started, or the one in the namespaces that forks.

@@ -42,7 +42,7 @@ class Claim:
     """What somebody had so far, by weight, and since when their present turn is due."""
 
     weight: int
-    had: int = 0
+    virtual_time: int = 0
     since: int = 0
     floor: int = 0  # where those of its own that begin to wait start from
 
@@ -131,7 +131,7 @@ class PermitsMachine(RuleBasedStateMachine):
 
     def rank(self, waiter: Waiter) -> tuple[int, ...]:
         tenant, run = self.tenants[self.tenant[waiter.run]], self.claims[waiter.run]
-        return tenant.had, tenant.since, run.had, run.since, waiter.asked
+        return tenant.virtual_time, tenant.since, run.virtual_time, run.since, waiter.asked
 
     def expected_grants(self) -> list[Slot]:
         granted = []
@@ -143,9 +143,9 @@ class PermitsMachine(RuleBasedStateMachine):
             self.rates[waiter.provider].sent[waiter.slot] = self.now_ns
             self.step += 1
             tenant, run = self.tenants[self.tenant[waiter.run]], self.claims[waiter.run]
-            self.floor, tenant.floor = tenant.had, run.had
+            self.floor, tenant.floor = tenant.virtual_time, run.virtual_time
             for claim in (tenant, run):
-                claim.had += UNIT // claim.weight
+                claim.virtual_time += UNIT // claim.weight
                 claim.since = self.step
         return granted
 
@@ -158,9 +158,9 @@ class PermitsMachine(RuleBasedStateMachine):
             self.step += 1
             tenant, claim = self.tenants[self.tenant[run]], self.claims[run]
             if all(self.tenant[other.run] != self.tenant[run] for other in self.queue):
-                tenant.had, tenant.since = max(tenant.had, self.floor), self.step
+                tenant.virtual_time, tenant.since = max(tenant.virtual_time, self.floor), self.step
             if all(other.run != run for other in self.queue):
-                claim.had, claim.since = max(claim.had, tenant.floor), self.step
+                claim.virtual_time, claim.since = max(claim.virtual_time, tenant.floor), self.step
             self.permits.request(run, RequestId(self.number), model)
             self.queue.append(Waiter(run, RequestId(self.number), model, self.step))
 

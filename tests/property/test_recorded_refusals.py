@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from rlm_wasm.events import EVENT_VERSION, Event
 from rlm_wasm.ids import RequestId, RunId
-from rlm_wasm.replay.recorded_event import Owner
+from rlm_wasm.replay.recorded_event import ConversationId
 from rlm_wasm.replay.recorded_refusals import Fold, OwedRefusals, fold_of
 
-owners: st.SearchStrategy[Owner] = st.sampled_from([None, RequestId(2), RequestId(5)])
+owners: st.SearchStrategy[ConversationId] = st.sampled_from([None, RequestId(2), RequestId(5)])
 rows = st.lists(
     st.tuples(st.sampled_from("ab"), owners, st.integers(-1, 4), st.integers(0, 9), st.integers(0, 9)),
     max_size=6,
@@ -20,7 +20,7 @@ rows = st.lists(
 )
 
 
-def denied(reason: str, owner: Owner, count: int, first: int, last: int) -> Event:
+def denied(reason: str, owner: ConversationId, count: int, first: int, last: int) -> Event:
     data: dict[str, object] = {"reason": reason, "count": count, "first_request": first, "last_request": last}
     return Event(EVENT_VERSION, RunId("run_1"), 1, 0, 0, owner, "query_denied", data)
 
@@ -34,7 +34,7 @@ class Slow:
     def unmet(self) -> list[Event]:
         return [event for event in self.owed if self.refused[fold_of(event)] < event.data["count"]]  # type: ignore[operator]
 
-    def next_owner(self, last_request: int) -> Owner:
+    def next_owner(self, last_request: int) -> ConversationId:
         unmet = self.unmet()
         missing = sum(event.data["count"] - self.refused[fold_of(event)] for event in unmet)  # type: ignore[operator,misc]
         numbers = max(event.data["last_request"] for event in unmet) - last_request  # type: ignore[operator,type-var]
@@ -56,9 +56,9 @@ class Slow:
     steps=st.lists(st.tuples(st.sampled_from("abc"), owners, st.integers(0, 2)), max_size=20),
 )
 def test_the_next_one_is_who_is_found_by_looking_through_all(
-    rows: list[tuple[str, Owner, int, int, int]],
+    rows: list[tuple[str, ConversationId, int, int, int]],
     before: dict[Fold, int],
-    steps: list[tuple[str, Owner, int]],
+    steps: list[tuple[str, ConversationId, int]],
 ) -> None:
     events = [denied(*row) for row in rows]
     slow, fast = Slow(events, Counter(before)), OwedRefusals(events, Counter(before))

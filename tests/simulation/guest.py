@@ -31,7 +31,7 @@ from rlm_wasm.limits import BoundaryLimits, CellLimits, SessionLimits
 from rlm_wasm.protocol.cell import CANCEL_GRACE_NS, FLOOD_FACTOR, SETUP_FUEL, Cell
 from rlm_wasm.vm.instance import SLICE_FUEL
 from rlm_wasm.vm.interrupt import Reason
-from rlm_wasm.vm.snapshot import Snapshot
+from rlm_wasm.vm.snapshot import MemorySnapshot
 from rlm_wasm.vm.soft_limits import SoftLimits, slice_fuel
 from rlm_wasm.vm.steps import FUEL_LOW, SLICE, CellEnd, HostRequest, Sleep, Step
 from rlm_wasm.vm.upkeep import Upkeep
@@ -98,7 +98,7 @@ class _Finished(Exception):
     """FINAL was called."""
 
 
-class SimulatedSnapshot(Snapshot):
+class SimulatedSnapshot(MemorySnapshot):
     """The state of a simulated guest."""
 
     def __init__(self, state: dict[str, Any], origin: object) -> None:
@@ -133,7 +133,11 @@ class SimulatedSession:
     """One guest. The same methods, generators and errors as `vm.session.Session`."""
 
     def __init__(
-        self, guest: Guest, limits: SessionLimits, boundary: BoundaryLimits, start: Snapshot | None = None
+        self,
+        guest: Guest,
+        limits: SessionLimits,
+        boundary: BoundaryLimits,
+        start: MemorySnapshot | None = None,
     ) -> None:
         self._guest = guest
         self._limits = limits

@@ -15,15 +15,15 @@ from rlm_wasm.inline.worker import InlineSession
 from rlm_wasm.protocol import commands
 from rlm_wasm.scheduler import retry
 from rlm_wasm.scheduler.child_flow import ChildFlow
-from rlm_wasm.scheduler.effect_buffer import Outbox
+from rlm_wasm.scheduler.effect_buffer import EffectBuffer
 from rlm_wasm.scheduler.effects import ClearTimer, Respond
-from rlm_wasm.scheduler.event_recorder import Journal
+from rlm_wasm.scheduler.event_recorder import EventRecorder
 from rlm_wasm.scheduler.ledger import Charge, Ledger
 from rlm_wasm.scheduler.permits import Permits
 from rlm_wasm.scheduler.query_flow import QueryFlow
 from rlm_wasm.scheduler.request import Cancelled, Completed, TimedOut
 from rlm_wasm.scheduler.scheduler import Scheduler
-from rlm_wasm.vm.session_scheduler import Seats
+from rlm_wasm.vm.session_scheduler import SessionScheduler
 
 Break = Callable[[pytest.MonkeyPatch], None]
 
@@ -100,19 +100,19 @@ def a_late_result_is_delivered(patch: pytest.MonkeyPatch) -> None:
 
     def delivers(self: Any, run: Any, given: Any) -> None:
         late_result(self, run, given)
-        self._outbox.add(Respond(run.run_id, given.request_id, Completed("late", None)))
+        self._buffer.add(Respond(run.run_id, given.request_id, Completed("late", None)))
 
     patch.setattr(QueryFlow, "_late_result", delivers)
 
 
 def a_query_has_no_deadline(patch: pytest.MonkeyPatch) -> None:
-    set_timer = Outbox.set_timer
+    set_timer = EffectBuffer.set_timer
 
     def forgets(self: Any, run: Any, timer_id: str, *more: Any) -> None:
         if not timer_id.startswith("query_deadline"):
             set_timer(self, run, timer_id, *more)
 
-    patch.setattr(Outbox, "set_timer", forgets)
+    patch.setattr(EffectBuffer, "set_timer", forgets)
 
 
 def a_reservation_leaves_out_the_cost(patch: pytest.MonkeyPatch) -> None:
@@ -129,13 +129,13 @@ def an_overdraft_goes_on(patch: pytest.MonkeyPatch) -> None:
 
 
 def an_event_number_is_left_out(patch: pytest.MonkeyPatch) -> None:
-    number = Journal._number
+    number = EventRecorder._number
 
     def skips(self: Any, kind: str, *more: Any) -> Any:
         self._seq += kind == "query_retry"
         return number(self, kind, *more)
 
-    patch.setattr(Journal, "_number", skips)
+    patch.setattr(EventRecorder, "_number", skips)
 
 
 def answers_come_in_another_order(patch: pytest.MonkeyPatch) -> None:
@@ -160,13 +160,13 @@ def a_session_is_left_open(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_guest_is_not_stopped(patch: pytest.MonkeyPatch) -> None:
-    perform = Seats.perform
+    perform = SessionScheduler.perform
 
     def deaf(self: Any, command: Any) -> None:
         if not isinstance(command, commands.Stop):
             perform(self, command)
 
-    patch.setattr(Seats, "perform", deaf)
+    patch.setattr(SessionScheduler, "perform", deaf)
 
 
 def an_observation_is_not_cut(patch: pytest.MonkeyPatch) -> None:
@@ -187,13 +187,13 @@ def a_child_is_forgotten_when_its_parent_ends(patch: pytest.MonkeyPatch) -> None
 
 
 def a_child_has_no_deadline(patch: pytest.MonkeyPatch) -> None:
-    set_timer = Outbox.set_timer
+    set_timer = EffectBuffer.set_timer
 
     def forgets(self: Any, run: Any, timer_id: str, *more: Any) -> None:
         if not timer_id.startswith("child_deadline"):
             set_timer(self, run, timer_id, *more)
 
-    patch.setattr(Outbox, "set_timer", forgets)
+    patch.setattr(EffectBuffer, "set_timer", forgets)
 
 
 def a_childs_spending_is_its_own(patch: pytest.MonkeyPatch) -> None:

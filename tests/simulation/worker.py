@@ -9,19 +9,19 @@ from math import ceil
 from random import Random
 
 from rlm_wasm.errors import RlmWasmError
-from rlm_wasm.inline.connection import LocalLink
+from rlm_wasm.inline.connection import InlineConnection
 from rlm_wasm.inline.disturbance import Disturbance
-from rlm_wasm.inline.loop_mailbox import Postbox
+from rlm_wasm.inline.loop_mailbox import LoopMailbox
 from rlm_wasm.inline.worker import InlineWorker
 from rlm_wasm.inline.worker_loop import WorkerLoop, _Word
 from rlm_wasm.protocol.commands import Command, Done, Open
 from rlm_wasm.vm.loaded_guest import LoadedGuest
-from rlm_wasm.vm.session_scheduler import Seats, _Seat
+from rlm_wasm.vm.session_scheduler import SessionScheduler, _Driven
 from tests.simulation.event_loop import VirtualLoop
 from tests.simulation.guest import Guest, SimulatedSession
 
 _NOTICE_NS_MAX = 60_000  # until the thread sees a command
-_IN_THE_WAY = 0.3  # how often the thread has the seats when the event loop wants them
+_IN_THE_WAY = 0.3  # how often the thread has the scheduler when the event loop wants them
 _HURRIED = 0.03  # how often time has passed since somebody looked at the clock last
 _PASSED_NS_MAX = 3_000_000
 
@@ -50,8 +50,8 @@ def no_guest() -> LoadedGuest:
     raise AssertionError("a real guest was asked for")
 
 
-class SimulatedSeats(Seats):
-    """The real seats with simulated sessions in them.
+class SimulatedSeats(SessionScheduler):
+    """The real scheduler with simulated sessions in them.
 
     `refuse()` may return an error with which the next session does not open.
     """
@@ -69,7 +69,7 @@ class SimulatedSeats(Seats):
             return
         self.opened += 1
         session = SimulatedSession(self._guest, command.limits, command.boundary, command.start)
-        seat = self._seats[command.session] = _Seat(session, command.sink)  # type: ignore[arg-type]
+        seat = self._scheduler[command.session] = _Driven(session, command.sink)  # type: ignore[arg-type]
         self._tell(command.session, seat, Done())
 
 
@@ -93,17 +93,17 @@ class SimulatedLoop(WorkerLoop):
         self._turn_ns: int | None = None  # when the next turn comes
         self._free_ns = 0  # until then the guest whose turn it was computes
         self.guest = Guest(events.clock, self._work, wrong, fails)
-        self.seats = self._seats = SimulatedSeats(events, self.guest, refuse)
+        self.scheduler = self._scheduler = SimulatedSeats(events, self.guest, refuse)
 
     @property
     def opened(self) -> int:
         """How many sessions were opened so far."""
-        return self.seats.opened
+        return self.scheduler.opened
 
     @property
     def idle(self) -> bool:
         """Whether no session is open and no command waits."""
-        return not self._seats and self._commands.empty()
+        return not self._scheduler and self._commands.empty()
 
     def start(self) -> None:
         """Begin nothing: commands bring the turns."""
@@ -115,21 +115,21 @@ class SimulatedLoop(WorkerLoop):
         self._come(self._events.now_ns + self._random.randrange(_NOTICE_NS_MAX))
 
     @contextlib.contextmanager
-    def borrowed(self) -> Iterator[Seats | None]:
-        """Lend the seats as the thread does, unless it computes; it may also just be in the way."""
+    def borrowed(self) -> Iterator[SessionScheduler | None]:
+        """Lend the scheduler as the thread does, unless it computes; it may also just be in the way."""
         if self._events.now_ns < self._free_ns or self._random.random() < _IN_THE_WAY:
             yield None
             return
         self._free_ns = self._events.now_ns
-        with super().borrowed() as seats:
-            yield seats
-        if (idle := self._seats.idle_seconds()) is not None:
+        with super().borrowed() as scheduler:
+            yield scheduler
+        if (idle := self._scheduler.idle_seconds()) is not None:
             self._come(self._events.now_ns + ceil(idle * 1e9))
 
     def stop(self) -> None:
         self._refuse("the worker is closed")
         self._take_commands()
-        self._seats.close_all()
+        self._scheduler.close_all()
 
     def _come(self, at_ns: int) -> None:
         at_ns = max(at_ns, self._free_ns, self._events.now_ns)
@@ -146,8 +146,8 @@ class SimulatedLoop(WorkerLoop):
         self._turn_ns = None
         self._free_ns = self._events.now_ns + self._random.randrange(5_000)
         self._take_commands()
-        self._seats.turn()
-        idle = 0.0 if not self._commands.empty() else self._seats.idle_seconds()
+        self._scheduler.turn()
+        idle = 0.0 if not self._commands.empty() else self._scheduler.idle_seconds()
         if idle is not None:
             self._come(self._events.now_ns + ceil(idle * 1e9))
 
@@ -158,7 +158,7 @@ class SimulatedLoop(WorkerLoop):
         with contextlib.suppress(queue.Empty):
             while (command := self._commands.get_nowait()) is not _Word.STOP:
                 if command is not _Word.LOOK:
-                    self._seats.perform(command)
+                    self._scheduler.perform(command)
 
 
 class SimulatedWorker(InlineWorker):
@@ -169,9 +169,9 @@ class SimulatedWorker(InlineWorker):
         self._loop = loop
         self.loop = loop
 
-    def _make_link(self, postbox: Postbox) -> LocalLink:
+    def _make_link(self, postbox: LoopMailbox) -> InlineConnection:
         # No signal comes into a simulation.
-        return LocalLink(self._loop, postbox, self._clock, Undisturbed())
+        return InlineConnection(self._loop, postbox, self._clock, Undisturbed())
 
     async def aclose(self) -> None:
         self._closed = True

@@ -26,7 +26,7 @@ from rlm_wasm.errors import ArtifactError, GuestError, PolicyError, QueryCancell
 from rlm_wasm.events import Event, Gap
 from rlm_wasm.ids import RunId
 from rlm_wasm.providers.base import Query
-from rlm_wasm.scheduler.request import State
+from rlm_wasm.scheduler.request import RequestState
 from tests.simulation.books import Books
 from tests.simulation.event_loop import Stuck, VirtualLoop, run_virtual
 from tests.simulation.plan import Plan
@@ -166,7 +166,7 @@ class World:
 
         def handed(*now_ns: int) -> Any:
             requests = [request for run in scheduler._runs.values() for request in run.requests.values()]
-            wanted = any(request.state is State.QUEUED for request in requests)
+            wanted = any(request.state is RequestState.QUEUED for request in requests)
             self._books.withheld = wanted and self.fails("permit")
             return [] if self._books.withheld else hand_out(*now_ns)
 

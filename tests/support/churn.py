@@ -23,10 +23,18 @@ from rlm_wasm.errors import CellCancelled, GuestError
 from rlm_wasm.inline.worker_loop import WorkerLoop
 from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.cell_result import CellResult
-from rlm_wasm.protocol.commands import Close, Interrupt, Open, Requested, Run, Stop, TakeSnapshot
+from rlm_wasm.protocol.commands import (
+    Close,
+    InterruptOperation,
+    Open,
+    Requested,
+    StartCell,
+    Stop,
+    TakeSnapshot,
+)
 from rlm_wasm.vm import operations
 from rlm_wasm.vm.session import Session, drive
-from rlm_wasm.vm.snapshot import Snapshot
+from rlm_wasm.vm.snapshot import MemorySnapshot
 from rlm_wasm.vm.steps import Step
 from tests.support.host_health import Health, health
 from tests.support.process_guest import process_guest
@@ -71,8 +79,8 @@ class _Living:
     """One session, what it can go back to, and the operation it is in the middle of."""
 
     session: Session
-    origin: Snapshot | None
-    back: Snapshot | None = None
+    origin: MemorySnapshot | None
+    back: MemorySnapshot | None = None
     operation: Generator[Step, bytes | None, Any] | None = None
 
 
@@ -113,7 +121,7 @@ class Churn:
         self._loaded = process_guest()
         self._opened = 0
         self._living: list[_Living] = []
-        self._kept: list[Snapshot] = []
+        self._kept: list[MemorySnapshot] = []
         self._loop = WorkerLoop(clock=monotonic_ns)
         if self.threads:
             self._loop.start()
@@ -268,7 +276,7 @@ class Churn:
                 assert seat.result("6 * 7") == "42"
                 seat.close()
             case 1:  # a trap, gone back from, and a fork of what is left
-                self._loop.submit(Run(seat.number, _cell("import os; os.abort()"), CHECKPOINT_BYTES))
+                self._loop.submit(StartCell(seat.number, _cell("import os; os.abort()"), CHECKPOINT_BYTES))
                 done = seat.done().result
                 assert done is not None
                 assert done.restored
@@ -299,7 +307,7 @@ class Churn:
                 seat.close()
             case 3:  # interrupted while it runs
                 seat.start("while True: pass", fuel_max=10**12)
-                self._loop.submit(Interrupt(seat.number))
+                self._loop.submit(InterruptOperation(seat.number))
                 ended = seat.done().result
                 assert ended is not None
                 assert ended.outcome == "cancelled"
@@ -341,7 +349,7 @@ def soak(
 
 
 def main() -> int:
-    """Run it as a command; 1 if anything was left behind."""
+    """StartCell it as a command; 1 if anything was left behind."""
     from tests.support.host_health import assert_same
 
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.vm import linear_unsafe
-from rlm_wasm.vm.import_handler import Exchange
+from rlm_wasm.vm.import_handler import OperationImports
 from rlm_wasm.vm.session import drive
 from tests.support.sandbox_facts import cell_limits
 from tests.support.wat_guest import session_of
@@ -58,7 +58,7 @@ def probe(what: str) -> None:
         elif what == "get memory":
             linear_unsafe._live = Once(linear_unsafe._live)
         elif what == "import":
-            Exchange.on_clock = broken
+            OperationImports.on_clock = broken
         elif what == "entry of an import":
             sys.settrace(raise_on_entry)
         elif what == "finalizer":

@@ -74,7 +74,7 @@ def _outlived(isolation: str) -> None:
             if pid == 0:
                 signal.pause()
             pool = box._worker
-            say(pid, pool.links[0].child.pid, pool.nurseries[0].zygote_pid)
+            say(pid, pool.connections[0].child.pid, pool.zygote_clients[0].zygote_pid)
             await session.exec("while True: pass")
 
     anyio.run(main)

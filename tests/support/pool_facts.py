@@ -12,7 +12,7 @@ import anyio
 
 from rlm_wasm.host.placement import Isolation
 from rlm_wasm.host.pool import PoolLimits, WorkerPool
-from rlm_wasm.host.process_handle import Child
+from rlm_wasm.host.process_handle import ProcessHandle
 from rlm_wasm.limits import NO_TENANT_LIMITS, WorkerLimits
 from tests.support.sandbox_facts import MIB, boundary_limits, cell_limits, session_limits
 
@@ -62,7 +62,7 @@ async def pool(isolation: Isolation = "shared", **more: Any) -> AsyncIterator[Wo
         yield made
 
 
-def alive(child: Child) -> bool:
+def alive(child: ProcessHandle) -> bool:
     """Whether the process is there, as a zombie too."""
     return Path(f"/proc/{child.pid}").exists()
 

@@ -18,7 +18,7 @@ from rlm_wasm.vm import operations
 from rlm_wasm.vm.checkpoints import Checkpoints
 from rlm_wasm.vm.entropy import seeded_entropy
 from rlm_wasm.vm.session import Session, drive
-from rlm_wasm.vm.snapshot import Snapshot
+from rlm_wasm.vm.snapshot import MemorySnapshot
 from tests.support.process_guest import process_guest
 
 _MIB: Final = 1 << 20
@@ -81,14 +81,14 @@ def warm_sessions() -> None:
     drive(operations.rebase(session, Checkpoints()))
     taken = drive(operations.take_snapshot(session))
     session.close()
-    if not isinstance(taken, Snapshot):
+    if not isinstance(taken, MemorySnapshot):
         raise InternalError("a warm-up session gave no snapshot")
     fork = _session(taken)
     _run(fork, "context", "completed")
     fork.close()
 
 
-def _session(start: Snapshot | None) -> Session:
+def _session(start: MemorySnapshot | None) -> Session:
     loaded = process_guest()
     seeded_entropy(0, 0)(32)
     return Session(loaded.program, loaded.facts, _SESSION, _BOUNDARY, os.urandom, start=start)

@@ -12,7 +12,7 @@ from typing import Any
 from rlm_wasm.ids import SessionId
 from rlm_wasm.inline.worker_loop import WorkerLoop
 from rlm_wasm.protocol.cell import Cell
-from rlm_wasm.protocol.commands import Close, Done, Load, Open, Report, Requested, Respond, Run
+from rlm_wasm.protocol.commands import AnswerRequest, Close, Done, Load, Open, Report, Requested, StartCell
 from tests.support.sandbox_facts import boundary_limits, cell_limits, session_limits
 
 SECONDS_MAX = 30
@@ -43,19 +43,19 @@ class Seat:
         return report.frame
 
     def start(self, source: str, **limits: int) -> None:
-        self.loop.submit(Run(self.number, Cell(source, cell_limits(**limits))))
+        self.loop.submit(StartCell(self.number, Cell(source, cell_limits(**limits))))
 
     def load(self, name: str, value: str | bytes) -> None:
         self.loop.submit(Load(self.number, name, value))
 
     def respond(self, text: str) -> None:
-        self.loop.submit(Respond(self.number, b'{"status":"completed","text":"%s"}' % text.encode()))
+        self.loop.submit(AnswerRequest(self.number, b'{"status":"completed","text":"%s"}' % text.encode()))
 
     def close(self) -> None:
         self.loop.submit(Close(self.number))
 
     def result(self, source: str) -> str | None:
-        """Run a cell that asks for nothing, to its end."""
+        """StartCell a cell that asks for nothing, to its end."""
         self.start(source)
         done = self.done()
         assert done.error is None, done.error

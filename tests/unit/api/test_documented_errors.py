@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import rlm_wasm
-from rlm_wasm import Image, Policy, Run, Runtime, Sandbox, SandboxSession, errors
+from rlm_wasm import Policy, Run, Runtime, Sandbox, SandboxSession, Snapshot, errors
 from tests.support.runtime_facts import Script, small_policy
 
 pytestmark = [pytest.mark.guest, pytest.mark.anyio, pytest.mark.usefixtures("guest", "healthy_host")]
@@ -85,7 +85,7 @@ async def test_a_session_raises_what_is_listed() -> None:
         assert is_listed(await raised(session.snapshot()), SandboxSession.snapshot)
         with pytest.raises(errors.UsageError) as no_key:
             image.save("unused")
-        assert is_listed(no_key.value, Image.save)
+        assert is_listed(no_key.value, Snapshot.save)
     async with Sandbox(small_policy(sandbox={"isolation": "session"})) as other:
         assert is_listed(await raised(other.session(image=image)), Sandbox.session)
         assert is_listed(await raised(other.session(tenant="x" * 257)), Sandbox.session)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from rlm_wasm.engine.event_stream import EventHub, EventReader
 from rlm_wasm.events import Event, Gap
-from rlm_wasm.host.affinity import Home
+from rlm_wasm.host.affinity import Affinity
 from rlm_wasm.limits import StreamLimits
 from tests.support.core_facts import RUN
 
@@ -41,7 +41,7 @@ def seqs(items: list[Event | Gap]) -> list[int]:
 
 @pytest.mark.anyio
 async def test_a_reader_that_is_fast_enough_gets_every_event() -> None:
-    hub = EventHub(limits(2), Home())
+    hub = EventHub(limits(2), Affinity())
     reader = hub.reader()
     seen: list[Event | Gap] = []
     async with anyio.create_task_group() as tasks:
@@ -61,7 +61,7 @@ async def test_a_reader_that_is_fast_enough_gets_every_event() -> None:
 
 @pytest.mark.anyio
 async def test_a_reader_that_is_behind_gets_one_gap_and_then_the_newest() -> None:
-    hub = EventHub(limits(3), Home())
+    hub = EventHub(limits(3), Affinity())
     reader = hub.reader()
     for number in range(10):
         hub.publish(event(number))
@@ -74,7 +74,7 @@ async def test_a_reader_that_is_behind_gets_one_gap_and_then_the_newest() -> Non
 
 @pytest.mark.anyio
 async def test_readers_do_not_disturb_each_other() -> None:
-    hub = EventHub(limits(3), Home())
+    hub = EventHub(limits(3), Affinity())
     slow, quick = hub.reader(), hub.reader()
     got = []
     for number in range(10):
@@ -88,7 +88,7 @@ async def test_readers_do_not_disturb_each_other() -> None:
 
 @pytest.mark.anyio
 async def test_a_reader_that_comes_late_is_told_what_it_missed() -> None:
-    hub = EventHub(limits(3), Home())
+    hub = EventHub(limits(3), Affinity())
     hub.publish(event(0))
     hub.publish(event(1))
     reader = hub.reader()
@@ -100,7 +100,7 @@ async def test_a_reader_that_comes_late_is_told_what_it_missed() -> None:
 
 @pytest.mark.anyio
 async def test_what_does_not_fit_into_memory_is_spilled_and_comes_back_in_order() -> None:
-    hub = EventHub(limits(3, "spill"), Home())
+    hub = EventHub(limits(3, "spill"), Affinity())
     reader = hub.reader()
     for number in range(100):
         hub.publish(event(number))
@@ -110,7 +110,7 @@ async def test_what_does_not_fit_into_memory_is_spilled_and_comes_back_in_order(
 
 @pytest.mark.anyio
 async def test_a_spill_that_is_full_leaves_a_gap_and_the_newest() -> None:
-    hub = EventHub(limits(3, "spill", spill_bytes_max=1_000), Home())
+    hub = EventHub(limits(3, "spill", spill_bytes_max=1_000), Affinity())
     reader = hub.reader()
     for number in range(100):
         hub.publish(event(number))
@@ -129,7 +129,7 @@ async def test_a_disk_that_refuses_the_spill_is_a_gap_and_no_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
-    hub = EventHub(limits(2, "spill"), Home())
+    hub = EventHub(limits(2, "spill"), Affinity())
     reader = hub.reader()
     for number in range(5):
         hub.publish(event(number))
@@ -144,7 +144,7 @@ async def test_a_spill_has_no_name_and_goes_with_its_reader(
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     before = len(os.listdir("/proc/self/fd"))
-    hub = EventHub(limits(2, "spill"), Home())
+    hub = EventHub(limits(2, "spill"), Affinity())
     held, closed, let_go = hub.reader(), hub.reader(), hub.reader()
     for number in range(5):
         hub.publish(event(number))
@@ -163,7 +163,7 @@ async def test_a_spill_has_no_name_and_goes_with_its_reader(
 @pytest.mark.threat("T-080")
 @pytest.mark.anyio
 async def test_a_reader_nobody_holds_is_forgotten() -> None:
-    hub = EventHub(limits(), Home())
+    hub = EventHub(limits(), Affinity())
     for _ in range(1_000):
         hub.reader()
     gc.collect()
@@ -172,7 +172,7 @@ async def test_a_reader_nobody_holds_is_forgotten() -> None:
 
 @pytest.mark.anyio
 async def test_a_closed_reader_ends_and_takes_no_more() -> None:
-    hub = EventHub(limits(), Home())
+    hub = EventHub(limits(), Affinity())
     reader = hub.reader()
     hub.publish(event(0))
     reader.close()
@@ -182,7 +182,7 @@ async def test_a_closed_reader_ends_and_takes_no_more() -> None:
 
 @pytest.mark.anyio
 async def test_cancelling_a_read_loses_no_event() -> None:
-    hub = EventHub(limits(), Home())
+    hub = EventHub(limits(), Affinity())
     reader = hub.reader()
     with anyio.move_on_after(0):
         await anext(reader)
@@ -205,8 +205,8 @@ def test_what_a_reader_gets_is_every_seq_once_in_order(
 ) -> None:
     """Whatever the pace: events and gaps together are 0, 1, 2, …, memory is bounded, the end is there."""
 
-    async def somewhere() -> Home:
-        return Home()
+    async def somewhere() -> Affinity:
+        return Affinity()
 
     stream = limits(events_max, "spill" if spill_bytes_max else "drop", spill_bytes_max or 1)
     hub = EventHub(stream, anyio.run(somewhere))

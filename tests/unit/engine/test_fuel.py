@@ -85,8 +85,8 @@ async def test_a_cell_whose_worker_is_lost_costs_no_more_than_it_was_given(tmp_p
         def kill(event: Any) -> None:
             events.append(event)
             if event.kind == "fuel_granted" and not killed:
-                (link,) = runtime._worker.links  # type: ignore[attr-defined]
-                link.child.kill()
+                (connection,) = runtime._worker.connections  # type: ignore[attr-defined]
+                connection.child.kill()
                 killed.append(event.data["granted"])
 
         with anyio.fail_after(60):

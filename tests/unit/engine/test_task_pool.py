@@ -6,7 +6,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from rlm_wasm.engine.task_pool import IDLE_MAX, Senders
+from rlm_wasm.engine.task_pool import IDLE_MAX, TaskPool
 
 pytestmark = pytest.mark.anyio
 
@@ -21,7 +21,7 @@ async def test_jobs_are_performed_at_the_same_time_and_idle_tasks_are_used_again
         await gate.wait()
         performed.append(job)
 
-    senders = Senders(perform)
+    senders = TaskPool(perform)
     async with anyio.create_task_group() as tasks:
         for job in range(3):
             senders.give(job)  # before it runs: they wait
@@ -44,7 +44,7 @@ async def test_a_job_may_be_given_where_no_task_runs() -> None:
     async def perform(job: int, scope: anyio.CancelScope) -> None:
         performed.set()
 
-    senders = Senders(perform)
+    senders = TaskPool(perform)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(senders.run)
         await anyio.wait_all_tasks_blocked()
@@ -62,7 +62,7 @@ async def test_no_more_idle_tasks_are_kept_than_the_limit_says() -> None:
     async def perform(job: int, scope: anyio.CancelScope) -> None:
         await anyio.lowlevel.checkpoint()
 
-    senders = Senders(perform)
+    senders = TaskPool(perform)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(senders.run)
         for job in range(2 * IDLE_MAX):
@@ -90,7 +90,7 @@ async def test_a_job_that_is_cancelled_takes_no_other_with_it() -> None:
                 return  # as if it had not been cancelled
         performed.append(job)
 
-    senders = Senders(perform)
+    senders = TaskPool(perform)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(senders.run)
         for job in range(4):
@@ -125,7 +125,7 @@ async def test_a_job_that_is_given_while_all_are_cancelled_is_begun(idle: int) -
         finally:
             undone.append(job)
 
-    senders = Senders(perform)
+    senders = TaskPool(perform)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(senders.run)
         for _ in range(idle):
@@ -148,7 +148,7 @@ async def test_a_job_that_is_given_while_the_others_end_is_begun() -> None:
             if job < 3:
                 senders.give(job + 1)
 
-    senders = Senders(perform)
+    senders = TaskPool(perform)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(senders.run)
         senders.give(0)

@@ -17,7 +17,7 @@ from rlm_wasm.artifacts import guest as artifact
 from rlm_wasm.artifacts.guest import CODE_FILE, IMAGE_FILE, image_mac, load_guest, save_facts
 from rlm_wasm.errors import ArtifactError, GuestBuildError
 from rlm_wasm.guestbuild.build import Built, build_guest, recipe_hash
-from rlm_wasm.guestbuild.build_context import Workshop, plans_only
+from rlm_wasm.guestbuild.build_context import BuildContext, plans_only
 from rlm_wasm.guestbuild.manifest import load_manifest
 from rlm_wasm.guestbuild.progress import Silent
 from rlm_wasm.guestbuild.recipe import Recipe, recipes
@@ -75,7 +75,7 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
     (tmp_path / "guest").mkdir()
     first = next(recipes(load_manifest(guest_folder(tmp_path / "guest")), "3.14"))
-    last = plan_stages(first, Workshop(SourceStore(tmp_path), tmp_path, 1, Silent()))
+    last = plan_stages(first, BuildContext(SourceStore(tmp_path), tmp_path, 1, Silent()))
 
     def put(out: Path, needs: Mapping[str, Path]) -> None:
         (out / "raw.wasm").write_bytes(RAW)

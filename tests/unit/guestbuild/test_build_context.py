@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rlm_wasm.guestbuild.build_context import Workshop
+from rlm_wasm.guestbuild.build_context import BuildContext
 from rlm_wasm.guestbuild.manifest import HostFile, load_manifest
 from rlm_wasm.guestbuild.progress import Silent
 from rlm_wasm.guestbuild.recipe import Recipe, recipes
@@ -29,8 +29,8 @@ def test_the_machines_make_is_used(tmp_path: Path, recipe: Recipe, monkeypatch: 
     make.write_text("#!/bin/sh\n")
     make.chmod(0o755)
     monkeypatch.setenv("PATH", str(make.parent))
-    shop = Workshop(SourceStore(tmp_path / "down"), tmp_path, 3, Silent())
-    assert shop.make_command(recipe, tmp_path) == [str(make), "-j3"]
+    context = BuildContext(SourceStore(tmp_path / "down"), tmp_path, 3, Silent())
+    assert context.make_command(recipe, tmp_path) == [str(make), "-j3"]
 
 
 def test_without_make_the_pinned_package_is_unpacked(
@@ -46,8 +46,8 @@ def test_without_make_the_pinned_package_is_unpacked(
     assert hashlib.sha256(content).hexdigest() == tool.file.sha256
     recipe = replace(recipe, manifest=replace(recipe.manifest, host_tools=(tool,)))
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
-    shop = Workshop(SourceStore(tmp_path / "down", local=tmp_path), tmp_path, 2, Silent())
-    program, jobs = shop.make_command(recipe, tmp_path / "work")
+    context = BuildContext(SourceStore(tmp_path / "down", local=tmp_path), tmp_path, 2, Silent())
+    program, jobs = context.make_command(recipe, tmp_path / "work")
     assert jobs == "-j2"
     done = subprocess.run([program], capture_output=True, text=True, check=True)
     assert done.stdout == "this is make\n"

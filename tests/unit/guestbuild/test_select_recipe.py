@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlm_wasm.errors import GuestBuildError
-from rlm_wasm.guestbuild.build_context import Workshop
+from rlm_wasm.guestbuild.build_context import BuildContext
 from rlm_wasm.guestbuild.manifest import load_manifest
 from rlm_wasm.guestbuild.mirrors import Mirror
 from rlm_wasm.guestbuild.recipe import Recipe, recipes
@@ -42,8 +42,8 @@ class Bench:
         store = SourceStore(self.folder / "downloads", local=local, mirrors=lambda: [Mirror(site.root)])
         stages = StageCache(self.folder / "build", progress)
         with stages.locked():
-            shop = Workshop(store, self.folder / "logs", 1, progress)
-            recipe, last = choose(self.candidates, shop, stages, extra=[("image", 1)])
+            context = BuildContext(store, self.folder / "logs", 1, progress)
+            recipe, last = choose(self.candidates, context, stages, extra=[("image", 1)])
         return recipe, last, progress
 
 
@@ -56,9 +56,9 @@ def test_the_first_toolchain_is_chosen_and_everything_is_fetched_first(bench: Be
     recipe, last, progress = bench.choose(site)
     assert recipe.toolchain.name == "clang-22"
     assert {path for path, _ in site.requests} == set(PATHS) - {"/pool/main/c/clang-19.deb"}
-    assert last.name == "link"
+    assert last.name == "connection"
     assert progress.planned[-1][0] == "download"
-    assert progress.planned[-1][-2:] == ["link", "image"]
+    assert progress.planned[-1][-2:] == ["connection", "image"]
 
 
 def test_a_missing_compiler_is_told_before_anything_is_downloaded(

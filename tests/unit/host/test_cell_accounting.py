@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from rlm_wasm.errors import WorkerLost
-from rlm_wasm.host.cell_accounting import FUEL_AT_ONCE_MAX, FUEL_PER_NS_MAX, Charge, lost_result
+from rlm_wasm.host.cell_accounting import FUEL_AT_ONCE_MAX, FUEL_PER_NS_MAX, CellCharge, lost_result
 from rlm_wasm.limits import CellLimits
 from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.commands import Done
@@ -22,9 +22,9 @@ def reported(executed_ns: int) -> Done:
     return Done(result=replace(lost_result(WorkerLost("gone"), 7), executed_ns=executed_ns))
 
 
-def running(limits: CellLimits | None = None) -> Charge:
+def running(limits: CellLimits | None = None) -> CellCharge:
     """A cell that began at 1,000 ns, waited for the host from 1,300 to 2,000 and runs again."""
-    cell = Charge(limits or cell_limits(), since_ns=1_000)
+    cell = CellCharge(limits or cell_limits(), since_ns=1_000)
     cell.pause(1_300)
     cell.resume(2_000)
     return cell

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlm_wasm.host.cell_slots import Stints
+from rlm_wasm.host.cell_slots import CellSlots
 from rlm_wasm.host.pool import WorkerPool
 from rlm_wasm.host.worker import Worker, WorkerSession
 from rlm_wasm.inline.worker import InlineWorker
@@ -28,8 +28,8 @@ _STEP = st.tuples(st.sampled_from(["begin", "begin", "end", "hurry"]), st.intege
 def test_places_are_given_in_order_and_never_more_than_a_tenant_may_have(
     steps: list[tuple[str, int]], cells_max: int
 ) -> None:
-    stints = Stints(cells_max)
-    each = [stints.stint("ab"[n % 2]) for n in range(SESSIONS)]
+    cell_slots = CellSlots(cells_max)
+    each = [cell_slots.cell_slot("ab"[n % 2]) for n in range(SESSIONS)]
     called: list[int] = []
     has: dict[int, bool] = {}  # those that began and did not end: whether it has a place
     over: set[int] = set()  # those that were let in beyond the limit
@@ -65,13 +65,19 @@ def test_places_are_given_in_order_and_never_more_than_a_tenant_may_have(
                 each[n].hurry()
         for tenant, start in (("a", 0), ("b", 1)):
             computing = sum(has.get(k, False) for k in range(start, SESSIONS, 2))
-            assert stints.computing(tenant) == computing <= cells_max + len(over)
-            assert stints.waiting(tenant) == len(lines[start])
+            assert cell_slots.computing(tenant) == computing <= cells_max + len(over)
+            assert cell_slots.waiting(tenant) == len(lines[start])
         assert {k for k in has if has[k]} == {k for k in called if has.get(k)}
-    for stint in each:
-        stint.end()
-        stint.end()
-    assert stints.computing("a") == stints.computing("b") == stints.waiting("a") == stints.waiting("b") == 0
+    for cell_slot in each:
+        cell_slot.end()
+        cell_slot.end()
+    assert (
+        cell_slots.computing("a")
+        == cell_slots.computing("b")
+        == cell_slots.waiting("a")
+        == cell_slots.waiting("b")
+        == 0
+    )
 
 
 # -- real cells ------------------------------------------------------------------------------------------

@@ -7,8 +7,8 @@ from random import Random
 
 import pytest
 
-from rlm_wasm.host.cell_accounting import Charge
-from rlm_wasm.host.deadlines import COPIED_BYTES_PER_MS, PATIENCE, PATIENCE_WITH_CELLS, TERMS, Debts, Owed
+from rlm_wasm.host.cell_accounting import CellCharge
+from rlm_wasm.host.deadlines import COPIED_BYTES_PER_MS, PATIENCE, PATIENCE_WITH_CELLS, TERMS, Deadlines, Owed
 from tests.support.sandbox_facts import MIB, cell_limits, session_limits
 
 MS = 1_000_000
@@ -23,13 +23,13 @@ NEVER_MS = 10_000_000
 class Clock:
     """A worker's books beat by beat; it uses `cpu` of each 1,000 ns."""
 
-    books: Debts = field(default_factory=lambda: Debts(GRACE_MS))
+    books: Deadlines = field(default_factory=lambda: Deadlines(GRACE_MS))
     now_ns: int = 5 * MS
     cpu_ns: int = 0
 
-    def owe(self, debtor: int, owed: Owed, **more: int) -> Charge | None:
+    def owe(self, debtor: int, owed: Owed, **more: int) -> CellCharge | None:
         cell = owed in (Owed.RUNNING, Owed.INTERRUPTED)
-        charge = Charge(CELL, self.now_ns) if cell else None
+        charge = CellCharge(CELL, self.now_ns) if cell else None
         self.books.owe(debtor, owed, self.now_ns, session=SESSION, charge=charge, **more)
         return charge
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from rlm_wasm.errors import BoundaryViolation, HostExhausted
-from rlm_wasm.host.lent_files import Lent
+from rlm_wasm.host.lent_files import LentFiles
 from rlm_wasm.system.memfd import Arena, MemoryFile
 from tests.support.descriptors import descriptors_left
 
@@ -27,9 +27,9 @@ def filled(file: MemoryFile, size: int = 4 * MIB) -> mmap.mmap:
 
 
 @pytest.mark.threat("T-124")
-@pytest.mark.parametrize("lend", [Lent.arena, lambda lent: lent.for_image(1, 8 * MIB)])
-def test_a_lent_file_cannot_grow_and_is_counted(lend: Callable[[Lent], MemoryFile]) -> None:
-    lent = Lent()
+@pytest.mark.parametrize("lend", [LentFiles.arena, lambda lent: lent.for_image(1, 8 * MIB)])
+def test_a_lent_file_cannot_grow_and_is_counted(lend: Callable[[LentFiles], MemoryFile]) -> None:
+    lent = LentFiles()
     file = lend(lent)
     assert lent.bytes_held == 0
     size = os.fstat(file.fd).st_size
@@ -42,7 +42,7 @@ def test_a_lent_file_cannot_grow_and_is_counted(lend: Callable[[Lent], MemoryFil
 
 @pytest.mark.threat("T-124")
 def test_what_a_worker_keeps_mapped_is_freed_when_its_operation_is_over() -> None:
-    lent = Lent()
+    lent = LentFiles()
     value = MemoryFile.of_parts("rlm-test", MIB, [(0, memoryview(b"x" * MIB))], revocable=True)
     lent.input(1, value)
     image = lent.for_image(2, 8 * MIB)
@@ -57,7 +57,7 @@ def test_what_a_worker_keeps_mapped_is_freed_when_its_operation_is_over() -> Non
 
 
 def test_an_image_that_was_made_is_its_hosts_and_nobody_takes_it_back() -> None:
-    lent = Lent()
+    lent = LentFiles()
     made = lent.for_image(1, 8 * MIB)
     with filled(made):
         assert lent.image_made(1) is made
@@ -68,7 +68,7 @@ def test_an_image_that_was_made_is_its_hosts_and_nobody_takes_it_back() -> None:
 
 @pytest.mark.threat("T-144")
 def test_a_file_that_its_worker_sealed_is_let_go_of_with_the_worker_and_taken_for_nothing_else() -> None:
-    lent = Lent()
+    lent = LentFiles()
     for session in (1, 2):
         lent.for_image(session, MIB).seal()
     with pytest.raises(BoundaryViolation, match="sealed"):
@@ -80,7 +80,7 @@ def test_a_file_that_its_worker_sealed_is_let_go_of_with_the_worker_and_taken_fo
 
 @pytest.mark.threat("T-124")
 def test_parts_of_an_arena_do_not_meet_and_are_freed_one_by_one() -> None:
-    lent = Lent()
+    lent = LentFiles()
     file = lent.arena()
     arena = Arena(file)
     parts = [arena.take(size) for size in (5, 70_000, 65_536)]
@@ -101,7 +101,7 @@ def test_what_is_lent_is_no_larger_than_a_file_of_this_process_may_be() -> None:
     # Python ignores it; a program that embeds one need not.
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     try:
-        lent = Lent()
+        lent = LentFiles()
         assert os.fstat(lent.arena().fd).st_size == 4 * MIB
         assert os.fstat(lent.for_image(1, 8 * MIB).fd).st_size == 4 * MIB
         with pytest.raises(OSError, match="File too large"):
@@ -114,7 +114,7 @@ def test_what_is_lent_is_no_larger_than_a_file_of_this_process_may_be() -> None:
 
 
 def test_a_worker_that_is_gone_leaves_no_descriptor() -> None:
-    lent = Lent()
+    lent = LentFiles()
     before = len(os.listdir("/proc/self/fd"))
     lent.arena()
     lent.for_image(1, MIB)
@@ -124,7 +124,7 @@ def test_a_worker_that_is_gone_leaves_no_descriptor() -> None:
 
 
 def test_a_file_that_the_host_has_no_descriptor_for_is_a_typed_error_and_nothing_is_lent() -> None:
-    lent = Lent()
+    lent = LentFiles()
     with descriptors_left(0):
         with pytest.raises(HostExhausted, match="Too many open files"):
             lent.for_image(1, MIB)

@@ -27,16 +27,16 @@ from rlm_wasm.errors import (
     UsageError,
     WorkerLost,
 )
-from rlm_wasm.host import zygote_client as nursery
+from rlm_wasm.host import zygote_client as zygotes
 from rlm_wasm.host.pool import WorkerPool
-from rlm_wasm.host.process_handle import Child
+from rlm_wasm.host.process_handle import ProcessHandle
 from rlm_wasm.host.remote_session import ProcessSession
 from rlm_wasm.host.worker import Worker, WorkerSession
-from rlm_wasm.host.zygote_client import Nursery
+from rlm_wasm.host.zygote_client import ZygoteClient
 from rlm_wasm.inline.worker import InlineWorker
 from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.cell_result import CellResult
-from rlm_wasm.protocol.snapshot_runs import WorkerImage
+from rlm_wasm.protocol.snapshot_runs import WorkerSnapshot
 from tests.faults.leftovers import children_of
 from tests.support.descriptors import descriptors_left
 from tests.support.machine_grade import LAYERS_HERE
@@ -109,18 +109,18 @@ async def test_a_file_that_a_worker_has_no_descriptor_for_ends_its_own_operation
     async with pool(workers_max=1) as made, await opened(made) as first, await opened(made) as second:
         await run(first, "x = 5")
         image = await first.snapshot()
-        (link,) = made.links
-        limits = prlimit(link.child.pid, resource.RLIMIT_NOFILE)
-        prlimit(link.child.pid, resource.RLIMIT_NOFILE, (6, limits[1]))
+        (connection,) = made.connections
+        limits = prlimit(connection.child.pid, resource.RLIMIT_NOFILE)
+        prlimit(connection.child.pid, resource.RLIMIT_NOFILE, (6, limits[1]))
         with pytest.raises(HostExhausted, match="the worker has no descriptor left"):
             await second.load("context", "x" * 1_000_000)
         with pytest.raises(HostExhausted, match="the worker has no descriptor left"):
             await second.snapshot()
         assert (await run(second, "1 + 1")).result == "2"
-        prlimit(link.child.pid, resource.RLIMIT_NOFILE, limits)
+        prlimit(connection.child.pid, resource.RLIMIT_NOFILE, limits)
         await second.load("context", "x" * 1_000_000)
         assert (await run(first, "x")).result == "5"
-        assert [each.child.pid for each in made.links] == [link.child.pid]
+        assert [each.child.pid for each in made.connections] == [connection.child.pid]
         async with await opened(made, start=image) as fork:
             assert (await run(fork, "x")).result == "5"
 
@@ -135,23 +135,23 @@ async def test_a_file_that_a_host_cannot_keep_for_a_busy_worker_ends_its_operati
             "a value": lambda: second.load("y", "x" * 500_000),
             "an image": lambda: opened(made, start=image),
         }
-        (link,) = made.links
-        os.kill(link.child.pid, signal.SIGSTOP)
+        (connection,) = made.connections
+        os.kill(connection.child.pid, signal.SIGSTOP)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(run, first, "#" * 250_000)  # more than the socket takes
-            await until(lambda: link._channel.unsent_bytes)
+            await until(lambda: connection._channel.unsent_bytes)
             try:
                 # For a value one is left, which it is laid out in.
                 with descriptors_left(1 if what == "a value" else 0), pytest.raises(HostExhausted):
                     await begin[what]()
                 assert made.sessions == 2
             finally:
-                os.kill(link.child.pid, signal.SIGCONT)
+                os.kill(connection.child.pid, signal.SIGCONT)
         assert (await run(second, "x")).result == "5"
         await second.load("y", "x" * 500_000)
         assert (await run(second, "len(y)")).result == "500000"
-        assert not link.busy
-        assert link.lost is None
+        assert not connection.busy
+        assert connection.lost is None
         await first.aclose()
         await second.aclose()
         await until(lambda: made.sessions == 0)
@@ -175,10 +175,10 @@ async def test_a_worker_that_a_host_has_no_descriptor_for_ends_no_other_and_no_z
         assert (await run(first, "1 + 1")).result == "2"
         async with await opened(made) as second:
             assert (await run(second, "2 + 2")).result == "4"
-        assert [nursery.started for nursery in made.nurseries] == [1]
+        assert [zygotes.started for zygotes in made.zygote_clients] == [1]
 
 
-def _unwatchable(child: Child, folder: Path) -> None:
+def _unwatchable(child: ProcessHandle, folder: Path) -> None:
     """Put a plain file where the socket was: epoll watches none."""
     with open(folder / "file", "wb") as file:
         os.dup2(file.fileno(), child.connection.fileno(), inheritable=False)
@@ -194,13 +194,13 @@ def _unwatchable(child: Child, folder: Path) -> None:
 async def test_a_worker_that_the_host_cannot_serve_ends_typed_and_its_pool_goes_on(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
-    spoil: Callable[[Child, Path], None],
+    spoil: Callable[[ProcessHandle, Path], None],
     error: type[Exception],
     says: str,
 ) -> None:
-    fork, spoilt = Nursery.fork, []
+    fork, spoilt = ZygoteClient.fork, []
 
-    async def unlucky(self: Nursery) -> Child:
+    async def unlucky(self: ZygoteClient) -> ProcessHandle:
         child = await fork(self)
         spoil(child, tmp_path)
         spoilt.append(child.pid)
@@ -208,7 +208,7 @@ async def test_a_worker_that_the_host_cannot_serve_ends_typed_and_its_pool_goes_
 
     async with pool("session") as made, await opened(made) as first:
         with monkeypatch.context() as patched:
-            patched.setattr(Nursery, "fork", unlucky)
+            patched.setattr(ZygoteClient, "fork", unlucky)
             with pytest.raises(error, match=says):
                 await opened(made)
         await until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in spoilt))
@@ -216,17 +216,17 @@ async def test_a_worker_that_the_host_cannot_serve_ends_typed_and_its_pool_goes_
         assert (await run(first, "1 + 1")).result == "2"
         async with await opened(made) as second:
             assert (await run(second, "2 + 2")).result == "4"
-        assert [keeper.started for keeper in made.nurseries] == [1]
+        assert [keeper.started for keeper in made.zygote_clients] == [1]
 
 
 async def test_a_loop_that_watches_no_more_descriptors_ends_neither_pool_nor_zygote(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     wait, refused = anyio.wait_readable, set()
-    ended, looked = Child.ended, set()
+    ended, looked = ProcessHandle.ended, set()
     async with pool("session") as made:
 
-        def ended_later(child: Child) -> bool:
+        def ended_later(child: ProcessHandle) -> bool:
             # On a busy machine it may be over at the first look, and nobody waits.
             if child.pid not in looked:
                 looked.add(child.pid)
@@ -234,7 +234,7 @@ async def test_a_loop_that_watches_no_more_descriptors_ends_neither_pool_nor_zyg
             return ended(child)
 
         async def refusing(fd: Any) -> None:
-            lives = [keeper._life for keeper in made.nurseries]
+            lives = [keeper._life for keeper in made.zygote_clients]
             if fd in [life.zygote.fileno() for life in lives if life is not None and life.zygote is not None]:
                 refused.add("zygote")
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -244,13 +244,13 @@ async def test_a_loop_that_watches_no_more_descriptors_ends_neither_pool_nor_zyg
             await wait(fd)
 
         monkeypatch.setattr(anyio, "wait_readable", refusing)
-        monkeypatch.setattr(Child, "ended", ended_later)
+        monkeypatch.setattr(ProcessHandle, "ended", ended_later)
         for _ in range(2):
             async with await opened(made) as session:
                 assert (await run(session, "1 + 1")).result == "2"
-                (link,) = made.links
-            await until(lambda: not alive(link.child))  # noqa: B023 - awaited here
-        assert [keeper.started for keeper in made.nurseries] == [1]
+                (connection,) = made.connections
+            await until(lambda: not alive(connection.child))  # noqa: B023 - awaited here
+        assert [keeper.started for keeper in made.zygote_clients] == [1]
     assert refused == {"zygote", "pidfd"}
 
 
@@ -300,17 +300,17 @@ async def test_an_input_waits_for_no_thread_of_the_application() -> None:
 async def test_a_fork_that_the_kernel_refuses_ends_no_worker_that_is_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(nursery, "ENTRY", "tests.support.only_worker")
+    monkeypatch.setattr(zygotes, "ENTRY", "tests.support.only_worker")
     async with pool("session") as made:
         async with await opened(made, tenant="a") as first:
             with pytest.raises(HostExhausted, match="no fork: Resource temporarily unavailable"):
                 await opened(made, tenant="a")
             assert (await run(first, "1 + 1")).result == "2"
-            (link,) = made.links
-        await until(lambda: not alive(link.child))
+            (connection,) = made.connections
+        await until(lambda: not alive(connection.child))
         async with await opened(made, tenant="a") as second:
             assert (await run(second, "2 + 2")).result == "4"
-        (keeper,) = made.nurseries
+        (keeper,) = made.zygote_clients
         assert keeper.started == 1
 
 
@@ -355,7 +355,7 @@ async def test_every_cell_ends_as_it_does_in_this_process() -> None:
 async def test_each_session_has_a_process_of_its_own_that_ends_with_it() -> None:
     async with pool("session") as made:
         first, second = await opened(made), await opened(made)
-        children = [link.child for link in made.links]
+        children = [connection.child for connection in made.connections]
         assert len({child.pid for child in children}) == 2
         assert (await run(first, "6 * 7")).result == "42"
         await first.aclose()
@@ -369,8 +369,8 @@ async def test_tenants_share_neither_worker_nor_zygote() -> None:
     async with pool("tenant", workers_max=8) as made:
         for tenant in ("a", "b", "a"):
             await opened(made, tenant=tenant)
-        assert {link.tenant for link in made.links} == {"a", "b"}
-        assert len({nursery.zygote_pid for nursery in made.nurseries}) == 2
+        assert {connection.tenant for connection in made.connections} == {"a", "b"}
+        assert len({zygotes.zygote_pid for zygotes in made.zygote_clients}) == 2
 
 
 async def test_sessions_that_share_a_process_answer_in_any_order() -> None:
@@ -386,14 +386,14 @@ async def test_sessions_that_share_a_process_answer_in_any_order() -> None:
             for number in range(20):
                 group.start_soon(one, number)
         assert results == {number: f"'Q{number}49995000'" for number in range(20)}
-        assert len(made.links) == 1
+        assert len(made.connections) == 1
 
 
 @pytest.mark.threat("T-040")
 async def test_every_layer_of_the_lock_down_stands_where_it_is_required() -> None:
     async with pool("session", layers=LAYERS_HERE) as made, await opened(made) as session:
         assert (await run(session, "1")).result == "1"
-        status = Path(f"/proc/{made.links[0].child.pid}/status").read_text()  # noqa: ASYNC240
+        status = Path(f"/proc/{made.connections[0].child.pid}/status").read_text()  # noqa: ASYNC240
         assert "NoNewPrivs:\t1" in status
         assert "Seccomp:\t2" in status
         assert "CapEff:\t0000000000000000" in status
@@ -436,7 +436,7 @@ async def test_images_fork_and_belong_to_their_tenant() -> None:
         async with await opened(made, tenant="a") as session:
             await run(session, "x = [1, 2, 3]\ndef f(): return x")
             image = await session.snapshot()
-        assert isinstance(image, WorkerImage)
+        assert isinstance(image, WorkerSnapshot)
         for _ in range(2):
             async with await opened(made, tenant="a", start=image) as fork:
                 assert (await run(fork, "x.append(4); f()")).result == "[1, 2, 3, 4]"
@@ -459,7 +459,7 @@ async def test_a_rebased_session_goes_on() -> None:
 async def test_a_worker_that_is_killed_ends_its_sessions_within_a_second_and_is_replaced(kill: int) -> None:
     async with pool(workers_max=1) as made:
         busy, idle = await opened(made), await opened(made)
-        child = made.links[0].child
+        child = made.connections[0].child
         results = []
 
         async def go() -> None:
@@ -487,7 +487,7 @@ async def test_a_worker_that_is_killed_ends_its_sessions_within_a_second_and_is_
 async def test_a_worker_that_stands_still_is_killed() -> None:
     async with pool(workers_max=1, hang_ms_max=300) as made:
         session = await opened(made)
-        child = made.links[0].child
+        child = made.connections[0].child
         os.kill(child.pid, signal.SIGSTOP)
         began = time.monotonic()
         result = await run(session, "1")
@@ -510,22 +510,22 @@ async def test_a_worker_that_waits_for_the_host_does_not_hang() -> None:
 async def test_a_zygote_that_is_killed_takes_its_workers_along_and_is_replaced() -> None:
     async with pool() as made:
         session = await opened(made)
-        (nursery,) = made.nurseries
-        child, zygote = made.links[0].child, nursery.zygote_pid
+        (zygotes,) = made.zygote_clients
+        child, zygote = made.connections[0].child, zygotes.zygote_pid
         assert zygote is not None
         os.kill(zygote, signal.SIGKILL)
         await until(lambda: not alive(child))
         assert (await run(session, "1")).outcome == "worker_lost"
         async with await opened(made) as fresh:
             assert (await run(fresh, "6 * 7")).result == "42"
-        assert nursery.started == 2
-        assert nursery.zygote_pid != zygote
+        assert zygotes.started == 2
+        assert zygotes.zygote_pid != zygote
 
 
 @pytest.mark.threat("T-060")
 async def test_a_worker_is_not_charged_with_the_time_in_which_its_host_stood_still_as_well() -> None:
     async with pool(workers_max=1, hang_ms_max=300, heartbeat_ms=20) as made, await opened(made) as session:
-        child = made.links[0].child
+        child = made.connections[0].child
 
         async def paused() -> None:
             await anyio.sleep(0.1)
@@ -546,15 +546,15 @@ async def test_a_zygote_that_stands_still_is_found_by_the_next_fork_and_replaced
     async with pool("session", hang_ms_max=300) as made:
         async with await opened(made):
             pass
-        (nursery,) = made.nurseries
-        assert nursery.zygote_pid is not None
-        (inside,) = children_of(nursery.zygote_pid)
+        (zygotes,) = made.zygote_clients
+        assert zygotes.zygote_pid is not None
+        (inside,) = children_of(zygotes.zygote_pid)
         os.kill(inside, signal.SIGSTOP)
         began = time.monotonic()
         async with await opened(made) as fresh:
             assert (await run(fresh, "6 * 7")).result == "42"
         assert time.monotonic() - began < 5  # another one was started
-        assert nursery.started == 2
+        assert zygotes.started == 2
         await until(lambda: not Path(f"/proc/{inside}").exists())
 
 
@@ -562,7 +562,7 @@ async def test_a_zygote_that_stands_still_is_found_by_the_next_fork_and_replaced
 async def test_a_pool_closes_although_its_zygote_stands_still() -> None:
     async with pool() as made:
         await opened(made)
-        zygote = made.nurseries[0].zygote_pid
+        zygote = made.zygote_clients[0].zygote_pid
         assert zygote is not None
         (inside,) = children_of(zygote)
         os.kill(inside, signal.SIGSTOP)
@@ -574,7 +574,7 @@ async def test_a_pool_closes_although_its_zygote_stands_still() -> None:
 @pytest.mark.threat("T-062")
 async def test_a_session_that_a_worker_is_refused_memory_for_is_made_in_another_one() -> None:
     async with pool(workers_max=2) as made, await opened(made):
-        (starved,) = made.links
+        (starved,) = made.connections
         # Whatever a session takes is refused. The third would go there.
         prlimit(starved.child.pid, resource.RLIMIT_AS, (1 << 20, 1 << 20))
         async with await opened(made) as second, await opened(made) as third:
@@ -584,7 +584,7 @@ async def test_a_session_that_a_worker_is_refused_memory_for_is_made_in_another_
 
 async def test_memory_that_no_worker_is_given_is_the_machines_shortage() -> None:
     async with pool(workers_max=1) as made, await opened(made) as session:
-        (starved,) = made.links
+        (starved,) = made.connections
         prlimit(starved.child.pid, resource.RLIMIT_AS, (1 << 20, 1 << 20))
         with pytest.raises(HostExhausted, match="no address space: Cannot allocate memory"):
             await opened(made)
@@ -613,10 +613,10 @@ async def test_a_bug_that_shows_once_as_a_session_is_made_is_seen(monkeypatch: p
 async def test_a_worker_that_hears_its_host_no_more_is_lost_and_not_closed() -> None:
     async with pool(workers_max=1) as made:
         session = await opened(made)
-        (link,) = made.links
+        (connection,) = made.connections
 
         async def deaf(frame: bytes) -> bytes:
-            link.child.connection.shutdown(socket.SHUT_WR)
+            connection.child.connection.shutdown(socket.SHUT_WR)
             await anyio.sleep(5)
             return echo(frame)
 
@@ -648,9 +648,9 @@ async def test_a_session_that_cannot_be_made_leaves_its_place() -> None:
 async def test_a_worker_that_is_stopped_before_its_first_word_is_found_as_any_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    fork = Nursery.fork
+    fork = ZygoteClient.fork
 
-    async def stopped(self: Nursery) -> Child:
+    async def stopped(self: ZygoteClient) -> ProcessHandle:
         child = await fork(self)
         os.kill(child.pid, signal.SIGSTOP)
         return child
@@ -658,7 +658,7 @@ async def test_a_worker_that_is_stopped_before_its_first_word_is_found_as_any_ot
     async with pool("session") as made:
         async with await opened(made):
             pass
-        monkeypatch.setattr(Nursery, "fork", stopped)
+        monkeypatch.setattr(ZygoteClient, "fork", stopped)
         with anyio.fail_after(4), pytest.raises(WorkerLost):
             await opened(made)
         monkeypatch.undo()
@@ -674,7 +674,7 @@ async def test_a_cancelled_opening_leaves_its_place_and_no_process() -> None:
             with anyio.move_on_after(delay):
                 # On a quick machine some of them are there in time.
                 await (await opened(made)).aclose()
-        await until(lambda: not (made.links or made.sessions))
+        await until(lambda: not (made.connections or made.sessions))
 
 
 async def test_a_pool_that_made_nothing_closes() -> None:

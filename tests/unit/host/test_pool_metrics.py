@@ -20,7 +20,7 @@ from rlm_wasm.api.sandbox import Sandbox
 from rlm_wasm.engine.accounting import Metrics
 from rlm_wasm.errors import Overloaded, UsageError
 from rlm_wasm.host.pool import WorkerPool
-from rlm_wasm.host.process_handle import Child
+from rlm_wasm.host.process_handle import ProcessHandle
 from tests.support.pool_facts import pool, until
 from tests.support.runtime_facts import Events, Script, small_policy
 from tests.support.sandbox_facts import boundary_limits, session_limits
@@ -103,11 +103,11 @@ async def test_cpu_time_is_measured_while_a_worker_lives_and_never_goes_back() -
         made._charge = lambda tenant, ns: charged.append((tenant, ns))  # type: ignore[misc]
         async with await made.session(session_limits(), boundary_limits(), tenant="t"):
             await until(lambda: charged)  # it locked itself down and made a guest
-            (link,) = made.links
-            used = link.child.cpu_ns()
+            (connection,) = made.connections
+            used = connection.child.cpu_ns()
             assert used is not None
             # The kernel's other account of the same time, in ticks of 10 ms.
-            assert link.child.cpu_ms() == pytest.approx(used / MS, abs=20)
+            assert connection.child.cpu_ms() == pytest.approx(used / MS, abs=20)
             assert {tenant for tenant, _ in charged} == {"t"}
             assert 0 < sum(ns for _, ns in charged) == made.metrics().cpu_ns <= used
     assert all(ns > 0 for _, ns in charged)
@@ -121,8 +121,8 @@ def test_a_process_that_is_gone_has_no_cpu_time_rather_than_another_ones() -> No
     try:
         process.wait()
         # As if the number were another process's by now: this one's.
-        assert Child(os.getpid(), pidfd, None).cpu_ns() is None  # type: ignore[arg-type]
-        assert Child(gone, pidfd, None).cpu_ns() is None  # type: ignore[arg-type]
+        assert ProcessHandle(os.getpid(), pidfd, None).cpu_ns() is None  # type: ignore[arg-type]
+        assert ProcessHandle(gone, pidfd, None).cpu_ns() is None  # type: ignore[arg-type]
     finally:
         os.close(pidfd)
 
@@ -189,8 +189,8 @@ async def test_a_worker_that_dies_is_counted_with_the_sessions_that_it_takes_alo
     async with Sandbox(process_policy("tenant")) as sandbox:
         one = await sandbox.session(tenant="a")
         await one.exec(WORK)
-        (link,) = of_pool(sandbox).links
-        os.kill(link.child.pid, signal.SIGKILL)
+        (connection,) = of_pool(sandbox).connections
+        os.kill(connection.child.pid, signal.SIGKILL)
         assert (await one.exec("1")).outcome == "worker_lost"
         await one.aclose()
         metrics = consistent(sandbox.metrics())

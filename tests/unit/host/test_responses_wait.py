@@ -47,7 +47,7 @@ async def test_sessions_of_one_worker_that_are_answered_at_once_all_get_their_an
                     tasks.start_soon(use, session)
             # What comes behind them comes in order.
             last: CellResult = await sessions[0].run(Cell("1 + 1", cell_limits()))
-        assert len(made.links) == 1
+        assert len(made.connections) == 1
         for session in sessions:
             await session.aclose()
     assert [result.result for result in results] == [str(ANSWER)] * SESSIONS

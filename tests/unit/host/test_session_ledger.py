@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rlm_wasm.errors import BoundaryViolation, CellCancelled, HostExhausted, UsageError
 from rlm_wasm.host.endings import Operation
-from rlm_wasm.host.session_ledger import TRANSITIONS, Protocol, State, Step, report_bytes_max
+from rlm_wasm.host.session_ledger import TRANSITIONS, SessionLedger, State, Step, report_bytes_max
 from rlm_wasm.protocol import worker_messages as m
 from tests.support.sandbox_facts import boundary_limits, cell_limits, session_limits
 
@@ -21,14 +21,14 @@ STOP = CellCancelled("x")
 RESULT = m.CellReport("completed", "", "", "2", None, (), 10, 65_536, 10, False, False)
 
 
-def opened() -> Protocol:
-    books = Protocol()
+def opened() -> SessionLedger:
+    books = SessionLedger()
     operation = books.opening(1, session_limits(), boundary_limits())
     books.check(m.OperationDone(1, operation))
     return books
 
 
-def running() -> tuple[Protocol, int]:
+def running() -> tuple[SessionLedger, int]:
     books = opened()
     return books, books.beginning(1, Operation.RUN, cell=CELL)
 
@@ -81,7 +81,7 @@ def test_a_closed_session_reports_its_end_at_most_once_and_then_is_gone():
 
 
 def test_a_session_that_could_not_be_made_is_gone_at_once():
-    books = Protocol()
+    books = SessionLedger()
     operation = books.opening(1, session_limits(), boundary_limits())
     books.check(m.OperationDone(1, operation, error=m.encode_error(HostExhausted("x"))))
     assert books.sessions == ()
@@ -121,7 +121,7 @@ def test_a_report_that_is_not_due_or_too_large_is_refused(report):
         books.check(report)
 
 
-def dry(refuels: bool = True) -> tuple[Protocol, int]:
+def dry(refuels: bool = True) -> tuple[SessionLedger, int]:
     books = opened()
     return books, books.beginning(1, Operation.RUN, cell=CELL, refuels=refuels)
 

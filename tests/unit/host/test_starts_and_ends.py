@@ -16,7 +16,7 @@ import anyio.lowlevel
 import pytest
 
 from rlm_wasm.errors import Overloaded, RlmWasmError, WorkerLost
-from rlm_wasm.host import zygote_client as nursery_module
+from rlm_wasm.host import zygote_client as zygote_client_module
 from rlm_wasm.host.pool import WorkerPool
 from rlm_wasm.host.worker import Worker, WorkerSession
 from rlm_wasm.host.zygote import Zygote
@@ -135,14 +135,16 @@ async def test_there_are_no_more_workers_than_the_policy_gives_also_while_they_s
 
 
 def _life(made: WorkerPool) -> Any:
-    return made.nurseries[0]._life if made.nurseries else None
+    return made.zygote_clients[0]._life if made.zygote_clients else None
 
 
 MOMENTS: dict[str, Callable[[WorkerPool], object]] = {
     "decided": lambda made: made.sessions,
-    "the process is there": lambda made: made.nurseries and made.nurseries[0].zygote_pid is not None,
+    "the process is there": lambda made: (
+        made.zygote_clients and made.zygote_clients[0].zygote_pid is not None
+    ),
     "ready": lambda made: (life := _life(made)) and life.zygote is not None and life.zygote.serves,
-    "forked": lambda made: made.links,
+    "forked": lambda made: made.connections,
 }
 
 
@@ -185,8 +187,8 @@ async def test_a_zygote_that_stands_still_while_it_starts_does_not_keep_its_pool
                         await opened(made)
 
                 tasks.start_soon(go)
-                await until(lambda: made.nurseries and made.nurseries[0].zygote_pid)
-                pid = made.nurseries[0].zygote_pid
+                await until(lambda: made.zygote_clients and made.zygote_clients[0].zygote_pid)
+                pid = made.zygote_clients[0].zygote_pid
                 assert pid is not None
                 os.kill(pid, signal.SIGSTOP)
 
@@ -203,8 +205,8 @@ async def test_a_zygote_that_stands_still_while_it_starts_is_replaced() -> None:
         with anyio.fail_after(STUCK_SECONDS):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(go)
-                await until(lambda: made.nurseries and made.nurseries[0].zygote_pid)
-                pid = made.nurseries[0].zygote_pid
+                await until(lambda: made.zygote_clients and made.zygote_clients[0].zygote_pid)
+                pid = made.zygote_clients[0].zygote_pid
                 assert pid is not None
                 os.kill(pid, signal.SIGSTOP)
         assert made.metrics().zygotes_started == 2
@@ -294,7 +296,7 @@ async def test_the_place_of_a_session_is_free_when_its_closing_returns(isolation
         for _ in range(8):
             second = await opened(made)
             assert await result_of(second, "1 + 1") == "2"
-            children = [link.child for link in made.links]
+            children = [connection.child for connection in made.connections]
             await second.aclose()
             assert made.sessions == 1
             assert sum(running(child.pid) for child in children) == made.metrics().workers
@@ -323,7 +325,7 @@ async def test_nothing_is_left_of_an_inline_session_when_its_closing_returns() -
 async def test_a_worker_that_never_says_that_a_session_closed_loses_its_place(
     monkeypatch: pytest.MonkeyPatch, isolation: Any
 ) -> None:
-    monkeypatch.setattr(nursery_module, "ENTRY", "tests.support.silent_closer")
+    monkeypatch.setattr(zygote_client_module, "ENTRY", "tests.support.silent_closer")
     async with nothing_left():
         async with pool(isolation, sessions_max=1, workers_max=1, hang_ms_max=300) as made:
             for _ in range(2):
@@ -341,7 +343,7 @@ async def test_a_busy_worker_that_never_says_that_a_session_closed_is_ended_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It computes for another session meanwhile, and so is not still."""
-    monkeypatch.setattr(nursery_module, "ENTRY", "tests.support.silent_closer")
+    monkeypatch.setattr(zygote_client_module, "ENTRY", "tests.support.silent_closer")
     ended: list[str] = []
 
     async def compute(session: WorkerSession) -> None:

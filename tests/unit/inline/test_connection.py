@@ -19,18 +19,28 @@ from anyio.lowlevel import EventLoopToken
 from rlm_wasm.errors import CellCancelled
 from rlm_wasm.host.answers import Answerer, Reply
 from rlm_wasm.ids import SessionId
-from rlm_wasm.inline.connection import LocalLink
+from rlm_wasm.inline.connection import InlineConnection
 from rlm_wasm.inline.disturbance import Disturbance
 from rlm_wasm.inline.guest_loader import load_guest_program
-from rlm_wasm.inline.loop_mailbox import Postbox
+from rlm_wasm.inline.loop_mailbox import LoopMailbox
 from rlm_wasm.inline.worker import InlineWorker
 from rlm_wasm.inline.worker_loop import WorkerLoop
 from rlm_wasm.protocol.cell import Cell
-from rlm_wasm.protocol.commands import Close, Command, Interrupt, Open, Report, Requested, Respond, Run, Stop
+from rlm_wasm.protocol.commands import (
+    AnswerRequest,
+    Close,
+    Command,
+    InterruptOperation,
+    Open,
+    Report,
+    Requested,
+    StartCell,
+    Stop,
+)
 from rlm_wasm.vm import imports
 from rlm_wasm.vm import session_scheduler as seats_module
 from rlm_wasm.vm.import_handler import FUEL_PER_VIRTUAL_NS
-from rlm_wasm.vm.session_scheduler import Seats
+from rlm_wasm.vm.session_scheduler import SessionScheduler
 from tests.support.sandbox_facts import boundary_limits, cell_limits, echo, session_limits
 from tests.support.worker_facts import SECONDS_MAX, Seat, worker_loop
 
@@ -65,12 +75,12 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def asking(seat: Seat, source: str = ASKING) -> Respond:
+def asking(seat: Seat, source: str = ASKING) -> AnswerRequest:
     """Let a guest ask, and be known as one that asks soon; return the response to its question."""
     seat.start(source, **MANY)
     seat.requested()
     seat.respond("ok")
-    return Respond(seat.number, echo(seat.requested()))
+    return AnswerRequest(seat.number, echo(seat.requested()))
 
 
 class Echo(Answerer):
@@ -79,13 +89,13 @@ class Echo(Answerer):
 
 
 async def run(source: str) -> None:
-    """Run a cell in a session of a worker of its own, whose questions are answered at once."""
+    """StartCell a cell in a session of a worker of its own, whose questions are answered at once."""
     async with InlineWorker() as worker, await worker.session(session_limits(), boundary_limits()) as session:
         result = await session.run(Cell(source, cell_limits(**MANY)), Echo())
         assert result.outcome == "completed", result
 
 
-# -- the loop lends its seats ------------------------------------------------------------------------
+# -- the loop lends its scheduler ------------------------------------------------------------------------
 
 
 def test_who_borrows_the_seats_runs_the_turn_of_a_guest_that_asks_soon(
@@ -94,9 +104,9 @@ def test_who_borrows_the_seats_runs_the_turn_of_a_guest_that_asks_soon(
     seat = open_seat()
     response = asking(seat)
     threads.clear()
-    with seat.loop.borrowed() as seats:
-        assert seats is not None
-        assert seats.answer(response)
+    with seat.loop.borrowed() as scheduler:
+        assert scheduler is not None
+        assert scheduler.answer(response)
     # Reported before `answer` returned, so nobody has to be woken for it.
     assert seat.reports.get_nowait()
     assert threads == [threading.current_thread().name]
@@ -108,9 +118,9 @@ def test_a_guest_that_computed_before_it_asked_is_left_to_the_thread(
     monkeypatch.setattr(seats_module, "BRIEF_NS", 0)
     seat = open_seat()
     response = asking(seat)
-    with seat.loop.borrowed() as seats:
-        assert seats is not None
-        assert not seats.answer(response)
+    with seat.loop.borrowed() as scheduler:
+        assert scheduler is not None
+        assert not scheduler.answer(response)
     seat.loop.submit(response)
     seat.requested()
 
@@ -120,29 +130,31 @@ def test_a_guest_that_pretends_to_be_brief_is_believed_less_each_time(
 ) -> None:
     """It asks twice, quickly, and computes after the second answer: on the event loop, if that lets it."""
     monkeypatch.setattr(seats_module, "BRIEF_NS", 500_000)
-    seats = Seats(load_guest_program, prepared_max=0, clock=lambda: fuel_used() // FUEL_PER_VIRTUAL_NS)
+    scheduler = SessionScheduler(
+        load_guest_program, prepared_max=0, clock=lambda: fuel_used() // FUEL_PER_VIRTUAL_NS
+    )
     reports: list[Report] = []
 
     def fuel_used() -> int:
-        seat = seats._seats.get(ONE)
+        seat = scheduler._scheduler.get(ONE)
         execution = seat and seat.session._execution
         return execution.exchange.fuel_used() if execution else 0
 
     source = "while True:\n llm_query('x')\n llm_query('x')\n sum(range(100_000))"
-    seats.perform(Open(ONE, session_limits(), boundary_limits(), os.urandom, reports.append))
-    seats.perform(Run(ONE, Cell(source, cell_limits(**MANY))))
+    scheduler.perform(Open(ONE, session_limits(), boundary_limits(), os.urandom, reports.append))
+    scheduler.perform(StartCell(ONE, Cell(source, cell_limits(**MANY))))
     lent = asked = 0
     while asked < 200:
         if not isinstance(reports[-1], Requested):
-            seats.turn()
+            scheduler.turn()
             continue
         asked += 1
-        response = Respond(ONE, echo(reports.pop().frame))
-        if seats.answer(response):
+        response = AnswerRequest(ONE, echo(reports.pop().frame))
+        if scheduler.answer(response):
             lent += 1
         else:
-            seats.perform(response)
-    seats.close_all()
+            scheduler.perform(response)
+    scheduler.close_all()
     # Both answers of the first round; then it never asks quickly twice in a row again.
     assert lent == 2
 
@@ -154,8 +166,8 @@ def test_the_seats_are_not_lent_while_a_guest_computes(open_seat: Callable[..., 
     until = time.monotonic() + SECONDS_MAX
     lent = True
     while lent and time.monotonic() < until:  # until the thread has taken the command
-        with busy.loop.borrowed() as seats:
-            lent = seats is not None
+        with busy.loop.borrowed() as scheduler:
+            lent = scheduler is not None
     assert not lent
 
 
@@ -163,9 +175,9 @@ def test_the_thread_goes_on_with_what_a_borrower_leaves(open_seat: Callable[...,
     """The turn after the answer is longer than a slice: the rest of it is the thread's."""
     seat = open_seat()
     response = asking(seat, "for _ in range(2): llm_query('x')\nsum(range(2_000_000))")
-    with seat.loop.borrowed() as seats:
-        assert seats is not None
-        assert seats.answer(response)
+    with seat.loop.borrowed() as scheduler:
+        assert scheduler is not None
+        assert scheduler.answer(response)
     done = seat.done()
     assert done.result is not None
     assert done.result.result == str(sum(range(2_000_000)))
@@ -174,9 +186,9 @@ def test_the_thread_goes_on_with_what_a_borrower_leaves(open_seat: Callable[...,
 def test_a_sleeper_that_a_borrower_leaves_wakes(open_seat: Callable[..., Seat]) -> None:
     seat = open_seat(clock="real")
     response = asking(seat, "import time\nfor _ in range(2): llm_query('x')\ntime.sleep(0.02)\n'awake'")
-    with seat.loop.borrowed() as seats:
-        assert seats is not None
-        assert seats.answer(response)
+    with seat.loop.borrowed() as scheduler:
+        assert scheduler is not None
+        assert scheduler.answer(response)
     done = seat.done()
     assert done.result is not None
     assert done.result.result == "'awake'"
@@ -187,10 +199,10 @@ def test_commands_given_while_the_seats_are_lent_are_performed_afterwards(
 ) -> None:
     first, second = open_seat(), open_seat()
     response = asking(first)
-    with first.loop.borrowed() as seats:
-        assert seats is not None
+    with first.loop.borrowed() as scheduler:
+        assert scheduler is not None
         second.start("1 + 1")
-        assert seats.answer(response)
+        assert scheduler.answer(response)
         first.requested()
         assert second.reports.empty()
     done = second.done()
@@ -203,10 +215,10 @@ def test_a_borrower_that_never_tires_starves_nobody(open_seat: Callable[..., Sea
     response = asking(asks, "while True: llm_query('x')")
     computes.start("sum(range(3_000_000))", **MANY)
     while computes.reports.empty():
-        with asks.loop.borrowed() as seats:
-            if seats is None or not seats.answer(response):
+        with asks.loop.borrowed() as scheduler:
+            if scheduler is None or not scheduler.answer(response):
                 asks.loop.submit(response)
-        response = Respond(asks.number, echo(asks.requested()))
+        response = AnswerRequest(asks.number, echo(asks.requested()))
     done = computes.done()
     assert done.result is not None
     assert done.result.result == str(sum(range(3_000_000)))
@@ -215,8 +227,8 @@ def test_a_borrower_that_never_tires_starves_nobody(open_seat: Callable[..., Sea
 def test_a_loop_that_was_stopped_lends_nothing() -> None:
     with worker_loop() as open_one:
         loop = open_one().loop
-    with loop.borrowed() as seats:
-        assert seats is None
+    with loop.borrowed() as scheduler:
+        assert scheduler is None
 
 
 # -- an event loop borrows them ----------------------------------------------------------------------
@@ -249,7 +261,7 @@ class Undisturbed(Disturbance):
 
 
 class Recorder:
-    """An event loop, a postbox and a worker loop that is free to lend, but whose thread has yet to wake."""
+    """An event loop, a mailbox and a worker loop that is free to lend, but whose thread has yet to wake."""
 
     def __init__(self) -> None:
         self.performed: list[Command] = []
@@ -257,7 +269,9 @@ class Recorder:
         self.callbacks: list[Callable[[], None]] = []
         token = cast("EventLoopToken", SimpleNamespace(native_token=self))
         clock = itertools.repeat(0).__next__  # no time passes
-        self.link = LocalLink(cast("WorkerLoop", self), Postbox(token, clock), clock, Undisturbed())
+        self.connection = InlineConnection(
+            cast("WorkerLoop", self), LoopMailbox(token, clock), clock, Undisturbed()
+        )
 
     call_soon = call_soon_threadsafe = lambda self, callback: self.callbacks.append(callback)
     submit = property(lambda self: self.waiting.append)
@@ -266,7 +280,7 @@ class Recorder:
     def borrowed(self) -> Iterator[Recorder]:
         yield self
 
-    def answer(self, command: Respond) -> bool:
+    def answer(self, command: AnswerRequest) -> bool:
         self.performed.append(command)
         return True
 
@@ -278,26 +292,26 @@ class Recorder:
 
 
 ONE = SessionId(1)
-RESPONSES = [Respond(ONE, b"first"), Respond(ONE, b"second")]
+RESPONSES = [AnswerRequest(ONE, b"first"), AnswerRequest(ONE, b"second")]
 
 
 def test_a_response_waits_for_the_interrupt_before_it() -> None:
     """`interrupt` answers the question that the guest waits with: it goes on interrupted or not at all."""
     made = Recorder()
-    given = [Interrupt(ONE), *RESPONSES]
+    given = [InterruptOperation(ONE), *RESPONSES]
     for command in given[:2]:
-        made.link.submit(command)
+        made.connection.submit(command)
     assert made.settle() == given[:2]
-    made.link.submit(given[2])
+    made.connection.submit(given[2])
     made.settle()
     assert made.performed == given[2:], "the interrupt is over"
 
 
-@pytest.mark.parametrize("after", [Interrupt(ONE), Stop(ONE, CellCancelled("enough")), Close(ONE)])
+@pytest.mark.parametrize("after", [InterruptOperation(ONE), Stop(ONE, CellCancelled("enough")), Close(ONE)])
 def test_no_command_overtakes_a_response(after: Command) -> None:
     made = Recorder()
-    made.link.submit(RESPONSES[0])
-    made.link.submit(after)
+    made.connection.submit(RESPONSES[0])
+    made.connection.submit(after)
     assert made.waiting == [RESPONSES[0], after], "given to the thread, which keeps their order"
     made.settle()
     assert not made.performed
@@ -306,9 +320,9 @@ def test_no_command_overtakes_a_response(after: Command) -> None:
 def test_responses_are_given_in_order_and_a_round_ends() -> None:
     """Many answers at once: each callback gives some, and the event loop has its turn in between."""
     made = Recorder()
-    responses = [Respond(SessionId(number), b"x") for number in range(5_000)]
+    responses = [AnswerRequest(SessionId(number), b"x") for number in range(5_000)]
     for response in responses:
-        made.link.submit(response)
+        made.connection.submit(response)
     assert len(made.callbacks) == 1
     assert made.settle() == responses
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from rlm_wasm.host.pool import WorkerPool
-from rlm_wasm.host.process_handle import Child
+from rlm_wasm.host.process_handle import ProcessHandle
 from rlm_wasm.host.worker import WorkerSession
 from rlm_wasm.jail.worker_main import IDLE_MS, SHARED_FROM_SESSIONS
 from rlm_wasm.protocol.cell import Cell
@@ -29,13 +29,13 @@ _SLEEP = f"import time; time.sleep({_SLEEP_MS / 1000})"
 _SEVERAL = 50
 
 
-def faults(child: Child) -> int:
+def faults(child: ProcessHandle) -> int:
     """How many pages the kernel has given the process, or copied for it."""
     fields = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
     return int(fields[7])
 
 
-def still(child: Child) -> Callable[[], bool]:
+def still(child: ProcessHandle) -> Callable[[], bool]:
     """Return whether the process has taken no page fault since it was asked last."""
     last = [-1]
 
@@ -50,7 +50,7 @@ async def opened(worker: WorkerPool) -> WorkerSession:
     return await worker.session(session_limits(clock="real"), boundary_limits())
 
 
-async def first_cell(worker: WorkerPool, child: Child) -> int:
+async def first_cell(worker: WorkerPool, child: ProcessHandle) -> int:
     """Return the page faults of a session from its opening to its first result."""
     before = faults(child)
     async with await opened(worker) as session:
@@ -58,7 +58,7 @@ async def first_cell(worker: WorkerPool, child: Child) -> int:
         return faults(child) - before
 
 
-async def while_it_sleeps(session: WorkerSession, child: Child) -> int:
+async def while_it_sleeps(session: WorkerSession, child: ProcessHandle) -> int:
     """Return the page faults of a worker whose only session sleeps."""
     before = faults(child)
     result = await session.run(Cell(_SLEEP, cell_limits(sleep_ms_max=_SLEEP_MS)))
@@ -68,24 +68,24 @@ async def while_it_sleeps(session: WorkerSession, child: Child) -> int:
 
 async def test_a_session_that_an_idle_worker_prepared_takes_few_page_faults() -> None:
     async with pool("shared", layers=LAYERS_HERE, workers_max=1) as made, await opened(made):
-        (link,) = made.links
-        unprepared = await first_cell(made, link.child)
+        (connection,) = made.connections
+        unprepared = await first_cell(made, connection.child)
         assert unprepared > 2 * _SEVERAL
-        before = faults(link.child)
-        await until(lambda: faults(link.child) > before + _SEVERAL)  # idle, it has begun
+        before = faults(connection.child)
+        await until(lambda: faults(connection.child) > before + _SEVERAL)  # idle, it has begun
         seen = [unprepared]
         while seen[-1] > unprepared // 2 and len(seen) < 100:
             # It begins a step and finishes it; when the last one is done is the machine's affair.
-            await until(still(link.child))
-            seen.append(await first_cell(made, link.child))
+            await until(still(connection.child))
+            seen.append(await first_cell(made, connection.child))
         assert seen[-1] <= unprepared // 2, seen
 
 
 async def test_only_a_worker_that_has_had_several_sessions_prepares() -> None:
     async with pool("shared", layers=LAYERS_HERE, workers_max=1) as made, await opened(made) as session:
-        (link,) = made.links
-        await while_it_sleeps(session, link.child)  # the first time it runs code it has not run before
-        assert await while_it_sleeps(session, link.child) < _SEVERAL
+        (connection,) = made.connections
+        await while_it_sleeps(session, connection.child)  # the first time it runs code it has not run before
+        assert await while_it_sleeps(session, connection.child) < _SEVERAL
         for _ in range(SHARED_FROM_SESSIONS - 1):
             await (await opened(made)).aclose()
-        assert await while_it_sleeps(session, link.child) > _SEVERAL
+        assert await while_it_sleeps(session, connection.child) > _SEVERAL

@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 from anyio.lowlevel import EventLoopToken
 
-from rlm_wasm.inline.loop_mailbox import Postbox
+from rlm_wasm.inline.loop_mailbox import LoopMailbox
 
 
 class Loop:
@@ -18,7 +18,7 @@ class Loop:
 
     def __init__(self, clock: Callable[[], int]) -> None:
         self.callbacks: deque[Callable[[], None]] = deque()
-        self.postbox = Postbox(cast("EventLoopToken", SimpleNamespace(native_token=self)), clock)
+        self.loop_mailbox = LoopMailbox(cast("EventLoopToken", SimpleNamespace(native_token=self)), clock)
 
     def call_soon(self, callback: Callable[[], None]) -> None:
         self.callbacks.append(callback)
@@ -33,7 +33,7 @@ class Loop:
 def test_one_wake_up_brings_all_letters_in_order() -> None:
     loop, got = Loop(lambda: 0), list[object]()
     for number in range(100):
-        loop.postbox.post(got.append, number)
+        loop.loop_mailbox.post(got.append, number)
     assert len(loop.callbacks) == 1
     loop.turn()
     assert got == list(range(100))
@@ -55,15 +55,15 @@ def test_who_posts_as_fast_as_letters_are_taken_does_not_keep_the_event_loop() -
         assert isinstance(number, int)
         got.append(number)
         assert len(got) < 1_000, "the event loop has no turn"
-        loop.postbox.post(take, number + 1)
+        loop.loop_mailbox.post(take, number + 1)
 
-    loop.postbox.post(take, 0)
+    loop.loop_mailbox.post(take, 0)
     for turns in range(1, 20):
         loop.turn()
         assert len(got) <= 20 * turns
         # Also where letters were held for who takes them out between the turns, as for answers.
-        loop.postbox.hold()
-        loop.postbox.deliver()
+        loop.loop_mailbox.hold()
+        loop.loop_mailbox.deliver()
         assert len(loop.callbacks) == 1, "the rest comes soon, and is asked for once"
     assert got == list(range(len(got)))
     assert len(got) >= 5
@@ -75,8 +75,8 @@ def test_a_letter_that_fails_does_not_keep_those_behind_it() -> None:
     def fails(_: object) -> None:
         raise ZeroDivisionError
 
-    loop.postbox.post(fails, None)
-    loop.postbox.post(got.append, "behind")
+    loop.loop_mailbox.post(fails, None)
+    loop.loop_mailbox.post(got.append, "behind")
     with pytest.raises(ZeroDivisionError):
         loop.turn()
     loop.turn()

@@ -19,11 +19,11 @@ from rlm_wasm.errors import (
 )
 from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.cell_result import CellResult
-from rlm_wasm.protocol.commands import Interrupt, Rebase, Respond, Run, Stop
+from rlm_wasm.protocol.commands import AnswerRequest, InterruptOperation, Rebase, StartCell, Stop
 from rlm_wasm.vm import imports
 from rlm_wasm.vm import session_scheduler as seats_module
 from rlm_wasm.vm.session import Session
-from rlm_wasm.vm.warm_pool import Stock
+from rlm_wasm.vm.warm_pool import WarmPool
 from tests.support.sandbox_facts import cell_limits
 from tests.support.worker_facts import SECONDS_MAX, Seat, worker_loop
 
@@ -53,12 +53,12 @@ def test_a_thread_that_dies_ends_what_had_begun_and_what_waited_in_its_queue(
     begun, queued = open_seat(), open_seat()
     entered, go_on = threading.Event(), threading.Event()
 
-    def bug(seats: seats_module.Seats) -> None:
+    def bug(scheduler: seats_module.SessionScheduler) -> None:
         entered.set()
         go_on.wait(SECONDS_MAX)
         raise RuntimeError("a bug of ours")
 
-    monkeypatch.setattr(seats_module.Seats, "turn", bug)
+    monkeypatch.setattr(seats_module.SessionScheduler, "turn", bug)
     begun.start("1")
     assert entered.wait(SECONDS_MAX)
     queued.start("1")
@@ -117,14 +117,14 @@ def test_the_same_work_begun_together_ends_together(open_seat: Callable[..., Sea
 def test_two_endless_sessions_both_make_progress(open_seat: Callable[..., Seat]) -> None:
     """Turn by turn: between any two requests of one, the other has had its own."""
     source = "i = 0\nwhile True:\n for _ in range(200_000): i += 1\n llm_query(str(i))"
-    seats = [open_seat(), open_seat()]
-    for seat in seats:
+    scheduler = [open_seat(), open_seat()]
+    for seat in scheduler:
         seat.start(source, requests_max=1_000)
     for _ in range(3):
-        for seat in seats:
+        for seat in scheduler:
             assert seat.requested()
             seat.respond("on")
-    for seat in seats:
+    for seat in scheduler:
         seat.close()
 
 
@@ -144,17 +144,17 @@ def test_a_session_that_waits_for_the_host_spends_no_deadline(open_seat: Callabl
 @pytest.mark.threat("T-018")
 def test_a_thousand_sessions_wait_at_once_on_one_thread(open_seat: Callable[..., Seat]) -> None:
     threads = threading.active_count()
-    seats = [open_seat() for _ in range(1_000)]
-    for seat in seats:
+    scheduler = [open_seat() for _ in range(1_000)]
+    for seat in scheduler:
         seat.start(f"llm_query('{seat.number}')")
-    for seat in seats:
+    for seat in scheduler:
         assert f'"{seat.number}"'.encode() in seat.requested()
     assert threading.active_count() == threads
-    for seat in reversed(seats):
+    for seat in reversed(scheduler):
         seat.respond(f"answer {seat.number}")
-    for seat in seats:
+    for seat in scheduler:
         assert seat.done().result.result == f"'answer {seat.number}'"
-    for seat in seats:
+    for seat in scheduler:
         seat.close()
 
 
@@ -171,16 +171,16 @@ def test_a_real_sleep_wakes_by_itself_and_lets_others_run(open_seat: Callable[..
 
 def test_sleepers_wake_in_the_order_of_their_times(open_seat: Callable[..., Seat]) -> None:
     order: list[int] = []
-    seats = [open_seat(clock="real") for _ in range(3)]
-    for seat, delay in zip(seats, (0.15, 0.05, 0.1), strict=True):
+    scheduler = [open_seat(clock="real") for _ in range(3)]
+    for seat, delay in zip(scheduler, (0.15, 0.05, 0.1), strict=True):
         put = seat.reports.put
         number = seat.number
         sink = lambda report, n=number, put=put: (order.append(n), put(report))  # noqa: E731
-        seat.loop._seats._seats[number].sink = sink
+        seat.loop._scheduler._scheduler[number].sink = sink
         seat.start(f"import time\ntime.sleep({delay})")
-    for seat in seats:
+    for seat in scheduler:
         seat.done()
-    assert order == [seats[1].number, seats[2].number, seats[0].number]
+    assert order == [scheduler[1].number, scheduler[2].number, scheduler[0].number]
 
 
 # -- endings -----------------------------------------------------------------------------------------
@@ -237,7 +237,7 @@ def test_a_response_nobody_waits_for_is_dropped(open_seat: Callable[..., Seat]) 
     seat.requested()
     seat.respond("third")
     assert seat.done().result.result == "'third'"
-    seat.loop.submit(Respond(999, b"{}"))
+    seat.loop.submit(AnswerRequest(999, b"{}"))
     assert seat.result("6 * 7") == "42"
 
 
@@ -268,10 +268,10 @@ def test_a_busy_session_refuses_a_second_operation_and_goes_on(open_seat: Callab
 
 def test_stopping_the_loop_ends_every_session() -> None:
     with worker_loop() as open_seat:
-        seats = [open_seat() for _ in range(5)]
-        for seat in seats:
+        scheduler = [open_seat() for _ in range(5)]
+        for seat in scheduler:
             seat.start(ENDLESS, fuel_max=10**15)
-    for seat in seats:
+    for seat in scheduler:
         assert isinstance(seat.done().error, UsageError)
 
 
@@ -332,7 +332,7 @@ def test_a_sink_that_fails_loses_its_own_session_and_no_other(open_seat: Callabl
     def gone(report: object) -> None:
         raise RuntimeError("Event loop is closed")
 
-    orphan.loop._seats._seats[orphan.number].sink = gone
+    orphan.loop._scheduler._scheduler[orphan.number].sink = gone
     orphan.start("llm_query('x')")
     assert other.result("6 * 7") == "42"
     assert other.result("7 * 7") == "49"
@@ -351,7 +351,7 @@ def test_a_command_that_comes_while_the_loop_stops_is_refused_and_not_forgotten(
         go_on.wait(30)
 
     loop = seat.loop
-    loop._seats._seats[seat.number].sink = hold
+    loop._scheduler._scheduler[seat.number].sink = hold
     seat.start("1")
     assert held.wait(30)  # the worker's thread is busy
     stopping = threading.Thread(target=loop.stop)
@@ -371,11 +371,11 @@ def test_an_interrupt_right_behind_its_cell_is_not_lost(open_seat: Callable[...,
     seat = open_seat()
     for _ in range(20):
         seat.start(ENDLESS, fuel_max=200_000_000)
-        seat.loop.submit(Interrupt(seat.number))
+        seat.loop.submit(InterruptOperation(seat.number))
         result = seat.done().result
         assert result is not None
         assert (result.outcome, result.session_lost) == ("cancelled", False)
-    seat.loop.submit(Interrupt(seat.number))  # nothing runs: it is for no later cell
+    seat.loop.submit(InterruptOperation(seat.number))  # nothing runs: it is for no later cell
     assert seat.result("6 * 7") == "42"
 
 
@@ -385,19 +385,19 @@ def test_an_idle_worker_prepares_sessions_and_the_next_ones_come_from_there(
 ) -> None:
     given: list[object] = []
     full = threading.Event()
-    take, work = Stock.take, Stock.work
+    take, work = WarmPool.take, WarmPool.work
 
-    def noted(self: Stock) -> object:
+    def noted(self: WarmPool) -> object:
         given.append(take(self))
         return given[-1]
 
-    def worked(self: Stock) -> None:
+    def worked(self: WarmPool) -> None:
         work(self)
         if not self.wants:
             full.set()
 
-    monkeypatch.setattr(Stock, "take", noted)
-    monkeypatch.setattr(Stock, "work", worked)
+    monkeypatch.setattr(WarmPool, "take", noted)
+    monkeypatch.setattr(WarmPool, "work", worked)
     first = open_seat()
     assert given == [None]
     assert full.wait(SECONDS_MAX)
@@ -411,7 +411,7 @@ def test_a_worker_with_a_runnable_session_prepares_nothing(
     open_seat: Callable[..., Seat], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worked: list[int] = []
-    monkeypatch.setattr(Stock, "work", lambda self: worked.append(1))
+    monkeypatch.setattr(WarmPool, "work", lambda self: worked.append(1))
     busy = open_seat()
     busy.start(ENDLESS, fuel_max=10**13)
     others = [open_seat() for _ in range(3)]
@@ -436,7 +436,7 @@ def test_a_session_of_a_worker_goes_back_to_before_the_cell_that_broke_its_repl(
 
     def run(source: str) -> CellResult:
         cell = Cell(source, cell_limits(), report_variables=True)
-        seat.loop.submit(Run(seat.number, cell, 16 << 20))
+        seat.loop.submit(StartCell(seat.number, cell, 16 << 20))
         result = seat.done().result
         assert result is not None
         return result

@@ -10,7 +10,7 @@ from rlm_wasm.jail.worker_main import Server
 from rlm_wasm.protocol import worker_messages as m
 from rlm_wasm.protocol.commands import Done
 from rlm_wasm.protocol.frames import Channel
-from rlm_wasm.protocol.snapshot_runs import WorkerImage, check_file
+from rlm_wasm.protocol.snapshot_runs import WorkerSnapshot, check_file
 from rlm_wasm.system.memfd import MemoryFile
 
 pytestmark = [pytest.mark.usefixtures("healthy_host")]
@@ -38,7 +38,7 @@ def test_an_image_without_a_file_for_it_ends_in_an_error_that_the_host_gets(
 ) -> None:
     ours, theirs = socket.socketpair()
     server, host = Server(theirs), Channel(ours, frame_bytes_max=CAP, unsent_bytes_max=CAP)
-    image = WorkerImage.of_runs(((0, b"x" * 4_096),), tenant="", size=65_536, virtual_ns=0)
+    image = WorkerSnapshot.of_runs(((0, b"x" * 4_096),), tenant="", size=65_536, virtual_ns=0)
     blank = None if lent is None else MemoryFile.blank("rlm-test", lent, may_be_sealed=True)
     try:
         server._operations[SESSION] = 7

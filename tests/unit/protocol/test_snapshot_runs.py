@@ -13,7 +13,7 @@ import anyio.lowlevel
 import pytest
 
 from rlm_wasm.errors import WorkerLost
-from rlm_wasm.host.connection import Link
+from rlm_wasm.host.connection import Connection
 from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.system.memfd import ALL_SEALS
 from tests.support.backends import backends
@@ -40,8 +40,10 @@ def until_now(what: Callable[[], bool]) -> None:
         assert time.monotonic() < until
 
 
-def sealed(link: Link) -> bool:
-    return any(fcntl.fcntl(file.fd, _F_GET_SEALS) == ALL_SEALS for file in link._lent._under_way.values())
+def sealed(connection: Connection) -> bool:
+    return any(
+        fcntl.fcntl(file.fd, _F_GET_SEALS) == ALL_SEALS for file in connection._lent._under_way.values()
+    )
 
 
 @pytest.mark.threat("T-144")
@@ -50,7 +52,7 @@ async def test_a_worker_that_is_gone_once_it_has_sealed_an_image_is_lost_like_an
     async with pool("shared", workers_max=1, heartbeat_ms=30) as made:
         session = await made.session(session_limits(), boundary_limits())
         await session.load("context", "y" * 1_000_000)  # an image of nothing is empty, sealed or not
-        (link,) = made.links
+        (connection,) = made.connections
 
         async def image() -> None:
             try:
@@ -60,12 +62,12 @@ async def test_a_worker_that_is_gone_once_it_has_sealed_an_image_is_lost_like_an
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(image)
-            while not link.busy:
+            while not connection.busy:
                 await anyio.lowlevel.checkpoint()
-            until_now(lambda: sealed(link))
-            signal.pidfd_send_signal(link.child.pidfd, signal.SIGKILL)
-            until_now(link.child.ended)
-            link.ping()  # as at the next beat: the first that hears of it is whoever writes
+            until_now(lambda: sealed(connection))
+            signal.pidfd_send_signal(connection.child.pidfd, signal.SIGKILL)
+            until_now(connection.child.ended)
+            connection.ping()  # as at the next beat: the first that hears of it is whoever writes
         assert "its socket failed" in str(lost[0])
         # The pool watches and serves as before.
         fresh = await made.session(session_limits(), boundary_limits())

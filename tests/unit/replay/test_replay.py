@@ -13,7 +13,7 @@ import pytest
 
 from rlm_wasm.api.runtime import Runtime
 from rlm_wasm.api.sandbox import Sandbox
-from rlm_wasm.api.snapshot import Image
+from rlm_wasm.api.snapshot import Snapshot
 from rlm_wasm.artifacts import snapshot_file
 from rlm_wasm.audit.catalogue import KINDS
 from rlm_wasm.audit.reader import EventLogError, read_events
@@ -318,7 +318,7 @@ PREPARED = "import random\nfirst = random.random()\ndef shout(s): return s.upper
 USES_IMAGE = "loaded.append(random.random())\nFINAL([shout(context), first, loaded, rlm_query('child')])"
 
 
-async def record_from_image(log: Path, model: str, policy: Policy, path: Path, tenant: str = "") -> Image:
+async def record_from_image(log: Path, model: str, policy: Policy, path: Path, tenant: str = "") -> Snapshot:
     """Record a run whose sessions, a child's too, are forked from an image, which is saved as well."""
     async with Sandbox(policy) as box, await box.session(tenant=tenant) as session:
         assert (await session.exec(PREPARED)).outcome == "completed"

@@ -12,7 +12,7 @@ import pytest
 
 from rlm_wasm.api.runtime import Runtime
 from rlm_wasm.api.sandbox import Sandbox
-from rlm_wasm.api.snapshot import Image
+from rlm_wasm.api.snapshot import Snapshot
 from rlm_wasm.audit.reader import EventLogError
 from rlm_wasm.audit.sink import JsonlSink
 from rlm_wasm.errors import ProviderError, UsageError
@@ -67,7 +67,7 @@ async def record(
     *,
     sections: dict[str, Any] | None = None,
     stop: Callable[[Runtime, Event], None] | None = None,
-    image: Image | None = None,
+    image: Snapshot | None = None,
 ) -> None:
     policy = recorded_policy(**(sections or {}))
     async with running(policy, route=lambda name: (model, name)) as runtime:

@@ -13,8 +13,8 @@ from rlm_wasm.scheduler.request import (
     Completed,
     Denied,
     Failed,
-    State,
-    Step,
+    RequestState,
+    RequestStep,
     TimedOut,
     error_of,
     next_state,
@@ -22,23 +22,25 @@ from rlm_wasm.scheduler.request import (
 
 
 def test_an_answered_request_has_nowhere_to_go() -> None:
-    assert TRANSITIONS[State.ANSWERED] == {}
+    assert TRANSITIONS[RequestState.ANSWERED] == {}
 
 
 def test_every_other_state_can_be_answered_at_once() -> None:
-    for state in set(State) - {State.ANSWERED}:
-        assert TRANSITIONS[state][Step.ANSWER] is State.ANSWERED
+    for state in set(RequestState) - {RequestState.ANSWERED}:
+        assert TRANSITIONS[state][RequestStep.ANSWER] is RequestState.ANSWERED
 
 
 def test_every_attempt_reserves_first() -> None:
     """The only way into DISPATCHED is from QUEUED, and the only way into QUEUED is to reserve."""
     ways = [(a, step, b) for a, steps in TRANSITIONS.items() for step, b in steps.items()]
-    assert {(a, step) for a, step, b in ways if b is State.DISPATCHED} == {(State.QUEUED, Step.DISPATCH)}
-    assert {step for _, step, b in ways if b is State.QUEUED} == {Step.RESERVE}
+    assert {(a, step) for a, step, b in ways if b is RequestState.DISPATCHED} == {
+        (RequestState.QUEUED, RequestStep.DISPATCH)
+    }
+    assert {step for _, step, b in ways if b is RequestState.QUEUED} == {RequestStep.RESERVE}
 
 
-@pytest.mark.parametrize(("state", "step"), list(product(State, Step)))
-def test_a_step_that_is_not_in_the_table_is_our_bug(state: State, step: Step) -> None:
+@pytest.mark.parametrize(("state", "step"), list(product(RequestState, RequestStep)))
+def test_a_step_that_is_not_in_the_table_is_our_bug(state: RequestState, step: RequestStep) -> None:
     if step in TRANSITIONS[state]:
         assert next_state(state, step) is TRANSITIONS[state][step]
     else:

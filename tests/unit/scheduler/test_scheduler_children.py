@@ -8,7 +8,7 @@ import pytest
 
 from rlm_wasm.errors import BudgetExceeded, ChildFailed, DepthExceeded, InternalError, QueryError
 from rlm_wasm.ids import RequestId
-from rlm_wasm.scheduler.conversation import CHILD_TRANSITIONS, Branch, ChildState, ChildStep
+from rlm_wasm.scheduler.conversation import CHILD_TRANSITIONS, ChildState, ChildStep, ConversationState
 from rlm_wasm.scheduler.effects import CancelQuery, EndRun, Respond, StartChild, StopChild
 from rlm_wasm.scheduler.inputs import (
     BatchReceived,
@@ -379,7 +379,7 @@ def test_every_step_that_the_table_does_not_have_is_our_bug() -> None:
     view = Ledger(budget()).root
     for state in ChildState:
         for step in ChildStep:
-            each = Branch(depth=1, view=view, deadline_ns=0, state=state)
+            each = ConversationState(depth=1, view=view, deadline_ns=0, state=state)
             if step in CHILD_TRANSITIONS[state]:
                 each.step(step)
             else:

@@ -15,7 +15,7 @@ import pytest
 from rlm_wasm.errors import HostExhausted, InternalError
 from rlm_wasm.host.guest_files import guest_files
 from rlm_wasm.system.host_limits import HOST_LIMITS, HostLimit, check_host_limits, shortfalls
-from rlm_wasm.system.os_errors import is_shortage, typed
+from rlm_wasm.system.os_errors import is_shortage, wrap_os_error
 from tests.support.command_line import COMMAND, environment
 from tests.support.machine_grade import POLICY_HERE
 
@@ -140,8 +140,8 @@ print(box.exec_sync("6*7").result)
 )
 def test_a_shortage_names_the_limit_that_may_be_behind_it(error: Exception, name: str) -> None:
     assert is_shortage(error)
-    assert typed(error, "no").hint is None  # a worker's own limits are the policy's
-    failure = typed(error, "no", ours=True)
+    assert wrap_os_error(error, "no").hint is None  # a worker's own limits are the policy's
+    failure = wrap_os_error(error, "no", ours=True)
     assert isinstance(failure, HostExhausted)
     limited = bool(name) and resource.getrlimit(BY_NAME[name].number)[0] != resource.RLIM_INFINITY
     assert (failure.hint is not None and name in failure.hint) is limited
@@ -150,4 +150,4 @@ def test_a_shortage_names_the_limit_that_may_be_behind_it(error: Exception, name
 def test_what_is_no_shortage_is_our_bug() -> None:
     for error in (RuntimeError("another"), ValueError("x"), OSError(errno.EINVAL, "x")):
         assert not is_shortage(error)
-        assert isinstance(typed(error, "no"), InternalError)
+        assert isinstance(wrap_os_error(error, "no"), InternalError)

@@ -30,7 +30,7 @@ from rlm_wasm.vm.consolidation import (
 from rlm_wasm.vm.dirty_pages_unsafe import PAGE, Range
 from rlm_wasm.vm.linear_unsafe import MAP_FAILED, Overlay, SystemCalls
 from rlm_wasm.vm.session import Operation, Session, drive
-from rlm_wasm.vm.snapshot import Snapshot
+from rlm_wasm.vm.snapshot import MemorySnapshot
 from rlm_wasm.vm.steps import SLICE
 from tests.support.host_health import health
 from tests.support.sandbox_facts import MIB, cell_limits, completed
@@ -38,7 +38,7 @@ from tests.support.sandbox_facts import MIB, cell_limits, completed
 _BIG = "big = bytearray(range(256)) * (20 << 12)"  # 20 MiB
 
 
-def _taken(session: Session) -> Snapshot:
+def _taken(session: Session) -> MemorySnapshot:
     snapshot = drive(session.snapshot())
     assert snapshot is not None
     return snapshot
@@ -120,7 +120,7 @@ def test_states_in_any_order_are_what_they_were(make_session: Callable[..., Sess
     session = make_session(memory_bytes_max=256 * MIB)
     completed(session, "import zlib\nparts = [bytearray(3 << 20) for _ in range(8)]")
     expected = [bytearray(3 << 20) for _ in range(8)]
-    kept: list[tuple[Snapshot, list[bytes]]] = []
+    kept: list[tuple[MemorySnapshot, list[bytes]]] = []
     for step in range(40):
         which, at, value = chance.randrange(8), chance.randrange(3 << 20), chance.randrange(1, 256)
         length = chance.choice([1, 5_000, 3 << 20])

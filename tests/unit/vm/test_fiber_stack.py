@@ -14,7 +14,7 @@ import pytest
 from rlm_wasm.errors import GuestTrap, PolicyError
 from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.vm import fiber_unsafe
-from rlm_wasm.vm.import_handler import Exchange
+from rlm_wasm.vm.import_handler import OperationImports
 from rlm_wasm.vm.linear_unsafe import MAP_FAILED
 from rlm_wasm.vm.session import drive
 from tests.support.sandbox_facts import cell_limits
@@ -30,14 +30,14 @@ def in_callback(monkeypatch: pytest.MonkeyPatch, body: Callable[[], Any], times:
     """What `body` returned each time the guest called the host, on the guest's stack."""
     seen: list[Any] = []
 
-    def on_clock(self: Exchange, clock_id: int) -> int:
+    def on_clock(self: OperationImports, clock_id: int) -> int:
         try:
             seen.append(body())
         except Exception as error:  # noqa: BLE001 - it would end the process
             seen.append(error)
         return 0
 
-    monkeypatch.setattr(Exchange, "on_clock", on_clock)
+    monkeypatch.setattr(OperationImports, "on_clock", on_clock)
     with session_of(CLOCK * times) as session:
         drive(session.run(Cell("", cell_limits())))
     return seen
@@ -68,16 +68,16 @@ def test_a_callback_that_goes_too_deep_gets_an_exception(monkeypatch: pytest.Mon
 
 
 def chain() -> None:
-    link: Any = None
+    connection: Any = None
     for _ in range(2_000_000):
-        link = [link]
+        connection = [connection]
 
 
 def ring() -> None:
-    link: Any = []
-    link.append(link)
+    connection: Any = []
+    connection.append(connection)
     for _ in range(2_000_000):
-        link = [link]
+        connection = [connection]
 
 
 @pytest.mark.parametrize("make", [chain, ring])

@@ -9,7 +9,7 @@ from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.cell_result import CellResult
 from rlm_wasm.vm.cell_decoding import decode_cell
 from rlm_wasm.vm.session import Session
-from rlm_wasm.vm.steps import FuelLow, HostRequest
+from rlm_wasm.vm.steps import FuelPause, HostRequest
 from tests.support.sandbox_facts import cell_limits, completed, echo, run_cell
 
 pytestmark = pytest.mark.guest
@@ -36,7 +36,7 @@ def run_in_parts(session: Session, source: str, parts: list[int]) -> tuple[CellR
         while True:
             step = operation.send(response)
             response = None
-            if isinstance(step, FuelLow):
+            if isinstance(step, FuelPause):
                 asked += 1
                 session.refuel(next(left, 0))
             elif isinstance(step, HostRequest):
@@ -83,7 +83,7 @@ def test_a_deaf_guest_uses_what_it_was_given_and_not_a_bit_more(session: Session
 
 def test_a_cell_that_does_not_refuel_never_asks(session: Session) -> None:
     operation = session.run(Cell(ENDLESS, cell_limits(fuel_max=PART)))
-    assert not any(isinstance(step, FuelLow) for step in operation)
+    assert not any(isinstance(step, FuelPause) for step in operation)
 
 
 def test_fuel_that_was_not_asked_for_is_a_bug_of_the_host(session: Session) -> None:
@@ -91,7 +91,7 @@ def test_fuel_that_was_not_asked_for_is_a_bug_of_the_host(session: Session) -> N
     operation.send(None)
     with pytest.raises(InternalError):
         session.refuel(PART)
-    while not isinstance(operation.send(None), FuelLow):
+    while not isinstance(operation.send(None), FuelPause):
         pass
     with pytest.raises(InternalError):
         operation.send(None)

@@ -14,7 +14,7 @@ from rlm_wasm.vm import dirty_pages_unsafe as dirty_unsafe
 from rlm_wasm.vm.entropy import seeded_entropy
 from rlm_wasm.vm.loaded_guest import LoadedGuest
 from rlm_wasm.vm.session import Session, drive
-from rlm_wasm.vm.snapshot import Snapshot
+from rlm_wasm.vm.snapshot import MemorySnapshot
 from tests.support.host_health import health
 from tests.support.sandbox_facts import MIB, boundary_limits, completed, run_cell, session_limits
 
@@ -29,14 +29,14 @@ def half():
 walk = half()
 next(walk); next(walk)
 """
-Fork = Callable[[Snapshot], Session]
+Fork = Callable[[MemorySnapshot], Session]
 
 
 @pytest.fixture
 def fork(guest: LoadedGuest) -> Iterator[Fork]:
     made: list[Session] = []
 
-    def make(snapshot: Snapshot) -> Session:
+    def make(snapshot: MemorySnapshot) -> Session:
         session = Session(
             guest.program, guest.facts, session_limits(), boundary_limits(), os.urandom, start=snapshot
         )
@@ -48,7 +48,7 @@ def fork(guest: LoadedGuest) -> Iterator[Fork]:
         session.close()
 
 
-def taken(session: Session) -> Snapshot:
+def taken(session: Session) -> MemorySnapshot:
     snapshot = drive(session.snapshot())
     assert snapshot is not None
     return snapshot
@@ -167,7 +167,7 @@ def test_no_snapshot_is_taken_in_the_middle_of_a_cell(session: Session):
     with pytest.raises(UsageError, match="busy"):
         drive(session.snapshot())
     with pytest.raises(UsageError, match="busy"):
-        session.restore(Snapshot.__new__(Snapshot))
+        session.restore(MemorySnapshot.__new__(MemorySnapshot))
     operation.close()
 
 

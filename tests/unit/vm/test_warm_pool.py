@@ -19,9 +19,9 @@ from rlm_wasm.vm.entropy import seeded_entropy
 from rlm_wasm.vm.instance import FirstTouched, Instance
 from rlm_wasm.vm.linear_unsafe import RESERVED_BYTES
 from rlm_wasm.vm.loaded_guest import LoadedGuest
-from rlm_wasm.vm.page_profile import rehearse
+from rlm_wasm.vm.page_profile import profile_pages
 from rlm_wasm.vm.session import Session
-from rlm_wasm.vm.warm_pool import PREPARED_MAX, Stock
+from rlm_wasm.vm.warm_pool import PREPARED_MAX, WarmPool
 from tests.support.sandbox_facts import boundary_limits, completed, run_cell, session_limits
 
 pytestmark = [pytest.mark.guest, pytest.mark.threat("T-031"), pytest.mark.usefixtures("healthy_host")]
@@ -30,13 +30,13 @@ CELL = "x = [i for i in range(3)]\nprint(len(x))\nx"
 
 
 @pytest.fixture
-def stock(guest: LoadedGuest, healthy_host: None) -> Iterator[Stock]:
-    made = Stock(guest.program, guest.facts, size_max=3)
+def stock(guest: LoadedGuest, healthy_host: None) -> Iterator[WarmPool]:
+    made = WarmPool(guest.program, guest.facts, size_max=3)
     yield made
     made.close()
 
 
-def fill(stock: Stock) -> None:
+def fill(stock: WarmPool) -> None:
     """Ask until it grows no more, and let it work until it is full."""
     for _ in range(2 * PREPARED_MAX):
         given = stock.take()
@@ -48,7 +48,7 @@ def fill(stock: Stock) -> None:
 
 @pytest.fixture
 def prepared_session(
-    guest: LoadedGuest, stock: Stock, healthy_host: None
+    guest: LoadedGuest, stock: WarmPool, healthy_host: None
 ) -> Iterator[Callable[..., Session]]:
     made: list[Session] = []
 
@@ -71,7 +71,7 @@ def prepared_session(
         session.close()
 
 
-def test_a_prepared_instance_holds_the_base_image_byte_for_byte(guest: LoadedGuest, stock: Stock) -> None:
+def test_a_prepared_instance_holds_the_base_image_byte_for_byte(guest: LoadedGuest, stock: WarmPool) -> None:
     fill(stock)
     facts = guest.facts
     for _ in range(3):
@@ -85,7 +85,7 @@ def test_a_prepared_instance_holds_the_base_image_byte_for_byte(guest: LoadedGue
 
 
 def test_no_guest_code_runs_in_a_prepared_instance(
-    guest: LoadedGuest, stock: Stock, monkeypatch: pytest.MonkeyPatch
+    guest: LoadedGuest, stock: WarmPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The one session in which the pages are learned is no part of the stock, and is gone."""
     monkeypatch.setattr(guest.program, "first_touched", None)
@@ -157,7 +157,7 @@ def test_a_first_cell_from_the_stock_takes_few_page_faults(
     assert prepared < plain // 4, taken
 
 
-def test_it_holds_no_more_than_it_may_and_prepares_what_was_asked_for(stock: Stock) -> None:
+def test_it_holds_no_more_than_it_may_and_prepares_what_was_asked_for(stock: WarmPool) -> None:
     assert not stock.wants
     stock.work()
     assert stock.take() is None
@@ -172,7 +172,7 @@ def test_it_holds_no_more_than_it_may_and_prepares_what_was_asked_for(stock: Sto
 
 
 def test_closing_frees_it_also_in_the_middle_of_a_preparation(guest: LoadedGuest) -> None:
-    stock = Stock(guest.program, guest.facts)
+    stock = WarmPool(guest.program, guest.facts)
     stock.take()
     for _ in range(3):
         stock.work()
@@ -202,7 +202,7 @@ def test_a_cap_below_the_image_is_refused_and_frees_the_instance(
 
 
 def test_where_no_memory_can_be_mapped_the_stock_is_empty_and_asks_again_later(
-    stock: Stock, monkeypatch: pytest.MonkeyPatch
+    stock: WarmPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(stock)
     given = stock.take()
@@ -225,17 +225,19 @@ def test_where_no_memory_can_be_mapped_the_stock_is_empty_and_asks_again_later(
 
 
 def test_without_the_kernels_answer_instances_are_prepared_without_pages(
-    guest: LoadedGuest, stock: Stock, monkeypatch: pytest.MonkeyPatch
+    guest: LoadedGuest, stock: WarmPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dirty_unsafe, "_way", dirty_unsafe._everything)
     monkeypatch.setattr(guest.program, "first_touched", None)
-    assert rehearse(guest.program, guest.facts) == FirstTouched()
+    assert profile_pages(guest.program, guest.facts) == FirstTouched()
     fill(stock)
     assert len(stock) == 3
 
 
-def test_the_pages_a_first_cell_touches_are_populated_and_no_others(guest: LoadedGuest, stock: Stock) -> None:
-    touched = rehearse(guest.program, guest.facts)
+def test_the_pages_a_first_cell_touches_are_populated_and_no_others(
+    guest: LoadedGuest, stock: WarmPool
+) -> None:
+    touched = profile_pages(guest.program, guest.facts)
     assert 50 * 4096 < touched.written_bytes < 1_000_000
     fill(stock)
     instance = stock.take()
