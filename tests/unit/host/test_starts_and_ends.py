@@ -129,9 +129,11 @@ async def test_there_are_no_more_workers_than_the_policy_gives_also_while_they_s
             async with anyio.create_task_group() as tasks:
                 for seconds in (0.001, 0.003, 0.005, 0.01, 1):
                     tasks.start_soon(impatient, made, seconds)
-        assert most() == (1, 2)
+        zygotes, workers = most()
+        assert zygotes == 1
+        assert workers in (1, 2)  # by chance each open came when the one before it had ended
         async with await opened(made), await opened(made):
-            pass
+            assert len(made.connections) == 2
 
 
 def _life(made: WorkerPool) -> Any:
