@@ -35,6 +35,10 @@ faults count="2000" *seed:
 context-sizes *args:
     .venv/bin/python -m tests.context_sizes {{args}}
 
+# cells as models write them: how many of each area work; --write brings the list of those that do not up to date
+everyday *args:
+    .venv/bin/python -m tests.everyday {{args}}
+
 lint:
     .venv/bin/ruff check .
     .venv/bin/ruff format --check .
