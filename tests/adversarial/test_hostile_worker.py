@@ -104,7 +104,7 @@ async def _attacked(attack: Callable[[Attacker], object], *, snapshot: bool = Fa
             except WorkerLost as lost:
                 found.append(lost)
 
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(connection.serve)
                 tasks.start_soon(drive)
@@ -114,7 +114,7 @@ async def _attacked(attack: Callable[[Attacker], object], *, snapshot: bool = Fa
                 await until(lambda: connection._protocol._operations == 2)
                 try:
                     attack(attacker)
-                    await until(lambda: found, 5)
+                    await until(lambda: found)
                 finally:
                     connection.end("the test is over")
         assert len(attacker.ended) == 1

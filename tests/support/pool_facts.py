@@ -75,7 +75,7 @@ def running(pid: int) -> bool:
         return False
 
 
-async def until(condition: Callable[[], object], seconds_max: float = 10) -> None:
+async def until(condition: Callable[[], object], seconds_max: float = 60) -> None:
     """Wait for what another process does."""
     with anyio.fail_after(seconds_max):
         while not condition():  # noqa: ASYNC110 - the kernel sets no event of ours

@@ -120,7 +120,7 @@ async def running(policy: Policy, model: str | None = None, **more: Any) -> Asyn
     async with Runtime(policy, model=model, **more) as runtime:
         yield runtime
         assert runtime._broker is not None
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             while not runtime._broker.idle:  # a cancelled call to a provider is still hanging up
                 await anyio.lowlevel.checkpoint()
         # Commands are taken in order: once this session is there, every earlier one has been closed.

@@ -288,7 +288,7 @@ async def test_an_input_waits_for_no_thread_of_the_application() -> None:
         for borrower in borrowers:
             await common.acquire_on_behalf_of(borrower)
         try:
-            with anyio.fail_after(20):
+            with anyio.fail_after(60):
                 await session.load("context", "x" * 3_000_000)
         finally:
             for borrower in borrowers:

@@ -202,10 +202,10 @@ async def test_a_closed_session_and_a_closed_worker_refuse_at_once() -> None:
     async with worker() as made:
         session, left = await opened(made), await opened(made)
         await session.aclose()
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             with pytest.raises(UsageError, match="closed"):
                 await run(session, "1")
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         with pytest.raises(UsageError, match="closed"):
             await run(left, "1")
         await left.aclose()
