@@ -1,4 +1,4 @@
-"""Whose a session is: a name, which is written into labels, events and files."""
+"""A tenant: the name of whoever a session belongs to, written into labels, events and files."""
 
 from __future__ import annotations
 

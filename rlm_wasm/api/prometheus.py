@@ -1,4 +1,4 @@
-"""What each tenant has used, and how the pool stands, for Prometheus: a collector over `Runtime.metrics()`.
+"""A Prometheus collector over `Runtime.metrics()`: what each tenant has used, and how the pool stands.
 
 Needs the extra ``rlm-wasm[metrics]``; nothing else imports this module.
 """

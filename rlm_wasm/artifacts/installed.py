@@ -1,4 +1,4 @@
-"""Which built guest this program runs: the one that its own sources make, and no other.
+"""The built guest that this program runs: the one that its own sources make, and no other.
 
 Several checkouts and versions share a cache, so the newest guest may be another's, and after an upgrade
 it is an old one. The name of a guest is the hash of its recipe; working that out loads the whole build,

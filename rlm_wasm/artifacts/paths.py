@@ -1,4 +1,4 @@
-"""Where this package keeps files outside the checkout, and the one way it makes folders there.
+"""The folders outside the checkout in which this package keeps files, and the one way it makes them.
 
 `RLM_WASM_CACHE` and `RLM_WASM_STATE` override the user's cache and state folders. Everything in
 the cache can be rebuilt; the state holds this machine's key.

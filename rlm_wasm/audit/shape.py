@@ -1,4 +1,4 @@
-"""How much a line of JSON would be in memory, looked at before it is decoded.
+"""The size of a JSON line in memory, estimated before it is decoded.
 
 What an event holds is known to be flat, so its brackets and commas say how much it is.
 """

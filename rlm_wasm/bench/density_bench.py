@@ -1,4 +1,4 @@
-"""How many sessions fit: what an idle one and a waiting one hold of memory, and how soon one goes on."""
+"""The memory of an idle and of a waiting session, and how soon one of many goes on."""
 
 from __future__ import annotations
 

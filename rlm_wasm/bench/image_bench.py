@@ -1,4 +1,4 @@
-"""What images of live sessions cost: taking one, going back to it, forking from it."""
+"""The cost of snapshots: taking one, going back to it, forking from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the machine that is measured can lock down: measurements require all of that, and no more."""
+"""The lock-down that measurements require: all that the measured machine gives, and no more."""
 
 from __future__ import annotations
 

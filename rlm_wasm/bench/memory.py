@@ -1,4 +1,4 @@
-"""What this process holds of memory, its share of what it shares with others included."""
+"""The memory of this process (PSS): its share of what it shares with others included."""
 
 from __future__ import annotations
 

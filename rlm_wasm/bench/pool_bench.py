@@ -1,4 +1,4 @@
-"""What one pool holds: 2,000 sessions over 8 locked workers, and what endless neighbours take from them."""
+"""The cost of one pool: 2,000 sessions over 8 locked workers, and what endless neighbours take from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a whole `rlm-wasm exec` costs, as a process, caches warm."""
+"""The cost of a whole `rlm-wasm exec`, as a process, caches warm."""
 
 from __future__ import annotations
 

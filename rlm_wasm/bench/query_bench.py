@@ -1,4 +1,4 @@
-"""What a query costs between the guest's `llm_query` and its answer, where the model takes no time."""
+"""The cost of a query from the guest's `llm_query` to its answer, with a model that takes no time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a tree of runs costs: how soon a thousand children have answered, what each holds as it waits."""
+"""The cost of a tree of runs: how soon a thousand children have answered, what each holds as it waits."""
 
 from __future__ import annotations
 

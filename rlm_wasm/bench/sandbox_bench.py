@@ -1,4 +1,4 @@
-"""What a session costs, measured in this process, over the real guest."""
+"""The cost of a session in this process, over the real guest."""
 
 from __future__ import annotations
 

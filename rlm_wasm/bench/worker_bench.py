@@ -1,4 +1,4 @@
-"""What a process around the guest costs: how soon it answers, what it holds, what a query pays for it."""
+"""The cost of a worker process: how soon it answers, what it holds, what a query pays for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the process's exit status says, for every command."""
+"""The exit statuses of every command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes to the terminal. Text of guests and models loses its control characters on the way."""
+"""Terminal output. Text of guests and models loses its control characters on the way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the command line begins: before anything is imported, Ctrl-C is already one line and status 130."""
+"""The command's entry point: before anything is imported, Ctrl-C is already one line and status 130."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one execution in a session came to, as the loop and the model get to see it."""
+"""A finished cell as the loop and the model get to see it."""
 
 from __future__ import annotations
 

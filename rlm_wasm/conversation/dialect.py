@@ -1,4 +1,4 @@
-"""Which way of finishing a run is taught and understood."""
+"""A dialect: the way of finishing a run that is taught and understood."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the model gets to see of a cell: bounded, chosen, in the form that trained models know.
+"""Observations, what the model gets to see of a cell: bounded, chosen, in the form that trained models know.
 
 The form is `REPL output:` and a body of stdout, stderr, error and variable names, `No output` if all
 are empty, and `... + [n chars...]` where something was cut.

@@ -1,4 +1,4 @@
-"""What the root model is told: how to work, what there is, which turn it is."""
+"""The prompts of a root model: how to work, what inputs there are, which turn it is."""
 
 from __future__ import annotations
 

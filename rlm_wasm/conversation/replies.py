@@ -1,4 +1,4 @@
-"""What a model's reply asks for: code blocks to run, or an answer outside of code.
+"""The parser of a model's replies: code blocks to run, or an answer outside of code.
 
 The reply is hostile text as much as the code in it. Every function here takes time linear in its
 length, which the well-known regular expressions for this job do not.

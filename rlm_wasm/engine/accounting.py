@@ -1,4 +1,4 @@
-"""What each tenant has used: counters that only grow, for a bounded number of tenants.
+"""The usage counters of each tenant: they only grow, for a bounded number of tenants.
 
 Pure but for the counting itself: no clock, no I/O. The first tenants that come get a row each; what all
 later ones use is counted together. So no row ever goes back, and together they are all there was.

@@ -1,4 +1,4 @@
-"""What a run is about and made of, for its log: digests always, texts where the policy grants them.
+"""The description of a run in its log: digests always, texts where the policy grants them.
 
 Without texts there are no digests of them either: whoever can guess a short text could confirm it.
 """

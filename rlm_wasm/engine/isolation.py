@@ -1,4 +1,4 @@
-"""Which kind of worker a policy asks for."""
+"""The choice of a worker, by the isolation that a policy asks for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From the manifest to an installed guest: choose a recipe, make its stages, prepare the image, publish.
+"""The guest build: choose a recipe, make its stages, prepare the image, publish.
 
 Everything lies below one cache folder: `downloads/`, `build/` (stages), `logs/`, `guests/`. An
 interrupted build leaves only complete stages and resumable downloads behind.

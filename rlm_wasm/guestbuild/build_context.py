@@ -1,4 +1,4 @@
-"""Where stages are made, and the ways every stage runs its commands."""
+"""The folder, log and environment in which each build stage runs its commands."""
 
 from __future__ import annotations
 

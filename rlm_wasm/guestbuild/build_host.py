@@ -1,4 +1,4 @@
-"""What the build needs from this machine: a C compiler for the machine itself, make, a shell."""
+"""The tools that the build needs of this machine: a C compiler for the machine itself, make, a shell."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From what the linker made to what a session starts from: run initialisation once, keep the memory.
+"""The making of the base image: run initialisation once over the linked module, keep the memory.
 
 No Wizer: the data segments are laid out in an image, `_initialize` and `rlm_init` run over it, and
 linear memory is written out. The result is the same for the same module on every machine.

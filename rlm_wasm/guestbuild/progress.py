@@ -1,4 +1,4 @@
-"""What a build tells whoever watches it. The command line draws it; here are only the words."""
+"""The progress of a build as values; the command line draws it."""
 
 from __future__ import annotations
 

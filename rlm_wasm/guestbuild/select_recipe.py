@@ -1,4 +1,4 @@
-"""Which recipe is built: the first whose files are at hand, else the first whose files can be had."""
+"""The choice of a recipe: the first whose files are at hand, else the first whose files can be had."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turns "the disk is full" and its relatives into one clear error."""
+"""One clear error for a full disk and its relatives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where an object of the host's belongs: the event loop and the process that it was made in.
+"""The event loop and process that an object of the host's belongs to; calls from elsewhere are refused.
 
 Used anywhere else it would wait for a wake that goes to another loop, or speak to a process of another
 host. One check, at each way in.

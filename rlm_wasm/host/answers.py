@@ -1,4 +1,4 @@
-"""Who answers a guest's request frames: an async function, or an `Answerer` that needs no task to wait in."""
+"""The answerers of a guest's request frames: an async function, or an `Answerer` that needs no task."""
 
 from __future__ import annotations
 

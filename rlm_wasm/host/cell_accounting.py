@@ -1,4 +1,4 @@
-"""What a cell in another process is charged: no more time than its host saw, and no less if it is lost."""
+"""The charge of a cell in another process: no more time than its host saw, no less if it is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may compute: at most so many cells of one tenant at one moment, in the order in which they asked.
+"""Slots to compute: at most so many cells of one tenant at one moment, in the order in which they asked.
 
 A cell_slot is what a cell computes between its beginning, its waits for the host, and its end. While it waits
 for the host it takes nobody's place, so a parent whose child waits for a place never holds it. Not for

@@ -1,4 +1,4 @@
-"""What a worker owes its host, and when it is overdue: a pure decision over the time that the host saw pass.
+"""The deadlines of everything a worker has to do: a pure decision over the time that the host saw pass.
 
 A worker that answers pings lives. That it will ever end a cell, close a session or read what it was sent
 does not follow: it may belong to an attacker. So everything that a host waits for has terms of the host's

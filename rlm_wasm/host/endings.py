@@ -1,4 +1,4 @@
-"""How an operation may end by a worker's word: a table, whatever name the worker sends.
+"""The table of how an operation may end by a worker's word, whatever name the worker sends.
 
 A worker may belong to an attacker, so its host raises nothing because a worker named it. It may say what a
 guest can come to, that this machine refused it something, and that it failed. Anything else breaks the

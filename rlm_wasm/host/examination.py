@@ -1,4 +1,4 @@
-"""What locked-down workers are on this machine: every layer, and what happens when one tries to get out."""
+"""An examination of locked-down workers on this machine: every layer, and attempts to get out."""
 
 from __future__ import annotations
 

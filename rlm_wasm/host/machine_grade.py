@@ -1,4 +1,4 @@
-"""Which layers of a lock-down this machine gives: found out by locking a process down, without a guest."""
+"""The layers of a lock-down that this machine gives, found by locking a process down without a guest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which worker a session goes to, when a worker is started, retired or ended, when a session is refused.
+"""The placement of sessions: which worker takes one, which is started, retired or ended, what is refused.
 
 Pure: no process, clock or file. The pool tells what happened and does what it is told. Numbers of
 workers are its own; a number is never used again.

@@ -1,4 +1,4 @@
-"""What a pool has, and what has become of its workers: figures to alarm by.
+"""The figures of a pool: what it has, and what became of its workers.
 
 Counters only grow, also when the pool is closed; the others are what there is at the moment.
 """

@@ -1,4 +1,4 @@
-"""Calling a function whenever a descriptor can be read, on asyncio or trio."""
+"""A callback for each time a descriptor can be read, on asyncio or trio."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Waiting for a process: for its first word while it does something for it, for its end once it is killed."""
+"""Waits for a process: for its first word while it does something for it, for its end once it is killed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a worker process may report, and when: the host's own books, against which every report is checked.
+"""The host's books of each worker: what it was sent, so what it may report; every report is checked.
 
 Pure. The host tells it what it sent (`opening`, `beginning`, …); `check` takes a report and returns it
 if it was due, and raises BoundaryViolation otherwise. Every report answers something the host sent, so

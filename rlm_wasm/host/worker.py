@@ -1,4 +1,4 @@
-"""What a worker is to its owner, whichever process its sessions are in.
+"""The interface of a worker, whichever process its sessions are in.
 
 `engine/` uses these and nothing else of a worker, so that a policy chooses the isolation and no
 other code knows which it got. `inline.worker.InlineWorker` keeps the guests in this process.

@@ -1,4 +1,4 @@
-"""Where the pool's workers come from: a zygote, kept running, for an async host.
+"""An async client of a zygote: it keeps one running and has it fork the pool's workers.
 
 A zygote that has died is replaced at the next fork, once nothing is left of it. Its own workers die with
 it (the kernel sees to that), and each of them is told to its sessions by its own socket.

@@ -1,4 +1,4 @@
-"""What of an application's could raise in the midst of a guest's call to the host, on a thread of its own.
+"""A check for what of an application's could raise in a guest's call to the host, on its own thread.
 
 Such a call runs inside wasmtime, through which nothing may unwind: the process would have to end. So an event
 loop runs guests by itself only where nothing is known that could: no handler of a signal that may raise, no

@@ -1,4 +1,4 @@
-"""From the worker's thread to the event loop's: calls in the order they were posted, many for one wake-up."""
+"""A mailbox from the worker's thread to the event loop: callbacks in order, many for one wake-up."""
 
 from __future__ import annotations
 

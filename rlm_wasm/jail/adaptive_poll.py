@@ -1,4 +1,4 @@
-"""How long a worker that asked its host something stays awake for the answer: a pure decision.
+"""A worker's decision how long to stay awake for its host's answer: pure.
 
 A process that sleeps is woken by an interrupt of another processor, which costs the one who answers
 as much as the one who wakes. Where answers come at once, from a cache or a recording, staying awake is

@@ -1,4 +1,4 @@
-"""Between the messages of a worker's socket and what its loop understands, each way: the worker's half."""
+"""The worker's half of the translation between socket messages and the session scheduler's commands."""
 
 from __future__ import annotations
 

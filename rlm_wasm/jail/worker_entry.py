@@ -1,4 +1,4 @@
-"""What a zygote runs: everything once, so that its forks have it in memory, and then in each fork `serve`.
+"""The program of a zygote: everything done once, so that its forks have it, then `serve` in each fork.
 
 A locked worker can open no file, so it can import nothing, and the first use of anything imports.
 """

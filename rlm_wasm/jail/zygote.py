@@ -1,4 +1,4 @@
-"""Inside the zygote: loads everything once, then forks a worker for each socket it is sent.
+"""The zygote's process: it loads everything once, then forks a worker for each socket it is sent.
 
 Started by `zygote_launch.py` as `python -I -S` with an empty environment, /dev/null at 0 to 2, and one
 socket. The process that was started enters the namespaces and stays outside as the parent of the

@@ -1,4 +1,4 @@
-"""From validation errors to sentences an operator can act on, each with the line it is about.
+"""The problems of a policy as sentences an operator can act on, each with its line.
 
 A value is quoted only where it cannot be a secret: an operator who pastes an API key into the
 wrong place must not find it in a CI log.

@@ -1,4 +1,4 @@
-"""What must hold between the keys of a policy, once each key is right by itself."""
+"""The rules between the keys of a policy, each key being right by itself."""
 
 from __future__ import annotations
 

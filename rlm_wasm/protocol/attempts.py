@@ -1,4 +1,4 @@
-"""What a worker that is made for a look tries: the name of each attempt, and what came of it."""
+"""The attempts of a worker that is made for an examination: each one's name, and what came of it."""
 
 from __future__ import annotations
 

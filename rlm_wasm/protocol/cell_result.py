@@ -1,4 +1,4 @@
-"""What one cell came to: typed, bounded text, whichever process it ran in."""
+"""The result of one cell: typed, bounded text, whichever process it ran in."""
 
 from __future__ import annotations
 

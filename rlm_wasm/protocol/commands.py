@@ -1,4 +1,4 @@
-"""What a worker is told and what it reports: the messages between a host and the loop that runs its guests.
+"""The commands to a session scheduler and its reports, the same inline and behind a socket.
 
 Each names its session. Commands are performed in the order they were given; a session reports in order
 too: any number of `Requested` and `FuelNeeded`, then one `Done` for every command that begins something

@@ -1,4 +1,4 @@
-"""What the guest's REPL says at the end of a cell: its exception, its variables, its draft of an answer.
+"""The document of the guest's REPL at the end of a cell: its exception, its variables, its draft answer.
 
 Guest-made text like any other: typed and bounded here, shown to the model, never acted upon.
 """

@@ -1,4 +1,4 @@
-"""What is known of a built guest: what it was made of, and where its parts lie in its memory."""
+"""The facts of a built guest: what it was made of, and where its parts lie in its memory."""
 
 from __future__ import annotations
 

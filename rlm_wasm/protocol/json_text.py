@@ -1,4 +1,4 @@
-"""What stands outside the strings of a JSON text, without decoding it.
+"""The structure of a JSON text outside its strings, seen without decoding it.
 
 A decoder makes an object of every few bytes: 64 MiB of `[],[],…` are 1.6 GB and twenty seconds. Brackets and
 commas can be counted first, at the speed of memory.

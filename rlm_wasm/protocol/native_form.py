@@ -1,4 +1,4 @@
-"""What a guest's native code is compiled for.
+"""The settings that a guest's native code is compiled for.
 
 Who compiles a module and who looks for it in the cache are different processes: both name it by this, and
 code that was compiled for anything else is another file.

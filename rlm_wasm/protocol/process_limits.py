@@ -1,4 +1,4 @@
-"""What one worker process may use, as its host tells the zygote that forks it."""
+"""The resource limits of one worker process, as its host tells the zygote that forks it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a str or bytes of the host is laid out in the guest, and its bytes in pieces, without a second copy.
+"""The layout of a str or bytes of the host in the guest, and its bytes in pieces, without a second copy.
 
 CPython stores a str with 1, 2 or 4 bytes a character, by its widest one (PEP 393). The host writes
 exactly that layout, so the class must be the smallest that fits: CPython compares and hashes by it.

@@ -1,4 +1,4 @@
-"""What crosses the socket between the host and a worker process, each way a closed set of messages.
+"""The messages between the host and a worker process, each way a closed set.
 
 MessagePack arrays, tagged by a number. The host's are commands and trusted; a worker's are reports,
 as untrusted as a guest's frames: `decode_report` is their gate. Every report that ends an operation

@@ -1,4 +1,4 @@
-"""What a host and its zygote say to each other: one JSON document a packet, descriptors beside it.
+"""The messages between a host and its zygote: one JSON document a packet, descriptors beside it.
 
     host    Start       what to load, with two sealed memory files: native code, base image
     zygote  Ready       everything is loaded; which layers stand

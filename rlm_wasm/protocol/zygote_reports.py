@@ -1,4 +1,4 @@
-"""What a zygote reports to its host, checked like the words of a stranger."""
+"""The reports of a zygote to its host, checked like the words of a stranger."""
 
 from __future__ import annotations
 

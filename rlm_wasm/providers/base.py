@@ -1,4 +1,4 @@
-"""What the runtime asks of a model provider: one query in, one completion or one typed failure out."""
+"""The interface of a model provider: one query in, one completion or one typed failure out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a model's name in the policy to the provider that answers for it."""
+"""The providers of a policy's models, by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one event of a recorded run says: whose it is, what from outside caused it, where another differs."""
+"""One event of a recorded run: whose it is, what from outside caused it, where another differs."""
 
 from __future__ import annotations
 

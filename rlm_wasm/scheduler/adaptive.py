@@ -1,4 +1,4 @@
-"""How many permits a provider gets: fewer when it says "too many requests", more as time passes.
+"""The permits of a provider: fewer when it says "too many requests", more as time passes.
 
 Additive increase, multiplicative decrease, in integers; a function of what happened and when.
 

@@ -1,4 +1,4 @@
-"""Where the effects of one input are gathered, in order, with the time at which it came."""
+"""The effects of one input, gathered in order, with the time at which it came."""
 
 from __future__ import annotations
 

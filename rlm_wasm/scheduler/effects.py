@@ -1,4 +1,4 @@
-"""Everything the scheduler can ask the runtime to do. Effects are performed in the order given."""
+"""The effects: everything the scheduler can ask the engine to do, performed in the order given."""
 
 from __future__ import annotations
 

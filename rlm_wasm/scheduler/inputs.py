@@ -1,4 +1,4 @@
-"""Everything that can happen to the scheduler.
+"""The inputs: everything that can happen to the scheduler.
 
 A run is a tree of conversations: the root's, and one for each child run. An input names the
 conversation it is about by `parent`, the request that this conversation answers (None: the root's).

@@ -1,4 +1,4 @@
-"""What is said to a model, and what it says it cost."""
+"""A message to a model, and the usage that its provider reports."""
 
 from __future__ import annotations
 

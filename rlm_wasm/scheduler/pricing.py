@@ -1,4 +1,4 @@
-"""What a query may cost at most, and what it did cost, in integer micro-dollars."""
+"""The price of a query, at most and in the end, in integer micro-dollars."""
 
 from __future__ import annotations
 

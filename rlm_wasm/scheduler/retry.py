@@ -1,4 +1,4 @@
-"""How long to wait before the next attempt: exponential, capped, with a jitter that a seed decides."""
+"""The wait before the next attempt: exponential, capped, with a jitter that a seed decides."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is written about a run: the data of each kind of event, nothing decided here.
+"""The data of each kind of event of a run; nothing is decided here.
 
 Texts (prompts, answers, messages of errors, which may quote an answer) only if the run grants them.
 """

@@ -1,4 +1,4 @@
-"""What the scheduler knows about one run, its conversations and its open requests."""
+"""The scheduler's state of one run: its conversations and its open requests."""
 
 from __future__ import annotations
 

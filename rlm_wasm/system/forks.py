@@ -1,4 +1,4 @@
-"""What a fork of this process copies of ours: nothing in the midst of anything, nothing that reaches back.
+"""Forks of this process: none in the midst of a guest's turn, and no child that reaches back.
 
 Only the thread that forks goes on in the child. What another one held or was in the midst of, wasmtime's
 own locks included, stays so there for ever. So a fork first waits, with a bound, for every lock that is

@@ -1,4 +1,4 @@
-"""How short of memory the machine is, as the kernel tells it (Documentation/accounting/psi.rst)."""
+"""The machine's memory pressure, as the kernel tells it (Documentation/accounting/psi.rst)."""
 
 from __future__ import annotations
 

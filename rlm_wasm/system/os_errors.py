@@ -1,4 +1,4 @@
-"""Which of the kernel's errors say that this machine is out of something: no bug of ours, nobody's fault."""
+"""The kernel's errors that say that this machine is out of something, as errors of ours."""
 
 from __future__ import annotations
 

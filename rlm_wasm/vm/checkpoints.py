@@ -1,4 +1,4 @@
-"""Where a session can go back to when a cell ended badly, and how far it has to go.
+"""The checkpoints of a session: where it can go back to when a cell ended badly, and how far it has to.
 
 A guest that was taken apart by an earlier cell is not mended by going back to the state before this one:
 the damage is in it. So the state before the last cell that ran is kept, too. What tells the two apart is

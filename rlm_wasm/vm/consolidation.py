@@ -1,4 +1,4 @@
-"""Which pages a session wrote are moved into a memory file: decisions, without effects.
+"""The decision which written pages are moved into a memory file: pure.
 
 A page that was moved counts as unwritten again. So keeping a session's state costs what was written since it
 was kept last, however much was written before.

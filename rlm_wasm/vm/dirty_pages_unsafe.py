@@ -1,4 +1,4 @@
-"""Which pages of a private mapping hold data of their own: what a session wrote since it was mapped.
+"""The dirty pages of a private mapping: what a session wrote since it was mapped.
 
 The kernel tells through /proc/self/pagemap: a page of a private file mapping becomes anonymous when
 it is written. Linux 6.7 and later answer for a whole range in one call (PAGEMAP_SCAN); before

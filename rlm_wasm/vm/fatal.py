@@ -1,4 +1,4 @@
-"""What happens when a callback of ours fails inside wasmtime: the process ends, at once.
+"""The end of the process when a callback of ours fails inside wasmtime.
 
 An exception that leaves a ctypes callback leaves the C return value unset. For the memory
 callbacks that value is the base address that compiled code uses without bounds checks, so going on

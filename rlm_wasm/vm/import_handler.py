@@ -1,4 +1,4 @@
-"""What one operation of a guest exchanges with its host: the six imports' side that is ours.
+"""The host's side of the six imports, for one operation of a guest.
 
 Made anew for each cell or load, so that nothing pending outlives it. Requests, responses, streams,
 clock, sleep and entropy of exactly one operation live here; limits are counted here.

@@ -1,4 +1,4 @@
-"""What the loop can drive a session through, each a generator: run a cell, load, rebase, snapshot."""
+"""The operations of a session, each a generator: run a cell, load, rebase, snapshot."""
 
 from __future__ import annotations
 

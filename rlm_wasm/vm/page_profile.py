@@ -1,4 +1,4 @@
-"""Which pages of the base image a first cell touches: learned by running one.
+"""The page profile: which pages of the base image a first cell touches, learned by running one.
 
 So that they can be made ready in other instances ahead of need (`stock.py`).
 """

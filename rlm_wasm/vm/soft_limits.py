@@ -1,4 +1,4 @@
-"""When a cell is asked to end, shortly before it has to: a decision, without effects."""
+"""The decision when a cell is asked to end, shortly before it has to: pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a session tells the loop that drives it, and what a finished cell left behind."""
+"""The steps that a session yields to whoever drives it, and the end of a cell."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who gets the signals with which a guest's trap begins: wasmtime, on a thread that does not block them.
+"""The signals with which a guest's trap begins: wasmtime gets them, on a thread that does not block them.
 
 wasmtime stops a guest by a fault of the processor, whose signal it handles for the whole process. The
 process is the application's: it may install a handler of its own over that (`faulthandler.enable()` does),

@@ -1,4 +1,4 @@
-"""What is done for a session between two cells, in steps: how long it took, and whether to go on."""
+"""The upkeep of a session between two cells, in steps: how long it took, and whether to go on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a process gives up of itself: descriptors, identity, capabilities, dumps, outliving its parent."""
+"""The parts of itself a process gives up: descriptors, identity, capabilities, dumps, its parent's death."""
 
 from __future__ import annotations
 
