@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import tomllib
 from pathlib import Path
@@ -52,3 +53,51 @@ def test_every_threat_names_tests_that_exist_and_every_marked_test_names_a_threa
     for file in (ROOT / "tests").rglob("test_*.py"):
         marked |= set(re.findall(r"mark\.threat\(\"(T-\d+)\"\)", file.read_text()))
     assert marked <= set(ids)
+
+
+def _symbols(source: str) -> set[str]:
+    """Return the names a module defines: constants, functions, classes, and `Class.method`."""
+    found = set()
+    for node in ast.parse(source).body:
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                found.add(name)
+            case ast.ClassDef(name=name, body=body):
+                found.add(name)
+                for inner in body:
+                    if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef):
+                        found.add(f"{name}.{inner.name}")
+            case ast.Assign(targets=targets):
+                found |= {target.id for target in targets if isinstance(target, ast.Name)}
+            case ast.AnnAssign(target=ast.Name(id=name)):
+                found.add(name)
+    return found
+
+
+def _lacking(controls: list[str]) -> list[str]:
+    """Return the controls that are not there, each `path::Symbol`."""
+    lacking = []
+    for control in controls:
+        file, _, symbol = control.partition("::")
+        path = ROOT / file
+        if not path.is_file() or symbol not in _symbols(path.read_text()):
+            lacking.append(control)
+    return lacking
+
+
+def test_every_threat_names_controls_that_are_in_the_code():
+    for threat in tomllib.loads((MODEL / "threats.toml").read_text())["threat"]:
+        assert threat["controls"], threat["id"]
+        assert _lacking(threat["controls"]) == [], threat["id"]
+
+
+@pytest.mark.parametrize(
+    "control",
+    [
+        "rlm_wasm/scheduler/ledger.py::Ledger.give_away",
+        "rlm_wasm/scheduler/no_module.py::Ledger",
+        "rlm_wasm/scheduler/ledger.py",
+    ],
+)
+def test_a_control_that_is_not_there_is_found(control: str):
+    assert _lacking([control, "rlm_wasm/scheduler/ledger.py::Ledger.reserve"]) == [control]
