@@ -1,16 +1,18 @@
 """The built guest that this program runs: the one that its own sources make, and no other.
 
 Several checkouts and versions share a cache, so the newest guest may be another's, and after an upgrade
-it is an old one. The name of a guest is the hash of its recipe; working that out loads the whole build,
-which costs more than a first result. So a guest's folder keeps a note of the sources that it was last
-found to be made of: a hash of some forty small files, a millisecond. The note only saves the longer way;
-what a guest is made of is in its authenticated facts.
+it is an old one. The name of a guest is the hash of its recipe; working that out takes the whole build,
+so a process of its own does it. That costs more than a first result, and so a guest's folder keeps a note of
+the sources that it was last found to be made of: a hash of some forty small files, a millisecond. The note
+only saves the longer way; what a guest is made of is in its authenticated facts.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -18,14 +20,20 @@ from typing import Final
 
 from rlm_wasm.artifacts.files import read_owned, write_private
 from rlm_wasm.artifacts.guest import BUILD_HINT, FACTS_FILE, Guest, load_guest
+from rlm_wasm.artifacts.guest_sources import guest_dir
 from rlm_wasm.artifacts.paths import guests_dir
-from rlm_wasm.errors import ArtifactError, GuestBuildError
-from rlm_wasm.guestbuild.manifest import guest_dir
+from rlm_wasm.errors import ArtifactError
+from rlm_wasm.system.interpreter import interpreter_command
+from rlm_wasm.system.standard_descriptors import hold_standard_descriptors
 
 NOTE_FILE: Final = "sources.txt"
 # Checkouts that differ in a comment only make one guest; more of them than this take the longer way.
 _NOTED_MAX: Final = 8
 _NOTE_BYTES_MAX: Final = 4096
+# Works the names out.
+_NAMES: Final = "rlm_wasm.guestbuild.names"
+_NAMES_SECONDS_MAX: Final = 60.0
+_UNNAMED: Final = "it cannot be worked out which guest is this program's"
 # The code whose changes change a recipe's name, beside the guest's own sources.
 _NAMING: Final = ("compilation.py", "manifest.py", "patches.py", "recipe.py", "stage_cache.py", "stages.py")
 
@@ -72,14 +80,6 @@ def newest_guest() -> Guest:
     return load_guest(Path(override) if override else _built()[0])
 
 
-def is_current(guest: Guest) -> bool:
-    """Whether this program's sources would give the same guest."""
-    try:
-        return guest.facts.recipe in _names(guest_dir())
-    except ArtifactError:
-        return False
-
-
 def _built() -> list[Path]:
     """The folders of built guests, newest first."""
     root = guests_dir()
@@ -111,18 +111,26 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _names(sources: Path) -> frozenset[str]:
-    """Return the names of all guests that the sources may make; none where no build is possible here."""
-    from rlm_wasm.guestbuild.build import recipe_hash
-    from rlm_wasm.guestbuild.manifest import load_manifest
-    from rlm_wasm.guestbuild.recipe import recipes
+    """Return the names of all guests that the sources may make; none where no build is possible here.
 
-    manifest = load_manifest(sources)
+    Raises:
+        ArtifactError: the sources are incomplete, or it cannot be worked out.
+    """
+    command = interpreter_command(_NAMES, str(sources))
+    if command is None:
+        raise ArtifactError(f"{_UNNAMED}: this Python does not know its own executable", hint=BUILD_HINT)
+    hold_standard_descriptors()
     try:
-        return frozenset(
-            recipe_hash(recipe) for pin in manifest.pythons for recipe in recipes(manifest, pin.series)
-        )
-    except GuestBuildError:  # no toolchain for this kind of machine: the guest came from elsewhere
-        return frozenset()
+        done = subprocess.run(
+            command, env={}, cwd="/", stdin=subprocess.DEVNULL, capture_output=True, check=False,
+            timeout=_NAMES_SECONDS_MAX,
+        )  # fmt: skip
+        told = json.loads(done.stdout)
+        if "error" in told:
+            raise ArtifactError(told["error"], hint=told["hint"])
+        return frozenset(told["names"])
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        raise ArtifactError(f"{_UNNAMED}: {error}", hint=BUILD_HINT) from error
 
 
 def _noted(folder: Path) -> list[str]:

@@ -13,12 +13,15 @@ from types import FrameType
 import click
 
 from rlm_wasm.artifacts.guest import Guest
-from rlm_wasm.artifacts.installed import is_current, newest_guest
+from rlm_wasm.artifacts.guest_sources import guest_dir
+from rlm_wasm.artifacts.installed import newest_guest
 from rlm_wasm.artifacts.paths import cache_dir
 from rlm_wasm.cli import output
 from rlm_wasm.cli.build_progress import build_progress
+from rlm_wasm.errors import ArtifactError
 from rlm_wasm.guestbuild.build import build_guest
 from rlm_wasm.guestbuild.manifest import load_manifest
+from rlm_wasm.guestbuild.names import guest_names
 from rlm_wasm.guestbuild.recipe import DEFAULT_SERIES, recipes
 from rlm_wasm.guestbuild.verify import verify_guest
 
@@ -114,12 +117,20 @@ def info(as_json: bool) -> None:
             click.echo(f"{name}: {str(value).lower() if isinstance(value, bool) else value}")
 
 
+def _is_current(installed: Guest) -> bool:
+    """Whether this program's sources would give the same guest."""
+    try:
+        return installed.facts.recipe in guest_names(guest_dir())
+    except ArtifactError:
+        return False
+
+
 def _describe(installed: Guest) -> dict[str, str | int | list[str]]:
     facts = installed.facts
     return {
         "folder": str(installed.folder),
         "recipe": facts.recipe,
-        "up_to_date": is_current(installed),
+        "up_to_date": _is_current(installed),
         "cpython": facts.cpython,
         "wasmtime": facts.wasmtime,
         "raw_sha256": facts.raw_sha256,

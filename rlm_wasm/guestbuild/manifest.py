@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from rlm_wasm.artifacts.guest_sources import MANIFEST_FILE, guest_dir
 from rlm_wasm.errors import ArtifactError, UsageError
 from rlm_wasm.guestbuild.toml_table import Table
 
-MANIFEST_FILE: Final = "manifest.toml"
 FORMAT: Final = 1
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _POOL: Final = re.compile(r"pool/[A-Za-z0-9+.~_/-]+")
@@ -148,18 +148,6 @@ class Manifest:
                 return pin
         known = ", ".join(pin.series for pin in self.pythons)
         raise UsageError(f"no CPython {series} is pinned (there is: {known})")
-
-
-def guest_dir() -> Path:
-    """Return the folder of guest sources: beside the package in a checkout, inside it in a wheel."""
-    package = Path(__file__).resolve().parent.parent
-    for folder in (package.parent / "guest", package / "_guest"):
-        if (folder / MANIFEST_FILE).is_file():
-            return folder
-    raise ArtifactError(
-        f"the guest's sources are missing (no guest/{MANIFEST_FILE} beside {package})",
-        hint="install rlm-wasm again, or run from a complete checkout",
-    )
 
 
 def load_manifest(folder: Path | None = None) -> Manifest:

@@ -95,9 +95,6 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
 WRONG_WAY: Final[frozenset[tuple[str, str]]] = frozenset(
     {
         ("api.runtime", "replay.recorded_order"),
-        ("artifacts.installed", "guestbuild.build"),
-        ("artifacts.installed", "guestbuild.manifest"),
-        ("artifacts.installed", "guestbuild.recipe"),
         ("engine.broker", "replay.conversation_order"),
         ("engine.broker", "replay.recorded_order"),
         ("engine.description", "api.snapshot"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +13,12 @@ import pytest
 from rlm_wasm.artifacts import guest as artifact
 from rlm_wasm.artifacts import installed
 from rlm_wasm.artifacts.guest import save_facts
-from rlm_wasm.artifacts.installed import NOTE_FILE, find_guest, is_current, newest_guest
+from rlm_wasm.artifacts.installed import NOTE_FILE, find_guest, newest_guest
 from rlm_wasm.artifacts.paths import guests_dir
 from rlm_wasm.errors import ArtifactError
 from rlm_wasm.guestbuild.build import recipe_hash
 from rlm_wasm.guestbuild.manifest import load_manifest
+from rlm_wasm.guestbuild.names import guest_names
 from rlm_wasm.guestbuild.recipe import recipes
 from tests.support.wat_guest import facts
 from tests.unit.guestbuild.support import guest_folder
@@ -55,7 +57,7 @@ def test_a_guest_of_older_sources_is_refused_with_the_way_out(sources: Path) -> 
         with pytest.raises(ArtifactError, match="no guest is built from the sources in") as stale:
             find_guest()
         assert "rlm-wasm guest build" in str(stale.value.hint)
-    assert not is_current(newest_guest())
+    assert newest_guest().facts.recipe not in guest_names(sources)
 
 
 def test_each_checkout_finds_its_own_guest_in_a_shared_cache(
@@ -116,6 +118,27 @@ def test_the_build_is_not_loaded_once_a_guest_was_found(
         raise AssertionError("the recipes were read again")
 
     monkeypatch.setattr(installed, "_names", unexpected)
+    assert find_guest().folder == folder
+
+
+def test_what_is_wrong_with_the_sources_is_told(sources: Path) -> None:
+    built(named(sources)[0])
+    manifest = sources / "manifest.toml"
+    manifest.write_text(manifest.read_text().replace("format = 1", "format = 9"))
+    with pytest.raises(ArtifactError, match=r"manifest\.toml: format must be 1"):
+        find_guest()
+
+
+def test_a_python_that_does_not_know_its_own_executable_still_finds_its_guest_by_the_note(
+    sources: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = built(named(sources)[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", "")
+        with pytest.raises(ArtifactError, match="does not know its own executable"):
+            find_guest()
+    assert find_guest().folder == folder
+    monkeypatch.setattr(sys, "executable", "")
     assert find_guest().folder == folder
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rlm_wasm.guestbuild.manifest import guest_dir
+from rlm_wasm.artifacts.guest_sources import guest_dir
 
 
 def freeze(folder: Path, out: Path, *excluded: str) -> tuple[bytes, list[list[object]]]:

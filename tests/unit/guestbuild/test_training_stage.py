@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from rlm_wasm.artifacts.guest_sources import guest_dir
 from rlm_wasm.errors import ArtifactError, GuestBuildError
 from rlm_wasm.guestbuild.build_host import write_script
 from rlm_wasm.guestbuild.compilation import portable_config_cache
-from rlm_wasm.guestbuild.manifest import guest_dir, load_manifest
+from rlm_wasm.guestbuild.manifest import load_manifest
 from rlm_wasm.guestbuild.recipe import recipes
 from rlm_wasm.guestbuild.training_stage import check_profile
 from tests.unit.guestbuild.support import guest_folder
