@@ -6,8 +6,11 @@ A package is a trust zone or a pure part; `MAY_IMPORT` says which others it may 
 from __future__ import annotations
 
 import ast
+import json
+import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +104,33 @@ WRONG_WAY: Final[frozenset[tuple[str, str]]] = frozenset(
         ("engine.run", "api.snapshot"),
     }
 )
+
+# What a zone must not come to by any way, whoever is in between: parts of the package, and libraries.
+_KEYS: Final = frozenset(
+    {
+        "api",
+        "artifacts",
+        "audit",
+        "cli",
+        "cryptography",
+        "engine",
+        "host",
+        "httpx",
+        "inline",
+        "platformdirs",
+        "policy",
+        "providers",
+        "pydantic",
+        "replay",
+    }
+)
+NEVER_REACHES: Final[dict[str, tuple[frozenset[str], str]]] = {
+    "host": (frozenset({"inline", "jail", "vm", "wasmtime"}), "no guest's machine where the keys are"),
+    "jail": (_KEYS, "no key, and no way to one, where guests are"),
+    "vm": (_KEYS | {"jail"}, "the machine that guests run in is the same in every process"),
+}
+# Who builds the guest; everybody else runs what is built.
+BUILDERS: Final = frozenset({"cli", "guestbuild"})
 
 # The packages that decide: no clock, randomness, thread, file or socket.
 PURE: Final = frozenset({"scheduler", "conversation", "limits", "lockdown", "tenant", "events", "ids"})
@@ -433,3 +463,102 @@ def test_every_arrow_that_points_the_wrong_way_is_there() -> None:
     """One that is gone must leave the list, so that it cannot come back."""
     found = {(each.importer, each.imported.removeprefix(f"{PACKAGE}.")) for each in IMPORTS}
     assert found >= WRONG_WAY
+
+
+# -- zones -------------------------------------------------------------------------------------------------
+
+
+def forbidden(zone: str) -> frozenset[str]:
+    """Return what a part of the package must not come to."""
+    found = NEVER_REACHES[zone][0] if zone in NEVER_REACHES else frozenset[str]()
+    return found if zone in BUILDERS else found | {"guestbuild"}
+
+
+def ways(imports: list[Import], zone: str, unwanted: frozenset[str]) -> list[str]:
+    """Return each unwanted module or library that a zone comes to, with a shortest way there."""
+    graph: dict[str, list[str]] = {}
+    for each in imports:
+        graph.setdefault(each.importer, []).append(each.imported.removeprefix(PACKAGE).removeprefix("."))
+    came_from: dict[str, str | None] = {name: None for name in MODULES if part(name) == zone}
+    reached = deque(came_from)
+    found = []
+    while reached:
+        name = reached.popleft()
+        if name.split(".")[0] in unwanted:
+            way = [name]
+            while (before := came_from[way[-1]]) is not None:
+                way.append(before)
+            found.append(" > ".join(reversed(way)))
+            continue
+        for following in graph.get(name, ()):
+            if following not in came_from:
+                came_from[following] = name
+                reached.append(following)
+    return found
+
+
+def trespasses(imports: list[Import]) -> list[str]:
+    """Return each way from a zone to what it must not come to."""
+    return [way for zone in MAY_IMPORT for way in ways(imports, zone, forbidden(zone))]
+
+
+def test_the_zones_name_parts_and_libraries_that_there_are() -> None:
+    for zone, (unwanted, _) in NEVER_REACHES.items():
+        assert {zone} | unwanted <= MAY_IMPORT.keys() | THIRD_PARTY.keys()
+
+
+def test_no_zone_comes_to_what_it_must_not_by_any_way() -> None:
+    assert trespasses(IMPORTS) == []
+
+
+def test_the_way_from_the_inline_zone_to_the_guests_machine_is_found() -> None:
+    """The control: there is one, and more than one step long."""
+    assert "vm" in {way.split(" > ")[-1].split(".")[0] for way in ways(IMPORTS, "inline", frozenset({"vm"}))}
+    assert ways(IMPORTS, "inline", frozenset({"wasmtime"}))
+
+
+@pytest.mark.parametrize(
+    ("importer", "source", "way"),
+    [
+        ("host.pool", "def f():\n    from rlm_wasm.vm.session import Session", "host.pool > vm.session"),
+        ("host.guest_files", "from ..vm import engine", "host.guest_files > vm.engine"),
+        ("artifacts.compile_cache", "import wasmtime", "artifacts.compile_cache > wasmtime"),
+        ("protocol.text_layout", "from rlm_wasm.vm.memory_unsafe import GuestMemory", "> vm.memory_unsafe"),
+        ("protocol.frames", "from rlm_wasm.artifacts.machine_key import mac", "> artifacts.machine_key"),
+        ("system.memfd", "import cryptography.hazmat.primitives", "system.memfd > cryptography"),
+        ("vm.drive", "from rlm_wasm.providers.secret import Secret", "vm.drive > providers.secret"),
+        ("engine.run", "from rlm_wasm.guestbuild.names import guest_names", "engine.run > guestbuild.names"),
+    ],
+)
+def test_an_import_that_opens_a_way_is_found(importer: str, source: str, way: str) -> None:
+    planted = list(imports_of(importer, source, is_package=False))
+    assert any(way in found for found in trespasses(IMPORTS + planted))
+
+
+_LOADED = """
+import importlib, json, sys
+for name in json.loads(sys.argv[1]):
+    importlib.import_module(name)
+print(json.dumps(sorted(sys.modules)))
+"""
+
+
+def loaded_by(zone: str) -> set[str]:
+    """Return what an interpreter has loaded when it has loaded a whole zone, by the names of the table."""
+    names = [f"{PACKAGE}.{name}" for name in MODULES if name.split(".")[0] == zone]
+    done = subprocess.run(
+        [sys.executable, "-c", _LOADED, json.dumps(names)], capture_output=True, check=True, cwd=ROOT.parent
+    )
+    loaded = [str(name).removeprefix(f"{PACKAGE}.").split(".") for name in json.loads(done.stdout)]
+    return {name[0] for name in loaded}
+
+
+@pytest.mark.parametrize("zone", ["host", "jail", "vm"])
+def test_a_zone_that_is_loaded_has_loaded_nothing_that_it_must_not(zone: str) -> None:
+    loaded = loaded_by(zone)
+    assert zone in loaded
+    assert loaded & forbidden(zone) == set()
+
+
+def test_the_inline_zone_has_loaded_the_guests_machine() -> None:
+    assert {"vm", "wasmtime"} <= loaded_by("inline")
