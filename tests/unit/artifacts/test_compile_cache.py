@@ -83,7 +83,7 @@ def another_keys(path: Path) -> None:
     key.write_bytes(bytes(32))
 
 
-def connection(path: Path) -> None:
+def link(path: Path) -> None:
     path.rename(path.with_name("real"))
     path.symlink_to(path.with_name("real"))
 
@@ -100,7 +100,7 @@ def foreign(path: Path) -> None:
     "tamper",
     [
         flip(0), flip(MAC_BYTES), flip(-1), flip(5_000), cut, longer, another_modules, another_configurations,
-        another_keys, connection, group_writable, lambda path: path.write_bytes(b""),
+        another_keys, link, group_writable, lambda path: path.write_bytes(b""),
         lambda path: path.write_bytes(bytes(MAC_BYTES)),
         pytest.param(foreign, marks=pytest.mark.skipif(os.geteuid() != 0, reason="only root can give away")),
     ],

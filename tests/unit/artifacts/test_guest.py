@@ -67,13 +67,13 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
-def connection(path: Path) -> None:
+def link(path: Path) -> None:
     path.rename(path.with_name("real"))
     path.symlink_to("real")
 
 
 @pytest.mark.parametrize("file", FILES)
-@pytest.mark.parametrize("tamper", [flip, cut, connection, Path.unlink, lambda path: path.chmod(0o666)])
+@pytest.mark.parametrize("tamper", [flip, cut, link, Path.unlink, lambda path: path.chmod(0o666)])
 def test_any_change_to_any_file_is_refused(file: str, tamper: Callable[[Path], None]) -> None:
     folder = make()
     tamper(folder / file)

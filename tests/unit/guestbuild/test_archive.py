@@ -53,9 +53,9 @@ def test_below_keeps_whole_folders_only(tmp_path: Path) -> None:
         member("../outside", b"x"),
         member("/outside", b"x"),
         member("a/../../outside", b"x"),
-        member("connection", type=tarfile.SYMTYPE, linkname="/etc/passwd"),
-        member("connection", type=tarfile.SYMTYPE, linkname="../outside"),
-        member("a/connection", type=tarfile.SYMTYPE, linkname="../../outside"),
+        member("link", type=tarfile.SYMTYPE, linkname="/etc/passwd"),
+        member("link", type=tarfile.SYMTYPE, linkname="../outside"),
+        member("a/link", type=tarfile.SYMTYPE, linkname="../../outside"),
         member("hard", type=tarfile.LNKTYPE, linkname="../outside"),
         member("hard", type=tarfile.LNKTYPE, linkname="absent"),
         member("pipe", type=tarfile.FIFOTYPE),
@@ -81,7 +81,7 @@ def test_nothing_is_written_through_a_link_that_was_there_before(tmp_path: Path)
 
 
 def test_a_link_over_a_link_cannot_climb_out(tmp_path: Path) -> None:
-    """By its name alone a/b/out stays inside; a/b being a connection to a, it does not."""
+    """By its name alone a/b/out stays inside; a/b being a link to a, it does not."""
     archive = tar(
         tmp_path / "a.tar.xz",
         member("a/file", b"x"),

@@ -13,13 +13,13 @@ from rlm_wasm.cli.build_progress import BarProgress, PlainProgress
 def test_elsewhere_each_stage_is_a_plain_line() -> None:
     out = io.StringIO()
     progress = PlainProgress(Console(file=out))
-    progress.plan([("connection", 5)])
-    progress.begin("connection", "linking [bold]as it is[/bold]")
+    progress.plan([("link", 5)])
+    progress.begin("link", "linking [bold]as it is[/bold]")
     progress.advance(0.5)
     progress.end()
     progress.note("a note")
     lines = out.getvalue().splitlines()
-    assert lines[0] == "connection: linking [bold]as it is[/bold]"
+    assert lines[0] == "link: linking [bold]as it is[/bold]"
     assert lines[1].startswith("  done in ")
     assert lines[2] == "note: a note"
 

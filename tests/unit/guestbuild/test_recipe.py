@@ -20,10 +20,10 @@ from tests.unit.guestbuild.support import guest_folder
 
 ALL = {
     "toolchain", "python-src", "native", "zlib", "instrumented", "profile", "libpython", "stdlib",
-    "frozen", "connection",
+    "frozen", "link",
 }  # fmt: skip
 # What a change of the training, or of anything it is made of, comes to.
-TRAINED = {"profile", "libpython", "connection"}
+TRAINED = {"profile", "libpython", "link"}
 COMPILED = {"instrumented", *TRAINED}
 
 
@@ -60,21 +60,21 @@ def replace(old: str, new: str) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("change", "changed"),
     [
-        (edit("shim/rlm.c", "int other;\n"), {"connection"}),
-        (edit("shim/more.c", "int more;\n"), {"connection"}),
-        (edit("python/rlm_boot.py", "boot = 2\n"), {"frozen", "connection"}),
-        (edit("python/sub.py", ""), {"frozen", "connection"}),
+        (edit("shim/rlm.c", "int other;\n"), {"link"}),
+        (edit("shim/more.c", "int more;\n"), {"link"}),
+        (edit("python/rlm_boot.py", "boot = 2\n"), {"frozen", "link"}),
+        (edit("python/sub.py", ""), {"frozen", "link"}),
         (edit("shim/start.c", "int other;\n"), TRAINED),
         (edit("training/train.c", "int other;\n"), TRAINED),
         (edit("training/rlm_training.py", "def train(): return 1\n"), TRAINED),
         (replace('instrument = ["-fprofile-generate"]', "instrument = []"), COMPILED),
-        (replace('use = ["-Werror"]', "use = []"), {"libpython", "connection"}),
-        (replace('merge = ["-r"]', "merge = []"), {"libpython", "connection"}),
-        (replace('alone = ["Python/ceval.o"]', "alone = []"), {"libpython", "connection"}),
+        (replace('use = ["-Werror"]', "use = []"), {"libpython", "link"}),
+        (replace('merge = ["-r"]', "merge = []"), {"libpython", "link"}),
+        (replace('alone = ["Python/ceval.o"]', "alone = []"), {"libpython", "link"}),
         (edit("tools/freeze.py", "pass\n"), {"stdlib", "frozen", *TRAINED}),
         (replace('exclude = ["tkinter"]', "exclude = []"), {"stdlib", "frozen", *TRAINED}),
         (replace('libraries = ["-lm"]', "libraries = []"), TRAINED),
-        (replace('imports = ["call", "take"]', 'imports = ["call"]'), {"connection"}),
+        (replace('imports = ["call", "take"]', 'imports = ["call"]'), {"link"}),
         (replace('cflags = ["-fwrapv"]', "cflags = []"), COMPILED),
         (replace('small = ["Python/ceval.o"]', "small = []"), COMPILED),
         (replace('opt = ["-O3"]', 'opt = ["-O2"]'), {"zlib", *COMPILED}),

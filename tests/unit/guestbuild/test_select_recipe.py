@@ -56,9 +56,9 @@ def test_the_first_toolchain_is_chosen_and_everything_is_fetched_first(bench: Be
     recipe, last, progress = bench.choose(site)
     assert recipe.toolchain.name == "clang-22"
     assert {path for path, _ in site.requests} == set(PATHS) - {"/pool/main/c/clang-19.deb"}
-    assert last.name == "connection"
+    assert last.name == "link"
     assert progress.planned[-1][0] == "download"
-    assert progress.planned[-1][-2:] == ["connection", "image"]
+    assert progress.planned[-1][-2:] == ["link", "image"]
 
 
 def test_a_missing_compiler_is_told_before_anything_is_downloaded(

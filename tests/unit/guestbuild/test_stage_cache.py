@@ -20,7 +20,7 @@ def write(text: str) -> Make:
         (out / "sub").mkdir()
         below = "".join((path / "sub/file").read_text() for path in needs.values())
         (out / "sub/file").write_text(text + below)
-        (out / "connection").symlink_to("sub/file")
+        (out / "link").symlink_to("sub/file")
 
     return make
 
@@ -61,9 +61,9 @@ def test_a_published_result_does_not_need_what_it_was_made_from(tmp_path: Path) 
         lambda folder: (folder / "receipt.json").unlink(),
         lambda folder: (folder / "receipt.json").write_text("{"),
         lambda folder: (folder / "receipt.json").write_text("[]"),
-        lambda folder: ((folder / "connection").unlink(), (folder / "connection").symlink_to("/etc/passwd")),
+        lambda folder: ((folder / "link").unlink(), (folder / "link").symlink_to("/etc/passwd")),
     ],
-    ids=["changed", "missing", "added", "no-receipt", "bad-receipt", "other-receipt", "connection-moved"],
+    ids=["changed", "missing", "added", "no-receipt", "bad-receipt", "other-receipt", "link-moved"],
 )
 def test_a_damaged_stage_is_noticed_and_made_again(tmp_path: Path, damage: Callable[[Path], object]) -> None:
     last = stage("only", write("a"))
@@ -72,8 +72,8 @@ def test_a_damaged_stage_is_noticed_and_made_again(tmp_path: Path, damage: Calla
     again, progress = ensure(tmp_path, last)
     assert progress.began == ["only"]
     assert "damaged" in progress.notes[0]
-    assert sorted(p.name for p in again.rglob("*")) == ["file", "connection", "receipt.json", "sub"]
-    assert (again / "connection").read_text() == "a"
+    assert sorted(p.name for p in again.rglob("*")) == ["file", "link", "receipt.json", "sub"]
+    assert (again / "link").read_text() == "a"
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, GuestBuildError, SystemExit])

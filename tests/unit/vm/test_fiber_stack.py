@@ -68,16 +68,16 @@ def test_a_callback_that_goes_too_deep_gets_an_exception(monkeypatch: pytest.Mon
 
 
 def chain() -> None:
-    connection: Any = None
+    link: Any = None
     for _ in range(2_000_000):
-        connection = [connection]
+        link = [link]
 
 
 def ring() -> None:
-    connection: Any = []
-    connection.append(connection)
+    link: Any = []
+    link.append(link)
     for _ in range(2_000_000):
-        connection = [connection]
+        link = [link]
 
 
 @pytest.mark.parametrize("make", [chain, ring])
