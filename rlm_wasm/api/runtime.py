@@ -27,10 +27,10 @@ from rlm_wasm.events import Event
 from rlm_wasm.host.affinity import Affinity, require_no_loop
 from rlm_wasm.host.worker import Worker
 from rlm_wasm.ids import RunId, make_run_id
+from rlm_wasm.limits import PermitLimits
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.providers.registry import ProviderSet
 from rlm_wasm.providers.secret import Keys
-from rlm_wasm.replay.recorded_order import RecordedOrder
 from rlm_wasm.scheduler.scheduler import RunStarted
 from rlm_wasm.tenant import checked_tenant
 
@@ -44,8 +44,8 @@ class Runtime:
     model of your own): it maps a model's name to a provider and the name there. `worker` makes the
     sessions instead of the policy's kind, and is closed with the runtime; `clock` gives the nanoseconds
     of every deadline and event, and must go as the event loop's own clock does; `entropy(n)` gives the
-    random bytes of run ids. The three are for repeating a run exactly. `recorded` has the world outside
-    come from a recording; the runtime is then for that one run.
+    random bytes of run ids. The three are for repeating a run exactly, as `make_broker` is: it makes what
+    performs the scheduler's decisions.
 
     Raises:
         PolicyError: the policy does not hold with these models.
@@ -66,7 +66,7 @@ class Runtime:
         worker: Worker | None = None,
         clock: Callable[[], int] = monotonic_ns,
         entropy: Callable[[int], bytes] = os.urandom,
-        recorded: RecordedOrder | None = None,
+        make_broker: Callable[[PermitLimits, Callable[[], int]], Broker] = Broker,
     ) -> None:
         keys = Keys(environ)
         del environ  # not in this frame when something is raised
@@ -76,7 +76,7 @@ class Runtime:
         self._route: Router = route or self._providers.get
         self._clock = clock
         self._entropy = entropy
-        self._recorded = recorded
+        self._make_broker = make_broker
         self._accounting = Accounting()
         self._given_worker = worker
         self._worker: Worker = worker or make_worker(self.policy, self._accounting)
@@ -104,7 +104,7 @@ class Runtime:
             for name in {models.root, models.sub, *models.child}:
                 self._route(name)
             self._home = Affinity()
-            self._broker = Broker(self.policy.permit_limits(), self._clock, self._recorded)
+            self._broker = self._make_broker(self.policy.permit_limits(), self._clock)
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
             await stack.enter_async_context(self._worker)

@@ -1,4 +1,4 @@
-"""Where the sources of this program's guest lie."""
+"""The folder of the sources of this program's guest."""
 
 from __future__ import annotations
 

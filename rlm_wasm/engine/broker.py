@@ -22,8 +22,6 @@ from rlm_wasm.ids import RequestId, RunId
 from rlm_wasm.limits import PermitLimits
 from rlm_wasm.protocol.guest_frames import text_bytes
 from rlm_wasm.providers.base import Completion, Provider, ProviderFailure, Query
-from rlm_wasm.replay.conversation_order import Turns
-from rlm_wasm.replay.recorded_order import RecordedOrder
 from rlm_wasm.scheduler.ledger import Dimension, DimensionView
 from rlm_wasm.scheduler.messages import Usage
 from rlm_wasm.scheduler.request import Cancelled, Response
@@ -152,18 +150,10 @@ class _Run:
 class Broker:
     """One scheduler with its providers, timers and event sinks. Run `serve` in a task group.
 
-    `clock` gives the nanoseconds the scheduler sees. With `recorded`, the answers of providers, the
-    timers and the operator's word come from a recording, and nothing goes out.
+    `clock` gives the nanoseconds the scheduler sees.
     """
 
-    def __init__(
-        self,
-        permits: PermitLimits,
-        clock: Callable[[], int],
-        recorded: RecordedOrder | None = None,
-    ) -> None:
-        self._recorded: Final = recorded
-        self._turns: Final = None if recorded is None else Turns(recorded)
+    def __init__(self, permits: PermitLimits, clock: Callable[[], int]) -> None:
         self._scheduler: Final = Scheduler(permits)
         self.clock: Final = clock
         self._timers: Final = Timers(
@@ -204,8 +194,6 @@ class Broker:
     def start_run(self, started: RunStarted, route: Router, sinks: Iterable[Sink], driver: Driver) -> None:
         """Open a run, whose conversations `driver` drives."""
         self._runs[started.run_id] = _Run(route, tuple(sinks), driver)
-        if self._turns is not None:
-            self._turns.begins(None)
         self.submit(started)
 
     async def finish_run(self, ended: Input, run_id: RunId) -> str | None:
@@ -268,9 +256,6 @@ class Broker:
 
         It is called on the event loop's thread, perhaps before this returns, and must not raise.
         """
-        if self._turns is not None:
-            parent = batch[0].parent if surplus is None else surplus.parent
-            answered = _waiting(self._turns, parent, answered)
         numbers = [received.request_id for received in batch]
         waiting = self._runs[run_id].waiting
         asked = _Batch(numbers, surplus.requests if surplus else 0, answered)
@@ -296,79 +281,29 @@ class Broker:
         Called while an effect is performed (an event sink that cancels the run), the input waits
         its turn: an effect must not overtake those before it.
         """
-        recorded = self._recorded
-        if self._turns is not None and not self._turns.take(given):
-            self._give_turns(self._turns)
-            return
         self._inputs.append(given)
         if self._performing:
             return
         self._performing = True
         try:
             while self._inputs:
-                given = self._inputs.popleft()
-                if recorded is not None:
-                    self._repeat(recorded, given)
-                    continue
-                for effect in self._scheduler.handle(given, self.clock()):
-                    self._performs[type(effect)](effect)
+                self._handle(self._inputs.popleft())
         finally:
             self._performing = False
-        if self._turns is not None:
-            self._give_turns(self._turns)
+
+    def _handle(self, given: Input) -> None:
+        for effect in self._scheduler.handle(given, self.clock()):
+            self._performs[type(effect)](effect)
 
     async def turn(self, parent: RequestId | None) -> None:
-        """Wait for a conversation's turn, which is at once unless a recording says who is next."""
-        turns = self._turns
-        if turns is not None and not turns.are_taken_by(parent):
-            with turns.waiting(parent) as came:
-                self._give_turns(turns)
-                await came.wait()
+        """Wait until a conversation may act: not at all, here. Another broker may keep an order."""
 
     def at_turn(self, parent: RequestId | None, act: Callable[[], object]) -> None:
-        """Call `act` when it is this conversation's turn: now, unless a recording says who is next."""
-        turns = self._turns
-        if turns is None or turns.are_taken_by(parent):
-            act()
-        else:
-            turns.at_turn(parent, act)
-            self._give_turns(turns)
+        """Call `act` when a conversation may act: now."""
+        act()
 
     def stirs(self, parent: RequestId | None) -> None:
         """A conversation is woken from whatever it waits for here."""
-        if self._turns is not None:
-            self._turns.stirs(parent)
-
-    def _give_turns(self, turns: Turns) -> None:
-        """Let those act whose turn it is; where nobody ever will again, end the replay."""
-        while not self._performing:
-            if (act := turns.next_act()) is not None:
-                act()
-            elif turns.stand_still:
-                turns.give_up()
-                self._end_replay()
-            else:
-                return
-
-    def _repeat(self, recorded: RecordedOrder, given: Input) -> None:
-        """Perform an input's effects as far as they stay inside; with the last one, go on as recorded."""
-        for effect in self._scheduler.handle(recorded.restated(given), self.clock()):
-            recorded.performed(effect)
-            if not isinstance(effect, SendQuery | CancelQuery | SetTimer | ClearTimer):
-                self._performs[type(effect)](effect)
-        if not self._inputs:
-            self._follow(recorded)
-
-    def _follow(self, recorded: RecordedOrder) -> None:
-        """Let come from outside what the recording has next; end the run where it has nothing more."""
-        if (given := recorded.due()) is not None:
-            self._inputs.append(given)
-        elif recorded.over:
-            self._end_replay()
-
-    def _end_replay(self) -> None:
-        for run in self._runs.values():
-            run.driver.end("the recording is over")
 
     def _emit(self, effect: EmitEvent) -> None:
         event = effect.event
@@ -425,8 +360,6 @@ class Broker:
         self._timers.clear(effect.run_id, effect.timer_id)
 
     def _start_child(self, effect: StartChild) -> None:
-        if self._turns is not None:
-            self._turns.begins(effect.request_id)
         self._runs[effect.run_id].driver.start_child(effect)
 
     def _stop_child(self, effect: StopChild) -> None:
@@ -489,17 +422,6 @@ class Broker:
             broken = ProviderError(f"the provider failed with {type(error).__name__}")
             return ProviderFailed(run_id, number, attempt, broken, retryable=False, sent=True)
         return ProviderAnswered(run_id, number, attempt, completion.text, usage)
-
-
-def _waiting(turns: Turns, owner: RequestId | None, answered: Answered) -> Answered:
-    """Return an `answered` until which a conversation waits."""
-    wait = turns.waits(owner)
-
-    def over(responses: list[Response], refusals: Refusals) -> None:
-        turns.over(wait)
-        answered(responses, refusals)
-
-    return over
 
 
 def _usage(completion: Completion) -> Usage | None:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
-from rlm_wasm.api.snapshot import Snapshot
 from rlm_wasm.artifacts.installed import find_guest
+from rlm_wasm.engine.starting_state import StartingState
 from rlm_wasm.errors import ArtifactError
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.policy.render import to_toml
@@ -45,7 +45,7 @@ async def description(
     policy: WrittenPolicy,
     question: str,
     contexts: Mapping[str, str | bytes],
-    start: Snapshot | None = None,
+    start: StartingState | None = None,
 ) -> dict[str, object]:
     """Return the data of `run_described`; `start` is what its sessions are forked from."""
     code, image = _guest_identity()

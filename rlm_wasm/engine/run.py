@@ -8,7 +8,6 @@ from typing import Final
 
 import anyio
 
-from rlm_wasm.api.snapshot import Snapshot
 from rlm_wasm.conversation.loop import Finish
 from rlm_wasm.conversation.prompts import child_question
 from rlm_wasm.engine.accounting import Meter
@@ -16,6 +15,7 @@ from rlm_wasm.engine.broker import Broker
 from rlm_wasm.engine.contexts import DEFAULT_NAME
 from rlm_wasm.engine.conversation import Conversation, ConversationPlace
 from rlm_wasm.engine.description import WrittenPolicy, answer_bytes, description
+from rlm_wasm.engine.starting_state import StartingState
 from rlm_wasm.engine.task_pool import TaskPool
 from rlm_wasm.errors import (
     ArtifactError,
@@ -77,7 +77,7 @@ class ActiveRun:
         meter: Meter,
         *,
         tenant: str = "",
-        image: Snapshot | None = None,
+        image: StartingState | None = None,
     ) -> None:
         self.run_id = run_id
         self._policy = policy

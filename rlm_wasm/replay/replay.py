@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import NoReturn
 
 import anyio
@@ -20,6 +21,7 @@ from rlm_wasm.host.worker import Worker
 from rlm_wasm.ids import RunId
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.providers.base import Provider
+from rlm_wasm.replay.broker import ReplayBroker
 from rlm_wasm.replay.recorded_event import Difference
 from rlm_wasm.replay.recorded_order import RecordedOrder
 from rlm_wasm.replay.recorded_provider import ReplayProvider
@@ -72,7 +74,7 @@ async def replay(
         worker=worker,
         clock=order.now_ns,
         entropy=lambda count: bytes.fromhex(recording.run_id.removeprefix("run_"))[:count],
-        recorded=order,
+        make_broker=partial(ReplayBroker, order),
     )
 
     others: list[int] = []

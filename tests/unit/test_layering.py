@@ -95,15 +95,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
 }
 
 # Arrows between modules that point the wrong way still.
-WRONG_WAY: Final[frozenset[tuple[str, str]]] = frozenset(
-    {
-        ("api.runtime", "replay.recorded_order"),
-        ("engine.broker", "replay.conversation_order"),
-        ("engine.broker", "replay.recorded_order"),
-        ("engine.description", "api.snapshot"),
-        ("engine.run", "api.snapshot"),
-    }
-)
+WRONG_WAY: Final[frozenset[tuple[str, str]]] = frozenset({})
 
 # What a zone must not come to by any way, whoever is in between: parts of the package, and libraries.
 _KEYS: Final = frozenset(
