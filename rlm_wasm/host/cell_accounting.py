@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
-from rlm_wasm.errors import CellCancelled, GuestError, WorkerLost
+from rlm_wasm.errors import CellCancelled, WorkerLost
 from rlm_wasm.limits import CellLimits
-from rlm_wasm.protocol.cell_result import CellResult
+from rlm_wasm.protocol.cell_result import CellResult, silent_result
 from rlm_wasm.protocol.commands import Done
 
 # Twice what any guest was measured to use. A cell whose worker is gone is charged what it could have used.
@@ -68,24 +68,9 @@ class CellCharge:
 
 def lost_result(error: WorkerLost, fuel_used: int, *, executed_ns: int = 0) -> CellResult:
     """Return the result of a cell whose worker is gone."""
-    return _without_a_word(error, fuel_used, executed_ns, session_lost=True)
+    return silent_result(error, session_lost=True, fuel_used=fuel_used, executed_ns=executed_ns)
 
 
 def unbegun_result() -> CellResult:
     """Return the result of a cell that was given up before its guest was told of it."""
-    return _without_a_word(CellCancelled("the cell was cancelled before it began"), 0, 0, session_lost=False)
-
-
-def _without_a_word(error: GuestError, fuel_used: int, executed_ns: int, *, session_lost: bool) -> CellResult:
-    return CellResult(
-        outcome=error.outcome,
-        stdout="",
-        stderr="",
-        result=None,
-        error=error,
-        variables=(),
-        fuel_used=fuel_used,
-        memory_peak_bytes=0,
-        executed_ns=executed_ns,
-        session_lost=session_lost,
-    )
+    return silent_result(CellCancelled("the cell was cancelled before it began"), session_lost=False)

@@ -32,3 +32,26 @@ class CellResult:
     session_lost: bool
     restored: bool = False
     draft: str | None = None
+
+
+def silent_result(
+    error: GuestError,
+    *,
+    session_lost: bool,
+    fuel_used: int = 0,
+    executed_ns: int = 0,
+    memory_peak_bytes: int = 0,
+) -> CellResult:
+    """Return the result of a cell that ended without a word of its guest."""
+    return CellResult(
+        outcome=error.outcome,
+        stdout="",
+        stderr="",
+        result=None,
+        error=error,
+        variables=(),
+        fuel_used=fuel_used,
+        memory_peak_bytes=memory_peak_bytes,
+        executed_ns=executed_ns,
+        session_lost=session_lost,
+    )

@@ -6,7 +6,6 @@ from rlm_wasm.errors import BoundaryViolation, GuestError, GuestException, Memor
 from rlm_wasm.protocol.cell_result import COMPLETED, CellResult
 from rlm_wasm.protocol.guest_error import CellVariables, decode_cell_report, decode_guest_error
 from rlm_wasm.vm.steps import CellEnd
-from rlm_wasm.vm.upkeep import Upkeep
 
 
 def decode_cell(end: CellEnd) -> CellResult:
@@ -36,22 +35,6 @@ def decode_cell(end: CellEnd) -> CellResult:
         executed_ns=end.executed_ns,
         session_lost=lost,
         draft=told.draft,
-    )
-
-
-def not_begun(error: GuestError, upkeep: Upkeep, memory_bytes: int) -> CellResult:
-    """Return the result of a cell that ended while the state before it was being kept."""
-    return CellResult(
-        outcome=error.outcome,
-        stdout="",
-        stderr="",
-        result=None,
-        error=error,
-        variables=(),
-        fuel_used=upkeep.fuel,
-        memory_peak_bytes=memory_bytes,
-        executed_ns=upkeep.executed_ns,
-        session_lost=False,
     )
 
 

@@ -6,9 +6,9 @@ from collections.abc import Generator
 
 from rlm_wasm.errors import GuestError
 from rlm_wasm.protocol.cell import Cell
-from rlm_wasm.protocol.cell_result import CellResult
+from rlm_wasm.protocol.cell_result import CellResult, silent_result
 from rlm_wasm.protocol.text_layout import LaidOut
-from rlm_wasm.vm.cell_decoding import decode_cell, not_begun
+from rlm_wasm.vm.cell_decoding import decode_cell
 from rlm_wasm.vm.checkpoints import Checkpoints
 from rlm_wasm.vm.session import Operation, Session
 from rlm_wasm.vm.snapshot import MemorySnapshot
@@ -35,7 +35,14 @@ def run_cell(
         try:
             checkpoint = yield from session.snapshot(bytes_max=checkpoint_bytes_max, upkeep=upkeep)
         except GuestError as error:
-            return not_begun(error, upkeep, session.memory_bytes)
+            # The cell has not begun: what there was of it is the keeping.
+            return silent_result(
+                error,
+                session_lost=False,
+                fuel_used=upkeep.fuel,
+                executed_ns=upkeep.executed_ns,
+                memory_peak_bytes=session.memory_bytes,
+            )
     end = yield from session.run(cell, after=upkeep)
     result = decode_cell(end)
     return (checkpoints or Checkpoints()).settle(session, checkpoint, end, result)
