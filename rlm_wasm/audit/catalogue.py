@@ -86,7 +86,11 @@ _REPORTED: Final = {
 _CHILD_END: Final = {
     "request": _CHILD,
     "status": Field("str", "completed, failed, timed_out or cancelled"),
-    **_ledger("spent", "what it and all below it used", tuple(Dimension)),
+    **_ledger(
+        "spent",
+        "what it and all below it used; fuel also, that was granted to a cell under way",
+        tuple(Dimension),
+    ),
     "error": _ERROR,
     "message": _MESSAGE,
     "text": Field("str", "its answer", text=True, optional=True),

@@ -129,12 +129,17 @@ def child_started(run: RunState, child: ConversationState, asked: ChildRequested
 
 
 def child_answered(run: RunState, child: ConversationState, response: Response) -> Data:
-    """The one terminal response to the request for a child, and what its part of the tree has used."""
+    """The one terminal response to the request for a child, and what its part of the tree has used.
+
+    What a cell has used that still runs nobody knows yet: it counts with all that it was granted.
+    """
     data: Data = {
         "request": child.request_id,
         "status": response.status,
         **{f"{d.value}_spent": n for d, n in zip(DIMENSIONS, child.view.spent, strict=True)},
     }
+    fuel, view = Dimension.FUEL, child.view
+    data[f"{fuel.value}_spent"] = run.ledger.spent(fuel, view) + run.ledger.reserved(fuel, view)
     error = error_of(response)
     if error is not None:
         data |= _error(run, error)

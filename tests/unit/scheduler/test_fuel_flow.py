@@ -10,7 +10,7 @@ from rlm_wasm.scheduler.fuel_flow import CELL_PARTS, PART_FUEL_MIN, SHARES, next
 from rlm_wasm.scheduler.inputs import CellStarted, ChildFinished, FuelUsed, FuelWanted, RunCancelled, RunEnded
 from rlm_wasm.scheduler.ledger import Dimension
 from tests.support.core_facts import RUN, budget, child, run_limits, started
-from tests.support.scheduler_driver import Driver, events, of
+from tests.support.scheduler_driver import Driver, events, fired, of
 
 PART = PART_FUEL_MIN
 CELL = 3 * PART
@@ -149,6 +149,19 @@ def test_a_cell_that_nobody_heard_the_end_of_is_charged_all_it_was_given() -> No
     begin(made)
     (end,) = [e for e in events(made.give(RunEnded(RUN))) if e.kind == "run_ended"]
     assert end.data["fuel_spent"] == 4 * PART
+
+
+def test_a_child_that_is_answered_for_in_its_cell_counts_what_that_was_granted() -> None:
+    made = driver(10 * PART, children=1)
+    begin(made, 1)
+    made.give(FuelUsed(RUN, 7, RequestId(1)))
+    begin(made, 1)
+    more(made, 1)
+    made.give(fired("child_deadline:1"))
+    assert [e.data["fuel_spent"] for e in made.events("child_answered")] == [7 + 2 * PART]
+    made.give(FuelUsed(RUN, 5, RequestId(1)))
+    made.give(ChildFinished(RUN, RequestId(1), "late"))
+    assert [e.data["fuel_spent"] for e in made.events("child_gone")] == [7 + 5]
 
 
 def test_a_conversation_that_was_stopped_gets_no_more_and_the_log_says_nothing_of_it() -> None:
