@@ -95,6 +95,8 @@ class Conversation:
         # What the present session has used; gone with it.
         self._used = _SessionUse()
         self._policy = policy
+        # Of the last cell that began: the next one's are the same as a rule.
+        self._cell_limits = policy.cell_limits()
         self._broker = broker
         self._worker = worker
         self._contexts = contexts
@@ -215,7 +217,7 @@ class Conversation:
             # The next cell tries again, within the run's iterations.
             return CellFinished(CellReport(outcome=lost.outcome, error=str(lost), session_lost=True))
         await self._broker.turn(place.parent)
-        limits = self._policy.cell_limits()
+        limits = self._cell_limits
         source_bytes = utf8_bytes(effect.source)
         if source_bytes > limits.source_bytes_max:
             too_long = f"The block is longer than the {limits.source_bytes_max} bytes a cell may have."
@@ -225,8 +227,9 @@ class Conversation:
         fuel = self._first_fuel(source_bytes)
         if not fuel:  # the scheduler ends the conversation, and with it this
             return CellFinished(CellReport(outcome=FuelExhausted.outcome))
-        refuels = fuel < limits.fuel_max
-        limits = replace(limits, fuel_max=fuel)
+        refuels = fuel < self._policy.cell.fuel_max
+        if fuel != limits.fuel_max:
+            limits = self._cell_limits = replace(limits, fuel_max=fuel)
         try:
             result = await session.run(
                 Cell(effect.source, limits, report_variables=True, refuels=refuels),

@@ -28,59 +28,84 @@ _PACKED: Final = tuple(
     struct.Struct("<" + f"{_UNTIL_VALUE}xI{_AFTER_VALUE}x" * n) for n in range(_ARGUMENTS_MAX + 1)
 )
 _RESULT: Final = struct.Struct(f"<{_UNTIL_VALUE}xi{_AFTER_VALUE}x")
+# How many, for C, made once.
+_COUNTS: Final = tuple(map(ctypes.c_size_t, range(_ARGUMENTS_MAX + 1)))
+
+
+class Frame:
+    """What wasmtime borrows for a call: arguments, results, and the slots of a trap and an error.
+
+    One instance's, for its calls one after another: to make them takes longer than a short call. A call that
+    failed keeps its own for good, with what it says of why.
+    """
+
+    __slots__ = (
+        "arguments",
+        "context",
+        "error",
+        "error_reference",
+        "free",
+        "results",
+        "trap",
+        "trap_reference",
+    )
+
+    def __init__(self, context: Any) -> None:
+        self.context: Final = context
+        self.arguments: Final = _VALUES()
+        self.results: Final = _VALUE()
+        self.trap: Final = _TRAP_POINTER()
+        self.error: Final = _ERROR_POINTER()
+        # The same for C, made once.
+        self.trap_reference: Final = ctypes.byref(self.trap)
+        self.error_reference: Final = ctypes.byref(self.error)
+        self.free = True
 
 
 class Call:
-    """A future of wasmtime with everything it borrows: arguments, results, trap and error slots.
+    """A future of wasmtime, with the frame that it borrows. `function` is a reference to the export.
 
     The order is fixed, because the alternatives abort the process: poll until done or drop; the
     future is deleted once; the store is closed only afterwards.
     """
 
-    __slots__ = (
-        "_arguments",
-        "_error",
-        "_function",
-        "_future",
-        "_handler",
-        "_results",
-        "_stack",
-        "_trap",
-        "done",
-    )
+    __slots__ = ("_frame", "_function", "_future", "_handler", "_stack", "done", "result")
 
     def __init__(
         self,
         handler: ImportHandler,
-        context: Any,
+        frame: Frame,
         function: Any,
         arguments: tuple[int, ...],
         results_n: int,
         stack: FiberStack | None = None,
     ) -> None:
+        if not frame.free:
+            raise InternalError("a frame is another call's")
         self._handler = handler
         self._function = function
         self._stack = stack
-        self._arguments = _VALUES()
-        _PACKED[len(arguments)].pack_into(self._arguments, 0, *[value & 0xFFFF_FFFF for value in arguments])
-        self._results = _VALUE()
-        self._trap = _TRAP_POINTER()
-        self._error = _ERROR_POINTER()
+        self._frame: Frame | None = frame
+        _PACKED[len(arguments)].pack_into(frame.arguments, 0, *[value & 0xFFFF_FFFF for value in arguments])
         self.done = False
+        # The first one, as a signed 32-bit integer, once done.
+        self.result = 0
+        frame.free = False
         self._future: Any = make_future(
-            context,
-            ctypes.byref(function),
-            self._arguments,
-            len(arguments),
-            self._results,
-            results_n,
-            ctypes.byref(self._trap),
-            ctypes.byref(self._error),
+            frame.context,
+            function,
+            frame.arguments,
+            _COUNTS[len(arguments)],
+            frame.results,
+            _COUNTS[results_n],
+            frame.trap_reference,
+            frame.error_reference,
         )
 
     def poll(self) -> bool:
         """Run the fiber until it ends (True), waits, or has used its slice (False)."""
-        if self._future is None:
+        frame = self._frame
+        if self._future is None or frame is None:
             raise InternalError("a finished call was polled")
         install_hook()
         imports.enter(self._handler)
@@ -93,25 +118,26 @@ class Call:
             imports.leave()
         if finished:
             self.done = True
+            (self.result,) = _RESULT.unpack_from(frame.results)
             self.close()
         return finished
 
-    @property
-    def result(self) -> int:
-        """The first result as a signed 32-bit integer, once done."""
-        result: int = _RESULT.unpack_from(self._results)[0]
-        return result
-
     def take_trap(self) -> wasmtime.Trap | wasmtime.WasmtimeError | None:
         """Return why the call failed, or None if it did not. Call it once, after `done`."""
-        if self._trap:
-            return wasmtime.Trap._from_ptr(self._trap)
-        if self._error:
-            return wasmtime.WasmtimeError._from_ptr(self._error)
-        return None
+        frame = self._frame
+        if frame is None:
+            return None
+        if frame.trap:
+            return wasmtime.Trap._from_ptr(frame.trap)
+        return wasmtime.WasmtimeError._from_ptr(frame.error) if frame.error else None
 
     def close(self) -> None:
         """Drop the future; a suspended fiber is unwound. Safe to call again."""
         future, self._future = self._future, None
-        if future is not None:
-            drop_future(future)
+        if future is None:
+            return
+        drop_future(future)
+        frame = self._frame
+        if frame is not None and not frame.trap and not frame.error:
+            frame.free = True
+            self._frame = None

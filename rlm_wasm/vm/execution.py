@@ -36,6 +36,8 @@ from rlm_wasm.vm.upkeep import Upkeep
 # towards its deadline: one that steps all the time would else be waited for ten times as long as it may run.
 _STEP_NS: Final = 50_000
 _OVERSLEEP_NS: Final = 1_000_000
+# Of what the engine says of a failure.
+_WORDS_MAX: Final = 300
 _T = TypeVar("_T")
 Operation = Generator[Step, bytes | None, _T]
 
@@ -73,6 +75,7 @@ class Execution:
         limits: CellLimits,
         soft_limits: SoftLimits | None,
         *,
+        began_ns: int,
         refuels: bool = False,
     ) -> None:
         self._instance: Final = instance
@@ -84,7 +87,8 @@ class Execution:
         self.fuel_wanted = False
         self._cancel_by_ns: int | None = None
         self._beside_ns = 0
-        self._looked_ns = monotonic_ns()
+        # A look at who has the signals of a trap came with its beginning.
+        self._looked_ns = began_ns
         self.exchange: Final = exchange
         # Why the host ended it, and why it was asked to end.
         self.fault: GuestError | None = None
@@ -230,7 +234,11 @@ class Execution:
     def _explain(self, reason: wasmtime.Trap | wasmtime.WasmtimeError) -> GuestError:
         if self.exchange.fault is not None:
             return self.exchange.fault
-        code = reason.trap_code if isinstance(reason, wasmtime.Trap) else None
+        if isinstance(reason, wasmtime.WasmtimeError):
+            # No instruction of the guest's: the kernel gives no stack or no page for it, as a rule.
+            words = " ".join(str(reason).split())
+            return GuestTrap(f"the engine could not run the guest: {words[:_WORDS_MAX]}")
+        code = reason.trap_code
         if code is wasmtime.TrapCode.OUT_OF_FUEL:
             return FuelExhausted(f"the cell used all of its {self.exchange.fuel_granted} fuel")
         if code is wasmtime.TrapCode.STACK_OVERFLOW:

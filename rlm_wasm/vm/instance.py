@@ -15,7 +15,7 @@ from rlm_wasm.errors import GuestTrap, HostExhausted, InternalError, PolicyError
 from rlm_wasm.system import forks
 from rlm_wasm.system.memfd import MemoryFile
 from rlm_wasm.vm import fiber_unsafe, linear_unsafe
-from rlm_wasm.vm.call import Call
+from rlm_wasm.vm.call import Call, Frame
 from rlm_wasm.vm.dirty_pages_unsafe import Range
 from rlm_wasm.vm.engine import FIBER_STACK_BYTES, engine
 from rlm_wasm.vm.fatal import install_hook
@@ -110,8 +110,9 @@ class Instance:
         self._context: Any = self._store._context()
         self._set_limits(memory_bytes_max)
         self._exports: dict[str, Any] = {}
-        # Views into them, made once: ctypes makes a new one at each look.
+        # References to functions among them, made once: ctypes makes a new object at each look.
         self._functions: dict[str, Any] = {}
+        self._frame = Frame(self._context)
         self._memory_reference: Any = None
         self._stack: fiber_unsafe.FiberStack | None = None
         self._fuel_slot = ctypes.c_uint64()
@@ -174,10 +175,12 @@ class Instance:
         """Return a call of the exported function `name`, not yet polled."""
         function = self._functions.get(name)
         if function is None:
-            function = self._functions[name] = self._export(name).of.func
+            function = self._functions[name] = ctypes.byref(self._export(name).of.func)
         if fiber_unsafe.WANTED and (self._stack is None or self._stack.closed):
             self._stack = fiber_unsafe.make(FIBER_STACK_BYTES)
-        return Call(handler, self._context, function, arguments, results_n, self._stack)
+        if not self._frame.free:
+            self._frame = Frame(self._context)
+        return Call(handler, self._frame, function, arguments, results_n, self._stack)
 
     def _export(self, name: str) -> Any:
         found = self._exports.get(name)
@@ -204,7 +207,8 @@ class Instance:
 
     def set_fuel(self, fuel: int) -> None:
         """Set the fuel left."""
-        error = set_fuel(self._context, fuel)
+        self._fuel_slot.value = fuel
+        error = set_fuel(self._context, self._fuel_slot)
         if error:
             raise InternalError(f"wasmtime: {error_at(error)}")
 

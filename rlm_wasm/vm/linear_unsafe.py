@@ -73,7 +73,7 @@ class ImageSource:
 class LinearMemory:
     """Our own record of one mapping. wasmtime's idea of it must agree after every growth."""
 
-    __slots__ = ("base", "closed", "populated", "reserved", "size", "total")
+    __slots__ = ("base", "closed", "populated", "reserved", "size", "total", "wants_populating")
 
     def __init__(self, base: int, size: int, reserved: int, total: int) -> None:
         self.base = base
@@ -83,17 +83,20 @@ class LinearMemory:
         self.closed = False
         # Up to here its pages are there, or were left to come one by one.
         self.populated = size
+        # Whether so much was added that the guest should not meet all of its page faults in one slice.
+        self.wants_populating = False
 
-    @property
-    def wants_populating(self) -> bool:
-        """Whether so much was added that the guest should not meet all of its page faults in one slice."""
-        return self.size - self.populated >= _HUGE_GROWTH_BYTES
+    def grew_to(self, size: int) -> None:
+        """Note the new size; its pages can be used."""
+        self.size = size
+        self.wants_populating = size - self.populated >= _HUGE_GROWTH_BYTES
 
     def populate(self) -> None:
         """Take the page faults of the next piece of what was added."""
         piece = min(_POPULATED_AT_ONCE, self.size - self.populated)
         system.madvise_populate(self.base + self.populated, piece, write=True)
         self.populated += piece
+        self.wants_populating = self.size - self.populated >= _HUGE_GROWTH_BYTES
 
     def lay_over(self, overlay: Overlay) -> bool:
         """Map pages of a file where the memory has the same contents; False if the kernel does not.
@@ -255,7 +258,7 @@ def _grow_memory(env: int, new_size: int) -> int:
         return _error(f"the memory could not grow: {os.strerror(ctypes.get_errno())}")
     if growth >= _HUGE_GROWTH_BYTES:
         system.madvise_huge(start, growth)
-    memory.size = new_size
+    memory.grew_to(new_size)
     return 0
 
 

@@ -15,6 +15,10 @@ from rlm_wasm.vm import linear_unsafe
 from rlm_wasm.vm.linear_unsafe import LinearMemory, Overlay
 
 _U32: Final = 0xFFFF_FFFF
+# Up to so many bytes are copied without giving up the interpreter's lock, which takes longer than the copy.
+_SHORT_BYTES: Final = 16_384
+_copy_short: Final = ctypes.PyDLL(None).memcpy
+_copy_short.argtypes, _copy_short.restype = [ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t], None
 
 
 class GuestMemory:
@@ -55,8 +59,10 @@ class GuestMemory:
 
     def write(self, pointer: int, data: bytes) -> None:
         """Copy `data` to `pointer`. Raises BoundaryViolation."""
-        start = self.check(pointer, len(data), length_max=len(data))
-        ctypes.memmove(self._linear.base + start, data, len(data))
+        length = len(data)
+        start = self.check(pointer, length, length_max=length)
+        copy = _copy_short if length <= _SHORT_BYTES else ctypes.memmove
+        copy(self._linear.base + start, data, length)
 
     def write_from(self, pointer: int, address: int, length: int) -> None:
         """Copy `length` bytes from the host `address`, kept alive by the caller. Raises BoundaryViolation."""

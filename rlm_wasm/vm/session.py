@@ -98,7 +98,6 @@ class Session:
         self._fresh = True
         self._virtual_ns = 0 if start is None else start.virtual_ns
         self._interrupt = Interrupt(facts)
-        self._soft_of: tuple[CellLimits | None, SoftLimits | None] = (None, None)
         # What the session is doing now, if anything.
         self._execution: Execution | Upkeep | None = None
 
@@ -328,14 +327,9 @@ class Session:
     def _start(self, limits: CellLimits, *, in_cell: bool, refuels: bool = False) -> Execution:
         """Begin an operation. Nothing of the one before is left in it."""
         self._require_idle()
-        traps.require()
+        now_ns = traps.require()
         self._fresh = False
-        soft_limits = None
-        if in_cell:
-            # The same limits as a rule: looking them up by their value takes longer.
-            if limits is not self._soft_of[0]:
-                self._soft_of = (limits, SoftLimits.of(limits))
-            soft_limits = self._soft_of[1]
+        soft_limits = SoftLimits.of(limits) if in_cell else None
         exchange = OperationImports(
             self._instance,
             limits,
@@ -347,7 +341,14 @@ class Session:
             fuel_kept=-1 if soft_limits is None else soft_limits.fuel_kept,
         )
         self._execution = execution = Execution(
-            self._instance, self._facts, self._interrupt, exchange, limits, soft_limits, refuels=refuels
+            self._instance,
+            self._facts,
+            self._interrupt,
+            exchange,
+            limits,
+            soft_limits,
+            began_ns=now_ns,
+            refuels=refuels,
         )
         return execution
 

@@ -19,8 +19,8 @@ _library = ctypes.PyDLL(dll._name, handle=dll._handle)
 
 
 def _short(name: str, result: type[ctypes.c_void_p | ctypes.c_size_t]) -> Any:
+    # The arguments are C objects, made once: to have them converted takes three times as long as the call.
     function = _library[name]
-    function.argtypes = getattr(ffi, f"_{name}").argtypes
     # An integer, also for a pointer: the bindings would make an object of it, each time.
     function.restype = result
     return function
@@ -39,10 +39,9 @@ memory_size = _short("wasmtime_memory_data_size", ctypes.c_size_t)
 memory_data = _short("wasmtime_memory_data", ctypes.c_size_t)
 
 # A call's future, by its address. To make one runs nothing; to poll or drop it may run the guest.
-_POINTER, _SIZE = ctypes.c_void_p, ctypes.c_size_t
+_POINTER = ctypes.c_void_p
 make_future = _library["wasmtime_func_call_async"]
-make_future.argtypes = [_POINTER, _POINTER, _POINTER, _SIZE, _POINTER, _SIZE, _POINTER, _POINTER]
-make_future.restype = _POINTER
+make_future.restype = _POINTER  # the arguments are C objects, made once
 _library_without_gil = ctypes.CDLL(dll._name, handle=dll._handle)
 poll_future = _library_without_gil["wasmtime_call_future_poll"]
 poll_future.argtypes, poll_future.restype = [_POINTER], ctypes.c_bool

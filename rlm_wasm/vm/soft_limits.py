@@ -28,17 +28,11 @@ class SoftLimits:
     fuel: int
     wall_ns: int
 
-    @classmethod
-    @lru_cache(maxsize=64)
-    def of(cls, limits: CellLimits) -> SoftLimits:
+    @staticmethod
+    def of(limits: CellLimits) -> SoftLimits:
         """Return the soft limits under `limits`."""
-        wall_ns = limits.wall_ms_max * 1_000_000
-        return cls(
-            fuel_max=limits.fuel_max,
-            wall_ms_max=limits.wall_ms_max,
-            fuel=limits.fuel_max - min(limits.fuel_max // _SHARE, _FUEL_KEPT_MAX),
-            wall_ns=wall_ns - min(wall_ns // _SHARE, _NS_KEPT_MAX),
-        )
+        # By the numbers: each cell comes with limits of its own, of the same values as a rule.
+        return _soft_limits(limits.fuel_max, limits.wall_ms_max)
 
     @property
     def fuel_kept(self) -> int:
@@ -62,6 +56,18 @@ class SoftLimits:
         return None
 
 
+@lru_cache(maxsize=64)
+def _soft_limits(fuel_max: int, wall_ms_max: int) -> SoftLimits:
+    wall_ns = wall_ms_max * 1_000_000
+    return SoftLimits(
+        fuel_max=fuel_max,
+        wall_ms_max=wall_ms_max,
+        fuel=fuel_max - min(fuel_max // _SHARE, _FUEL_KEPT_MAX),
+        wall_ns=wall_ns - min(wall_ns // _SHARE, _NS_KEPT_MAX),
+    )
+
+
+@lru_cache(maxsize=64)
 def slice_fuel(fuel_max: int, slice_max: int) -> int:
     """Return the fuel between two yields of a cell with `fuel_max`."""
     return min(slice_max, max(_SLICE_FUEL_MIN, fuel_max // _SLICES_A_CELL))

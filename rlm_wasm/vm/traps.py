@@ -128,8 +128,8 @@ def blocked() -> bool:
     return bool(_mask[0] & _BLOCKED)
 
 
-def require() -> None:
-    """Check that a guest may run on this thread.
+def require() -> int:
+    """Check that a guest may run on this thread; return the time of the check, of the monotonic clock.
 
     Raises:
         UsageError: its next trap would end the process.
@@ -146,3 +146,4 @@ def require() -> None:
             hint="unblock them with `signal.pthread_sigmask`; programs that wait for signals need only block "
             "those that they wait for",
         )
+    return now_ns

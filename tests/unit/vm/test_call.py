@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 
 import pytest
+import wasmtime
 
 from rlm_wasm.errors import CellCancelled, InternalError
 from rlm_wasm.protocol.cell import Cell
-from rlm_wasm.vm import imports
+from rlm_wasm.vm import fiber_unsafe, imports
 from rlm_wasm.vm.session import drive
 from rlm_wasm.vm.steps import HostRequest
 from tests.support.sandbox_facts import cell_limits
@@ -40,6 +43,61 @@ def test_a_dropped_call_is_not_polled_again() -> None:
         call.close()
         with pytest.raises(InternalError):
             call.poll()
+
+
+def test_calls_share_a_frame_one_after_another() -> None:
+    with session_of(REQUEST, alloc="(i32.add (local.get 0) (i32.const 1))") as session:
+        exchange, instance = session._start(cell_limits(), in_cell=True).exchange, session._instance
+        dropped = instance.begin(exchange, "rlm_exec", (0, 0, 0), 1)
+        assert not dropped.poll()
+        frames = [dropped._frame]
+        dropped.close()
+        for number in (7, -3):
+            call = instance.begin(exchange, "rlm_alloc", (number,), 1)
+            frames.append(call._frame)
+            while not call.poll():
+                pass
+            assert (call.result, call.take_trap()) == (number + 1, None)
+        assert frames[0] is frames[1] is frames[2] is not None
+
+
+def test_what_a_failed_call_says_is_not_written_over_by_the_next() -> None:
+    with session_of("unreachable") as session:
+        exchange, instance = session._start(cell_limits(), in_cell=True).exchange, session._instance
+        failed = instance.begin(exchange, "rlm_exec", (0, 0, 0), 1)
+        while not failed.poll():
+            pass
+        after = instance.begin(exchange, "rlm_alloc", (1,), 1)
+        assert after._frame is not failed._frame
+        while not after.poll():
+            pass
+        trap = failed.take_trap()
+        assert isinstance(trap, wasmtime.Trap)
+        assert trap.trap_code is wasmtime.TrapCode.UNREACHABLE
+        assert after.take_trap() is None
+
+
+NO_STACK = """
+import resource
+from pathlib import Path
+from rlm_wasm.protocol.cell import Cell
+from rlm_wasm.vm.session import drive
+from tests.support.sandbox_facts import cell_limits
+from tests.support.wat_guest import session_of
+
+with session_of("") as session:
+    had = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (had + (8 << 20), resource.getrlimit(resource.RLIMIT_AS)[1]))
+    fault = drive(session.run(Cell("", cell_limits()))).fault
+    print(type(fault).__name__, fault)
+"""
+
+
+def test_a_guest_that_the_kernel_refuses_a_stack_ends_with_the_kernels_words() -> None:
+    done = subprocess.run([sys.executable, "-c", NO_STACK], capture_output=True, text=True, timeout=120)
+    assert done.stdout.startswith("GuestTrap the engine could not run the guest: "), done.stderr
+    if not fiber_unsafe.WANTED:  # a stack of the engine's own
+        assert "Cannot allocate memory" in done.stdout
 
 
 def test_an_unknown_export_is_our_bug_and_no_crash() -> None:
