@@ -1,35 +1,98 @@
-"""The limits that the pure core works with: plain frozen integers, unit and bound in each name.
+"""Every limit, defined once: a field of the class of its table, whose type has its floor and its ceiling.
 
-`policy/` builds these from the operator's file and is the only place that reads one.
+To add a limit:
+
+1. Add a field to the class of its table below: noun, unit and bound in its name, and a type from the list
+   of units, or a `Range` of its own. What accepts it, what refuses it and with which words, `policy show`
+   and the event that lists a run's limits are made from that field.
+2. Give it a value in each of `policies/*.toml`, with a comment on that number, and run `just docs`.
+3. If it must fit another limit, add the two keys to the table in `policy/rules.py`.
+4. Read it where it counts: the code is handed the class, as plain frozen numbers.
+
+So has a grant, but for its type. A table with keys that only the host reads, of texts and names, is
+completed in `policy/tables.py`. Two classes are no tables: `SessionLimits` is what of `SandboxLimits` a
+worker is told, and `PermitLimits` has a number that two tables make together. A new dimension of the budget
+also gets its name in `scheduler/ledger.py`; what a guest may ask for and the events follow from that.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Annotated, Final, Literal, TypeAlias
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+GIB: Final = 1024 * MIB
+
+# 32-bit WebAssembly addresses 4 GiB; the last 64 KiB page stays out so that sizes fit 32 bits.
+WASM_MEMORY_BYTES: Final = 4 * GIB - 64 * KIB
+DAY_MS: Final = 24 * 60 * 60 * 1000
 
 
-@dataclass(frozen=True, slots=True)
-class CellLimits:
-    """Limits of one execution in a session. `wall_ms_max` counts execution, not waits for the host."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Range:
+    """The numbers that a field may hold: above `gt` or from `ge`, below `lt` or up to `le`.
 
-    fuel_max: int
-    wall_ms_max: int
-    stdout_bytes_max: int
-    stderr_bytes_max: int
-    result_bytes_max: int
-    source_bytes_max: int
-    requests_max: int
-    sleep_ms_max: int
+    A ceiling is not a recommendation: it catches a slipped digit, and it keeps sums of limits far inside
+    64 bits. Every limit is an integer and finite, so `inf` and `nan` have nowhere to go.
+    """
+
+    gt: int | None = None
+    ge: int | None = None
+    lt: int | None = None
+    le: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.gt is None) == (self.ge is None) or (self.lt is None) == (self.le is None):
+            raise ValueError("a range has one floor and one ceiling")
+
+
+Bytes16T: TypeAlias = Annotated[int, Range(gt=0, le=16 * 1024 * GIB)]
+Bytes4G: TypeAlias = Annotated[int, Range(gt=0, le=WASM_MEMORY_BYTES)]
+BytesOrNone4G: TypeAlias = Annotated[int, Range(ge=0, le=WASM_MEMORY_BYTES)]
+Bytes256M: TypeAlias = Annotated[int, Range(gt=0, le=256 * MIB)]
+Bytes64M: TypeAlias = Annotated[int, Range(gt=0, le=64 * MIB)]
+Milliseconds: TypeAlias = Annotated[int, Range(gt=0, le=DAY_MS)]
+Fuel: TypeAlias = Annotated[int, Range(gt=0, le=10**16)]
+Tokens: TypeAlias = Annotated[int, Range(gt=0, le=10**12)]
+# 0 is a real price and a real budget: models that cost nothing, and runs that may cost nothing.
+Microdollars: TypeAlias = Annotated[int, Range(ge=0, le=10**12)]
+Count: TypeAlias = Annotated[int, Range(gt=0, le=10_000_000)]
+SmallCount: TypeAlias = Annotated[int, Range(gt=0, le=10_000)]
+CountOrNone: TypeAlias = Annotated[int, Range(ge=0, le=10_000_000)]
+Percent: TypeAlias = Annotated[int, Range(gt=0, le=100)]
+Attempts: TypeAlias = Annotated[int, Range(gt=0, le=20)]
+# 0 means no child runs at all.
+Depth: TypeAlias = Annotated[int, Range(ge=0, le=16)]
+Nesting: TypeAlias = Annotated[int, Range(gt=0, le=64)]
+Seed: TypeAlias = Annotated[int, Range(ge=0, lt=2**63)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxLimits:
+    """The table [sandbox]: what a session is and what it is granted."""
+
+    isolation: Literal["inline", "shared", "tenant", "session"]
+    require_lockdown: bool
+    # Which layers that means, by the word of a grade or by their names; absent: all.
+    lockdown: str | tuple[str, ...] | None = None
+    memory_bytes_max: Bytes4G
+    context_bytes_max: Bytes4G
+    # A promise rather than a limit: `policy.rules` holds the memory against it.
+    whole_context_chars_max: BytesOrNone4G
+    # What the state kept before each cell may take, to go back to if the cell ends the guest; 0: none.
+    checkpoint_bytes_max: BytesOrNone4G
+    clock: Literal["virtual", "real"]
+    entropy: Literal["seeded", "fresh"]
+    seed: Seed
 
 
 @dataclass(frozen=True, slots=True)
 class SessionLimits:
-    """Limits and grants of one session, whatever cell runs in it."""
+    """What of `SandboxLimits` a worker is told of one session, whatever cell runs in it."""
 
     memory_bytes_max: int
     context_bytes_max: int
-    # What the state kept before each cell may take, to go back to if the cell ends the guest; 0: none.
     checkpoint_bytes_max: int
     clock: Literal["virtual", "real"]
     entropy: Literal["seeded", "fresh"]
@@ -40,37 +103,39 @@ class SessionLimits:
 
 @dataclass(frozen=True, slots=True)
 class WorkerLimits:
-    """Limits of the worker processes, all together and each."""
+    """The table [workers]: the worker processes, all together and each. Unused with "inline"."""
 
-    workers_max: int
+    workers_max: SmallCount
     # One for each tenant where tenants do not share, the one least used out first.
-    zygotes_max: int
-    sessions_max: int
-    sessions_per_worker_max: int
+    zygotes_max: Annotated[int, Range(gt=0, le=256)]
+    sessions_max: Count
+    sessions_per_worker_max: SmallCount
     # A worker past one of these takes no session any more and ends after its last.
-    worker_age_ms_max: int
-    worker_sessions_total_max: int
-    worker_memory_bytes_max: int
-    worker_cpu_seconds_max: int
+    worker_age_ms_max: Milliseconds
+    worker_sessions_total_max: Count
+    worker_memory_bytes_max: Bytes16T
+    worker_cpu_seconds_max: Annotated[int, Range(gt=0, le=7 * 24 * 3600)]
     # What all workers may hold, and how long of 1,000 ms tasks may wait for memory; beyond, no new session.
-    memory_bytes_max: int
-    pressure_permille_max: int
+    memory_bytes_max: Bytes16T
+    pressure_permille_max: Annotated[int, Range(gt=0, le=1000)]
     # A worker that owes a sign of life this long, in time or in CPU time of its own, is ended.
-    heartbeat_ms: int
-    hang_ms_max: int
-    unsent_bytes_max: int
+    heartbeat_ms: Annotated[int, Range(ge=10, le=60_000)]
+    hang_ms_max: Annotated[int, Range(ge=100, le=600_000)]
+    unsent_bytes_max: Bytes4G
 
 
 @dataclass(frozen=True, slots=True)
 class TenantLimits:
-    """What one tenant may have at one moment. `share_percent` is of all sessions, workers, permits, memory.
+    """The table [tenants]: what one may have at one moment, `share_percent` of all sessions, workers,
+    permits and memory.
 
-    `cells_max` counts cells that compute; one that waits for its host does not.
+    `cells_max` counts cells that compute; one that waits for its host does not. Without the table one may
+    have everything, for whoever has no other.
     """
 
-    share_percent: int
-    cells_max: int
-    runs_max: int
+    share_percent: Percent
+    cells_max: SmallCount
+    runs_max: Count
 
     def share_of(self, total: int) -> int:
         """Return what one tenant may have of so many; it may always have one."""
@@ -82,106 +147,131 @@ NO_TENANT_LIMITS: Final = TenantLimits(share_percent=100, cells_max=10_000_000, 
 
 
 @dataclass(frozen=True, slots=True)
-class BoundaryLimits:
-    """What one request frame may be, and what all answers in the response to it."""
+class CellLimits:
+    """The table [cell]: one execution in a session. `wall_ms_max` counts that, not waits for the host."""
 
-    frame_bytes_max: int
-    control_frame_bytes_max: int
-    prompt_bytes_max: int
-    response_bytes_max: int
-    batch_items_max: int
-    nesting_max: int
-    host_wait_ms_max: int
-
-
-@dataclass(frozen=True, slots=True)
-class ObservationLimits:
-    """What goes back to the model after a cell."""
-
-    bytes_max: int
-    variables_max: int
-
-
-@dataclass(frozen=True, slots=True)
-class BudgetLimits:
-    """What a whole run may use up, over every depth. Fields are the ledger's dimensions."""
-
-    calls_max: int
-    requests_max: int
-    input_tokens_max: int
-    output_tokens_max: int
-    cost_microdollars_max: int
-    iterations_max: int
-    fuel_max: int
-    children_max: int
-    observation_bytes_max: int
+    fuel_max: Fuel
+    wall_ms_max: Milliseconds
+    stdout_bytes_max: Bytes256M
+    stderr_bytes_max: Bytes256M
+    result_bytes_max: Bytes64M
+    source_bytes_max: Bytes64M
+    requests_max: Count
+    sleep_ms_max: Milliseconds
 
 
 @dataclass(frozen=True, slots=True)
 class RunLimits:
-    """Limits of a run that are not used up but bound it.
+    """The table [run]: what bounds a run without being used up.
 
     `sessions_max` counts the sessions of the whole tree at one moment, `fanout_max` the children of
     one cell. A child may use `child_share_percent` of what is left when it starts.
     """
 
-    wall_ms_max: int
-    turns_max: int
-    depth_max: int
-    fanout_max: int
-    sessions_max: int
-    child_wall_ms_max: int
-    child_share_percent: int
-    permits_max: int
-    events_max: int
+    wall_ms_max: Milliseconds
+    turns_max: SmallCount
+    depth_max: Depth
+    fanout_max: SmallCount
+    sessions_max: SmallCount
+    child_wall_ms_max: Milliseconds
+    child_share_percent: Percent
+    permits_max: SmallCount
+    # run_started, run_ended and what a single query needs must fit.
+    events_max: Annotated[int, Range(ge=16, le=10_000_000)]
 
 
 @dataclass(frozen=True, slots=True)
-class PermitLimits:
-    """The pool of slots for provider I/O, over every run of the process; `tenant_max` of them for one tenant.
+class BudgetLimits:
+    """The table [budget]: what a whole run may use up, over every depth; the ledger's dimensions."""
+
+    calls_max: Count
+    requests_max: Count
+    input_tokens_max: Tokens
+    output_tokens_max: Tokens
+    cost_microdollars_max: Microdollars
+    iterations_max: SmallCount
+    fuel_max: Fuel
+    children_max: CountOrNone
+    observation_bytes_max: Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class PermitCaps:
+    """The table [permits], tenants' weights aside: the slots for provider I/O, over every run of the process.
 
     A provider that answers "too many requests" has its slots halved, down to `adaptive_min`, and gets
     one back for each `recover_ms`, or sooner as it answers.
     """
 
-    total_max: int
-    tenant_max: int
-    provider_max: int
-    model_max: int
-    adaptive_min: int
-    recover_ms: int
+    total_max: SmallCount
+    provider_max: SmallCount
+    model_max: SmallCount
+    adaptive_min: SmallCount
+    recover_ms: Milliseconds
 
 
 @dataclass(frozen=True, slots=True)
-class StreamLimits:
-    """What is kept for a reader that is slower than its run: memory, then a file, or a gap at once."""
+class PermitLimits(PermitCaps):
+    """The slots for provider I/O, and how many of them one tenant may have."""
 
-    buffer_events_max: int
-    when_full: Literal["drop", "spill"]
-    spill_bytes_max: int
+    tenant_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class BoundaryLimits:
+    """The table [boundary]: what one request frame may be, and what all answers in the response to it."""
+
+    frame_bytes_max: Bytes64M
+    control_frame_bytes_max: Bytes64M
+    prompt_bytes_max: Bytes64M
+    response_bytes_max: Bytes64M
+    batch_items_max: SmallCount
+    nesting_max: Nesting
+    host_wait_ms_max: Milliseconds
+
+
+@dataclass(frozen=True, slots=True)
+class ObservationLimits:
+    """The numbers of the table [observation]: what goes back to the model after a cell."""
+
+    bytes_max: Bytes64M
+    variables_max: SmallCount
 
 
 @dataclass(frozen=True, slots=True)
 class QueryLimits:
-    """Limits of one query to a provider. `attempts_max` counts the first try.
+    """The table [query]: one query to a provider. `attempts_max` counts the first try.
 
     `batch` says what becomes of a batch that the budget covers in part: "all" refuses it whole,
     "part" its last items.
     """
 
-    timeout_ms_max: int
-    attempts_max: int
-    backoff_ms_first: int
-    backoff_ms_max: int
-    input_overhead_tokens: int
-    output_tokens_max: int
-    response_bytes_max: int
+    timeout_ms_max: Milliseconds
+    attempts_max: Attempts
+    backoff_ms_first: Milliseconds
+    backoff_ms_max: Milliseconds
+    input_overhead_tokens: Annotated[int, Range(ge=0, le=1_000_000)]
+    output_tokens_max: Annotated[int, Range(gt=0, le=10_000_000)]
+    response_bytes_max: Bytes64M
     batch: Literal["all", "part"]
 
 
 @dataclass(frozen=True, slots=True)
-class ModelPrice:
-    """What a model costs, in micro-dollars for a million tokens."""
+class EventLimits:
+    """The table [events]: what events hold, and what is kept of them for a reader slower than its run.
 
-    input_microdollars_per_mtok: int
-    output_microdollars_per_mtok: int
+    That is: some in memory, then either a file or a gap at once.
+    """
+
+    texts: bool
+    buffer_events_max: Annotated[int, Range(ge=2, le=1_000_000)]
+    when_full: Literal["drop", "spill"]
+    spill_bytes_max: Bytes4G
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPrice:
+    """A table of [models.prices]: what a model costs, in micro-dollars for a million tokens."""
+
+    input_microdollars_per_mtok: Microdollars
+    output_microdollars_per_mtok: Microdollars

@@ -12,7 +12,7 @@ from rlm_wasm.engine.run import ActiveRun, RunResult
 from rlm_wasm.errors import QueryCancelled
 from rlm_wasm.events import Event
 from rlm_wasm.host.affinity import Affinity
-from rlm_wasm.limits import StreamLimits
+from rlm_wasm.limits import EventLimits
 from rlm_wasm.scheduler.scheduler import RunCancelled, RunStarted
 
 
@@ -26,7 +26,7 @@ class Run:
         broker: Broker,
         route: Router,
         sinks: Iterable[Callable[[Event], None]],
-        stream: StreamLimits,
+        stream: EventLimits,
         home: Affinity,
     ) -> None:
         self.run_id = started.run_id

@@ -249,10 +249,10 @@ class Runtime:
         )
         started = RunStarted(
             run_id=run_id,
-            budget=policy.budget_limits(),
-            run=policy.run_limits(),
-            query=policy.query_limits(),
-            boundary=policy.boundary_limits(),
+            budget=policy.budget,
+            run=policy.run,
+            query=policy.query,
+            boundary=policy.boundary,
             prices=policy.prices(),
             cell_requests_max=policy.cell.requests_max,
             cell_fuel_max=policy.cell.fuel_max,
@@ -268,7 +268,7 @@ class Runtime:
             self._broker,
             self._route,
             [meter.take, *sinks],
-            policy.stream_limits(),
+            policy.events,
             self._home,
         )
         self._runs[run_id] = run

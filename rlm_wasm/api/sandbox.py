@@ -132,7 +132,7 @@ class Sandbox:
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         # Made once: the same object in each cell is what a session knows the limits by.
-        self.cell_limits: Final = policy.cell_limits()
+        self.cell_limits: Final = policy.cell
         self._accounting = Accounting()
         self._worker: Worker = make_worker(policy, self._accounting)
         self._entered = False
@@ -189,7 +189,7 @@ class Sandbox:
         meter = self._accounting.meter(tenant)
         made = await self._worker.session(
             self.policy.session_limits(),
-            self.policy.boundary_limits(),
+            self.policy.boundary,
             tenant=tenant,
             start=None if image is None else image.state_for(tenant),
         )

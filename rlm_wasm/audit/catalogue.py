@@ -7,8 +7,8 @@ guests and is there only if the policy grants `events.texts`.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
-from typing import Final, Literal
+from dataclasses import dataclass
+from typing import Final, Literal, get_type_hints
 
 from rlm_wasm.events import EVENT_VERSION, Event
 from rlm_wasm.limits import BudgetLimits, QueryLimits, RunLimits
@@ -56,8 +56,8 @@ _LIMIT: Final = Field("int", "a limit of the policy")
 
 def _limits(prefix: str, limits: type) -> dict[str, Field]:
     return {
-        prefix + field.name: _LIMIT if field.type == "int" else Field("str", _LIMIT.meaning)
-        for field in fields(limits)
+        prefix + name: _LIMIT if kind is int else Field("str", _LIMIT.meaning)
+        for name, kind in get_type_hints(limits).items()
     }
 
 

@@ -60,11 +60,11 @@ class DensityBench:
                 loaded.program,
                 loaded.facts,
                 self._policy.session_limits(),
-                self._policy.boundary_limits(),
+                self._policy.boundary,
                 os.urandom,
             )
             sessions.append(session)
-            if drive(session.run(Cell("1+1", self._policy.cell_limits()))).result != b"2":
+            if drive(session.run(Cell("1+1", self._policy.cell))).result != b"2":
                 raise InternalError("1+1 is not 2")
 
         try:
@@ -131,14 +131,14 @@ class _IdleSessions:
 
     def grow(self, count: int) -> None:
         """Add sessions and wait until every one of them waits."""
-        cell = Cell(_CELL, self._policy.cell_limits())
+        cell = Cell(_CELL, self._policy.cell)
         for number in range(self._size, self._size + count):
             session = SessionId(number)
             self._loop.submit(
                 Open(
                     session,
                     self._policy.session_limits(),
-                    self._policy.boundary_limits(),
+                    self._policy.boundary,
                     os.urandom,
                     self._note,
                 )

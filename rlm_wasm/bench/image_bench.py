@@ -41,13 +41,13 @@ class ImageBench:
             loaded.program,
             loaded.facts,
             replace(self._policy.session_limits(), context_bytes_max=1 << 30),
-            self._policy.boundary_limits(),
+            self._policy.boundary,
             os.urandom,
             start=start,
         )
 
     def _run(self, session: Session, source: str) -> bytes | None:
-        end = drive(session.run(Cell(source, self._policy.cell_limits())))
+        end = drive(session.run(Cell(source, self._policy.cell)))
         if end.fault is not None or end.raised:
             raise InternalError(f"a benchmark's cell failed: {end.fault or end.error!r}")
         return end.result

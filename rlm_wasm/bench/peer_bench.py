@@ -56,9 +56,9 @@ class _OurSession:
 
     def __init__(self, policy: Policy) -> None:
         loaded = load_guest_program()
-        self._limits = replace(policy.cell_limits(), requests_max=10**9, fuel_max=10**15, wall_ms_max=10**6)
+        self._limits = replace(policy.cell, requests_max=10**9, fuel_max=10**15, wall_ms_max=10**6)
         self._session = Session(
-            loaded.program, loaded.facts, policy.session_limits(), policy.boundary_limits(), os.urandom
+            loaded.program, loaded.facts, policy.session_limits(), policy.boundary, os.urandom
         )
 
     def define(self, source: str) -> None:

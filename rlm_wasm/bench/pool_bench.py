@@ -168,15 +168,15 @@ def _limits(policy: Policy) -> PoolLimits:
         isolation="shared",
         tenants=NO_TENANT_LIMITS,
         workers=replace(
-            policy.worker_limits(),
+            policy.workers,
             workers_max=_WORKERS,
             sessions_max=room,
             # Each as many as the others: a lost one takes an eighth along.
             sessions_per_worker_max=-(-room // _WORKERS),
         ),
         session=policy.session_limits(),
-        cell=replace(policy.cell_limits(), fuel_max=1 << 50, wall_ms_max=int(_SECONDS_MAX * 1_000)),
-        boundary=policy.boundary_limits(),
+        cell=replace(policy.cell, fuel_max=1 << 50, wall_ms_max=int(_SECONDS_MAX * 1_000)),
+        boundary=policy.boundary,
         required_layers=layers_required(),
     )
 

@@ -43,7 +43,7 @@ class SandboxBench:
         self._loaded = load_guest_program()
         self._policy = policy
         self._scale = 10 if quick else 1
-        self._limits = replace(policy.cell_limits(), requests_max=10**9, fuel_max=10**15, wall_ms_max=10**6)
+        self._limits = replace(policy.cell, requests_max=10**9, fuel_max=10**15, wall_ms_max=10**6)
 
     def measurements(self) -> dict[str, Callable[[], Measurement]]:
         """Return each measurement by its name, not yet taken."""
@@ -69,7 +69,7 @@ class SandboxBench:
             self._loaded.program,
             self._loaded.facts,
             limits,
-            self._policy.boundary_limits(),
+            self._policy.boundary,
             os.urandom,
             prepared=prepared,
         )

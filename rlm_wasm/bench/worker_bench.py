@@ -111,13 +111,13 @@ class WorkerBench:
             times = []
             async with self._worker("shared") as worker:
                 # One stays, so that the process does.
-                kept = await worker.session(self._policy.session_limits(), self._policy.boundary_limits())
+                kept = await worker.session(self._policy.session_limits(), self._policy.boundary)
                 for _ in range(count):
                     began = perf_counter_ns()
                     async with await worker.session(
-                        self._policy.session_limits(), self._policy.boundary_limits()
+                        self._policy.session_limits(), self._policy.boundary
                     ) as session:
-                        await session.run(Cell(_CELL, self._policy.cell_limits()))
+                        await session.run(Cell(_CELL, self._policy.cell))
                         times.append((perf_counter_ns() - began) / 1e3)
                     # What the process prepares while it is idle is part of what it is.
                     await anyio.sleep(0.02)
@@ -134,7 +134,7 @@ class WorkerBench:
         async def main() -> list[float]:
             times = []
             async with self._worker("shared", workers_max=1) as worker:
-                kept = await worker.session(self._policy.session_limits(), self._policy.boundary_limits())
+                kept = await worker.session(self._policy.session_limits(), self._policy.boundary)
                 for _ in range(rounds + 1):
                     times.append([await self._opened_and_run(worker) for _ in range(_IN_A_ROW)])
                     await anyio.sleep(0.05)  # until the worker has prepared as many again
@@ -175,8 +175,8 @@ class WorkerBench:
 
     async def _first_result(self, worker: Worker) -> WorkerSession:
         """Open a session and run a cell."""
-        session = await worker.session(self._policy.session_limits(), self._policy.boundary_limits())
-        result = await session.run(Cell(_CELL, self._policy.cell_limits()))
+        session = await worker.session(self._policy.session_limits(), self._policy.boundary)
+        result = await session.run(Cell(_CELL, self._policy.cell))
         if result.result != "2":
             raise InternalError(f"1+1 is not 2 but {result.outcome}")
         return session

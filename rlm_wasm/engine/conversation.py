@@ -96,7 +96,7 @@ class Conversation:
         self._used = _SessionUse()
         self._policy = policy
         # Of the last cell that began: the next one's are the same as a rule.
-        self._cell_limits = policy.cell_limits()
+        self._cell_limits = policy.cell
         self._broker = broker
         self._worker = worker
         self._contexts = contexts
@@ -116,14 +116,14 @@ class Conversation:
             depth=place.depth,
             parent=place.parent,
             sub_model=policy.models.sub,
-            boundary=policy.boundary_limits(),
+            boundary=policy.boundary,
             decode_ms_max=policy.cell.wall_ms_max,
         )
         self._loop = RlmLoop(
             question,
             describe(contexts),
             policy.observation.dialect,
-            policy.observation_limits(),
+            policy.observation,
             min(policy.run.turns_max, policy.budget.iterations_max),
             lenient_fences=policy.observation.lenient_fences,
             recursive=place.depth < policy.run.depth_max and policy.budget.children_max > 0,
@@ -277,7 +277,7 @@ class Conversation:
         stream = ((self.place.parent or 0) << _SESSIONS_BITS) + self._sessions
         limits = replace(policy.session_limits(), stream=stream)
         session = await self._worker.session(
-            limits, policy.boundary_limits(), tenant=self.place.tenant, start=self.place.start
+            limits, policy.boundary, tenant=self.place.tenant, start=self.place.start
         )
         self._meter.session_opened()
         self.lockdowns.add(lockdown_of(session))

@@ -13,13 +13,13 @@ from anyio.lowlevel import checkpoint
 from rlm_wasm.audit.spill import Spill
 from rlm_wasm.events import Event, Gap
 from rlm_wasm.host.affinity import Affinity
-from rlm_wasm.limits import StreamLimits
+from rlm_wasm.limits import EventLimits
 
 
 class EventHub:
     """Hands every event of a run to the readers there are. A reader nobody holds any more is forgotten."""
 
-    def __init__(self, limits: StreamLimits, home: Affinity) -> None:
+    def __init__(self, limits: EventLimits, home: Affinity) -> None:
         self._limits = limits
         self._home = home
         self._readers: list[weakref.ref[EventReader]] = []
@@ -58,7 +58,7 @@ class EventReader:
     Close it, use `async with`, or let it go.
     """
 
-    def __init__(self, limits: StreamLimits, home: Affinity, missed: Gap | None) -> None:
+    def __init__(self, limits: EventLimits, home: Affinity, missed: Gap | None) -> None:
         self._home = home
         self._events_max = limits.buffer_events_max
         # In the order of reading: what was spilled, the gap, what is in memory.

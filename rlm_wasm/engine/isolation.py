@@ -24,11 +24,11 @@ def make_worker(policy: Policy, accounting: Accounting) -> Worker:
     pool = WorkerPool(
         PoolLimits(
             isolation=isolation,
-            workers=policy.worker_limits(),
+            workers=policy.workers,
             tenants=policy.tenant_limits(),
             session=policy.session_limits(),
-            cell=policy.cell_limits(),
-            boundary=policy.boundary_limits(),
+            cell=policy.cell,
+            boundary=policy.boundary,
             required_layers=policy.required_layers(),
         ),
         charge=lambda tenant, cpu_ns: accounting.meter(tenant).worker_ran(cpu_ns),

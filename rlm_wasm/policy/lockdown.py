@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
-from pydantic import PlainValidator
 from pydantic_core import PydanticCustomError
 
 from rlm_wasm.lockdown import LAYERS, LAYERS_OF, Grade
@@ -16,7 +15,8 @@ _CHOICE: Final = f"must be {', '.join(chr(34) + word + chr(34) for word in _WORD
 _NAME_CHARS_MAX: Final = 40
 
 
-def _checked(value: Any) -> str | list[str]:
+def check_lockdown(value: Any) -> str | tuple[str, ...]:
+    """Return the value of the key, or raise what the problem is, which never quotes it."""
     if isinstance(value, str):
         if value not in _WORDS:
             raise _refused(_CHOICE)
@@ -32,7 +32,7 @@ def _checked(value: Any) -> str | list[str]:
             raise _refused(f"names what is no layer{hint}")
     if len(set(value)) != len(value):
         raise _refused("names a layer twice")
-    return list(value)
+    return tuple(value)
 
 
 def _refused(message: str) -> PydanticCustomError:
@@ -40,11 +40,8 @@ def _refused(message: str) -> PydanticCustomError:
     return PydanticCustomError("lockdown", "{problem}", {"problem": message})
 
 
-Lockdown = Annotated[str | list[str], PlainValidator(_checked)]
-
-
-def required_layers(lockdown: str | list[str] | None) -> tuple[str, ...]:
+def required_layers(lockdown: str | tuple[str, ...] | None) -> tuple[str, ...]:
     """Return the layers that a value of the key requires; without it, all."""
     if lockdown is None:
         return LAYERS
-    return LAYERS_OF[Grade(lockdown)] if isinstance(lockdown, str) else tuple(lockdown)
+    return LAYERS_OF[Grade(lockdown)] if isinstance(lockdown, str) else lockdown

@@ -2,61 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Self
-
-from pydantic import ValidationError, model_validator
-from pydantic_core import PydanticCustomError
+from types import MappingProxyType
+from typing import Any, Final, Self
 
 from rlm_wasm.errors import PolicyError
 from rlm_wasm.limits import (
     NO_TENANT_LIMITS,
-    BoundaryLimits,
-    BudgetLimits,
-    CellLimits,
     ModelPrice,
-    ObservationLimits,
+    PermitCaps,
     PermitLimits,
-    QueryLimits,
-    RunLimits,
     SessionLimits,
-    StreamLimits,
     TenantLimits,
-    WorkerLimits,
 )
-from rlm_wasm.policy import sections as s
 from rlm_wasm.policy.builtin import builtin_names, builtin_path
+from rlm_wasm.policy.check import checked
 from rlm_wasm.policy.document import read_document
 from rlm_wasm.policy.lockdown import required_layers
-from rlm_wasm.policy.problems import RULES_ERROR, Lines, dotted, explain, policy_error
+from rlm_wasm.policy.problems import Lines, dotted, policy_error
 from rlm_wasm.policy.rules import SCRIPT_PREFIX, violations
+from rlm_wasm.policy.tables import Tables, as_data, changed
 
-_FREE = ModelPrice(input_microdollars_per_mtok=0, output_microdollars_per_mtok=0)
+_FREE: Final = ModelPrice(input_microdollars_per_mtok=0, output_microdollars_per_mtok=0)
+_NO_LINES: Final[Lines] = MappingProxyType({})
 
 
-class Policy(s.Section):
-    """What a run may use and do. Immutable; every instance has passed every check."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy(Tables):
+    """What a run may use and do. Immutable; every instance has passed every check.
 
-    sandbox: s.SandboxSection
-    workers: s.WorkersSection
-    tenants: s.TenantsSection | None = None
-    cell: s.CellSection
-    run: s.RunSection
-    budget: s.BudgetSection
-    permits: s.PermitsSection
-    boundary: s.BoundarySection
-    observation: s.ObservationSection
-    query: s.QuerySection
-    events: s.EventsSection
-    models: s.ModelsSection
-    providers: s.ProvidersSection = s.ProvidersSection()
+    That holds for whatever makes one: the constructor, `dataclasses.replace`, a copy, a pickle. Each ends
+    in the constructor, which takes tables, as objects or as mappings, and raises PolicyError.
+    """
 
-    @model_validator(mode="after")
-    def _keep_rules(self) -> Self:
-        if problems := violations(self):
-            raise PydanticCustomError(RULES_ERROR, "rules between keys are broken", {"problems": problems})
-        return self
+    def __post_init__(self) -> None:
+        for name, table in _tables(self.to_mapping()).items():
+            object.__setattr__(self, name, table)
+
+    def __reduce__(self) -> tuple[Callable[..., Self], tuple[dict[str, Any]]]:
+        return type(self).from_mapping, (self.to_mapping(),)
 
     @classmethod
     def open(cls, name_or_path: str | Path) -> Self:
@@ -84,12 +70,16 @@ class Policy(s.Section):
         cls, data: Mapping[str, Any], *, origin: str = "policy", lines: Lines | None = None
     ) -> Self:
         """Check nested mappings shaped like the file. Raises PolicyError, never pydantic's own error."""
-        try:
-            return cls.model_validate(dict(data))
-        except ValidationError as exc:
-            error = policy_error(explain(exc, cls), origin, lines or {})
-        # Outside the handler: pydantic's error, which holds the input, stays out of the chain.
-        raise error
+        return cls(**_tables(data, origin, lines or _NO_LINES))
+
+    def replace(self, **tables: Mapping[str, Any] | None) -> Self:
+        """Return this policy with other values for some keys, checked like a file. Raises PolicyError.
+
+        ``policy.replace(cell={"fuel_max": 10**9})`` changes one key. A table within a table is changed by its
+        keys too; what a key holds is replaced as a whole, `weights` and `prices` like any other. None takes
+        out what may be absent.
+        """
+        return self.from_mapping(changed(self, tables), origin="policy.replace")
 
     def with_models(self, *, root: str | None = None, sub: str | None = None) -> Self:
         """Return this policy with other models, checked again. Raises PolicyError.
@@ -98,75 +88,33 @@ class Policy(s.Section):
         """
         if root is None and sub is None:
             return self
-        data = self.to_mapping()
-        if root is not None:
-            data["models"] |= {"root": root, "sub": root, "child": [root]}
+        models = {} if root is None else {"root": root, "sub": root, "child": [root]}
         if sub is not None:
-            data["models"]["sub"] = sub
-        return self.from_mapping(data, origin="model override")
+            models["sub"] = sub
+        return self.from_mapping(changed(self, {"models": models}), origin="model override")
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the policy as plain nested dicts, in the order of the file; from_mapping reads it back."""
-        return self.model_dump(exclude_none=True)
+        data: dict[str, Any] = as_data(self)
+        return data
 
     def required_layers(self) -> tuple[str, ...]:
         """Return the layers of the lock-down without which no worker may start."""
         return required_layers(self.sandbox.lockdown) if self.sandbox.require_lockdown else ()
 
-    def cell_limits(self) -> CellLimits:
-        """Return the limits of one cell."""
-        return CellLimits(**self.cell.model_dump())
-
     def session_limits(self) -> SessionLimits:
-        """Return the limits and grants of one session."""
-        box = self.sandbox
-        return SessionLimits(
-            memory_bytes_max=box.memory_bytes_max,
-            context_bytes_max=box.context_bytes_max,
-            checkpoint_bytes_max=box.checkpoint_bytes_max,
-            clock=box.clock,
-            entropy=box.entropy,
-            seed=box.seed,
-        )
-
-    def worker_limits(self) -> WorkerLimits:
-        """Return the limits of the worker processes."""
-        return WorkerLimits(**self.workers.model_dump())
-
-    def boundary_limits(self) -> BoundaryLimits:
-        """Return what a request frame may be."""
-        return BoundaryLimits(**self.boundary.model_dump())
-
-    def observation_limits(self) -> ObservationLimits:
-        """Return how much of a cell the model gets to see."""
-        return ObservationLimits(
-            bytes_max=self.observation.bytes_max, variables_max=self.observation.variables_max
-        )
-
-    def budget_limits(self) -> BudgetLimits:
-        """Return what the run may use up."""
-        return BudgetLimits(**self.budget.model_dump())
-
-    def run_limits(self) -> RunLimits:
-        """Return what bounds the run."""
-        return RunLimits(**self.run.model_dump())
+        """Return the limits and grants of one session, as its worker is told them."""
+        told = (field.name for field in fields(SessionLimits) if field.name != "stream")
+        return SessionLimits(**{name: getattr(self.sandbox, name) for name in told})
 
     def permit_limits(self) -> PermitLimits:
         """Return what bounds provider I/O over all runs."""
-        permits = self.permits.model_dump(exclude={"weights"})
-        return PermitLimits(**permits, tenant_max=self.tenant_limits().share_of(self.permits.total_max))
+        caps = {field.name: getattr(self.permits, field.name) for field in fields(PermitCaps)}
+        return PermitLimits(**caps, tenant_max=self.tenant_limits().share_of(self.permits.total_max))
 
     def tenant_limits(self) -> TenantLimits:
         """Return what one tenant may have of what all share."""
-        return NO_TENANT_LIMITS if self.tenants is None else TenantLimits(**self.tenants.model_dump())
-
-    def query_limits(self) -> QueryLimits:
-        """Return the limits of one query."""
-        return QueryLimits(**self.query.model_dump())
-
-    def stream_limits(self) -> StreamLimits:
-        """Return what is kept for a slow reader of events."""
-        return StreamLimits(**self.events.model_dump(exclude={"texts"}))
+        return NO_TENANT_LIMITS if self.tenants is None else self.tenants
 
     def price(self, spec: str) -> ModelPrice:
         """Return the price of the model `spec`; raise PolicyError if a run could not budget its cost."""
@@ -179,7 +127,7 @@ class Policy(s.Section):
                 f"the policy has no price for the model {name}, so its cost cannot be budgeted",
                 hint=f"add the table [models.prices.{name}] to the policy",
             )
-        return ModelPrice(**price.model_dump())
+        return price
 
     def prices(self) -> dict[str, ModelPrice]:
         """Return the price of every model a run may ask: root, sub, and all that have a price.
@@ -189,3 +137,12 @@ class Policy(s.Section):
         """
         models = self.models
         return {spec: self.price(spec) for spec in (models.root, models.sub, *models.child, *models.prices)}
+
+
+def _tables(data: Mapping[str, Any], origin: str = "policy", lines: Lines = _NO_LINES) -> dict[str, Any]:
+    """Return the tables of a policy by their names, or raise one PolicyError that lists every problem."""
+    tables = checked(Tables, data, origin, lines)
+    # The rules between keys are about keys that are right by themselves.
+    if problems := violations(tables):
+        raise policy_error(problems, origin, lines)
+    return {field.name: getattr(tables, field.name) for field in fields(tables)}

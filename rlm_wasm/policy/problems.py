@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final, TypeAlias, get_args
+from dataclasses import dataclass, fields, is_dataclass
+from datetime import date, time
+from typing import Any, Final, TypeAlias, get_args, get_type_hints
 
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, ValidationError
 
 from rlm_wasm.errors import PolicyError
 
 Key: TypeAlias = tuple[str | int, ...]
 Lines: TypeAlias = Mapping[Key, int]
 
-RULES_ERROR: Final = "policy_rules"
 PROBLEMS_SHOWN_MAX: Final = 50
 _QUOTED_CHARS_MAX: Final = 60
 
@@ -27,8 +26,6 @@ _TYPE_WORDS: Final = {
     "int_type": "must be an integer",
     "bool_type": "must be true or false",
     "string_type": "must be a string",
-    "model_type": "must be a table",
-    "model_attributes_type": "must be a table",
     "dict_type": "must be a table",
     "list_type": "must be an array",
 }
@@ -72,8 +69,8 @@ def policy_error(problems: list[Problem], origin: str, lines: Lines) -> PolicyEr
     return PolicyError("\n".join(rendered))
 
 
-def explain(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
-    """Turn pydantic's report about `model` into problems; a misspelt key is told once, not twice."""
+def explain(error: ValidationError, table: type) -> list[Problem]:
+    """Turn the library's report about a table into problems; a misspelt key is told once, not twice."""
     details = error.errors(include_url=False)
     missing = dict.fromkeys(_key(detail) for detail in details if detail["type"] == "missing")
     problems: list[Problem] = []
@@ -83,12 +80,10 @@ def explain(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
             case "missing":
                 continue
             case "extra_forbidden":
-                meant = _nearest(key, model)
+                meant = _nearest(key, table)
                 if meant is not None:
                     missing.pop(meant, None)
                 problems.append(Problem(key, _unknown(detail["input"], meant)))
-            case kind if kind == RULES_ERROR:
-                problems.extend(detail["ctx"]["problems"])
             case _:
                 problems.append(Problem(key, _message(key, detail)))
     problems.extend(Problem(key, _missing(key)) for key in missing)
@@ -160,8 +155,12 @@ def _kind_of(value: object) -> str:
             return quoted(value)
         case str():
             return "a string"
-        case _:
+        case date() | time():
             return "a date or time"
+        case None:
+            return "nothing"
+        case _:  # no file can hold it
+            return "a Python object"
 
 
 def _missing(key: Key) -> str:
@@ -175,32 +174,28 @@ def _unknown(value: object, meant: Key | None) -> str:
     return f"unknown {noun}" if meant is None else f"unknown {noun}; did you mean `{_bare(str(meant[-1]))}`?"
 
 
-def _nearest(key: Key, model: type[BaseModel]) -> Key | None:
-    fields = _fields_at(key[:-1], model)
-    matches = difflib.get_close_matches(str(key[-1])[:100], fields, n=1, cutoff=0.6)
+def _nearest(key: Key, table: type) -> Key | None:
+    matches = difflib.get_close_matches(str(key[-1])[:100], _keys_at(key[:-1], table), n=1, cutoff=0.6)
     return (*key[:-1], matches[0]) if matches else None
 
 
-def _fields_at(path: Key, model: type[BaseModel]) -> list[str]:
-    """Return the field names of the table at `path` below `model`."""
-    current: type[BaseModel] | None = model
+def _keys_at(path: Key, table: type) -> list[str]:
+    """Return the keys of the table at `path` below `table`."""
+    current: Any = table
     for part in path:
         if current is None:
             return []
-        field = current.model_fields.get(str(part))
-        if field is not None:
-            current = _table_in(field.annotation)
+        hints = get_type_hints(current)
+        if part in hints:
+            current = _table_in(hints[str(part)])
         # Otherwise `part` is a free key of a mapping (a model's name), whose table we already have.
-    return [] if current is None else list(current.model_fields)
+    return [] if current is None else [field.name for field in fields(current)]
 
 
-def _table_in(annotation: object) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for argument in get_args(annotation):
-        if (found := _table_in(argument)) is not None:
-            return found
-    return None
+def _table_in(hint: object) -> type | None:
+    if isinstance(hint, type) and is_dataclass(hint):
+        return hint
+    return next(filter(None, map(_table_in, get_args(hint))), None)
 
 
 def _bare(part: str) -> str:

@@ -1,16 +1,19 @@
-"""A policy as TOML text again: what is in force, without the comments."""
+"""A policy as TOML text again: what is in force, without the comments.
+
+Not by a library: its numbers would lose their underscores, and its texts keep what a terminal obeys.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from rlm_wasm.policy.model import Policy
 from rlm_wasm.policy.problems import dotted
+from rlm_wasm.policy.tables import Tables, as_data
 
 
-def to_toml(policy: Policy) -> str:
+def to_toml(policy: Tables) -> str:
     """Return TOML that `Policy.load` reads back as an equal policy."""
-    return "\n\n".join(_tables((), policy.to_mapping())) + "\n"
+    return "\n\n".join(_tables((), as_data(policy))) + "\n"
 
 
 def _tables(path: tuple[str, ...], table: dict[str, Any]) -> list[str]:

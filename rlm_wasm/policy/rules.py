@@ -5,14 +5,11 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
 from rlm_wasm.policy.problems import Key, Problem, dotted
-from rlm_wasm.policy.sections import OpenAISection
-
-if TYPE_CHECKING:
-    from rlm_wasm.policy.model import Policy
+from rlm_wasm.policy.tables import OpenAITable, Tables
 
 SCRIPT_PREFIX: Final = "script:"
 OPENAI_PREFIX: Final = "openai:"
@@ -51,12 +48,12 @@ _ORDERED: Final[tuple[tuple[Key, Key, str], ...]] = (
 )
 
 
-def violations(policy: Policy) -> list[Problem]:
+def violations(policy: Tables) -> list[Problem]:
     """Return every broken rule of `policy`; an empty list means the policy may be used."""
     return [*_order(policy), *_context(policy), *_isolation(policy), *_models(policy), *_endpoint(policy)]
 
 
-def _order(policy: Policy) -> Iterator[Problem]:
+def _order(policy: Tables) -> Iterator[Problem]:
     for smaller, larger, why in _ORDERED:
         low, high = _value(policy, smaller), _value(policy, larger)
         if low > high:
@@ -65,14 +62,14 @@ def _order(policy: Policy) -> Iterator[Problem]:
             )
 
 
-def _value(policy: Policy, key: Key) -> int:
+def _value(policy: Tables, key: Key) -> int:
     section, field = key
     value = getattr(getattr(policy, str(section)), str(field))
     assert isinstance(value, int)
     return value
 
 
-def _context(policy: Policy) -> Iterator[Problem]:
+def _context(policy: Tables) -> Iterator[Problem]:
     box = policy.sandbox
     key = ("sandbox", "whole_context_chars_max")
     most = max(0, box.memory_bytes_max - GUEST_BYTES) // BYTES_PER_CHAR
@@ -92,7 +89,7 @@ def _context(policy: Policy) -> Iterator[Problem]:
         )
 
 
-def _isolation(policy: Policy) -> Iterator[Problem]:
+def _isolation(policy: Tables) -> Iterator[Problem]:
     if policy.sandbox.require_lockdown and policy.sandbox.isolation == "inline":
         yield Problem(
             ("sandbox", "require_lockdown"),
@@ -105,7 +102,7 @@ def _isolation(policy: Policy) -> Iterator[Problem]:
         )
 
 
-def _models(policy: Policy) -> Iterator[Problem]:
+def _models(policy: Tables) -> Iterator[Problem]:
     models = policy.models
     for spec in models.prices:
         if spec.startswith(SCRIPT_PREFIX):
@@ -118,12 +115,12 @@ def _models(policy: Policy) -> Iterator[Problem]:
             yield Problem(("models", field), "needs the table [providers.openai]")
 
 
-def _endpoint(policy: Policy) -> Iterator[Problem]:
+def _endpoint(policy: Tables) -> Iterator[Problem]:
     if policy.providers.openai is not None and (message := _url_fault(policy.providers.openai)) is not None:
         yield Problem(("providers", "openai", "base_url"), message)
 
 
-def _url_fault(endpoint: OpenAISection) -> str | None:
+def _url_fault(endpoint: OpenAITable) -> str | None:
     # The URL is never quoted: the commonest fault is a password inside it.
     try:
         url = urlsplit(endpoint.base_url)

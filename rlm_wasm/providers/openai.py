@@ -15,7 +15,7 @@ import anyio
 import httpx
 
 from rlm_wasm.errors import ProviderError
-from rlm_wasm.policy.sections import OpenAISection
+from rlm_wasm.policy.tables import OpenAITable
 from rlm_wasm.providers.base import Completion, ProviderFailure, Query
 from rlm_wasm.providers.log_guard import LogGuard
 from rlm_wasm.providers.openai_response import decode_completion, refusal
@@ -33,7 +33,7 @@ class OpenAIProvider:
 
     def __init__(
         self,
-        endpoint: OpenAISection,
+        endpoint: OpenAITable,
         key: Secret | None,
         *,
         response_bytes_max: int,

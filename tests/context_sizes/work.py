@@ -126,13 +126,13 @@ def measure(operation: Operation, text: str) -> Cost:
     Memory is counted from where the guest has none left that is free: it grows by what is used.
     """
     policy, loaded = Policy.builtin("standard"), load_guest_program()
-    limits, boundary = policy.session_limits(), policy.boundary_limits()
+    limits, boundary = policy.session_limits(), policy.boundary
     session = Session(loaded.program, loaded.facts, limits, boundary, os.urandom)
     try:
         drive(session.load("filler", b"x" * (8 << 20)))
         before = session.memory_bytes
         drive(session.load("context", text))
-        ended = decode_cell(drive(session.run(Cell(operation.code, policy.cell_limits()))))
+        ended = decode_cell(drive(session.run(Cell(operation.code, policy.cell))))
         if ended.error is not None:
             raise AssertionError(f"{operation.code!r}: {ended.outcome}: {ended.error}")
         return Cost((session.memory_bytes - before) / len(text), ended.fuel_used / len(text))

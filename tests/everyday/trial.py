@@ -113,7 +113,7 @@ async def _run_all(chosen: Sequence[Trial]) -> dict[str, str | None]:
 
 
 async def _run(sandbox: Sandbox, trial: Trial) -> str | None:
-    model = Model(sandbox.policy.boundary_limits())
+    model = Model(sandbox.policy.boundary)
     async with await sandbox.session() as session:
         if trial.context is not None:
             await session.load("context", trial.context)

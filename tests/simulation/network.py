@@ -12,7 +12,7 @@ import anyio
 import httpcore
 import httpx
 
-from rlm_wasm.policy.sections import OpenAISection
+from rlm_wasm.policy.tables import OpenAITable
 from rlm_wasm.providers.openai import OpenAIProvider
 
 FATES: Final = (
@@ -151,7 +151,7 @@ class _Transport(httpx.AsyncHTTPTransport):
 
 def openai_over(random: Random, reply: Callable[[str], str]) -> OpenAIProvider:
     """Return the real provider over a simulated network, whose server answers with `reply(prompt)`."""
-    endpoint = OpenAISection(
+    endpoint = OpenAITable(
         base_url="http://127.0.0.1/v1",
         api_key_env="",
         connect_timeout_ms=300,

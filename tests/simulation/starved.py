@@ -103,7 +103,7 @@ async def one(kind: str, limit: int, folder: Path, worker: InlineWorker) -> dict
 
 async def warm(worker: InlineWorker) -> None:
     """Have the worker's thread and the guest there before a limit is: they are not what is swept."""
-    session = await worker.session(small_policy().session_limits(), small_policy().boundary_limits())
+    session = await worker.session(small_policy().session_limits(), small_policy().boundary)
     await session.aclose()
 
 

@@ -124,5 +124,5 @@ async def running(policy: Policy, model: str | None = None, **more: Any) -> Asyn
             while not runtime._broker.idle:  # a cancelled call to a provider is still hanging up
                 await anyio.lowlevel.checkpoint()
         # Commands are taken in order: once this session is there, every earlier one has been closed.
-        async with await runtime._worker.session(policy.session_limits(), policy.boundary_limits()):
+        async with await runtime._worker.session(policy.session_limits(), policy.boundary):
             assert runtime._worker._loop.open_sessions == 1

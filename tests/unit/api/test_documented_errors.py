@@ -58,7 +58,7 @@ async def test_a_run_that_cannot_begin_raises_what_is_listed(
     model = Script(tmp_path).reply("root", "FINAL(1)").spec
     async with Runtime(small_policy(**sections), model=model) as runtime:
         if error == "Overloaded":
-            limits = runtime.policy.session_limits(), runtime.policy.boundary_limits()
+            limits = runtime.policy.session_limits(), runtime.policy.boundary
             holder = await runtime._worker.session(*limits, tenant="other")
         caught = await raised(runtime.ask(question, **more))
         assert type(caught).__name__ == error

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rlm_wasm.engine.event_stream import EventHub, EventReader
 from rlm_wasm.events import Event, Gap
 from rlm_wasm.host.affinity import Affinity
-from rlm_wasm.limits import StreamLimits
+from rlm_wasm.limits import EventLimits
 from tests.support.core_facts import RUN
 
 
@@ -23,8 +23,8 @@ def event(seq: int) -> Event:
     return Event(1, RUN, seq, seq, 0, None, "thing", {"text": "é" * seq})
 
 
-def limits(events_max: int = 4, when_full: str = "drop", spill_bytes_max: int = 1 << 20) -> StreamLimits:
-    return StreamLimits(events_max, when_full, spill_bytes_max)  # type: ignore[arg-type]
+def limits(events_max: int = 4, when_full: str = "drop", spill_bytes_max: int = 1 << 20) -> EventLimits:
+    return EventLimits(False, events_max, when_full, spill_bytes_max)  # type: ignore[arg-type]
 
 
 async def all_of(reader: EventReader) -> list[Event | Gap]:

@@ -125,5 +125,5 @@ async def test_what_the_root_is_told_is_bounded_without_a_guest_that_waits_for_i
 
 
 def test_every_response_frame_of_ours_fits_what_a_session_takes() -> None:
-    limits = policy_of().boundary_limits()
+    limits = policy_of().boundary
     assert response_bytes_max(limits) >= RESPONSE + limits.batch_items_max * 6 * 4_000
