@@ -202,7 +202,7 @@ class GuestRequests(Answerer):
     ) -> None:
         broker, run_id = self.broker, self.run_id
         group, room = self._room(prompts)
-        caps = {} if request.budget is None else request.budget.caps()
+        caps = {dimension: most for dimension, most in (request.budget or {}).items() if most is not None}
         batch = [
             ChildRequested(
                 run_id,

@@ -50,25 +50,8 @@ class LlmQueryBatch(
 
 
 Amount: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=_AMOUNT_MAX)]
-
-
-class ChildBudget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a child may use of its run's budget, by dimension; None: as much as there is."""
-
-    calls: Amount | None = None
-    requests: Amount | None = None
-    input_tokens: Amount | None = None
-    output_tokens: Amount | None = None
-    cost_microdollars: Amount | None = None
-    iterations: Amount | None = None
-    fuel: Amount | None = None
-    children: Amount | None = None
-    observation_bytes: Amount | None = None
-
-    def caps(self) -> dict[Dimension, int]:
-        """Return the dimensions that it caps."""
-        amounts = ((Dimension(name), getattr(self, name)) for name in self.__struct_fields__)
-        return {dimension: most for dimension, most in amounts if most is not None}
+# What a child may use of its run's budget, by dimension; not there or None: as much as there is.
+ChildBudget: TypeAlias = dict[Dimension, Amount | None]
 
 
 class RlmQuery(msgspec.Struct, frozen=True, tag_field="type", tag="rlm_query", forbid_unknown_fields=True):

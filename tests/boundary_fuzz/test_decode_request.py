@@ -8,7 +8,6 @@ import tracemalloc
 from collections.abc import Callable
 from contextlib import suppress
 
-import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -24,7 +23,6 @@ from rlm_wasm.protocol.guest_error import (
 )
 from rlm_wasm.protocol.guest_frames import (
     Budget,
-    ChildBudget,
     Finish,
     LlmQuery,
     LlmQueryBatch,
@@ -33,6 +31,7 @@ from rlm_wasm.protocol.guest_frames import (
     RlmQueryBatch,
     decode_request,
 )
+from rlm_wasm.scheduler.ledger import Dimension
 from tests.support.core_facts import boundary
 
 SMALL = boundary()
@@ -40,7 +39,7 @@ BIG = boundary(frame_bytes_max=4 * 2**20, prompt_bytes_max=4 * 2**20, batch_item
 
 text = st.text(max_size=40)
 child_budgets = st.none() | st.dictionaries(
-    st.sampled_from(ChildBudget.__struct_fields__), st.none() | st.integers(0, 10**16)
+    st.sampled_from([dimension.value for dimension in Dimension]), st.none() | st.integers(0, 10**16)
 )
 valid_documents = st.one_of(
     st.builds(lambda p: {"type": "llm_query", "prompt": p}, text),
@@ -106,7 +105,8 @@ def bounded(request: Request, limits: BoundaryLimits) -> bool:
         case Budget():
             return True
     own = request.budget if isinstance(request, RlmQuery | RlmQueryBatch) else None
-    for amount in () if own is None else msgspec.structs.astuple(own):
+    for dimension, amount in (own or {}).items():
+        assert type(dimension) is Dimension
         assert amount is None or (type(amount) is int and 0 <= amount <= 10**16)
     assert request.model is None or (type(request.model) is str and len(request.model) <= 256)
     return all(type(p) is str and len(p.encode()) <= limits.prompt_bytes_max for p in prompts)

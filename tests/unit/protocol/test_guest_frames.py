@@ -18,7 +18,6 @@ from rlm_wasm.errors import (
 )
 from rlm_wasm.protocol.guest_frames import (
     Budget,
-    ChildBudget,
     Finish,
     LlmQuery,
     LlmQueryBatch,
@@ -54,7 +53,7 @@ def frame(**document: Any) -> bytes:
         (frame(type="rlm_query", prompt="a"), RlmQuery("a")),
         (
             frame(type="rlm_query", prompt="a", model="m", budget={"calls": 5, "fuel": 0}),
-            RlmQuery("a", "m", ChildBudget(calls=5, fuel=0)),
+            RlmQuery("a", "m", {Dimension.CALLS: 5, Dimension.FUEL: 0}),
         ),
         (frame(type="rlm_query_batch", prompts=["a", "b"]), RlmQueryBatch(("a", "b"))),
         (frame(type="finish", answer="42"), Finish("42")),

@@ -421,9 +421,7 @@ async def test_recorded_answers_serve_a_run_under_another_policy(script: Script,
     script.reply("root", "FINAL([llm_query('x'), llm_query('x')])").reply("sub", "yes")
     await record(log, recorded_policy(), script.spec)
     recording = Recording.open(log)
-    policy = recording.policy.from_mapping(
-        recording.policy.to_mapping() | {"events": small_policy().events.model_dump()}
-    )
+    policy = recording.policy.replace(events=small_policy().to_mapping()["events"])
     async with Runtime(policy, route=answers_from(recording)) as runtime:
         assert (await runtime.ask("?")).answer == "['yes', 'yes']"
         # Both answers to that prompt have been given: a third is a failure, not a guess.
