@@ -18,8 +18,6 @@ from rlm_wasm.cli.output import failure
 from rlm_wasm.cli.start import ready
 from rlm_wasm.errors import InternalError, RlmWasmError
 
-# No code of other packages in ours, and a third of pydantic's start-up time less.
-os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 # A command's first second makes many objects and no garbage.
 gc.set_threshold(50_000, 20, 100)
 

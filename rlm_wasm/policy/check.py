@@ -36,8 +36,8 @@ def _validator(table: Hashable) -> SchemaValidator:
 def _schema(hint: Any) -> CoreSchema:
     """Return what checks that data is what a type promises, with no coercion, and makes that of it.
 
-    Pydantic's core is told directly, since every class is there already: models made of them would be a
-    second set of classes, and to load pydantic and make them takes longer than all else that reads a policy.
+    Pydantic's core is told directly. Every class is there already: models of pydantic itself would be another
+    set of them, and to load it and make those takes longer than all else that reads a policy.
     """
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:

@@ -69,7 +69,7 @@ class Policy(Tables):
     def from_mapping(
         cls, data: Mapping[str, Any], *, origin: str = "policy", lines: Lines | None = None
     ) -> Self:
-        """Check nested mappings shaped like the file. Raises PolicyError, never pydantic's own error."""
+        """Check nested mappings shaped like the file. Raises PolicyError, never a library's own error."""
         return cls(**_tables(data, origin, lines or _NO_LINES))
 
     def replace(self, **tables: Mapping[str, Any] | None) -> Self:

@@ -110,7 +110,7 @@ def quoted(value: object) -> str:
 
 
 def _key(detail: ErrorDetails) -> Key:
-    # pydantic marks an error about a mapping's key, rather than its value, with a last "[key]".
+    # The library marks an error about a mapping's key, rather than its value, with a last "[key]".
     return tuple(part for part in detail["loc"] if part != "[key]")
 
 

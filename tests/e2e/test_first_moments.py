@@ -44,7 +44,7 @@ def interrupted_at(module: str, *arguments: str) -> subprocess.CompletedProcess[
         ("click", ["--help"]),
         ("rlm_wasm.cli.run", ["run", "--policy", "strict", "?"]),
         ("anyio", ["run", "--policy", "strict", "?"]),
-        ("pydantic", ["run", "--policy", "strict", "?"]),
+        ("pydantic_core", ["run", "--policy", "strict", "?"]),
         ("rlm_wasm.api.runtime", ["run", "--policy", "strict", "?"]),
         ("rlm_wasm.host.pool", ["run", "--policy", "strict", "?"]),
         ("rlm_wasm.api.sandbox", ["exec", "-"]),

@@ -320,7 +320,7 @@ ATTACKS: Final[dict[str, Attack]] = {
         lambda aim: _path_call(83, b"/tmp/rlm-attack-d", 0o700), KILLED, "ENOENT", bare="EACCES",
     ),
     "remove a file": Attack(lambda aim: _path_call(87, b"/tmp/rlm-attack"), KILLED, "ENOENT"),
-    "connection a file": Attack(
+    "link a file": Attack(
         lambda aim: os.symlink("/etc", "/tmp/rlm-attack-l"), KILLED, "ENOENT", bare="EACCES",
     ),
     "open by handle": Attack(_handle, KILLED, "EACCES"),

@@ -112,7 +112,7 @@ _KEYS: Final = frozenset(
         "platformdirs",
         "policy",
         "providers",
-        "pydantic",
+        "pydantic_core",
         "replay",
     }
 )
@@ -151,16 +151,13 @@ THIRD_PARTY: Final[dict[str, tuple[frozenset[str], str]]] = {
         frozenset({"providers"}),
         "an operator's pattern meets a guest's text: linear in it, whatever it holds",
     ),
-    "pydantic": (frozenset({"policy"}), "one place that reads what the operator wrote"),
+    "pydantic_core": (frozenset({"policy"}), "one place that reads what the operator wrote"),
     "cryptography": (frozenset({"audit", "artifacts"}), "keys and MACs stay with what they authenticate"),
     "zstandard": (frozenset({"artifacts", "guestbuild"}), "one place that unpacks what lies on disk"),
     "click": (frozenset({"cli"}), "a library must not parse command lines"),
     "rich": (frozenset({"cli"}), "a library must not draw on terminals"),
     "platformdirs": (frozenset({"artifacts.paths"}), "one place that decides where files of ours live"),
 }
-
-# Packages that come with another one and go by its row.
-COMES_WITH: Final = {"pydantic_core": "pydantic"}
 
 # Packages that are installed under another name than they are imported.
 INSTALLED_AS: Final = {"re2": "pyre2"}
@@ -318,7 +315,7 @@ def faults(imports: list[Import]) -> list[str]:
         elif top in sys.stdlib_module_names:
             allowed = importer not in PURE or each.imported in PURE_STDLIB
         else:
-            who = THIRD_PARTY.get(COMES_WITH.get(top, top), (frozenset[str](), ""))[0]
+            who = THIRD_PARTY.get(top, (frozenset[str](), ""))[0]
             allowed = importer in who or each.importer in who
         if not allowed:
             found.append(str(each))

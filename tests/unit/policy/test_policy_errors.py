@@ -279,7 +279,7 @@ def test_windows_line_ends_are_read(edited, problems_of, line_of):
 
 
 def test_error_of_a_mapping_holds_no_input_in_its_chain():
-    """pydantic's own error carries the whole input; it must not travel along."""
+    """The library's own error carries the whole input; it must not travel along."""
     with pytest.raises(PolicyError) as caught:
         Policy.from_mapping({"api_key": "sk-live-1234567890"})
     assert caught.value.__cause__ is None
