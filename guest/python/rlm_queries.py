@@ -1,8 +1,12 @@
 """The guest's side of the boundary: one JSON request, one JSON response, failures as exceptions."""
 
 import json
+import sys
+from asyncio.events import _get_running_loop
 
 import _rlm
+import rlm_awaits
+import rlm_pending
 
 _dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _quote = json.encoder.encode_basestring
@@ -14,7 +18,12 @@ class QueryError(Exception):
 
 
 class LimitExceeded(QueryError, ValueError):
-    """The request is larger than the policy allows. The message names the limit and both numbers."""
+    """The request is larger than the policy allows. The message names the limit and both numbers.
+
+    `.key` is the limit's name in the policy, `.limit` what it allows.
+    """
+
+    key = limit = None
 
 
 class BudgetExceeded(QueryError):
@@ -74,13 +83,17 @@ def _exchange(frame):
 def _failure(item):
     told = item["error"]
     error = _ERRORS.get(told["type"], QueryError)(told["message"])
-    if "partial" in told:
-        error.partial = told["partial"]
+    for name in ("partial", "key", "limit"):
+        if name in told:
+            setattr(error, name, told[name])
     return error
 
 
-def _results(items, return_exceptions):
-    results = [i["text"] if i["status"] == "completed" else _failure(i) for i in items]
+def _outcome(item):
+    return item["text"] if item["status"] == "completed" else _failure(item)
+
+
+def _results(results, return_exceptions):
     if not return_exceptions:
         for result in results:
             if isinstance(result, QueryError):
@@ -109,16 +122,25 @@ def _texts(prompts):
 
 
 def llm_query(prompt, model=None):
-    """Ask a language model; return its answer as a str, or raise a QueryError."""
+    """Ask a language model; return its answer as a str, or raise a QueryError.
+
+    In a coroutine, `await llm_query(prompt)` has all that is asked in this way answered side by side.
+    """
     if type(prompt) is not str:
         prompt = _text(prompt, "prompt", "; llm_query_batched takes a list of prompts")
     if model is None:
+        if rlm_pending.is_last_act(sys._getframe(1), llm_query.__code__):
+            return rlm_pending.Pending(_group("llm_query"), prompt)
         response = _exchange('{"type":"llm_query","prompt":' + _quote(prompt) + "}")
     else:
-        response = _ask({"type": "llm_query", "prompt": prompt, "model": _text(model, "model")})
+        model = _text(model, "model")
+        if rlm_pending.is_last_act(sys._getframe(1), llm_query.__code__):
+            return rlm_pending.Pending(_group("llm_query", model), prompt)
+        response = _ask({"type": "llm_query", "prompt": prompt, "model": model})
     if response["status"] != "completed":
         raise _failure(response)
-    return response["text"]
+    text = response["text"]
+    return Answer(text) if _may_be_awaited or _get_running_loop() is not None else text
 
 
 def llm_query_batched(prompts, model=None, return_exceptions=False):
@@ -129,14 +151,14 @@ def llm_query_batched(prompts, model=None, return_exceptions=False):
     """
     prompts = _texts(prompts)
     if not prompts:
-        return []
+        return _given([])
     request = {"type": "llm_query_batch", "prompts": prompts}
     if model is not None:
         request["model"] = _text(model, "model")
     response = _ask(request)
     if response["status"] != "completed":
         raise _failure(response)
-    return _results(response["items"], return_exceptions)
+    return _given(_results([_outcome(item) for item in response["items"]], return_exceptions))
 
 
 def _child_request(kind, model, budget):
@@ -171,14 +193,18 @@ def rlm_query(prompt, model=None, budget=None):
     """Have a child run answer: it gets a session of its own, where `context` holds the prompt.
 
     `budget` caps what the child may use of this run's budget, such as {"calls": 5}. Returns its
-    answer as a str, or raises a QueryError: a ChildFailed if it ended without one.
+    answer as a str, or raises a QueryError: a ChildFailed if it ended without one. It can be awaited
+    like `llm_query`.
     """
     request = _child_request("rlm_query", model, budget)
     request["prompt"] = _text(prompt, "prompt", "; rlm_query_batched takes a list of prompts")
+    if rlm_pending.is_last_act(sys._getframe(1), rlm_query.__code__):
+        return rlm_pending.Pending(_group(**request), request["prompt"])
     response = _ask(request)
     if response["status"] != "completed":
         raise _failure(response)
-    return response["text"]
+    text = response["text"]
+    return Answer(text) if _may_be_awaited or _get_running_loop() is not None else text
 
 
 def rlm_query_batched(prompts, model=None, return_exceptions=False, budget=None):
@@ -189,11 +215,167 @@ def rlm_query_batched(prompts, model=None, return_exceptions=False, budget=None)
     request = _child_request("rlm_query_batch", model, budget)
     request["prompts"] = _texts(prompts)
     if not request["prompts"]:
-        return []
+        return _given([])
     response = _ask(request)
     if response["status"] != "completed":
         raise _failure(response)
-    return _results(response["items"], return_exceptions)
+    return _given(_results([_outcome(item) for item in response["items"]], return_exceptions))
+
+
+# -- what is awaited, or begun now and needed later ----------------------------------------------
+
+# Whether the cell speaks of asyncio, so that it may await what it got before a loop ran.
+_may_be_awaited = False
+# How many prompts a batch may have, once the host has said so.
+_items_max = None
+
+
+def begin_cell(source):
+    global _may_be_awaited
+    _may_be_awaited = "asyncio" in source or "await" in source
+
+
+def _group(type, model=None, budget=None, prompt=None):
+    """What queries have in common that can be sent in one batch."""
+    return _outcomes, type, model, None if budget is None else tuple(sorted(budget.items()))
+
+
+def _outcomes(type, model, budget, prompts):
+    """What each prompt came to, a str or a QueryError, in as few requests as the host's limits allow."""
+    global _items_max
+    more = {} if model is None else {"model": model}
+    if budget is not None:
+        more["budget"] = dict(budget)
+    outcomes = []
+    parts = _parts(prompts, _items_max or len(prompts))
+    while parts:
+        part = parts.pop()
+        if len(part) == 1:
+            outcomes.append(_outcome(_ask({"type": type, "prompt": part[0]} | more)))
+            continue
+        response = _ask({"type": type + "_batch", "prompts": part} | more)
+        if response["status"] == "completed":
+            outcomes += map(_outcome, response["items"])
+            continue
+        failure = _failure(response)
+        if issubclass(failure.__class__, LimitExceeded):
+            # By the code that asks for them these are queries of their own, each as long as it may be.
+            if failure.key == "boundary.batch_items_max" and 0 < failure.limit < len(part):
+                _items_max = failure.limit
+                parts += _parts(part, _items_max)
+            else:
+                parts += _parts(part, (len(part) + 1) // 2)
+        else:
+            outcomes += [_failure(response) for _ in part]
+    return outcomes
+
+
+def _parts(prompts, most):
+    """So many prompts at most each, the first ones last."""
+    return [prompts[at : at + most] for at in range(0, len(prompts), most)][::-1]
+
+
+async def _answered(group, prompts):
+    """Wait until all of these were answered, together with whatever else is begun by then."""
+    loop = _get_running_loop()
+    begun = [(rlm_pending.Pending(group, prompt), loop.create_future()) for prompt in prompts]
+    for pending, future in begun:
+        rlm_pending.begin(pending, lambda outcome, future=future: _tell(future, outcome))
+    try:
+        return [await future for _, future in begun]
+    finally:
+        for pending, _ in begun:
+            rlm_pending.withdraw(pending)  # of those that nobody waits for any more
+
+
+def _tell(future, outcome):
+    if not future.done():
+        future.set_result(QueryCancelled("the cell was interrupted") if outcome is None else outcome)
+
+
+def _result(outcome):
+    if issubclass(outcome.__class__, QueryError):
+        raise outcome
+    return outcome
+
+
+async def _llm_query(prompt, model=None):
+    prompt = _text(prompt, "prompt", "; llm_query_batched takes a list of prompts")
+    return _result((await _answered(_group(**_child_request("llm_query", model, None)), [prompt]))[0])
+
+
+async def _llm_query_batched(prompts, model=None, return_exceptions=False):
+    group = _group(**_child_request("llm_query", model, None))
+    return _results(await _answered(group, _texts(prompts)), return_exceptions)
+
+
+async def _rlm_query(prompt, model=None, budget=None):
+    prompt = _text(prompt, "prompt", "; rlm_query_batched takes a list of prompts")
+    return _result((await _answered(_group(**_child_request("rlm_query", model, budget)), [prompt]))[0])
+
+
+async def _rlm_query_batched(prompts, model=None, return_exceptions=False, budget=None):
+    group = _group(**_child_request("rlm_query", model, budget))
+    return _results(await _answered(group, _texts(prompts)), return_exceptions)
+
+
+_AWAITED = (
+    (llm_query, _llm_query),
+    (llm_query_batched, _llm_query_batched),
+    (rlm_query, _rlm_query),
+    (rlm_query_batched, _rlm_query_batched),
+)
+for _function, _coroutine in _AWAITED:
+    _coroutine.__name__ = _coroutine.__qualname__ = _function.__name__
+
+
+def later(function, /, *args, **kwargs):
+    """In place of a call whose result is awaited: a coroutine for one of the functions above."""
+    for own, coroutine in _AWAITED:
+        if function is own:
+            return coroutine(*args, **kwargs)
+    return function(*args, **kwargs)
+
+
+later.of = lambda function: lambda *args: later(function, *args)
+rlm_awaits.install(later)
+
+
+class _Here:
+    """Makes an answer that is here already something that can be awaited, or be the work of a task."""
+
+    __slots__ = ()
+
+    def __await__(self):
+        return self._plain()
+        yield
+
+    def send(self, value):
+        raise StopIteration(self._plain())
+
+    def throw(self, error, *more):
+        raise error
+
+    def close(self):
+        pass
+
+
+class Answer(_Here, str):
+    """A str from a call that was perhaps meant to be awaited. It can be, and is the same str then."""
+
+    __slots__ = ()
+
+    def _plain(self):
+        return str.__str__(self)
+
+
+class Answers(_Here, list):
+    def _plain(self):
+        return list(self)
+
+
+def _given(results):
+    return Answers(results) if _may_be_awaited or _get_running_loop() is not None else results
 
 
 def budget():

@@ -17,7 +17,9 @@ import types
 
 import _rlm
 import rlm_asyncio
+import rlm_awaits
 import rlm_display
+import rlm_pending
 import rlm_queries
 
 STREAM_RESULT, STREAM_ERROR, STREAM_REPORT = 3, 4, 5
@@ -28,6 +30,8 @@ VARIABLES_REPORTED = 200
 _FLAGS = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 # First words that no expression has.
 _STATEMENTS = frozenset(("import", "from", "pass", "del", "raise", "assert", "global", "for", "if"))
+# Where a cell that awaits leaves the value of its last expression.
+_LAST = "__rlm_last__"
 NAME_CHARS = 200
 DRAFT_CHARS = 32_768
 RESERVE_BYTES = 1 << 20
@@ -37,6 +41,8 @@ main = types.ModuleType("__main__")
 namespace = main.__dict__
 # Of each input the identity: whether a cell has put something else in its place.
 _inputs = {}
+# Names of the scaffold that a cell gave to something else.
+_taken = set()
 _cells = 0
 _finished = False
 # The best answer so far, for a run that ends without one: what the host was not told yet, and was told last.
@@ -138,9 +144,9 @@ def _exit(code=None):
     raise SystemExit(code)
 
 
-# Words that nobody would choose for a value of their own. They come back if a cell overwrites them: without
-# them no later cell could ask or finish.
-_FUNCTIONS = {
+# What a cell assigns to any of these names stays, a wrapped llm_query as well as a number called budget; what it
+# deletes comes back, except an input, which would have to be kept for that.
+_SCAFFOLD = {
     "llm_query": rlm_queries.llm_query,
     "llm_query_batched": rlm_queries.llm_query_batched,
     "rlm_query": rlm_queries.rlm_query,
@@ -156,13 +162,12 @@ _FUNCTIONS = {
     "QueryCancelled": rlm_queries.QueryCancelled,
     "DepthExceeded": rlm_queries.DepthExceeded,
     "ChildFailed": rlm_queries.ChildFailed,
+    "budget": rlm_queries.budget,
 }
-
-
-# Nouns: as good a name for a value as any, like `answer` and the inputs'. What a cell assigns stays; what it
-# deletes comes back, except an input, which would have to be kept for that.
-_NOUNS = {"budget": rlm_queries.budget}
-_SCAFFOLD = _FUNCTIONS | _NOUNS
+# And these come back whatever a cell does: without them no later cell could ask or finish.
+_RESERVED = {f"__{name}__": own for name, own in _SCAFFOLD.items()}
+# Nouns, as good a name for a value as any; nobody who assigns to one needs to be told.
+_NOUNS = frozenset(("answer", "budget"))
 
 
 def _new_answer():
@@ -190,15 +195,26 @@ def _restore():
     sys.modules["__main__"] = main
     namespace["__name__"] = "__main__"
     namespace["__builtins__"] = builtins
-    namespace.update(_FUNCTIONS)
-    for name in _NOUNS:
-        namespace.setdefault(name, _NOUNS[name])
+    namespace.update(_RESERVED)
+    for name in _SCAFFOLD:
+        if name not in namespace:
+            namespace[name] = _SCAFFOLD[name]
     if "answer" not in namespace:
         namespace["answer"] = _new_answer()
     for number, name in ((1, "stdout"), (2, "stderr")):
         if not _usable(getattr(sys, name, None), name):
             _streams[name] = _text_stream(number, name)
             setattr(sys, name, _streams[name])
+
+
+def _tell_of_names():
+    """Say once of each function that a cell took the name of, where the session's own is."""
+    for name, own in _SCAFFOLD.items():
+        if name in _taken or namespace.get(name, own) is own:
+            continue
+        _taken.add(name)
+        if name not in _NOUNS:
+            print(f"note: {name} is what you assigned from now on; the session's own is __{name}__", file=sys.stderr)
 
 
 def _usable(stream, name):
@@ -226,6 +242,7 @@ def reset():
     _reserve = None
     namespace.clear()
     _inputs.clear()
+    _taken.clear()
     set_context("context", "")
     _streams.clear()
     linecache.cache.clear()
@@ -313,18 +330,21 @@ def _run_cell(source, seed, report):
             random.seed(int.from_bytes(seed, "little"))
         _cells += 1
         _restore()
-        result = _execute(source, f"<cell {_cells}>")
+        rlm_queries.begin_cell(source)
+        result = _executed(source, f"<cell {_cells}>")
         if result is not None:
             namespace["_"] = result
             _send(STREAM_RESULT, rlm_display.show(result))
         if not _finished:
             _finish_if_ready()
+        _tell_of_names()
     except rlm_queries.Finished:
-        pass
+        rlm_pending.drop()
     except BaseException as error:
         status = 1
         if issubclass(type(error), MemoryError):
             _reserve = None
+        _let_go()
         _tell(error)
         error = None
     _flush()
@@ -336,6 +356,30 @@ def _run_cell(source, seed, report):
     if report:
         _rlm.emit(STREAM_REPORT, _document(_report()))
     return status
+
+
+def _executed(source, filename):
+    """Run the cell, and send what it began and waited for nowhere: from now on somebody may want it."""
+    try:
+        result = _execute(source, filename)
+    except SystemExit as end:
+        # How a program ends that has done what it was to do.
+        if not (end.code is None or type(end.code) in (int, bool) and end.code == 0):
+            raise
+        result = None
+    rlm_pending.send()
+    return result
+
+
+def _let_go():
+    """The cell failed: what it began is not sent any more, and not paid for."""
+    try:
+        dropped = rlm_pending.drop()
+        if dropped:
+            print(f"note: of the queries that were begun, {dropped} were not sent: the cell failed first", file=sys.stderr)
+        _tell_of_names()
+    except BaseException:
+        pass  # of the two errors, the cell's own is told
 
 
 def _finish_if_ready():
@@ -379,52 +423,66 @@ def _execute(source, filename):
     global _reserve
     _progress(COMPILING)
     try:
-        codes = _compiled(source, filename)
+        codes, in_loop = _compiled(source, filename)
     except MemoryError:
         # An earlier cell filled the memory and lived with it. This one may be the `del` that helps.
         if _reserve is None:
             raise
         _reserve = None
-        codes = _compiled(source, filename)
+        codes, in_loop = _compiled(source, filename)
     _progress(RUNNING)
+    if in_loop:
+        return rlm_asyncio.run_cell_coroutine(_in_loop(codes))
     result = None
     for code in codes:
-        result = _evaluate(code)
+        result = eval(code, namespace)
     return result
 
 
+async def _in_loop(codes):
+    result = None
+    for code in codes:
+        result = eval(code, namespace)
+        if code.co_flags & inspect.CO_COROUTINE:
+            result = await result
+    return namespace.pop(_LAST, result)
+
+
 def _compiled(source, filename):
-    """The cell's code objects: its statements, and its last expression if it ends with one."""
+    """The cell's code objects, its statements and its last expression if it ends with one; and whether an
+    event loop is to run them. What awaits is one piece: it runs in one task."""
     linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
     if _cells > CELLS_REMEMBERED:
         linecache.cache.pop(f"<cell {_cells - CELLS_REMEMBERED}>", None)
-    if "\n" not in source and "=" not in source and source.partition(" ")[0] not in _STATEMENTS:
+    awaits, makes_tasks = rlm_awaits.concerns(source), "create_task(" in source
+    if not awaits and not makes_tasks and "\n" not in source and "=" not in source and source.partition(" ")[0] not in _STATEMENTS:
         try:
             # The commonest cell is one expression, and needs no syntax tree to be taken apart.
             code = compile(source, filename, "eval", flags=_FLAGS, dont_inherit=True)
         except SyntaxError:
             pass
         else:
-            return [code]
+            return [code], bool(code.co_flags & inspect.CO_COROUTINE)
     tree = ast.parse(source, filename, "exec")
+    if awaits:
+        rlm_awaits.rewrite(tree, namespace)
     last = None
     if tree.body and type(tree.body[-1]) is ast.Expr:
-        last = ast.Expression(tree.body.pop().value)
+        last = tree.body.pop()
     codes = [_compile(tree, filename, "exec")] if tree.body else []
     if last is not None:
-        codes.append(_compile(last, filename, "eval"))
-    return codes
+        codes.append(_compile(ast.Expression(last.value), filename, "eval"))
+    if not any(code.co_flags & inspect.CO_COROUTINE for code in codes):
+        return codes, makes_tasks and rlm_awaits.makes_tasks(tree, last)
+    if len(codes) == 2:
+        store = ast.copy_location(ast.Name(_LAST, ast.Store()), last)
+        tree.body.append(ast.copy_location(ast.Assign([store], last.value), last))
+        codes = [_compile(tree, filename, "exec")]
+    return codes, True
 
 
 def _compile(tree, filename, mode):
     return compile(tree, filename, mode, flags=_FLAGS, dont_inherit=True)
-
-
-def _evaluate(code):
-    value = eval(code, namespace)
-    if code.co_flags & inspect.CO_COROUTINE:
-        return rlm_asyncio.run_cell_coroutine(value)
-    return value
 
 
 def _send(stream, text):

@@ -1,7 +1,6 @@
 """Thread pools for a guest without threads: work runs when it is submitted, in order.
 
-A `map` of `llm_query` or `rlm_query` over one iterable, the commonest use in model-written code,
-becomes one batch, so that the host answers its items in parallel.
+Work that is a query, or ends in one, is only begun: the host answers in parallel what was begun (`rlm_pending`).
 """
 
 import _queue
@@ -10,14 +9,8 @@ import concurrent.futures
 import queue
 import threading
 import time
-import types
 
-import rlm_queries
-
-_BATCHED = {
-    rlm_queries.llm_query: rlm_queries.llm_query_batched,
-    rlm_queries.rlm_query: rlm_queries.rlm_query_batched,
-}
+import rlm_pending
 
 
 class ThreadPoolExecutor(concurrent.futures.Executor):
@@ -25,30 +18,31 @@ class ThreadPoolExecutor(concurrent.futures.Executor):
         if max_workers is not None and max_workers <= 0:
             raise ValueError("max_workers must be greater than 0")
         self._closed = False
+        self._begun = []
         if initializer is not None:
             initializer(*initargs)
 
     def submit(self, fn, /, *args, **kwargs):
         if self._closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
-        future = concurrent.futures.Future()
-        future.set_running_or_notify_cancel()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except Exception as error:
-            future.set_exception(error)
+        future = rlm_pending.submit(fn, args, kwargs)
+        if type(future) is rlm_pending.QueryFuture:
+            self._begun.append(future)
         return future
-
-    def map(self, fn, *iterables, timeout=None, chunksize=1, buffersize=None):
-        if self._closed:
-            raise RuntimeError("cannot schedule new futures after shutdown")
-        batched = _BATCHED.get(fn) if isinstance(fn, types.FunctionType) and len(iterables) == 1 else None
-        if batched is not None:
-            return iter(batched(list(iterables[0])))
-        return map(fn, *iterables)
 
     def shutdown(self, wait=True, *, cancel_futures=False):
         self._closed = True
+        if cancel_futures:
+            for future in self._begun:
+                future.cancel()
+        elif wait and self._begun:
+            rlm_pending.send()
+        self._begun.clear()
+
+    def __exit__(self, kind, error, trace):
+        # A cell that is told to end sends nothing any more.
+        self.shutdown(cancel_futures=kind is not None and not issubclass(kind, Exception))
+        return False
 
 
 class Lock:

@@ -205,8 +205,9 @@ class RlmLoop:
             )
         self._pending.extend(reply.blocks)
         if reply.final_var is not None:
-            # The value is the guest's to give; an unknown name comes back as its exception.
-            self._pending.append(f"FINAL_VAR({reply.final_var!r})")
+            # The value is the guest's to give; an unknown name comes back as its exception. Called by the
+            # name that is reserved for it, since the code may have given the other one away.
+            self._pending.append(f"__FINAL_VAR__({reply.final_var!r})")
         elif reply.final is not None and self._dialect is not Dialect.ANSWER:
             if not reply.final:
                 self._notes.append(EMPTY_FINAL_NOTE)

@@ -50,7 +50,7 @@ def check_name(name: object) -> None:
     # Python reads ﬁ as fi, and so would not find a variable whose name is spelt with the former.
     if not name.isidentifier() or iskeyword(name) or normalize("NFKC", name) != name:
         raise UsageError(f"{name!a} is not a variable name")
-    if name in RESERVED:
+    if name in RESERVED or (name.startswith("__") and name.endswith("__")):
         raise UsageError(f"{name} is a name of the session's own; call the input something else")
 
 

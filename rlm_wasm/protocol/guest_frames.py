@@ -257,7 +257,10 @@ def _response_document(response: Response) -> dict[str, object]:
     message = str(error)
     if len(message) > _MESSAGE_CHARS_MAX:
         message = message[:_MESSAGE_CHARS_MAX] + "…"
-    document = {"type": type(error).__name__, "message": _encodable(message)}
+    document: dict[str, object] = {"type": type(error).__name__, "message": _encodable(message)}
+    if isinstance(error, LimitExceeded):
+        # For code that can keep to the limit: a batch is sent again in parts.
+        document |= {"key": error.key, "limit": error.limit}
     if isinstance(error, ChildFailed) and error.partial is not None:
         document["partial"] = _encodable(error.partial)
     return {"status": response.status, "error": document}

@@ -14,7 +14,9 @@ def test_a_single_input_is_called_context_and_several_keep_their_names():
     assert named_contexts(None) == {}
 
 
-@pytest.mark.parametrize("name", [*sorted(RESERVED), "not a name", "", "1st", "class", "ﬁle"])
+@pytest.mark.parametrize(
+    "name", [*sorted(RESERVED), "__llm_query__", "not a name", "", "1st", "class", "ﬁle"]
+)
 def test_a_name_the_session_needs_or_cannot_have_is_refused(name: str):
     with pytest.raises(UsageError):
         named_contexts({name: "text"})

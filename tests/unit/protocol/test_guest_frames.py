@@ -254,6 +254,18 @@ RESPONSES: list[tuple[Response, dict[str, Any]]] = [
         {"status": "failed", "error": {"type": "ChildFailed", "message": "out of turns"}},
     ),
     (
+        Denied(LimitExceeded("a batch of 9 prompts", key="boundary.batch_items_max", size=9, limit=4)),
+        {
+            "status": "denied",
+            "error": {
+                "type": "LimitExceeded",
+                "message": "a batch of 9 prompts; boundary.batch_items_max allows 4",
+                "key": "boundary.batch_items_max",
+                "limit": 4,
+            },
+        },
+    ),
+    (
         TimedOut(50),
         {"status": "timed_out", "error": {"type": "QueryTimeout", "message": "no answer within 50 ms"}},
     ),

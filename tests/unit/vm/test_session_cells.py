@@ -175,7 +175,8 @@ HOSTILE_EXCEPTIONS = {
     "base exception": "class E(BaseException): pass\nraise E('b')",
     "keyboard interrupt": "raise KeyboardInterrupt",
     "system exit": "import sys\nsys.exit(3)",
-    "exit": "exit()",
+    "exit with words": "exit('no data')",
+    "a code that lies": "class C:\n __eq__ = lambda s, o: 1/0\nraise SystemExit(C())",
     "metaclass": (
         "class M(type):\n __name__ = property(lambda c: 1/0)\nclass E(Exception, metaclass=M): pass\nraise E"
     ),
@@ -270,18 +271,39 @@ def test_fresh_sessions_draw_different_numbers(make_session: Callable[..., Sessi
 # -- what a cell cannot take away ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("llm_query", "llm_query_batched", "rlm_query", "rlm_query_batched"),
-        *("FINAL", "FINAL_VAR", "SHOW_VARS", "QueryError", "LimitExceeded", "ChildFailed", "DepthExceeded"),
-    ],
-)
-def test_functions_of_the_session_come_back(session: Session, name: str) -> None:
-    completed(session, f"{name} = 'mine'")
-    assert completed(session, f"callable({name})").result == "True"
-    completed(session, f"del {name}")
-    assert completed(session, f"callable({name})").result == "True"
+FUNCTIONS = [
+    *("llm_query", "llm_query_batched", "rlm_query", "rlm_query_batched"),
+    *("FINAL", "FINAL_VAR", "SHOW_VARS", "QueryError", "LimitExceeded", "ChildFailed", "DepthExceeded"),
+]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_of_the_session_is_the_cells_once_it_is_assigned(session: Session, name: str) -> None:
+    own = completed(session, f"repr({name})").result
+    taken = completed(session, f"{name} = 'mine'")
+    assert taken.variables == (name,)
+    assert f"the session's own is __{name}__" in taken.stderr
+    later = completed(session, f"{name}, repr(__{name}__)")
+    assert later.result == f"('mine', {own})"
+    assert later.stderr == ""  # told once
+    completed(session, f"del {name}, __{name}__")
+    assert completed(session, f"repr({name}), {name} is __{name}__").result == f"({own}, True)"
+
+
+def test_a_wrapped_llm_query_stays(session: Session) -> None:
+    host = Recorder()
+    source = (
+        "ask, cache = llm_query, {}\ndef llm_query(p):\n    return cache.setdefault(p, p) and ask(p) + '!'"
+    )
+    completed(session, source)
+    assert completed(session, "llm_query('a')", answer=host).result == "'A!'"
+    assert completed(session, "cache").result == "{'a': 'a'}"
+
+
+def test_an_error_does_not_hide_that_a_name_was_taken(session: Session) -> None:
+    result = run_cell(session, "FINAL = 1\n1/0")
+    assert result.outcome == "guest_exception"
+    assert "__FINAL__" in result.stderr
 
 
 @pytest.mark.parametrize("name", ["answer", "budget"])

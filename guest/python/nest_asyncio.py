@@ -1,0 +1,5 @@
+"""What notebooks import to run an event loop inside of another. Here loops nest by themselves."""
+
+
+def apply(loop=None):
+    pass
