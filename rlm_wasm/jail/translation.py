@@ -20,22 +20,22 @@ from rlm_wasm.system.memfd import MemoryFile
 from rlm_wasm.vm.entropy import session_entropy
 from rlm_wasm.vm.snapshot import Layer, MemorySnapshot
 
-# KeptSnapshots a worker keeps ready to fork, oldest use out first; a fork of another one lays it out again.
+# Snapshots a worker keeps ready to fork, oldest use out first; a fork of another one lays it out again.
 IMAGES_KEPT_MAX: Final = 4
 
 
 class KeptSnapshots:
-    """The images that a worker process has laid out."""
+    """The snapshots that a worker process has laid out."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[int, MemorySnapshot] = OrderedDict()
 
     def get(self, message: m.OpenSession, file: MemoryFile | None) -> MemorySnapshot:
-        """Return the image that a session starts from. Raises ArtifactError if its file is none."""
+        """Return the snapshot that a session starts from. Raises ArtifactError if its file is none."""
         kept = self._kept.pop(message.image, None)
         if kept is None:
             if file is None:
-                raise InternalError("an image came without its file")
+                raise InternalError("a snapshot came without its file")
             runs = read_runs(file.fd, message.image_runs, message.image_size)
             kept = MemorySnapshot(
                 adopted_guest().program, None, Layer(runs), message.image_size, message.image_virtual_ns

@@ -3,9 +3,9 @@
 Most of the time to a session's first result is the kernel's: a page fault for each page of the image
 that the first cell reads or writes. Here they are taken while nobody waits.
 
-No guest code has run in an instance of the warm_pool, and none comes back to it: each is made over the
+No guest code has run in an instance of a pool, and none comes back to it: each is made over the
 sealed base image, is given to one session, and ends with that session. Taking a page fault ahead copies
-the image's page as it is. So a session from the warm_pool starts from the same bytes as any other.
+the image's page as it is. So a session from the pool starts from the same bytes as any other.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rlm_wasm.vm.dirty_pages_unsafe import PAGE
 from rlm_wasm.vm.instance import Instance, Program
 from rlm_wasm.vm.page_profile import profile_pages
 
-# The most instances one warm_pool holds. Each holds the pages a first cell writes, about half a megabyte.
+# The most instances one pool holds. Each holds the pages a first cell writes, about half a megabyte.
 PREPARED_MAX: Final = 8
 # What a step of preparing may touch, so that it takes a fraction of a millisecond.
 _READ_PAGES_A_STEP: Final = 512
@@ -49,7 +49,7 @@ class WarmPool:
     def take(self) -> Instance | None:
         """Return a prepared instance, the caller's from now on; None if there is none.
 
-        Every call lets the warm_pool grow by one, up to its limit.
+        Every call lets the pool grow by one, up to its limit.
         """
         self._wanted = min(self._wanted + 1, self._size_max)
         return self._ready.popleft() if self._ready else None
@@ -59,7 +59,7 @@ class WarmPool:
 
         It takes a fraction of a millisecond; the first of all, which profiles a cell, about two.
 
-        Where none can be made, none is until the next `take`: sessions are made as without a warm_pool, and
+        Where none can be made, none is until the next `take`: sessions are made as without a pool, and
         tell what is wrong.
         """
         if self._making is None:

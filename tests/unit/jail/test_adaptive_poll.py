@@ -81,15 +81,15 @@ def test_a_worker_counts_its_quick_answers_and_only_those() -> None:
         server._tell(1, Requested(b"?"))
         host.send(m.encode(m.RespondTo(1, b"!")))
         server.step()
-        return server._poll.quick
+        return server._adaptive_poll.quick
 
     try:
         assert max(asked_and_told() for _ in range(100)) >= QUICK_FROM
         # Not asked before, so nothing that it waited for is an answer.
-        before = server._poll
+        before = server._adaptive_poll
         host.send(m.encode(m.Ping(1)))
         server.step()
-        assert server._poll is before
+        assert server._adaptive_poll is before
     finally:
         server.close()
         host.close()

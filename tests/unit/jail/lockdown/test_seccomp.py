@@ -34,7 +34,7 @@ kill tkill process_vm_readv process_vm_writev pidfd_open pidfd_getfd io_uring_se
 keyctl add_key request_key userfaultfd bpf perf_event_open mount umount2 pivot_root chroot setns
 unshare open_by_handle_at name_to_handle_at setuid setresuid capset prctl arch_prctl seccomp
 modify_ldt personality shmat shmget pkey_mprotect remap_file_pages memfd_secret prlimit64 setrlimit
-init_module finit_module kexec_load reboot splice tee vmsplice open openat2 creat unlink rename connection
+init_module finit_module kexec_load reboot splice tee vmsplice open openat2 creat unlink rename link
 symlink mkdir
 """
 NEVER = _NEVER_TEXT.split()
