@@ -19,27 +19,31 @@ if TYPE_CHECKING:
     from rlm_wasm.api.sync_runtime import SyncRun, SyncRuntime
     from rlm_wasm.api.sync_sandbox import SyncSandbox, SyncSession
     from rlm_wasm.engine.accounting import Metrics, TenantUsage
-    from rlm_wasm.engine.run import RunResult
     from rlm_wasm.events import Event, Gap
     from rlm_wasm.host.pool_metrics import PoolMetrics
+    from rlm_wasm.outcomes import Outcome, SessionState, StopKind, StopReason
     from rlm_wasm.policy.model import Policy
-    from rlm_wasm.protocol.cell_result import CellResult
+    from rlm_wasm.results import CellResult, RunResult
 
 # Loaded on first use: `rlm-wasm --version` should not wait for a WebAssembly engine.
 _WHERE = {
-    "CellResult": "rlm_wasm.protocol.cell_result",
+    "CellResult": "rlm_wasm.results",
     "Event": "rlm_wasm.events",
     "Gap": "rlm_wasm.events",
     "Snapshot": "rlm_wasm.api.snapshot",
     "Metrics": "rlm_wasm.engine.accounting",
+    "Outcome": "rlm_wasm.outcomes",
     "Policy": "rlm_wasm.policy.model",
     "PoolMetrics": "rlm_wasm.host.pool_metrics",
     "Run": "rlm_wasm.api.run_handle",
-    "RunResult": "rlm_wasm.engine.run",
+    "RunResult": "rlm_wasm.results",
     "Runtime": "rlm_wasm.api.runtime",
     "Sandbox": "rlm_wasm.api.sandbox",
     "SandboxSession": "rlm_wasm.api.sandbox",
     "SessionOpening": "rlm_wasm.api.opening",
+    "SessionState": "rlm_wasm.outcomes",
+    "StopKind": "rlm_wasm.outcomes",
+    "StopReason": "rlm_wasm.outcomes",
     "SyncRun": "rlm_wasm.api.sync_runtime",
     "SyncRuntime": "rlm_wasm.api.sync_runtime",
     "SyncSandbox": "rlm_wasm.api.sync_sandbox",
@@ -52,6 +56,7 @@ __all__ = [
     "Event",
     "Gap",
     "Metrics",
+    "Outcome",
     "Policy",
     "PoolMetrics",
     "Run",
@@ -60,7 +65,10 @@ __all__ = [
     "Sandbox",
     "SandboxSession",
     "SessionOpening",
+    "SessionState",
     "Snapshot",
+    "StopKind",
+    "StopReason",
     "SyncRun",
     "SyncRuntime",
     "SyncSandbox",

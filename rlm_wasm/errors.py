@@ -1,14 +1,17 @@
 """Every error a user of rlm-wasm can meet, and which of the three zones it speaks about.
 
-``PolicyError`` is the operator's file; ``GuestError`` is one cell or session that ended while the
-host stays healthy; ``QueryError`` is one request that was refused or failed, which guest code may
-catch; ``ArtifactError`` is a file on disk that may not be loaded; ``HostExhausted`` is this machine, out of
-something; ``InternalError`` is our bug.
+``PolicyError`` is the operator's file; ``GuestError`` is one cell or session that ended while the host stays
+healthy; ``RunStopped`` is a run that ended without a declared answer, for who wants that raised;
+``QueryError`` is one request that was refused or failed, which guest code may catch; ``ArtifactError`` is a
+file on disk that may not be loaded; ``HostExhausted`` is this machine, out of something; ``InternalError`` is
+our bug.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Self
+
+from rlm_wasm.outcomes import Outcome, StopReason, budget_key
 
 
 class RlmWasmError(Exception):
@@ -48,21 +51,45 @@ class InternalError(RlmWasmError):
     """A broken invariant of ours. Please report it."""
 
 
+class RuntimeClosed(RlmWasmError):
+    """The runtime was torn down around a run, which has no result for that reason."""
+
+
 class GuestError(RlmWasmError):
-    """A cell or session ended early; the host is healthy. ``outcome`` is the word used in every report."""
+    """A cell or session ended early; the host is healthy. ``outcome`` is the word used in every report.
 
-    outcome: ClassVar[str] = "guest_error"
+    Of a limit, ``key`` is the policy's key and ``limit`` its number, where they are known. One of another
+    class of a caller's own, raised by who answers a guest, cancels the cell.
+    """
 
-    def __init__(self, message: str, *, hint: str | None = None, traceback: str = "") -> None:
+    outcome: ClassVar[Outcome] = Outcome.CANCELLED
+    # The policy's keys whose limit this can be: the first, unless another is named.
+    keys: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        traceback: str = "",
+        key: str | None = None,
+        limit: int | None = None,
+    ) -> None:
         super().__init__(message, hint=hint)
         # Guest-made text, already bounded: where the guest was, if it got to say so.
         self.traceback: Final = traceback
+        self.key: Final = key or (self.keys[0] if self.keys else None)
+        self.limit: Final = limit
+
+    def restated(self, message: str, *, traceback: str = "") -> Self:
+        """Return the same, told in other words."""
+        return type(self)(message, traceback=traceback, key=self.key, limit=self.limit)
 
 
 class GuestException(GuestError):
     """The guest's own code raised. ``type_name`` and ``traceback`` are guest-made text, already bounded."""
 
-    outcome = "guest_exception"
+    outcome = Outcome.GUEST_EXCEPTION
 
     def __init__(self, type_name: str, message: str, traceback: str = "") -> None:
         super().__init__(f"{type_name}: {message}" if message else type_name, traceback=traceback)
@@ -73,59 +100,99 @@ class GuestException(GuestError):
 class FuelExhausted(GuestError):
     """The cell or run used all of its fuel."""
 
-    outcome = "fuel_exhausted"
+    outcome = Outcome.FUEL_EXHAUSTED
+    keys = ("cell.fuel_max",)
 
 
 class MemoryExceeded(GuestError):
     """The guest asked for more memory than the policy gives."""
 
-    outcome = "memory_exceeded"
+    outcome = Outcome.MEMORY_EXCEEDED
+    keys = ("sandbox.memory_bytes_max",)
 
 
 class DeadlineExceeded(GuestError):
     """The cell ran past its execution deadline; time spent waiting for the host is not counted."""
 
-    outcome = "deadline_exceeded"
+    outcome = Outcome.DEADLINE_EXCEEDED
+    keys = ("cell.wall_ms_max", "cell.sleep_ms_max", "boundary.host_wait_ms_max")
 
 
 class OutputExceeded(GuestError):
     """The guest wrote more output than the policy gives."""
 
-    outcome = "output_exceeded"
+    outcome = Outcome.OUTPUT_EXCEEDED
+    keys = ("cell.stdout_bytes_max", "cell.stderr_bytes_max", "cell.result_bytes_max")
 
 
 class RequestsExceeded(GuestError):
     """The cell went on asking long after its requests were used up."""
 
-    outcome = "requests_exceeded"
+    outcome = Outcome.REQUESTS_EXCEEDED
+    keys = ("cell.requests_max",)
+
+
+class SourceExceeded(GuestError):
+    """The source is longer than a cell may be. No line of it ran."""
+
+    outcome = Outcome.SOURCE_EXCEEDED
+    keys = ("cell.source_bytes_max",)
 
 
 class BoundaryViolation(GuestError):
     """A frame, pointer, length or state at the boundary was not what it may be."""
 
-    outcome = "boundary_violation"
+    outcome = Outcome.BOUNDARY_VIOLATION
 
 
 class GuestTrap(GuestError):
     """WebAssembly stopped the guest: stack overflow, unreachable code, an exit from inside."""
 
-    outcome = "guest_trap"
+    outcome = Outcome.GUEST_TRAP
 
 
 class CellCancelled(GuestError):
     """The host cancelled the cell."""
 
-    outcome = "cancelled"
+    outcome = Outcome.CANCELLED
 
 
 class WorkerLost(GuestError):
     """The process the session was in is gone: it died, hung, or broke the protocol. The host is healthy."""
 
-    outcome = "worker_lost"
+    outcome = Outcome.WORKER_LOST
 
 
 class Overloaded(RlmWasmError):
     """No session can be made now: the policy's sessions, workers or memory are used up. Try again later."""
+
+
+class RunStopped(RlmWasmError):
+    """A run ended without an answer that the model declared, or its events are not all written.
+
+    Raised by `RunResult.raise_for_outcome` alone. ``stop`` says why the run ended; ``partial_answer`` is the
+    best there is.
+    """
+
+    def __init__(self, reason: str, stop: StopReason, partial_answer: str | None) -> None:
+        hint = None if stop.key is None else f"raise `{stop.key}` in the policy"
+        super().__init__(f"the run ended early: {reason}", hint=hint)
+        self.stop: Final = stop
+        self.partial_answer: Final = partial_answer
+
+
+class RunLimitReached(RunStopped):
+    """A limit of the policy ended the run: ``key`` is the policy's key, ``limit`` the number reached."""
+
+    @property
+    def key(self) -> str | None:
+        """The policy's key; None: a cap that a parent gave its child."""
+        return self.stop.key
+
+    @property
+    def limit(self) -> int | None:
+        """The number that was reached."""
+        return self.stop.limit
 
 
 class QueryError(RlmWasmError):
@@ -136,11 +203,13 @@ class BudgetExceeded(QueryError):
     """A reservation did not fit. Integers only; ``dimension`` is one of ``scheduler.ledger.Dimension``."""
 
     def __init__(self, dimension: str, *, requested: int, available: int, limit: int) -> None:
+        key = budget_key(dimension)
         super().__init__(
             f"{dimension} budget exceeded: requested {requested}, {available} of {limit} available",
-            hint=f"raise `{dimension if '.' in dimension else 'budget.' + dimension}_max` in the policy",
+            hint=f"raise `{key}` in the policy",
         )
         self.dimension: Final = dimension
+        self.key: Final = key
         self.requested: Final = requested
         self.available: Final = available
         self.limit: Final = limit

@@ -8,11 +8,13 @@ import anyio
 
 from rlm_wasm.engine.broker import Broker, Router
 from rlm_wasm.engine.event_stream import EventHub, EventReader
-from rlm_wasm.engine.run import ActiveRun, RunResult
-from rlm_wasm.errors import QueryCancelled
+from rlm_wasm.engine.run import ActiveRun
+from rlm_wasm.errors import RuntimeClosed
 from rlm_wasm.events import Event
 from rlm_wasm.host.affinity import Affinity
 from rlm_wasm.limits import EventLimits
+from rlm_wasm.outcomes import StopReason
+from rlm_wasm.results import RunResult
 from rlm_wasm.scheduler.scheduler import RunCancelled, RunStarted
 
 
@@ -39,7 +41,7 @@ class Run:
         self._sinks = [*sinks, self._hub.publish]
         self._home = home
         self._begun = False
-        self._cancelled: str | None = None
+        self._stopped: StopReason | None = None
         self._result: RunResult | None = None
         self._error: Exception | None = None
         self._ended = anyio.Event()
@@ -63,10 +65,14 @@ class Run:
             UsageError: another event loop runs here, or none.
         """
         self._home.check("the run")
+        self.stop(StopReason.cancelled(reason))
+
+    def stop(self, stop: StopReason) -> None:
+        """Ask the run to end now, for this reason. Called by the runtime, on its event loop."""
         if self._begun:
-            self._broker.submit(RunCancelled(self.run_id, reason))
-        elif self._cancelled is None:
-            self._cancelled = reason
+            self._broker.submit(RunCancelled(self.run_id, stop))
+        elif self._stopped is None:
+            self._stopped = stop
 
     async def result(self) -> RunResult:
         """Wait for the end and return what the run came to; cancelling this does not end the run.
@@ -74,21 +80,21 @@ class Run:
         Raises:
             UsageError, ArtifactError, PolicyError, GuestError, Overloaded, HostExhausted, InternalError:
                 as `Runtime.ask`, for what kept the run from having its session.
-            QueryCancelled: the runtime was torn down around it.
+            RuntimeClosed: the runtime was torn down around it.
         """
         self._home.check("the run")
         await self._ended.wait()
         if self._result is not None:
             return self._result
-        raise self._error or QueryCancelled("the runtime was closed")
+        raise self._error or RuntimeClosed("the runtime was closed")
 
     async def drive(self) -> RunResult:
         """Run to the end. Called once, by the runtime."""
         self._broker.start_run(self._started, self._route, self._sinks, self._active)
         self._begun = True
         try:
-            if self._cancelled is not None:
-                self._broker.submit(RunCancelled(self.run_id, self._cancelled))
+            if self._stopped is not None:
+                self._broker.submit(RunCancelled(self.run_id, self._stopped))
             return await self._active.drive()
         finally:
             self._hub.end()

@@ -21,16 +21,18 @@ from rlm_wasm.engine.broker import Broker, Router
 from rlm_wasm.engine.contexts import Contexts, named_contexts
 from rlm_wasm.engine.description import WrittenPolicy
 from rlm_wasm.engine.isolation import make_worker
-from rlm_wasm.engine.run import ActiveRun, RunResult
+from rlm_wasm.engine.run import ActiveRun
 from rlm_wasm.errors import Overloaded, UsageError
 from rlm_wasm.events import Event
 from rlm_wasm.host.affinity import Affinity, require_no_loop
 from rlm_wasm.host.worker import Worker
 from rlm_wasm.ids import RunId, make_run_id
 from rlm_wasm.limits import PermitLimits
+from rlm_wasm.outcomes import StopReason
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.providers.registry import ProviderSet
 from rlm_wasm.providers.secret import Keys
+from rlm_wasm.results import RunResult
 from rlm_wasm.scheduler.scheduler import RunStarted
 from rlm_wasm.tenant import checked_tenant
 
@@ -206,7 +208,7 @@ class Runtime:
     async def _end_background(self) -> None:
         """Let the runs that were started here end before what they use is closed."""
         for run in (started := list(self._background)):
-            run.cancel("the runtime was closed")
+            run.stop(StopReason.runtime_closed())
         for run in started:
             await run.ended()
 

@@ -22,7 +22,7 @@ from rlm_wasm.host.affinity import Affinity, require_no_loop
 from rlm_wasm.host.worker import Worker, WorkerSession, lockdown_of
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.protocol.cell import Cell
-from rlm_wasm.protocol.cell_result import CellResult
+from rlm_wasm.results import CellResult
 from rlm_wasm.tenant import checked_tenant
 
 
@@ -64,12 +64,14 @@ class SandboxSession:
     ) -> CellResult:
         """Run Python and return what it came to; the guest's failures are in the result, not raised.
 
+        Who wants them raised calls the result's `raise_for_outcome`.
+
         `answer` turns the guest's request frames into response frames (`protocol.guest_frames` has both
         directions); without it, `llm_query` raises QueryError in the guest. A GuestError that it raises
         ends the cell and is its result. Cancelling this call ends the cell.
 
-        Where a cell has to be stopped, the session goes back to its state before it (`restored`), if that
-        took no more than `sandbox.checkpoint_bytes_max`; else it is lost.
+        Where a cell has to be stopped, the session goes back to its state before it, if that took no more
+        than `sandbox.checkpoint_bytes_max`; else it is lost. The result's `session_state` tells.
 
         Raises:
             UsageError: `source` is no str or longer than `cell.source_bytes_max`, `answer` returned no

@@ -10,8 +10,8 @@ from rlm_wasm.api.background_loop import BackgroundLoop
 from rlm_wasm.api.snapshot import Snapshot
 from rlm_wasm.engine.accounting import Metrics
 from rlm_wasm.engine.contexts import Contexts
-from rlm_wasm.engine.run import RunResult
 from rlm_wasm.events import Event, Gap
+from rlm_wasm.results import RunResult
 
 if TYPE_CHECKING:
     from rlm_wasm.api.run_handle import Run

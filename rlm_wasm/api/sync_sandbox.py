@@ -11,7 +11,7 @@ from rlm_wasm.api.background_loop import BackgroundLoop
 from rlm_wasm.api.snapshot import Snapshot
 from rlm_wasm.engine.accounting import Metrics
 from rlm_wasm.engine.no_host import nobody_answers
-from rlm_wasm.protocol.cell_result import CellResult
+from rlm_wasm.results import CellResult
 
 if TYPE_CHECKING:
     from rlm_wasm.api.sandbox import Sandbox, SandboxSession

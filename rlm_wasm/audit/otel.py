@@ -15,6 +15,7 @@ from typing import Final
 
 from rlm_wasm.events import Event
 from rlm_wasm.ids import RunId
+from rlm_wasm.outcomes import StopKind, StopReason
 from rlm_wasm.version import VERSION
 
 try:
@@ -106,7 +107,8 @@ class OtelExporter:
                 if (span := run.cells.pop(event.parent, None)) is not None:
                     _end_cell(span, event, at)
             case "run_answered":
-                run.agents[None].set_attributes(_attributes(data, "partial", "reason"))
+                why = StopReason.parse(str(data["reason"])).logged(texts=self._texts)
+                run.agents[None].set_attributes(_attributes(data | {"reason": why}, "partial", "reason"))
                 if self._texts and isinstance(answer := data.get("answer"), str):
                     run.agents[None].set_attribute("gen_ai.output.messages", _said("assistant", answer))
             case "run_ended":
@@ -197,7 +199,8 @@ class OtelExporter:
             span.end(at)
         agent = run.agents[None]
         if event is not None:
-            data = event.data
+            stop = StopReason.parse(str(event.data["outcome"]))
+            data = event.data | {"outcome": stop.logged(texts=self._texts)}
             agent.set_attributes(
                 {
                     "gen_ai.usage.input_tokens": _int(data["input_tokens_spent"]),
@@ -208,8 +211,8 @@ class OtelExporter:
                     ),
                 }
             )  # fmt: skip
-            if data["outcome"] == "failed" or str(data["outcome"]).startswith("model_failed"):
-                _mark_failed(agent, str(data["outcome"]).rpartition(": ")[2] or "failed")
+            if stop.kind in (StopKind.FAILED, StopKind.MODEL_FAILED):
+                _mark_failed(agent, stop.error or stop.kind.value)
         agent.end(at)
 
 

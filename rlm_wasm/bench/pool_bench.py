@@ -17,9 +17,10 @@ from rlm_wasm.errors import InternalError
 from rlm_wasm.host.pool import PoolLimits, WorkerPool
 from rlm_wasm.host.remote_session import ProcessSession
 from rlm_wasm.limits import NO_TENANT_LIMITS
+from rlm_wasm.outcomes import Outcome
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.protocol.cell import Cell
-from rlm_wasm.protocol.cell_result import CellResult
+from rlm_wasm.results import CellResult
 
 _WORKERS: Final = 8
 _SESSIONS: Final = 2_000
@@ -150,7 +151,7 @@ class _Crowd:
 
     async def _run_endless(self, session: ProcessSession) -> None:
         result = await self._run(session, "while True: pass")
-        if result.outcome != "cancelled":
+        if result.outcome is not Outcome.CANCELLED:
             raise InternalError(f"an endless cell ended by itself: {result.outcome}, {result.error}")
         self._shares[session.process_id].append(result.fuel_used)
 

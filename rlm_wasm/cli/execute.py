@@ -11,7 +11,7 @@ from rlm_wasm.cli.exit_codes import of_outcome
 from rlm_wasm.cli.inputs import STDIN, read_contexts, read_source
 from rlm_wasm.cli.preload import preload_guest
 from rlm_wasm.cli.start import ready
-from rlm_wasm.errors import GuestException
+from rlm_wasm.errors import GuestError, GuestException
 
 
 @click.command("exec")
@@ -33,7 +33,7 @@ def execute(file: str, policy_name: str, contexts: tuple[str, ...], as_bytes: bo
     from rlm_wasm.api.sandbox import Sandbox
     from rlm_wasm.cli.interrupts import interruptible
     from rlm_wasm.policy.model import Policy
-    from rlm_wasm.protocol.cell_result import CellResult
+    from rlm_wasm.results import CellResult
 
     ready()
     policy = Policy.open(policy_name)
@@ -57,7 +57,8 @@ def execute(file: str, policy_name: str, contexts: tuple[str, ...], as_bytes: bo
     if as_json:
         output.document(
             {
-                "outcome": result.outcome,
+                "outcome": result.outcome.value,
+                "session": result.session_state.value,
                 "stdout": result.stdout,
                 "stderr": result.stderr,
                 "result": result.result,
@@ -65,7 +66,7 @@ def execute(file: str, policy_name: str, contexts: tuple[str, ...], as_bytes: bo
                 "memory_peak_bytes": result.memory_peak_bytes,
                 "wall_ms": wall_ms,
                 "lockdown": lockdown,
-                "error": None if result.error is None else _error_document(result),
+                "error": None if result.error is None else _error_document(result.error),
             }
         )
     else:
@@ -80,15 +81,13 @@ def execute(file: str, policy_name: str, contexts: tuple[str, ...], as_bytes: bo
     return int(of_outcome(result.outcome))
 
 
-def _error_document(result: object) -> dict[str, str | None]:
-    from rlm_wasm.protocol.cell_result import CellResult
-
-    assert isinstance(result, CellResult)
-    error = result.error
+def _error_document(error: GuestError) -> dict[str, str | int | None]:
     if isinstance(error, GuestException):
         return {"type": error.type_name, "message": error.guest_message, "traceback": error.traceback}
     return {
         "type": type(error).__name__,
         "message": str(error),
-        "traceback": error.traceback or None if error else None,
+        "traceback": error.traceback or None,
+        "key": error.key,
+        "limit": error.limit,
     }

@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Final
 
+from rlm_wasm.outcomes import Outcome, StopKind, StopReason
+
 
 class ExitCode(IntEnum):
     """0 done; the rest in the order of whose doing it was: guest, operator, limit, attack, us."""
@@ -19,41 +21,26 @@ class ExitCode(IntEnum):
 
 
 _BY_OUTCOME: Final = {
-    "completed": ExitCode.DONE,
-    "guest_exception": ExitCode.GUEST,
-    "fuel_exhausted": ExitCode.LIMIT,
-    "memory_exceeded": ExitCode.LIMIT,
-    "deadline_exceeded": ExitCode.LIMIT,
-    "output_exceeded": ExitCode.LIMIT,
-    "requests_exceeded": ExitCode.LIMIT,
-    "boundary_violation": ExitCode.VIOLATION,
-    "guest_trap": ExitCode.VIOLATION,
-    "worker_lost": ExitCode.VIOLATION,
-    "cancelled": ExitCode.INTERRUPTED,
+    Outcome.COMPLETED: ExitCode.DONE,
+    Outcome.GUEST_EXCEPTION: ExitCode.GUEST,
+    Outcome.BOUNDARY_VIOLATION: ExitCode.VIOLATION,
+    Outcome.GUEST_TRAP: ExitCode.VIOLATION,
+    Outcome.WORKER_LOST: ExitCode.VIOLATION,
+    Outcome.CANCELLED: ExitCode.INTERRUPTED,
 }
-_LIMIT_REASONS: Final = (
-    "budget:",
-    "deadline:",
-    "overdraft:",
-    "iterations_exhausted",
-)
+# What Ctrl-C gives as its reason.
+INTERRUPTED: Final = "interrupted"
 
 
-def of_outcome(outcome: str) -> ExitCode:
+def of_outcome(outcome: Outcome) -> ExitCode:
     """Return the status for a cell's outcome."""
-    return _BY_OUTCOME.get(outcome, ExitCode.INTERNAL)
+    return ExitCode.LIMIT if outcome.is_limit else _BY_OUTCOME[outcome]
 
 
-def of_run(*, partial: bool, reason: str) -> ExitCode:
-    """Return the status for a run's end."""
+def of_run(stop: StopReason, *, partial: bool) -> ExitCode:
+    """Return the status for a run's end: an event that could not be written stands behind what ended it."""
     if not partial:
         return ExitCode.DONE
-    # An event that could not be written stands behind what ended the run.
-    if reason.partition(f"; {EVENTS_REASON}")[0] == INTERRUPTED_REASON:
+    if stop.kind is StopKind.CANCELLED and str(stop) == INTERRUPTED:
         return ExitCode.INTERRUPTED
-    return ExitCode.LIMIT if reason.startswith(_LIMIT_REASONS) else ExitCode.GUEST
-
-
-INTERRUPTED_REASON: Final = "interrupted"
-# Of the answer to a run whose events are not complete.
-EVENTS_REASON: Final = "events: "
+    return ExitCode.LIMIT if stop.is_limit else ExitCode.GUEST

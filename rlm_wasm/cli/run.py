@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import click
 
 from rlm_wasm.cli import output
-from rlm_wasm.cli.exit_codes import EVENTS_REASON, INTERRUPTED_REASON, of_run
+from rlm_wasm.cli.exit_codes import INTERRUPTED, of_run
 from rlm_wasm.cli.inputs import read_contexts, spare_what_is_read
 from rlm_wasm.cli.preload import preload_guest
 from rlm_wasm.cli.progress import RunProgress
 from rlm_wasm.cli.start import ready
 
 if TYPE_CHECKING:
-    from rlm_wasm.engine.run import RunResult
+    from rlm_wasm.results import RunResult
 
 
 @click.command("run")
@@ -81,12 +81,12 @@ def run(
             async with runtime:
                 return await interruptible(
                     lambda: runtime.ask(question, given, sinks=sinks),
-                    lambda: runtime.cancel(INTERRUPTED_REASON),
+                    lambda: runtime.cancel(INTERRUPTED),
                 )
 
         result = anyio.run(main)
     _show(result, as_json=as_json)
-    return int(of_run(partial=result.partial, reason=result.reason))
+    return int(of_run(result.stop, partial=result.partial))
 
 
 def _show(result: RunResult, *, as_json: bool) -> None:
@@ -96,6 +96,11 @@ def _show(result: RunResult, *, as_json: bool) -> None:
                 "answer": result.answer,
                 "partial": result.partial,
                 "reason": result.reason,
+                "stop": {
+                    "kind": result.stop.kind.value,
+                    "key": result.stop.key,
+                    "limit": result.stop.limit,
+                },
                 "run_id": result.run_id,
                 "spent": result.spent,
                 "wall_ms": result.wall_ms,
@@ -105,7 +110,7 @@ def _show(result: RunResult, *, as_json: bool) -> None:
         return
     if result.partial:
         what = "there is no answer" if result.answer is None else "a partial answer follows"
-        if result.reason.startswith(EVENTS_REASON):
+        if result.events_alone:
             output.note(f"the run has not all of its events written ({result.reason}); {what}")
         else:
             output.note(f"the run ended early ({result.reason}); {what}")

@@ -7,20 +7,21 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, TypeAlias
 
-from rlm_wasm.conversation.cell_report import AnsweredQuery, CellReport
 from rlm_wasm.conversation.dialect import Dialect
 from rlm_wasm.conversation.observations import (
     EARLY_FINAL_NOTE,
     EMPTY_FINAL_NOTE,
     NUDGE,
     UNCLOSED_NOTE,
-    RanCell,
     observation_messages,
 )
 from rlm_wasm.conversation.prompts import ContextFacts, first_user_message, system_prompt, turn_prompt
+from rlm_wasm.conversation.ran_cell import AnsweredQuery, RanCell
 from rlm_wasm.conversation.replies import parse_reply
 from rlm_wasm.errors import BudgetExceeded, InternalError, QueryError
 from rlm_wasm.limits import ObservationLimits
+from rlm_wasm.outcomes import Outcome, SessionState, StopReason
+from rlm_wasm.results import CellResult
 from rlm_wasm.scheduler.messages import Message
 from rlm_wasm.scheduler.pricing import utf8_bytes
 
@@ -28,19 +29,17 @@ __all__ = [
     "AnsweredQuery",
     "AskModel",
     "Begin",
-    "BudgetEnded",
-    "Cancelled",
     "CellFinished",
-    "CellReport",
+    "Conclusion",
     "ContextFacts",
     "Dialect",
-    "Finish",
     "LoopEffect",
     "LoopInput",
     "ModelFailed",
     "ModelReplied",
+    "MustStop",
     "RlmLoop",
-    "RunCell",
+    "RunBlock",
 ]
 
 
@@ -65,26 +64,21 @@ class ModelFailed:
 
 @dataclass(frozen=True, slots=True)
 class CellFinished:
-    """The cell of RunCell is over."""
+    """The cell of RunBlock is over. `answer` is the one that its code declared, if it did."""
 
-    report: CellReport
-
-
-@dataclass(frozen=True, slots=True)
-class BudgetEnded:
-    """A budget or the deadline of the run is used up."""
-
-    reason: str
+    result: CellResult
+    answer: str | None = None
+    answered: tuple[AnsweredQuery, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Cancelled:
-    """Somebody outside wants the run stopped."""
+class MustStop:
+    """A budget or the deadline is used up, or somebody outside wants the run stopped."""
 
-    reason: str = "cancelled"
+    stop: StopReason
 
 
-LoopInput: TypeAlias = Begin | ModelReplied | ModelFailed | CellFinished | BudgetEnded | Cancelled
+LoopInput: TypeAlias = Begin | ModelReplied | ModelFailed | CellFinished | MustStop
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,22 +93,26 @@ class AskModel:
 
 
 @dataclass(frozen=True, slots=True)
-class RunCell:
+class RunBlock:
     """Run this source in the session; answer with CellFinished."""
 
     source: str
 
 
 @dataclass(frozen=True, slots=True)
-class Finish:
-    """The run is over. `partial` is False only for an answer that the model declared final."""
+class Conclusion:
+    """The conversation is over."""
 
     answer: str | None
-    reason: str
-    partial: bool
+    stop: StopReason
+
+    @property
+    def partial(self) -> bool:
+        """Whether the answer is not one that the model declared final."""
+        return not self.stop.declared
 
 
-LoopEffect: TypeAlias = AskModel | RunCell | Finish
+LoopEffect: TypeAlias = AskModel | RunBlock | Conclusion
 
 
 class _Phase(Enum):
@@ -129,7 +127,7 @@ class _Phase(Enum):
 class RlmLoop:
     """One question's conversation.
 
-    `handle` returns exactly one effect, until a Finish; from then on every input is ignored, because
+    `handle` returns exactly one effect, until a Conclusion; from then on every input is ignored, because
     a cell or a reply that was under way may still report. A finish counts at once: blocks behind it
     do not run. Anything but a declared answer ends with the best there is, marked partial: the last draft
     that was declared, in code or as text, or else what the model last said beside its code. Never the code.
@@ -143,6 +141,7 @@ class RlmLoop:
         observation: ObservationLimits,
         turns_max: int,
         *,
+        turns_key: str = "run.turns_max",
         lenient_fences: bool = False,
         recursive: bool = False,
         whole_length_max: int | None = None,
@@ -150,6 +149,7 @@ class RlmLoop:
         self._dialect: Final = Dialect(dialect)
         self._limits: Final = observation
         self._turns_max: Final = turns_max
+        self._turns_key: Final = turns_key
         self._lenient: Final = lenient_fences
         self._phase = _Phase.START
         self._history = [
@@ -165,6 +165,8 @@ class RlmLoop:
         # What the model would answer, as far as it said so, and the last that it said in prose.
         self._draft: str | None = None
         self._prose: str | None = None
+        # What the session holds after the last cell.
+        self._variables: tuple[str, ...] = ()
 
     def handle(self, given: LoopInput) -> list[LoopEffect]:
         """Take one input and return what to do next; an input out of turn is an InternalError."""
@@ -177,15 +179,15 @@ class RlmLoop:
                 return [self._replied(text)]
             case ModelFailed(error), _Phase.MODEL:
                 return [self._give_up(_reason_of(error))]
-            case CellFinished(report), _Phase.CELL:
-                return [self._cell_finished(report)]
-            case ((BudgetEnded(reason) | Cancelled(reason)), _):
-                return [self._give_up(reason)]
+            case CellFinished(), _Phase.CELL:
+                return [self._cell_finished(given)]
+            case MustStop(stop), _:
+                return [self._give_up(stop)]
         raise InternalError(f"{type(given).__name__} came while the loop waits for {self._phase.value}")
 
     def _ask(self) -> LoopEffect:
         if self._turn >= self._turns_max:
-            return self._give_up("iterations_exhausted")
+            return self._give_up(StopReason.iterations(self._turns_max, self._turns_key))
         self._turn += 1
         self._phase = _Phase.MODEL
         # The turn line is not kept: it says what is true now.
@@ -212,7 +214,7 @@ class RlmLoop:
             if not reply.final:
                 self._notes.append(EMPTY_FINAL_NOTE)
             elif not reply.blocks:
-                return self._finish(reply.final, "final")
+                return self._conclude(reply.final, StopReason.final())
             else:
                 # Written before the output of the code was known: often made up.
                 self._draft = reply.final
@@ -221,12 +223,19 @@ class RlmLoop:
             self._notes.append(NUDGE)
         return self._next_cell_or_turn()
 
-    def _cell_finished(self, report: CellReport) -> LoopEffect:
-        if report.finish is not None:
-            return self._finish(report.finish, "finished")
-        self._draft = report.draft or self._draft
-        self._ran.append(RanCell(self._running, report))
-        if report.session_lost and self._pending:
+    def _cell_finished(self, given: CellFinished) -> LoopEffect:
+        if given.answer is not None:
+            return self._conclude(given.answer, StopReason.finished())
+        result = given.result
+        alive = result.session_state is SessionState.ALIVE
+        if result.session_state is SessionState.LOST:
+            self._variables = ()
+        elif alive and result.outcome is not Outcome.SOURCE_EXCEEDED:  # which the session never saw
+            self._variables = result.variables
+        self._draft = result.draft or self._draft
+        variables = result.variables if alive else self._variables
+        self._ran.append(RanCell(self._running, result, variables, given.answered))
+        if not alive and self._pending:
             # The blocks behind it were written for a session that no longer is.
             self._notes.append(f"{len(self._pending)} later blocks of that reply did not run.")
             self._pending.clear()
@@ -236,7 +245,7 @@ class RlmLoop:
         if self._pending:
             self._running = self._pending.popleft()
             self._phase = _Phase.CELL
-            return RunCell(self._running)
+            return RunBlock(self._running)
         observations = observation_messages(self._ran, self._notes, self._dialect, self._limits)
         self._observed_bytes = sum(utf8_bytes(message.content) for message in observations)
         self._history += observations
@@ -244,19 +253,18 @@ class RlmLoop:
         self._notes.clear()
         return self._ask()
 
-    def _finish(self, answer: str, reason: str) -> Finish:
+    def _conclude(self, answer: str | None, stop: StopReason) -> Conclusion:
         self._phase = _Phase.DONE
         self._pending.clear()
-        return Finish(answer, reason, partial=False)
+        return Conclusion(answer, stop)
 
-    def _give_up(self, reason: str) -> Finish:
-        self._phase = _Phase.DONE
-        self._pending.clear()
-        return Finish(self._draft or self._prose, reason, partial=True)
+    def _give_up(self, stop: StopReason) -> Conclusion:
+        """End with the best there is."""
+        return self._conclude(self._draft or self._prose, stop)
 
 
-def _reason_of(error: QueryError) -> str:
+def _reason_of(error: QueryError) -> StopReason:
     """Return why a run ends whose model could not be asked; of a budget its dimension."""
     if isinstance(error, BudgetExceeded):
-        return f"budget: {error.dimension}"
-    return f"model_failed: {type(error).__name__}: {error.message}"
+        return StopReason.budget(error.dimension, error.limit)
+    return StopReason.model_failed(type(error).__name__, error.message)

@@ -7,35 +7,41 @@ are empty, and `... + [n chars...]` where something was cut.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
-from rlm_wasm.conversation.cell_report import AnsweredQuery, CellReport
 from rlm_wasm.conversation.dialect import Dialect
+from rlm_wasm.conversation.ran_cell import AnsweredQuery, RanCell
+from rlm_wasm.errors import GuestError, GuestException
 from rlm_wasm.limits import ObservationLimits
+from rlm_wasm.outcomes import Outcome, SessionState
+from rlm_wasm.results import CellResult
 from rlm_wasm.scheduler.messages import Message
 from rlm_wasm.scheduler.pricing import utf8_bytes
 
-_NOTES: Final[dict[str, str]] = {
-    "fuel_exhausted": "The cell was stopped: it used up its fuel. Do less work in one cell.",
-    "memory_exceeded": "The cell was stopped: it needed more memory than it may have. Work on smaller parts.",
-    "deadline_exceeded": "The cell was stopped: it ran too long. Do less work in one cell.",
-    "output_exceeded": "The cell was stopped: it printed too much. Print only what you need to read.",
-    "requests_exceeded": "The cell was stopped: it went on asking after its requests were used up. Let what "
-    "a query raises end the loop, and ask less in one cell.",
-    "boundary_violation": "The cell was stopped: it sent the host something that is not a valid request.",
-    "guest_trap": "The cell was stopped: the interpreter crashed, most often through very deep recursion.",
-    "cancelled": "The cell was cancelled.",
+_NOTES: Final[dict[Outcome, str]] = {
+    Outcome.FUEL_EXHAUSTED: "The cell was stopped: it used up its fuel. Do less work in one cell.",
+    Outcome.MEMORY_EXCEEDED: "The cell was stopped: it needed more memory than it may have. Work on smaller "
+    "parts.",
+    Outcome.DEADLINE_EXCEEDED: "The cell was stopped: it ran too long. Do less work in one cell.",
+    Outcome.OUTPUT_EXCEEDED: "The cell was stopped: it printed too much. Print only what you need to read.",
+    Outcome.REQUESTS_EXCEEDED: "The cell was stopped: it went on asking after its requests were used up. Let "
+    "what a query raises end the loop, and ask less in one cell.",
+    Outcome.BOUNDARY_VIOLATION: "The cell was stopped: it sent the host something that is not a valid "
+    "request.",
+    Outcome.GUEST_TRAP: "The cell was stopped: the interpreter crashed, most often through very deep "
+    "recursion.",
+    Outcome.CANCELLED: "The cell was cancelled.",
 }
 _SYNTAX_ERRORS: Final = ("SyntaxError", "IndentationError", "TabError")
 _SYNTAX_NOTE: Final = (
     "The block is not valid Python, so no line of it ran. Send the whole block again, corrected."
 )
-_LOST_NOTE: Final = "The session is back to where it was before this cell; nothing the cell assigned is left."
-_ANEW_NOTE: Final = (
-    "The session had to start anew: the variables of earlier cells are gone, the context variables are "
-    "there again."
-)
+_STATE_NOTES: Final[dict[SessionState, str]] = {
+    SessionState.RESTORED: "The session is back to where it was before this cell; nothing the cell assigned "
+    "is left.",
+    SessionState.LOST: "The session had to start anew: the variables of earlier cells are gone, the context "
+    "variables are there again.",
+}
 
 NUDGE: Final = (
     "No ```repl block was found in your reply, so nothing ran. Write code in a block that begins with a "
@@ -56,14 +62,6 @@ _PROMPT_BYTES_MAX: Final = 200
 _TEXT_BYTES_MAX: Final = 2_000
 
 
-@dataclass(frozen=True, slots=True)
-class RanCell:
-    """A block and what it came to."""
-
-    source: str
-    report: CellReport
-
-
 def observation_messages(
     cells: Sequence[RanCell], notes: Sequence[str], dialect: Dialect, limits: ObservationLimits
 ) -> tuple[Message, ...]:
@@ -71,14 +69,14 @@ def observation_messages(
     if dialect is Dialect.FINAL:
         contents = [
             f"Code executed:\n```python\n{cell.source}\n```\n\nREPL output:\n"
-            f"{format_observation(cell.report, limits)}"
+            f"{format_observation(cell, limits)}"
             for cell in cells
         ]
     elif len(cells) == 1:
-        contents = ["REPL output:\n" + format_observation(cells[0].report, limits)]
+        contents = ["REPL output:\n" + format_observation(cells[0], limits)]
     else:
         outputs = (
-            f"REPL output (block {number}):\n{format_observation(cell.report, limits)}"
+            f"REPL output (block {number}):\n{format_observation(cell, limits)}"
             for number, cell in enumerate(cells, start=1)
         )
         contents = ["\n\n".join(outputs)] if cells else []
@@ -89,15 +87,15 @@ def observation_messages(
     return tuple(Message("user", content) for content in contents)
 
 
-def format_observation(report: CellReport, limits: ObservationLimits) -> str:
+def format_observation(cell: RanCell, limits: ObservationLimits) -> str:
     """Return the body of one cell's observation: at most `bytes_max` of UTF-8, plus a mark at each cut."""
     parts = [
-        _part(_shown(report)),
-        _part(report.stderr),
-        _part(report.error or ""),
-        _part("\n".join(_notes(report))),
-        _part(_answers(report)),
-        _variables(report.variables, limits.variables_max),
+        _part(_shown(cell.result)),
+        _part(cell.result.stderr),
+        _part(error_text(cell.result.error)),
+        _part("\n".join(_notes(cell.result))),
+        _part(_answers(cell)),
+        _variables(cell.variables, limits.variables_max),
     ]
     parts = [part for part in parts if part]
     separators = 2 * max(0, len(parts) - 1)
@@ -131,32 +129,39 @@ def cut_text(text: str, bytes_max: int) -> str:
     return f"{kept}... + [{len(text) - len(kept)} chars...]"
 
 
-def _shown(report: CellReport) -> str:
+def error_text(error: GuestError | None) -> str:
+    """Return a guest's traceback if there is one, and the sentence that says what ended the cell."""
+    if error is None:
+        return ""
+    if isinstance(error, GuestException):
+        return error.traceback or str(error)
+    return f"{error.traceback}{error}"
+
+
+def _shown(result: CellResult) -> str:
     """Return stdout and the last expression as an interactive interpreter shows them."""
-    if report.result is None:
-        return report.stdout
-    gap = "\n" if report.stdout and not report.stdout.endswith("\n") else ""
-    return f"{report.stdout}{gap}{report.result}"
+    if result.result is None:
+        return result.stdout
+    gap = "\n" if result.stdout and not result.stdout.endswith("\n") else ""
+    return f"{result.stdout}{gap}{result.result}"
 
 
-def _notes(report: CellReport) -> list[str]:
-    notes = []
-    if report.outcome in _NOTES:
-        notes.append(_NOTES[report.outcome])
-    last_line = (report.error or "").rstrip().rpartition("\n")[2]
-    if last_line.startswith(_SYNTAX_ERRORS) and report.outcome == "guest_exception":
+def _notes(result: CellResult) -> list[str]:
+    notes = [_NOTES[result.outcome]] if result.outcome in _NOTES else []
+    last_line = error_text(result.error).rstrip().rpartition("\n")[2]
+    if last_line.startswith(_SYNTAX_ERRORS) and result.outcome is Outcome.GUEST_EXCEPTION:
         notes.append(_SYNTAX_NOTE)
-    if report.session_lost:
-        notes.append(_LOST_NOTE if report.restored else _ANEW_NOTE)
+    if result.session_state in _STATE_NOTES:
+        notes.append(_STATE_NOTES[result.session_state])
     return notes
 
 
-def _answers(report: CellReport) -> str:
-    """Return the queries that a lost session no longer remembers, so that nobody pays for them twice."""
-    if not report.session_lost or not report.queries_answered:
+def _answers(cell: RanCell) -> str:
+    """Return the queries that the session no longer remembers."""
+    if cell.result.session_state is SessionState.ALIVE or not cell.answered:
         return ""
     lines = ["Queries that this cell made and that were answered:"]
-    lines += [_answer_line(answered) for answered in report.queries_answered]
+    lines += [_answer_line(answered) for answered in cell.answered]
     return "\n".join(lines)
 
 

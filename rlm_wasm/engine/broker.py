@@ -20,6 +20,7 @@ from rlm_wasm.errors import ProviderError, RlmWasmError
 from rlm_wasm.events import Event
 from rlm_wasm.ids import RequestId, RunId
 from rlm_wasm.limits import PermitLimits
+from rlm_wasm.outcomes import StopReason
 from rlm_wasm.protocol.guest_frames import text_bytes
 from rlm_wasm.providers.base import Completion, Provider, ProviderFailure, Query
 from rlm_wasm.scheduler.ledger import Dimension, DimensionView
@@ -70,7 +71,7 @@ _Attempt = tuple[RunId, RequestId, int]
 class Driver(Protocol):
     """What drives the conversations of a run. Called on the event loop's thread; must not raise."""
 
-    def end(self, reason: str) -> None:
+    def end(self, stop: StopReason) -> None:
         """Finish the run with the best answer there is. Called once if the scheduler wants it."""
 
     def start_child(self, effect: StartChild) -> None:
@@ -140,7 +141,7 @@ class _Run:
     sinks: tuple[Sink, ...]
     driver: Driver
     # Why the first sink that failed did; its events are incomplete.
-    unwritten: str | None = None
+    unwritten: StopReason | None = None
     waiting: dict[RequestId, _Batch] = field(default_factory=dict)
     # The conversations whose cell waits for fuel, by the request that they answer.
     dry: dict[RequestId | None, Fuelled] = field(default_factory=dict)
@@ -196,7 +197,7 @@ class Broker:
         self._runs[started.run_id] = _Run(route, tuple(sinks), driver)
         self.submit(started)
 
-    async def finish_run(self, ended: Input, run_id: RunId) -> str | None:
+    async def finish_run(self, ended: Input, run_id: RunId) -> StopReason | None:
         """Close a run with `ended` and forget it; return when its provider calls have hung up.
 
         Returns why its events are incomplete somewhere, if a sink failed: the last event's, too.
@@ -319,10 +320,10 @@ class Broker:
                 # A run whose events cannot be written is not one that may go on unseen.
                 run.sinks = tuple(each for each in run.sinks if each is not sink)
                 what = str(error) if isinstance(error, RlmWasmError) else f"{type(error).__name__}: {error}"
-                reason = f"events: {what}"
-                run.unwritten = run.unwritten or reason
+                lost = StopReason.events_lost(what)
+                run.unwritten = run.unwritten or lost
                 # The scheduler ends it: whatever is in flight then is settled before the result tells it.
-                self.submit(RunCancelled(event.run_id, reason))
+                self.submit(RunCancelled(event.run_id, lost))
 
     def _respond(self, effect: Respond) -> None:
         run = self._runs.get(effect.run_id)
@@ -367,7 +368,7 @@ class Broker:
             run.driver.stop_child(effect)
 
     def _end_run(self, effect: EndRun) -> None:
-        self._runs[effect.run_id].driver.end(effect.reason)
+        self._runs[effect.run_id].driver.end(effect.stop)
 
     async def _send(self, sent: _Sent, scope: anyio.CancelScope) -> None:
         effect = sent.effect

@@ -7,31 +7,31 @@ from dataclasses import dataclass, replace
 
 import anyio
 
-from rlm_wasm.conversation.cell_report import CellReport
 from rlm_wasm.conversation.loop import (
     AskModel,
     Begin,
-    BudgetEnded,
     CellFinished,
-    Finish,
+    Conclusion,
     LoopEffect,
     LoopInput,
     ModelFailed,
     ModelReplied,
+    MustStop,
     RlmLoop,
-    RunCell,
+    RunBlock,
 )
 from rlm_wasm.engine.accounting import Meter
 from rlm_wasm.engine.broker import Broker
 from rlm_wasm.engine.contexts import REBASE_FROM_UNITS, describe
 from rlm_wasm.engine.guest_requests import GuestRequests
-from rlm_wasm.errors import FuelExhausted, GuestError, GuestException, InternalError, WorkerLost
+from rlm_wasm.errors import FuelExhausted, InternalError, SourceExceeded, WorkerLost
 from rlm_wasm.host.worker import Measured, Worker, WorkerSession, lockdown_of
 from rlm_wasm.ids import RequestId, RunId
+from rlm_wasm.outcomes import SessionState, StopReason
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.protocol.cell import Cell
-from rlm_wasm.protocol.cell_result import CellResult
 from rlm_wasm.protocol.session_snapshot import SessionSnapshot
+from rlm_wasm.results import CellResult
 from rlm_wasm.scheduler.pricing import utf8_bytes
 from rlm_wasm.scheduler.request import Completed, error_of
 from rlm_wasm.scheduler.scheduler import (
@@ -102,13 +102,12 @@ class Conversation:
         self._contexts = contexts
         # Made by the task that drives: a conversation begins where there is none, in a callback.
         self._scope: anyio.CancelScope | None = None
-        self._ending: str | None = None
+        self._ending: StopReason | None = None
         self._session: WorkerSession | None = None
         # What stood around each of its sessions, by the word.
         self.lockdowns: set[str] = set()
         self._cells = 0
         self._sessions = 0
-        self._variables: tuple[str, ...] = ()
         self._inputs_size = sum(len(value) for value in contexts.values())
         self._requests = GuestRequests(
             broker=broker,
@@ -119,27 +118,31 @@ class Conversation:
             boundary=policy.boundary,
             decode_ms_max=policy.cell.wall_ms_max,
         )
+        turns_max, turns_key = min(
+            (policy.run.turns_max, "run.turns_max"), (policy.budget.iterations_max, "budget.iterations_max")
+        )
         self._loop = RlmLoop(
             question,
             describe(contexts),
             policy.observation.dialect,
             policy.observation,
-            min(policy.run.turns_max, policy.budget.iterations_max),
+            turns_max,
+            turns_key=turns_key,
             lenient_fences=policy.observation.lenient_fences,
             recursive=place.depth < policy.run.depth_max and policy.budget.children_max > 0,
             whole_length_max=policy.sandbox.whole_context_chars_max,
         )
 
-    def end(self, reason: str) -> None:
+    def end(self, stop: StopReason) -> None:
         """Stop what the conversation is doing now and let it finish with the best answer there is."""
         if self._ending is None:
-            self._ending = reason
+            self._ending = stop
             self._requests.close()
             if self._scope is not None:
                 self._scope.cancel()
                 self._broker.stirs(self.place.parent)
 
-    async def drive(self) -> Finish:
+    async def drive(self) -> Conclusion:
         """Talk to the end; the session is gone when this returns.
 
         Raises ArtifactError, PolicyError, UsageError or MemoryExceeded if it cannot begin.
@@ -148,7 +151,7 @@ class Conversation:
             given: LoopInput = Begin()
             while True:
                 (effect,) = self._loop.handle(given)
-                if isinstance(effect, Finish):
+                if isinstance(effect, Conclusion):
                     if self._session is not None and self._ending is None:
                         await self._broker.turn(self.place.parent)
                     return effect
@@ -165,16 +168,16 @@ class Conversation:
             with self._scope:
                 if isinstance(effect, AskModel):
                     given = await self._ask_model(effect)
-                elif isinstance(effect, RunCell):
+                elif isinstance(effect, RunBlock):
                     given = await self._run_cell(effect)
                 else:
                     raise InternalError(f"the loop wants {type(effect).__name__}")
             self._scope = None
         if self._ending is not None:
             # A finish that came before the end was noticed still counts, though its cell was cut off.
-            if isinstance(effect, RunCell) and self._requests.finish is not None:
-                return CellFinished(CellReport(outcome="completed", finish=self._requests.finish))
-            return BudgetEnded(self._ending)
+            if isinstance(effect, RunBlock) and self._requests.finish is not None:
+                return CellFinished(CellResult(), self._requests.finish)
+            return MustStop(self._ending)
         if given is None:
             raise InternalError("the conversation was cancelled without a reason")
         return given
@@ -188,7 +191,7 @@ class Conversation:
             broker.submit(ObservationMade(place.run_id, effect.observed_bytes, place.parent))
         broker.submit(IterationStarted(place.run_id, place.parent))
         if self._ending is not None:
-            return BudgetEnded(self._ending)
+            return MustStop(self._ending)
         response = await broker.query(
             QueryReceived(
                 run_id=place.run_id,
@@ -209,24 +212,25 @@ class Conversation:
 
     # -- the session --------------------------------------------------------------------------------
 
-    async def _run_cell(self, effect: RunCell) -> LoopInput:
+    async def _run_cell(self, effect: RunBlock) -> LoopInput:
         place = self.place
         try:
             session = self._session or await self._open_session()
         except WorkerLost as lost:
             # The next cell tries again, within the run's iterations.
-            return CellFinished(CellReport(outcome=lost.outcome, error=str(lost), session_lost=True))
+            return CellFinished(CellResult(error=lost, session_state=SessionState.LOST))
         await self._broker.turn(place.parent)
         limits = self._cell_limits
         source_bytes = utf8_bytes(effect.source)
         if source_bytes > limits.source_bytes_max:
-            too_long = f"The block is longer than the {limits.source_bytes_max} bytes a cell may have."
-            return CellFinished(CellReport(outcome="guest_exception", error=too_long))
+            most = limits.source_bytes_max
+            too_long = f"The block is longer than the {most} bytes a cell may have."
+            return CellFinished(CellResult(error=SourceExceeded(too_long, limit=most)))
         self._cells += 1
         self._requests.begin_cell(self._cells)
         fuel = self._first_fuel(source_bytes)
         if not fuel:  # the scheduler ends the conversation, and with it this
-            return CellFinished(CellReport(outcome=FuelExhausted.outcome))
+            return CellFinished(CellResult(error=FuelExhausted("the run has no fuel left for a cell")))
         refuels = fuel < self._policy.cell.fuel_max
         if fuel != limits.fuel_max:
             limits = self._cell_limits = replace(limits, fuel_max=fuel)
@@ -251,12 +255,10 @@ class Conversation:
                 )
                 self._note("cell_ended", _cell_ended(self._cells, ended))
             self._broker.submit(FuelUsed(place.run_id, used, place.parent))
-        if not result.session_lost:
-            self._variables = result.variables
-        elif not result.restored:
-            self._variables = ()
+        if result.session_state is SessionState.LOST:
             await self._close_session()
-        return CellFinished(self._report(result))
+        alive = result.session_state is SessionState.ALIVE
+        return CellFinished(result, self._requests.finish, () if alive else self._requests.answered)
 
     def _first_fuel(self, source_bytes: int) -> int:
         """Begin a cell and return what it may use at first: reserved, until FuelUsed settles it."""
@@ -302,21 +304,6 @@ class Conversation:
             self._note("session_ended", _session_ended(self._used, cpu_ns, lockdown_of(session)))
             await session.aclose()
 
-    def _report(self, result: CellResult) -> CellReport:
-        return CellReport(
-            outcome=result.outcome,
-            stdout=result.stdout,
-            stderr=result.stderr,
-            result=result.result,
-            error=None if result.error is None else error_text(result.error),
-            variables=self._variables,
-            finish=self._requests.finish,
-            session_lost=result.session_lost,
-            restored=result.restored,
-            queries_answered=self._requests.answered if result.session_lost else (),
-            draft=result.draft,
-        )
-
 
 def _session_ended(used: _SessionUse, worker_cpu_ns: int | None, lockdown: str) -> dict[str, object]:
     return {
@@ -332,16 +319,9 @@ def _session_ended(used: _SessionUse, worker_cpu_ns: int | None, lockdown: str) 
 def _cell_ended(cell: int, result: CellResult) -> dict[str, object]:
     return {
         "cell": cell,
-        "outcome": result.outcome,
+        "outcome": result.outcome.value,
         "fuel": result.fuel_used,
         "memory_bytes": result.memory_peak_bytes,
-        "session_lost": result.session_lost,
-        "restored": result.restored,
+        "session_lost": result.session_state is not SessionState.ALIVE,
+        "restored": result.session_state is SessionState.RESTORED,
     }
-
-
-def error_text(error: GuestError) -> str:
-    """Return a guest's traceback if there is one, and the sentence that says what ended the cell."""
-    if isinstance(error, GuestException):
-        return error.traceback or str(error)
-    return f"{error.traceback}{error}"

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, assert_never
 
-from rlm_wasm.conversation.cell_report import AnsweredQuery
 from rlm_wasm.conversation.observations import shown_query
+from rlm_wasm.conversation.ran_cell import AnsweredQuery
 from rlm_wasm.engine.broker import Broker, Refusals
 from rlm_wasm.errors import BoundaryViolation, DeadlineExceeded, QueryError
 from rlm_wasm.host.answers import Answerer, Refuel, Reply
@@ -124,7 +124,8 @@ class GuestRequests(Answerer):
         self.decode_ns += clock() - began_ns
         if self.decode_ns > self.decode_ms_max * _NS_PER_MS:
             most = self.decode_ms_max
-            reply(DeadlineExceeded(f"the host took more than {most} ms to read the cell's requests"))
+            slow = f"the host took more than {most} ms to read the cell's requests"
+            reply(DeadlineExceeded(slow, limit=most))
             return
         if isinstance(request, QueryError):
             # It stays between this guest and its host: the run is as it was, and there is nothing to record.

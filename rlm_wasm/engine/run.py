@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 import anyio
 
-from rlm_wasm.conversation.loop import Finish
+from rlm_wasm.conversation.loop import Conclusion
 from rlm_wasm.conversation.prompts import child_question
 from rlm_wasm.engine.accounting import Meter
 from rlm_wasm.engine.broker import Broker
@@ -31,35 +31,14 @@ from rlm_wasm.errors import (
 from rlm_wasm.host.worker import Worker
 from rlm_wasm.ids import RequestId, RunId
 from rlm_wasm.lockdown import Grade, weakest
+from rlm_wasm.outcomes import StopReason
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.protocol.guest_frames import text_bytes
+from rlm_wasm.results import RunResult
 from rlm_wasm.scheduler.scheduler import ChildFinished, Noted, RunEnded, StartChild, StopChild
 
 # What keeps a child from having its session. Its parent's code may have a use for what it has.
 _NO_SESSION: Final = (ArtifactError, GuestError, HostExhausted, Overloaded, PolicyError, UsageError)
-# How the reason begins that says of a run that an event could not be written.
-EVENTS_REASON: Final = "events: "
-
-
-@dataclass(frozen=True, slots=True)
-class RunResult:
-    """What a run came to.
-
-    `answer` is None when there is none; `partial` is True for anything the model did not declare
-    final, and `reason` says why the run ended. It is True as well for a run of which an event could not
-    be written, whenever that was, so that no run passes for whole whose events are not: `reason` then
-    ends with "events: " and what failed. `spent` maps each dimension of the ledger to what was used,
-    over all depths. `lockdown` is what stood around the worker processes of its sessions, of those that
-    had less than others: the word that the event `session_ended` has; empty where there was none.
-    """
-
-    run_id: RunId
-    answer: str | None
-    partial: bool
-    reason: str
-    spent: dict[str, int]
-    wall_ms: int
-    lockdown: str = ""
 
 
 class ActiveRun:
@@ -97,9 +76,9 @@ class ActiveRun:
         self._lockdowns: set[str] = set()
         self._drivers: TaskPool[Conversation] = TaskPool(lambda child, _: self._drive_child(child))
 
-    def end(self, reason: str) -> None:
+    def end(self, stop: StopReason) -> None:
         """Stop what the run is doing now and let it finish with the best answer there is."""
-        self._root.end(reason)
+        self._root.end(stop)
 
     def start_child(self, effect: StartChild) -> None:
         """Drive a child's conversation, beside those that are under way."""
@@ -117,7 +96,7 @@ class ActiveRun:
         """Stop what a child is doing now and let it finish with the best answer there is."""
         child = self._children.get(effect.request_id)
         if child is not None:
-            child.end(effect.reason)
+            child.end(effect.stop)
 
     async def drive(self) -> RunResult:
         """Run to the end. Raises what `Runtime.ask` lists if the root cannot have its session.
@@ -125,23 +104,22 @@ class ActiveRun:
         When this returns, or raises, nothing of the run is left: no task, session, timer or permit.
         """
         began_ns = self._broker.clock()
-        outcome = "failed"
+        outcome = StopReason.failed()
         result: RunResult | None = None
         try:
             described = await description(self._written, self._question, self._contexts, self._image)
             self._note("run_described", described)
             finish = await self._until_finish()
-            outcome = self._loggable(finish.reason)
+            outcome = finish.stop
             await self._broker.turn(None)
-            self._note("run_answered", self._answered(finish, outcome))
+            self._note("run_answered", self._answered(finish))
             spent = {d.value: view.spent for d, view in self._broker.budget_view(self.run_id).items()}
             wall_ms = (self._broker.clock() - began_ns) // 1_000_000
             grade = weakest(map(Grade, self._lockdowns | self._root.lockdowns))
             result = RunResult(
                 self.run_id,
                 finish.answer,
-                finish.partial,
-                finish.reason,
+                finish.stop,
                 spent,
                 wall_ms,
                 "" if grade is None else grade.value,
@@ -149,30 +127,25 @@ class ActiveRun:
         finally:
             with anyio.CancelScope(shield=True):
                 unwritten = await self._broker.finish_run(RunEnded(self.run_id, outcome), self.run_id)
-        return result if unwritten is None else _incomplete(result, unwritten)
+        return result if unwritten is None else replace(result, unwritten=unwritten)
 
     def _note(self, kind: str, data: dict[str, object]) -> None:
         self._broker.submit(Noted(self.run_id, kind, data))
 
-    def _answered(self, finish: Finish, reason: str) -> dict[str, object]:
+    def _answered(self, finish: Conclusion) -> dict[str, object]:
+        texts = self._policy.events.texts
         data: dict[str, object] = {
             "partial": finish.partial,
-            "reason": reason,
+            "reason": finish.stop.logged(texts=texts),
             "answer_bytes": answer_bytes(finish.answer),
         }
-        if self._policy.events.texts and finish.answer is not None:
+        if texts and finish.answer is not None:
             data["answer"] = finish.answer
         return data
 
-    def _loggable(self, reason: str) -> str:
-        """Return the reason without what a provider said, which may quote a prompt."""
-        if self._policy.events.texts or not reason.startswith("model_failed: "):
-            return reason
-        return ": ".join(reason.split(": ", 2)[:2])
-
-    async def _until_finish(self) -> Finish:
+    async def _until_finish(self) -> Conclusion:
         """Drive the root's conversation with its children beside it; at its end none of them goes on."""
-        finish: Finish | None = None
+        finish: Conclusion | None = None
         failure: Exception | None = None
         try:
             async with anyio.create_task_group() as tasks:
@@ -209,7 +182,7 @@ class ActiveRun:
                     key = "its part of boundary.response_bytes_max"
                     error = ChildFailed(f"the child's answer takes {size} bytes, {most} allowed: {key}")
                 elif finish.partial or finish.answer is None:
-                    error = ChildFailed(f"the child ended early: {finish.reason}", partial=finish.answer)
+                    error = ChildFailed(f"the child ended early: {finish.stop}", partial=finish.answer)
                 else:
                     answer = finish.answer
             except _NO_SESSION as problem:
@@ -220,12 +193,3 @@ class ActiveRun:
             self._lockdowns |= child.lockdowns
             told = None if answer is not None else error
             self._broker.submit(ChildFinished(self.run_id, request_id, answer, told))
-
-
-def _incomplete(result: RunResult, unwritten: str) -> RunResult:
-    """Return the result of a run whose events are not all where they belong."""
-    if not result.partial:
-        return replace(result, partial=True, reason=unwritten)
-    if result.reason.startswith(EVENTS_REASON):
-        return result
-    return replace(result, reason=f"{result.reason}; {unwritten}")

@@ -7,8 +7,9 @@ from typing import Final
 
 from rlm_wasm.errors import CellCancelled, WorkerLost
 from rlm_wasm.limits import CellLimits
-from rlm_wasm.protocol.cell_result import CellResult, silent_result
+from rlm_wasm.outcomes import SessionState
 from rlm_wasm.protocol.commands import Done
+from rlm_wasm.results import CellResult
 
 # Twice what any guest was measured to use. A cell whose worker is gone is charged what it could have used.
 FUEL_PER_NS_MAX: Final = 25
@@ -57,7 +58,7 @@ class CellCharge:
             return done
         executed_ns = min(result.executed_ns, self.executed_ns)
         fuel_used = min(result.fuel_used, fuel_max)
-        return replace(done, result=replace(result, executed_ns=executed_ns, fuel_used=fuel_used))
+        return replace(done, result=result.revised(executed_ns=executed_ns, fuel_used=fuel_used))
 
     def lost(self, error: WorkerLost, now_ns: int) -> CellResult:
         """Return what the cell came to: its worker is gone."""
@@ -68,9 +69,11 @@ class CellCharge:
 
 def lost_result(error: WorkerLost, fuel_used: int, *, executed_ns: int = 0) -> CellResult:
     """Return the result of a cell whose worker is gone."""
-    return silent_result(error, session_lost=True, fuel_used=fuel_used, executed_ns=executed_ns)
+    return CellResult(
+        error=error, fuel_used=fuel_used, executed_ns=executed_ns, session_state=SessionState.LOST
+    )
 
 
 def unbegun_result() -> CellResult:
     """Return the result of a cell that was given up before its guest was told of it."""
-    return silent_result(CellCancelled("the cell was cancelled before it began"), session_lost=False)
+    return CellResult(error=CellCancelled("the cell was cancelled before it began"))

@@ -26,11 +26,11 @@ from rlm_wasm.errors import (
 )
 from rlm_wasm.host.cell_accounting import CellCharge
 from rlm_wasm.host.deadlines import Deadlines, Owed
-from rlm_wasm.host.endings import Operation, error_of, result_of
+from rlm_wasm.host.endings import Operation, error_of
 from rlm_wasm.host.lent_files import LentFiles
 from rlm_wasm.host.process_handle import ProcessHandle
 from rlm_wasm.host.readable import while_readable
-from rlm_wasm.host.session_ledger import SessionLedger, State
+from rlm_wasm.host.session_ledger import SessionLedger, SessionPhase
 from rlm_wasm.ids import SessionId
 from rlm_wasm.protocol import commands as c
 from rlm_wasm.protocol import worker_messages as m
@@ -105,13 +105,13 @@ class Connection:
     def busy(self) -> bool:
         """Whether the worker owes a report."""
         states = (self._protocol.state(session) for session in self._protocol.sessions)
-        return any(s not in (State.IDLE, State.WAITING, State.DRY) for s in states)
+        return any(s not in (SessionPhase.IDLE, SessionPhase.WAITING, SessionPhase.DRY) for s in states)
 
     @property
     def copies(self) -> bool:
         """Whether the worker may be busy with copying a session's memory, between two signs of life."""
         states = {self._protocol.state(session) for session in self._protocol.sessions}
-        return bool(states & {State.BUSY, State.STOPPING, State.CLOSING})
+        return bool(states & {SessionPhase.BUSY, SessionPhase.STOPPING, SessionPhase.CLOSING})
 
     # -- what a session sends ----------------------------------------------------------------------------
 
@@ -379,11 +379,11 @@ class Connection:
     def _act(self, report: m.FromWorker) -> None:
         match report:
             case m.GuestRequest(session=session, frame=request):  # the most frequent by far
-                if self._protocol.state(session) is State.WAITING:
+                if self._protocol.state(session) is SessionPhase.WAITING:
                     self._running[session].pause(self.heard_ns)
                     self._sinks[session](c.Requested(request))
             case m.FuelLow(session=session):
-                if self._protocol.state(session) is State.DRY:
+                if self._protocol.state(session) is SessionPhase.DRY:
                     self._running[session].pause(self.heard_ns)
                     self._sinks[session](c.FuelNeeded())
             case m.Ready():
@@ -398,7 +398,7 @@ class Connection:
                     if isinstance(done.error, WorkerLost):
                         done = c.Done(result=running.lost(done.error, self.heard_ns))
                 state = self._protocol.state(session)
-                if state is not State.CLOSING:
+                if state is not SessionPhase.CLOSING:
                     self._deadlines.paid(session)
                 if state is None:  # it was never made
                     self._sinks.pop(session, None)
@@ -419,7 +419,7 @@ class Connection:
         if report.error is not None:
             return c.Done(error=error_of(report.error, in_cell=report.session in self._running))
         if report.result is not None:
-            return c.Done(result=result_of(report.result))
+            return c.Done(result=report.result)
         if report.image is not None:
             assert image_file is not None  # lent for it
             image = report.image

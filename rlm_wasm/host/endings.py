@@ -20,8 +20,9 @@ from rlm_wasm.errors import (
     UsageError,
     WorkerLost,
 )
-from rlm_wasm.protocol.cell_result import CellResult
-from rlm_wasm.protocol.worker_messages import CellReport, ErrorReport, decode_error
+from rlm_wasm.outcomes import Outcome, SessionState
+from rlm_wasm.protocol.worker_messages import ErrorReport, decode_error, kind_of
+from rlm_wasm.results import CellResult
 
 
 class Operation(enum.Enum):
@@ -48,8 +49,14 @@ ERRORS: Final[dict[Operation, frozenset[str]]] = {
     Operation.REBASE: _FAILURES,
     Operation.IMAGE: _FAILURES,
 }
-# What a cell's end says of its session, where that leaves no choice.
-_SESSION_LOST: Final = {"completed": False, "guest_exception": False, "guest_trap": True}
+# How a session may stand after a cell, where the cell's end leaves less than every choice.
+_STOPPED: Final = frozenset((SessionState.RESTORED, SessionState.LOST))
+_ANY: Final = frozenset(SessionState)
+_STATES: Final = {
+    Outcome.COMPLETED: frozenset((SessionState.ALIVE,)),
+    Outcome.GUEST_EXCEPTION: frozenset((SessionState.ALIVE,)),
+    Outcome.GUEST_TRAP: _STOPPED,
+}
 
 
 def check_error(operation: Operation, report: ErrorReport, told: AbstractSet[str], *, lost: bool) -> None:
@@ -65,17 +72,13 @@ def check_error(operation: Operation, report: ErrorReport, told: AbstractSet[str
         raise BoundaryViolation(f"an error that cannot end this operation: {operation.value}")
 
 
-def check_cell(result: CellReport, told: AbstractSet[str]) -> None:
+def check_cell(result: CellResult, told: AbstractSet[str]) -> None:
     """Check that a cell may end so. Raises BoundaryViolation if it may not."""
     error = result.error
-    if (error is None) != (result.outcome == "completed"):
-        raise BoundaryViolation("a result that contradicts itself")
-    if error is not None and error.kind not in _OF_A_CELL and error.kind not in told:
+    if error is not None and (kind := kind_of(error)) not in _OF_A_CELL and kind not in told:
         raise BoundaryViolation("an error that cannot end a cell")
-    if _SESSION_LOST.get(result.outcome, result.session_lost) != result.session_lost:
+    if result.session_state not in _STATES.get(result.outcome, _ANY):
         raise BoundaryViolation("a result that contradicts itself about its session")
-    if result.restored and not result.session_lost:
-        raise BoundaryViolation("a session that went back and was not lost")
 
 
 def error_of(report: ErrorReport, *, in_cell: bool) -> RlmWasmError:
@@ -90,26 +93,3 @@ def error_of(report: ErrorReport, *, in_cell: bool) -> RlmWasmError:
     what = "was refused something by this machine" if isinstance(error, HostExhausted) else "failed"
     assert isinstance(error, HostExhausted | InternalError)
     return WorkerLost(f"the session is gone: its worker {what}: {error.message}", hint=error.hint)
-
-
-def result_of(report: CellReport) -> CellResult:
-    """Return the result that a report holds. Raises BoundaryViolation if its error is none of ours."""
-    error = None if report.error is None else decode_error(report.error)
-    if error is not None and not isinstance(error, GuestError):
-        raise BoundaryViolation("a cell ended by an error that is no guest's")
-    if error is not None and error.outcome != report.outcome:
-        raise BoundaryViolation("a result that contradicts itself")
-    return CellResult(
-        outcome=report.outcome,
-        stdout=report.stdout,
-        stderr=report.stderr,
-        result=report.result,
-        error=error,
-        variables=report.variables,
-        fuel_used=report.fuel_used,
-        memory_peak_bytes=report.memory_peak_bytes,
-        executed_ns=report.executed_ns,
-        session_lost=report.session_lost,
-        restored=report.restored,
-        draft=report.draft,
-    )

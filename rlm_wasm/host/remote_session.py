@@ -16,11 +16,11 @@ from rlm_wasm.host.session import CLOSE_SECONDS_MAX, HostSession
 from rlm_wasm.ids import SessionId
 from rlm_wasm.limits import BoundaryLimits, SessionLimits
 from rlm_wasm.protocol.cell import Cell
-from rlm_wasm.protocol.cell_result import CellResult
 from rlm_wasm.protocol.commands import Done, Load, Open, Report
 from rlm_wasm.protocol.input_value import Input
 from rlm_wasm.protocol.session_snapshot import SessionSnapshot
 from rlm_wasm.protocol.text_layout import LaidOut
+from rlm_wasm.results import CellResult
 from rlm_wasm.system.os_errors import wrap_os_error
 from rlm_wasm.system.threads import in_thread
 

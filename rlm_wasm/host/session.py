@@ -22,7 +22,6 @@ from rlm_wasm.host.cell_slots import CellSlot
 from rlm_wasm.ids import SessionId
 from rlm_wasm.limits import BoundaryLimits
 from rlm_wasm.protocol.cell import Cell
-from rlm_wasm.protocol.cell_result import CellResult
 from rlm_wasm.protocol.commands import (
     AnswerRequest,
     Close,
@@ -42,6 +41,7 @@ from rlm_wasm.protocol.commands import (
 )
 from rlm_wasm.protocol.guest_frames import encode_response, response_bytes_max
 from rlm_wasm.protocol.session_snapshot import SessionSnapshot
+from rlm_wasm.results import CellResult
 from rlm_wasm.scheduler.request import Cancelled
 
 # For so long closing waits until the session's place is free. What stands in the way of a worker process is
@@ -346,7 +346,11 @@ class HostSession:
             ):
                 return AnswerRequest(self._number, self._checked(await answer(request.frame)))
             if waiting.cancelled_caught:
-                late = DeadlineExceeded(f"the guest waited for the host longer than {wait_ms} ms")
+                late = DeadlineExceeded(
+                    f"the guest waited for the host longer than {wait_ms} ms",
+                    key="boundary.host_wait_ms_max",
+                    limit=wait_ms,
+                )
                 return Stop(self._number, late)
             # Interrupted: the guest has to run again to be interrupted.
             return AnswerRequest(self._number, _CANCELLED_RESPONSE)

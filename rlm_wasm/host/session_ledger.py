@@ -14,11 +14,10 @@ from typing import Final
 from rlm_wasm.errors import BoundaryViolation, CellCancelled, GuestError, InternalError, UsageError
 from rlm_wasm.host.endings import Operation, check_cell, check_error
 from rlm_wasm.limits import BoundaryLimits, CellLimits, SessionLimits
+from rlm_wasm.outcomes import SessionState
 from rlm_wasm.protocol.cell import FLOOD_FACTOR
 from rlm_wasm.protocol.worker_messages import (
-    DRAFT_CHARS_MAX,
     TRACEBACK_CHARS_MAX,
-    CellReport,
     FromWorker,
     FuelLow,
     GuestRequest,
@@ -28,6 +27,7 @@ from rlm_wasm.protocol.worker_messages import (
     SessionClosed,
     kind_of,
 )
+from rlm_wasm.results import DRAFT_CHARS_MAX, CellResult
 
 _PAGE_BYTES: Final = 65_536
 _RUN_BYTES: Final = 4_096
@@ -39,7 +39,7 @@ _REPORT_BYTES_BESIDE: Final = 1 << 20
 _GROWTH: Final = 3
 
 
-class State(enum.Enum):
+class SessionPhase(enum.Enum):
     """Where a session of a worker is, as the host knows it."""
 
     IDLE = "idle"
@@ -51,7 +51,7 @@ class State(enum.Enum):
     CLOSING = "closing"
 
 
-class Step(enum.Enum):
+class ReportStep(enum.Enum):
     """What a worker reports about a session."""
 
     ASKED = "asked"
@@ -61,18 +61,26 @@ class Step(enum.Enum):
 
 
 # A report that has no place here ends the worker. After `closed` the session is in no state at all.
-TRANSITIONS: Final[dict[State, dict[Step, State | None]]] = {
-    State.IDLE: {},
-    State.BUSY: {Step.DONE: State.IDLE},
-    State.RUNNING: {Step.ASKED: State.WAITING, Step.DRIED: State.DRY, Step.DONE: State.IDLE},
-    State.WAITING: {},
-    State.DRY: {},
-    State.STOPPING: {Step.ASKED: State.STOPPING, Step.DRIED: State.STOPPING, Step.DONE: State.IDLE},
-    State.CLOSING: {
-        Step.ASKED: State.CLOSING,
-        Step.DRIED: State.CLOSING,
-        Step.DONE: State.CLOSING,
-        Step.CLOSED: None,
+TRANSITIONS: Final[dict[SessionPhase, dict[ReportStep, SessionPhase | None]]] = {
+    SessionPhase.IDLE: {},
+    SessionPhase.BUSY: {ReportStep.DONE: SessionPhase.IDLE},
+    SessionPhase.RUNNING: {
+        ReportStep.ASKED: SessionPhase.WAITING,
+        ReportStep.DRIED: SessionPhase.DRY,
+        ReportStep.DONE: SessionPhase.IDLE,
+    },
+    SessionPhase.WAITING: {},
+    SessionPhase.DRY: {},
+    SessionPhase.STOPPING: {
+        ReportStep.ASKED: SessionPhase.STOPPING,
+        ReportStep.DRIED: SessionPhase.STOPPING,
+        ReportStep.DONE: SessionPhase.IDLE,
+    },
+    SessionPhase.CLOSING: {
+        ReportStep.ASKED: SessionPhase.CLOSING,
+        ReportStep.DRIED: SessionPhase.CLOSING,
+        ReportStep.DONE: SessionPhase.CLOSING,
+        ReportStep.CLOSED: None,
     },
 }
 
@@ -83,7 +91,7 @@ class _Entry:
 
     session: SessionLimits
     boundary: BoundaryLimits
-    state: State = State.BUSY
+    state: SessionPhase = SessionPhase.BUSY
     operation: int = 0
     kind: Operation = Operation.OPEN
     cell: CellLimits | None = None
@@ -130,7 +138,7 @@ class SessionLedger:
         entry = self._entries.get(session)
         return Operation.OPEN if entry is None else entry.kind
 
-    def state(self, session: int) -> State | None:
+    def state(self, session: int) -> SessionPhase | None:
         """Return where a session is; None: there is none of this number."""
         entry = self._entries.get(session)
         return None if entry is None else entry.state
@@ -138,7 +146,7 @@ class SessionLedger:
     def owes(self, session: int, operation: int) -> bool:
         """Whether the end of this operation is still to come."""
         entry = self._entries.get(session)
-        return entry is not None and entry.operation == operation and entry.state is not State.IDLE
+        return entry is not None and entry.operation == operation and entry.state is not SessionPhase.IDLE
 
     def limits(self, session: int) -> SessionLimits:
         """Return the limits of a session that is there."""
@@ -158,11 +166,11 @@ class SessionLedger:
     ) -> int:
         """Note that an operation begins in an idle session; return its number."""
         entry = self._entries[session]
-        if entry.state is not State.IDLE:
+        if entry.state is not SessionPhase.IDLE:
             raise InternalError(f"an operation begins in a session that is {entry.state.value}")
         if (cell is None) == (kind is Operation.RUN):
             raise InternalError("a cell has limits, and nothing else has")
-        entry.state = State.BUSY if cell is None else State.RUNNING
+        entry.state = SessionPhase.BUSY if cell is None else SessionPhase.RUNNING
         entry.kind = kind
         entry.cell = cell
         entry.fuel = 0 if cell is None else cell.fuel_max
@@ -179,26 +187,26 @@ class SessionLedger:
     def responding(self, session: int) -> bool:
         """Note that the host answers a request; return False if there is none to answer."""
         entry = self._entries.get(session)
-        if entry is None or entry.state is not State.WAITING:
+        if entry is None or entry.state is not SessionPhase.WAITING:
             return False
-        entry.state = State.RUNNING
+        entry.state = SessionPhase.RUNNING
         return True
 
     def interrupting(self, session: int) -> bool:
         """Note that a cell is asked to end; return False if there is nobody to ask."""
         entry = self._entries.get(session)
-        if entry is None or entry.state is State.CLOSING:
+        if entry is None or entry.state is SessionPhase.CLOSING:
             return False
-        if entry.state in (State.RUNNING, State.WAITING, State.DRY):
+        if entry.state in (SessionPhase.RUNNING, SessionPhase.WAITING, SessionPhase.DRY):
             entry.told.add(CellCancelled.__name__)
         return True
 
     def refuelling(self, session: int, fuel: int) -> bool:
         """Note that a cell gets so much more fuel, 0 for the last time; return False if it does not wait."""
         entry = self._entries.get(session)
-        if entry is None or entry.state is not State.DRY:
+        if entry is None or entry.state is not SessionPhase.DRY:
             return False
-        entry.state = State.RUNNING
+        entry.state = SessionPhase.RUNNING
         entry.fuel += fuel
         entry.refuels = fuel > 0
         return True
@@ -206,27 +214,32 @@ class SessionLedger:
     def stopping(self, session: int, error: GuestError) -> bool:
         """Note that an operation is told to end; return False if there is none."""
         entry = self._entries.get(session)
-        if entry is None or entry.state not in (State.BUSY, State.RUNNING, State.WAITING, State.DRY):
+        if entry is None or entry.state not in (
+            SessionPhase.BUSY,
+            SessionPhase.RUNNING,
+            SessionPhase.WAITING,
+            SessionPhase.DRY,
+        ):
             return False
         entry.told.add(kind_of(error))
-        entry.late = int(entry.state is not State.RUNNING)
-        entry.state = State.STOPPING
+        entry.late = int(entry.state is not SessionPhase.RUNNING)
+        entry.state = SessionPhase.STOPPING
         return True
 
     def closing(self, session: int) -> bool:
         """Note that a session is closed; return False if that is so already."""
         entry = self._entries.get(session)
-        if entry is None or entry.state is State.CLOSING:
+        if entry is None or entry.state is SessionPhase.CLOSING:
             return False
         entry.late = 0
         entry.told.add(UsageError.__name__)  # which says that it was closed
-        entry.state = State.CLOSING
+        entry.state = SessionPhase.CLOSING
         return True
 
     def pinging(self, number: int) -> None:
         """Note that a ping is sent."""
         self._ping = number
-        self._closed_before = {n for n, entry in self._entries.items() if entry.state is State.CLOSING}
+        self._closed_before = {n for n, entry in self._entries.items() if entry.state is SessionPhase.CLOSING}
 
     # -- what the worker reports -------------------------------------------------------------------------
 
@@ -251,10 +264,10 @@ class SessionLedger:
             case OperationDone():
                 self._done(report)
             case SessionClosed(session=session):
-                self._move(session, Step.CLOSED)
+                self._move(session, ReportStep.CLOSED)
                 self._closed_before.discard(session)
 
-    def _move(self, session: int, step: Step) -> _Entry:
+    def _move(self, session: int, step: ReportStep) -> _Entry:
         entry = self._entries.get(session)
         if entry is None:
             raise BoundaryViolation("a report about a session that this worker does not hold")
@@ -268,7 +281,7 @@ class SessionLedger:
         return entry
 
     def _asked(self, report: GuestRequest) -> None:
-        entry = self._move(report.session, Step.ASKED)
+        entry = self._move(report.session, ReportStep.ASKED)
         self._is_of(entry, report.operation)
         self._is_in_time(entry)
         entry.asked += 1
@@ -278,7 +291,7 @@ class SessionLedger:
             raise BoundaryViolation("a request longer than the policy allows")
 
     def _dried(self, report: FuelLow) -> None:
-        entry = self._move(report.session, Step.DRIED)
+        entry = self._move(report.session, ReportStep.DRIED)
         self._is_of(entry, report.operation)
         self._is_in_time(entry)
         if not entry.refuels:
@@ -286,13 +299,13 @@ class SessionLedger:
 
     @staticmethod
     def _is_in_time(entry: _Entry) -> None:
-        if entry.state not in (State.WAITING, State.DRY):
+        if entry.state not in (SessionPhase.WAITING, SessionPhase.DRY):
             entry.late += 1
             if entry.late > 1:
                 raise BoundaryViolation("a request after the operation was told to end")
 
     def _done(self, report: OperationDone) -> None:
-        entry = self._move(report.session, Step.DONE)
+        entry = self._move(report.session, ReportStep.DONE)
         self._is_of(entry, report.operation)
         # Done twice while closing: the number is used up.
         entry.operation = 0
@@ -302,7 +315,7 @@ class SessionLedger:
                 raise BoundaryViolation("an error with a result")
             check_error(entry.kind, report.error, entry.told, lost=entry.lost)
             entry.lost = True
-            if not entry.opened and entry.state is State.IDLE:
+            if not entry.opened and entry.state is SessionPhase.IDLE:
                 del self._entries[report.session]  # it was never made
             return
         entry.opened = True
@@ -313,7 +326,7 @@ class SessionLedger:
         if report.result is not None and cell is not None:
             _check_result(report.result, cell, entry.session, entry.fuel)
             check_cell(report.result, entry.told)
-            entry.lost = entry.lost or (report.result.session_lost and not report.result.restored)
+            entry.lost = entry.lost or report.result.session_state is SessionState.LOST
         if report.image is not None:
             size, runs = report.image.size, report.image.runs
             sized = size % _PAGE_BYTES == 0 and size <= entry.session.memory_bytes_max
@@ -326,7 +339,7 @@ class SessionLedger:
             raise BoundaryViolation("a report about another operation")
 
 
-def _check_result(result: CellReport, cell: CellLimits, session: SessionLimits, fuel_max: int) -> None:
+def _check_result(result: CellResult, cell: CellLimits, session: SessionLimits, fuel_max: int) -> None:
     too_much = (
         len(result.stdout) > cell.stdout_bytes_max
         or len(result.stderr) > cell.stderr_bytes_max

@@ -13,8 +13,8 @@ from rlm_wasm.host.answers import Answer
 from rlm_wasm.limits import BoundaryLimits, SessionLimits
 from rlm_wasm.lockdown import Grade
 from rlm_wasm.protocol.cell import Cell
-from rlm_wasm.protocol.cell_result import CellResult
 from rlm_wasm.protocol.session_snapshot import SessionSnapshot
+from rlm_wasm.results import CellResult
 
 
 @runtime_checkable

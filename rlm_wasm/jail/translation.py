@@ -12,7 +12,6 @@ from rlm_wasm.jail.adopted_guest import adopted_guest
 from rlm_wasm.protocol import commands as c
 from rlm_wasm.protocol import worker_messages as m
 from rlm_wasm.protocol.cell import Cell
-from rlm_wasm.protocol.cell_result import CellResult
 from rlm_wasm.protocol.session_snapshot import SessionSnapshot
 from rlm_wasm.protocol.snapshot_runs import read_runs, write_runs
 from rlm_wasm.protocol.text_layout import Encoding, LaidOut
@@ -104,27 +103,10 @@ def report_of(session: int, operation: int, report: c.Report, into: MemoryFile |
     if report.error is not None:
         return m.OperationDone(session, operation, error=m.encode_error(report.error))
     if report.result is not None:
-        return m.OperationDone(session, operation, result=_result(report.result))
+        return m.OperationDone(session, operation, result=report.result)
     if report.snapshot is not None:
         return m.OperationDone(session, operation, image=_image(report.snapshot, into))
     return m.OperationDone(session, operation)
-
-
-def _result(result: CellResult) -> m.CellReport:
-    return m.CellReport(
-        outcome=result.outcome,
-        stdout=result.stdout,
-        stderr=result.stderr,
-        result=result.result,
-        error=None if result.error is None else m.encode_error(result.error),
-        variables=result.variables,
-        fuel_used=result.fuel_used,
-        memory_peak_bytes=result.memory_peak_bytes,
-        executed_ns=result.executed_ns,
-        session_lost=result.session_lost,
-        restored=result.restored,
-        draft=result.draft,
-    )
 
 
 def _image(snapshot: SessionSnapshot, into: MemoryFile | None) -> m.ImageReport:

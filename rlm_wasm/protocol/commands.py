@@ -14,9 +14,9 @@ from rlm_wasm.errors import GuestError, RlmWasmError
 from rlm_wasm.ids import SessionId
 from rlm_wasm.limits import BoundaryLimits, SessionLimits
 from rlm_wasm.protocol.cell import Cell
-from rlm_wasm.protocol.cell_result import CellResult
 from rlm_wasm.protocol.session_snapshot import SessionSnapshot
 from rlm_wasm.protocol.text_layout import LaidOut
+from rlm_wasm.results import CellResult
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,16 +12,14 @@ import msgspec
 
 from rlm_wasm.errors import BoundaryViolation
 from rlm_wasm.protocol.guest_frames import check_shape
+from rlm_wasm.results import DRAFT_CHARS_MAX, NAME_CHARS_MAX, VARIABLES_MAX
 
 # The REPL cuts its own output well below these; they bound a guest that has rewritten it.
 ERROR_FRAME_BYTES_MAX: Final = 262_144
 VARIABLES_FRAME_BYTES_MAX: Final = 524_288
-DRAFT_CHARS_MAX: Final = 65_536
-VARIABLES_MAX: Final = 4_096
-_NAME_CHARS_MAX: Final = 256
 _NESTING_MAX: Final = 4
 
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=_NAME_CHARS_MAX)]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=NAME_CHARS_MAX)]
 
 
 @dataclass(frozen=True, slots=True)

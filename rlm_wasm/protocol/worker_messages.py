@@ -15,16 +15,14 @@ import msgspec
 from rlm_wasm import errors
 from rlm_wasm.errors import BoundaryViolation, GuestError, GuestException, RlmWasmError
 from rlm_wasm.limits import BoundaryLimits, CellLimits, SessionLimits
+from rlm_wasm.results import NAME_CHARS_MAX, CellResult
 
 # Bounds that no honest report comes near; the caps of a cell's own limits are checked by who knows them.
-_NAME_CHARS_MAX: Final = 256
-VARIABLES_MAX: Final = 4_096
-DRAFT_CHARS_MAX: Final = 65_536
 MESSAGE_CHARS_MAX: Final = 8_192
 TRACEBACK_CHARS_MAX: Final = 262_144
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
-Name = Annotated[str, msgspec.Meta(max_length=_NAME_CHARS_MAX)]
+Name = Annotated[str, msgspec.Meta(max_length=NAME_CHARS_MAX)]
 Message = Annotated[str, msgspec.Meta(max_length=MESSAGE_CHARS_MAX)]
 Traceback = Annotated[str, msgspec.Meta(max_length=TRACEBACK_CHARS_MAX)]
 
@@ -146,23 +144,8 @@ class ErrorReport(_Message, frozen=True):
     traceback: Traceback = ""
     guest_type: Name = ""
     guest_message: Traceback = ""
-
-
-class CellReport(_Message, frozen=True):
-    """What a cell came to: the fields of `protocol.cell_result.CellResult`."""
-
-    outcome: Name
-    stdout: str
-    stderr: str
-    result: str | None
-    error: ErrorReport | None
-    variables: Annotated[tuple[Name, ...], msgspec.Meta(max_length=VARIABLES_MAX)]
-    fuel_used: Count
-    memory_peak_bytes: Count
-    executed_ns: Count
-    session_lost: bool
-    restored: bool
-    draft: Annotated[str, msgspec.Meta(max_length=DRAFT_CHARS_MAX)] | None = None
+    key: Name | None = None
+    limit: Count | None = None
 
 
 class ImageReport(_Message, frozen=True):
@@ -186,11 +169,14 @@ class GuestRequest(_Message, frozen=True, tag=33):
 
 
 class OperationDone(_Message, frozen=True, tag=34):
-    """The operation is over: with a cell's result, an image, nothing, or an error."""
+    """The operation is over: with a cell's result, an image, nothing, or an error.
+
+    A result's error travels as an ErrorReport, and is made by the decoder.
+    """
 
     session: Count
     operation: Count
-    result: CellReport | None = None
+    result: CellResult | None = None
     image: ImageReport | None = None
     error: ErrorReport | None = None
 
@@ -220,9 +206,23 @@ ToWorker: TypeAlias = (
 )  # fmt: skip
 FromWorker: TypeAlias = Ready | GuestRequest | FuelLow | OperationDone | SessionClosed | Pong
 
-_ENCODER: Final = msgspec.msgpack.Encoder()
+
+def _error_out(value: object) -> object:
+    if isinstance(value, GuestError):
+        return encode_error(value)
+    raise NotImplementedError
+
+
+def _error_in(kind: type, value: object) -> GuestError:
+    error = decode_error(msgspec.convert(value, ErrorReport))
+    if kind is not GuestError or not isinstance(error, GuestError):
+        raise BoundaryViolation("a cell ended by an error that is no guest's")
+    return error
+
+
+_ENCODER: Final = msgspec.msgpack.Encoder(enc_hook=_error_out)
 _COMMANDS: Final[msgspec.msgpack.Decoder[ToWorker]] = msgspec.msgpack.Decoder(ToWorker)
-_REPORTS: Final[msgspec.msgpack.Decoder[FromWorker]] = msgspec.msgpack.Decoder(FromWorker)
+_REPORTS: Final[msgspec.msgpack.Decoder[FromWorker]] = msgspec.msgpack.Decoder(FromWorker, dec_hook=_error_in)
 
 
 def encode(message: ToWorker | FromWorker) -> bytes:
@@ -239,6 +239,8 @@ def decode_report(frame: bytes) -> FromWorker:
     """Decode what a worker sent; the only exception that leaves this function is BoundaryViolation."""
     try:
         return _REPORTS.decode(frame)
+    except BoundaryViolation:
+        raise
     except Exception as exc:  # noqa: BLE001 - whatever a decoder raises, the worker did it
         # Not chained: the decoder's message may quote the frame.
         raise BoundaryViolation(f"the report is malformed ({type(exc).__name__})") from None
@@ -255,6 +257,7 @@ _ERRORS: Final[dict[str, type[RlmWasmError]]] = {
         errors.DeadlineExceeded,
         errors.OutputExceeded,
         errors.RequestsExceeded,
+        errors.SourceExceeded,
         errors.BoundaryViolation,
         errors.GuestTrap,
         errors.CellCancelled,
@@ -278,10 +281,14 @@ def encode_error(error: RlmWasmError) -> ErrorReport:
             kind="GuestException",
             message="",
             traceback=traceback,
-            guest_type=_text(error.type_name, _NAME_CHARS_MAX),
+            guest_type=_text(error.type_name, NAME_CHARS_MAX),
             guest_message=_text(error.guest_message, TRACEBACK_CHARS_MAX),
         )
-    return ErrorReport(kind=kind_of(error), message=message, hint=hint, traceback=traceback)
+    key, limit = (error.key, error.limit) if isinstance(error, GuestError) else (None, None)
+    kind = kind_of(error)
+    if kind not in _ERRORS or key not in _keys_of(_ERRORS[kind]):
+        key = limit = None  # of a class of a caller's own
+    return ErrorReport(kind, message, hint, traceback, key=key, limit=limit)
 
 
 def kind_of(error: RlmWasmError) -> str:
@@ -294,7 +301,7 @@ def kind_of(error: RlmWasmError) -> str:
 
 
 def decode_error(report: ErrorReport) -> RlmWasmError:
-    """Return the error that a report speaks of. Raises BoundaryViolation if there is none of that name.
+    """Return the error that a report speaks of. Raises BoundaryViolation if its name or key is none of ours.
 
     Which of them a worker may speak of at all, and what its host makes of that, is `host/endings.py`.
     """
@@ -304,9 +311,16 @@ def decode_error(report: ErrorReport) -> RlmWasmError:
     if kind is None:
         raise BoundaryViolation("a report names no error of ours")
     hint = None if report.hint is None else _line(report.hint)
+    if report.key is not None and report.key not in _keys_of(kind):
+        raise BoundaryViolation("a report names no limit of ours")
     if issubclass(kind, GuestError):
-        return kind(_line(report.message), hint=hint, traceback=report.traceback)
+        message, key = _line(report.message), report.key
+        return kind(message, hint=hint, traceback=report.traceback, key=key, limit=report.limit)
     return kind(_line(report.message), hint=hint)
+
+
+def _keys_of(kind: type[RlmWasmError]) -> tuple[str, ...]:
+    return kind.keys if issubclass(kind, GuestError) else ()
 
 
 def _line(text: str) -> str:

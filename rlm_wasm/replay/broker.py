@@ -8,6 +8,7 @@ from typing import Final
 from rlm_wasm.engine.broker import Answered, Broker, Driver, Refusals, Router, Sink
 from rlm_wasm.ids import RequestId, RunId
 from rlm_wasm.limits import PermitLimits
+from rlm_wasm.outcomes import StopReason
 from rlm_wasm.replay.conversation_order import Turns
 from rlm_wasm.replay.recorded_order import RecordedOrder
 from rlm_wasm.scheduler.request import Response
@@ -119,7 +120,7 @@ class ReplayBroker(Broker):
 
     def _end_replay(self) -> None:
         for run in self._runs.values():
-            run.driver.end("the recording is over")
+            run.driver.end(StopReason.recording_over())
 
     def _start_child(self, effect: StartChild) -> None:
         self._turns.begins(effect.request_id)

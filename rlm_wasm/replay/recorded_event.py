@@ -9,6 +9,7 @@ from typing import Final
 from rlm_wasm.errors import ChildFailed, InternalError, ProviderError
 from rlm_wasm.events import Event
 from rlm_wasm.ids import RequestId
+from rlm_wasm.outcomes import StopReason
 from rlm_wasm.scheduler.inputs import (
     ChildFinished,
     FuelUsed,
@@ -88,7 +89,7 @@ def cause_of(event: Event, *, stopped: bool) -> Input | None:
         case "run_stopping" if data["cause"] == "deadline":
             return TimerFired(run_id, RUN_DEADLINE)
         case "run_stopping" if data["cause"] == "cancelled":
-            return RunCancelled(run_id, str(data["reason"]))
+            return RunCancelled(run_id, StopReason.cancelled(str(data["reason"])))
         case "child_answered" if data["status"] == "timed_out":
             return TimerFired(run_id, f"child_deadline:{request_in(event)}")
         case "child_gone":

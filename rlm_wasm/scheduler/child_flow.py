@@ -8,6 +8,7 @@ After every method:
 from __future__ import annotations
 
 from rlm_wasm.errors import BudgetExceeded, ChildFailed, DepthExceeded, QueryError
+from rlm_wasm.outcomes import StopReason
 from rlm_wasm.scheduler import run_events
 from rlm_wasm.scheduler.conversation import ChildState, ChildStep, ConversationState
 from rlm_wasm.scheduler.effect_buffer import EffectBuffer
@@ -115,7 +116,7 @@ class ChildFlow:
         child = run.children.get(given.request_id)
         if child is None:
             return
-        self.end_below(run, child, "the child is over")
+        self.end_below(run, child, StopReason.child_over())
         self._fuel.close(run, child)
         response: Response = Completed(given.answer or "", None)
         if given.error is not None or given.answer is None:
@@ -129,42 +130,43 @@ class ChildFlow:
             self._buffer.record(run, "child_gone", data, asked.depth, asked.parent)
         del run.children[given.request_id]
 
-    def end(self, run: RunState, child: ConversationState, reason: str) -> None:
+    def end(self, run: RunState, child: ConversationState, stop: StopReason) -> None:
         """Ask a child for the best it has: its part of the budget is used up."""
         if child.state is not ChildState.RUNNING:
             return
         child.step(ChildStep.END)
         given, _ = _asked(child)
-        data: dict[str, object] = {"request": given.request_id, "reason": reason}
+        data: dict[str, object] = {"request": given.request_id, "reason": str(stop)}
         self._buffer.record(run, "child_stopping", data, given.depth, given.parent)
-        self.end_below(run, child, reason)
-        self._buffer.add(StopChild(run.run_id, given.request_id, reason))
+        self.end_below(run, child, stop)
+        self._buffer.add(StopChild(run.run_id, given.request_id, stop))
 
     def timer_fired(self, run: RunState, child: ConversationState) -> None:
         """End a child at its deadline."""
-        self.abandon(run, child, TimedOut(child.timeout_ms), "its deadline")
+        self.abandon(run, child, TimedOut(child.timeout_ms), StopReason.child_deadline(child.timeout_ms))
 
-    def abandon(self, run: RunState, child: ConversationState, response: Response, reason: str) -> None:
+    def abandon(self, run: RunState, child: ConversationState, response: Response, stop: StopReason) -> None:
         """Answer for a child from outside and stop it, with all that stands below it."""
         if not child.owes_a_response:
             return
         told = child.state is ChildState.ENDING
-        self.end_below(run, child, reason)
+        self.end_below(run, child, stop)
         given, _ = _asked(child)
         self._answer(run, child, ChildStep.ABANDON, response)
         if not told:
-            self._buffer.add(StopChild(run.run_id, given.request_id, reason))
+            self._buffer.add(StopChild(run.run_id, given.request_id, stop))
 
-    def end_below(self, run: RunState, conversation: ConversationState, reason: str) -> None:
+    def end_below(self, run: RunState, conversation: ConversationState, stop: StopReason) -> None:
         """Refuse what a conversation asks from now on, and end all it has open, deepest first."""
         if conversation.stopping is None:
-            conversation.stopping = reason
+            conversation.stopping = stop
+        gone = Cancelled(stop.logged(texts=run.facts.texts))
         # Not recursive beyond the policy's depth, which is 16 at most.
         for request_id in tuple(conversation.open):
             if (request := run.requests.get(request_id)) is not None:
-                self._queries.abandon(run, request, Cancelled(reason))
+                self._queries.abandon(run, request, gone)
             else:
-                self.abandon(run, run.children[request_id], Cancelled(reason), reason)
+                self.abandon(run, run.children[request_id], gone, stop)
 
     def _answer(self, run: RunState, child: ConversationState, step: ChildStep, response: Response) -> None:
         child.step(step)

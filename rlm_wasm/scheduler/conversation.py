@@ -14,6 +14,7 @@ from typing import Final
 
 from rlm_wasm.errors import InternalError
 from rlm_wasm.ids import RequestId
+from rlm_wasm.outcomes import StopReason
 from rlm_wasm.scheduler.inputs import ChildRequested
 from rlm_wasm.scheduler.ledger import View
 
@@ -62,7 +63,7 @@ class ConversationState:
     model: str = ""
     timeout_ms: int = 0
     state: ChildState = ChildState.RECEIVED
-    stopping: str | None = None  # why it takes no more requests
+    stopping: StopReason | None = None  # why it takes no more requests
     # What it asked for and has no response to: queries and children by the same numbers.
     open: dict[RequestId, None] = field(default_factory=dict)
     cell_requests: int = 0

@@ -6,6 +6,7 @@ from typing import NamedTuple, TypeAlias
 
 from rlm_wasm.events import Event
 from rlm_wasm.ids import RequestId, RunId
+from rlm_wasm.outcomes import StopReason
 from rlm_wasm.scheduler.messages import Message
 from rlm_wasm.scheduler.request import Response
 
@@ -55,7 +56,7 @@ class StopChild(NamedTuple):
 
     run_id: RunId
     request_id: RequestId
-    reason: str
+    stop: StopReason
 
 
 class GiveFuel(NamedTuple):
@@ -110,7 +111,7 @@ class EndRun(NamedTuple):
     """Stop the run's guests and loops, then report RunEnded. Sent once a run; its requests have ended."""
 
     run_id: RunId
-    reason: str
+    stop: StopReason
 
 
 Effect: TypeAlias = (

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple, TypeAlias
 from rlm_wasm.errors import ProviderError, QueryError
 from rlm_wasm.ids import RequestId, RunId
 from rlm_wasm.limits import BoundaryLimits, BudgetLimits, ModelPrice, QueryLimits, RunLimits
+from rlm_wasm.outcomes import StopReason
 from rlm_wasm.scheduler.ledger import Dimension
 from rlm_wasm.scheduler.messages import Message, Usage
 
@@ -221,14 +222,14 @@ class RunCancelled(NamedTuple):
     """Somebody outside wants the run stopped. Its requests end now; RunEnded is still due."""
 
     run_id: RunId
-    reason: str
+    stop: StopReason
 
 
 class RunEnded(NamedTuple):
     """The run's guests are gone and nothing more will be asked. Its state is removed."""
 
     run_id: RunId
-    outcome: str = "finished"
+    stop: StopReason = StopReason.finished()
 
 
 InputInRun: TypeAlias = (

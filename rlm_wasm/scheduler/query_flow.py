@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from rlm_wasm.errors import BudgetExceeded, InternalError, QueryError
 from rlm_wasm.ids import RequestId
+from rlm_wasm.outcomes import StopReason
 from rlm_wasm.scheduler import run_events
 from rlm_wasm.scheduler.conversation import ConversationState
 from rlm_wasm.scheduler.effect_buffer import EffectBuffer
@@ -249,10 +250,10 @@ def live_conversation(run: RunState, parent: RequestId | None) -> ConversationSt
     """Return a conversation that may ask, or raise Stopping."""
     conversation = run.conversation(parent)
     if conversation is None:
-        raise Stopping("the child is over")
+        raise Stopping(str(StopReason.child_over()))
     stopping = run.stopping or conversation.stopping
     if stopping is not None:
-        raise Stopping(stopping)
+        raise Stopping(str(stopping))
     return conversation
 
 
@@ -275,7 +276,9 @@ def refuse(
 
 def reason_of(error: QueryError) -> str:
     """Return the words under which refusals of this kind are counted together."""
-    return f"budget: {error.dimension}" if isinstance(error, BudgetExceeded) else type(error).__name__
+    if isinstance(error, BudgetExceeded):
+        return str(StopReason.budget(error.dimension, error.limit))
+    return type(error).__name__
 
 
 def unknown_model(run: RunState) -> QueryError:

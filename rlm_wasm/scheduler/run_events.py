@@ -9,6 +9,7 @@ from dataclasses import fields
 
 from rlm_wasm.errors import QueryError
 from rlm_wasm.limits import BudgetLimits, QueryLimits, RunLimits
+from rlm_wasm.outcomes import StopReason
 from rlm_wasm.scheduler.conversation import ConversationState
 from rlm_wasm.scheduler.inputs import ChildRequested, ProviderAnswered, ProviderFailed
 from rlm_wasm.scheduler.ledger import DIMENSIONS, Charge, Dimension, View
@@ -174,10 +175,14 @@ def overdraft(view: View) -> Data:
     return {"dimensions": [dimension.value for dimension in view.overdrawn]}
 
 
-def run_ended(run: RunState, outcome: str) -> Data:
+def run_ended(run: RunState, stop: StopReason) -> Data:
     """The final account."""
     ledger = run.ledger
-    data: Data = {"outcome": outcome, "stopped": run.stopping, "tenant": run.facts.tenant}
+    data: Data = {
+        "outcome": stop.logged(texts=run.facts.texts),
+        "stopped": None if run.stopping is None else str(run.stopping),
+        "tenant": run.facts.tenant,
+    }
     data |= {f"{d.value}_spent": ledger.spent(d) for d in Dimension}
     unconfirmed = (Dimension.CALLS, Dimension.INPUT_TOKENS, Dimension.OUTPUT_TOKENS, Dimension.COST)
     data |= {f"{d.value}_unconfirmed": ledger.unconfirmed(d) for d in unconfirmed}

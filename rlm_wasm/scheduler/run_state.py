@@ -7,6 +7,7 @@ from typing import Final
 
 from rlm_wasm.errors import BudgetExceeded, InternalError
 from rlm_wasm.ids import RequestId, RunId
+from rlm_wasm.outcomes import StopReason
 from rlm_wasm.scheduler.conversation import ConversationState
 from rlm_wasm.scheduler.event_recorder import EventRecorder
 from rlm_wasm.scheduler.inputs import QueryReceived, RunStarted
@@ -83,7 +84,7 @@ class RunState:
     requests: dict[RequestId, OpenRequest] = field(default_factory=dict)
     timers: dict[str, RequestId | None] = field(default_factory=dict)
     unconfirmed: dict[tuple[RequestId, int], tuple[QueryReceived, int]] = field(default_factory=dict)
-    stopping: str | None = None
+    stopping: StopReason | None = None
 
     @classmethod
     def begin(cls, facts: RunStarted, now_ns: int) -> RunState:

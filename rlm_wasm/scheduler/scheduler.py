@@ -19,6 +19,7 @@ from typing import assert_never
 from rlm_wasm.errors import BudgetExceeded, InternalError
 from rlm_wasm.ids import RequestId, RunId
 from rlm_wasm.limits import PermitLimits
+from rlm_wasm.outcomes import StopReason
 from rlm_wasm.scheduler import run_events
 from rlm_wasm.scheduler.batch import refuse_surplus, take_batch
 from rlm_wasm.scheduler.child_flow import ChildFlow
@@ -62,7 +63,7 @@ from rlm_wasm.scheduler.inputs import (
     Surplus,
     TimerFired,
 )
-from rlm_wasm.scheduler.ledger import Charge, Dimension, DimensionView
+from rlm_wasm.scheduler.ledger import DIMENSIONS, Charge, Dimension, DimensionView, View
 from rlm_wasm.scheduler.permits import Permits
 from rlm_wasm.scheduler.query_flow import QueryFlow
 from rlm_wasm.scheduler.request import Cancelled
@@ -225,10 +226,10 @@ class Scheduler:
                 self._observation_made(run, size, parent)
             case Noted(kind=kind, data=data, depth=depth, parent=parent):
                 self._buffer.record(run, kind, data, depth, parent)
-            case RunCancelled(reason=reason):
-                self._stop(run, "cancelled", reason)
-            case RunEnded(outcome=outcome):
-                self._run_ended(run, outcome)
+            case RunCancelled(stop=stop):
+                self._stop(run, stop)
+            case RunEnded(stop=stop):
+                self._run_ended(run, stop)
             case _:
                 assert_never(given)
 
@@ -259,11 +260,11 @@ class Scheduler:
             self._buffer.add(RefuseSurplus(given.run_id, surplus.first, ((gone, surplus.requests),)))
 
     def _abandoned(self, run: RunState, request_id: RequestId) -> None:
-        reason = "nobody waits for it any more"
+        stop = StopReason.abandoned()
         if (request := run.requests.get(request_id)) is not None:
-            self._queries.abandon(run, request, Cancelled(reason))
+            self._queries.abandon(run, request, Cancelled(str(stop)))
         elif (child := run.children.get(request_id)) is not None:
-            self._children.abandon(run, child, Cancelled(reason), reason)
+            self._children.abandon(run, child, Cancelled(str(stop)), stop)
 
     def _iteration_started(self, run: RunState, parent: RequestId | None) -> None:
         conversation = run.conversation(parent)
@@ -273,7 +274,7 @@ class Scheduler:
             # A turn whose code cannot run is not worth its tokens.
             run.ledger.refuse_unless_fits(Charge(iterations=1, fuel=1), conversation.view)
         except BudgetExceeded as exc:
-            self._end_conversation(run, conversation, f"budget: {exc.dimension}")
+            self._end_conversation(run, conversation, StopReason.budget(exc.dimension, exc.limit))
             return
         run.ledger.spend(Charge(iterations=1), conversation.view)
         conversation.iterations += 1
@@ -283,7 +284,8 @@ class Scheduler:
     def _cell_started(self, run: RunState, given: CellStarted) -> None:
         conversation = run.conversation(given.parent)
         if conversation is not None and not self._fuel.cell_started(run, conversation, given):
-            self._end_conversation(run, conversation, f"budget: {Dimension.FUEL}")
+            none_left = run.ledger.refusal(Dimension.FUEL, conversation.view)
+            self._end_conversation(run, conversation, StopReason.budget(none_left.dimension, none_left.limit))
 
     def _observation_made(self, run: RunState, size: int, parent: RequestId | None) -> None:
         conversation = run.conversation(parent)
@@ -292,14 +294,14 @@ class Scheduler:
         try:
             run.ledger.spend(Charge(observation_bytes=size), conversation.view)
         except BudgetExceeded as exc:
-            self._end_conversation(run, conversation, f"budget: {exc.dimension}")
+            self._end_conversation(run, conversation, StopReason.budget(exc.dimension, exc.limit))
 
     def _timer_fired(self, run: RunState, timer_id: str) -> None:
         if timer_id not in run.timers:
             return  # cleared while it was on its way
         request_id = run.timers.pop(timer_id)
         if request_id is None:
-            self._stop(run, "deadline", f"deadline: {run.facts.run.wall_ms_max} ms")
+            self._stop(run, StopReason.run_deadline(run.facts.run.wall_ms_max))
         elif (request := run.requests.get(request_id)) is not None:
             self._queries.timer_fired(run, request, timer_id)
         else:
@@ -309,41 +311,47 @@ class Scheduler:
         """End what has used more than it may: the run, or the child whose cap it is."""
         if run.ledger.overdrawn and run.stopping is None:
             self._buffer.record(run, "overdraft", run_events.overdraft(run.ledger.root))
-            self._stop(run, "overdraft", "overdraft: " + ", ".join(run.ledger.overdrawn))
+            self._stop(run, _overdraft(run.ledger.root))
         while conversation.parent is not None:
             if conversation.view.overdrawn and conversation.stopping is None:
                 data = run_events.overdraft(conversation.view)
                 self._buffer.record(run, "overdraft", data, conversation.depth, conversation.request_id)
-                self._children.end(run, conversation, "overdraft: " + ", ".join(conversation.view.overdrawn))
+                self._children.end(run, conversation, _overdraft(conversation.view))
             conversation = conversation.parent
 
-    def _end_conversation(self, run: RunState, conversation: ConversationState, reason: str) -> None:
+    def _end_conversation(self, run: RunState, conversation: ConversationState, stop: StopReason) -> None:
         """End a conversation that may not go on: with the root's ends the run, else that child alone."""
         if conversation.parent is None:
-            self._stop(run, "budget", reason)
+            self._stop(run, stop)
         else:
-            self._children.end(run, conversation, reason)
+            self._children.end(run, conversation, stop)
 
-    def _stop(self, run: RunState, cause: str, reason: str) -> None:
+    def _stop(self, run: RunState, stop: StopReason) -> None:
         """End the run's requests and ask for its end, once; late bills may still come until then."""
         if run.stopping is not None:
             return
-        run.stopping = reason
-        self._buffer.record(run, "run_stopping", {"cause": cause, "reason": reason})
-        self._children.end_below(run, run.root, reason)
+        run.stopping = stop
+        self._buffer.record(run, "run_stopping", {"cause": stop.cause, "reason": str(stop)})
+        self._children.end_below(run, run.root, stop)
         self._buffer.clear_timer(run, RUN_DEADLINE)
-        self._buffer.add(EndRun(run.run_id, reason))
+        self._buffer.add(EndRun(run.run_id, stop))
 
-    def _run_ended(self, run: RunState, outcome: str) -> None:
-        self._children.end_below(run, run.root, run.stopping or outcome)
+    def _run_ended(self, run: RunState, stop: StopReason) -> None:
+        self._children.end_below(run, run.root, run.stopping or stop)
         for conversation in (*run.children.values(), run.root):
             self._fuel.close(run, conversation)
         self._buffer.clear_timer(run, RUN_DEADLINE)
         if run.requests or run.timers or run.ledger.open_reservations:
             raise InternalError(f"{run.run_id} ended with requests, timers or reservations open")
         self._permits.remove_run(run.run_id)
-        self._buffer.record_end(run, run_events.run_ended(run, outcome))
+        self._buffer.record_end(run, run_events.run_ended(run, stop))
         del self._runs[run.run_id]
+
+
+def _overdraft(view: View) -> StopReason:
+    """Return why a conversation ends that used more than it may."""
+    dimensions = view.overdrawn
+    return StopReason.overdraft(dimensions, view.limit[DIMENSIONS.index(dimensions[0])])
 
 
 def _line(limit: int, spent: int) -> DimensionView:

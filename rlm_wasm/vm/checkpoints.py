@@ -8,7 +8,6 @@ variables.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from enum import Enum, auto
 from typing import Final
 
@@ -24,7 +23,8 @@ from rlm_wasm.errors import (
     OutputExceeded,
     RequestsExceeded,
 )
-from rlm_wasm.protocol.cell_result import CellResult
+from rlm_wasm.outcomes import SessionState
+from rlm_wasm.results import CellResult
 from rlm_wasm.vm.session import Session
 from rlm_wasm.vm.snapshot import MemorySnapshot
 from rlm_wasm.vm.steps import CellEnd, CellProgress
@@ -107,12 +107,13 @@ class Checkpoints:
             return result
         self._failures += 1
         if ending is Ending.BROKEN:
-            return self._further_back(session, _told(result, GuestTrap(_BROKEN)), GuestTrap(_BROKEN_FOR_GOOD))
+            broken = result.revised(error=GuestTrap(_BROKEN))
+            return self._further_back(session, broken, GuestTrap(_BROKEN_FOR_GOOD))
         if self._failures > 1 and result.error is not None:
             # Not this cell's fault, then: it is the second in a row.
-            undone = type(result.error)(result.error.message + _UNDONE)
-            return self._further_back(session, _told(result, undone), result.error)
-        if ending is Ending.NONSENSE or result.session_lost:
+            undone = result.error.restated(result.error.message + _UNDONE)
+            return self._further_back(session, result.revised(error=undone), result.error)
+        if ending is Ending.NONSENSE or result.session_state is not SessionState.ALIVE:
             return _back_to(session, checkpoint, result)
         return result
 
@@ -120,7 +121,7 @@ class Checkpoints:
         before, self._before, self._failures = self._before, None, 0
         if before is None:
             session.lose()
-            return replace(_told(result, otherwise), session_lost=True)
+            return result.revised(error=otherwise, session_state=SessionState.LOST)
         return _back_to(session, before, result)
 
 
@@ -128,8 +129,4 @@ def _back_to(session: Session, checkpoint: MemorySnapshot | None, result: CellRe
     if checkpoint is None:
         return result
     session.restore(checkpoint)
-    return replace(result, session_lost=True, restored=True)
-
-
-def _told(result: CellResult, error: GuestError) -> CellResult:
-    return replace(result, outcome=error.outcome, error=error)
+    return result.revised(session_state=SessionState.RESTORED)

@@ -177,7 +177,8 @@ class Execution:
         """Interrupt the guest at a soft limit; raise at a hard one. Called while its fiber is suspended."""
         had_ns = self.executed_ns + self._beside_ns
         if had_ns > self._limits.wall_ms_max * 1_000_000:
-            raise DeadlineExceeded(f"the cell ran longer than {self._limits.wall_ms_max} ms")
+            most = self._limits.wall_ms_max
+            raise DeadlineExceeded(f"the cell ran longer than {most} ms", limit=most)
         if self._cancel_by_ns is not None and had_ns > self._cancel_by_ns:
             raise CellCancelled("the cell was cancelled")
         if self._soft_limits is None:
@@ -240,7 +241,8 @@ class Execution:
             return GuestTrap(f"the engine could not run the guest: {words[:_WORDS_MAX]}")
         code = reason.trap_code
         if code is wasmtime.TrapCode.OUT_OF_FUEL:
-            return FuelExhausted(f"the cell used all of its {self.exchange.fuel_granted} fuel")
+            granted = self.exchange.fuel_granted
+            return FuelExhausted(f"the cell used all of its {granted} fuel", limit=granted)
         if code is wasmtime.TrapCode.STACK_OVERFLOW:
             return GuestTrap("the guest's stack overflowed")
         status = int.from_bytes(

@@ -59,6 +59,7 @@ class OperationImports:
         "_in_cell",
         "_instance",
         "_memory",
+        "_overflowed",
         "_reply",
         "_reply_capacity",
         "_requests",
@@ -112,6 +113,7 @@ class OperationImports:
         self.request: bytes | None = None
         self.wake_ns: int | None = None
         self.dropped_bytes = 0
+        self._overflowed = STDOUT  # the stream of which something was dropped first
         self.overslept = False
         self.flooded = False
         self.streams: dict[int, bytearray] = {}
@@ -228,7 +230,9 @@ class OperationImports:
         if part < wanted and stream != RESULT:
             if stream not in (STDOUT, STDERR):
                 raise BoundaryViolation(f"more than {cap} bytes on stream {stream}")
-            self.must_stop = self.dropped_bytes == 0
+            if not self.dropped_bytes:
+                self.must_stop = True
+                self._overflowed = stream
             self.dropped_bytes += wanted - part
             if self.dropped_bytes > DROPPED_BYTES_MAX:
                 raise self.output_exceeded()
@@ -236,11 +240,13 @@ class OperationImports:
 
     def asked_too_often(self) -> RequestsExceeded:
         """Return the error that says how many requests a cell may make."""
-        return RequestsExceeded(f"the cell went on asking after its {self._cell.requests_max} requests")
+        most = self._cell.requests_max
+        return RequestsExceeded(f"the cell went on asking after its {most} requests", limit=most)
 
     def slept_too_long(self) -> DeadlineExceeded:
         """Return the error that says which limit a sleep met."""
-        return DeadlineExceeded(f"the cell slept longer than {self._cell.sleep_ms_max} ms")
+        most = self._cell.sleep_ms_max
+        return DeadlineExceeded(f"the cell slept longer than {most} ms", key="cell.sleep_ms_max", limit=most)
 
     def collect(self, inbox: int, length: int) -> None:
         """Append what a cell left in the inbox when it returned: its short documents.
@@ -265,9 +271,12 @@ class OperationImports:
     def output_exceeded(self) -> OutputExceeded:
         """Return the error that says which limit the output met."""
         caps = self._cell
+        stdout = self._overflowed == STDOUT
         return OutputExceeded(
             f"the cell wrote more than {caps.stdout_bytes_max} bytes to stdout "
-            f"or {caps.stderr_bytes_max} to stderr"
+            f"or {caps.stderr_bytes_max} to stderr",
+            key="cell.stdout_bytes_max" if stdout else "cell.stderr_bytes_max",
+            limit=caps.stdout_bytes_max if stdout else caps.stderr_bytes_max,
         )
 
     def on_clock(self, clock_id: int) -> int:

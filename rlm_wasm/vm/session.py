@@ -113,6 +113,11 @@ class Session:
         """The size of guest memory; it never shrinks, so it is also the peak."""
         return self._memory.size
 
+    @property
+    def memory_bytes_max(self) -> int:
+        """What the policy gives its memory."""
+        return self._limits.memory_bytes_max
+
     def run(self, cell: Cell, *, after: Upkeep | None = None) -> Operation[CellEnd]:
         """Run one cell and return what it left. Faults of the guest are in the result, not raised.
 
@@ -192,7 +197,8 @@ class Session:
                 lost = False
                 raise MemoryExceeded(
                     f"the guest has no room for {name} ({wanted.size} bytes); "
-                    f"sandbox.memory_bytes_max is {self._limits.memory_bytes_max}"
+                    f"sandbox.memory_bytes_max is {self._limits.memory_bytes_max}",
+                    limit=self._limits.memory_bytes_max,
                 )
             pointer = self._memory.check(pointer, wanted.size, length_max=wanted.size)
             for address, length, keep in chunks(wanted.value, wanted.encoding):
@@ -373,7 +379,8 @@ class Session:
     def _allocate(self, execution: Execution, length: int) -> Operation[int]:
         pointer = yield from execution.invoke("rlm_alloc", (length,), 1)
         if pointer == 0:
-            raise MemoryExceeded(f"the guest has no room for a cell of {length} bytes")
+            most = self._limits.memory_bytes_max
+            raise MemoryExceeded(f"the guest has no room for a cell of {length} bytes", limit=most)
         return self._memory.check(pointer, length, length_max=length)
 
 

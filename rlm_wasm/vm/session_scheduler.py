@@ -15,7 +15,6 @@ from typing import Final
 
 from rlm_wasm.errors import GuestError, RlmWasmError, UsageError
 from rlm_wasm.ids import SessionId
-from rlm_wasm.protocol.cell_result import CellResult
 from rlm_wasm.protocol.commands import (
     AnswerRequest,
     Close,
@@ -33,12 +32,13 @@ from rlm_wasm.protocol.commands import (
     Stop,
     TakeSnapshot,
 )
+from rlm_wasm.results import CellResult
 from rlm_wasm.system.os_errors import wrap_os_error
 from rlm_wasm.vm import operations, steps
 from rlm_wasm.vm.checkpoints import Checkpoints
 from rlm_wasm.vm.instance import Instance
 from rlm_wasm.vm.loaded_guest import LoadedGuest
-from rlm_wasm.vm.operations import Outcome, SessionOperation
+from rlm_wasm.vm.operations import Ended, SessionOperation
 from rlm_wasm.vm.session import Session
 from rlm_wasm.vm.snapshot import MemorySnapshot
 from rlm_wasm.vm.warm_pool import PREPARED_MAX, WarmPool
@@ -281,10 +281,10 @@ class SessionScheduler:
             step = operation.throw(stopped) if stopped is not None else operation.send(response)
         except StopIteration as ended:
             driven.operation = None
-            outcome: Outcome = ended.value
+            value: Ended = ended.value
             done = Done(
-                result=outcome if isinstance(outcome, CellResult) else None,
-                snapshot=outcome if isinstance(outcome, MemorySnapshot) else None,
+                result=value if isinstance(value, CellResult) else None,
+                snapshot=value if isinstance(value, MemorySnapshot) else None,
             )
             self._tell(session, driven, done)
         except RlmWasmError as error:

@@ -50,9 +50,11 @@ class SoftLimits:
         if cancelled:
             return Reason.CANCELLED, CellCancelled("the cell was cancelled")
         if fuel_used is not None and fuel_used >= self.fuel:
-            return Reason.FUEL, FuelExhausted(f"the cell used all of its {self.fuel_max} fuel")
+            used_all = f"the cell used all of its {self.fuel_max} fuel"
+            return Reason.FUEL, FuelExhausted(used_all, limit=self.fuel_max)
         if executed_ns >= self.wall_ns:
-            return Reason.DEADLINE, DeadlineExceeded(f"the cell ran longer than {self.wall_ms_max} ms")
+            too_long = f"the cell ran longer than {self.wall_ms_max} ms"
+            return Reason.DEADLINE, DeadlineExceeded(too_long, limit=self.wall_ms_max)
         return None
 
 

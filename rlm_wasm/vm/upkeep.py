@@ -63,5 +63,6 @@ class Upkeep:
         limits = self._limits
         if limits is not None and self.executed_ns > limits.wall_ms_max * 1_000_000:
             raise DeadlineExceeded(
-                f"keeping the state before the cell took longer than {limits.wall_ms_max} ms"
+                f"keeping the state before the cell took longer than {limits.wall_ms_max} ms",
+                limit=limits.wall_ms_max,
             )

@@ -29,6 +29,7 @@ from rlm_wasm.protocol import worker_messages as m
 from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.frames import Channel
 from rlm_wasm.protocol.snapshot_runs import WorkerSnapshot
+from rlm_wasm.results import CellResult
 from rlm_wasm.system.memfd import MemoryFile
 from tests.support.machine_grade import HERE, strict_here
 from tests.support.pool_facts import alive, until
@@ -38,7 +39,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("healthy_host")]
 
 CAP = 4 << 20
 MIB = 1 << 20
-RESULT = m.CellReport("completed", "", "", "2", None, (), 10, 65_536, 10, False, False)
+RESULT = CellResult(result="2", fuel_used=10, memory_peak_bytes=65_536, executed_ns=10)
 
 
 class Attacker:

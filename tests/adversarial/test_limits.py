@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import pytest
 
 from rlm_wasm.errors import GuestException
+from rlm_wasm.outcomes import SessionState
 from rlm_wasm.protocol.cell import FLOOD_FACTOR
-from rlm_wasm.protocol.cell_result import CellResult
+from rlm_wasm.results import CellResult
 from rlm_wasm.vm.entropy import seeded_entropy
 from rlm_wasm.vm.session import Session
 from tests.support.sandbox_facts import MIB, Recorder, completed, run_cell
@@ -110,7 +111,7 @@ def test_each_excess_has_its_own_outcome_and_the_host_lives(
         )
     else:
         assert result.outcome == case.outcome, result.error
-        assert result.session_lost == case.lost
+        assert (result.session_state is SessionState.LOST) == case.lost
         assert session.lost == case.lost
     if case.type_name:
         assert isinstance(result.error, GuestException)
@@ -285,6 +286,6 @@ def test_a_rewritten_repl_harms_its_own_session_only(
             "completed", "guest_exception", "guest_trap", "boundary_violation", "fuel_exhausted",
             "memory_exceeded",
         )  # fmt: skip
-        if result.session_lost:
+        if result.session_state is not SessionState.ALIVE:
             break
     assert completed(make_session(), "6 * 7").result == "42"

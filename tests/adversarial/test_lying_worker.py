@@ -16,6 +16,7 @@ from rlm_wasm.host import zygote_client as zygote_client
 from rlm_wasm.host.cell_accounting import FUEL_AT_ONCE_MAX, FUEL_PER_NS_MAX
 from rlm_wasm.host.pool import WorkerPool
 from rlm_wasm.host.remote_session import ProcessSession
+from rlm_wasm.outcomes import SessionState
 from rlm_wasm.protocol.cell import Cell
 from tests.support.lying_worker import lie
 from tests.support.pool_facts import pool, until
@@ -110,7 +111,7 @@ async def test_whatever_error_a_worker_names_for_a_cell_that_cell_is_lost_and_no
     async with lying("shared", errors={"RunCell": kind}) as (_, session):
         assert await run(session) == "worker_lost"
         assert session.last_result is not None
-        assert session.last_result.session_lost
+        assert session.last_result.session_state is not SessionState.ALIVE
         await session.aclose()
 
 

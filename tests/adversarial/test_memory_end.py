@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from rlm_wasm.outcomes import SessionState
 from rlm_wasm.vm.session import Session
 from tests.support.sandbox_facts import MIB, completed, run_cell
 
@@ -51,7 +52,7 @@ def test_a_cell_that_filled_the_memory_is_told_as_what_it_was(
     source = f"x = [{{}}]; i = 0\ntry:\n  while True: {filling}\nexcept MemoryError: pass\n{after}"
     result = run_cell(small_session, source, fuel_max=10_000_000_000)
     assert result.outcome in FILLED, result.error
-    assert not result.session_lost
+    assert result.session_state is SessionState.ALIVE
     free = "x = None\nfor n in list(globals()):\n if n[0] == 'v': del globals()[n]"
     assert run_cell(small_session, free).outcome in ("completed", "memory_exceeded")
     if run_cell(small_session, free).outcome == "completed":
@@ -65,7 +66,7 @@ def test_memory_filled_to_the_last_byte_is_no_violation(
 ) -> None:
     result = run_cell(small_session, _STAIRS % smallest + after, fuel_max=10_000_000_000)
     assert result.outcome in FILLED, result.error
-    assert not result.session_lost
+    assert result.session_state is SessionState.ALIVE
 
 
 def test_an_error_is_told_once_also_when_its_report_does_not_fit(small_session: Session) -> None:
@@ -82,4 +83,4 @@ def test_an_error_is_told_once_also_when_its_report_does_not_fit(small_session: 
 def test_an_error_that_cannot_be_told_is_the_end_of_the_memory(small_session: Session) -> None:
     source = "import rlm_repl\ndef full(value): raise MemoryError\nrlm_repl._document = full\n1/0"
     result = run_cell(small_session, source)
-    assert (result.outcome, result.session_lost) == ("memory_exceeded", False)
+    assert (result.outcome, result.session_state) == ("memory_exceeded", "alive")

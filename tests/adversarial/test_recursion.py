@@ -11,6 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from rlm_wasm.errors import GuestException
+from rlm_wasm.outcomes import SessionState
 from rlm_wasm.vm.session import Session
 from tests.support.sandbox_facts import MIB, completed, run_cell
 
@@ -240,7 +241,7 @@ def test_recursion_is_an_error_in_python(make_session: Callable[..., Session], n
     result = run_cell(session, RAISES[name])
     assert isinstance(result.error, GuestException), (result.outcome, result.error)
     assert result.error.type_name == "RecursionError", result.error.traceback[-500:]
-    assert not result.session_lost
+    assert result.session_state is SessionState.ALIVE
     assert completed(session, "1 + 1").result == "2"
 
 

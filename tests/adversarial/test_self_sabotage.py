@@ -12,7 +12,7 @@ import pytest
 
 from rlm_wasm.errors import GuestError
 from rlm_wasm.protocol.cell import Cell
-from rlm_wasm.protocol.cell_result import CellResult
+from rlm_wasm.results import CellResult
 from rlm_wasm.vm import operations
 from rlm_wasm.vm.checkpoints import Checkpoints
 from rlm_wasm.vm.session import Operation, Session, drive
@@ -200,7 +200,7 @@ def test_a_syntax_error_or_a_cell_that_runs_out_of_memory_undoes_nothing(small_s
     for source in ("def f(:", "x = '\0'", "(" * 1000, "'" + "\\N{nothing}" + "'", long):
         for _ in range(2):
             result = run_hostile(small_session, source)
-            assert (result.outcome, result.session_lost) == (EXCEPTION, False), result
+            assert (result.outcome, result.session_state) == (EXCEPTION, "alive"), result
     assert completed(small_session, "kept").result == "'here'"
 
 
@@ -227,7 +227,7 @@ def test_without_checkpoints_a_session_with_a_broken_repl_is_lost(small_session:
     cell = Cell("1", cell_limits())
     result = drive(operations.run_cell(small_session, cell, 0, Checkpoints()), echo)
     assert isinstance(result, CellResult)
-    assert (result.outcome, result.session_lost, result.restored) == (TRAP, True, False)
+    assert (result.outcome, result.session_state) == (TRAP, "lost")
     assert small_session.lost
 
 
@@ -244,4 +244,4 @@ def test_a_rebase_forgets_the_states_of_the_old_origin(small_session: Session) -
     drive(operations.rebase(small_session, checkpoints))
     completed(small_session, LASTING["run_cell is None"])
     result = run("1")
-    assert (result.outcome, result.session_lost, result.restored) == (TRAP, True, False)
+    assert (result.outcome, result.session_state) == (TRAP, "lost")

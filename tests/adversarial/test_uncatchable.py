@@ -9,8 +9,9 @@ import pytest
 
 from rlm_wasm import Policy, Sandbox
 from rlm_wasm.errors import FuelExhausted, GuestError
+from rlm_wasm.outcomes import SessionState
 from rlm_wasm.protocol.cell import Cell
-from rlm_wasm.protocol.cell_result import CellResult
+from rlm_wasm.results import CellResult
 from rlm_wasm.vm import operations
 from rlm_wasm.vm.checkpoints import Checkpoints
 from rlm_wasm.vm.session import Session, drive
@@ -96,9 +97,12 @@ def test_what_no_exception_ends_costs_its_own_cell_only(
     ended = run(_FOREVER + source)
     assert isinstance(ended.error, FuelExhausted), ended
     # Where the interrupt strikes between two `try`, it does end the loop.
-    assert ended.restored == ended.session_lost
+    assert ended.session_state is not SessionState.LOST
     after = run("kept, 'forever' in globals()")
-    assert (after.outcome, after.result) == ("completed", f"([42], {not ended.restored})")
+    assert (after.outcome, after.result) == (
+        "completed",
+        f"([42], {ended.session_state is SessionState.ALIVE})",
+    )
 
 
 @pytest.mark.anyio
@@ -120,7 +124,7 @@ async def test_a_session_of_a_sandbox_goes_back_as_one_of_a_run_does() -> None:
         await session.exec("kept = 42")
         for source in (UNCATCHABLE["recursion without a limit"], "kept = llm_query('?')"):
             result = await session.exec(source, answer=refuse)
-            assert (result.session_lost, result.restored) == (True, True), result
+            assert result.session_state == "restored", result
             assert (await session.exec("kept")).result == "42"
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(lambda: session.exec("kept = llm_query('?')", answer=never))
@@ -137,7 +141,7 @@ async def test_an_input_larger_than_what_is_kept_of_a_state_is_still_there() -> 
         await session.load("context", "x" * (20 * MIB))
         await session.exec("kept = len(context)")
         result = await session.exec(UNCATCHABLE["recursion without a limit"])
-        assert (result.session_lost, result.restored) == (True, True)
+        assert result.session_state == "restored"
         assert (await session.exec("kept, context[-1]")).result == "(20971520, 'x')"
 
 
@@ -147,7 +151,7 @@ async def test_where_nothing_is_kept_the_session_is_lost() -> None:
     policy = small_policy(cell={"fuel_max": 1_000_000_000}, sandbox={"checkpoint_bytes_max": 0})
     async with Sandbox(policy) as box, await box.session() as session:
         result = await session.exec(UNCATCHABLE["recursion without a limit"])
-        assert (result.session_lost, result.restored) == (True, False)
+        assert result.session_state == "lost"
 
 
 def test_the_built_in_policies_keep_the_state_before_a_cell() -> None:

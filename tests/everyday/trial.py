@@ -14,7 +14,7 @@ import anyio
 from rlm_wasm import Policy, Sandbox
 from rlm_wasm.errors import GuestException, QueryError
 from rlm_wasm.limits import BoundaryLimits
-from rlm_wasm.protocol.cell_result import CellResult
+from rlm_wasm.outcomes import SessionState
 from rlm_wasm.protocol.guest_frames import (
     LlmQuery,
     LlmQueryBatch,
@@ -22,6 +22,7 @@ from rlm_wasm.protocol.guest_frames import (
     encode_batch_response,
     encode_response,
 )
+from rlm_wasm.results import CellResult
 from rlm_wasm.scheduler.request import Completed, Denied
 
 HERE: Final = Path(__file__).parent
@@ -122,7 +123,7 @@ async def _run(sandbox: Sandbox, trial: Trial) -> str | None:
             if result.error is not None and not trial.want.get("fails_before_the_last"):
                 return _cut(f"an earlier cell: {_told(result)}")
         result = await session.exec(trial.cells[-1], answer=model.answer)
-    if result.session_lost:
+    if result.session_state is not SessionState.ALIVE:
         return _cut(f"the session was lost: {_told(result)}")
     if result.error is not None and not trial.want.keys() & {"raises", "told", "shows"}:
         return _cut(_told(result))

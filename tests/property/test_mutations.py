@@ -82,7 +82,7 @@ MUTATIONS: list[tuple[type[RuleBasedStateMachine], ModuleType, str, str]] = [
     (
         SchedulerMachine,
         child_flow,
-        "self.abandon(run, run.children[request_id], Cancelled(reason), reason)",
+        "self.abandon(run, run.children[request_id], gone, stop)",
         "pass",
     ),
     (

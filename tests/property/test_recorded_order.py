@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from rlm_wasm.audit.catalogue import fault_of
 from rlm_wasm.errors import ProviderError
 from rlm_wasm.events import Event
+from rlm_wasm.outcomes import StopReason
 from rlm_wasm.replay.recorded_order import GIVEN_UP, RecordedOrder
 from rlm_wasm.scheduler.effects import CancelQuery, ClearTimer, Effect, EmitEvent, SendQuery, SetTimer
 from rlm_wasm.scheduler.inputs import (
@@ -144,7 +145,7 @@ class World:
             case ("note",) if not self.open and not self.stopped:
                 self.give(Noted(RUN, "answer_declared", {"cell": 1, "answer_bytes": 3}))
             case ("cancel", reason):
-                self.give(RunCancelled(RUN, reason))
+                self.give(RunCancelled(RUN, StopReason.cancelled(reason)))
 
 
 def facts(calls: int, attempts: int, permits: int) -> RunStarted:

@@ -19,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from rlm_wasm.errors import ChildFailed, ProviderError, QueryError
 from rlm_wasm.ids import RequestId, RunId
+from rlm_wasm.outcomes import StopReason
 from rlm_wasm.scheduler.effects import (
     CancelQuery,
     ClearTimer,
@@ -539,7 +540,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(pick=picks)
     def cancel(self, pick: int) -> None:
         run_id, run = self.pick_run(pick)
-        self.give(RunCancelled(run_id, "by hand"))
+        self.give(RunCancelled(run_id, StopReason.cancelled("by hand")))
         assert run.ended or run.ending
 
     @precondition(lambda self: not self.calm)

@@ -149,6 +149,10 @@ class SimulatedSession:
         self._fault: GuestError | None = None
 
     @property
+    def memory_bytes_max(self) -> int:
+        return self._limits.memory_bytes_max
+
+    @property
     def lost(self) -> bool:
         return self._lost
 

@@ -16,7 +16,7 @@ import pytest
 from rlm_wasm.errors import BoundaryViolation, RlmWasmError
 from rlm_wasm.inline.worker import InlineSession, InlineWorker
 from rlm_wasm.protocol.cell import Cell
-from rlm_wasm.protocol.cell_result import CellResult
+from rlm_wasm.results import CellResult
 from tests.simulation.event_loop import VirtualLoop, run_virtual
 from tests.simulation.guest import PRELUDE
 from tests.simulation.worker import SimulatedLoop, SimulatedWorker
@@ -55,7 +55,7 @@ class Scene:
         names = tuple(name for name in result.variables if name not in _PRELUDE_NAMES)
         error = type(result.error).__name__
         self.told.append((result.outcome, error, result.stdout[:200], names))
-        self.told.append((result.session_lost, result.restored))
+        self.told.append(result.session_state)
         return result
 
     async def echo(self, frame: bytes) -> bytes:

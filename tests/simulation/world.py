@@ -21,11 +21,11 @@ import msgspec
 from rlm_wasm.api.run_handle import Run
 from rlm_wasm.api.runtime import Runtime
 from rlm_wasm.engine.broker import HANG_UP_SECONDS_MAX, Broker
-from rlm_wasm.engine.run import RunResult
-from rlm_wasm.errors import ArtifactError, GuestError, PolicyError, QueryCancelled, RlmWasmError, UsageError
+from rlm_wasm.errors import ArtifactError, GuestError, PolicyError, RlmWasmError, RuntimeClosed, UsageError
 from rlm_wasm.events import Event, Gap
 from rlm_wasm.ids import RunId
 from rlm_wasm.providers.base import Query
+from rlm_wasm.results import RunResult
 from rlm_wasm.scheduler.request import RequestState
 from tests.simulation.books import Books
 from tests.simulation.event_loop import Stuck, VirtualLoop, run_virtual
@@ -246,7 +246,7 @@ class World:
                     big = isinstance(context, str) and len(context) > 2 << 20
                     faulty = plan.fails_at.keys() & {"memory", "guest"}
                     self._check(big or closes or bool(faulty), f"a run raised {error!r}")
-                except QueryCancelled:
+                except RuntimeClosed:
                     ended = "torn down"
                     self._check(closes, "a run was torn down although nobody closed the runtime")
         asking.returned_ns = asking.returned_ns or loop.now_ns

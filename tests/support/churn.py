@@ -21,8 +21,8 @@ from typing import Any, Final
 
 from rlm_wasm.errors import CellCancelled, GuestError
 from rlm_wasm.inline.worker_loop import WorkerLoop
+from rlm_wasm.outcomes import SessionState
 from rlm_wasm.protocol.cell import Cell
-from rlm_wasm.protocol.cell_result import CellResult
 from rlm_wasm.protocol.commands import (
     Close,
     InterruptOperation,
@@ -32,6 +32,7 @@ from rlm_wasm.protocol.commands import (
     Stop,
     TakeSnapshot,
 )
+from rlm_wasm.results import CellResult
 from rlm_wasm.vm import operations
 from rlm_wasm.vm.session import Session, drive
 from rlm_wasm.vm.snapshot import MemorySnapshot
@@ -171,7 +172,7 @@ class Churn:
         source, outcome = self._random.choice(list(_KEPT.items()))
         result = drive(operations.run_cell(living.session, _cell(source), 0), echo)
         assert isinstance(result, CellResult)
-        assert (result.outcome, result.session_lost) == (outcome, False), (source, result)
+        assert (result.outcome, result.session_state) == (outcome, "alive"), (source, result)
         return True
 
     def _lose(self) -> bool:
@@ -181,8 +182,9 @@ class Churn:
         checkpoint = CHECKPOINT_BYTES if self._random.random() < 0.5 else 0
         result = drive(operations.run_cell(living.session, _cell(source), checkpoint), echo)
         assert isinstance(result, CellResult)
-        assert (result.outcome, result.session_lost) == (outcome, True), (source, result)
-        assert living.session.lost == (not result.restored)
+        assert result.outcome == outcome, (source, result)
+        assert result.session_state is not SessionState.ALIVE, (source, result)
+        assert living.session.lost == (result.session_state is SessionState.LOST)
         return True
 
     def _load(self) -> bool:
@@ -279,7 +281,7 @@ class Churn:
                 self._loop.submit(StartCell(seat.number, _cell("import os; os.abort()"), CHECKPOINT_BYTES))
                 done = seat.done().result
                 assert done is not None
-                assert done.restored
+                assert done.session_state is SessionState.RESTORED
                 self._loop.submit(TakeSnapshot(seat.number))
                 snapshot = seat.done().snapshot
                 seat.close()
@@ -303,7 +305,7 @@ class Churn:
                 seat.requested()
                 self._loop.submit(Stop(seat.number, CellCancelled("enough")))
                 done = seat.done().result
-                assert done is None or done.session_lost
+                assert done is None or done.session_state is not SessionState.ALIVE
                 seat.close()
             case 3:  # interrupted while it runs
                 seat.start("while True: pass", fuel_max=10**12)

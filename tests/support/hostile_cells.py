@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 from rlm_wasm.errors import RlmWasmError
+from rlm_wasm.outcomes import SessionState
 from rlm_wasm.protocol.cell import Cell
-from rlm_wasm.protocol.cell_result import CellResult
+from rlm_wasm.results import CellResult
 from rlm_wasm.vm import operations
 from rlm_wasm.vm.checkpoints import Checkpoints
 from rlm_wasm.vm.session import Session, drive
@@ -66,7 +67,7 @@ def assert_typed(result: CellResult) -> None:
     assert result.memory_peak_bytes <= MEMORY_BYTES
     assert result.executed_ns <= (WALL_MS + 2_000) * 1_000_000
     assert len(result.stdout.encode()) <= cell_limits().stdout_bytes_max
-    assert result.restored == result.session_lost
+    assert result.session_state is not SessionState.LOST
 
 
 def assert_survived(session: Session, case: Hostile) -> None:
@@ -76,7 +77,8 @@ def assert_survived(session: Session, case: Hostile) -> None:
     assert_typed(result)
     expected = (case.outcome,) if isinstance(case.outcome, str) else case.outcome
     assert result.outcome in expected, (result.outcome, result.error, result.stderr[-500:])
-    assert case.restored in (None, result.restored), (result.outcome, result.error)
+    restored = result.session_state is SessionState.RESTORED
+    assert case.restored in (None, restored), (result.outcome, result.error)
     assert case.says in str(result.error)
     after = run_hostile(session, "kept, 6 * 7")
     assert (after.outcome, after.result) == (DONE, "('here', 42)"), (after, result)

@@ -12,17 +12,20 @@ import socket
 import time
 from typing import Any, Final
 
+from msgspec import structs
+
 from rlm_wasm.jail.lockdown.report import LockdownReport
 from rlm_wasm.jail.worker_entry import warm
 from rlm_wasm.jail.worker_main import Server
 from rlm_wasm.protocol import worker_messages as m
+from rlm_wasm.results import CellResult
 from rlm_wasm.system.memfd import MemoryFile
 
 __all__ = ["LIE", "lie", "serve", "warm"]
 
 LIE: Final = "#LIE "
 _BLOCK: Final = b"x" * (1 << 20)
-HONEST: Final = m.CellReport("completed", "", "", None, None, (), 10, 65_536, 10, False, False)
+HONEST: Final = CellResult(fuel_used=10, memory_peak_bytes=65_536, executed_ns=10)
 
 
 def lie(*, mute: tuple[str, ...] = (), errors: dict[str, str] | None = None, **more: Any) -> str:
@@ -62,8 +65,7 @@ class Liar(Server):
             error = m.ErrorReport(kind, "made up by the worker")
             self._say(m.OperationDone(message.session, message.operation, error=error))  # type: ignore[union-attr]
         elif isinstance(message, m.RunCell) and told_now:
-            fields = {name: getattr(HONEST, name) for name in HONEST.__struct_fields__}
-            report = m.CellReport(**{**fields, **self._told.get("result", {})})
+            report = structs.replace(HONEST, **self._told.get("result", {}))
             self._say(m.OperationDone(message.session, message.operation, result=report))
         else:
             super()._take(message, file)

@@ -9,7 +9,7 @@ from typing import Any
 
 from rlm_wasm.limits import BoundaryLimits, CellLimits, SessionLimits
 from rlm_wasm.protocol.cell import Cell
-from rlm_wasm.protocol.cell_result import CellResult
+from rlm_wasm.results import CellResult
 from rlm_wasm.vm.cell_decoding import decode_cell
 from rlm_wasm.vm.session import Session, drive
 

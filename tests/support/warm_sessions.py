@@ -12,8 +12,8 @@ from typing import Final
 from rlm_wasm.errors import GuestError, InternalError
 from rlm_wasm.limits import BoundaryLimits, CellLimits, SessionLimits
 from rlm_wasm.protocol.cell import Cell
-from rlm_wasm.protocol.cell_result import CellResult
 from rlm_wasm.protocol.guest_frames import decode_request
+from rlm_wasm.results import CellResult
 from rlm_wasm.vm import operations
 from rlm_wasm.vm.checkpoints import Checkpoints
 from rlm_wasm.vm.entropy import seeded_entropy

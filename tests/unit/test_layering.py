@@ -25,13 +25,15 @@ PACKAGE: Final = "rlm_wasm"
 
 # What every part may use: names, numbers and errors, with nothing behind them.
 LEAF_ORDER: Final = {
-    "errors": 0,
     "ids": 0,
     "limits": 0,
     "lockdown": 0,
+    "outcomes": 0,
     "version": 0,
+    "errors": 1,
     "events": 1,
-    "tenant": 1,
+    "results": 2,
+    "tenant": 2,
 }
 LEAVES: Final = frozenset(LEAF_ORDER)
 
@@ -125,7 +127,9 @@ NEVER_REACHES: Final[dict[str, tuple[frozenset[str], str]]] = {
 BUILDERS: Final = frozenset({"cli", "guestbuild"})
 
 # The packages that decide: no clock, randomness, thread, file or socket.
-PURE: Final = frozenset({"scheduler", "conversation", "limits", "lockdown", "tenant", "events", "ids"})
+PURE: Final = frozenset(
+    {"scheduler", "conversation", "limits", "lockdown", "tenant", "events", "ids", "outcomes", "results"}
+)
 
 # Third-party packages: who may import them, and why nobody else may.
 THIRD_PARTY: Final[dict[str, tuple[frozenset[str], str]]] = {
@@ -139,8 +143,9 @@ THIRD_PARTY: Final[dict[str, tuple[frozenset[str], str]]] = {
         "decisions are pure; only the shell waits; the command line and benchmarks start the shell's loop",
     ),
     "msgspec": (
-        frozenset({"protocol", "audit", "events"}),
-        "one gate where bytes from outside become types; an event is one of them when a log is read",
+        frozenset({"protocol", "audit", "events", "results"}),
+        "one gate where bytes from outside become types; an event is one of them when a log is read, a "
+        "cell's result when a worker reports it",
     ),
     "opentelemetry": (frozenset({"audit.otel"}), "an extra; whoever does not ask for it does not load it"),
     "prometheus_client": (
@@ -420,7 +425,7 @@ def test_every_public_name_is_there_and_comes_from_below_the_facade() -> None:
         ("engine.shell", "import click"),
         ("engine.shell", "import wasmtime._bindings"),
         ("engine.shell", "from rlm_wasm.guestbuild.build import build"),
-        ("errors", "from rlm_wasm.ids import RunId"),
+        ("errors", "from rlm_wasm.results import RunResult"),
         ("policy.model", "import yaml"),
         ("", "WHERE = 'rlm_wasm.cli.main'"),
     ],

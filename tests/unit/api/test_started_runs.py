@@ -107,7 +107,7 @@ async def test_tearing_the_runtime_down_ends_the_runs_and_their_events(script: S
             outcome = (await runs[0].result()).reason
         except Exception as error:  # noqa: BLE001 - either is an end
             outcome = type(error).__name__
-    assert outcome in ("the runtime was closed", "QueryCancelled")
+    assert outcome in ("the runtime was closed", "RuntimeClosed")
 
 
 async def test_a_result_may_be_awaited_by_several_and_late(script: Script) -> None:

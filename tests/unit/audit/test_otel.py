@@ -14,6 +14,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from rlm_wasm.audit.otel import OtelExporter
+from rlm_wasm.outcomes import StopReason
 from rlm_wasm.scheduler.inputs import FuelUsed, IterationStarted, Noted, RunCancelled, RunEnded
 from rlm_wasm.scheduler.messages import Usage
 from tests.support.core_facts import RUN, query, started
@@ -61,7 +62,7 @@ def a_run(*, texts: bool = False) -> Driver:
     answer: dict[str, object] = {"partial": False, "reason": "finished", "answer_bytes": 3}
     if texts:
         answer["answer"] = "the answer"
-    driver.give(Noted(RUN, "run_answered", answer), RunEnded(RUN, "finished"), after_ms=1)
+    driver.give(Noted(RUN, "run_answered", answer), RunEnded(RUN), after_ms=1)
     return driver
 
 
@@ -141,7 +142,9 @@ def test_texts_leave_only_if_the_policy_grants_them_and_the_exporter_is_told_to(
 def test_what_is_cut_off_ends_with_its_run(traced: Traced) -> None:
     driver = Driver()
     driver.give(started(), Noted(RUN, "cell_started", {"cell": 1, "source_bytes": 9}))
-    driver.give(RunCancelled(RUN, "enough"), RunEnded(RUN, "enough"))
+    driver.give(
+        RunCancelled(RUN, StopReason.cancelled("enough")), RunEnded(RUN, StopReason.cancelled("enough"))
+    )
     for event in events(driver.said):
         traced.sink(event)
     (cell,) = traced.spans()["execute_tool python"]

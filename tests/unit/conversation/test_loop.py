@@ -9,22 +9,34 @@ from hypothesis import strategies as st
 from rlm_wasm.conversation.loop import (
     AskModel,
     Begin,
-    BudgetEnded,
-    Cancelled,
     CellFinished,
-    CellReport,
+    Conclusion,
     ContextFacts,
-    Finish,
     LoopEffect,
     LoopInput,
     ModelFailed,
     ModelReplied,
+    MustStop,
     RlmLoop,
-    RunCell,
+    RunBlock,
 )
-from rlm_wasm.errors import BudgetExceeded, InternalError, ProviderError
+from rlm_wasm.errors import (
+    BudgetExceeded,
+    FuelExhausted,
+    GuestException,
+    GuestTrap,
+    InternalError,
+    ProviderError,
+    SourceExceeded,
+    WorkerLost,
+)
+from rlm_wasm.outcomes import SessionState, StopReason
+from rlm_wasm.results import CellResult
 from tests.support.core_facts import observation
 
+RESTORED = CellResult(GuestTrap("x"), session_state=SessionState.RESTORED)
+LOST = CellResult(GuestTrap("x"), session_state=SessionState.LOST)
+LATE = MustStop(StopReason.run_deadline(5))
 CONTEXT = (ContextFacts("context", "str", 10, "characters", "0123456789"),)
 
 
@@ -51,11 +63,11 @@ def block(source: str) -> ModelReplied:
 
 
 def done(stdout: str = "", finish: str | None = None) -> CellFinished:
-    return CellFinished(CellReport("completed", stdout=stdout, finish=finish))
+    return CellFinished(CellResult(stdout=stdout), finish)
 
 
 def drafted(draft: str | None) -> CellFinished:
-    return CellFinished(CellReport("completed", draft=draft))
+    return CellFinished(CellResult(draft=draft))
 
 
 def test_the_model_first_gets_the_rules_the_question_and_the_turn() -> None:
@@ -68,7 +80,7 @@ def test_the_model_first_gets_the_rules_the_question_and_the_turn() -> None:
 
 def test_code_runs_and_what_it_did_comes_back() -> None:
     subject = loop()
-    assert drive(subject, Begin(), block("print(1)")) == RunCell("print(1)")
+    assert drive(subject, Begin(), block("print(1)")) == RunBlock("print(1)")
     contents = said(drive(subject, done("1\n")))
     assert contents[2:] == ["Look:\n```repl\nprint(1)\n```", "REPL output:\n\n1\n", "Turn 2/5:"]
 
@@ -83,8 +95,8 @@ def test_only_the_current_turn_line_is_sent() -> None:
 def test_all_blocks_of_a_reply_run_in_order() -> None:
     subject = loop()
     reply = ModelReplied("```repl\na\n```\n```repl\nb\n```")
-    assert drive(subject, Begin(), reply) == RunCell("a")
-    assert drive(subject, done("1\n")) == RunCell("b")
+    assert drive(subject, Begin(), reply) == RunBlock("a")
+    assert drive(subject, done("1\n")) == RunBlock("b")
     assert said(drive(subject, done("2\n")))[-2] == (
         "REPL output (block 1):\n\n1\n\n\nREPL output (block 2):\n\n2\n"
     )
@@ -92,32 +104,51 @@ def test_all_blocks_of_a_reply_run_in_order() -> None:
 
 def test_a_block_after_a_failed_one_still_runs() -> None:
     subject = loop()
-    failed = CellFinished(CellReport("guest_exception", error="NameError: x"))
-    assert drive(subject, Begin(), ModelReplied("```repl\na\n```\n```repl\nb\n```"), failed) == RunCell("b")
+    failed = CellFinished(CellResult(GuestException("NameError", "x")))
+    assert drive(subject, Begin(), ModelReplied("```repl\na\n```\n```repl\nb\n```"), failed) == RunBlock("b")
 
 
 def test_a_finish_stops_at_once_and_later_blocks_do_not_run() -> None:
     subject = loop()
     reply = ModelReplied("```repl\na\n```\n```repl\nb\n```")
-    assert drive(subject, Begin(), reply, done(finish="42")) == Finish("42", "finished", partial=False)
+    assert drive(subject, Begin(), reply, done(finish="42")) == Conclusion("42", StopReason.finished())
     assert subject.handle(done()) == []
-    assert subject.handle(BudgetEnded("late")) == []
+    assert subject.handle(LATE) == []
 
 
 def test_a_finish_counts_even_if_the_cell_ended_badly_after_it() -> None:
-    report = CellReport("fuel_exhausted", finish="42")
-    assert drive(loop(), Begin(), block("a"), CellFinished(report)) == Finish("42", "finished", partial=False)
+    ended = CellFinished(CellResult(FuelExhausted("x")), "42")
+    assert drive(loop(), Begin(), block("a"), ended) == Conclusion("42", StopReason.finished())
 
 
 def test_an_empty_answer_is_an_answer() -> None:
-    assert drive(loop(), Begin(), block("a"), done(finish="")) == Finish("", "finished", partial=False)
+    assert drive(loop(), Begin(), block("a"), done(finish="")) == Conclusion("", StopReason.finished())
 
 
 def test_blocks_behind_a_lost_session_do_not_run_and_the_model_is_told() -> None:
     subject = loop()
-    lost = CellFinished(CellReport("guest_trap", session_lost=True))
+    lost = CellFinished(RESTORED)
     effect = drive(subject, Begin(), ModelReplied("```repl\na\n```\n```repl\nb\n```"), lost)
     assert "1 later blocks of that reply did not run" in said(effect)[-2]
+
+
+def test_a_session_that_could_not_be_opened_is_not_said_to_be_back_where_it_was() -> None:
+    gone = CellFinished(CellResult(WorkerLost("no process"), session_state=SessionState.LOST))
+    shown = said(drive(loop(), Begin(), block("a"), gone))[-2]
+    assert "had to start anew" in shown
+    assert "back to where it was" not in shown
+
+
+def test_the_variables_shown_are_those_that_the_session_has() -> None:
+    subject = loop(iterations_max=9)
+    kept = CellFinished(CellResult(variables=("x", "y")))
+    assert "REPL variables: ['x', 'y']" in said(drive(subject, Begin(), block("a"), kept))[-2]
+    assert "REPL variables: ['x', 'y']" in said(drive(subject, block("b"), CellFinished(RESTORED)))[-2]
+    unseen = CellFinished(CellResult(SourceExceeded("too long")))
+    assert "REPL variables" not in said(drive(subject, block("c"), unseen))[-2]
+    assert "REPL variables: ['x', 'y']" in said(drive(subject, block("d"), CellFinished(RESTORED)))[-2]
+    assert "REPL variables" not in said(drive(subject, block("e"), CellFinished(LOST)))[-2]
+    assert "REPL variables" not in said(drive(subject, block("f"), CellFinished(RESTORED)))[-2]
 
 
 def test_a_reply_without_code_is_nudged() -> None:
@@ -135,10 +166,9 @@ def test_a_reply_cut_off_in_its_code_is_told_so_and_nothing_runs() -> None:
 def test_turns_are_bounded_and_the_last_reply_is_the_best_there_is() -> None:
     subject = loop(iterations_max=2)
     effect = drive(subject, Begin(), ModelReplied("one"), ModelReplied("two"))
-    assert effect == Finish("two", "iterations_exhausted", partial=True)
+    assert effect == Conclusion("two", StopReason.iterations(2, "run.turns_max"))
 
 
-@pytest.mark.parametrize("stop", [BudgetEnded("deadline"), Cancelled("deadline")])
 @pytest.mark.parametrize(
     ("before", "best"),
     [
@@ -152,10 +182,8 @@ def test_turns_are_bounded_and_the_last_reply_is_the_best_there_is() -> None:
         ([Begin(), block("a"), drafted("8"), block("b"), drafted("9")], "9"),
     ],
 )
-def test_a_run_that_is_stopped_gives_the_best_there_is(
-    before: list[LoopInput], best: str | None, stop: LoopInput
-) -> None:
-    assert drive(loop(), *before, stop) == Finish(best, "deadline", partial=True)
+def test_a_run_that_is_stopped_gives_the_best_there_is(before: list[LoopInput], best: str | None) -> None:
+    assert drive(loop(), *before, LATE) == Conclusion(best, LATE.stop)
 
 
 @pytest.mark.parametrize("dialect", ["answer", "final", "both"])
@@ -163,16 +191,16 @@ def test_a_run_that_is_stopped_gives_the_best_there_is(
 def test_code_is_never_the_answer(dialect: str, reply: str) -> None:
     """Whatever ends the run: the turns, the budget, a deadline, the model, the operator."""
     for stop in (
-        BudgetEnded("budget: calls"),
-        Cancelled("enough"),
+        MustStop(StopReason.budget("calls", 5)),
+        MustStop(StopReason.cancelled("enough")),
         ModelFailed(ProviderError("no key")),
         None,
     ):
         subject = loop(dialect, iterations_max=2)
         (effect,) = subject.handle(Begin())
         turns = 0
-        while not isinstance(effect, Finish):
-            if isinstance(effect, RunCell):
+        while not isinstance(effect, Conclusion):
+            if isinstance(effect, RunBlock):
                 given: LoopInput = done("1\n")
             elif turns == 1 and stop is not None:
                 given = stop
@@ -185,7 +213,7 @@ def test_code_is_never_the_answer(dialect: str, reply: str) -> None:
 def test_a_spent_budget_is_named_by_its_dimension() -> None:
     error = BudgetExceeded("calls", requested=1, available=0, limit=5)
     effect = drive(loop(), Begin(), ModelReplied("It is 7."), ModelFailed(error))
-    assert effect == Finish("It is 7.", "budget: calls", partial=True)
+    assert effect == Conclusion("It is 7.", StopReason.budget("calls", 5))
 
 
 def test_an_empty_final_as_text_is_no_finish_and_the_model_is_told() -> None:
@@ -196,30 +224,30 @@ def test_an_empty_final_as_text_is_no_finish_and_the_model_is_told() -> None:
 def test_a_variable_named_as_text_ends_every_dialect() -> None:
     for dialect in ("answer", "final", "both"):
         effect = drive(loop(dialect), Begin(), ModelReplied("FINAL_VAR(found)"))
-        assert effect == RunCell("FINAL_VAR('found')")
+        assert effect == RunBlock("__FINAL_VAR__('found')")
 
 
 def test_a_model_that_fails_ends_the_run_with_the_reason() -> None:
     effect = drive(loop(), Begin(), ModelReplied("draft"), ModelFailed(ProviderError("no key")))
-    assert effect == Finish("draft", "model_failed: ProviderError: no key", partial=True)
+    assert effect == Conclusion("draft", StopReason.model_failed("ProviderError", "no key"))
 
 
 @pytest.mark.parametrize("dialect", ["final", "both"])
 def test_a_final_answer_as_text_finishes(dialect: str) -> None:
     effect = drive(loop(dialect), Begin(), ModelReplied("So:\nFINAL(it is 42)"))
-    assert effect == Finish("it is 42", "final", partial=False)
+    assert effect == Conclusion("it is 42", StopReason.final())
 
 
 @pytest.mark.parametrize("dialect", ["final", "both"])
 def test_a_final_variable_as_text_is_asked_of_the_session(dialect: str) -> None:
     subject = loop(dialect)
-    assert drive(subject, Begin(), ModelReplied("FINAL_VAR(result)")) == RunCell("FINAL_VAR('result')")
-    assert drive(subject, done(finish="42")) == Finish("42", "finished", partial=False)
+    assert drive(subject, Begin(), ModelReplied("FINAL_VAR(result)")) == RunBlock("__FINAL_VAR__('result')")
+    assert drive(subject, done(finish="42")) == Conclusion("42", StopReason.finished())
 
 
 def test_a_final_variable_that_does_not_exist_is_an_observation() -> None:
     subject = loop("final")
-    missing = CellFinished(CellReport("guest_exception", error="NameError: result"))
+    missing = CellFinished(CellResult(GuestException("NameError", "result")))
     contents = said(drive(subject, Begin(), ModelReplied("FINAL_VAR(result)"), missing))
     assert "NameError: result" in contents[-2]
 
@@ -227,23 +255,23 @@ def test_a_final_variable_that_does_not_exist_is_an_observation() -> None:
 @pytest.mark.parametrize("name", ["a' + evil + 'b", "a\nb", 'a" + evil + "b', "a\\"])
 def test_a_final_variable_is_a_name_and_never_code(name: str) -> None:
     effect = drive(loop("final"), Begin(), ModelReplied(f"FINAL_VAR({name})"))
-    assert isinstance(effect, RunCell)
+    assert isinstance(effect, RunBlock)
     code = compile(effect.source, "cell", "eval")
-    assert code.co_names == ("FINAL_VAR",)
+    assert code.co_names == ("__FINAL_VAR__",)
     assert name in code.co_consts
 
 
 def test_the_blocks_of_a_reply_run_before_its_final_variable() -> None:
     subject = loop("final")
-    assert drive(subject, Begin(), ModelReplied("```repl\nr = 1\n```\nFINAL_VAR(r)")) == RunCell("r = 1")
-    assert drive(subject, done()) == RunCell("FINAL_VAR('r')")
+    assert drive(subject, Begin(), ModelReplied("```repl\nr = 1\n```\nFINAL_VAR(r)")) == RunBlock("r = 1")
+    assert drive(subject, done()) == RunBlock("__FINAL_VAR__('r')")
 
 
 def test_a_final_answer_beside_code_it_has_not_seen_the_output_of_is_not_accepted() -> None:
     subject = loop("final")
     effect = drive(subject, Begin(), ModelReplied("```repl\nr = 1\n```\nFINAL(made up)"), done("1\n"))
     assert "was not accepted" in said(effect)[-2]
-    assert drive(subject, BudgetEnded("deadline")) == Finish("made up", "deadline", partial=True)
+    assert drive(subject, LATE) == Conclusion("made up", LATE.stop)
 
 
 def test_text_is_no_finish_in_the_answer_dialect() -> None:
@@ -253,7 +281,7 @@ def test_text_is_no_finish_in_the_answer_dialect() -> None:
 def test_lenient_fences_are_an_option() -> None:
     reply = ModelReplied("```python\na\n```")
     assert isinstance(drive(loop(), Begin(), reply), AskModel)
-    assert drive(loop(lenient=True), Begin(), reply) == RunCell("a")
+    assert drive(loop(lenient=True), Begin(), reply) == RunBlock("a")
 
 
 @pytest.mark.parametrize(
@@ -288,10 +316,11 @@ replies = st.sampled_from(
 )
 reports = st.sampled_from(
     [
-        CellReport("completed", stdout="x\n"),
-        CellReport("guest_exception", error="ValueError"),
-        CellReport("guest_trap", session_lost=True),
-        CellReport("completed", finish="answer"),
+        CellFinished(CellResult(stdout="x\n")),
+        CellFinished(CellResult(GuestException("ValueError", ""))),
+        CellFinished(RESTORED),
+        CellFinished(LOST),
+        CellFinished(CellResult(), "answer"),
     ]
 )
 
@@ -304,7 +333,7 @@ def test_every_conversation_ends_and_never_takes_more_turns_than_it_may(
     subject = loop(dialect, iterations_max)
     effect = drive(subject, Begin())
     turns = cells = 0
-    while not isinstance(effect, Finish):
+    while not isinstance(effect, Conclusion):
         if isinstance(effect, AskModel):
             turns += 1
             assert turns <= iterations_max
@@ -312,6 +341,6 @@ def test_every_conversation_ends_and_never_takes_more_turns_than_it_may(
         else:
             cells += 1
             assert cells <= 3 * turns
-            effect = drive(subject, CellFinished(data.draw(reports)))
-    assert effect.partial == (effect.reason not in ("finished", "final"))
-    assert subject.handle(Cancelled()) == []
+            effect = drive(subject, data.draw(reports))
+    assert effect.partial == (str(effect.stop) not in ("finished", "final"))
+    assert subject.handle(LATE) == []

@@ -6,97 +6,112 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlm_wasm.conversation.cell_report import AnsweredQuery, CellReport
 from rlm_wasm.conversation.dialect import Dialect
 from rlm_wasm.conversation.observations import (
-    RanCell,
     cut_text,
     fair_rooms,
     format_observation,
     observation_messages,
 )
+from rlm_wasm.conversation.ran_cell import AnsweredQuery, RanCell
+from rlm_wasm.errors import (
+    BoundaryViolation,
+    CellCancelled,
+    DeadlineExceeded,
+    FuelExhausted,
+    GuestError,
+    GuestException,
+    GuestTrap,
+    MemoryExceeded,
+    OutputExceeded,
+    RequestsExceeded,
+)
+from rlm_wasm.outcomes import SessionState
+from rlm_wasm.results import CellResult
 from tests.support.core_facts import observation
 
 LIMITS = observation()
 ANY_TEXT = st.text(max_size=300)
 
 
-def body(report: CellReport, **limits: int) -> str:
-    return format_observation(report, observation(**limits))
+def body(result: CellResult, answered: tuple[AnsweredQuery, ...] = (), **limits: int) -> str:
+    cell = RanCell("", result, result.variables, answered)
+    return format_observation(cell, observation(**limits))
+
+
+def raised(text: str, **more: str) -> CellResult:
+    """A cell whose traceback is `text`."""
+    return CellResult(GuestException("E", "", text), **more)
 
 
 def test_the_body_has_the_form_that_trained_models_know() -> None:
-    report = CellReport("completed", stdout="hello\n", stderr="warned\n", variables=("a", "b"))
+    report = CellResult(stdout="hello\n", stderr="warned\n", variables=("a", "b"))
     assert body(report) == "\nhello\n\n\n\nwarned\n\n\nREPL variables: ['a', 'b']\n"
-    assert body(CellReport("completed", stdout="hello\n")) == "\nhello\n"
-    assert body(CellReport("completed")) == "No output"
+    assert body(CellResult(stdout="hello\n")) == "\nhello\n"
+    assert body(CellResult()) == "No output"
 
 
 def test_the_last_expression_is_shown_behind_what_was_printed() -> None:
-    assert body(CellReport("completed", result="42")) == "\n42"
-    assert body(CellReport("completed", stdout="a\n", result="42")) == "\na\n42"
-    assert body(CellReport("completed", stdout="a", result="42")) == "\na\n42"
+    assert body(CellResult(result="42")) == "\n42"
+    assert body(CellResult(stdout="a\n", result="42")) == "\na\n42"
+    assert body(CellResult(stdout="a", result="42")) == "\na\n42"
 
 
 def test_an_error_is_shown_as_its_traceback() -> None:
     traceback = 'Traceback (most recent call last):\n  File "<cell>", line 1\nNameError: x'
-    shown = body(CellReport("guest_exception", stdout="before\n", error=traceback))
+    shown = body(raised(traceback, stdout="before\n"))
     assert shown == f"\nbefore\n\n\n\n{traceback}"
 
 
 @pytest.mark.parametrize("error", ["SyntaxError", "IndentationError", "TabError"])
 def test_code_that_does_not_parse_gets_advice(error: str) -> None:
-    shown = body(CellReport("guest_exception", error=f"  File x\n{error}: bad\n"))
+    shown = body(raised(f"  File x\n{error}: bad\n"))
     assert "not valid Python" in shown
-    assert "not valid Python" not in body(CellReport("guest_exception", error=f"ValueError: {error}"))
+    assert "not valid Python" not in body(raised(f"ValueError: {error}"))
 
 
 @pytest.mark.parametrize(
-    "outcome",
+    "kind",
     [
-        "fuel_exhausted",
-        "memory_exceeded",
-        "deadline_exceeded",
-        "output_exceeded",
-        "requests_exceeded",
-        "boundary_violation",
-        "guest_trap",
-        "cancelled",
+        FuelExhausted,
+        MemoryExceeded,
+        DeadlineExceeded,
+        OutputExceeded,
+        RequestsExceeded,
+        BoundaryViolation,
+        GuestTrap,
+        CellCancelled,
     ],
 )
-def test_a_stopped_cell_says_why(outcome: str) -> None:
-    assert "The cell was" in body(CellReport(outcome))
+def test_a_stopped_cell_says_why(kind: type[GuestError]) -> None:
+    assert "The cell was" in body(CellResult(kind("x")))
 
 
 def test_a_lost_session_lists_the_answers_it_forgot() -> None:
     asked = (AnsweredQuery("what is it?", "a cat"), AnsweredQuery("and 'that'?", "a\ndog"))
-    shown = body(CellReport("guest_trap", session_lost=True, queries_answered=asked))
+    shown = body(CellResult(GuestTrap("x"), session_state=SessionState.RESTORED), asked)
     assert "nothing the cell assigned is left" in shown
     assert "- 'what is it?' -> 'a cat'" in shown
     assert "'a\\ndog'" in shown
-    kept = body(CellReport("guest_exception", queries_answered=asked))
+    kept = body(raised("ValueError"), asked)
     assert "a cat" not in kept
 
 
 def test_private_names_are_not_listed_and_the_list_is_bounded() -> None:
     names = ("_x", "__y__", "a", "b", "c")
-    assert body(CellReport("completed", variables=names)) == "REPL variables: ['a', 'b', 'c']\n"
-    assert body(CellReport("completed", variables=names), variables_max=2) == (
-        "REPL variables: ['a', 'b'] and 1 more\n"
-    )
-    assert body(CellReport("completed", variables=("_x",))) == "No output"
+    assert body(CellResult(variables=names)) == "REPL variables: ['a', 'b', 'c']\n"
+    assert body(CellResult(variables=names), variables_max=2) == ("REPL variables: ['a', 'b'] and 1 more\n")
+    assert body(CellResult(variables=("_x",))) == "No output"
 
 
 def test_what_is_cut_says_how_much_is_missing() -> None:
-    shown = body(CellReport("completed", stdout="x" * 3_000), bytes_max=2_000)
+    shown = body(CellResult(stdout="x" * 3_000), bytes_max=2_000)
     assert shown == "\n" + "x" * 1_999 + "... + [1001 chars...]"
 
 
 def test_a_flood_of_output_does_not_push_out_the_traceback() -> None:
-    report = CellReport(
-        "guest_exception", stdout="x" * 10**6, stderr="y" * 10**6, error="ValueError: here", variables=("a",)
-    )
-    shown = body(report)
+    error = GuestException("ValueError", "here")
+    shown = body(CellResult(error, stdout="x" * 10**6, stderr="y" * 10**6, variables=("a",)))
     assert "ValueError: here" in shown
     assert shown.endswith("REPL variables: ['a']\n")
     assert len(shown) < 2_100
@@ -104,20 +119,23 @@ def test_a_flood_of_output_does_not_push_out_the_traceback() -> None:
 
 @given(
     st.builds(
-        CellReport,
-        outcome=st.sampled_from(["completed", "guest_exception", "guest_trap"]),
+        CellResult,
+        error=st.none()
+        | st.builds(GuestException, ANY_TEXT, ANY_TEXT, ANY_TEXT)
+        | st.builds(GuestTrap, ANY_TEXT),
         stdout=ANY_TEXT,
         stderr=ANY_TEXT,
         result=st.none() | ANY_TEXT,
-        error=st.none() | ANY_TEXT,
         variables=st.lists(ANY_TEXT, max_size=5).map(tuple),
-        session_lost=st.booleans(),
-        queries_answered=st.lists(st.builds(AnsweredQuery, ANY_TEXT, ANY_TEXT), max_size=3).map(tuple),
+        session_state=st.sampled_from(SessionState),
     ),
+    st.lists(st.builds(AnsweredQuery, ANY_TEXT, ANY_TEXT), max_size=3).map(tuple),
     st.integers(0, 1_000),
 )
-def test_an_observation_is_never_longer_than_the_policy_says(report: CellReport, bytes_max: int) -> None:
-    shown = body(report, bytes_max=bytes_max)
+def test_an_observation_is_never_longer_than_the_policy_says(
+    result: CellResult, answered: tuple[AnsweredQuery, ...], bytes_max: int
+) -> None:
+    shown = body(result, answered, bytes_max=bytes_max)
     marks = 6 * len("... + [100000 chars...]")
     separators = 2 * 5
     assert len(shown.encode("utf-8", "surrogatepass")) <= bytes_max + marks + separators
@@ -150,8 +168,8 @@ def test_room_is_shared_fairly(sizes: list[int], room: int) -> None:
 
 
 def test_one_cell_and_several_have_their_own_headings() -> None:
-    first = RanCell("a", CellReport("completed", stdout="1\n"))
-    second = RanCell("b", CellReport("completed"))
+    first = RanCell("a", CellResult(stdout="1\n"))
+    second = RanCell("b", CellResult())
     (one,) = observation_messages([first], [], Dialect.ANSWER, LIMITS)
     assert (one.role, one.content) == ("user", "REPL output:\n\n1\n")
     (two,) = observation_messages([first, second], [], Dialect.ANSWER, LIMITS)
@@ -159,7 +177,7 @@ def test_one_cell_and_several_have_their_own_headings() -> None:
 
 
 def test_the_paper_dialect_repeats_the_code_in_a_message_for_each_cell() -> None:
-    cells = [RanCell("a = 1", CellReport("completed")), RanCell("a", CellReport("completed", result="1"))]
+    cells = [RanCell("a = 1", CellResult()), RanCell("a", CellResult(result="1"))]
     first, second = observation_messages(cells, ["note"], Dialect.FINAL, LIMITS)
     assert first.content == "Code executed:\n```python\na = 1\n```\n\nREPL output:\nNo output"
     assert second.content == "Code executed:\n```python\na\n```\n\nREPL output:\n\n1\n\nnote"

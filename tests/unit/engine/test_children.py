@@ -9,9 +9,9 @@ import pytest
 
 from rlm_wasm.api.runtime import Runtime
 from rlm_wasm.api.sandbox import Sandbox
-from rlm_wasm.engine.run import RunResult
 from rlm_wasm.events import Event
 from rlm_wasm.policy.model import Policy
+from rlm_wasm.results import RunResult
 from tests.support.runtime_facts import Events, running, small_policy, tree_model
 
 pytestmark = [pytest.mark.guest, pytest.mark.anyio, pytest.mark.usefixtures("guest", "healthy_host")]

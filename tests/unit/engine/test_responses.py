@@ -8,11 +8,11 @@ import anyio
 import pytest
 
 from rlm_wasm.api.runtime import Runtime
-from rlm_wasm.engine.run import RunResult
 from rlm_wasm.host.session import HostSession
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.protocol.guest_frames import response_bytes_max
 from rlm_wasm.providers.base import Completion, Query
+from rlm_wasm.results import RunResult
 from tests.support.runtime_facts import Events, small_policy
 
 pytestmark = [pytest.mark.guest, pytest.mark.anyio, pytest.mark.usefixtures("guest", "healthy_host")]

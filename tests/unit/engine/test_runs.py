@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 
 from rlm_wasm.api.runtime import Runtime
 from rlm_wasm.audit.sink import JsonlSink
-from rlm_wasm.errors import Overloaded, UsageError
+from rlm_wasm.conversation.loop import CellFinished, LoopEffect, LoopInput, RlmLoop
+from rlm_wasm.errors import Overloaded, RunLimitReached, UsageError, WorkerLost
 from rlm_wasm.events import Event
+from rlm_wasm.host.worker import WorkerSession
+from rlm_wasm.inline.worker import InlineWorker
+from rlm_wasm.outcomes import Outcome, SessionState, StopReason
 from rlm_wasm.providers.base import Completion, Query
 from tests.support.runtime_facts import Events, Script, observant_model, running, small_policy
 
@@ -395,12 +400,12 @@ async def test_a_sink_that_raises_ends_its_run_and_no_other(script: Script) -> N
         assert (await runtime.ask("?")).answer == "done"
 
 
-class Outcome(BaseException):
+class OutcomeException(BaseException):
     """No Exception, as a test framework raises one."""
 
 
 @pytest.mark.parametrize("kind", ["query_received", "query_answered"])
-@pytest.mark.parametrize("error", [asyncio.CancelledError, Outcome])
+@pytest.mark.parametrize("error", [asyncio.CancelledError, OutcomeException])
 @pytest.mark.threat("T-025")
 async def test_a_sink_that_raises_what_is_no_exception_ends_its_run_and_no_other(
     script: Script, kind: str, error: type[BaseException]
@@ -557,3 +562,57 @@ async def test_a_runtime_opened_twice_or_used_closed_says_so(script: Script) -> 
         assert (await runtime.ask("?")).answer == "done"
     with pytest.raises(UsageError, match="not open"):
         await runtime.ask("?")
+
+
+class Unlucky(InlineWorker):
+    """A worker whose first session cannot be opened: the process that was to hold it is gone."""
+
+    lost = 0
+
+    async def session(self, *arguments: Any, **more: Any) -> WorkerSession:
+        if not self.lost:
+            self.lost += 1
+            raise WorkerLost("the worker process is gone")
+        return await super().session(*arguments, **more)
+
+
+async def test_a_session_that_could_not_be_opened_is_not_back_where_it_was(tmp_path: Path) -> None:
+    model = observant_model(
+        tmp_path, "1 + 1", "the worker process is gone[\\s\\S]*The session had to start anew", "FINAL('told')"
+    )
+    async with Runtime(small_policy(), model=model, worker=Unlucky()) as runtime:
+        assert (await runtime.ask("?")).answer == "told"
+
+
+async def test_a_block_that_is_too_long_is_the_hosts_limit_and_no_exception_of_the_guest(
+    script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[LoopInput] = []
+    handle = RlmLoop.handle
+
+    def seen(loop: RlmLoop, each: LoopInput) -> list[LoopEffect]:
+        given.append(each)
+        return handle(loop, each)
+
+    monkeypatch.setattr(RlmLoop, "handle", seen)
+    policy = small_policy(cell={"source_bytes_max": 1_000})
+    script.reply("root", f"FINAL('{'x' * 1_000}')", turn=1).reply("root", "FINAL('short')")
+    async with running(policy, script.spec) as runtime:
+        assert (await runtime.ask("?")).answer == "short"
+    (ended, _) = [each for each in given if isinstance(each, CellFinished)]
+    assert ended.result.outcome is Outcome.SOURCE_EXCEEDED
+    assert ended.result.session_state is SessionState.ALIVE
+    error = ended.result.error
+    assert error is not None
+    assert (error.key, error.limit) == ("cell.source_bytes_max", 1_000)
+    assert str(error) == "The block is longer than the 1000 bytes a cell may have."
+
+
+async def test_a_run_that_met_a_limit_says_which(script: Script) -> None:
+    script.reply("root", "x = 1")
+    async with running(small_policy(budget={"calls_max": 2}), script.spec) as runtime:
+        result = await runtime.ask("?")
+    assert result.stop == StopReason.budget("calls", 2)
+    with pytest.raises(RunLimitReached, match="budget: calls") as raised:
+        result.raise_for_outcome()
+    assert (raised.value.key, raised.value.limit) == ("budget.calls_max", 2)

@@ -11,8 +11,9 @@ import pytest
 from rlm_wasm.errors import BoundaryViolation, UsageError
 from rlm_wasm.host.answers import Answerer, Reply
 from rlm_wasm.inline.worker import InlineSession, InlineWorker
+from rlm_wasm.outcomes import SessionState
 from rlm_wasm.protocol.cell import Cell
-from rlm_wasm.protocol.cell_result import CellResult
+from rlm_wasm.results import CellResult
 from tests.support.sandbox_facts import boundary_limits, cell_limits, echo, session_limits
 
 pytestmark = [pytest.mark.guest, pytest.mark.anyio, pytest.mark.usefixtures("guest", "healthy_host")]
@@ -105,7 +106,7 @@ async def test_an_interrupt_does_not_wait_for_the_reply_and_a_late_one_goes_nowh
             await answers.asked.wait()
             session.interrupt()
         assert results[0].outcome == "cancelled"
-        assert not results[0].session_lost
+        assert results[0].session_state is SessionState.ALIVE
         answers.replies[0][1](echo(b'{"type":"llm_query","prompt":"late"}'))
         assert (await run(session, "llm_query('next')", Answers(at_once))).result == "'NEXT'"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from dataclasses import replace
 
 import anyio
 import pytest
@@ -19,7 +18,7 @@ from tests.support.sandbox_facts import boundary_limits, cell_limits, session_li
 
 
 def reported(executed_ns: int) -> Done:
-    return Done(result=replace(lost_result(WorkerLost("gone"), 7), executed_ns=executed_ns))
+    return Done(result=lost_result(WorkerLost("gone"), 7, executed_ns=executed_ns))
 
 
 def running(limits: CellLimits | None = None) -> CellCharge:
@@ -44,7 +43,7 @@ def test_a_worker_cannot_report_more_time_than_the_host_gave_it(told_ns: int, co
 def test_a_worker_cannot_report_more_fuel_than_its_time_could_buy() -> None:
     told = reported(0)
     assert told.result is not None
-    done = running().ended(Done(result=replace(told.result, fuel_used=1 << 60)), 2_500)
+    done = running().ended(Done(result=told.result.revised(fuel_used=1 << 60)), 2_500)
     assert done.result is not None
     assert done.result.fuel_used == FUEL_AT_ONCE_MAX + 800 * FUEL_PER_NS_MAX
 

@@ -14,8 +14,9 @@ from rlm_wasm.host.pool import WorkerPool
 from rlm_wasm.host.worker import Worker, WorkerSession
 from rlm_wasm.inline.worker import InlineWorker
 from rlm_wasm.limits import CellLimits
+from rlm_wasm.outcomes import SessionState
 from rlm_wasm.protocol.cell import Cell
-from rlm_wasm.protocol.cell_result import CellResult
+from rlm_wasm.results import CellResult
 from tests.support.pool_facts import pool_limits
 from tests.support.sandbox_facts import boundary_limits, cell_limits, echo, session_limits
 
@@ -104,7 +105,7 @@ def _assert_used_nothing(session: WorkerSession) -> None:
     last = session.last_result
     assert last is not None
     assert (last.outcome, last.fuel_used, last.executed_ns) == ("cancelled", 0, 0)
-    assert not last.session_lost
+    assert last.session_state is SessionState.ALIVE
 
 
 class _Taking:

@@ -34,9 +34,10 @@ from rlm_wasm.host.remote_session import ProcessSession
 from rlm_wasm.host.worker import Worker, WorkerSession
 from rlm_wasm.host.zygote_client import ZygoteClient
 from rlm_wasm.inline.worker import InlineWorker
+from rlm_wasm.outcomes import SessionState
 from rlm_wasm.protocol.cell import Cell
-from rlm_wasm.protocol.cell_result import CellResult
 from rlm_wasm.protocol.snapshot_runs import WorkerSnapshot
+from rlm_wasm.results import CellResult
 from tests.faults.leftovers import children_of
 from tests.support.descriptors import descriptors_left
 from tests.support.machine_grade import LAYERS_HERE
@@ -345,7 +346,7 @@ async def test_every_cell_ends_as_it_does_in_this_process() -> None:
                 error = result.error
                 seen.append(
                     (result.outcome, result.stdout, result.stderr, result.result, type(error), str(error),
-                     error and error.traceback, result.variables, result.session_lost, result.restored)
+                     error and error.traceback, result.variables, result.session_state)
                 )  # fmt: skip
             results.append(seen)
     assert results[0] == results[1]
@@ -450,7 +451,7 @@ async def test_a_rebased_session_goes_on() -> None:
         await session.rebase()
         cell = Cell("import os\nos._exit(1)", cell_limits())
         result = await session.run(cell, checkpoint_bytes_max=1 << 20)
-        assert result.restored
+        assert result.session_state is SessionState.RESTORED
         assert (await run(session, "len(context)")).result == "3000000"
 
 
@@ -472,7 +473,8 @@ async def test_a_worker_that_is_killed_ends_its_sessions_within_a_second_and_is_
             os.kill(child.pid, kill)
         assert time.monotonic() - began < 1
         (result,) = results
-        assert (result.outcome, result.session_lost, type(result.error)) == ("worker_lost", True, WorkerLost)
+        assert (result.outcome, result.session_state) == ("worker_lost", "lost")
+        assert type(result.error) is WorkerLost
         assert 0 < result.fuel_used <= 10**12
         assert (await run(idle, "1")).outcome == "worker_lost"
         with pytest.raises(WorkerLost):

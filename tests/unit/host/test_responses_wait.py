@@ -8,8 +8,8 @@ import pytest
 from rlm_wasm.errors import UsageError
 from rlm_wasm.host.worker import WorkerSession
 from rlm_wasm.protocol.cell import Cell
-from rlm_wasm.protocol.cell_result import CellResult
 from rlm_wasm.protocol.guest_frames import response_bytes_max
+from rlm_wasm.results import CellResult
 from tests.support.pool_facts import pool
 from tests.support.sandbox_facts import MIB, boundary_limits, cell_limits, session_limits
 

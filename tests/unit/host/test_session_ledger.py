@@ -9,16 +9,33 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
-from rlm_wasm.errors import BoundaryViolation, CellCancelled, HostExhausted, UsageError
+from rlm_wasm.errors import (
+    BoundaryViolation,
+    CellCancelled,
+    GuestException,
+    GuestTrap,
+    HostExhausted,
+    UsageError,
+    WorkerLost,
+)
 from rlm_wasm.host.endings import Operation
-from rlm_wasm.host.session_ledger import TRANSITIONS, SessionLedger, State, Step, report_bytes_max
+from rlm_wasm.host.session_ledger import (
+    TRANSITIONS,
+    ReportStep,
+    SessionLedger,
+    SessionPhase,
+    report_bytes_max,
+)
+from rlm_wasm.outcomes import SessionState
 from rlm_wasm.protocol import worker_messages as m
+from rlm_wasm.results import CellResult
 from tests.support.sandbox_facts import boundary_limits, cell_limits, session_limits
 
 CELL = cell_limits()
 STOP = CellCancelled("x")
-RESULT = m.CellReport("completed", "", "", "2", None, (), 10, 65_536, 10, False, False)
+RESULT = CellResult(result="2", fuel_used=10, memory_peak_bytes=65_536, executed_ns=10)
 
 
 def opened() -> SessionLedger:
@@ -34,27 +51,23 @@ def running() -> tuple[SessionLedger, int]:
 
 
 def done(operation: int, **changed: Any) -> m.OperationDone:
-    return m.OperationDone(1, operation, result=m.CellReport(**{**_fields(RESULT), **changed}))
-
-
-def _fields(report: m.CellReport) -> dict[str, Any]:
-    return {name: getattr(report, name) for name in report.__struct_fields__}
+    return m.OperationDone(1, operation, result=structs.replace(RESULT, **changed))
 
 
 def test_the_table_ends_where_a_session_is_closed_and_nowhere_else():
     for state, row in TRANSITIONS.items():
         for step, after in row.items():
-            assert (after is None) == (state is State.CLOSING and step is Step.CLOSED)
+            assert (after is None) == (state is SessionPhase.CLOSING and step is ReportStep.CLOSED)
 
 
 def test_a_cell_asks_is_answered_and_ends():
     books, operation = running()
     books.check(m.GuestRequest(1, operation, b"?"))
-    assert books.state(1) is State.WAITING
+    assert books.state(1) is SessionPhase.WAITING
     assert books.responding(1)
     assert not books.responding(1)
     books.check(done(operation))
-    assert books.state(1) is State.IDLE
+    assert books.state(1) is SessionPhase.IDLE
 
 
 def test_a_stopped_cell_may_ask_once_more_and_no_more():
@@ -105,13 +118,12 @@ def test_a_session_that_could_not_be_made_is_gone_at_once():
         done(2, result="x" * (CELL.result_bytes_max + 1)),
         done(2, fuel_used=CELL.fuel_max + 1),
         done(2, memory_peak_bytes=1 << 40),
-        done(2, outcome="guest_trap"),
-        done(2, error=m.encode_error(CellCancelled("x"))),
-        done(2, session_lost=True),
-        done(2, restored=True),
-        done(2, outcome="guest_trap", error=m.ErrorReport("GuestTrap", "x")),  # which takes the session along
-        done(2, outcome="cancelled", error=m.ErrorReport("CellCancelled", "x")),  # nobody asked for it
-        done(2, outcome="worker_lost", error=m.ErrorReport("WorkerLost", "x"), session_lost=True),
+        done(2, session_state=SessionState.LOST),
+        done(2, session_state=SessionState.RESTORED),
+        done(2, error=GuestException("E", ""), session_state=SessionState.LOST),
+        done(2, error=GuestTrap("x")),  # which takes the session along
+        done(2, error=CellCancelled("x")),  # nobody asked for it
+        done(2, error=WorkerLost("x"), session_state=SessionState.LOST),
     ],
 )
 def test_a_report_that_is_not_due_or_too_large_is_refused(report):
@@ -130,12 +142,12 @@ def test_a_cell_says_that_its_fuel_is_low_and_may_use_what_it_is_given():
     books, operation = dry()
     for _ in range(3):
         books.check(m.FuelLow(1, operation))
-        assert books.state(1) is State.DRY
+        assert books.state(1) is SessionPhase.DRY
         assert not books.responding(1)
         assert books.refuelling(1, 5)
         assert not books.refuelling(1, 5)
     books.check(done(operation, fuel_used=CELL.fuel_max + 15))
-    assert books.state(1) is State.IDLE
+    assert books.state(1) is SessionPhase.IDLE
 
 
 @pytest.mark.threat("T-141")
@@ -288,8 +300,7 @@ def test_the_largest_honest_report_fits_its_cap():
         stdout=wide,
         stderr=wide,
         result=wide,
-        outcome="guest_exception",
-        error=m.ErrorReport("GuestException", "", None, long, wide[:256], long),
+        error=GuestException(wide[:256], long, long),
         variables=(wide[:256],) * 1000,
     )
     frame = m.encode(full)

@@ -18,8 +18,9 @@ from rlm_wasm.errors import (
     UsageError,
 )
 from rlm_wasm.inline.worker import InlineSession, InlineWorker
+from rlm_wasm.outcomes import SessionState
 from rlm_wasm.protocol.cell import Cell
-from rlm_wasm.protocol.cell_result import CellResult
+from rlm_wasm.results import CellResult
 from tests.support.sandbox_facts import boundary_limits, cell_limits, echo, session_limits
 from tests.support.threads import no_thread
 
@@ -159,7 +160,7 @@ async def test_a_host_that_answers_too_late_ends_the_cell() -> None:
         result = await run(session, "llm_query('x')", never)
         assert isinstance(result.error, DeadlineExceeded)
         assert "waited for the host longer than 50 ms" in str(result.error)
-        assert result.session_lost
+        assert result.session_state is not SessionState.ALIVE
 
 
 async def test_an_answer_that_refuses_the_frame_ends_the_cell() -> None:
@@ -322,7 +323,9 @@ async def test_a_cell_after_a_lost_first_cell_has_random_numbers_of_its_own() ->
         for _ in range(2):
             async with await opened(made, entropy="fresh") as session:
                 cell = Cell("import os; os._exit(3)", cell_limits())
-                assert (await session.run(cell, checkpoint_bytes_max=1 << 28)).restored
+                assert (
+                    await session.run(cell, checkpoint_bytes_max=1 << 28)
+                ).session_state is SessionState.RESTORED
                 drawn.append((await run(session, "import random; random.random()")).result)
     assert drawn[0] != drawn[1]
 

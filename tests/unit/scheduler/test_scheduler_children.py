@@ -8,6 +8,7 @@ import pytest
 
 from rlm_wasm.errors import BudgetExceeded, ChildFailed, DepthExceeded, InternalError, QueryError
 from rlm_wasm.ids import RequestId
+from rlm_wasm.outcomes import StopReason
 from rlm_wasm.scheduler.conversation import CHILD_TRANSITIONS, ChildState, ChildStep, ConversationState
 from rlm_wasm.scheduler.effects import CancelQuery, EndRun, Respond, StartChild, StopChild
 from rlm_wasm.scheduler.inputs import (
@@ -161,7 +162,7 @@ def test_ending_a_parent_ends_all_below_it_deepest_first(stop: Input, first: Any
     assert said[1] == first
     assert all(isinstance(said[number], Cancelled) for number in (2, 11, 12))
     assert 10 not in said  # the root goes on
-    assert all(e.reason.startswith(reason) for e in of(StopChild, effects))
+    assert all(str(e.stop).startswith(reason) for e in of(StopChild, effects))
     assert driver.scheduler.permits_held == 1
 
 
@@ -195,7 +196,9 @@ def test_a_guest_waits_no_longer_for_a_child_than_the_boundary_allows() -> None:
     assert driver.timer_due_ms("child_deadline:1") == 700
 
 
-@pytest.mark.parametrize("stop", [RunCancelled(RUN, "by hand"), fired("run_deadline"), FuelUsed(RUN, 10**6)])
+@pytest.mark.parametrize(
+    "stop", [RunCancelled(RUN, StopReason.cancelled("by hand")), fired("run_deadline"), FuelUsed(RUN, 10**6)]
+)
 def test_the_end_of_a_run_ends_every_descendant_at_once(stop: Input) -> None:
     driver = tree()
     effects = driver.give(stop)
@@ -252,7 +255,7 @@ def test_a_child_without_budget_may_still_give_its_best(given: Input) -> None:
     driver.give(started(), child(1, caps=caps), IterationStarted(RUN, RequestId(1)), query(9, **inside(1)))
     effects = driver.give(given)
     (stop,) = of(StopChild, effects)
-    assert stop.reason.startswith("budget: ")
+    assert str(stop.stop).startswith("budget: ")
     assert set(responses(effects)) == {9}  # what it asked has ended; it has not
     assert not of(EndRun, effects)
     best = ChildFailed("ended early", partial="a draft")
@@ -262,7 +265,7 @@ def test_a_child_without_budget_may_still_give_its_best(given: Input) -> None:
 def test_a_child_asked_to_end_still_meets_its_deadline() -> None:
     driver = Driver()
     driver.give(started(), child(1, caps={Dimension.FUEL: 5}), FuelUsed(RUN, 6, RequestId(1)))
-    assert of(StopChild, driver.said)[0].reason == "overdraft: fuel"
+    assert str(of(StopChild, driver.said)[0].stop) == "overdraft: fuel"
     effects = driver.give(fired("child_deadline:1"))
     assert responses(effects) == {1: TimedOut(1_500)}
     assert not of(StopChild, effects)  # once is enough
@@ -282,7 +285,7 @@ def test_the_roots_observations_beyond_the_budget_end_the_run() -> None:
     driver = Driver()
     driver.give(started(budget=budget(observation_bytes_max=10)))
     effects = driver.give(ObservationMade(RUN, 11))
-    assert of(EndRun, effects) == [EndRun(RUN, "budget: observation_bytes")]
+    assert [str(each.stop) for each in of(EndRun, effects)] == ["budget: observation_bytes"]
     assert spent(driver, Dimension.OBSERVATION_BYTES) == 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rlm_wasm.errors import InternalError
+from rlm_wasm.outcomes import StopReason
 from rlm_wasm.scheduler.effects import CancelQuery, ClearTimer, EndRun
 from rlm_wasm.scheduler.inputs import FuelUsed, Input, IterationStarted, RunCancelled, RunEnded
 from rlm_wasm.scheduler.ledger import Dimension
@@ -23,7 +24,7 @@ def busy() -> Driver:
 
 
 STOPS: list[tuple[Input, str]] = [
-    (RunCancelled(RUN, "by hand"), "by hand"),
+    (RunCancelled(RUN, StopReason.cancelled("by hand")), "by hand"),
     (fired("run_deadline"), "deadline: 60000 ms"),
     (FuelUsed(RUN, 1_001), "overdraft: fuel"),
 ]
@@ -36,7 +37,7 @@ def test_a_run_that_must_end_answers_everything_at_once(stop: Input, reason: str
     cancelled = Cancelled(reason)
     assert responses(effects) == {1: cancelled, 2: cancelled, 3: cancelled}
     assert [e.request_id for e in of(CancelQuery, effects)] == [2]
-    assert of(EndRun, effects) == [EndRun(RUN, reason)]
+    assert [str(each.stop) for each in of(EndRun, effects)] == [reason]
     assert driver.scheduler.budget_view(RUN)[Dimension.CALLS].reserved == 0
 
 
@@ -50,19 +51,19 @@ def test_its_permit_goes_to_another_run_and_never_to_one_of_its_own(stop: Input,
 def test_run_ended_is_the_last_event_and_leaves_nothing(stop: Input, reason: str) -> None:
     driver = busy()
     driver.give(stop)
-    effects = driver.give(RunEnded(RUN, "failed"))
+    effects = driver.give(RunEnded(RUN, StopReason.failed()))
     assert [e.kind for e in events(effects)] == ["run_ended"]
     data = events(effects)[0].data
     assert (data["outcome"], data["stopped"]) == ("failed", reason)
     assert driver.scheduler.open_runs == (OTHER,)
     late: list[Input] = [answered(2), failed(2), fired("query_backoff:1"), FuelUsed(RUN, 5), RunEnded(RUN)]
-    late += [IterationStarted(RUN), RunCancelled(RUN, "again")]
+    late += [IterationStarted(RUN), RunCancelled(RUN, StopReason.cancelled("again"))]
     assert driver.give(*late) == []
 
 
 def test_a_run_that_ends_unasked_answers_its_open_requests_itself() -> None:
     driver = busy()
-    effects = driver.give(RunEnded(RUN, "finished"))
+    effects = driver.give(RunEnded(RUN))
     assert set(responses(effects)) == {1, 2, 3}
     assert not of(EndRun, effects)
     assert [e.kind for e in events(effects) if e.run_id == RUN][-1] == "run_ended"
@@ -77,14 +78,16 @@ def test_a_run_that_ends_unasked_answers_its_open_requests_itself() -> None:
 
 def test_the_end_is_asked_for_once() -> None:
     driver = busy()
-    driver.give(RunCancelled(RUN, "first"))
-    effects = driver.give(RunCancelled(RUN, "second"), fired("run_deadline"), FuelUsed(RUN, 10**6))
+    driver.give(RunCancelled(RUN, StopReason.cancelled("first")))
+    effects = driver.give(
+        RunCancelled(RUN, StopReason.cancelled("second")), fired("run_deadline"), FuelUsed(RUN, 10**6)
+    )
     assert not of(EndRun, effects)
 
 
 def test_a_run_that_stops_takes_no_new_query_but_answers_it() -> None:
     driver = busy()
-    driver.give(RunCancelled(RUN, "by hand"))
+    driver.give(RunCancelled(RUN, StopReason.cancelled("by hand")))
     effects = driver.give(query(9))
     assert responses(effects) == {9: Cancelled("by hand")}
     assert not events(effects)
@@ -92,7 +95,7 @@ def test_a_run_that_stops_takes_no_new_query_but_answers_it() -> None:
 
 def test_a_late_bill_still_counts_between_the_stop_and_the_end() -> None:
     driver = busy()
-    driver.give(RunCancelled(RUN, "by hand"), answered(2, usage=Usage(1, 2)))
+    driver.give(RunCancelled(RUN, StopReason.cancelled("by hand")), answered(2, usage=Usage(1, 2)))
     driver.give(RunEnded(RUN))
     (end,) = driver.events("run_ended")
     assert (end.data["output_tokens_spent"], end.data["output_tokens_unconfirmed"]) == (2, 0)
@@ -100,7 +103,7 @@ def test_a_late_bill_still_counts_between_the_stop_and_the_end() -> None:
 
 def test_what_no_bill_confirmed_is_in_the_final_account() -> None:
     driver = busy()
-    driver.give(RunCancelled(RUN, "by hand"), RunEnded(RUN))
+    driver.give(RunCancelled(RUN, StopReason.cancelled("by hand")), RunEnded(RUN))
     (end,) = driver.events("run_ended")
     assert (end.data["output_tokens_spent"], end.data["output_tokens_unconfirmed"]) == (100, 100)
 
@@ -111,7 +114,7 @@ def test_an_overdraft_is_recorded_and_ends_the_run_after_its_answer_was_delivere
     effects = driver.give(answered(1, usage=Usage(1, 201)))
     assert [type(r).__name__ for r in responses(effects).values()] == ["Completed", "Cancelled"]
     assert driver.events("overdraft")[0].data == {"dimensions": ["output_tokens"]}
-    assert of(EndRun, effects) == [EndRun(RUN, "overdraft: output_tokens")]
+    assert [str(each.stop) for each in of(EndRun, effects)] == ["overdraft: output_tokens"]
 
 
 def test_iterations_are_budgeted() -> None:
@@ -119,7 +122,7 @@ def test_iterations_are_budgeted() -> None:
     driver.give(started(budget=budget(iterations_max=2)))
     assert not of(EndRun, driver.give(IterationStarted(RUN), IterationStarted(RUN)))
     effects = driver.give(IterationStarted(RUN))
-    assert of(EndRun, effects) == [EndRun(RUN, "budget: iterations")]
+    assert [str(each.stop) for each in of(EndRun, effects)] == ["budget: iterations"]
     assert [e.data for e in driver.events("iteration_started")] == [{"iteration": 1}, {"iteration": 2}]
 
 
@@ -127,7 +130,7 @@ def test_a_turn_whose_code_could_not_run_does_not_begin() -> None:
     driver = Driver()
     driver.give(started(), IterationStarted(RUN), FuelUsed(RUN, 1_000))
     effects = driver.give(IterationStarted(RUN))
-    assert of(EndRun, effects) == [EndRun(RUN, "budget: fuel")]
+    assert [str(each.stop) for each in of(EndRun, effects)] == ["budget: fuel"]
     assert driver.scheduler.budget_view(RUN)[Dimension.ITERATIONS].spent == 1
 
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlm_wasm.errors import BoundaryViolation, FuelExhausted, GuestException, MemoryExceeded
+from rlm_wasm.outcomes import SessionState
 from rlm_wasm.vm.cell_decoding import decode_cell
 from rlm_wasm.vm.steps import CellEnd
 
@@ -25,7 +26,7 @@ def end(**over: Any) -> CellEnd:
 def test_a_plain_cell_completes() -> None:
     result = decode_cell(end(stdout=b"out", result=b"5", report=b'{"variables":["x"]}'))
     assert (result.outcome, result.error, result.variables) == ("completed", None, ("x",))
-    assert (result.stdout, result.result, result.session_lost) == ("out", "5", False)
+    assert (result.stdout, result.result, result.session_state) == ("out", "5", "alive")
 
 
 def test_an_exception_keeps_its_type_message_and_traceback() -> None:
@@ -37,13 +38,13 @@ def test_an_exception_keeps_its_type_message_and_traceback() -> None:
 def test_a_memory_error_is_the_limit_it_met() -> None:
     result = decode_cell(end(raised=True, error=b'{"type":"MemoryError","message":"","traceback":""}'))
     assert isinstance(result.error, MemoryExceeded)
-    assert not result.session_lost
+    assert result.session_state is SessionState.ALIVE
 
 
 def test_a_fault_counts_more_than_what_the_guest_says() -> None:
     fault = FuelExhausted("no fuel")
     result = decode_cell(end(fault=fault, raised=True, error=b'{"type":"E","message":"","traceback":""}'))
-    assert (result.error, result.outcome, result.session_lost) == (fault, "fuel_exhausted", True)
+    assert (result.error, result.outcome, result.session_state) == (fault, "fuel_exhausted", "lost")
 
 
 @pytest.mark.threat("T-022")

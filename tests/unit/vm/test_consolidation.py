@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from rlm_wasm.errors import CellCancelled, DeadlineExceeded, HostExhausted
 from rlm_wasm.protocol.cell import Cell
-from rlm_wasm.protocol.cell_result import CellResult
+from rlm_wasm.results import CellResult
 from rlm_wasm.vm import linear_unsafe, operations
 from rlm_wasm.vm.checkpoints import Checkpoints
 from rlm_wasm.vm.consolidation import (
@@ -219,7 +219,7 @@ def test_a_cell_can_be_stopped_while_the_state_before_it_is_kept(session: Sessio
     assert isinstance(result, CellResult)
     kind = CellCancelled if how == "cancelled" else DeadlineExceeded
     assert isinstance(result.error, kind)
-    assert (result.session_lost, result.restored) == (False, False)
+    assert result.session_state == "alive"
     assert completed(session, "len(big)").result == "20971520"
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from rlm_wasm.errors import FuelExhausted, InternalError
+from rlm_wasm.outcomes import SessionState
 from rlm_wasm.protocol.cell import Cell
-from rlm_wasm.protocol.cell_result import CellResult
+from rlm_wasm.results import CellResult
 from rlm_wasm.vm.cell_decoding import decode_cell
 from rlm_wasm.vm.session import Session
 from rlm_wasm.vm.steps import FuelPause, HostRequest
@@ -59,7 +60,8 @@ def test_what_is_given_in_parts_ends_where_it_would_in_one(make_session, source:
     results = [run_in_parts(make_session(), source, [PART] * 8)[0] for _ in range(3)]
     assert len({result.fuel_used for result in results}) == 1, "the same parts, the same end"
     assert isinstance(whole.error, FuelExhausted)
-    assert all(isinstance(result.error, FuelExhausted) and not result.session_lost for result in results)
+    assert all(isinstance(result.error, FuelExhausted) for result in results)
+    assert all(result.session_state is SessionState.ALIVE for result in results)
     assert results[0].fuel_used == pytest.approx(whole.fuel_used, rel=0.1)
 
 
@@ -68,7 +70,7 @@ def test_a_cell_that_is_refused_cleans_up_and_its_session_lives(session: Session
     assert asked == 2
     assert isinstance(result.error, FuelExhausted)
     assert str(2 * PART) in str(result.error)
-    assert (result.stdout, result.session_lost) == ("cleaned\n", False)
+    assert (result.stdout, result.session_state) == ("cleaned\n", "alive")
     assert completed(session, "kept").result == "1"
 
 
@@ -78,7 +80,7 @@ def test_a_deaf_guest_uses_what_it_was_given_and_not_a_bit_more(session: Session
     result, _ = run_in_parts(session, DEAF, parts)
     assert isinstance(result.error, FuelExhausted)
     assert result.fuel_used <= sum(parts)
-    assert result.session_lost
+    assert result.session_state is not SessionState.ALIVE
 
 
 def test_a_cell_that_does_not_refuel_never_asks(session: Session) -> None:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from rlm_wasm.errors import GuestException, UsageError
-from rlm_wasm.protocol.cell_result import CellResult
+from rlm_wasm.outcomes import SessionState
+from rlm_wasm.results import CellResult
 from rlm_wasm.vm.entropy import seeded_entropy
 from rlm_wasm.vm.session import Session
 from tests.support.sandbox_facts import Recorder, completed, run_cell
@@ -20,7 +21,7 @@ def raised(session: Session, source: str, **more: object) -> GuestException:
     """Run a cell that must end in an exception of its own, with the session alive."""
     result = run_cell(session, source, **more)
     assert result.outcome == "guest_exception", (result.outcome, result.error)
-    assert not result.session_lost
+    assert result.session_state is SessionState.ALIVE
     assert isinstance(result.error, GuestException)
     return result.error
 

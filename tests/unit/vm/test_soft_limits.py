@@ -6,8 +6,9 @@ import pytest
 
 from rlm_wasm.errors import CellCancelled, DeadlineExceeded, FuelExhausted, OutputExceeded
 from rlm_wasm.limits import CellLimits
+from rlm_wasm.outcomes import SessionState
 from rlm_wasm.protocol.cell import Cell
-from rlm_wasm.protocol.cell_result import CellResult
+from rlm_wasm.results import CellResult
 from rlm_wasm.vm.cell_decoding import decode_cell
 from rlm_wasm.vm.interrupt import Reason
 from rlm_wasm.vm.session import Session
@@ -41,7 +42,7 @@ def test_a_cell_without_end_runs_its_finally_and_leaves_the_session(session: Ses
     result = run_cell(session, f"try:\n{body}\nfinally:\n    print('cleaned')", fuel_max=FUEL)
     assert isinstance(result.error, FuelExhausted), result
     assert result.stdout == "cleaned\n"
-    assert not result.session_lost
+    assert result.session_state is SessionState.ALIVE
     assert result.fuel_used < FUEL
     assert completed(session, "kept").result == "'here'"
 
@@ -68,7 +69,7 @@ def test_a_guest_that_ignores_it_meets_the_hard_limit(session: Session, source: 
     result = run_cell(session, source, fuel_max=FUEL)
     assert isinstance(result.error, FuelExhausted)
     assert result.fuel_used == FUEL
-    assert result.session_lost
+    assert result.session_state is not SessionState.ALIVE
 
 
 @guest
@@ -85,7 +86,7 @@ def test_the_deadline_interrupts_before_it_stops(session: Session):
     result = run_cell(session, source, fuel_max=10**12, wall_ms_max=400)
     assert isinstance(result.error, DeadlineExceeded)
     assert result.stdout == "cleaned\n"
-    assert not result.session_lost
+    assert result.session_state is SessionState.ALIVE
 
 
 @guest
@@ -95,7 +96,7 @@ def test_a_flood_of_output_is_cut_and_interrupted(session: Session, stream: str)
     result = run_cell(session, source, stdout_bytes_max=5_000, stderr_bytes_max=5_000)
     assert isinstance(result.error, OutputExceeded)
     assert len(getattr(result, stream)) == 5_000
-    assert not result.session_lost
+    assert result.session_state is SessionState.ALIVE
     # Noticed at the first write beyond the cap: a buffer of 8 KiB or two, not the flood.
     assert int(completed(session, "n").result or 0) < 1_000
 
@@ -104,7 +105,7 @@ def test_a_flood_of_output_is_cut_and_interrupted(session: Session, stream: str)
 def test_output_cut_at_the_end_of_a_cell_is_not_called_complete(session: Session):
     result = run_cell(session, "print('x' * 6_000)", stdout_bytes_max=5_000)
     assert isinstance(result.error, OutputExceeded)
-    assert not result.session_lost
+    assert result.session_state is SessionState.ALIVE
     assert completed(session, "print('y' * 4_999)", stdout_bytes_max=5_000).stdout == "y" * 4_999 + "\n"
 
 
@@ -114,7 +115,7 @@ def test_a_guest_that_writes_on_after_the_interrupt_is_stopped(session: Session)
     source = f"import os\nwhile True:\n    try:\n        {flood}\n    except BaseException: pass"
     result = run_cell(session, source, stdout_bytes_max=5_000)
     assert isinstance(result.error, OutputExceeded)
-    assert result.session_lost
+    assert result.session_state is not SessionState.ALIVE
 
 
 @guest
@@ -142,7 +143,7 @@ def test_a_cancelled_cell_unwinds_and_the_session_lives(session: Session):
     result = _cancelled(session, "try:\n    while True: pass\nfinally: print('bye')", after=3)
     assert result.outcome == "cancelled"
     assert result.stdout == "bye\n"
-    assert not result.session_lost
+    assert result.session_state is SessionState.ALIVE
     assert completed(session, "1 + 1").result == "2"
 
 
@@ -151,7 +152,7 @@ def test_a_cell_that_ignores_its_cancellation_is_stopped(session: Session):
     source = "while True:\n    try:\n        while True: pass\n    except BaseException: pass"
     result = _cancelled(session, source, after=3)
     assert result.outcome == "cancelled"
-    assert result.session_lost
+    assert result.session_state is not SessionState.ALIVE
 
 
 @guest

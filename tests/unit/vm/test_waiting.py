@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rlm_wasm.errors import GuestException
+from rlm_wasm.outcomes import SessionState
 from rlm_wasm.vm.session import Session
 from tests.support.sandbox_facts import completed, run_cell
 
@@ -35,7 +36,7 @@ def test_a_deadlock_is_an_exception_that_says_so(session: Session, source: str) 
     assert isinstance(result.error, GuestException)
     assert result.error.type_name == "RuntimeError"
     assert "deadlock" in str(result.error)
-    assert not result.session_lost
+    assert result.session_state is SessionState.ALIVE
     caught = "try:\n" + "".join(f"    {line}\n" for line in source.splitlines() if "await" not in line)
     completed(session, caught + "    pass\nexcept RuntimeError: pass\nkept")
     assert completed(session, "kept").result == "1"
@@ -59,7 +60,7 @@ def test_a_wait_with_a_timeout_sleeps_and_gives_up(session: Session, source: str
 
 def test_a_wait_longer_than_the_policy_allows_is_interrupted(session: Session) -> None:
     result = run_cell(session, "import threading\nthreading.Event().wait(5)", sleep_ms_max=1_000)
-    assert (result.outcome, result.session_lost) == ("deadline_exceeded", False)
+    assert (result.outcome, result.session_state) == ("deadline_exceeded", "alive")
 
 
 def test_a_lock_is_one_in_every_other_way(session: Session) -> None:
@@ -77,6 +78,7 @@ def test_a_lock_is_one_in_every_other_way(session: Session) -> None:
 def test_a_sleep_over_the_limit_is_an_exception_and_finally_runs(session: Session) -> None:
     source = "import time\ntry: time.sleep(2)\nfinally: print('unwound')"
     result = run_cell(session, source, sleep_ms_max=1_000)
-    assert (result.outcome, result.session_lost, result.stdout) == ("deadline_exceeded", False, "unwound\n")
+    assert (result.outcome, result.session_state) == ("deadline_exceeded", "alive")
+    assert result.stdout == "unwound\n"
     assert "time.sleep(2)" in str(getattr(result.error, "traceback", ""))
     assert completed(session, "time.monotonic() < 1").result == "True"
