@@ -112,7 +112,8 @@ class Instance:
         self._exports: dict[str, Any] = {}
         # References to functions among them, made once: ctypes makes a new object at each look.
         self._functions: dict[str, Any] = {}
-        self._frame = Frame(self._context)
+        # Made with the first call: an instance that is only made is not to pay for it.
+        self._frame: Frame | None = None
         self._memory_reference: Any = None
         self._stack: fiber_unsafe.FiberStack | None = None
         self._fuel_slot = ctypes.c_uint64()
@@ -178,9 +179,10 @@ class Instance:
             function = self._functions[name] = ctypes.byref(self._export(name).of.func)
         if fiber_unsafe.WANTED and (self._stack is None or self._stack.closed):
             self._stack = fiber_unsafe.make(FIBER_STACK_BYTES)
-        if not self._frame.free:
-            self._frame = Frame(self._context)
-        return Call(handler, self._frame, function, arguments, results_n, self._stack)
+        frame = self._frame
+        if frame is None or not frame.free:
+            frame = self._frame = Frame(self._context)
+        return Call(handler, frame, function, arguments, results_n, self._stack)
 
     def _export(self, name: str) -> Any:
         found = self._exports.get(name)
