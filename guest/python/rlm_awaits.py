@@ -35,11 +35,10 @@ def rewrite(tree, namespace):
         pass  # nested too deep to look at. What was not found stays as it is
 
 
-def makes_tasks(*trees):
+def makes_tasks(tree):
     """Whether a cell itself, not only a function in it, makes a task of the running loop, and so needs one."""
     return any(
         isinstance(node, ast.Call) and _method(node) == "create_task" and _name(node.func.value) == "asyncio"
-        for tree in trees if tree is not None
         for node in _own_nodes(tree)
     )
 

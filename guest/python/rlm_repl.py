@@ -41,8 +41,8 @@ main = types.ModuleType("__main__")
 namespace = main.__dict__
 # Of each input the identity: whether a cell has put something else in its place.
 _inputs = {}
-# Names of the scaffold that a cell gave to something else.
-_taken = set()
+# Of which functions a cell was told that their names are its own now.
+_told_names = set()
 _cells = 0
 _finished = False
 # The best answer so far, for a run that ends without one: what the host was not told yet, and was told last.
@@ -164,10 +164,10 @@ _SCAFFOLD = {
     "ChildFailed": rlm_queries.ChildFailed,
     "budget": rlm_queries.budget,
 }
-# And these come back whatever a cell does: without them no later cell could ask or finish.
-_RESERVED = {f"__{name}__": own for name, own in _SCAFFOLD.items()}
-# Nouns, as good a name for a value as any; nobody who assigns to one needs to be told.
-_NOUNS = frozenset(("answer", "budget"))
+_NAMES = frozenset(_SCAFFOLD)
+# Whatever a cell does to these, they come back before the next one: what the host finishes by, and the session's
+# own functions whose names were taken. Without them nothing could ask or finish any more.
+_reserved = {"__FINAL_VAR__": FINAL_VAR}
 
 
 def _new_answer():
@@ -195,10 +195,9 @@ def _restore():
     sys.modules["__main__"] = main
     namespace["__name__"] = "__main__"
     namespace["__builtins__"] = builtins
-    namespace.update(_RESERVED)
-    for name in _SCAFFOLD:
-        if name not in namespace:
-            namespace[name] = _SCAFFOLD[name]
+    namespace.update(_reserved)
+    for name in _NAMES.difference(namespace):
+        namespace[name] = _SCAFFOLD[name]
     if "answer" not in namespace:
         namespace["answer"] = _new_answer()
     for number, name in ((1, "stdout"), (2, "stderr")):
@@ -207,14 +206,15 @@ def _restore():
             setattr(sys, name, _streams[name])
 
 
-def _tell_of_names():
+def _tell_of_names(variables):
     """Say once of each function that a cell took the name of, where the session's own is."""
-    for name, own in _SCAFFOLD.items():
-        if name in _taken or namespace.get(name, own) is own:
-            continue
-        _taken.add(name)
-        if name not in _NOUNS:
-            print(f"note: {name} is what you assigned from now on; the session's own is __{name}__", file=sys.stderr)
+    for name in sorted(_NAMES.intersection(variables)):
+        reserved = f"__{name}__"
+        if name == "budget" or reserved in _told_names:
+            continue  # as good a name for a value as any: nobody needs to be told
+        _told_names.add(reserved)
+        _reserved[reserved] = namespace[reserved] = _SCAFFOLD[name]
+        print(f"note: {name} is what you assigned, from now on; the session's own is {reserved}", file=sys.stderr)
 
 
 def _usable(stream, name):
@@ -242,7 +242,7 @@ def reset():
     _reserve = None
     namespace.clear()
     _inputs.clear()
-    _taken.clear()
+    _told_names.clear()
     set_context("context", "")
     _streams.clear()
     linecache.cache.clear()
@@ -337,7 +337,6 @@ def _run_cell(source, seed, report):
             _send(STREAM_RESULT, rlm_display.show(result))
         if not _finished:
             _finish_if_ready()
-        _tell_of_names()
     except rlm_queries.Finished:
         rlm_pending.drop()
     except BaseException as error:
@@ -347,6 +346,10 @@ def _run_cell(source, seed, report):
         _let_go()
         _tell(error)
         error = None
+    variables = None
+    if report:
+        variables = _variables()
+        _tell_of_names(variables)
     _flush()
     if status == 0 and _reserve is None:
         try:
@@ -354,7 +357,7 @@ def _run_cell(source, seed, report):
         except MemoryError:
             pass
     if report:
-        _rlm.emit(STREAM_REPORT, _document(_report()))
+        _rlm.emit(STREAM_REPORT, _document(_report(variables)))
     return status
 
 
@@ -376,8 +379,8 @@ def _let_go():
     try:
         dropped = rlm_pending.drop()
         if dropped:
-            print(f"note: of the queries that were begun, {dropped} were not sent: the cell failed first", file=sys.stderr)
-        _tell_of_names()
+            told = f"note: of the queries that were begun, {dropped} were not sent: the cell failed first"
+            print(told, file=sys.stderr)
     except BaseException:
         pass  # of the two errors, the cell's own is told
 
@@ -406,10 +409,10 @@ def _finish_if_ready():
         raise
 
 
-def _report():
+def _report(variables):
     """What the host is told after a cell: the variables, and the draft of an answer if there is a new one."""
     global _draft, _draft_told
-    report = {"variables": _variables()[:VARIABLES_REPORTED]}
+    report = {"variables": variables[:VARIABLES_REPORTED]}
     answer = namespace.get("answer")
     if _draft is None and _is_answer(answer) and type(answer["content"]) in (str, int, float):
         _draft = rlm_display.cut(str(answer["content"]), DRAFT_CHARS)
@@ -454,8 +457,9 @@ def _compiled(source, filename):
     linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
     if _cells > CELLS_REMEMBERED:
         linecache.cache.pop(f"<cell {_cells - CELLS_REMEMBERED}>", None)
-    awaits, makes_tasks = rlm_awaits.concerns(source), "create_task(" in source
-    if not awaits and not makes_tasks and "\n" not in source and "=" not in source and source.partition(" ")[0] not in _STATEMENTS:
+    asks, makes_tasks = rlm_awaits.concerns(source), "create_task(" in source
+    simple = not asks and not makes_tasks and "\n" not in source and "=" not in source
+    if simple and source.partition(" ")[0] not in _STATEMENTS:
         try:
             # The commonest cell is one expression, and needs no syntax tree to be taken apart.
             code = compile(source, filename, "eval", flags=_FLAGS, dont_inherit=True)
@@ -464,21 +468,25 @@ def _compiled(source, filename):
         else:
             return [code], bool(code.co_flags & inspect.CO_COROUTINE)
     tree = ast.parse(source, filename, "exec")
-    if awaits:
+    if asks:
         rlm_awaits.rewrite(tree, namespace)
+    makes_tasks = makes_tasks and rlm_awaits.makes_tasks(tree)
     last = None
     if tree.body and type(tree.body[-1]) is ast.Expr:
-        last = tree.body.pop()
+        last = tree.body[-1]
+    if "await" in source or "async" in source:
+        if last is not None:
+            store = ast.copy_location(ast.Name(_LAST, ast.Store()), last)
+            tree.body[-1] = ast.copy_location(ast.Assign([store], last.value), last)
+        code = _compile(tree, filename, "exec")
+        if makes_tasks or code.co_flags & inspect.CO_COROUTINE:
+            return [code], True
+    if last is not None:
+        tree.body.pop()
     codes = [_compile(tree, filename, "exec")] if tree.body else []
     if last is not None:
         codes.append(_compile(ast.Expression(last.value), filename, "eval"))
-    if not any(code.co_flags & inspect.CO_COROUTINE for code in codes):
-        return codes, makes_tasks and rlm_awaits.makes_tasks(tree, last)
-    if len(codes) == 2:
-        store = ast.copy_location(ast.Name(_LAST, ast.Store()), last)
-        tree.body.append(ast.copy_location(ast.Assign([store], last.value), last))
-        codes = [_compile(tree, filename, "exec")]
-    return codes, True
+    return codes, makes_tasks
 
 
 def _compile(tree, filename, mode):

@@ -41,7 +41,7 @@ class ThreadPoolExecutor(concurrent.futures.Executor):
 
     def __exit__(self, kind, error, trace):
         # A cell that is told to end sends nothing any more.
-        self.shutdown(cancel_futures=kind is not None and not issubclass(kind, Exception))
+        self.shutdown(cancel_futures=kind is not None and not issubclass(kind, (Exception, SystemExit)))
         return False
 
 
