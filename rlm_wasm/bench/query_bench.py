@@ -136,15 +136,15 @@ class QueryBench:
 
     def _generous(self, permits: int) -> Policy:
         """Return the policy with budgets that no measurement meets, and its other limits as they are."""
-        data = self._policy.to_mapping()
-        data.pop("tenants", None)  # there is one
-        data["budget"] |= {
-            **{"calls_max": _BIG, "requests_max": _BIG, "cost_microdollars_max": 10**9},
-            **{"input_tokens_max": 10**10, "output_tokens_max": 10**10},
-        }
-        data["cell"] |= {"requests_max": 100_000, "fuel_max": 10**12, "wall_ms_max": 300_000}
-        data["run"] |= {"permits_max": permits, "events_max": 1_000_000}
-        data["permits"] |= {"total_max": permits, "provider_max": permits, "model_max": permits}
-        data["boundary"] |= {"batch_items_max": _BATCH}
-        data["models"] |= {"root": _ROOT, "sub": _SUB}
-        return Policy.from_mapping(data)
+        return self._policy.replace(
+            tenants=None,  # there is one
+            budget={
+                **{"calls_max": _BIG, "requests_max": _BIG, "cost_microdollars_max": 10**9},
+                **{"input_tokens_max": 10**10, "output_tokens_max": 10**10},
+            },
+            cell={"requests_max": 100_000, "fuel_max": 10**12, "wall_ms_max": 300_000},
+            run={"permits_max": permits, "events_max": 1_000_000},
+            permits={"total_max": permits, "provider_max": permits, "model_max": permits},
+            boundary={"batch_items_max": _BATCH},
+            models={"root": _ROOT, "sub": _SUB},
+        )

@@ -113,17 +113,17 @@ class RecursionBench:
 
     def _generous(self) -> Policy:
         """Return the policy with room for the tree, and its other limits as they are."""
-        data = self._policy.to_mapping()
-        data.pop("tenants", None)  # there is one
-        data["budget"] |= {
-            **{"calls_max": _BIG, "requests_max": _BIG, "cost_microdollars_max": 10**9},
-            **{"input_tokens_max": 10**10, "output_tokens_max": 10**10, "iterations_max": 10_000},
-            **{"fuel_max": 10**15, "children_max": _BIG, "observation_bytes_max": 10**9},
-        }
-        data["run"] |= {
-            **{"depth_max": self._depth, "fanout_max": _FAN_OUT, "sessions_max": self._runs},
-            **{"child_share_percent": 100, "permits_max": self._runs, "events_max": 1_000_000},
-        }
-        data["permits"] |= {"total_max": self._runs, "provider_max": self._runs, "model_max": self._runs}
-        data["models"] |= {"root": _DRIVER, "sub": _SUB, "child": [_DRIVER]}
-        return Policy.from_mapping(data)
+        return self._policy.replace(
+            tenants=None,  # there is one
+            budget={
+                **{"calls_max": _BIG, "requests_max": _BIG, "cost_microdollars_max": 10**9},
+                **{"input_tokens_max": 10**10, "output_tokens_max": 10**10, "iterations_max": 10_000},
+                **{"fuel_max": 10**15, "children_max": _BIG, "observation_bytes_max": 10**9},
+            },
+            run={
+                **{"depth_max": self._depth, "fanout_max": _FAN_OUT, "sessions_max": self._runs},
+                **{"child_share_percent": 100, "permits_max": self._runs, "events_max": 1_000_000},
+            },
+            permits={"total_max": self._runs, "provider_max": self._runs, "model_max": self._runs},
+            models={"root": _DRIVER, "sub": _SUB, "child": [_DRIVER]},
+        )

@@ -182,22 +182,23 @@ class WorkerBench:
         return session
 
     def _worker(self, isolation: str, *, workers_max: int = 2 * _PROCESSES) -> Worker:
-        data = self._policy.to_mapping()
-        data["sandbox"] |= {"isolation": isolation, **sandbox_keys()}
-        data["workers"] |= {"workers_max": workers_max, "sessions_max": 2 * _PROCESSES}
-        return make_worker(Policy.from_mapping(data), Accounting())
+        policy = self._policy.replace(
+            sandbox={"isolation": isolation, **sandbox_keys()},
+            workers={"workers_max": workers_max, "sessions_max": 2 * _PROCESSES},
+        )
+        return make_worker(policy, Accounting())
 
     def _generous(self) -> Policy:
-        data = self._policy.to_mapping()
-        data["sandbox"] |= {"isolation": "session", **sandbox_keys()}
-        data["budget"] |= {
-            **{"calls_max": _BIG, "requests_max": _BIG, "cost_microdollars_max": 10**9},
-            **{"input_tokens_max": 10**10, "output_tokens_max": 10**10},
-        }
-        data["cell"] |= {"requests_max": 100_000, "fuel_max": 10**12, "wall_ms_max": 300_000}
-        data["run"] |= {"events_max": 1_000_000}
-        data["models"] |= {"root": _ROOT, "sub": _SUB, "child": [_ROOT]}
-        return Policy.from_mapping(data)
+        return self._policy.replace(
+            sandbox={"isolation": "session", **sandbox_keys()},
+            budget={
+                **{"calls_max": _BIG, "requests_max": _BIG, "cost_microdollars_max": 10**9},
+                **{"input_tokens_max": 10**10, "output_tokens_max": 10**10},
+            },
+            cell={"requests_max": 100_000, "fuel_max": 10**12, "wall_ms_max": 300_000},
+            run={"events_max": 1_000_000},
+            models={"root": _ROOT, "sub": _SUB, "child": [_ROOT]},
+        )
 
 
 def _p99(times: list[float]) -> float:

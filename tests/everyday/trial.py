@@ -103,9 +103,7 @@ def run_all(chosen: Sequence[Trial]) -> dict[str, str | None]:
 
 def policy() -> Policy:
     """Return strict, without the process that this needs no other of."""
-    data = Policy.builtin("strict").to_mapping()
-    data["sandbox"] |= {"isolation": "inline", "require_lockdown": False}
-    return Policy.from_mapping(data)
+    return Policy.builtin("strict").replace(sandbox={"isolation": "inline", "require_lockdown": False})
 
 
 async def _run_all(chosen: Sequence[Trial]) -> dict[str, str | None]:

@@ -91,14 +91,14 @@ WAYS: dict[str, Callable[[], object]] = {
 async def run(isolation: str, later: list[str]) -> None:
     from rlm_wasm import Policy, Sandbox
 
-    changed = Policy.builtin("standard").to_mapping()
-    changed["sandbox"]["isolation"], changed["sandbox"]["require_lockdown"] = isolation, False
-    changed["cell"]["requests_max"] = 10_000
+    policy = Policy.builtin("standard").replace(
+        sandbox={"isolation": isolation, "require_lockdown": False}, cell={"requests_max": 10_000}
+    )
 
     async def answer(frame: bytes) -> bytes:
         return b'{"status": "completed", "text": "yes"}'
 
-    async with Sandbox(Policy.from_mapping(changed)) as box:
+    async with Sandbox(policy) as box:
         async with await box.session() as session:
             found = [(await session.exec("6 * 7")).result]
             for way in later:

@@ -30,12 +30,12 @@ from rlm_wasm import Policy, Sandbox  # noqa: E402
 
 
 def _policy() -> Policy:
-    changed = Policy.builtin("standard").to_mapping()
-    changed["sandbox"]["isolation"], changed["sandbox"]["require_lockdown"] = sys.argv[1], False
-    # No limit of ours ends what runs when the interpreter does.
-    changed["cell"]["fuel_max"], changed["cell"]["wall_ms_max"] = 10**12, 600_000
-    changed["budget"]["fuel_max"] = 10**13
-    return Policy.from_mapping(changed)
+    return Policy.builtin("standard").replace(
+        sandbox={"isolation": sys.argv[1], "require_lockdown": False},
+        # No limit of ours ends what runs when the interpreter does.
+        cell={"fuel_max": 10**12, "wall_ms_max": 600_000},
+        budget={"fuel_max": 10**13},
+    )
 
 
 async def _busy(box: Sandbox, began: asyncio.Event) -> None:

@@ -24,11 +24,11 @@ SECONDS_MAX = 60
 
 
 def policy(isolation: str) -> Policy:
-    changed = Policy.builtin("standard").to_mapping()
-    changed["sandbox"]["isolation"], changed["sandbox"]["require_lockdown"] = isolation, False
-    changed["cell"]["fuel_max"], changed["cell"]["wall_ms_max"] = 10**12, 600_000
-    changed["budget"]["fuel_max"] = 10**13
-    return Policy.from_mapping(changed)
+    return Policy.builtin("standard").replace(
+        sandbox={"isolation": isolation, "require_lockdown": False},
+        cell={"fuel_max": 10**12, "wall_ms_max": 600_000},
+        budget={"fuel_max": 10**13},
+    )
 
 
 def say(*words: object) -> None:

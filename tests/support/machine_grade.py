@@ -24,9 +24,7 @@ POLICY_HERE = POLICY_OF.get(HERE, "standard")
 
 def strict_here() -> Policy:
     """Return strict, without the layers that this machine cannot give."""
-    data = Policy.builtin("strict").to_mapping()
-    data["sandbox"].update(lockdown_here())
-    return Policy.from_mapping(data)
+    return Policy.builtin("strict").replace(sandbox=lockdown_here())
 
 
 def lockdown_here() -> dict[str, bool | str]:

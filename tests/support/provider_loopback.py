@@ -119,9 +119,8 @@ def completion_body(content: object = "42", **changes: object) -> str:
 
 def policy_for(url: str, **changes: object) -> Policy:
     """Return strict with the endpoint at `url`."""
-    data = strict_here().to_mapping()
-    data["providers"]["openai"] |= {"base_url": url, "api_key_env": KEY_VARIABLE} | changes
-    return Policy.from_mapping(data)
+    endpoint = {"base_url": url, "api_key_env": KEY_VARIABLE} | changes
+    return strict_here().replace(providers={"openai": endpoint})
 
 
 def query(text: str = "What is six times seven?", *, timeout_ms: int = 30_000) -> Query:

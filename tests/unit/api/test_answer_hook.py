@@ -36,9 +36,7 @@ async def some(frame: bytes) -> bytes:
 
 
 def policy(isolation: str) -> Policy:
-    changed = Policy.builtin("standard").to_mapping()
-    changed["sandbox"]["isolation"], changed["sandbox"]["require_lockdown"] = isolation, False
-    return Policy.from_mapping(changed)
+    return Policy.builtin("standard").replace(sandbox={"isolation": isolation, "require_lockdown": False})
 
 
 @pytest.mark.parametrize("isolation", ["inline", "session"])

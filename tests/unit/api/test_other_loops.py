@@ -53,11 +53,9 @@ def _refused_without_a_loop(work: Callable[[], Any]) -> None:
 @pytest.mark.threat("T-132")
 @pytest.mark.parametrize("isolation", ["inline", "session"])
 async def test_a_sandbox_its_sessions_and_images_are_their_loops(isolation: str, strict: Policy) -> None:
-    changed = strict.to_mapping()
-    changed["sandbox"]["isolation"] = isolation
-    changed["sandbox"]["require_lockdown"] = False
-    changed["sandbox"].pop("lockdown", None)
-    async with Sandbox(Policy.from_mapping(changed)) as box, await box.session() as session:
+    unlocked = {"isolation": isolation, "require_lockdown": False, "lockdown": None}
+    policy = strict.replace(sandbox=unlocked)
+    async with Sandbox(policy) as box, await box.session() as session:
         image = await session.snapshot()
         for work in (
             box.session,

@@ -283,9 +283,7 @@ async def test_depth_chooses_the_model(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     one = tree_model(tmp_path, ask="FINAL(rlm_query('ask'))")
     two = tree_model(tmp_path / "other", ask="FINAL('the other model')")
-    data = small_policy().to_mapping()
-    data["models"] |= {"root": one, "sub": one, "child": [two]}
-    policy = type(small_policy()).from_mapping(data)
+    policy = small_policy().replace(models={"root": one, "sub": one, "child": [two]})
     async with running(policy) as runtime:
         assert (await runtime.ask("ask")).answer == "the other model"
 

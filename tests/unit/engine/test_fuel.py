@@ -101,10 +101,9 @@ async def test_a_cell_whose_worker_is_lost_costs_no_more_than_it_was_given(tmp_p
 async def test_a_cell_that_never_got_its_place_to_compute_costs_nothing(tmp_path: Path) -> None:
     """The first child computes for as long as both have; the other's cell waits for it."""
     events = Events()
-    policy = policy_of(10**12, 10**13, tenants={"cells_max": 1}).to_mapping()
-    policy["run"] |= {"child_wall_ms_max": 300}
+    policy = policy_of(10**12, 10**13, tenants={"cells_max": 1}).replace(run={"child_wall_ms_max": 300})
     with anyio.fail_after(60):
-        async with running(Policy.from_mapping(policy), spinners(tmp_path, 2)) as runtime:
+        async with running(policy, spinners(tmp_path, 2)) as runtime:
             result = await runtime.ask("one", sinks=[events.append])
     events.assert_complete()
     assert result.answer == "2"
