@@ -173,7 +173,7 @@ def test_what_an_earlier_cell_broke_is_undone_as_soon_as_a_cell_does_not_get_to_
     assert (after.outcome, after.result) == (DONE, "('HERE', 42)"), (name, failed)
 
 
-@pytest.mark.parametrize("name", LATE)
+@pytest.mark.parametrize("name", sorted(LATE))
 def test_a_session_that_cannot_be_mended_is_given_up_and_not_kept_broken(
     small_session: Session, name: str
 ) -> None:

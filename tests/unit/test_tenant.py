@@ -24,7 +24,9 @@ def test_what_no_label_can_hold_is_refused(tenant: str, says: str) -> None:
         checked_tenant(tenant)
 
 
-@pytest.mark.parametrize("tenant", [None, 5, b"a", ["a"], object()], ids=repr)
+@pytest.mark.parametrize(
+    "tenant", [None, 5, b"a", ["a"], object()], ids=["None", "int", "bytes", "list", "object"]
+)
 def test_what_is_no_text_is_refused(tenant: Any) -> None:
     with pytest.raises(UsageError, match="is text"):
         checked_tenant(tenant)
