@@ -178,10 +178,7 @@ class Connection:
                 now = monotonic_ns()
                 self._running[session] = charge = CellCharge(cell.limits, now)
                 self._owe(session, Owed.RUNNING, now, charge=charge)
-                source = cell.source.encode("utf-8", "replace").decode()
-                message = m.RunCell(
-                    session, operation, source, cell.limits, cell.report_variables, bytes_max, cell.refuels
-                )
+                message = m.RunCell(session, operation, cell.sendable(), bytes_max)
             case c.Refuel(session=session, fuel=fuel):
                 if not self._protocol.refuelling(session, fuel):
                     return None, None

@@ -11,7 +11,6 @@ from rlm_wasm.ids import SessionId
 from rlm_wasm.jail.adopted_guest import adopted_guest
 from rlm_wasm.protocol import commands as c
 from rlm_wasm.protocol import worker_messages as m
-from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.session_snapshot import SessionSnapshot
 from rlm_wasm.protocol.snapshot_runs import read_runs, write_runs
 from rlm_wasm.protocol.text_layout import Encoding, LaidOut
@@ -74,8 +73,7 @@ def command_of(message: m.ToWorker) -> c.Command:
         case m.RespondTo(session=session, response=response):  # the most frequent by far
             return c.AnswerRequest(SessionId(session), response)
         case m.RunCell():
-            cell = Cell(message.source, message.limits, message.report_variables, message.refuels)
-            return c.StartCell(SessionId(message.session), cell, message.checkpoint_bytes_max)
+            return c.StartCell(SessionId(message.session), message.cell, message.checkpoint_bytes_max)
         case m.RefuelCell(session=session, fuel=fuel):
             return c.Refuel(SessionId(session), fuel)
         case m.RebaseSession(session=session):

@@ -14,6 +14,7 @@ from rlm_wasm.jail.adopted_guest import adopted_guest
 from rlm_wasm.jail.worker_main import Server, serve
 from rlm_wasm.limits import BoundaryLimits, CellLimits, SessionLimits
 from rlm_wasm.protocol import worker_messages as m
+from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.frames import Channel
 from rlm_wasm.protocol.text_layout import LaidOut, encoding_of
 from rlm_wasm.system.memfd import MemoryFile
@@ -120,7 +121,7 @@ class _Host:
         for source in (*_CELLS, "llm_query('?')"):
             self._do(self._cell(1, source))
         self._do(m.RebaseSession(1, self._next()))
-        self._do(m.RunCell(1, self._next(), "while True: pass", _CELL, True, 16 * _MIB, refuels=True))
+        self._do(m.RunCell(1, self._next(), Cell("while True: pass", _CELL, True, refuels=True), 16 * _MIB))
         self.channel.send(m.encode(self._cell(1, "llm_query('?')")))
         self._until(m.GuestRequest)
         self.channel.send(m.encode(m.InterruptCell(1)))
@@ -144,7 +145,7 @@ class _Host:
         return self._operation
 
     def _cell(self, session: int, source: str) -> m.RunCell:
-        return m.RunCell(session, self._next(), source, _CELL, True, 16 * _MIB)
+        return m.RunCell(session, self._next(), Cell(source, _CELL, True), 16 * _MIB)
 
     def _do(self, message: m.ToWorker, file: MemoryFile | None = None) -> m.OperationDone:
         self.channel.send(m.encode(message), None if file is None else file.fd)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from rlm_wasm.errors import UsageError
@@ -28,6 +28,14 @@ class Cell:
     limits: CellLimits
     report_variables: bool = False
     refuels: bool = False
+
+    def sendable(self) -> Cell:
+        """Return the cell with a source that UTF-8 can say: what it cannot is replaced, as for the guest."""
+        try:
+            self.source.encode()
+        except UnicodeEncodeError:
+            return replace(self, source=self.source.encode("utf-8", "replace").decode())
+        return self
 
     def encoded(self) -> bytes:
         """Return the source as the guest gets it.

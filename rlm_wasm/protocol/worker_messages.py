@@ -14,7 +14,8 @@ import msgspec
 
 from rlm_wasm import errors
 from rlm_wasm.errors import BoundaryViolation, GuestError, GuestException, RlmWasmError
-from rlm_wasm.limits import BoundaryLimits, CellLimits, SessionLimits
+from rlm_wasm.limits import BoundaryLimits, SessionLimits
+from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.results import NAME_CHARS_MAX, CellResult
 
 # Bounds that no honest report comes near; the caps of a cell's own limits are checked by who knows them.
@@ -68,11 +69,8 @@ class RunCell(_Message, frozen=True, tag=3):
 
     session: int
     operation: int
-    source: str
-    limits: CellLimits
-    report_variables: bool
+    cell: Cell
     checkpoint_bytes_max: int
-    refuels: bool = False
 
 
 class RebaseSession(_Message, frozen=True, tag=4):

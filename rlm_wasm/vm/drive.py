@@ -8,8 +8,9 @@ from time import monotonic_ns
 from typing import TypeVar
 
 from rlm_wasm.errors import BoundaryViolation
+from rlm_wasm.protocol.commands import Requested
 from rlm_wasm.vm.execution import Operation
-from rlm_wasm.vm.steps import HostRequest, Sleep
+from rlm_wasm.vm.steps import Sleep
 
 _T = TypeVar("_T")
 
@@ -24,7 +25,7 @@ def drive(operation: Operation[_T], answer: Callable[[bytes], bytes] | None = No
         while True:
             step = operation.send(response)
             response = None
-            if isinstance(step, HostRequest):
+            if isinstance(step, Requested):
                 if answer is None:
                     raise BoundaryViolation("the guest asked the host where nobody answers")
                 response = answer(step.frame)

@@ -22,6 +22,7 @@ from rlm_wasm.errors import (
 )
 from rlm_wasm.limits import CellLimits
 from rlm_wasm.protocol.cell import CANCEL_GRACE_NS
+from rlm_wasm.protocol.commands import Requested
 from rlm_wasm.protocol.guest_facts import GuestFacts
 from rlm_wasm.vm import traps
 from rlm_wasm.vm.call import Call
@@ -29,7 +30,7 @@ from rlm_wasm.vm.import_handler import OperationImports
 from rlm_wasm.vm.instance import SLICE_FUEL, Instance
 from rlm_wasm.vm.interrupt import Interrupt, Reason
 from rlm_wasm.vm.soft_limits import SoftLimits, slice_fuel
-from rlm_wasm.vm.steps import FUEL_LOW, SLICE, HostRequest, Sleep, Step
+from rlm_wasm.vm.steps import FUEL_NEEDED, SLICE, Sleep, Step
 from rlm_wasm.vm.upkeep import Upkeep
 
 # What a step takes beside the guest, and how much longer than it asks for a guest sleeps, at most. Both count
@@ -124,10 +125,10 @@ class Execution:
                 self._beside_ns += _STEP_NS if exchange.wake_ns is None else _OVERSLEEP_NS
                 self._check_limits()
                 while self.fuel_wanted:
-                    yield FUEL_LOW
+                    yield FUEL_NEEDED
                     self._check_limits()
                 if (frame := exchange.take_request()) is not None:
-                    response = yield HostRequest(frame)
+                    response = yield Requested(frame)
                     # Written inside a callback of wasmtime, where an error of ours would end the process.
                     if type(response) is not bytes:
                         raise InternalError("a session that waits for a response was resumed without one")
@@ -215,7 +216,7 @@ class Execution:
             self._interrupt_for(*reached)
 
     def refuel(self, fuel: int) -> None:
-        """Go on with so much more fuel, or with 0 to the end of what there is. To be called at FUEL_LOW."""
+        """Go on with so much more fuel, or with 0 to the end of what there is. Called at FUEL_NEEDED."""
         if not self.fuel_wanted or self._soft_limits is None or fuel < 0:
             raise InternalError("fuel for a cell that did not ask for it")
         self.fuel_wanted = False

@@ -2,7 +2,7 @@
 
 A session does not run itself: each operation is a generator that yields a `Step` whenever the
 guest has used its slice or waits, so that one thread can drive many sessions fairly. Send the
-response (bytes) into the generator after a `HostRequest`, None after anything else. Close the
+response (bytes) into the generator after a `Requested`, None after anything else. Close the
 generator to cancel.
 """
 

@@ -303,15 +303,15 @@ class SessionScheduler:
                 driven.interrupted = False
                 driven.session.interrupt()
             match step:
-                case steps.HostRequest(frame=frame):
+                case Requested():
                     driven.waits_for_host = True
                     driven.briefs = driven.briefs + 1 if driven.brief else 0
-                    self._tell(session, driven, Requested(frame))
+                    self._tell(session, driven, step)
                 case steps.Sleep(until_ns=until_ns):
                     heapq.heappush(self._sleepers, (until_ns, session))
-                case steps.FuelPause():
+                case FuelNeeded():
                     driven.waits_for_host = driven.wants_fuel = True
-                    self._tell(session, driven, FuelNeeded())
+                    self._tell(session, driven, step)
                 case _:
                     self._queue(session, driven)
 

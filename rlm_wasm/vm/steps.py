@@ -7,18 +7,12 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from rlm_wasm.errors import GuestError
+from rlm_wasm.protocol.commands import FuelNeeded, Requested
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
     """The guest used its slice and can go on at once."""
-
-
-@dataclass(frozen=True, slots=True)
-class HostRequest:
-    """The guest waits for the response to `frame`, hostile bytes not longer than the policy's cap."""
-
-    frame: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +22,10 @@ class Sleep:
     until_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class FuelPause:
-    """The cell has nearly used its fuel: `Session.refuel` says how much more there is, before it goes on."""
-
-
-Step = Slice | HostRequest | Sleep | FuelPause
+# A session that waits for its host yields the report that its host gets.
+Step = Slice | Requested | Sleep | FuelNeeded
 SLICE = Slice()
-FUEL_LOW = FuelPause()
+FUEL_NEEDED = FuelNeeded()
 
 
 class CellProgress(IntEnum):

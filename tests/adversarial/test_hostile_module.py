@@ -19,10 +19,11 @@ from rlm_wasm.errors import (
     PolicyError,
 )
 from rlm_wasm.protocol.cell import Cell
+from rlm_wasm.protocol.commands import Requested
 from rlm_wasm.vm.import_handler import CONTROL_STREAM_BYTES_MAX, ERROR, LEFT_BYTES_MAX, REPORT, RESULT, STDOUT
 from rlm_wasm.vm.imports import FUEL_PER_REQUEST_BYTE, SLICE_WALL_NS
 from rlm_wasm.vm.session import Session, drive
-from rlm_wasm.vm.steps import CellEnd, HostRequest, Slice
+from rlm_wasm.vm.steps import CellEnd, Slice
 from tests.support.sandbox_facts import cell_limits
 from tests.support.wat_guest import FREE, MEMORY_BYTES, program_of, session_of
 
@@ -493,7 +494,7 @@ def test_a_cell_dropped_in_each_kind_of_wait_leaves_nothing() -> None:
             with session_of(body, limits=limits) as session:
                 cell = session.run(Cell("", cell_limits()))
                 step = next(cell)
-                assert isinstance(step, HostRequest) == (body is REQUEST)
+                assert isinstance(step, Requested) == (body is REQUEST)
                 cell.close()
                 assert session.lost
 

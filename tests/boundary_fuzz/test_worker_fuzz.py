@@ -100,7 +100,7 @@ class Peer:
         draw = self.draw
         if isinstance(told, m.RunCell) and draw.random() < 0.4:
             again = (m.GuestRequest(session, told.operation, b"?"), m.FuelLow(session, told.operation))
-            self._send(again[told.refuels and draw.random() < 0.3])
+            self._send(again[told.cell.refuels and draw.random() < 0.3])
             self.waiting.add(session)
             return
         del self.due[session]
@@ -263,7 +263,7 @@ class Fuzz:
                 if kind == "Open" and report.error is not None and session in self.open:
                     self.open.remove(session)
             else:
-                assert self.busy[session] == "Run"
+                assert self.busy[session] == "StartCell"
                 self.asked[session] = type(report)
 
         return sink
@@ -274,7 +274,7 @@ class Fuzz:
         assert done.error is None or isinstance(done.error, allowed), done
         assert not isinstance(done.error, errors.UsageError) or "session" in str(done.error)
         if done.result is not None:
-            assert kind == "Run"
+            assert kind == "StartCell"
             assert (done.result.error is None) == (done.result.outcome == "completed")
             assert done.result.executed_ns < 10**12
         if done.snapshot is not None:

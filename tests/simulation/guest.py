@@ -29,11 +29,12 @@ from rlm_wasm.errors import (
 )
 from rlm_wasm.limits import BoundaryLimits, CellLimits, SessionLimits
 from rlm_wasm.protocol.cell import CANCEL_GRACE_NS, FLOOD_FACTOR, SETUP_FUEL, Cell
+from rlm_wasm.protocol.commands import Requested
 from rlm_wasm.vm.instance import SLICE_FUEL
 from rlm_wasm.vm.interrupt import Reason
 from rlm_wasm.vm.snapshot import MemorySnapshot
 from rlm_wasm.vm.soft_limits import SoftLimits, slice_fuel
-from rlm_wasm.vm.steps import FUEL_LOW, SLICE, CellEnd, HostRequest, Sleep, Step
+from rlm_wasm.vm.steps import FUEL_NEEDED, SLICE, CellEnd, Sleep, Step
 from rlm_wasm.vm.upkeep import Upkeep
 
 # The same words for the real guest.
@@ -325,7 +326,7 @@ class SimulatedSession:
             if fuel > 0:
                 self._check_limits(by_fuel=True)
                 while self._fuel_wanted:
-                    yield FUEL_LOW
+                    yield FUEL_NEEDED
                     self._check_limits(by_fuel=True)
                 yield SLICE
             self._notice(defiant)
@@ -380,7 +381,7 @@ class SimulatedSession:
             return {"status": "denied", "error": {"type": "LimitExceeded", "message": "too long"}}
         self._check_limits(by_fuel=False)
         self._guest.frames += 1
-        response = yield HostRequest(frame)
+        response = yield Requested(frame)
         if type(response) is not bytes:
             raise InternalError("a session that waits for a response was resumed without one")
         self._guest.responses += 1

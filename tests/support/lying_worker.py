@@ -49,9 +49,9 @@ class Liar(Server):
 
     def _take(self, message: m.ToWorker, file: MemoryFile | None) -> None:
         name = type(message).__name__
-        told_now = isinstance(message, m.RunCell) and message.source.startswith(LIE)
+        told_now = isinstance(message, m.RunCell) and message.cell.source.startswith(LIE)
         if isinstance(message, m.RunCell) and told_now:
-            self._told = json.loads(message.source.removeprefix(LIE))
+            self._told = json.loads(message.cell.source.removeprefix(LIE))
         if name in self._told["mute"]:
             return
         if isinstance(message, m.LendArena):

@@ -12,6 +12,7 @@ import pytest
 
 from rlm_wasm.jail.worker_main import Server
 from rlm_wasm.protocol import worker_messages as m
+from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.frames import Channel
 from tests.support.sandbox_facts import boundary_limits, cell_limits, session_limits
 
@@ -43,7 +44,7 @@ class _Host:
             assert isinstance(self.report(), m.Pong)
 
     def run(self, operation: int, source: str) -> None:
-        self.send(m.RunCell(1, operation, source, cell_limits(), False, 0))
+        self.send(m.RunCell(1, operation, Cell(source, cell_limits()), 0))
 
 
 @contextlib.contextmanager

@@ -11,9 +11,9 @@ import wasmtime
 
 from rlm_wasm.errors import CellCancelled, InternalError
 from rlm_wasm.protocol.cell import Cell
+from rlm_wasm.protocol.commands import Requested
 from rlm_wasm.vm import fiber_unsafe, imports
 from rlm_wasm.vm.session import drive
-from rlm_wasm.vm.steps import HostRequest
 from tests.support.sandbox_facts import cell_limits
 from tests.support.wat_guest import session_of
 
@@ -108,7 +108,7 @@ def test_an_unknown_export_is_our_bug_and_no_crash() -> None:
 def test_a_session_closes_in_the_middle_of_a_cell_once_its_operation_is_closed() -> None:
     with session_of(REQUEST) as session:
         cell = session.run(Cell("", cell_limits()))
-        assert isinstance(next(cell), HostRequest)
+        assert isinstance(next(cell), Requested)
         cell.close()
         session.close()
         session.close()
@@ -152,7 +152,7 @@ def test_sessions_suspended_together_answer_in_any_order() -> None:
         sessions = [stack.enter_context(session_of(body)) for _ in range(20)]
         cells = [session.run(Cell("", cell_limits())) for session in sessions]
         for cell in cells:
-            assert isinstance(next(cell), HostRequest)
+            assert isinstance(next(cell), Requested)
         for number in reversed(range(20)):
             with pytest.raises(StopIteration) as stop:
                 cells[number].send(f"for {number}".encode())

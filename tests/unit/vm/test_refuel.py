@@ -7,10 +7,10 @@ import pytest
 from rlm_wasm.errors import FuelExhausted, InternalError
 from rlm_wasm.outcomes import SessionState
 from rlm_wasm.protocol.cell import Cell
+from rlm_wasm.protocol.commands import FuelNeeded, Requested
 from rlm_wasm.results import CellResult
 from rlm_wasm.vm.cell_decoding import decode_cell
 from rlm_wasm.vm.session import Session
-from rlm_wasm.vm.steps import FuelPause, HostRequest
 from tests.support.sandbox_facts import cell_limits, completed, echo, run_cell
 
 pytestmark = pytest.mark.guest
@@ -37,10 +37,10 @@ def run_in_parts(session: Session, source: str, parts: list[int]) -> tuple[CellR
         while True:
             step = operation.send(response)
             response = None
-            if isinstance(step, FuelPause):
+            if isinstance(step, FuelNeeded):
                 asked += 1
                 session.refuel(next(left, 0))
-            elif isinstance(step, HostRequest):
+            elif isinstance(step, Requested):
                 response = echo(step.frame)
     except StopIteration as stop:
         return decode_cell(stop.value), asked
@@ -85,7 +85,7 @@ def test_a_deaf_guest_uses_what_it_was_given_and_not_a_bit_more(session: Session
 
 def test_a_cell_that_does_not_refuel_never_asks(session: Session) -> None:
     operation = session.run(Cell(ENDLESS, cell_limits(fuel_max=PART)))
-    assert not any(isinstance(step, FuelPause) for step in operation)
+    assert not any(isinstance(step, FuelNeeded) for step in operation)
 
 
 def test_fuel_that_was_not_asked_for_is_a_bug_of_the_host(session: Session) -> None:
@@ -93,7 +93,7 @@ def test_fuel_that_was_not_asked_for_is_a_bug_of_the_host(session: Session) -> N
     operation.send(None)
     with pytest.raises(InternalError):
         session.refuel(PART)
-    while not isinstance(operation.send(None), FuelPause):
+    while not isinstance(operation.send(None), FuelNeeded):
         pass
     with pytest.raises(InternalError):
         operation.send(None)
