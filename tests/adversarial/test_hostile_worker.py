@@ -92,8 +92,8 @@ async def _attacked(attack: Callable[[Attacker], object], *, snapshot: bool = Fa
     found: list[object] = []
     try:
         connection = attacker.connection()
-        stint = CellSlots(8).stint("a")
-        session = ProcessSession(connection, SessionId(1), session_limits(), boundary_limits(), stint)
+        cell_slot = CellSlots(8).cell_slot("a")
+        session = ProcessSession(connection, SessionId(1), session_limits(), boundary_limits(), cell_slot)
 
         async def drive() -> None:
             try:
