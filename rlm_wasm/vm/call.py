@@ -32,7 +32,7 @@ _RESULT: Final = struct.Struct(f"<{_UNTIL_VALUE}xi{_AFTER_VALUE}x")
 _COUNTS: Final = tuple(map(ctypes.c_size_t, range(_ARGUMENTS_MAX + 1)))
 
 
-class Frame:
+class CallFrame:
     """What wasmtime borrows for a call: arguments, results, and the slots of a trap and an error.
 
     One instance's, for its calls one after another: to make them takes longer than a short call. A call that
@@ -74,7 +74,7 @@ class Call:
     def __init__(
         self,
         handler: ImportHandler,
-        frame: Frame,
+        frame: CallFrame,
         function: Any,
         arguments: tuple[int, ...],
         results_n: int,
@@ -85,7 +85,7 @@ class Call:
         self._handler = handler
         self._function = function
         self._stack = stack
-        self._frame: Frame | None = frame
+        self._frame: CallFrame | None = frame
         _PACKED[len(arguments)].pack_into(frame.arguments, 0, *[value & 0xFFFF_FFFF for value in arguments])
         self.done = False
         # The first one, as a signed 32-bit integer, once done.

@@ -15,7 +15,7 @@ from rlm_wasm.errors import GuestTrap, HostExhausted, InternalError, PolicyError
 from rlm_wasm.system import forks
 from rlm_wasm.system.memfd import MemoryFile
 from rlm_wasm.vm import fiber_unsafe, linear_unsafe
-from rlm_wasm.vm.call import Call, Frame
+from rlm_wasm.vm.call import Call, CallFrame
 from rlm_wasm.vm.dirty_pages_unsafe import Range
 from rlm_wasm.vm.engine import FIBER_STACK_BYTES, engine
 from rlm_wasm.vm.fatal import install_hook
@@ -113,7 +113,7 @@ class Instance:
         # References to functions among them, made once: ctypes makes a new object at each look.
         self._functions: dict[str, Any] = {}
         # Made with the first call: an instance that is only made is not to pay for it.
-        self._frame: Frame | None = None
+        self._frame: CallFrame | None = None
         self._memory_reference: Any = None
         self._stack: fiber_unsafe.FiberStack | None = None
         self._fuel_slot = ctypes.c_uint64()
@@ -181,7 +181,7 @@ class Instance:
             self._stack = fiber_unsafe.make(FIBER_STACK_BYTES)
         frame = self._frame
         if frame is None or not frame.free:
-            frame = self._frame = Frame(self._context)
+            frame = self._frame = CallFrame(self._context)
         return Call(handler, frame, function, arguments, results_n, self._stack)
 
     def _export(self, name: str) -> Any:
