@@ -82,6 +82,9 @@ class SandboxLimits:
     whole_context_chars_max: BytesOrNone4G
     # What the state kept before each cell may take, to go back to if the cell ends the guest; 0: none.
     checkpoint_bytes_max: BytesOrNone4G
+    # What the files of a session may take of its memory, and how many files, folders and links there may be.
+    files_bytes_max: BytesOrNone4G
+    files_max: Count
     clock: Literal["virtual", "real"]
     entropy: Literal["seeded", "fresh"]
     seed: Seed
@@ -94,6 +97,8 @@ class SessionLimits:
     memory_bytes_max: int
     context_bytes_max: int
     checkpoint_bytes_max: int
+    files_bytes_max: int
+    files_max: int
     clock: Literal["virtual", "real"]
     entropy: Literal["seeded", "fresh"]
     seed: int

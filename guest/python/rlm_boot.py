@@ -15,10 +15,14 @@ import random, re, secrets, shlex, statistics, string, struct, tempfile, textwra
 import tokenize, traceback, types, typing, unicodedata, urllib.parse, uuid, warnings, weakref  # noqa: E401
 import xml.etree.ElementTree, zlib, zoneinfo, asyncio, concurrent.futures  # noqa: E401
 
+import sys
+
 import rlm_asyncio
 import rlm_repl
 import rlm_threads
 
+# A module that a cell writes into the current folder can be imported.
+sys.path.append("")
 rlm_asyncio.install()
 rlm_threads.install()
 

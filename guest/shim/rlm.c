@@ -10,12 +10,19 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "files.h"
 #include "interpreter.h"
 #include "rlm.h"
 
-struct rlm_shared rlm_shared __attribute__((aligned(4096))) = {.exit_status = -1};
+/* For what is written while the image is made. */
+#define FILES_BYTES_IN_IMAGE (16 << 20)
+#define FILES_IN_IMAGE 1000
+
+struct rlm_shared rlm_shared __attribute__((aligned(4096))) = {
+    .exit_status = -1, .files = {.bytes = FILES_BYTES_IN_IMAGE, .files = FILES_IN_IMAGE}};
 
 int rlm_has_host(void) { return rlm_shared.live; }
+const struct quota_limits *quota_limits(void) { return &rlm_shared.files; }
 void rlm_note_exit(int32_t status) { rlm_shared.exit_status = status; }
 
 /* Read by the host once, when the image is made; a running guest cannot change the host's copy. */
@@ -25,6 +32,8 @@ static struct {
    * and the process's flag, the interpreter's breaker and the bit to set in it. */
   uint32_t interrupt_reason, signal_tripped, any_tripped, eval_breaker, eval_breaker_bit;
   uint32_t progress;
+  /* Two words: how many bytes the files of a session may take, and how many there may be. */
+  uint32_t files_limits;
 } facts;
 
 static PyObject *run_cell, *set_context;
@@ -124,6 +133,7 @@ static PyObject *init_module(void) { return PyModule_Create(&module); }
 
 RLM_EXPORT(rlm_init) void rlm_init(void) {
   PyImport_AppendInittab("_rlm", init_module);
+  if (files_start() != 0) rlm_die("the folders could not be made");
   rlm_start();
 
   PyObject *boot = PyImport_ImportModule("rlm_boot");
@@ -138,7 +148,7 @@ RLM_EXPORT(rlm_init) void rlm_init(void) {
   Py_DECREF(settled);
   if (rlm_fill_gaps() != 0) rlm_die("the gaps of the image could not be filled");
 
-  facts.version = 3;
+  facts.version = 4;
   facts.inbox = (uint32_t)(uintptr_t)rlm_shared.inbox;
   facts.inbox_bytes = sizeof rlm_shared.inbox;
   facts.seed = (uint32_t)(uintptr_t)rlm_shared.seed;
@@ -149,6 +159,7 @@ RLM_EXPORT(rlm_init) void rlm_init(void) {
   facts.eval_breaker = (uint32_t)(uintptr_t)&PyThreadState_Get()->eval_breaker;
   facts.eval_breaker_bit = _PY_SIGNALS_PENDING_BIT;
   facts.progress = (uint32_t)(uintptr_t)&rlm_shared.progress;
+  facts.files_limits = (uint32_t)(uintptr_t)&rlm_shared.files;
 }
 
 RLM_EXPORT(rlm_facts) void *rlm_facts(void) { return &facts; }

@@ -4,6 +4,7 @@
 #define RLM_H
 
 #include "boundary.h"
+#include "quota.h"
 
 /* Where a short cell's source, a variable's name and the seed are put by the host. */
 #define RLM_INBOX_BYTES 65536
@@ -20,6 +21,8 @@ extern struct rlm_shared {
   /* How far the REPL came with the cell: 0 not at it yet, 1 compiling it, 2 it ran. Where a cell does
    * not get that far, the host knows that an earlier one broke the REPL. */
   int32_t progress;
+  /* The host writes it before a session's first cell. */
+  struct quota_limits files;
   unsigned char seed[RLM_SEED_BYTES];
   unsigned char inbox[RLM_INBOX_BYTES];
 } rlm_shared;

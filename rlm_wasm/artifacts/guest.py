@@ -21,7 +21,7 @@ from rlm_wasm.artifacts.machine_key import mac, machine_key, same
 from rlm_wasm.errors import ArtifactError
 from rlm_wasm.protocol.guest_facts import GuestFacts
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 PAGE_BYTES: Final = 65_536
 FACTS_FILE, MAC_FILE = "guest.json", "guest.json.mac"
 RAW_FILE, CODE_FILE, IMAGE_FILE = "raw.wasm", "code.wasm", "base.img"

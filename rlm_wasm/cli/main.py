@@ -64,7 +64,7 @@ def main() -> None:
     """The secure runtime for Recursive Language Models.
 
     Model-written Python runs in CPython compiled to WebAssembly, with fuel, memory and output
-    caps, no files and no network; its llm_query calls go through one budget.
+    caps, no file of yours and no network; its llm_query calls go through one budget.
 
     Exit status: 0 done; 1 the guest's exception, no answer, or a replay that differs; 2 usage, policy,
     or what this machine lacks; 3 a limit; 4 boundary violation, trap or lost worker; 70 a bug of ours;

@@ -39,7 +39,7 @@ The blocks of a reply run in order, in one session that lasts until you finish: 
 imports stay, and what you assigned before an error stays too. After your reply you are shown what the \
 blocks printed, the value of the last expression, any traceback, and the names you have defined. You see \
 at most about {bytes_max} bytes of that per block, so print what you need to know, not everything you have. \
-There are no files and no network.
+There is no network. Files that you write, say to /tmp, stay in the session like variables.
 
 The session has, besides the Python standard library:
 - the context variables that the first message lists;

@@ -35,7 +35,8 @@ def make_link(recipe: Recipe, context: BuildContext, out: Path, needs: Needs) ->
     files = dict(recipe.shim)
     for name in (BLOB_FILE, TABLE_FILE):
         files[name] = (needs["frozen"] / name).read_bytes()
-    link_module(recipe, context, out, needs, needs["libpython"], files, "link")
+    wrapped = [f"-Wl,--wrap={name}" for name in recipe.manifest.link.wrap]
+    link_module(recipe, context, out, needs, needs["libpython"], files, "link", wrapped)
     check_boundary((out / RAW_FILE).read_bytes(), recipe.manifest.boundary)
 
 
@@ -62,7 +63,7 @@ def freeze_with_stdlib(
 
 def link_module(
     recipe: Recipe, context: BuildContext, out: Path, needs: Needs, library: Path, files: Mapping[str, bytes],
-    name: str,
+    name: str, flags: Sequence[str] = (),
 ) -> None:  # fmt: skip
     """Compile the C files of `files` and link them with the CPython of `library` to a module in `out`."""
     work, link, log = out / "work", recipe.manifest.link, context.open_log(name)
@@ -77,7 +78,7 @@ def link_module(
     objects = [Path(source).with_suffix(".o").name for source in sources]
     archives = [*sorted((library / "lib").iterdir()), needs["zlib"] / "lib" / "libz.a"]
     context.run(
-        [cc, *link.flags, "-o", str(out / RAW_FILE), *objects, *map(str, archives), *link.libraries],
+        [cc, *link.flags, *flags, "-o", str(out / RAW_FILE), *objects, *map(str, archives), *link.libraries],
         what="linking the guest", cwd=work, env=env, log=log, part=(0.7, 1.0),
     )  # fmt: skip
     shutil.rmtree(work)

@@ -118,11 +118,12 @@ class TrainingFlags:
 
 @dataclass(frozen=True, slots=True)
 class LinkFlags:
-    """How the shim is compiled and everything is linked."""
+    """How the shim is compiled and everything is linked. `wrap`: functions that the guest's shim replaces."""
 
     shim: tuple[str, ...]
     flags: tuple[str, ...]
     libraries: tuple[str, ...]
+    wrap: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,5 +278,5 @@ def _training(table: Table) -> TrainingFlags:
 
 
 def _link(table: Table) -> LinkFlags:
-    table.only("shim", "flags", "libraries")
-    return LinkFlags(table.strings("shim"), table.strings("flags"), table.strings("libraries"))
+    table.only("shim", "flags", "libraries", "wrap")
+    return LinkFlags(*(table.strings(key) for key in ("shim", "flags", "libraries", "wrap")))

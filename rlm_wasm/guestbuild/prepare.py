@@ -26,8 +26,8 @@ from rlm_wasm.vm.wasm_format import memory_pages_min, read_exports, read_imports
 
 _INIT_FUEL: Final = 400_000_000_000
 _MEMORY_BYTES_MAX: Final = 1 << 30
-_FACTS: Final = struct.Struct("<11I")
-_FACTS_VERSION: Final = 3
+_FACTS: Final = struct.Struct("<12I")
+_FACTS_VERSION: Final = 4
 
 
 def prepare_guest(raw_path: Path, folder: Path, *, recipe: str, cpython: str) -> GuestFacts:
@@ -43,10 +43,9 @@ def prepare_guest(raw_path: Path, folder: Path, *, recipe: str, cpython: str) ->
         dumped, addresses, stack_pointer = _initialise(program)
     finally:
         program.close()
-    version, inbox, inbox_bytes, seed, exit_status, reason, signal, anything, breaker, bit, progress = (
-        addresses
-    )
-    words = max(exit_status, reason, signal, anything, breaker, progress) + 4
+    version, inbox, inbox_bytes, seed, exit_status, reason, signal, anything, breaker, *others = addresses
+    bit, progress, files = others
+    words = max(exit_status, reason, signal, anything, breaker, progress, files + 4) + 4
     if version != _FACTS_VERSION or max(inbox + inbox_bytes, seed + 32, words) > len(dumped):
         raise ArtifactError(f"{raw_path}: rlm_facts does not describe a guest of ours")
     facts = GuestFacts(
@@ -70,6 +69,7 @@ def prepare_guest(raw_path: Path, folder: Path, *, recipe: str, cpython: str) ->
         eval_breaker=breaker,
         eval_breaker_bit=bit,
         progress=progress,
+        files_limits=files,
         imports=tuple(f"{module}.{name}" for module, name, _ in read_imports(raw)),
         exports=tuple(name for name, _ in read_exports(raw)),
     )

@@ -100,5 +100,5 @@ def plan_stages(recipe: Recipe, context: BuildContext) -> Stage:
     )  # fmt: skip
     return stage(
         "link", "linking", 5, [toolchain, zlib, libpython, frozen], assembly.make_link,
-        [*linking, hashes(recipe.shim), boundary.module, boundary.imports, boundary.exports],
+        [*linking, link_flags.wrap, hashes(recipe.shim), boundary.module, boundary.imports, boundary.exports],
     )  # fmt: skip

@@ -29,5 +29,6 @@ class GuestFacts:
     eval_breaker: int
     eval_breaker_bit: int
     progress: int
+    files_limits: int
     imports: tuple[str, ...]
     exports: tuple[str, ...]

@@ -55,6 +55,8 @@ def _profile_pages(program: Program, facts: GuestFacts) -> FirstTouched:
         memory_bytes_max=program.image.size + _REHEARSAL_GROWTH_BYTES,
         context_bytes_max=0,
         checkpoint_bytes_max=0,
+        files_bytes_max=0,
+        files_max=1,
         clock="virtual",
         entropy="fresh",
         seed=0,

@@ -8,6 +8,7 @@ generator to cancel.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from typing import Final, TypeVar
 
@@ -39,6 +40,7 @@ __all__ = ["Operation", "Session", "drive"]
 _T = TypeVar("_T")
 SEED_BYTES: Final = 32
 _RESEED, _REPORT_VARIABLES = 1, 2
+_FILES_LIMITS: Final = struct.Struct("<2I")
 _PROGRESS: Final = tuple(CellProgress)
 
 
@@ -143,6 +145,8 @@ class Session:
                 seed = bytearray(self._entropy(SEED_BYTES))
                 seed[-1] |= 0x80
                 self._memory.write(self._facts.seed, bytes(seed))
+                files = _FILES_LIMITS.pack(self._limits.files_bytes_max, self._limits.files_max)
+                self._memory.write(self._facts.files_limits, files)
                 self._seeded = True
                 flags |= _RESEED
             returned = yield from execution.invoke("rlm_exec", (pointer, len(source), flags), 1)

@@ -35,6 +35,8 @@ def session_limits(**over: Any) -> SessionLimits:
         memory_bytes_max=128 * MIB,
         context_bytes_max=64 * MIB,
         checkpoint_bytes_max=16 * MIB,
+        files_bytes_max=32 * MIB,
+        files_max=1_000,
         clock="virtual",
         entropy="fresh",
         seed=0,

@@ -94,6 +94,7 @@ def facts(**over: Any) -> GuestFacts:
         "eval_breaker": 4_144,
         "eval_breaker_bit": 2,
         "progress": 4_148,
+        "files_limits": 4_152,
         "imports": (),
         "exports": (),
     }

@@ -74,13 +74,19 @@ def _symbols(source: str) -> set[str]:
     return found
 
 
+def _c_symbols(source: str) -> set[str]:
+    """Return the functions that a C file defines, and its constants."""
+    return set(re.findall(r"^(?:#define (?=\w+ )|\w[\w *]*?[ *](?=\w+\([^;]*$))(\w+)", source, re.MULTILINE))
+
+
 def _lacking(controls: list[str]) -> list[str]:
     """Return the controls that are not there, each `path::Symbol`."""
     lacking = []
     for control in controls:
         file, _, symbol = control.partition("::")
         path = ROOT / file
-        if not path.is_file() or symbol not in _symbols(path.read_text()):
+        symbols = _c_symbols if path.suffix in (".c", ".h") else _symbols
+        if not path.is_file() or symbol not in symbols(path.read_text()):
             lacking.append(control)
     return lacking
 

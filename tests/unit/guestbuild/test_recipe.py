@@ -74,6 +74,7 @@ def replace(old: str, new: str) -> Callable[[Path], None]:
         (edit("tools/freeze.py", "pass\n"), {"stdlib", "frozen", *TRAINED}),
         (replace('exclude = ["tkinter"]', "exclude = []"), {"stdlib", "frozen", *TRAINED}),
         (replace('libraries = ["-lm"]', "libraries = []"), TRAINED),
+        (replace('wrap = ["chdir"]', "wrap = []"), {"link"}),
         (replace('imports = ["call", "take"]', 'imports = ["call"]'), {"link"}),
         (replace('cflags = ["-fwrapv"]', "cflags = []"), COMPILED),
         (replace('small = ["Python/ceval.o"]', "small = []"), COMPILED),
