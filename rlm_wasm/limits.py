@@ -5,7 +5,8 @@ To add a limit:
 1. Add a field to the class of its table below: noun, unit and bound in its name, and a type from the list
    of units, or a `Range` of its own. What accepts it, what refuses it and with which words, `policy show`
    and the event that lists a run's limits are made from that field.
-2. Give it a value in each of `policies/*.toml`, with a comment on that number, and run `just docs`.
+2. Give it a value in `policies/strict.toml` and `policies/standard.toml`, each with a comment on that number;
+   `just docs` writes the third.
 3. If it must fit another limit, add the two keys to the table in `policy/rules.py`.
 4. Read it where it counts: the code is handed the class, as plain frozen numbers.
 
@@ -18,7 +19,7 @@ also gets its name in `scheduler/ledger.py`; what a guest may ask for and the ev
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias, get_type_hints
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
@@ -45,6 +46,21 @@ class Range:
     def __post_init__(self) -> None:
         if (self.gt is None) == (self.ge is None) or (self.lt is None) == (self.le is None):
             raise ValueError("a range has one floor and one ceiling")
+
+    @property
+    def most(self) -> int:
+        """The highest number in it."""
+        if self.le is not None:
+            return self.le
+        assert self.lt is not None
+        return self.lt - 1
+
+
+def ceilings(table: type) -> dict[str, int]:
+    """Return the highest number that each field can hold, for whoever has to take any policy's."""
+    hints = get_type_hints(table, include_extras=True).items()
+    marks = [(key, mark) for key, hint in hints for mark in getattr(hint, "__metadata__", ())]
+    return {key: mark.most for key, mark in marks if isinstance(mark, Range)}
 
 
 Bytes16T: TypeAlias = Annotated[int, Range(gt=0, le=16 * 1024 * GIB)]

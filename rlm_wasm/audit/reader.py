@@ -12,6 +12,7 @@ from rlm_wasm.audit.line import decode_line, encode_line
 from rlm_wasm.audit.shape import shape_fault
 from rlm_wasm.errors import UsageError
 from rlm_wasm.events import Event
+from rlm_wasm.limits import RunLimits, ceilings
 
 # The longest line is a query with texts: a root's whole conversation. All of a run's queries together hold
 # budget.input_tokens_max tokens at about four bytes: with `standard` 200 MB, and so the last one 40 MiB where
@@ -19,7 +20,7 @@ from rlm_wasm.events import Event
 LINE_BYTES_MAX: Final = 64 << 20
 LOG_BYTES_MAX: Final = 4 << 30
 # What the first line says of run.events_max counts, up to what a policy may say.
-EVENTS_MAX: Final = 10_000_000
+EVENTS_MAX: Final = ceilings(RunLimits)["events_max"]
 
 
 class EventLogError(UsageError):

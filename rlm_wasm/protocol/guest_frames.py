@@ -16,7 +16,7 @@ from typing import Annotated, Final, TypeAlias
 import msgspec
 
 from rlm_wasm.errors import BoundaryViolation, ChildFailed, LimitExceeded, QueryError
-from rlm_wasm.limits import BoundaryLimits
+from rlm_wasm.limits import BoundaryLimits, BudgetLimits, ceilings
 from rlm_wasm.scheduler.ledger import Dimension, DimensionView
 from rlm_wasm.scheduler.pricing import utf8_bytes
 from rlm_wasm.scheduler.request import Completed, Response, error_of
@@ -30,7 +30,7 @@ _MODEL_CHARS_MAX: Final = 256
 # Of an error in a response, and what stands beside an answer or a partial one, whose own bytes are counted.
 _MESSAGE_CHARS_MAX: Final = 4_000
 _ITEM_BYTES_MAX: Final = 6 * _MESSAGE_CHARS_MAX + 256
-_AMOUNT_MAX: Final = 10**16  # no limit of a policy is higher
+_AMOUNT_MAX: Final = max(ceilings(BudgetLimits).values())
 
 
 class LlmQuery(msgspec.Struct, frozen=True, tag_field="type", tag="llm_query", forbid_unknown_fields=True):

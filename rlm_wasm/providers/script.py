@@ -19,6 +19,7 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from rlm_wasm.errors import ProviderError, UsageError
+from rlm_wasm.limits import QueryLimits, ceilings
 from rlm_wasm.providers.base import Completion, ProviderFailure, Query
 from rlm_wasm.providers.script_file import Reply, TooLong, read_replies
 from rlm_wasm.scheduler.messages import Message
@@ -26,7 +27,7 @@ from rlm_wasm.scheduler.pricing import utf8_bytes
 
 _SHOWN_CHARS_MAX: Final = 80
 # The most that a policy can allow.
-_RESPONSE_BYTES_MAX: Final = 64 << 20
+_RESPONSE_BYTES_MAX: Final = ceilings(QueryLimits)["response_bytes_max"]
 # A longer text is searched on another thread: the event loop has other runs.
 _SEARCHED_AT_ONCE_CHARS: Final = 4_096
 # So many replies are tried before the others have their turn.

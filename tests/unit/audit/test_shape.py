@@ -14,7 +14,7 @@ from rlm_wasm.audit.reader import EventLogError, read_events
 from rlm_wasm.audit.shape import ITEMS_MAX, LISTS_MAX, shape_fault
 from rlm_wasm.audit.sink import JsonlSink
 from rlm_wasm.events import EVENT_VERSION, Event
-from rlm_wasm.limits import SmallCount
+from rlm_wasm.limits import RunLimits, ceilings
 from rlm_wasm.scheduler.inputs import IterationStarted, RunEnded
 from tests.support.core_facts import RUN, query, started
 from tests.support.scheduler_driver import Driver, answered, events
@@ -83,9 +83,7 @@ def test_whatever_a_text_holds_an_event_is_taken(texts: list[str], times: int, n
 
 
 def test_the_longest_conversation_that_a_policy_allows_is_taken() -> None:
-    (turns,) = SmallCount.__metadata__
-    most = turns.le
-    messages = 2 * most + 2
+    messages = 2 * ceilings(RunLimits)["turns_max"] + 2
     line = encoded(roles=["assistant"] * messages, texts=['say "no"'] * messages)
     assert shape_fault(line) is None
     assert 2 * messages < ITEMS_MAX

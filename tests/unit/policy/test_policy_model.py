@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import pytest
 
 from rlm_wasm.errors import PolicyError
-from rlm_wasm.limits import CellLimits, Count, ModelPrice, PermitLimits, Range, SessionLimits
+from rlm_wasm.limits import CellLimits, Count, ModelPrice, PermitLimits, Range, SessionLimits, ceilings
 from rlm_wasm.policy.builtin import builtin_names
 from rlm_wasm.policy.check import checked
 from rlm_wasm.policy.model import Policy
@@ -135,6 +135,17 @@ def test_every_number_has_a_floor_and_a_ceiling():
 def test_a_range_without_one_floor_and_one_ceiling_cannot_be_written(bounds: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="one floor and one ceiling"):
         Range(**bounds)
+
+
+def test_a_ceiling_is_the_highest_number_that_a_policy_holds(strict: Policy) -> None:
+    data, tried = strict.to_mapping(), 0
+    for name in data:
+        for key, most in ceilings(type(getattr(strict, name))).items():
+            checked(Tables, data | {name: data[name] | {key: most}}, "p", {})
+            with pytest.raises(PolicyError, match=rf"^p: {name}\.{key}: must be (at most|less than) \d+ "):
+                checked(Tables, data | {name: data[name] | {key: most + 1}}, "p", {})
+            tried += 1
+    assert tried > 60
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
