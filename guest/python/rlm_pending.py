@@ -5,6 +5,8 @@ of one kind in one batch, when somebody waits for any of them, and at the latest
 taken back before that is never sent. There is no thread here: what is sent together saves the time.
 """
 
+import builtins
+import collections
 import concurrent.futures
 import contextvars
 import dis
@@ -12,7 +14,11 @@ import functools
 import inspect
 import types
 
+import rlm_twins
+
+# What waits to be sent, in the order in which it was begun; and what was answered, and is to be told.
 _waiting = []
+_answered = collections.deque()
 # Counts up with each one begun: whoever polls can see whether there are still more coming.
 begun = 0
 
@@ -52,25 +58,33 @@ def any_waiting():
 
 
 def send():
-    """Send everything, a group at a time, until nothing waits. Answers may begin more."""
-    while _waiting:
+    """Send everything, a group at a time, until nothing waits. Whom an answer is told may begin more, or wait
+    for another one: all of them are in one queue."""
+    while _answered or _waiting:
+        if _answered:
+            pending, outcome = _answered.popleft()
+            pending.tell(outcome)
+            continue
         group = _waiting[0].group
         together = [pending for pending in _waiting if pending.group == group]
         _waiting[:] = [pending for pending in _waiting if pending.group != group]
-        outcomes = None
         try:
             outcomes = group[0](*group[1:], [pending.prompt for pending in together])
-        finally:
+        except BaseException:
             # Interrupted: nobody may wait for these for ever.
-            for pending, outcome in zip(together, outcomes or [None] * len(together)):
-                pending.tell(outcome)
+            for pending in together:
+                pending.tell(None)
+            raise
+        _answered.extend(zip(together, outcomes))
 
 
 def drop():
-    """Let go of everything that waits, unsent. Return how many there were."""
+    """Let go of everything that waits. Return how many there were that were not sent."""
     dropped = list(_waiting)
     _waiting.clear()
-    for pending in dropped:
+    dropped_late = [pending for pending, _ in _answered]
+    _answered.clear()
+    for pending in dropped + dropped_late:
         pending.tell(None)
     return len(dropped)
 
@@ -82,16 +96,17 @@ _work = None
 
 
 class QueryFuture(concurrent.futures.Future):
-    """The future of a query. Whoever looks how it stands waits for it, and so has it sent."""
+    """The future of work that asked. Whoever looks how it stands waits for it, and so has its query sent."""
 
-    def __init__(self, pending):
-        self._unsent = pending
+    def __init__(self, pending, twin=None):
+        self._pending = pending
+        self._twin = twin
         super().__init__()
         begin(pending, self._told)
 
     @property
     def _state(self):
-        if self._unsent is not None:
+        if self._pending is not None:
             send()
         return self._standing
 
@@ -100,70 +115,124 @@ class QueryFuture(concurrent.futures.Future):
         self._standing = standing
 
     def _told(self, outcome):
-        self._unsent = None
+        pending, self._pending = self._pending, None
         if outcome is None:
             self._never()
+        elif self._twin is not None:
+            self._go_on(outcome)
         elif isinstance(outcome, BaseException):
             self.set_exception(outcome)
         else:
             self.set_result(outcome)
 
+    def _go_on(self, outcome):
+        try:
+            self._pending = self._twin.send(outcome)
+        except StopIteration as end:
+            self.set_result(end.value)
+        except (Exception, SystemExit) as error:
+            self.set_exception(error)
+        else:
+            begin(self._pending, self._told)
+
     def _never(self):
+        if self._twin is not None:
+            try:
+                self._twin.close()
+            except Exception:
+                pass  # of code that cleans up after itself, and nobody waits for
         super().cancel()
         self.set_running_or_notify_cancel()
 
     def cancel(self):
-        if self._unsent is None or not withdraw(self._unsent):
-            return super().cancel()
-        self._unsent = None
+        # What began to run cannot be cancelled, as with threads. But of a query alone nothing happened yet.
+        if self._pending is None or self._twin is not None or not withdraw(self._pending):
+            return False if self._pending is not None else super().cancel()
+        self._pending = None
         self._never()
         return True
 
     def add_done_callback(self, fn):
-        if self._unsent is None:
+        if self._pending is None:
             super().add_done_callback(fn)
         else:
             self._done_callbacks.append(fn)
 
 
-def submit(function, args, kwargs):
-    """Do the work now and return its future. A query that is all of it, or its last act, is only begun."""
+# What asks, and how a twin does it: a function to a coroutine function that yields what is pending.
+queries = {}
+
+
+def submit(function, args, kwargs, *, in_turn=False):
+    """Do the work now and return its future. Where it asks, it is done up to there, and goes on once answered;
+    `in_turn`: other work must not come between."""
     future = concurrent.futures.Future()
     future.set_running_or_notify_cancel()
+    twin = None
     try:
-        result = _do(function, args, kwargs)
+        if not in_turn:
+            called, its_args, its_kwargs = _unwrapped(function, args, kwargs)
+            twin = rlm_twins.twin_of(called, queries)
+        if twin is None:
+            result = _do(function, args, kwargs)
+        else:
+            twin = twin(*its_args, **its_kwargs)
+            try:
+                result = twin.send(None)
+            except StopIteration as end:
+                result = end.value
     except (Exception, SystemExit) as error:
         future.set_exception(error)
     else:
         if type(result) is Pending:
-            return QueryFuture(result)
+            return QueryFuture(result, twin)
         future.set_result(result)
     return future
 
 
+async def step(function, /, *args, **kwargs):
+    """In place of a call in a twin: gives way if it asks."""
+    asked = queries.get(function) if type(function) is types.FunctionType else None
+    if asked is not None:
+        return await asked(*args, **kwargs)
+    twin = rlm_twins.twin_of(function, queries)
+    return function(*args, **kwargs) if twin is None else await twin(*args, **kwargs)
+
+
+setattr(builtins, rlm_twins.STEP, step)
+
+
+@types.coroutine
+def give_way(pending):
+    return (yield pending)
+
+
 def _do(function, args, kwargs):
     global _work
-    outer, _work = _work, (inspect.currentframe(), _own_code(function, args))
+    own = _unwrapped(function, args, kwargs)[0]
+    own = own.__code__ if type(own) is types.FunctionType else None
+    outer, _work = _work, (inspect.currentframe(), own)
     try:
         return function(*args, **kwargs)
     finally:
         _work = outer
 
 
-def _own_code(function, args):
-    """The code whose result is the work's result, as it is; None if that cannot be said."""
+def _unwrapped(function, args, kwargs):
+    """The call that a call amounts to, as far as its result is that call's, untouched."""
     while True:
         kind = type(function)
         if kind is functools.partial:
-            function, args = function.func, (*function.args, *args)
+            args, kwargs = (*function.args, *args), {**function.keywords, **kwargs}
+            function = function.func
         elif kind is types.MethodType:
-            function = function.__func__
+            function, args = function.__func__, (function.__self__, *args)
         elif kind is types.BuiltinMethodType and type(function.__self__) is contextvars.Context and args:
             if function.__name__ != "run":
-                return None
+                return function, args, kwargs
             function, *args = args
         else:
-            return function.__code__ if kind is types.FunctionType else None
+            return function, args, kwargs
 
 
 def is_last_act(frame, code):

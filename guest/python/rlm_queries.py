@@ -341,6 +341,23 @@ later.of = lambda function: lambda *args: later(function, *args)
 rlm_awaits.install(later)
 
 
+async def _llm_query_in_turn(prompt, model=None):
+    prompt = _text(prompt, "prompt", "; llm_query_batched takes a list of prompts")
+    group = _group(**_child_request("llm_query", model, None))
+    return _result(await rlm_pending.give_way(rlm_pending.Pending(group, prompt)))
+
+
+async def _rlm_query_in_turn(prompt, model=None, budget=None):
+    prompt = _text(prompt, "prompt", "; rlm_query_batched takes a list of prompts")
+    group = _group(**_child_request("rlm_query", model, budget))
+    return _result(await rlm_pending.give_way(rlm_pending.Pending(group, prompt)))
+
+
+for _function, _coroutine in ((llm_query, _llm_query_in_turn), (rlm_query, _rlm_query_in_turn)):
+    _coroutine.__name__ = _coroutine.__qualname__ = _function.__name__
+    rlm_pending.queries[_function] = _coroutine
+
+
 class _Here:
     """Makes an answer that is here already something that can be awaited, or be the work of a task."""
 

@@ -18,6 +18,7 @@ class ThreadPoolExecutor(concurrent.futures.Executor):
         if max_workers is not None and max_workers <= 0:
             raise ValueError("max_workers must be greater than 0")
         self._closed = False
+        self._workers = max_workers
         self._begun = []
         if initializer is not None:
             initializer(*initargs)
@@ -25,7 +26,8 @@ class ThreadPoolExecutor(concurrent.futures.Executor):
     def submit(self, fn, /, *args, **kwargs):
         if self._closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
-        future = rlm_pending.submit(fn, args, kwargs)
+        # Whoever wants one worker wants one piece of work after the other.
+        future = rlm_pending.submit(fn, args, kwargs, in_turn=self._workers == 1)
         if type(future) is rlm_pending.QueryFuture:
             self._begun.append(future)
         return future
@@ -41,7 +43,7 @@ class ThreadPoolExecutor(concurrent.futures.Executor):
 
     def __exit__(self, kind, error, trace):
         # A cell that is told to end sends nothing any more.
-        self.shutdown(cancel_futures=kind is not None and not issubclass(kind, (Exception, SystemExit)))
+        self.shutdown(wait=kind is None or issubclass(kind, (Exception, SystemExit)))
         return False
 
 
