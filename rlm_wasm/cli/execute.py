@@ -32,11 +32,13 @@ def execute(file: str, policy_name: str, contexts: tuple[str, ...], as_bytes: bo
 
     from rlm_wasm.api.sandbox import Sandbox
     from rlm_wasm.cli.interrupts import interruptible
+    from rlm_wasm.engine.isolation import import_worker
     from rlm_wasm.policy.model import Policy
     from rlm_wasm.results import CellResult
 
-    ready()
     policy = Policy.open(policy_name)
+    import_worker(policy)
+    ready()
     source = read_source(file, bytes_max=policy.cell.source_bytes_max)
     given = read_contexts(
         contexts,

@@ -63,13 +63,15 @@ def replay(
 
     from rlm_wasm.api.sandbox import Sandbox
     from rlm_wasm.audit.sink import JsonlSink
+    from rlm_wasm.engine.isolation import import_worker
     from rlm_wasm.policy.model import Policy
     from rlm_wasm.replay.recording import Recording
     from rlm_wasm.replay.replay import replay as replay_run
 
-    ready()
     recording = Recording.open(log)
     policy = recording.policy if policy_name is None else Policy.open(policy_name)
+    import_worker(policy)
+    ready()
     given = _inputs(recording, contexts, policy)
     image = None
     if image_file is not None:

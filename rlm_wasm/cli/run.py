@@ -58,12 +58,14 @@ def run(
     from rlm_wasm.api.runtime import Runtime
     from rlm_wasm.audit.sink import JsonlSink
     from rlm_wasm.cli.interrupts import interruptible
+    from rlm_wasm.engine.isolation import import_worker
     from rlm_wasm.policy.model import Policy
     from rlm_wasm.replay.recording import Recording
     from rlm_wasm.replay.replay import answers_from
 
-    ready()
     policy = Policy.open(policy_name)
+    import_worker(policy)
+    ready()
     route = None if answers_file is None else answers_from(Recording.open(answers_file))
     runtime = Runtime(policy, model=model, sub_model=sub_model, route=route)
     spare_what_is_read(events_file, policy_name, answers_file, contexts=contexts)

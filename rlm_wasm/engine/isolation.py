@@ -37,6 +37,14 @@ def make_worker(policy: Policy, accounting: Accounting) -> Worker:
     return pool
 
 
+def import_worker(policy: Policy) -> None:
+    """Load the code of such a worker now: who is interrupted later is then in the midst of no import."""
+    if policy.sandbox.isolation == "inline":
+        from rlm_wasm.inline import worker  # noqa: F401
+    else:
+        from rlm_wasm.host import pool  # noqa: F401
+
+
 def loaded_image(
     policy: Policy, tenant: str, runs: tuple[tuple[int, bytes], ...], *, size: int, virtual_ns: int
 ) -> SessionSnapshot:

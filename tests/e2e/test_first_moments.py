@@ -47,6 +47,7 @@ def interrupted_at(module: str, *arguments: str) -> subprocess.CompletedProcess[
         ("pydantic_core", ["run", "--policy", "strict", "?"]),
         ("rlm_wasm.api.runtime", ["run", "--policy", "strict", "?"]),
         ("rlm_wasm.host.pool", ["run", "--policy", "strict", "?"]),
+        ("rlm_wasm.inline.worker", ["exec", "--policy", "standard", "-"]),
         ("rlm_wasm.api.sandbox", ["exec", "-"]),
         ("rlm_wasm.replay.replay", ["replay", "none.jsonl"]),
         ("rlm_wasm.policy.model", ["policy", "show", "strict"]),
