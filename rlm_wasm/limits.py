@@ -10,16 +10,17 @@ To add a limit:
 3. If it must fit another limit, add the two keys to the table in `policy/rules.py`.
 4. Read it where it counts: the code is handed the class, as plain frozen numbers.
 
-So has a grant, but for its type. A table with keys that only the host reads, of texts and names, is
-completed in `policy/tables.py`. Two classes are no tables: `SessionLimits` is what of `SandboxLimits` a
-worker is told, and `PermitLimits` has a number that two tables make together. A new dimension of the budget
-also gets its name in `scheduler/ledger.py`; what a guest may ask for and the events follow from that.
+A grant is added likewise, with a type of its own. A table with keys that only the host reads, of texts and
+names, is completed in `policy/tables.py`. Two classes are no tables: `SessionLimits` is what of
+`SandboxLimits` a worker is told, and `PermitLimits` has a number that two tables make together. A new
+dimension of the budget also gets its name in `scheduler/ledger.py`; what a guest may ask for and the events
+follow from that.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Final, Literal, TypeAlias, get_type_hints
+from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar, get_type_hints
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
@@ -28,6 +29,8 @@ GIB: Final = 1024 * MIB
 # 32-bit WebAssembly addresses 4 GiB; the last 64 KiB page stays out so that sizes fit 32 bits.
 WASM_MEMORY_BYTES: Final = 4 * GIB - 64 * KIB
 DAY_MS: Final = 24 * 60 * 60 * 1000
+
+Table = TypeVar("Table")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +64,11 @@ def ceilings(table: type) -> dict[str, int]:
     hints = get_type_hints(table, include_extras=True).items()
     marks = [(key, mark) for key, hint in hints for mark in getattr(hint, "__metadata__", ())]
     return {key: mark.most for key, mark in marks if isinstance(mark, Range)}
+
+
+def nothing_but(table: type[Table], **given: Any) -> Table:
+    """Return limits of a session of our own, which no policy bounds: what is given, of all else nothing."""
+    return table(**{key: 0 for key, kind in get_type_hints(table).items() if kind is int} | given)
 
 
 Bytes16T: TypeAlias = Annotated[int, Range(gt=0, le=16 * 1024 * GIB)]

@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 from rlm_wasm.errors import CellCancelled, HostExhausted, InternalError
 from rlm_wasm.jail.adopted_guest import adopted_guest
 from rlm_wasm.jail.worker_main import Server, serve
-from rlm_wasm.limits import BoundaryLimits, CellLimits, SessionLimits
+from rlm_wasm.limits import BoundaryLimits, CellLimits, SessionLimits, nothing_but
 from rlm_wasm.protocol import worker_messages as m
 from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.frames import Channel
@@ -23,7 +23,8 @@ from rlm_wasm.vm.warm_pool import WarmPool
 __all__ = ["serve", "warm"]
 
 _MIB: Final = 1 << 20
-_CELL: Final = CellLimits(
+_CELL: Final = nothing_but(
+    CellLimits,
     fuel_max=100_000_000,
     wall_ms_max=20_000,
     stdout_bytes_max=4_096,
@@ -33,7 +34,8 @@ _CELL: Final = CellLimits(
     requests_max=8,
     sleep_ms_max=10,
 )
-_SESSION: Final = SessionLimits(
+_SESSION: Final = nothing_but(
+    SessionLimits,
     memory_bytes_max=256 * _MIB,
     context_bytes_max=_MIB,
     checkpoint_bytes_max=16 * _MIB,
@@ -41,10 +43,10 @@ _SESSION: Final = SessionLimits(
     files_max=1_000,
     clock="real",
     entropy="fresh",
-    seed=0,
 )
 _SEEDED: Final = replace(_SESSION, checkpoint_bytes_max=0, clock="virtual", entropy="seeded", seed=1)
-_BOUNDARY: Final = BoundaryLimits(
+_BOUNDARY: Final = nothing_but(
+    BoundaryLimits,
     frame_bytes_max=65_536,
     control_frame_bytes_max=4_096,
     prompt_bytes_max=4_096,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from os import urandom
 from typing import Final
 
-from rlm_wasm.limits import BoundaryLimits, CellLimits, SessionLimits
+from rlm_wasm.limits import BoundaryLimits, CellLimits, SessionLimits, nothing_but
 from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.guest_facts import GuestFacts
 from rlm_wasm.vm.dirty_pages_unsafe import present_ranges, way_in_use, written_ranges
@@ -18,25 +18,16 @@ from rlm_wasm.vm.session import Session, drive
 # What the first cell of most sessions does: bind, print, show.
 _REHEARSAL: Final = "x = 1\nprint(x + 1)\nx"
 _REHEARSAL_GROWTH_BYTES: Final = 16 << 20
-_CELL: Final = CellLimits(
+_CELL: Final = nothing_but(
+    CellLimits,
     fuel_max=2_000_000_000,
     wall_ms_max=10_000,
     stdout_bytes_max=4_096,
     stderr_bytes_max=4_096,
     result_bytes_max=4_096,
     source_bytes_max=4_096,
-    requests_max=0,
-    sleep_ms_max=0,
 )
-_BOUNDARY: Final = BoundaryLimits(
-    frame_bytes_max=0,
-    control_frame_bytes_max=0,
-    prompt_bytes_max=0,
-    response_bytes_max=0,
-    batch_items_max=0,
-    nesting_max=0,
-    host_wait_ms_max=0,
-)
+_BOUNDARY: Final = nothing_but(BoundaryLimits)
 
 
 def profile_pages(program: Program, facts: GuestFacts) -> FirstTouched:
@@ -51,15 +42,12 @@ def profile_pages(program: Program, facts: GuestFacts) -> FirstTouched:
 
 
 def _profile_pages(program: Program, facts: GuestFacts) -> FirstTouched:
-    limits = SessionLimits(
+    limits = nothing_but(
+        SessionLimits,
         memory_bytes_max=program.image.size + _REHEARSAL_GROWTH_BYTES,
-        context_bytes_max=0,
-        checkpoint_bytes_max=0,
-        files_bytes_max=0,
         files_max=1,
         clock="virtual",
         entropy="fresh",
-        seed=0,
     )
     instance = Instance(program, memory_bytes_max=limits.memory_bytes_max)
     session = Session(program, facts, limits, _BOUNDARY, urandom, prepared=instance)

@@ -19,7 +19,7 @@ from rlm_wasm.errors import (
     MemoryExceeded,
     UsageError,
 )
-from rlm_wasm.limits import BoundaryLimits, CellLimits, SessionLimits
+from rlm_wasm.limits import BoundaryLimits, CellLimits, SessionLimits, nothing_but
 from rlm_wasm.protocol.cell import SETUP_FUEL, SETUP_WALL_NS, Cell
 from rlm_wasm.protocol.guest_facts import GuestFacts
 from rlm_wasm.protocol.input_value import Input
@@ -44,16 +44,7 @@ _FILES_LIMITS: Final = struct.Struct("<2I")
 _PROGRESS: Final = tuple(CellProgress)
 
 
-_SETUP_LIMITS = CellLimits(
-    fuel_max=SETUP_FUEL,
-    wall_ms_max=SETUP_WALL_NS // 1_000_000,
-    stdout_bytes_max=0,
-    stderr_bytes_max=0,
-    result_bytes_max=0,
-    source_bytes_max=0,
-    requests_max=0,
-    sleep_ms_max=0,
-)
+_SETUP_LIMITS: Final = nothing_but(CellLimits, fuel_max=SETUP_FUEL, wall_ms_max=SETUP_WALL_NS // 1_000_000)
 
 
 class Session:

@@ -12,7 +12,16 @@ from typing import Annotated, Any
 import pytest
 
 from rlm_wasm.errors import PolicyError
-from rlm_wasm.limits import CellLimits, Count, ModelPrice, PermitLimits, Range, SessionLimits, ceilings
+from rlm_wasm.limits import (
+    CellLimits,
+    Count,
+    ModelPrice,
+    PermitLimits,
+    Range,
+    SessionLimits,
+    ceilings,
+    nothing_but,
+)
 from rlm_wasm.policy.builtin import builtin_names
 from rlm_wasm.policy.check import checked
 from rlm_wasm.policy.model import Policy
@@ -174,6 +183,14 @@ def test_a_limit_is_added_in_one_place(strict: Policy) -> None:
     found = _with_naps(strict, naps_max=7)
     assert found.cell == CellWithNaps(**dataclasses.asdict(strict.cell), naps_max=7)
     assert "\nnaps_max = 7\n" in to_toml(found)
+
+
+def test_limits_that_no_policy_gives_have_nothing_but_what_is_said() -> None:
+    """So a session of our own has nothing of a limit that was added since, until somebody gives it some."""
+    made = nothing_but(CellWithNaps, fuel_max=5)
+    assert dataclasses.asdict(made) == {field.name: 0 for field in dataclasses.fields(made)} | {"fuel_max": 5}
+    with pytest.raises(TypeError):
+        nothing_but(CellLimits, fuel=5)
 
 
 def _with_naps(policy: Policy, **naps: object) -> TablesWithNaps:
