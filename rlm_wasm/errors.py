@@ -27,6 +27,21 @@ class UsageError(RlmWasmError):
     """The caller asked for something that cannot be: an unreadable file, an unknown model name."""
 
 
+class NoJsonForm(UsageError):
+    """A value cannot cross the wall: it, or a part of it, has no JSON form. The message says which part."""
+
+
+class ValueTooLarge(UsageError):
+    """A value of the guest takes more bytes than `cell.result_bytes_max`. `size`: how many."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(
+            f"the value takes {size} bytes, more than cell.result_bytes_max",
+            hint="raise `cell.result_bytes_max` in the policy, or take it in parts",
+        )
+        self.size: Final = size
+
+
 class PolicyError(RlmWasmError):
     """The operator's policy is missing, malformed, or asks for what this machine cannot give."""
 

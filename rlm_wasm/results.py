@@ -8,9 +8,10 @@ from typing import Annotated, Final, Self
 import msgspec
 from msgspec import structs
 
-from rlm_wasm.errors import GuestError, RunLimitReached, RunStopped
+from rlm_wasm.errors import GuestError, NoJsonForm, RunLimitReached, RunStopped, ValueTooLarge
 from rlm_wasm.ids import RunId
 from rlm_wasm.outcomes import Outcome, SessionState, StopKind, StopReason
+from rlm_wasm.values import Value, decode_value
 
 # Bounds that no honest result comes near: a worker, or a guest that has rewritten its REPL, may say anything.
 NAME_CHARS_MAX: Final = 256
@@ -40,6 +41,34 @@ class CellResult(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     executed_ns: _Count = 0
     session_state: SessionState = SessionState.ALIVE
     draft: Annotated[str, msgspec.Meta(max_length=DRAFT_CHARS_MAX)] | None = None
+    # The last expression as the guest sent it, not decoded, and how many bytes it had to send.
+    value_frame: bytes | None = None
+    value_bytes: _Count = 0
+
+    @property
+    def value(self) -> Value:
+        """The last expression itself: a str or bytes, or what JSON can say; a tuple comes as a list.
+
+        None if there was none, or it was None. It is decoded anew each time.
+
+        Raises:
+            GuestError: the cell did not complete: what `raise_for_outcome` raises.
+            NoJsonForm: the value, or a part of it, has no JSON form; or it was not asked for.
+            ValueTooLarge: it takes more than `cell.result_bytes_max`.
+            BoundaryViolation: the guest sent nonsense.
+        """
+        self.raise_for_outcome()
+        if self.result is None and not self.value_bytes:
+            return None
+        return self.told_value()
+
+    def told_value(self) -> Value:
+        """Return the value that the cell sent, whatever it showed. Raises what `value` does."""
+        if self.value_frame is not None:
+            return decode_value(self.value_frame)
+        if self.value_bytes:
+            raise ValueTooLarge(self.value_bytes)
+        raise NoJsonForm("the cell told no value")
 
     @property
     def outcome(self) -> Outcome:

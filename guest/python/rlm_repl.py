@@ -1,7 +1,7 @@
 """The REPL: one persistent namespace, one cell at a time.
 
 A cell's streams: 1 stdout, 2 stderr, 3 the shown last expression, 4 the error (JSON), 5 the
-report (JSON). The host bounds each of them again.
+report (JSON), 6 the last expression as a value (`rlm_values`). The host bounds each of them again.
 """
 
 import ast
@@ -21,6 +21,7 @@ import rlm_awaits
 import rlm_display
 import rlm_pending
 import rlm_queries
+import rlm_values
 
 STREAM_RESULT, STREAM_ERROR, STREAM_REPORT = 3, 4, 5
 # How far a cell got, as the host reads it.
@@ -48,6 +49,7 @@ _finished = False
 # The best answer so far, for a run that ends without one: what the host was not told yet, and was told last.
 _draft = _draft_told = None
 _told = False
+_live = False
 _progress = _rlm.progress
 # Given back when a cell runs out of memory: without it the next cell, `del big`, could not even be parsed.
 _reserve = None
@@ -231,7 +233,18 @@ builtins.exit = builtins.quit = _exit
 
 
 def set_context(name, value):
-    """Bind an input of the run. Nothing else holds it, so a cell that drops it has its memory."""
+    """Bind an input of the run. Nothing else holds it, so a cell that drops it has its memory.
+
+    Under a name that begins with `json:` comes the text of a value; `live:` is no input, and says that the
+    output of the next cell is wanted while it runs.
+    """
+    global _live
+    kind, mark, rest = name.partition(":")
+    if kind == "live" and mark:
+        _live = True
+        return
+    if mark:
+        name, value = rest, rlm_values.read(value)
     _inputs[name] = id(value)
     namespace[name] = value
 
@@ -322,7 +335,7 @@ def _tell(error):
 
 
 def _run_cell(source, seed, report):
-    global _cells, _finished, _reserve
+    global _cells, _finished, _reserve, _live
     _finished = False
     status = 0
     try:
@@ -330,11 +343,15 @@ def _run_cell(source, seed, report):
             random.seed(int.from_bytes(seed, "little"))
         _cells += 1
         _restore()
+        if _live:
+            _write_by_lines(True)
         rlm_queries.begin_cell(source)
         result = _executed(source, f"<cell {_cells}>")
         if result is not None:
             namespace["_"] = result
             _send(STREAM_RESULT, rlm_display.show(result))
+            if report:
+                rlm_values.tell(result, rlm_values.SHOWN_ROOM)
         if not _finished:
             _finish_if_ready()
     except rlm_queries.Finished:
@@ -351,6 +368,9 @@ def _run_cell(source, seed, report):
         variables = _variables()
         _tell_of_names(variables)
     _flush()
+    if _live:
+        _live = False
+        _write_by_lines(False)
     if status == 0 and _reserve is None:
         try:
             _reserve = bytes(RESERVE_BYTES)
@@ -500,6 +520,15 @@ def _send(stream, text):
 def _document(value):
     # Not escaped: a lone surrogate would be valid as \ud800 in JSON's grammar and refused by the host.
     return _dumps(value).encode("utf-8", "replace")
+
+
+def _write_by_lines(wanted):
+    """Whether a line goes to the host as soon as it is written."""
+    for name in ("stdout", "stderr"):
+        try:
+            getattr(sys, name).reconfigure(line_buffering=wanted)
+        except Exception:
+            pass  # a stream of the cell's own
 
 
 def _flush():

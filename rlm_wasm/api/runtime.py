@@ -143,7 +143,10 @@ class Runtime:
         tenant: str = "",
         image: Snapshot | None = None,
     ) -> RunResult:
-        """Answer `question`. `context` is a str or bytes, or several by variable name.
+        """Answer `question` about `context`: a str, bytes or a JSON value, or several by variable name.
+
+        A list, number or bool becomes the same value in the guest, by the rule of `SandboxSession.set`; so
+        does each value of a mapping that is neither str nor bytes. A mapping is always one of names.
 
         Runs of one `tenant` share its part of the permits, by the policy's weights. With an `image`,
         every session of the run is forked from it, those of its children as well: what it defines is
@@ -156,8 +159,8 @@ class Runtime:
 
         Raises:
             UsageError: the runtime is not open, or on another event loop; the question is empty; a tenant's
-                or an input's name is none, or an input exceeds `sandbox.context_bytes_max`; the image is
-                another tenant's, or of another kind of worker.
+                or an input's name is none, or an input exceeds `sandbox.context_bytes_max` or has no JSON
+                form (NoJsonForm); the image is another tenant's, or of another kind of worker.
             ArtifactError: no guest is built, or it is not what was built.
             PolicyError: the memory cap is below the guest's image. LockdownError: the policy demands a
                 layer of the lock-down that this machine does not have.

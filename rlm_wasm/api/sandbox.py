@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from keyword import iskeyword
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -14,16 +15,17 @@ from rlm_wasm.api.snapshot import Snapshot, guest_identity
 from rlm_wasm.api.snapshot_key import image_key
 from rlm_wasm.api.sync_sandbox import SyncSandbox
 from rlm_wasm.engine.accounting import Accounting, Meter, Metrics
-from rlm_wasm.engine.contexts import REBASE_FROM_UNITS, check_name
+from rlm_wasm.engine.contexts import REBASE_FROM_UNITS, as_input, check_name
 from rlm_wasm.engine.isolation import loaded_image, make_worker
 from rlm_wasm.engine.no_host import nobody_answers
-from rlm_wasm.errors import UsageError
+from rlm_wasm.errors import GuestException, UsageError
 from rlm_wasm.host.affinity import Affinity, require_no_loop
 from rlm_wasm.host.worker import Worker, WorkerSession, lockdown_of
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.results import CellResult
 from rlm_wasm.tenant import checked_tenant
+from rlm_wasm.values import Value
 
 
 class SandboxSession:
@@ -59,6 +61,43 @@ class SandboxSession:
         if self._sandbox.policy.sandbox.checkpoint_bytes_max and len(value) > REBASE_FROM_UNITS:
             await self._session.rebase()
 
+    async def set(self, name: str, value: object) -> None:
+        """Bind a value in the guest: a str or bytes as `load` does, anything else by way of JSON.
+
+        There it is a dict, list, str, int, float, bool or None of the guest's own. Tuples become lists;
+        dataclasses, msgspec Structs and pydantic models the dict of their fields; a datetime, date or time
+        its ISO 8601 text; an Enum its value. Its text counts against `sandbox.context_bytes_max`.
+
+        Raises:
+            NoJsonForm: the value, or a part of it, is something else, a NaN or an infinity, or holds itself.
+            UsageError, MemoryExceeded, GuestError, WorkerLost, HostExhausted: as `load`.
+        """
+        await self.load(name, as_input(name, value))
+
+    async def get(self, name: str) -> Value:
+        """Return the value of a variable: a str or bytes, or what JSON can say; a tuple comes as a list.
+
+        It costs a cell, and is bounded as a cell's result is: by `cell.result_bytes_max`, whole or not at
+        all. What comes is the guest's, whatever its code made of it: typed and bounded, and no more.
+
+        Raises:
+            UsageError: there is no such variable; the session is closed, lost or busy.
+            NoJsonForm: the value, or a part of it, has no JSON form: an object, bytes in a list, a NaN, a key
+                that is no text, a list that holds itself.
+            ValueTooLarge: it takes more than `cell.result_bytes_max`.
+            BoundaryViolation: the guest sent nonsense.
+            GuestError: a limit ended the cell that was to tell the value.
+            HostExhausted: this machine has no more room for what the cell needs.
+        """
+        if not isinstance(name, str) or not name.isidentifier() or iskeyword(name):
+            raise UsageError(f"{name!a} is not a variable name")
+        result = await self._run(f'__import__("rlm_values").tell({name})', nobody_answers)
+        if isinstance(result.error, GuestException) and result.error.type_name == NameError.__name__:
+            raise UsageError(f"the session has no variable {name}")
+        if result.error is not None:
+            raise result.error
+        return result.told_value()
+
     async def exec(
         self, source: str, *, answer: Callable[[bytes], Awaitable[bytes]] = nobody_answers
     ) -> CellResult:
@@ -81,7 +120,10 @@ class SandboxSession:
             Exception: whatever else `answer` raises. The cell is interrupted first, so that the guest can
                 unwind; the session lives on.
         """
-        cell = Cell(source, self._sandbox.cell_limits, report_variables=True)
+        return await self._run(source, answer)
+
+    async def _run(self, source: str, answer: Callable[[bytes], Awaitable[bytes]]) -> CellResult:
+        cell = Cell(source, self._sandbox.cell_limits, report_variables=True, report_value=True)
         before = self._session.last_result
         try:
             kept = self._sandbox.policy.sandbox.checkpoint_bytes_max

@@ -12,6 +12,7 @@ from rlm_wasm.api.snapshot import Snapshot
 from rlm_wasm.engine.accounting import Metrics
 from rlm_wasm.engine.no_host import nobody_answers
 from rlm_wasm.results import CellResult
+from rlm_wasm.values import Value
 
 if TYPE_CHECKING:
     from rlm_wasm.api.sandbox import Sandbox, SandboxSession
@@ -83,6 +84,14 @@ class SyncSession:
     def load(self, name: str, value: str | bytes) -> None:
         """Bind a str or bytes. Takes and raises what `SandboxSession.load` does."""
         self._loop.call(self._session.load, name, value)
+
+    def set(self, name: str, value: object) -> None:
+        """Bind a value. Takes and raises what `SandboxSession.set` does."""
+        self._loop.call(self._session.set, name, value)
+
+    def get(self, name: str) -> Value:
+        """Return the value of a variable. Takes and raises what `SandboxSession.get` does."""
+        return self._loop.call(self._session.get, name)
 
     def exec(
         self, source: str, *, answer: Callable[[bytes], Awaitable[bytes]] = nobody_answers

@@ -122,7 +122,7 @@ KINDS: Final[dict[str, Kind]] = {
             "guest_image_sha256": Field("str", "of the guest's base image"),
             "question_chars": Field("int", "length of the question"),
             "contexts": Field("[str]", "names of the inputs"),
-            "context_types": Field("[str]", "str or bytes"),
+            "context_types": Field("[str]", "str or bytes; list, dict, int, … of one that came as JSON"),
             "context_lengths": Field("[int]", "in characters or bytes"),
             "question": Field("str", "the question", text=True, optional=True),
             "policy": Field("str", "the policy as TOML", text=True, optional=True),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from rlm_wasm.protocol.json_text import outside_strings
+from rlm_wasm.json_text import outside_strings
 
 # The longest lists are the roles and the texts of a conversation: two messages a turn, run.turns_max at most
 # 10,000.

@@ -22,6 +22,8 @@ class ContextFacts:
     length: int
     unit: str
     peek: str
+    # Characters or bytes of what holds it, where that is not its length.
+    size: int | None = None
 
 
 _WORK: Final = """\
@@ -114,7 +116,8 @@ def first_user_message(
         lines.append(f"`{facts.name}` is a {facts.type_name} of {facts.length} {facts.unit}.")
         if facts.peek:
             lines.append(f"It begins: {facts.peek[:PEEK_CHARS_MAX]!r}")
-    if whole_length_max is not None and sum(facts.length for facts in contexts) > whole_length_max:
+    sizes = (facts.length if facts.size is None else facts.size for facts in contexts)
+    if whole_length_max is not None and sum(sizes) > whole_length_max:
         lines += ["", _IN_PIECES]
     return "\n".join(lines)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from keyword import iskeyword
-from typing import Final
+from typing import Final, TypeAlias
 from unicodedata import normalize
 
 from rlm_wasm.conversation.prompts import PEEK_CHARS_MAX, ContextFacts
 from rlm_wasm.errors import UsageError
+from rlm_wasm.values import JsonText
 
 DEFAULT_NAME: Final = "context"
 # Names of the REPL's own, which an input would hide or be hidden by.
@@ -24,32 +25,47 @@ RESERVED: Final = frozenset(
 # Characters or bytes from which a session's origin is taken anew after loading them: else what is kept of
 # each state would have to have room for them.
 REBASE_FROM_UNITS: Final = 1 << 20
-Contexts = str | bytes | Mapping[str, str | bytes] | None
+# A mapping is always one of names; each value may be anything that `rlm_wasm.values` takes.
+Contexts: TypeAlias = str | bytes | int | float | bool | Mapping[str, object] | Sequence[object] | None
+_IS_NAMES: Final = "a mapping gives inputs by name; to give one as a value: {'context': mapping}"
 
 
 def named_contexts(contexts: Contexts) -> dict[str, str | bytes]:
     """Return the inputs by variable name; a single one is called ``context``.
 
+    What is neither str nor bytes comes as a `JsonText`, which the guest makes a value of.
+
     Raises:
-        UsageError: a name is no Python identifier, or a value is neither str nor bytes.
+        UsageError: a name is no Python identifier, or a value has no JSON form (NoJsonForm).
     """
     if contexts is None:
         return {}
-    named = {DEFAULT_NAME: contexts} if isinstance(contexts, str | bytes) else dict(contexts)
-    for name, value in named.items():
-        check_name(name)
-        if not isinstance(value, str | bytes):
-            raise UsageError(f"the context {name} is a {type(value).__name__}; give a str or bytes")
-    return named
+    named = dict(contexts) if isinstance(contexts, Mapping) else {DEFAULT_NAME: contexts}
+    for name in named:
+        check_name(name, hint=_IS_NAMES if isinstance(contexts, Mapping) else None)
+    return {name: as_input(name, value) for name, value in named.items()}
 
 
-def check_name(name: object) -> None:
+def as_input(name: str, value: object) -> str | bytes:
+    """Return what a session loads for a value: a str or bytes, or the JSON of anything else.
+
+    Raises NoJsonForm.
+    """
+    return value if isinstance(value, str | bytes) else JsonText.of(value, name)
+
+
+def read_input(name: str, text: str, type_name: str) -> str | bytes:
+    """Return the input of this type whose text was recorded, or is given again. Raises NoJsonForm."""
+    return text if type_name in ("str", "bytes") else JsonText.recorded(text, name)
+
+
+def check_name(name: object, *, hint: str | None = None) -> None:
     """Raise UsageError for a name under which no cell would find an input."""
     if not isinstance(name, str):
-        raise UsageError(f"a variable name is a str, not a {type(name).__name__}")
+        raise UsageError(f"a variable name is a str, not a {type(name).__name__}", hint=hint)
     # Python reads ﬁ as fi, and so would not find a variable whose name is spelt with the former.
     if not name.isidentifier() or iskeyword(name) or normalize("NFKC", name) != name:
-        raise UsageError(f"{name!a} is not a variable name")
+        raise UsageError(f"{name!a} is not a variable name", hint=hint)
     if name in RESERVED or (name.startswith("__") and name.endswith("__")):
         raise UsageError(f"{name} is a name of the session's own; call the input something else")
 
@@ -59,10 +75,27 @@ def describe(named: Mapping[str, str | bytes]) -> tuple[ContextFacts, ...]:
     return tuple(
         ContextFacts(
             name=name,
-            type_name=type(value).__name__,
-            length=len(value),
-            unit="characters" if isinstance(value, str) else "bytes",
+            type_name=type_name(value),
+            length=length(value),
+            unit=_unit(value),
             peek=value[:PEEK_CHARS_MAX] if isinstance(value, str) else repr(value[: PEEK_CHARS_MAX // 4]),
+            size=len(value),
         )
         for name, value in named.items()
     )
+
+
+def type_name(value: str | bytes) -> str:
+    """Return the type that an input has in the guest."""
+    return value.type_name if isinstance(value, JsonText) else type(value).__name__
+
+
+def length(value: str | bytes) -> int:
+    """Return the length that an input has in the guest; of what has none, 1."""
+    return value.length if isinstance(value, JsonText) else len(value)
+
+
+def _unit(value: str | bytes) -> str:
+    if isinstance(value, JsonText):
+        return "items" if value.type_name in ("list", "dict") else "value"
+    return "characters" if isinstance(value, str) else "bytes"

@@ -12,6 +12,7 @@ from functools import cache
 from typing import Final
 
 from rlm_wasm.artifacts.installed import find_guest
+from rlm_wasm.engine.contexts import length, type_name
 from rlm_wasm.engine.starting_state import StartingState
 from rlm_wasm.errors import ArtifactError
 from rlm_wasm.policy.model import Policy
@@ -56,8 +57,8 @@ async def description(
         "guest_image_sha256": image,
         "question_chars": len(question),
         "contexts": list(contexts),
-        "context_types": [type(value).__name__ for value in contexts.values()],
-        "context_lengths": [len(value) for value in contexts.values()],
+        "context_types": [type_name(value) for value in contexts.values()],
+        "context_lengths": [length(value) for value in contexts.values()],
     }
     if not policy.texts:
         return data
@@ -65,7 +66,7 @@ async def description(
         "question": question,
         "policy": policy.text,
         "context_sha256": [await _digest(value) for value in contexts.values()],
-        "context_texts": [value if _is_short(value) else None for value in contexts.values()],
+        "context_texts": [_kept(value) for value in contexts.values()],
         # All of its pages are read, so another thread does it.
         "start_image_sha256": None if start is None else await in_thread(start.digest),
     }
@@ -88,8 +89,10 @@ async def _digest(value: str | bytes) -> str:
     return await in_thread(sha256, value)
 
 
-def _is_short(value: str | bytes) -> bool:
-    return isinstance(value, str) and len(value) <= CONTEXT_CHARS_KEPT_MAX and _is_writable(value)
+def _kept(value: str | bytes) -> str | None:
+    if isinstance(value, str) and len(value) <= CONTEXT_CHARS_KEPT_MAX and _is_writable(value):
+        return str.__str__(value)
+    return None
 
 
 def _is_writable(value: str) -> bool:

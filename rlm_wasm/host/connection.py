@@ -242,6 +242,7 @@ class Connection:
             value.encoding.bytes_per_unit,
             value.encoding.max_char,
             value.read(0, size) if value.file is None else None,
+            value.is_json,
         )
         return message, value.file
 

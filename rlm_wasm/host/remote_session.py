@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Final
 
 import anyio
@@ -75,7 +76,8 @@ class ProcessSession(HostSession):
             raise UsageError(f"{name} is a LaidOut; give a str or bytes")
 
         def lay_out() -> LaidOut:
-            return LaidOut.of(plain, encoding, file_from_bytes=FILE_FROM_BYTES)
+            made = LaidOut.of(plain, encoding, file_from_bytes=FILE_FROM_BYTES)
+            return replace(made, is_json=True) if wanted.is_json else made
 
         large = len(plain) >= _THREAD_FROM_UNITS
         try:

@@ -344,6 +344,7 @@ def _check_result(result: CellResult, cell: CellLimits, session: SessionLimits, 
         len(result.stdout) > cell.stdout_bytes_max
         or len(result.stderr) > cell.stderr_bytes_max
         or len(result.result or "") > cell.result_bytes_max
+        or len(result.value_frame or b"") > cell.result_bytes_max
         or result.fuel_used > fuel_max
         or result.memory_peak_bytes > session.memory_bytes_max
     )
@@ -353,6 +354,7 @@ def _check_result(result: CellResult, cell: CellLimits, session: SessionLimits, 
 
 def report_bytes_max(cell: CellLimits, boundary: BoundaryLimits) -> int:
     """Return what one report of a worker can take under these limits."""
-    texts = cell.stdout_bytes_max + cell.stderr_bytes_max + cell.result_bytes_max
+    # The result twice: as it is shown, and as a value.
+    texts = cell.stdout_bytes_max + cell.stderr_bytes_max + 2 * cell.result_bytes_max
     texts += 3 * TRACEBACK_CHARS_MAX + DRAFT_CHARS_MAX
     return max(_GROWTH * texts, boundary.frame_bytes_max) + _REPORT_BYTES_BESIDE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from rlm_wasm.errors import GuestError, HostExhausted, InternalError
@@ -64,6 +65,8 @@ def load_command(message: m.LoadValue, file: MemoryFile | None) -> c.Load:
         value = LaidOut.in_file(message.is_text, message.units, encoding, file)
     else:
         raise InternalError("a value came without its file")
+    if message.is_json:
+        value = replace(value, is_json=True)
     return c.Load(SessionId(message.session), message.name, value)
 
 

@@ -11,6 +11,9 @@ from rlm_wasm.limits import CellLimits
 # Loading an input is charged and bounded like a cell; finalisers of earlier cells may run in it.
 SETUP_FUEL: Final = 2_000_000_000
 SETUP_WALL_NS: Final = 10_000_000_000
+# What reading the text of a value may take: twice what the costliest did that was tried, short numbers with
+# large exponents. Most takes a tenth.
+JSON_FUEL_PER_BYTE: Final = 2_000
 # A cancelled cell gets so much execution to unwind.
 CANCEL_GRACE_NS: Final = 500_000_000
 # Beyond so many times the requests that a cell may make nobody looks at them any more.
@@ -19,8 +22,9 @@ FLOOD_FACTOR: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One execution: UTF-8 Python, its limits, and whether to report the variables afterwards.
+    """One execution: UTF-8 Python, its limits, and what to report beside its text.
 
+    `report_variables`: the names that there are afterwards; `report_value`: the last expression as a value.
     One that `refuels` has `limits.fuel_max` at first, and asks for more before that is used up.
     """
 
@@ -28,6 +32,7 @@ class Cell:
     limits: CellLimits
     report_variables: bool = False
     refuels: bool = False
+    report_value: bool = False
 
     def sendable(self) -> Cell:
         """Return the cell with a source that UTF-8 can say: what it cannot is replaced, as for the guest."""

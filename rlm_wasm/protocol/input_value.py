@@ -7,8 +7,11 @@ from typing import Final
 
 from rlm_wasm.errors import UsageError
 from rlm_wasm.protocol.text_layout import Encoding, LaidOut, encoding_of
+from rlm_wasm.values import JsonText
 
 NAME_BYTES_MAX: Final = 256
+# Before the name, for the guest: what comes is the text of a value. No name has a colon.
+_JSON_MARK: Final = b"json:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +22,8 @@ class Input:
     key: bytes
     value: str | bytes | LaidOut
     encoding: Encoding
+    # Whether it is the text of a value, which the guest is to bind in its place.
+    is_json: bool = False
 
     @property
     def is_text(self) -> bool:
@@ -43,13 +48,16 @@ class Input:
         if not name.isidentifier() or len(key) > NAME_BYTES_MAX:
             raise UsageError(f"{name!a} is not a variable name of at most {NAME_BYTES_MAX} bytes")
         if isinstance(value, LaidOut):
-            return cls._checked(cls(name, key, value, value.encoding), size_max)
+            made = cls(name, _JSON_MARK + key if value.is_json else key, value, value.encoding, value.is_json)
+            return cls._checked(made, size_max)
         if not isinstance(value, str | bytes):
             raise UsageError(f"{name} is a {type(value).__name__}; give a str or bytes")
+        if is_json := isinstance(value, JsonText):
+            key = _JSON_MARK + key
         if type(value) not in (str, bytes):
             # A subclass may say another length than it has, and be copied from beyond its end.
             value = str.__str__(value) if isinstance(value, str) else bytes(memoryview(value))
-        return cls._checked(cls(name, key, value, encoding_of(value)), size_max)
+        return cls._checked(cls(name, key, value, encoding_of(value), is_json), size_max)
 
     @staticmethod
     def _checked(made: Input, size_max: int) -> Input:

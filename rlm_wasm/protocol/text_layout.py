@@ -65,6 +65,7 @@ class LaidOut:
     encoding: Encoding
     read: Callable[[int, int], bytes]
     file: MemoryFile | None = None
+    is_json: bool = False
 
     @classmethod
     def of(cls, value: str | bytes, encoding: Encoding, *, file_from_bytes: int) -> Self:

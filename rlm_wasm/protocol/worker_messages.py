@@ -62,6 +62,7 @@ class LoadValue(_Message, frozen=True, tag=2):
     bytes_per_unit: int
     max_char: int
     data: bytes | None
+    is_json: bool = False
 
 
 class RunCell(_Message, frozen=True, tag=3):

@@ -8,7 +8,7 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Final, Protocol
 
-from rlm_wasm.protocol.json_text import outside_strings
+from rlm_wasm.json_text import outside_strings
 from rlm_wasm.providers.base import Completion, ProviderFailure
 
 # 408 and 409 are how some gateways say "again, please"; 529 is "overloaded".

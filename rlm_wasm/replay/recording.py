@@ -9,6 +9,7 @@ from typing import Final, Self
 
 from rlm_wasm.api.snapshot import Snapshot
 from rlm_wasm.audit.reader import EventLogError, read_events
+from rlm_wasm.engine.contexts import read_input, type_name
 from rlm_wasm.engine.description import sha256
 from rlm_wasm.errors import PolicyError, UsageError
 from rlm_wasm.events import Event
@@ -20,6 +21,7 @@ from rlm_wasm.replay.recorded_provider import RecordedAnswer, messages_digest
 # A recording is held in memory, at up to a kilobyte an event beside its texts.
 EVENTS_MAX: Final = 1_000_000
 BYTES_MAX: Final = 1 << 30
+_UNITS: Final = {"str": "characters", "bytes": "bytes"}
 _POLICY_HINT: Final = "give the policy to repeat the run under: --policy P, or `replay(…, policy=…)`"
 _TEXTS_HINT: Final = "record the run under a policy with `texts = true` in [events]"
 
@@ -100,13 +102,15 @@ class Recording:
         found: dict[str, str | bytes] = {}
         for context in self.contexts:
             value = given.get(context.name, context.text)
+            if isinstance(value, str):
+                value = read_input(context.name, value, context.type_name)
             if value is None:
-                unit = "characters" if context.type_name == "str" else "bytes"
+                unit = _UNITS.get(context.type_name, "items")
                 raise UsageError(
                     f"the input {context.name} ({context.length} {unit}) is not in {self.path}",
                     hint=f"give the same file again: --context {context.name}=FILE",
                 )
-            if type(value).__name__ != context.type_name or sha256(value) != context.sha256:
+            if type_name(value) != context.type_name or sha256(value) != context.sha256:
                 raise UsageError(f"the input {context.name} is not the one that was recorded")
             found[context.name] = value
         if unknown := sorted(set(given) - set(found)):

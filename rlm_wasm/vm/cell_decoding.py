@@ -37,6 +37,8 @@ def decode_cell(end: CellEnd, *, memory_bytes_max: int | None = None) -> CellRes
         executed_ns=end.executed_ns,
         session_state=SessionState.ALIVE if end.fault is None else SessionState.LOST,
         draft=told.draft,
+        value_frame=end.value,
+        value_bytes=end.value_bytes,
     )
 
 

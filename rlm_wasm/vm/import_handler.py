@@ -23,7 +23,7 @@ from rlm_wasm.protocol.cell import FLOOD_FACTOR
 from rlm_wasm.vm.imports import ENTROPY_BYTES_MAX
 from rlm_wasm.vm.instance import Instance
 
-STDOUT, STDERR, RESULT, ERROR, REPORT = 1, 2, 3, 4, 5
+STDOUT, STDERR, RESULT, ERROR, REPORT, VALUE = 1, 2, 3, 4, 5, 6
 # How the guest says what it left in the inbox: a stream and a length, before as many bytes.
 _RECORD: Final = struct.Struct("<II")
 LEFT_BYTES_MAX: Final = 2048
@@ -78,6 +78,7 @@ class OperationImports:
         "request",
         "slice_began_ns",
         "streams",
+        "value_bytes",
         "wake_ns",
     )
 
@@ -117,6 +118,8 @@ class OperationImports:
         self.overslept = False
         self.flooded = False
         self.streams: dict[int, bytearray] = {}
+        # How many bytes the last value had that the cell told, also if it was too large to be taken.
+        self.value_bytes = 0
         self._requests = 0
         self._response: bytes | None = None
         self._reply = self._reply_capacity = 0
@@ -221,9 +224,13 @@ class OperationImports:
         """Append to a stream, up to its cap; beyond it output is dropped, and soon the guest is stopped."""
         self._only_in_cell()
         cap = self._cap(stream)
-        buffer = self.streams.setdefault(stream, bytearray())
         wanted = length & 0xFFFF_FFFF
         self._memory.check(pointer, length, length_max=self._session.memory_bytes_max)
+        if stream == VALUE:
+            if self._takes_value(wanted):
+                self.streams[VALUE] = bytearray(self._memory.read(pointer, length, length_max=cap))
+            return 0
+        buffer = self.streams.setdefault(stream, bytearray())
         part = min(cap - len(buffer), wanted)
         if part > 0:
             buffer += self._memory.read(pointer, part, length_max=part)
@@ -237,6 +244,15 @@ class OperationImports:
             if self.dropped_bytes > DROPPED_BYTES_MAX:
                 raise self.output_exceeded()
         return 0
+
+    def _takes_value(self, size: int) -> bool:
+        """Forget the value there was, and note how large the next one is; return whether it may be taken.
+
+        A part of one is none: it comes whole, or not at all.
+        """
+        self.streams.pop(VALUE, None)
+        self.value_bytes = size
+        return size <= self._cell.result_bytes_max
 
     def asked_too_often(self) -> RequestsExceeded:
         """Return the error that says how many requests a cell may make."""
@@ -261,8 +277,11 @@ class OperationImports:
                 raise BoundaryViolation("the cell left a document without an end")
             stream, size = _RECORD.unpack_from(left, at)
             at += _RECORD.size
-            if stream not in (RESULT, ERROR, REPORT) or size > length - at:
+            if stream not in (RESULT, ERROR, REPORT, VALUE) or size > length - at:
                 raise BoundaryViolation(f"the cell left {size} bytes for stream {stream}")
+            if stream == VALUE and not self._takes_value(size):
+                at += size
+                continue
             buffer = self.streams.setdefault(stream, bytearray())
             # A result is cut at its cap; no document that fits here reaches that of the others.
             buffer += left[at : at + min(size, max(0, self._cap(stream) - len(buffer)))]
@@ -322,7 +341,7 @@ class OperationImports:
                 return self._cell.stdout_bytes_max
             case 2:
                 return self._cell.stderr_bytes_max
-            case 3:
+            case 3 | 6:
                 return self._cell.result_bytes_max
             case 4 | 5:
                 return CONTROL_STREAM_BYTES_MAX

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final, TypeVar
 
 from rlm_wasm.errors import (
@@ -20,14 +21,14 @@ from rlm_wasm.errors import (
     UsageError,
 )
 from rlm_wasm.limits import BoundaryLimits, CellLimits, SessionLimits, nothing_but
-from rlm_wasm.protocol.cell import SETUP_FUEL, SETUP_WALL_NS, Cell
+from rlm_wasm.protocol.cell import JSON_FUEL_PER_BYTE, SETUP_FUEL, SETUP_WALL_NS, Cell
 from rlm_wasm.protocol.guest_facts import GuestFacts
 from rlm_wasm.protocol.input_value import Input
 from rlm_wasm.protocol.text_layout import LaidOut, chunks
 from rlm_wasm.vm import traps
 from rlm_wasm.vm.drive import drive
 from rlm_wasm.vm.execution import Execution, Operation
-from rlm_wasm.vm.import_handler import ERROR, REPORT, RESULT, STDERR, STDOUT, OperationImports
+from rlm_wasm.vm.import_handler import ERROR, REPORT, RESULT, STDERR, STDOUT, VALUE, OperationImports
 from rlm_wasm.vm.instance import Instance, Program
 from rlm_wasm.vm.interrupt import Interrupt
 from rlm_wasm.vm.snapshot import Ground, Layer, MemorySnapshot, move_everything, take
@@ -39,7 +40,7 @@ __all__ = ["Operation", "Session", "drive"]
 
 _T = TypeVar("_T")
 SEED_BYTES: Final = 32
-_RESEED, _REPORT_VARIABLES = 1, 2
+_RESEED, _REPORT = 1, 2
 _FILES_LIMITS: Final = struct.Struct("<2I")
 _PROGRESS: Final = tuple(CellProgress)
 
@@ -130,7 +131,7 @@ class Session:
             if len(source) > self._facts.inbox_bytes:
                 pointer = yield from self._allocate(execution, len(source))
             self._memory.write(pointer, source)
-            flags = _REPORT_VARIABLES if cell.report_variables else 0
+            flags = _REPORT if cell.report_variables or cell.report_value else 0
             if not self._seeded:
                 # The top bit is set, so that the guest's seeding takes the same steps for every seed.
                 seed = bytearray(self._entropy(SEED_BYTES))
@@ -168,6 +169,8 @@ class Session:
             memory_bytes=self._memory.size,
             executed_ns=execution.executed_ns,
             progress=progress,
+            value=streams.get(VALUE) if cell.report_value else None,
+            value_bytes=execution.exchange.value_bytes if cell.report_value else 0,
         )
 
     def load(self, name: str, value: str | bytes | LaidOut) -> Operation[None]:
@@ -179,7 +182,7 @@ class Session:
             GuestError: the guest failed otherwise; the session is lost.
         """
         wanted = Input.of(name, value, size_max=self._limits.context_bytes_max)
-        execution = self._start(_SETUP_LIMITS, in_cell=False)
+        execution = self._start(_json_limits(wanted.size) if wanted.is_json else _SETUP_LIMITS, in_cell=False)
         lost = True
         try:
             if wanted.is_text:
@@ -202,9 +205,14 @@ class Session:
                 del keep
                 yield SLICE
             self._memory.write(self._facts.inbox, wanted.key)
-            if (yield from execution.invoke("rlm_commit", (len(wanted.key),), 1)) != 0:
-                raise GuestTrap(f"the guest could not bind {name}")
-            lost = False
+            bound = (yield from execution.invoke("rlm_commit", (len(wanted.key),), 1)) == 0
+            lost = not (bound or wanted.is_json)
+            if not bound:
+                raise (
+                    MemoryExceeded(f"the guest has no room for the value of {name}")
+                    if wanted.is_json
+                    else GuestTrap(f"the guest could not bind {name}")
+                )
         finally:
             self._finish(execution, lost=lost)
 
@@ -377,6 +385,10 @@ class Session:
             most = self._limits.memory_bytes_max
             raise MemoryExceeded(f"the guest has no room for a cell of {length} bytes", limit=most)
         return self._memory.check(pointer, length, length_max=length)
+
+
+def _json_limits(size: int) -> CellLimits:
+    return replace(_SETUP_LIMITS, fuel_max=SETUP_FUEL + size * JSON_FUEL_PER_BYTE)
 
 
 def _adopted(prepared: Instance, memory_bytes_max: int) -> Instance:

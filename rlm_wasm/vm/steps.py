@@ -57,3 +57,5 @@ class CellEnd(NamedTuple):
     memory_bytes: int
     executed_ns: int
     progress: CellProgress = CellProgress.RUNNING
+    value: bytes | None = None
+    value_bytes: int = 0

@@ -228,7 +228,7 @@ def test_a_response_not_taken_is_gone_in_the_next_cell() -> None:
 
 
 @pytest.mark.threat("T-004")
-@pytest.mark.parametrize("stream", [0, 6, -1, 2**31 - 1, -(2**31)])
+@pytest.mark.parametrize("stream", [0, 7, -1, 2**31 - 1, -(2**31)])
 def test_an_unknown_stream_is_a_violation(stream: int) -> None:
     assert (
         type(fault_of(f"(drop (call $emit (i32.const {stream}) {INTO} (i32.const 1)))")) is BoundaryViolation
@@ -255,6 +255,19 @@ def test_no_stream_makes_the_host_keep_more_than_its_cap(stream: int, cap: int, 
         assert kept is not None
         assert len(kept) == cap
         assert (end.fault if kind is None else type(end.fault)) is kind
+
+
+@pytest.mark.threat("T-191")
+@pytest.mark.parametrize(
+    ("sizes", "kept"), [((100,), 100), ((101,), None), ((40, 60), 60), ((40, 101), None)]
+)
+def test_a_value_is_kept_whole_or_not_at_all(sizes: tuple[int, ...], kept: int | None) -> None:
+    body = "".join(f"(drop (call $emit (i32.const 6) (i32.const 0) (i32.const {n})))" for n in sizes)
+    with session_of(body) as session:
+        end = drive(session.run(Cell("", cell_limits(result_bytes_max=100), report_value=True)))
+        assert end.fault is None
+        assert end.value_bytes == sizes[-1]
+        assert (None if end.value is None else len(end.value)) == kept
 
 
 @pytest.mark.threat("T-001")
@@ -368,7 +381,7 @@ def test_a_result_left_in_the_inbox_is_cut_like_any_other() -> None:
         leaving(STDOUT, 4, TEXT),
         leaving(0, 4, TEXT),
         leaving(-1, 4, TEXT),
-        leaving(6, 0),
+        leaving(7, 0),
     ],
 )
 def test_an_inbox_that_is_no_sequence_of_documents_ends_the_session(body: str) -> None:

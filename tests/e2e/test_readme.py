@@ -22,12 +22,13 @@ PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     [
         (0, "5000\n['a', 'any', 'of', 'size', 'text']\n"),
         (1, "([1, 2, 3], 'b')\n([1, 2], 'b')\n"),
-        (2, "7 finished 3\n"),
+        (2, "42\n"),
+        (3, "7 finished 3\n"),
         (
-            3,
+            4,
             "Ann (2 times): food; Bob (2 times): weather\n{'children': 2, 'iterations': 3, 'calls': 5}\n",
         ),
-        (4, "cell_ended completed\ncell_ended completed\nrun_ended finished\n7\n"),
+        (5, "cell_ended completed\ncell_ended completed\nrun_ended finished\n7\n"),
     ],
 )
 def test_each_python_example_runs_as_it_stands(block, printed):
@@ -41,7 +42,7 @@ def test_each_python_example_runs_as_it_stands(block, printed):
 
 
 def test_the_readme_has_exactly_the_examples_tested_here():
-    assert len(PYTHON_BLOCKS) == 5
+    assert len(PYTHON_BLOCKS) == 6
 
 
 def test_the_two_commands_of_the_first_screen_are_scripts_of_this_project():

@@ -32,8 +32,10 @@ LEAF_ORDER: Final = {
     "version": 0,
     "errors": 1,
     "events": 1,
-    "results": 2,
-    "tenant": 2,
+    "json_text": 1,
+    "values": 2,
+    "results": 3,
+    "tenant": 3,
 }
 LEAVES: Final = frozenset(LEAF_ORDER)
 
@@ -128,7 +130,18 @@ BUILDERS: Final = frozenset({"cli", "guestbuild"})
 
 # The packages that decide: no clock, randomness, thread, file or socket.
 PURE: Final = frozenset(
-    {"scheduler", "conversation", "limits", "lockdown", "tenant", "events", "ids", "outcomes", "results"}
+    {
+        "scheduler",
+        "conversation",
+        "limits",
+        "lockdown",
+        "tenant",
+        "events",
+        "ids",
+        "outcomes",
+        "results",
+        "json_text",
+    }
 )
 
 # Third-party packages: who may import them, and why nobody else may.
@@ -143,7 +156,7 @@ THIRD_PARTY: Final[dict[str, tuple[frozenset[str], str]]] = {
         "decisions are pure; only the shell waits; the command line and benchmarks start the shell's loop",
     ),
     "msgspec": (
-        frozenset({"protocol", "audit", "events", "results"}),
+        frozenset({"values", "protocol", "audit", "events", "results"}),
         "one gate where bytes from outside become types; an event is one of them when a log is read, a "
         "cell's result when a worker reports it",
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rlm_wasm.engine.contexts import RESERVED, describe, named_contexts
-from rlm_wasm.errors import UsageError
+from rlm_wasm.errors import NoJsonForm, UsageError
 
 
 def test_a_single_input_is_called_context_and_several_keep_their_names():
@@ -22,9 +22,20 @@ def test_a_name_the_session_needs_or_cannot_have_is_refused(name: str):
         named_contexts({name: "text"})
 
 
-def test_an_input_that_is_no_text_is_refused():
-    with pytest.raises(UsageError, match="list"):
-        named_contexts({"rows": ["a"]})
+def test_what_is_neither_text_nor_bytes_goes_in_as_json():
+    assert named_contexts([{"role": "user"}]) == {"context": '[{"role":"user"}]'}
+    facts = describe(named_contexts({"rows": ("a", "b"), "n": 7, "d": {"k": None}}))
+    assert [(f.type_name, f.length, f.unit) for f in facts] == [
+        ("list", 2, "items"),
+        ("int", 1, "value"),
+        ("dict", 1, "items"),
+    ]
+    assert facts[0].peek == '["a","b"]'
+
+
+def test_an_input_without_a_json_form_is_refused_by_its_name():
+    with pytest.raises(NoJsonForm, match=r"rows\[1\] is a set"):
+        named_contexts({"rows": ["a", {1}]})
 
 
 def test_the_model_is_told_size_and_beginning_and_no_more():
