@@ -7,10 +7,10 @@ from time import monotonic_ns
 import click
 
 from rlm_wasm.cli import output
+from rlm_wasm.cli.early_interrupt import ready
 from rlm_wasm.cli.exit_codes import of_outcome
 from rlm_wasm.cli.inputs import STDIN, read_contexts, read_source
 from rlm_wasm.cli.preload import preload_guest
-from rlm_wasm.cli.start import ready
 from rlm_wasm.errors import GuestError, GuestException
 
 

@@ -13,9 +13,9 @@ from typing import Any, Final, TextIO
 import click
 
 from rlm_wasm import __version__
+from rlm_wasm.cli.early_interrupt import ready
 from rlm_wasm.cli.exit_codes import ExitCode
 from rlm_wasm.cli.output import failure
-from rlm_wasm.cli.start import ready
 from rlm_wasm.errors import InternalError, RlmWasmError
 
 # A command's first second makes many objects and no garbage.

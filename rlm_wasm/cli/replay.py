@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from rlm_wasm.cli import output
+from rlm_wasm.cli.early_interrupt import ready
 from rlm_wasm.cli.exit_codes import ExitCode
 from rlm_wasm.cli.inputs import read_contexts, spare_what_is_read
 from rlm_wasm.cli.preload import preload_guest
-from rlm_wasm.cli.start import ready
 from rlm_wasm.errors import UsageError
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import click
 
 from rlm_wasm.cli import output
+from rlm_wasm.cli.early_interrupt import ready
 from rlm_wasm.cli.exit_codes import INTERRUPTED, of_run
 from rlm_wasm.cli.inputs import read_contexts, spare_what_is_read
 from rlm_wasm.cli.preload import preload_guest
 from rlm_wasm.cli.progress import RunProgress
-from rlm_wasm.cli.start import ready
 
 if TYPE_CHECKING:
     from rlm_wasm.results import RunResult

@@ -569,3 +569,42 @@ def test_a_zone_that_is_loaded_has_loaded_nothing_that_it_must_not(zone: str) ->
 
 def test_the_inline_zone_has_loaded_the_guests_machine() -> None:
     assert {"vm", "wasmtime"} <= loaded_by("inline")
+
+
+def circles(imports: dict[str, set[str]]) -> list[set[str]]:
+    """Return the groups of modules that import each other, at whatever distance."""
+    reached = {name: set(found) for name, found in imports.items()}
+    changed = True
+    while changed:
+        changed = False
+        for found in reached.values():
+            more = found.union(*(reached.get(name, set()) for name in found))
+            changed |= len(more) > len(found)
+            found |= more
+    return [
+        {other for other in found if name in reached.get(other, set())} | {name}
+        for name, found in reached.items()
+        if name in found
+    ]
+
+
+def imported_at_run_time(name: str, path: Path) -> set[str]:
+    """Return the modules of the package that a module imports, but for those that only annotations name."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = [ast.Pass()]
+    source = ast.unparse(ast.fix_missing_locations(tree))
+    found = imports_of(name, source, is_package=path.name == "__init__.py")
+    inside = {
+        each.imported.removeprefix(f"{PACKAGE}.") for each in found if each.imported.startswith(f"{PACKAGE}.")
+    }
+    return {each for each in inside if each in MODULES} - {name}
+
+
+def test_no_modules_import_each_other() -> None:
+    assert circles({name: imported_at_run_time(name, path) for name, path in MODULES.items() if name}) == []
+
+
+def test_a_circle_is_found() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [{"a", "b", "c"}] * 3
