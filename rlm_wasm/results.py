@@ -1,4 +1,4 @@
-"""What a cell and a run came to: the results that a caller gets, the same in every zone and on the wire."""
+"""The results of a cell and of a run, as a caller gets them: the same in every zone and on the wire."""
 
 from __future__ import annotations
 
