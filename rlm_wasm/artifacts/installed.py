@@ -125,6 +125,9 @@ def _names(sources: Path) -> frozenset[str]:
             command, env={}, cwd="/", stdin=subprocess.DEVNULL, capture_output=True, check=False,
             timeout=_NAMES_SECONDS_MAX,
         )  # fmt: skip
+        if done.returncode != 0:
+            why = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+            raise ArtifactError(f"{_UNNAMED}: {why or done.returncode}", hint=BUILD_HINT)
         told = json.loads(done.stdout)
         if "error" in told:
             raise ArtifactError(told["error"], hint=told["hint"])

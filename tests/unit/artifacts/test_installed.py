@@ -129,6 +129,18 @@ def test_what_is_wrong_with_the_sources_is_told(sources: Path) -> None:
         find_guest()
 
 
+@pytest.mark.parametrize(
+    ("module", "why"), [("tests.support.none", "ModuleNotFoundError"), ("rlm_wasm.errors", "ImportError")]
+)
+def test_a_process_that_says_no_names_is_told_by_its_last_word(
+    sources: Path, monkeypatch: pytest.MonkeyPatch, module: str, why: str
+) -> None:
+    built(named(sources)[0])
+    monkeypatch.setattr(installed, "_NAMES", module)
+    with pytest.raises(ArtifactError, match=f"which guest is this program's: {why}"):
+        find_guest()
+
+
 def test_a_python_that_does_not_know_its_own_executable_still_finds_its_guest_by_the_note(
     sources: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
