@@ -18,6 +18,7 @@ import xml.etree.ElementTree, zlib, zoneinfo, asyncio, concurrent.futures  # noq
 import sys
 
 import rlm_asyncio
+import rlm_files
 import rlm_repl
 import rlm_threads
 

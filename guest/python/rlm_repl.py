@@ -249,6 +249,12 @@ def set_context(name, value):
     namespace[name] = value
 
 
+def take_input(name):
+    """Give up an input: what the host sent is of no use to a cell as a variable."""
+    _inputs.pop(name, None)
+    return namespace.pop(name)
+
+
 def reset():
     """Back to the state of a fresh session. Used once, after the warm-up before the image is taken."""
     global _cells, _reserve

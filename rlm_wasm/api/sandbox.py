@@ -18,11 +18,14 @@ from rlm_wasm.engine.accounting import Accounting, Meter, Metrics
 from rlm_wasm.engine.contexts import REBASE_FROM_UNITS, as_input, check_name
 from rlm_wasm.engine.isolation import loaded_image, make_worker
 from rlm_wasm.engine.no_host import nobody_answers
+from rlm_wasm.engine.session_files import SessionFiles
 from rlm_wasm.errors import GuestException, UsageError
 from rlm_wasm.host.affinity import Affinity, require_no_loop
 from rlm_wasm.host.worker import Worker, WorkerSession, lockdown_of
+from rlm_wasm.limits import CellLimits
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.protocol.cell import Cell
+from rlm_wasm.protocol.file_listing import GuestFile
 from rlm_wasm.results import CellResult
 from rlm_wasm.tenant import checked_tenant
 from rlm_wasm.values import Value
@@ -123,7 +126,10 @@ class SandboxSession:
         return await self._run(source, answer)
 
     async def _run(self, source: str, answer: Callable[[bytes], Awaitable[bytes]]) -> CellResult:
-        cell = Cell(source, self._sandbox.cell_limits, report_variables=True, report_value=True)
+        limits = self._sandbox.cell_limits
+        return await self._run_cell(Cell(source, limits, report_variables=True, report_value=True), answer)
+
+    async def _run_cell(self, cell: Cell, answer: Callable[[bytes], Awaitable[bytes]]) -> CellResult:
         before = self._session.last_result
         try:
             kept = self._sandbox.policy.sandbox.checkpoint_bytes_max
@@ -136,6 +142,49 @@ class SandboxSession:
                     executed_ns=ended.executed_ns,
                     memory_peak_bytes=ended.memory_peak_bytes,
                 )
+
+    async def write_file(self, path: str, data: bytes) -> None:
+        """Write a whole file of the guest's, with the folders above it.
+
+        The guest runs a cell for it, on the tenant's account, as for the other calls over files.
+
+        Raises:
+            UsageError: the path is no absolute one, the data no bytes or larger than
+                `sandbox.files_bytes_max`, or the session is closed, lost or busy.
+            GuestError: the guest could not: no room, say. A GuestException names the guest's own error.
+        """
+        await self._files().write(path, data)
+        if self._sandbox.policy.sandbox.checkpoint_bytes_max and len(data) > REBASE_FROM_UNITS:
+            await self._session.rebase()
+
+    async def read_file(self, path: str, *, bytes_max: int | None = None) -> bytes:
+        """Return a whole file of the guest's.
+
+        Raises:
+            UsageError: the path is no absolute one, the file is larger than `bytes_max` or than
+                `sandbox.files_bytes_max`, or the session is closed, lost or busy.
+            GuestError: the guest could not; a GuestException names its own error, such as FileNotFoundError.
+        """
+        return await self._files().read(path, bytes_max=bytes_max)
+
+    async def list_files(self, path: str) -> tuple[GuestFile, ...]:
+        """Return a file of the guest's, or a folder and everything below it; links are not followed.
+
+        Raises:
+            UsageError: the path is no absolute one, or the session is closed, lost or busy.
+            GuestError: the guest could not; a GuestException names its own error, such as FileNotFoundError.
+        """
+        return await self._files().list(path)
+
+    def _files(self) -> SessionFiles:
+        box = self._sandbox.policy.sandbox
+
+        async def run(source: str, limits: CellLimits) -> CellResult:
+            return await self._run_cell(Cell(source, limits), nobody_answers)
+
+        return SessionFiles(
+            run, self._session.load, self._sandbox.cell_limits, box.files_bytes_max, box.files_max
+        )
 
     def interrupt(self) -> None:
         """Ask the cell that runs to end, with an exception it can unwind from; the session lives on.

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from time import monotonic_ns
+from typing import TYPE_CHECKING
 
 import click
 
 from rlm_wasm.cli import output
 from rlm_wasm.cli.early_interrupt import ready
 from rlm_wasm.cli.exit_codes import of_outcome
-from rlm_wasm.cli.inputs import STDIN, read_contexts, read_source
+from rlm_wasm.cli.inputs import STDIN, read_contexts, read_files, read_source
+from rlm_wasm.cli.out_folder import LEFT_IN, copy_out
 from rlm_wasm.cli.preload import preload_guest
 from rlm_wasm.errors import GuestError, GuestException
+from rlm_wasm.outcomes import SessionState
+
+if TYPE_CHECKING:
+    from rlm_wasm.api.sandbox import SandboxSession
+    from rlm_wasm.results import CellResult
 
 
 @click.command("exec")
@@ -21,8 +29,18 @@ from rlm_wasm.errors import GuestError, GuestException
 )
 @click.option("--context", "contexts", multiple=True, metavar="[NAME=]FILE|-", help="An input for the guest.")
 @click.option("--bytes", "as_bytes", is_flag=True, help="Give the inputs as bytes instead of text.")
+@click.option("--in", "files", multiple=True, metavar="FILE", help="A file for the guest, in /inputs.")
+@click.option("--out", "folder", metavar="DIR", help="Copy what the code leaves in /out into DIR.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def execute(file: str, policy_name: str, contexts: tuple[str, ...], as_bytes: bool, as_json: bool) -> int:
+def execute(
+    file: str,
+    policy_name: str,
+    contexts: tuple[str, ...],
+    as_bytes: bool,
+    files: tuple[str, ...],
+    folder: str | None,
+    as_json: bool,
+) -> int:
     """Run the Python in FILE (or standard input) in a fresh session.
 
     The last expression's value is shown. The exit status tells the outcome.
@@ -34,7 +52,6 @@ def execute(file: str, policy_name: str, contexts: tuple[str, ...], as_bytes: bo
     from rlm_wasm.cli.interrupts import interruptible
     from rlm_wasm.engine.isolation import import_worker
     from rlm_wasm.policy.model import Policy
-    from rlm_wasm.results import CellResult
 
     policy = Policy.open(policy_name)
     import_worker(policy)
@@ -47,13 +64,20 @@ def execute(file: str, policy_name: str, contexts: tuple[str, ...], as_bytes: bo
         stdin_taken=file == STDIN,
     )
 
+    given_files = read_files(files, bytes_max=policy.sandbox.files_bytes_max)
+
     async def main() -> tuple[CellResult, int, str]:
         async with Sandbox(policy) as sandbox, await sandbox.session() as session:
             for name, value in given.items():
                 await session.load(name, value)
+            for name, data in given_files.items():
+                await session.write_file(f"/inputs/{name}", data)
             began = monotonic_ns()
             result = await interruptible(lambda: session.exec(source), session.interrupt)
-            return result, (monotonic_ns() - began) // 1_000_000, session.lockdown
+            wall_ms = (monotonic_ns() - began) // 1_000_000
+            if folder is not None:
+                await _copy_out(session, result, Path(folder), policy.sandbox.files_bytes_max)
+            return result, wall_ms, session.lockdown
 
     result, wall_ms, lockdown = anyio.run(main)
     if as_json:
@@ -81,6 +105,18 @@ def execute(file: str, policy_name: str, contexts: tuple[str, ...], as_bytes: bo
         elif result.error is not None:
             output.failure(f"{result.outcome}: {result.error}")
     return int(of_outcome(result.outcome))
+
+
+async def _copy_out(session: SandboxSession, result: CellResult, folder: Path, bytes_max: int) -> None:
+    if result.session_state is SessionState.LOST:
+        output.note(f"the session is lost, and what the code left in {LEFT_IN} with it")
+        return
+    copied = await copy_out(session, folder, bytes_max=bytes_max)
+    output.note(f"{copied.files} files copied into {folder}")
+    if copied.left:
+        output.note(
+            f"not copied, because they are links or have names that no terminal may see: {len(copied.left)}"
+        )
 
 
 def _error_document(error: GuestError) -> dict[str, str | int | None]:

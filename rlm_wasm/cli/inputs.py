@@ -38,6 +38,21 @@ def read_contexts(
     return contexts
 
 
+def read_files(arguments: tuple[str, ...], *, bytes_max: int) -> dict[str, bytes]:
+    """Return the contents of files by their names without folders.
+
+    Raises:
+        UsageError: a file is missing, unreadable or too large, or two have one name.
+    """
+    files: dict[str, bytes] = {}
+    for argument in arguments:
+        name = os.path.basename(argument)
+        if name in files:
+            raise UsageError(f"two files are called {name!a}")
+        files[name] = _bytes_of(argument, bytes_max)
+    return files
+
+
 def read_source(file: str, *, bytes_max: int) -> str:
     """Return the Python in a file, or in standard input for ``-``; UsageError as for contexts."""
     # Editors mark a file as UTF-8 with three bytes that are no part of its text, and Python passes over them.

@@ -1,0 +1,106 @@
+"""Files of `rlm-wasm exec`: into the guest with --in, out of it with --out, and nowhere else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.command_line import rlm_wasm
+
+pytestmark = pytest.mark.guest
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and not path.is_symlink()
+    }
+
+
+def run(source: str, *arguments: str | Path) -> tuple[int, str, str]:
+    ended = rlm_wasm("exec", "-", *map(str, arguments), stdin=source)
+    return ended.returncode, ended.stdout.decode(), ended.stderr.decode()
+
+
+def test_files_go_in_and_what_the_code_leaves_comes_out(tmp_path: Path) -> None:
+    (tmp_path / "a b.csv").write_bytes(b"x,y\n1,2\n")
+    source = """
+import csv, os
+rows = list(csv.DictReader(open('/inputs/a b.csv')))
+os.makedirs('/out/deep/er')
+open('/out/deep/er/sum.txt', 'w').write(str(int(rows[0]['x']) + int(rows[0]['y'])))
+open('/out/large.bin', 'wb').write(bytes(range(256)) * 4000)
+open('/tmp/not-this', 'w').close()
+os.listdir('/inputs')
+"""
+    code, shown, told = run(source, "--in", tmp_path / "a b.csv", "--out", tmp_path / "new" / "out")
+    assert (code, shown) == (0, "['a b.csv']\n")
+    assert told == f"2 files copied into {tmp_path / 'new' / 'out'}\n"
+    assert tree(tmp_path / "new" / "out") == {
+        "deep/er/sum.txt": b"3",
+        "large.bin": bytes(range(256)) * 4000,
+    }
+
+
+def test_what_failed_code_left_comes_out_too(tmp_path: Path) -> None:
+    code, _, _ = run("open('/out/f', 'w').write('so far'); 1/0", "--out", tmp_path)
+    assert (code, tree(tmp_path)) == (1, {"f": b"so far"})
+
+
+def test_without_out_in_the_guest_there_is_nothing_to_copy(tmp_path: Path) -> None:
+    code, _, told = run("import os; os.rmdir('/out')", "--out", tmp_path)
+    assert (code, told) == (0, f"0 files copied into {tmp_path}\n")
+
+
+@pytest.mark.threat("T-110")
+def test_no_link_is_followed_neither_the_guests_nor_one_in_the_folder(tmp_path: Path) -> None:
+    outside, folder = tmp_path / "outside", tmp_path / "folder"
+    outside.mkdir()
+    folder.mkdir()
+    (outside / "kept").write_bytes(b"kept")
+    (folder / "f").symlink_to(outside / "kept")
+    source = """
+import os
+open('/out/f', 'w').write('new')
+os.symlink('/etc/passwd', '/out/l')
+os.symlink('/', '/out/d')
+"""
+    code, _, told = run(source, "--out", folder)
+    assert (code, "1 files copied" in told, "not copied" in told) == (0, True, True)
+    assert tree(folder) == {"f": b"new"}
+    assert (outside / "kept").read_bytes() == b"kept"
+    (folder / "sub").symlink_to(outside)
+    code, _, told = run(
+        "import os; os.mkdir('/out/sub'); open('/out/sub/evil', 'w').close()", "--out", folder
+    )
+    assert code == 2
+    assert "cannot write" in told
+    assert tree(outside) == {"kept": b"kept"}
+
+
+@pytest.mark.threat("T-110")
+def test_paths_that_a_guest_made_up_write_nothing_outside(tmp_path: Path) -> None:
+    """A guest that has rewritten its own answers lists what it likes."""
+    for path in ("/out/../../evil", "/etc/evil", "/out//evil", "/out/./evil", "/out"):
+        told = {"paths": [path.encode().hex()], "kinds": "f", "sizes": [1], "modified_ns": [0]}
+        source = (
+            "import json, rlm_files, _rlm\n"
+            f"rlm_files.tell = lambda *a: _rlm.emit(1, json.dumps({told}).encode())\n"
+            "rlm_files.get = lambda *a: _rlm.emit(1, b'ZXZpbA==')"
+        )
+        run(source, "--out", tmp_path / "out" / "er")
+        assert tree(tmp_path) == {}
+        assert not Path("/etc/evil").exists()
+
+
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    code, _, told = run("1", "--in", tmp_path / "absent")
+    assert code == 2
+    assert told.startswith("error: cannot read")
+    (tmp_path / "f").write_bytes(b"")
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "f").write_bytes(b"")
+    code, _, told = run("1", "--in", tmp_path / "f", "--in", tmp_path / "d" / "f")
+    assert (code, told) == (2, "error: two files are called 'f'\n")
