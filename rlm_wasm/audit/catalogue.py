@@ -185,6 +185,11 @@ KINDS: Final[dict[str, Kind]] = {
             "sent": Field("bool|null", "of a failure: whether the last attempt may be billed"),
             "throttled": Field("bool|null", "of a failure: whether the provider asked for fewer requests"),
             **_REPORTED,
+            "finish": Field(
+                "str|null",
+                "of an answer, if the provider said so: stop, the model had ended; length, a cap cut it off",
+                later=True,
+            ),
             **_COST,
             "error": _ERROR,
             "message": _MESSAGE,

@@ -24,7 +24,7 @@ from rlm_wasm.outcomes import StopReason
 from rlm_wasm.protocol.guest_frames import text_bytes
 from rlm_wasm.providers.base import Completion, Provider, ProviderFailure, Query
 from rlm_wasm.scheduler.ledger import Dimension, DimensionView
-from rlm_wasm.scheduler.messages import Usage
+from rlm_wasm.scheduler.messages import Usage, finish_of
 from rlm_wasm.scheduler.request import Cancelled, Response
 from rlm_wasm.scheduler.scheduler import (
     BatchReceived,
@@ -422,7 +422,7 @@ class Broker:
             # Its text may hold anything, a key included: only the type is told.
             broken = ProviderError(f"the provider failed with {type(error).__name__}")
             return ProviderFailed(run_id, number, attempt, broken, retryable=False, sent=True)
-        return ProviderAnswered(run_id, number, attempt, completion.text, usage)
+        return ProviderAnswered(run_id, number, attempt, completion.text, usage, finish_of(completion.finish))
 
 
 def _usage(completion: Completion) -> Usage | None:

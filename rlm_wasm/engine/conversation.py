@@ -204,7 +204,7 @@ class Conversation:
             )
         )
         if isinstance(response, Completed):
-            return ModelReplied(response.text)
+            return ModelReplied(response.text, response.finish)
         error = error_of(response)
         if error is None:
             raise InternalError("a response is neither an answer nor an error")

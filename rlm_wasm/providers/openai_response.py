@@ -10,6 +10,7 @@ from typing import Final, Protocol
 
 from rlm_wasm.json_text import outside_strings
 from rlm_wasm.providers.base import Completion, ProviderFailure
+from rlm_wasm.scheduler.messages import finish_of
 
 # 408 and 409 are how some gateways say "again, please"; 529 is "overloaded".
 _RETRYABLE_STATUS: Final = frozenset({408, 409, 429, 500, 502, 503, 504, 529})
@@ -45,7 +46,8 @@ def decode_completion(body: bytes) -> Completion | str:
     if document is _NOT_JSON:
         return "sent something that is not JSON"
     choices = _member(document, "choices")
-    message = _member(choices[0] if isinstance(choices, list) and choices else None, "message")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    message = _member(choice, "message")
     if not isinstance(message, dict):
         return "sent JSON that is not a chat completion"
     content = message.get("content")
@@ -56,6 +58,7 @@ def decode_completion(body: bytes) -> Completion | str:
         _without_surrogates(content),
         _tokens(_member(usage, "prompt_tokens")),
         _tokens(_member(usage, "completion_tokens")),
+        finish_of(_member(choice, "finish_reason")),
     )
 
 

@@ -22,7 +22,7 @@ from rlm_wasm.errors import ProviderError, UsageError
 from rlm_wasm.limits import QueryLimits, ceilings
 from rlm_wasm.providers.base import Completion, ProviderFailure, Query
 from rlm_wasm.providers.script_file import Reply, TooLong, read_replies
-from rlm_wasm.scheduler.messages import Message
+from rlm_wasm.scheduler.messages import Finish, Message
 from rlm_wasm.scheduler.pricing import utf8_bytes
 
 _SHOWN_CHARS_MAX: Final = 80
@@ -55,7 +55,7 @@ class ScriptProvider:
                     raise _too_long(self._origin, self._response_bytes_max) from None
                 if text is not None:
                     _check_length(text, self._origin, self._response_bytes_max)
-                    return _completion(query, text, reply.input_tokens, reply.output_tokens)
+                    return _completion(query, text, reply.input_tokens, reply.output_tokens, reply.finish)
                 if number % _REPLIES_AT_ONCE == 0:
                     await anyio.lowlevel.checkpoint()
         if scope.cancelled_caught:
@@ -101,7 +101,7 @@ class FunctionProvider:
         if not isinstance(text, str):
             raise _failure(f"the script {self._origin} returned {type(text).__name__}, not str")
         _check_length(text, self._origin, self._response_bytes_max)
-        return _completion(query, text, None, None)
+        return _completion(query, text, None, None, Finish.STOP)
 
     async def aclose(self) -> None:
         """Do nothing: there is nothing open."""
@@ -142,10 +142,14 @@ def _last_user(messages: tuple[Message, ...]) -> str:
     return "\n\n".join(reversed(since))
 
 
-def _completion(query: Query, text: str, input_tokens: int | None, output_tokens: int | None) -> Completion:
+def _completion(
+    query: Query, text: str, input_tokens: int | None, output_tokens: int | None, finish: Finish
+) -> Completion:
     if input_tokens is None:
         input_tokens = sum(_estimate(message.content) for message in query.messages)
-    return Completion(text, input_tokens, _estimate(text) if output_tokens is None else output_tokens)
+    output_tokens = _estimate(text) if output_tokens is None else output_tokens
+    # What a script gives is all that there is, whatever it looks like, unless it says otherwise.
+    return Completion(text, input_tokens, output_tokens, finish)
 
 
 def _estimate(text: str) -> int:

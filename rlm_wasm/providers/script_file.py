@@ -4,7 +4,8 @@
 regular expression of RE2's, searched in what the user said since the last reply) narrow when the reply fits.
 With a pattern, ``\\1`` to ``\\9`` and ``\\g<name>`` in the text stand for its groups, and every
 other backslash for itself. ``input_tokens`` and ``output_tokens`` replace the usage that is
-estimated otherwise.
+estimated otherwise; ``finish`` ("stop" or "length") says whether the model had ended there: it had, if
+nothing is said.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any, Final
 from rlm_wasm.errors import UsageError
 from rlm_wasm.policy.lines import index_lines
 from rlm_wasm.providers.pattern import Pattern
+from rlm_wasm.scheduler.messages import Finish, finish_of
 
 # A table takes some hundred times its size in memory, and each reply's pattern is tried for each prompt.
 _FILE_BYTES_MAX: Final = 4 * 1024 * 1024
@@ -26,7 +28,7 @@ _REPLIES_MAX: Final = 10_000
 _KEY_PARTS_MAX: Final = 64
 _LONG_KEY: Final = rf"""(?:(?:[A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){{{_KEY_PARTS_MAX}}}"""
 _ROLES: Final = ("root", "sub", "any")
-_KEYS: Final = ("role", "turn", "pattern", "text", "input_tokens", "output_tokens")
+_KEYS: Final = ("role", "turn", "pattern", "text", "input_tokens", "output_tokens", "finish")
 _GROUP: Final = re.compile(r"\\(?:([1-9])|g<([A-Za-z_][A-Za-z0-9_]*)>)")
 
 
@@ -40,6 +42,7 @@ class Reply:
     text: str
     input_tokens: int | None
     output_tokens: int | None
+    finish: Finish = Finish.STOP
 
     def answer(self, role: str, turn: int, prompt: str, *, chars_max: int) -> str | None:
         """Return the text for this conversation, or None if the reply does not fit it.
@@ -130,6 +133,9 @@ def _reply(table: object) -> Reply:
         raise _Fault("role", 'role must be "root", "sub" or "any"')
     if not isinstance(text, str):
         raise _Fault("text", "text must be a string")
+    finish = finish_of(table.get("finish", Finish.STOP))
+    if finish is None:
+        raise _Fault("finish", 'finish must be "stop" or "length"')
     return Reply(
         role=str(role),
         turn=_integer(table, "turn", 1),
@@ -137,6 +143,7 @@ def _reply(table: object) -> Reply:
         text=text,
         input_tokens=_integer(table, "input_tokens", 0),
         output_tokens=_integer(table, "output_tokens", 0),
+        finish=finish,
     )
 
 

@@ -20,7 +20,7 @@ from rlm_wasm.scheduler.inputs import (
     RunCancelled,
     TimerFired,
 )
-from rlm_wasm.scheduler.messages import Usage
+from rlm_wasm.scheduler.messages import Usage, finish_of
 from rlm_wasm.scheduler.run_state import RUN_DEADLINE
 
 # A conversation, by the request that it answers; None: the root's.
@@ -106,7 +106,14 @@ def _cause_of_answer(event: Event) -> Input | None:
     match data["status"]:
         case "completed":
             text = str(data.get("text", ""))
-            return ProviderAnswered(run_id, number, int_in(event, "attempts"), text, _usage(event))
+            return ProviderAnswered(
+                run_id,
+                number,
+                int_in(event, "attempts"),
+                text,
+                _usage(event),
+                finish_of(data.get("finish")),
+            )
         case "failed":
             return _failure(event, int_in(event, "attempts"), retryable=False)
         case "timed_out":

@@ -12,6 +12,7 @@ import anyio
 
 from rlm_wasm.errors import ProviderError
 from rlm_wasm.providers.base import Completion, ProviderFailure, Query
+from rlm_wasm.scheduler.messages import Finish
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class RecordedAnswer:
     retryable: bool
     sent: bool
     retry_after_ms: int | None
+    finish: Finish | None = None
 
 
 class ReplayProvider:
@@ -65,7 +67,7 @@ class ReplayProvider:
                 sent=answer.sent,
                 retry_after_ms=answer.retry_after_ms,
             )
-        return Completion(answer.text, answer.input_tokens, answer.output_tokens)
+        return Completion(answer.text, answer.input_tokens, answer.output_tokens, answer.finish)
 
     def _missing(self, model: str, digest: bytes) -> str:
         if (model, digest) in self._left:

@@ -17,6 +17,7 @@ from rlm_wasm.ids import RunId, make_run_id
 from rlm_wasm.policy.document import parse_document
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.replay.recorded_provider import RecordedAnswer, messages_digest
+from rlm_wasm.scheduler.messages import finish_of
 
 # A recording is held in memory, at up to a kilobyte an event beside its texts.
 EVENTS_MAX: Final = 1_000_000
@@ -198,4 +199,5 @@ def _answer(event: Event, model: str, digest: bytes, sent_at_ns: int | None) -> 
         retryable=event.kind == "query_retry",
         sent=data.get("sent") is True,
         retry_after_ms=after if isinstance(after, int) else None,
+        finish=finish_of(data.get("finish")),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Final, Literal, NamedTuple
 
 Role = Literal["system", "user", "assistant"]
@@ -15,6 +16,21 @@ class Message(NamedTuple):
 
     role: Role
     content: str
+
+
+class Finish(StrEnum):
+    """Why a model's text ends where it does. None in its place: the provider said nothing that is known."""
+
+    STOP = "stop"  # the model had said all that it would
+    LENGTH = "length"  # a cap on tokens cut it off
+
+
+def finish_of(stated: object) -> Finish | None:
+    """Return what a provider, a script or a log says of a text's end, if it is a word that is known."""
+    return Finish(stated) if isinstance(stated, str) and stated in _FINISHES else None
+
+
+_FINISHES: Final = frozenset(Finish)
 
 
 class Usage(NamedTuple):

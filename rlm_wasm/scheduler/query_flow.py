@@ -124,7 +124,7 @@ class QueryFlow:
         request.bill(actual or request.charge, assumed=actual is None)
         self._permits.release(run.run_id, request.request_id)
         self._permits.answered(request.query.model)
-        self._answer(run, request, Completed(given.text, given.usage if actual else None))
+        self._answer(run, request, Completed(given.text, given.usage if actual else None, given.finish))
 
     def failed(self, run: RunState, given: ProviderFailed) -> None:
         """Plan the next attempt, or deliver the failure; a late one only corrects the account."""

@@ -100,6 +100,7 @@ def query_answered(
         "throttled": failure.throttled if failure else None,
         "reported_input_tokens": usage.input_tokens if usage else None,
         "reported_output_tokens": usage.output_tokens if usage else None,
+        "finish": completed.finish.value if completed and completed.finish else None,
         "input_tokens": billed.input_tokens,
         "output_tokens": billed.output_tokens,
         "cost_microdollars": billed.cost_microdollars,

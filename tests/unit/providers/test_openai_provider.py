@@ -12,7 +12,7 @@ import pytest
 
 from rlm_wasm.providers.base import Completion, Query
 from rlm_wasm.providers.registry import open_provider
-from rlm_wasm.scheduler.messages import Message
+from rlm_wasm.scheduler.messages import Finish, Message
 from tests.support.provider_loopback import (
     KEY,
     KEY_VARIABLE,
@@ -41,7 +41,24 @@ def says(*parts: bytes):
 
 async def test_good_answer_brings_text_and_usage(server):
     server.behaviour = says(http(OK, completion_body("forty-two")))
-    assert await ask(server.url) == Completion("forty-two", 11, 7)
+    assert await ask(server.url) == Completion("forty-two", 11, 7, Finish.STOP)
+
+
+@pytest.mark.parametrize(
+    ("stated", "finish"),
+    [
+        ("stop", Finish.STOP),
+        ("length", Finish.LENGTH),
+        ("content_filter", None),
+        (None, None),
+        (["stop"], None),
+        (7, None),
+    ],
+)
+async def test_why_a_text_ends_is_told_in_words_that_are_known(server, stated, finish):
+    choice = {"message": {"content": "42"}, "finish_reason": stated}
+    server.behaviour = says(http(OK, completion_body(choices=[choice])))
+    assert (await ask(server.url)).finish is finish
 
 
 async def test_request_is_the_question_the_cap_and_the_key_and_nothing_else(server):
@@ -102,7 +119,7 @@ async def test_lone_surrogate_in_an_answer_is_replaced(server):
 )
 async def test_usage_that_cannot_be_believed_is_unknown(server, usage):
     server.behaviour = says(http(OK, completion_body(usage=usage)))
-    assert await ask(server.url) == Completion("42", None, None)
+    assert await ask(server.url) == Completion("42", None, None, Finish.STOP)
 
 
 async def test_429_is_retryable_unbilled_and_carries_the_wait(server):
