@@ -212,6 +212,29 @@ async def test_a_query_that_timed_out_times_out_again_without_the_wait(server: L
     assert_same(await replay(Recording.open(log)), log)
 
 
+TOGETHER = {
+    "gathered": "import asyncio\nr = await asyncio.gather(*[llm_query(p) for p in 'abc'])",
+    "submitted": (
+        "from concurrent.futures import *\nwith ThreadPoolExecutor(4) as pool:\n"
+        "    fs = [pool.submit(llm_query, p) for p in 'abc']\n    r = [f.result() for f in as_completed(fs)]"
+    ),
+    "by a function of two steps": (
+        "from concurrent.futures import ThreadPoolExecutor\ndef work(p):\n    first = llm_query(p)\n"
+        "    return first + llm_query(first)\nwith ThreadPoolExecutor(4) as pool:\n"
+        "    r = list(pool.map(work, 'abc'))"
+    ),
+}
+
+
+@pytest.mark.parametrize("source", TOGETHER.values(), ids=TOGETHER.keys())
+async def test_queries_that_code_began_before_it_needed_them_replay(
+    script: Script, log: Path, source: str
+) -> None:
+    script.reply("root", f"{source}\nFINAL(len(r))").reply("sub", "yes")
+    assert await record(log, recorded_policy(), script.spec) == "3"
+    assert_same(await replay(Recording.open(log)), log)
+
+
 @pytest.mark.parametrize("source", ["1/0", "'a' * 10**10", "while True: pass", "import os; os._exit(3)"])
 async def test_cells_that_end_badly_replay(script: Script, log: Path, source: str) -> None:
     script.reply("root", source, turn=1).reply("root", "FINAL('after all')", turn=2)
