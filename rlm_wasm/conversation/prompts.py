@@ -48,7 +48,8 @@ The session has, besides the Python standard library:
 - llm_query(prompt, model=None) -> str: ask another language model. It sees the prompt and nothing else, so \
 put the text to read into the prompt. A failure raises an exception;
 - llm_query_batched(prompts, model=None) -> list[str]: the same for many prompts at once, answered in \
-parallel and returned in order. Prefer it to a loop;
+parallel and returned in order. Prefer it to a loop. What asyncio.gather awaits, and what a pool of threads \
+asks, is answered in parallel as well;
 {recursion}- budget() -> dict: what is left of the calls, tokens, money, turns, computing and time of this \
 task.
 
