@@ -76,9 +76,14 @@ def test_each_outcome_has_its_word_and_its_status(
     assert ended.stderr == b""
     assert set(found) == {
         "outcome", "stdout", "stderr", "result", "fuel_used", "memory_peak_bytes", "wall_ms", "error",
-        "lockdown",
+        "lockdown", "session",
     }  # fmt: skip
     assert (found["error"] is None) == (outcome == "completed")
+    if outcome in ("completed", "guest_exception"):
+        assert found["session"] == "alive"
+    if status == 3:
+        section, _, key = found["error"]["key"].partition(".")
+        assert found["error"]["limit"] == getattr(getattr(Policy.open(str(policy)), section), key)
     assert 0 < found["fuel_used"] <= 1_000_000_000
     assert found["memory_peak_bytes"] <= 128 << 20
 

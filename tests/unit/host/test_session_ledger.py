@@ -14,6 +14,8 @@ from msgspec import structs
 from rlm_wasm.errors import (
     BoundaryViolation,
     CellCancelled,
+    DeadlineExceeded,
+    GuestError,
     GuestException,
     GuestTrap,
     HostExhausted,
@@ -280,10 +282,59 @@ def test_every_error_of_a_guest_crosses_with_its_type_and_texts():
         assert got.hint == sent.hint
 
 
+def test_a_result_crosses_with_the_limit_that_its_cell_met():
+    slept = DeadlineExceeded("it slept", traceback="here", key="cell.sleep_ms_max", limit=5)
+    sent = structs.replace(RESULT, error=slept, variables=("a",), session_state=SessionState.RESTORED)
+    got = m.decode_report(m.encode(m.OperationDone(1, 2, result=sent))).result
+    assert structs.replace(got, error=slept) == sent
+    assert (type(got.error), got.error.message, got.error.traceback) == (DeadlineExceeded, "it slept", "here")
+    assert (got.error.key, got.error.limit) == ("cell.sleep_ms_max", 5)
+
+
+def test_an_error_of_a_callers_own_class_cancels_a_cell():
+    class Enough(GuestError):
+        pass
+
+    got = m.decode_error(m.encode_error(Enough("enough", key="none.of_ours", limit=5)))
+    assert (type(got), got.message, got.key, got.limit) == (CellCancelled, "enough", None, None)
+    assert Enough("enough").outcome is got.outcome
+
+
 @pytest.mark.threat("T-057")
-def test_an_error_of_no_name_of_ours_is_refused():
+@pytest.mark.parametrize(
+    "error",
+    [
+        m.ErrorReport("KeyboardInterrupt", "x"),
+        m.ErrorReport("FuelExhausted", "x", key="cell.sleep_ms_max"),  # another error's
+        m.ErrorReport("FuelExhausted", "x", key="policy.of_somebody"),
+        m.ErrorReport("HostExhausted", "x", key="cell.fuel_max"),
+    ],
+)
+def test_an_error_of_no_name_or_key_of_ours_is_refused(error):
     with pytest.raises(BoundaryViolation):
-        m.decode_error(m.ErrorReport("KeyboardInterrupt", "x"))
+        m.decode_error(error)
+    with pytest.raises(BoundaryViolation):
+        m.decode_report(m.encode(m.OperationDone(1, 2, result=structs.replace(RESULT, error=error))))
+
+
+@pytest.mark.threat("T-057")
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"error": m.ErrorReport("UsageError", "x")},  # no end of a cell
+        {"error": "GuestTrap"},
+        {"error": [1, 2]},
+        {"session_state": "alive and well"},
+        {"fuel_used": -1},
+        {"executed_ns": 2**62 + 1},
+        {"variables": ("x" * 257,)},
+        {"variables": ("x",) * 4_097},
+        {"draft": "x" * 65_537},
+    ],
+)
+def test_a_result_that_is_none_is_refused(field):
+    with pytest.raises(BoundaryViolation):
+        m.decode_report(m.encode(m.OperationDone(1, 2, result=structs.replace(RESULT, **field))))
 
 
 def test_texts_of_an_error_are_cut_to_what_a_report_may_hold():
