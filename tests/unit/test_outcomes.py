@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import traceback
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rlm_wasm import errors
+from rlm_wasm.cli.exit_codes import of_outcome, of_run
 from rlm_wasm.errors import (
     BudgetExceeded,
     DeadlineExceeded,
@@ -22,6 +25,7 @@ from rlm_wasm.ids import RunId
 from rlm_wasm.outcomes import Outcome, SessionState, StopKind, StopReason
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.results import CellResult, RunResult
+from tests.support.machine_grade import POLICY_HERE
 
 REASONS = [
     (StopReason.finished(), "finished"),
@@ -166,3 +170,41 @@ def test_an_error_in_other_words_keeps_its_limit() -> None:
     again = error.restated("all, and more", traceback="here")
     assert (type(again), again.message, again.traceback) == (FuelExhausted, "all, and more", "here")
     assert (again.key, again.limit) == ("cell.fuel_max", 7)
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "outcomes.md").read_text()
+
+
+def page_rows(heading: str) -> dict[str, list[str]]:
+    """Return the cells of the page's rows under a heading, by the word that they are about."""
+    section = PAGE.split(f"| `{heading}` |", 1)[1].split("\n## ", 1)[0]
+    rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("| `")]
+    return {row[0].strip().strip("`"): [cell.strip() for cell in row] for row in rows}
+
+
+def test_the_page_tells_every_end_with_its_keys_and_its_status() -> None:
+    cells = page_rows("Outcome")
+    kinds = {kind.outcome: kind for kind in GuestError.__subclasses__() if kind.__module__ == errors.__name__}
+    assert set(cells) == set(Outcome)
+    for outcome in Outcome:
+        _, _, keys, status = cells[outcome]
+        assert int(status) == of_outcome(outcome)
+        # A result is cut at its cap, and no cell ends for it.
+        known = set(kinds[outcome].keys) - {"cell.result_bytes_max"} if outcome in kinds else set()
+        assert set(re.findall(r"`([\w.]+)`", keys)) == known
+    assert set(page_rows("SessionState")) == set(SessionState)
+    runs = page_rows("StopKind")
+    assert set(runs) == set(StopKind)
+    for reason, _ in REASONS:
+        if status := runs[reason.kind][3]:
+            assert int(status[:1]) == of_run(reason, partial=not reason.declared)
+
+
+@pytest.mark.guest
+@pytest.mark.usefixtures("guest")
+def test_the_example_of_the_page_names_the_limit(capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+    example = example.replace('builtin("strict")', f'builtin("{POLICY_HERE}")')
+    exec(compile(example, "docs/outcomes.md", "exec"), {})
+    limit = Policy.builtin(POLICY_HERE).cell.sleep_ms_max
+    assert capsys.readouterr().out == f"deadline_exceeded cell.sleep_ms_max {limit}\n"
