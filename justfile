@@ -60,10 +60,11 @@ bench *args:
 doctor:
     .venv/bin/rlm-wasm doctor
 
-# write what is made from tables: docs/events.md, docs/modules.md, threat_model/grades.toml, policies/container.toml
+# write what is made from tables and docstrings: docs/api.md, docs/events.md, docs/modules.md, threat_model/grades.toml, policies/container.toml
 docs:
     .venv/bin/python -m tests.support.events_page
     .venv/bin/python -m tests.support.modules_page
+    .venv/bin/python -m tests.support.api_page
     .venv/bin/python -m tests.support.grades_page
     .venv/bin/python -m tests.support.container_policy
 

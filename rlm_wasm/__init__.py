@@ -12,6 +12,7 @@ from rlm_wasm.version import VERSION as __version__
 
 if TYPE_CHECKING:
     from rlm_wasm.api.opening import SessionOpening
+    from rlm_wasm.api.query_hook import ModelQuery, OnQuery
     from rlm_wasm.api.run_handle import Run
     from rlm_wasm.api.runtime import Runtime
     from rlm_wasm.api.sandbox import Sandbox, SandboxSession
@@ -30,8 +31,9 @@ _WHERE = {
     "CellResult": "rlm_wasm.results",
     "Event": "rlm_wasm.events",
     "Gap": "rlm_wasm.events",
-    "Snapshot": "rlm_wasm.api.snapshot",
     "Metrics": "rlm_wasm.engine.accounting",
+    "ModelQuery": "rlm_wasm.api.query_hook",
+    "OnQuery": "rlm_wasm.api.query_hook",
     "Outcome": "rlm_wasm.outcomes",
     "Policy": "rlm_wasm.policy.model",
     "PoolMetrics": "rlm_wasm.host.pool_metrics",
@@ -42,6 +44,7 @@ _WHERE = {
     "SandboxSession": "rlm_wasm.api.sandbox",
     "SessionOpening": "rlm_wasm.api.opening",
     "SessionState": "rlm_wasm.outcomes",
+    "Snapshot": "rlm_wasm.api.snapshot",
     "StopKind": "rlm_wasm.outcomes",
     "StopReason": "rlm_wasm.outcomes",
     "SyncRun": "rlm_wasm.api.sync_runtime",
@@ -56,6 +59,8 @@ __all__ = [
     "Event",
     "Gap",
     "Metrics",
+    "ModelQuery",
+    "OnQuery",
     "Outcome",
     "Policy",
     "PoolMetrics",

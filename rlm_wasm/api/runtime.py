@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
+from pathlib import Path
 from time import monotonic_ns
 from types import TracebackType
 from typing import Self
@@ -14,7 +15,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from rlm_wasm.api.run_handle import Run
-from rlm_wasm.api.snapshot import Snapshot
+from rlm_wasm.api.snapshot import Snapshot, load_snapshot
 from rlm_wasm.api.sync_runtime import SyncRuntime
 from rlm_wasm.engine.accounting import Accounting, Metrics
 from rlm_wasm.engine.broker import Broker, Router
@@ -141,14 +142,14 @@ class Runtime:
         *,
         sinks: Iterable[Callable[[Event], None]] = (),
         tenant: str = "",
-        image: Snapshot | None = None,
+        snapshot: Snapshot | None = None,
     ) -> RunResult:
         """Answer `question` about `context`: a str, bytes or a JSON value, or several by variable name.
 
         A list, number or bool becomes the same value in the guest, by the rule of `SandboxSession.set`; so
         does each value of a mapping that is neither str nor bytes. A mapping is always one of names.
 
-        Runs of one `tenant` share its part of the permits, by the policy's weights. With an `image`,
+        Runs of one `tenant` share its part of the permits, by the policy's weights. With an `snapshot`,
         every session of the run is forked from it, those of its children as well: what it defines is
         there at every depth.
 
@@ -160,7 +161,7 @@ class Runtime:
         Raises:
             UsageError: the runtime is not open, or on another event loop; the question is empty; a tenant's
                 or an input's name is none, or an input exceeds `sandbox.context_bytes_max` or has no JSON
-                form (NoJsonForm); the image is another tenant's, or of another kind of worker.
+                form (NoJsonForm); the snapshot is another tenant's, or of another kind of worker.
             ArtifactError: no guest is built, or it is not what was built.
             PolicyError: the memory cap is below the guest's image. LockdownError: the policy demands a
                 layer of the lock-down that this machine does not have.
@@ -171,7 +172,7 @@ class Runtime:
             HostExhausted: this machine has no more room for a session.
             InternalError: a bug of ours.
         """
-        run = self._prepare(question, context, sinks, tenant, image)
+        run = self._prepare(question, context, sinks, tenant, snapshot)
         try:
             return await run.drive()
         finally:
@@ -184,7 +185,7 @@ class Runtime:
         *,
         sinks: Iterable[Callable[[Event], None]] = (),
         tenant: str = "",
-        image: Snapshot | None = None,
+        snapshot: Snapshot | None = None,
     ) -> Run:
         """Begin to answer `question` and return at once: events, result and `cancel` are the run's.
 
@@ -195,7 +196,7 @@ class Runtime:
             UsageError or Overloaded: as `ask`, for what can be told at once; all else is raised by the run's
                 `result`.
         """
-        run = self._prepare(question, context, sinks, tenant, image)
+        run = self._prepare(question, context, sinks, tenant, snapshot)
         self._background.append(run)
         assert self._tasks is not None, "an open runtime has tasks"
         self._tasks.start_soon(self._drive, run)
@@ -221,7 +222,7 @@ class Runtime:
         context: Contexts,
         sinks: Iterable[Callable[[Event], None]],
         tenant: str,
-        image: Snapshot | None,
+        snapshot: Snapshot | None,
     ) -> Run:
         if self._broker is None or self._home is None:
             raise UsageError("the runtime is not open; use it as an async context manager")
@@ -250,7 +251,7 @@ class Runtime:
             contexts,
             meter,
             tenant=tenant,
-            image=image,
+            image=snapshot,
         )
         started = RunStarted(
             run_id=run_id,
@@ -300,6 +301,13 @@ class Runtime:
         for run in list(self._runs.values()):
             run.cancel(reason)
 
+    def load_snapshot(self, path: str | Path, *, key: bytes | None = None, tenant: str = "") -> Snapshot:
+        """Read a snapshot that `Snapshot.save` wrote, to begin runs from: ``ask(question, snapshot=…)``.
+
+        The runtime need not be open. Takes and raises what `Sandbox.load_snapshot` does.
+        """
+        return load_snapshot(self.policy, path, key, tenant)
+
     def metrics(self) -> Metrics:
         """Return what each tenant has used so far, and how the pool of workers stands.
 
@@ -321,7 +329,7 @@ class Runtime:
         *,
         sinks: Iterable[Callable[[Event], None]] = (),
         tenant: str = "",
-        image: Snapshot | None = None,
+        snapshot: Snapshot | None = None,
     ) -> RunResult:
         """Answer one question from code that is not async. Starts and stops everything it needs.
 
@@ -337,6 +345,6 @@ class Runtime:
 
         async def main() -> RunResult:
             async with self:
-                return await self.ask(question, context, sinks=sinks, tenant=tenant, image=image)
+                return await self.ask(question, context, sinks=sinks, tenant=tenant, snapshot=snapshot)
 
         return anyio.run(main)

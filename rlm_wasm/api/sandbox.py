@@ -11,12 +11,12 @@ from typing import Final, Self
 import anyio
 
 from rlm_wasm.api.opening import SessionOpening
-from rlm_wasm.api.snapshot import Snapshot, guest_identity
-from rlm_wasm.api.snapshot_key import image_key
+from rlm_wasm.api.query_hook import OnQuery, QueryHook
+from rlm_wasm.api.snapshot import Snapshot, load_snapshot
 from rlm_wasm.api.sync_sandbox import SyncSandbox
 from rlm_wasm.engine.accounting import Accounting, Meter, Metrics
 from rlm_wasm.engine.contexts import REBASE_FROM_UNITS, as_input, check_name
-from rlm_wasm.engine.isolation import loaded_image, make_worker
+from rlm_wasm.engine.isolation import make_worker
 from rlm_wasm.engine.no_host import nobody_answers
 from rlm_wasm.engine.session_files import SessionFiles
 from rlm_wasm.errors import GuestException, UsageError
@@ -102,28 +102,29 @@ class SandboxSession:
         return result.told_value()
 
     async def exec(
-        self, source: str, *, answer: Callable[[bytes], Awaitable[bytes]] = nobody_answers
+        self, source: str, *, answer_frames: Callable[[bytes], Awaitable[bytes]] | None = None
     ) -> CellResult:
         """Run Python and return what it came to; the guest's failures are in the result, not raised.
 
         Who wants them raised calls the result's `raise_for_outcome`.
 
-        `answer` turns the guest's request frames into response frames (`protocol.guest_frames` has both
-        directions); without it, `llm_query` raises QueryError in the guest. A GuestError that it raises
-        ends the cell and is its result. Cancelling this call ends the cell.
+        What its code asks a model is answered by the sandbox's `on_query`; without one, `llm_query` raises a
+        QueryError in the guest. A GuestError that it raises ends the cell and is its result. Cancelling this
+        call ends the cell. `answer_frames` is the low level, in its place: it turns the bytes of each
+        request into those of its response (`protocol.guest_frames` has both directions).
 
         Where a cell has to be stopped, the session goes back to its state before it, if that took no more
         than `sandbox.checkpoint_bytes_max`; else it is lost. The result's `session_state` tells.
 
         Raises:
-            UsageError: `source` is no str or longer than `cell.source_bytes_max`, `answer` returned no
-                bytes, or the session is closed, lost or busy.
+            UsageError: `source` is no str or longer than `cell.source_bytes_max`, `on_query` returned
+                no str, or the session is closed, lost or busy.
             HostExhausted: this machine has no more room for what the cell needs.
             InternalError: a bug of ours.
-            Exception: whatever else `answer` raises. The cell is interrupted first, so that the guest can
+            Exception: whatever else `on_query` raises. The cell is interrupted first, so that the guest can
                 unwind; the session lives on.
         """
-        return await self._run(source, answer)
+        return await self._run(source, answer_frames or self._sandbox.answer())
 
     async def _run(self, source: str, answer: Callable[[bytes], Awaitable[bytes]]) -> CellResult:
         limits = self._sandbox.cell_limits
@@ -202,9 +203,10 @@ class SandboxSession:
         Raises:
             UsageError: the session is closed or lost, or a cell runs.
             WorkerLost: the process that held the session is gone.
-            HostExhausted: this machine has no more room for an image.
+            HostExhausted: this machine has no more room for a snapshot.
         """
-        return Snapshot(self._sandbox, await self._session.snapshot(), self._tenant)
+        sandbox = self._sandbox
+        return Snapshot(sandbox.policy, await self._session.snapshot(), self._tenant, sandbox=sandbox)
 
     async def aclose(self) -> None:
         """Free the guest."""
@@ -220,10 +222,17 @@ class SandboxSession:
 
 
 class Sandbox:
-    """Makes sessions under one policy. Use it as an async context manager, on asyncio or trio."""
+    """Makes sessions under one policy. Use it as an async context manager, on asyncio or trio.
 
-    def __init__(self, policy: Policy) -> None:
+    `on_query` answers what their code asks a model (`llm_query`, `rlm_query` and their batches): it takes a
+    `ModelQuery` and returns the answer, a str, or raises a QueryError for the code to catch. It may be async;
+    one that is not is called on a thread. The prompts of a batch come side by side, at most
+    `permits.total_max` at a time, and a cell has `cell.requests_max` of them.
+    """
+
+    def __init__(self, policy: Policy, *, on_query: OnQuery | None = None) -> None:
         self.policy = policy
+        self._on_query = on_query
         # Made once: the same object in each cell is what a session knows the limits by.
         self.cell_limits: Final = policy.cell
         self._accounting = Accounting()
@@ -257,8 +266,8 @@ class Sandbox:
         finally:
             self._home = None
 
-    def session(self, *, image: Snapshot | None = None, tenant: str = "") -> SessionOpening:
-        """Make a fresh guest for a tenant, or fork one from an image of the same tenant.
+    def session(self, *, snapshot: Snapshot | None = None, tenant: str = "") -> SessionOpening:
+        """Make a fresh guest for a tenant, or fork one from a snapshot of the same tenant.
 
         ``async with sandbox.session() as session:`` closes it at the end; ``await sandbox.session()`` leaves
         that to the caller.
@@ -269,13 +278,13 @@ class Sandbox:
             LockdownError: the policy demands a layer of the lock-down that this machine does not have.
             Overloaded: the policy's sessions, workers, zygotes or memory are used up, or the tenant's part.
             HostExhausted: this machine has no more room for a session.
-            UsageError: the sandbox is not open, or on another event loop; the image is another tenant's, or
-                of another kind of worker; or the tenant's name is too long or no text.
+            UsageError: the sandbox is not open, or on another event loop; the snapshot is another
+                tenant's, or of another kind of worker; or the tenant's name is too long or no text.
             WorkerLost: the process that was to hold the session is gone.
         """
-        return SessionOpening(lambda: self._open_session(image, tenant))
+        return SessionOpening(lambda: self._open_session(snapshot, tenant))
 
-    async def _open_session(self, image: Snapshot | None, tenant: str) -> SandboxSession:
+    async def _open_session(self, snapshot: Snapshot | None, tenant: str) -> SandboxSession:
         if self._home is not None:
             self._home.check("the sandbox")
         tenant = checked_tenant(tenant)
@@ -284,10 +293,22 @@ class Sandbox:
             self.policy.session_limits(),
             self.policy.boundary,
             tenant=tenant,
-            start=None if image is None else image.state_for(tenant),
+            start=None if snapshot is None else snapshot.state_for(tenant),
         )
         meter.session_opened()
         return SandboxSession(made, self, tenant, meter)
+
+    def answer(self) -> Callable[[bytes], Awaitable[bytes]]:
+        """Return what answers the frames of one cell."""
+        if self._on_query is None:
+            return nobody_answers
+        policy = self.policy
+        return QueryHook(
+            self._on_query,
+            policy.boundary,
+            requests_max=policy.cell.requests_max,
+            parallel_max=policy.permits.total_max,
+        )
 
     def sync(self) -> SyncSandbox:
         """Return the same sandbox for code that is not async: ``with Sandbox(policy).sync() as sandbox:``.
@@ -299,30 +320,20 @@ class Sandbox:
     def metrics(self) -> Metrics:
         """Return what each tenant's sessions have used, and how the pool of workers stands.
 
-        Of calls, tokens and cost it knows nothing: `answer` is the caller's. Any thread may ask, also
+        Of calls, tokens and cost it knows nothing: `on_query` is the caller's. Any thread may ask, also
         when the sandbox is closed. What `exec_sync` uses is not in it.
         """
         return self._accounting.metrics()
 
-    def load_image(self, path: str | Path, *, key: bytes | None = None, tenant: str = "") -> Snapshot:
-        """Read an image that `Snapshot.save` wrote; the key is chosen as there.
+    def load_snapshot(self, path: str | Path, *, key: bytes | None = None, tenant: str = "") -> Snapshot:
+        """Read a snapshot that `Snapshot.save` wrote; the key is chosen as there.
 
         Raises:
             UsageError: there is no key, or it has not 32 bytes; or the tenant's name is too long.
             ArtifactError: no guest is built, or the file is missing, cut, changed, or of another key,
                 tenant or guest build, or of a larger memory than `sandbox.memory_bytes_max`.
         """
-        from rlm_wasm.artifacts.snapshot_file import load_image
-
-        header, runs = load_image(
-            Path(path),
-            image_key(self.policy, key),
-            guest=guest_identity(),
-            tenant=tenant,
-            memory_bytes_max=self.policy.sandbox.memory_bytes_max,
-        )
-        image = loaded_image(self.policy, tenant, runs, size=header.size, virtual_ns=header.virtual_ns)
-        return Snapshot(self, image, tenant)
+        return load_snapshot(self.policy, path, key, tenant, sandbox=self)
 
     def exec_sync(self, source: str, *, context: str | bytes | None = None) -> CellResult:
         """Run one cell in a fresh session from code that is not async, and stop all that it took.
@@ -340,7 +351,7 @@ class Sandbox:
 
         async def main() -> CellResult:
             # Of its own, so that any thread may do this at any time.
-            async with Sandbox(self.policy) as sandbox, sandbox.session() as session:
+            async with Sandbox(self.policy, on_query=self._on_query) as sandbox, sandbox.session() as session:
                 if context is not None:
                     await session.load("context", context)
                 return await session.exec(source)

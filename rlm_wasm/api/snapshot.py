@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Final
 from rlm_wasm.api.opening import SessionOpening
 from rlm_wasm.api.snapshot_key import image_key
 from rlm_wasm.artifacts.installed import find_guest
+from rlm_wasm.engine.isolation import loaded_image
 from rlm_wasm.errors import UsageError
+from rlm_wasm.policy.model import Policy
 from rlm_wasm.protocol.session_snapshot import SessionSnapshot
 
 if TYPE_CHECKING:
@@ -27,7 +29,10 @@ class Snapshot:
     Immutable. Sessions made from it share its memory until they write, and do not see each other.
     """
 
-    def __init__(self, sandbox: Sandbox, snapshot: SessionSnapshot, tenant: str = "") -> None:
+    def __init__(
+        self, policy: Policy, snapshot: SessionSnapshot, tenant: str = "", *, sandbox: Sandbox | None = None
+    ) -> None:
+        self._policy = policy
         self._sandbox = sandbox
         self._snapshot = snapshot
         self._tenant = tenant
@@ -36,22 +41,22 @@ class Snapshot:
         """Return what a worker starts a tenant's session from.
 
         Raises:
-            UsageError: the image is another tenant's, whatever the isolation.
+            UsageError: the snapshot is another tenant's, whatever the isolation.
         """
         if tenant != self._tenant:
-            raise UsageError("the image is another tenant's")
+            raise UsageError("the snapshot is another tenant's")
         return self._snapshot
 
     @property
     def bytes_held(self) -> int:
-        """The memory that the pages this image adds to its origin take."""
+        """The memory that the pages this snapshot adds to its origin take."""
         return self._snapshot.bytes_held
 
     def digest(self) -> str:
-        """Return a SHA-256 of the state: the same for a saved image and what is loaded from it.
+        """Return a SHA-256 of the state: the same for a saved snapshot and what is loaded from it.
 
         Of what it adds to the guest's base image, of which a log of events has a digest of its own.
-        Raises ArtifactError if the worker that made the image did not make one.
+        Raises ArtifactError if the worker that made the snapshot did not make one.
         """
         return self._digest
 
@@ -67,17 +72,23 @@ class Snapshot:
         return digest.hexdigest()
 
     def session(self) -> SessionOpening:
-        """Fork a session. The first fork lays the image out in memory; the others take microseconds.
+        """Fork a session. The first fork lays the snapshot out in memory; the others take microseconds.
 
-        To be awaited or entered, as `Sandbox.session`, and raises what that raises.
+        To be awaited or entered, as `Sandbox.session`, and raises what that raises; UsageError also for what
+        a runtime has loaded, which forks it in `ask`.
         """
-        return self._sandbox.session(image=self, tenant=self._tenant)
+        if self._sandbox is None:
+            raise UsageError(
+                "a runtime has loaded the snapshot",
+                hint="give it to `Runtime.ask(…, snapshot=…)`, or load it with a `Sandbox`",
+            )
+        return self._sandbox.session(snapshot=self, tenant=self._tenant)
 
     def save(self, path: str | Path, *, key: bytes | None = None, tenant: str | None = None) -> None:
-        """Write the image to a file, compressed, encrypted and authenticated with `key` (32 bytes).
+        """Write the snapshot to a file, compressed, encrypted and authenticated with `key` (32 bytes).
 
         It can be loaded only with the same key, for the same tenant, by the same guest build: for the
-        image's own tenant, unless the host gives it to another one. Without `key` it is the one in the
+        snapshot's own tenant, unless the host gives it to another one. Without `key` it is the one in the
         environment variable that `sandbox.image_key_env` names.
 
         Raises:
@@ -90,7 +101,7 @@ class Snapshot:
         snapshot = self._snapshot
         save_image(
             Path(path),
-            image_key(self._sandbox.policy, key),
+            image_key(self._policy, key),
             guest=guest_identity(),
             tenant=self._tenant if tenant is None else tenant,
             size=snapshot.size,
@@ -99,7 +110,25 @@ class Snapshot:
         )
 
 
+def load_snapshot(
+    policy: Policy, path: str | Path, key: bytes | None, tenant: str, *, sandbox: Sandbox | None = None
+) -> Snapshot:
+    """Read a snapshot that `Snapshot.save` wrote. Raises what `Sandbox.load_snapshot` lists."""
+    # Here and not above: most sessions are never saved, and compression and ciphers take time to load.
+    from rlm_wasm.artifacts.snapshot_file import load_image
+
+    header, runs = load_image(
+        Path(path),
+        image_key(policy, key),
+        guest=guest_identity(),
+        tenant=tenant,
+        memory_bytes_max=policy.sandbox.memory_bytes_max,
+    )
+    state = loaded_image(policy, tenant, runs, size=header.size, virtual_ns=header.virtual_ns)
+    return Snapshot(policy, state, tenant, sandbox=sandbox)
+
+
 def guest_identity() -> tuple[str, str]:
-    """Return what binds an image to its guest: the hashes of code and base image."""
+    """Return what binds a snapshot to its guest: the hashes of code and base image."""
     facts = find_guest().facts
     return facts.code_sha256, facts.image_sha256

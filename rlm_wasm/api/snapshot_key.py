@@ -1,4 +1,4 @@
-"""The key of saved images: the caller's, or the one in the variable that the policy names."""
+"""The key of saved snapshots: the caller's, or the one in the variable that the policy names."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def image_key(policy: Policy, given: bytes | None) -> bytes:
     name = policy.sandbox.image_key_env
     if not name:
         raise UsageError(
-            "a saved image needs a key, and sandbox.image_key_env names none",
+            "a saved snapshot needs a key, and sandbox.image_key_env names none",
             hint="give `key` (32 bytes), or name an environment variable in the policy",
         )
     value = os.environ.get(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -50,10 +51,12 @@ class SyncRuntime:
         *,
         sinks: Iterable[Callable[[Event], None]] = (),
         tenant: str = "",
-        image: Snapshot | None = None,
+        snapshot: Snapshot | None = None,
     ) -> RunResult:
         """Answer `question`. Takes and raises what `Runtime.ask` does."""
-        return self._loop.call(self._runtime.ask, question, context, sinks=sinks, tenant=tenant, image=image)
+        return self._loop.call(
+            self._runtime.ask, question, context, sinks=sinks, tenant=tenant, snapshot=snapshot
+        )
 
     def start(
         self,
@@ -62,18 +65,24 @@ class SyncRuntime:
         *,
         sinks: Iterable[Callable[[Event], None]] = (),
         tenant: str = "",
-        image: Snapshot | None = None,
+        snapshot: Snapshot | None = None,
     ) -> SyncRun:
         """Begin to answer `question` and return at once. Takes and raises what `Runtime.start` does.
 
         The run begins at once too: what `SyncRun.events` yields may begin with a Gap; a sink misses nothing.
         """
-        run = self._loop.do(self._runtime.start, question, context, sinks=sinks, tenant=tenant, image=image)
+        run = self._loop.do(
+            self._runtime.start, question, context, sinks=sinks, tenant=tenant, snapshot=snapshot
+        )
         return SyncRun(run, self._loop)
 
     def cancel(self, reason: str = "cancelled") -> None:
         """Ask every run to end now, as `Runtime.cancel` does."""
         self._loop.do(self._runtime.cancel, reason)
+
+    def load_snapshot(self, path: str | Path, *, key: bytes | None = None, tenant: str = "") -> Snapshot:
+        """Read a snapshot. Takes and raises what `Runtime.load_snapshot` does."""
+        return self._runtime.load_snapshot(path, key=key, tenant=tenant)
 
     def metrics(self) -> Metrics:
         """Return what `Runtime.metrics` does."""

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Self
 from rlm_wasm.api.background_loop import BackgroundLoop
 from rlm_wasm.api.snapshot import Snapshot
 from rlm_wasm.engine.accounting import Metrics
-from rlm_wasm.engine.no_host import nobody_answers
 from rlm_wasm.results import CellResult
 from rlm_wasm.values import Value
 
@@ -42,11 +41,11 @@ class SyncSandbox:
     ) -> None:
         self._loop.close(kind, error, trace)
 
-    def session(self, *, image: Snapshot | None = None, tenant: str = "") -> SyncSession:
+    def session(self, *, snapshot: Snapshot | None = None, tenant: str = "") -> SyncSession:
         """Make a session. Takes and raises what `Sandbox.session` does."""
 
         async def make() -> SandboxSession:
-            return await self._sandbox.session(image=image, tenant=tenant)
+            return await self._sandbox.session(snapshot=snapshot, tenant=tenant)
 
         return SyncSession(self._loop.call(make), self._loop)
 
@@ -57,9 +56,9 @@ class SyncSandbox:
                 session.load("context", context)
             return session.exec(source)
 
-    def load_image(self, path: str | Path, *, key: bytes | None = None, tenant: str = "") -> Snapshot:
-        """Read an image. Takes and raises what `Sandbox.load_image` does."""
-        return self._sandbox.load_image(path, key=key, tenant=tenant)
+    def load_snapshot(self, path: str | Path, *, key: bytes | None = None, tenant: str = "") -> Snapshot:
+        """Read a snapshot. Takes and raises what `Sandbox.load_snapshot` does."""
+        return self._sandbox.load_snapshot(path, key=key, tenant=tenant)
 
     def metrics(self) -> Metrics:
         """Return what `Sandbox.metrics` does."""
@@ -94,10 +93,10 @@ class SyncSession:
         return self._loop.call(self._session.get, name)
 
     def exec(
-        self, source: str, *, answer: Callable[[bytes], Awaitable[bytes]] = nobody_answers
+        self, source: str, *, answer_frames: Callable[[bytes], Awaitable[bytes]] | None = None
     ) -> CellResult:
         """Run Python. Takes and raises what `SandboxSession.exec` does."""
-        return self._loop.call(self._session.exec, source, answer=answer)
+        return self._loop.call(self._session.exec, source, answer_frames=answer_frames)
 
     def interrupt(self) -> None:
         """Ask the cell that runs to end, as `SandboxSession.interrupt` does; from another thread."""

@@ -76,7 +76,7 @@ def replay(
     image = None
     if image_file is not None:
         keyed = policy if image_key_env is None else _with_key(policy, image_key_env)
-        image = Sandbox(keyed).load_image(image_file, tenant=recording.tenant)
+        image = Sandbox(keyed).load_snapshot(image_file, tenant=recording.tenant)
     spare_what_is_read(events_file, log, policy_name, image_file, contexts=contexts)
     recording.image(image)  # before a file for the events is emptied
     _warn(policy)
@@ -84,9 +84,9 @@ def replay(
 
     async def main() -> Replay:
         if events_file is None:
-            return await replay_run(recording, given, policy=other, image=image)
+            return await replay_run(recording, given, policy=other, snapshot=image)
         with JsonlSink(events_file) as sink:
-            return await replay_run(recording, given, policy=other, image=image, sinks=[sink.write])
+            return await replay_run(recording, given, policy=other, snapshot=image, sinks=[sink.write])
 
     found = anyio.run(main)
     if as_json:

@@ -126,7 +126,7 @@ class Recording:
         if given is None and self.image_sha256 is not None:
             raise UsageError(
                 f"the recorded run began from an image, which is not in {self.path}",
-                hint="give the same image again: --image FILE, or `replay(…, image=…)`",
+                hint="give the same image again: --image FILE, or `replay(…, snapshot=…)`",
             )
         if given is not None and self.image_sha256 is None:
             raise UsageError("the recorded run did not begin from an image")

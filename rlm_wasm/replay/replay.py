@@ -46,26 +46,26 @@ async def replay(
     contexts: Mapping[str, str | bytes] | None = None,
     *,
     policy: Policy | None = None,
-    image: Snapshot | None = None,
+    snapshot: Snapshot | None = None,
     sinks: Iterable[Callable[[Event], None]] = (),
     worker: Worker | None = None,
 ) -> Replay:
     """Repeat a run and say where it first differs. Nothing leaves the process; no key is needed.
 
-    `contexts` are the inputs that are too large for the log; `image` is what the run's sessions were
+    `contexts` are the inputs that are too large for the log; `snapshot` is what the run's sessions were
     forked from, if they were, loaded under the policy of the replay. Under another `policy` than the
     recorded one, what the log says about the policy itself is not compared; nor are fields that came after
     the log was written.
 
     Raises:
-        UsageError: an input or the image is missing, not wanted, or another one.
+        UsageError: an input or the snapshot is missing, not wanted, or another one.
         PolicyError: the recorded policy is none of this version's, and no other one is given.
         ArtifactError: no guest is built, or it is not what was built.
     """
     inputs = recording.inputs(contexts or {})
     if worker is None:
         find_guest()  # one that is missing would else be a difference, where the run says what it had
-    start = recording.image(image)
+    start = recording.image(snapshot)
     unstated = unheard_of(recording.events) | ({} if policy is None else _policy_fields(recording))
     order = RecordedOrder(recording.events, unstated)
     runtime = Runtime(
@@ -89,7 +89,7 @@ async def replay(
         tasks.start_soon(_end_if_idle, order, runtime, tasks.cancel_scope)
         try:
             await runtime.ask(
-                recording.question, inputs, sinks=[compare, *sinks], tenant=recording.tenant, image=start
+                recording.question, inputs, sinks=[compare, *sinks], tenant=recording.tenant, snapshot=start
             )
         except Exception as error:  # noqa: BLE001 - raised again below, without the group's wrapping
             failure = error

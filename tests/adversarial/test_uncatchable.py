@@ -123,11 +123,11 @@ async def test_a_session_of_a_sandbox_goes_back_as_one_of_a_run_does() -> None:
     async with Sandbox(policy) as box, await box.session() as session:
         await session.exec("kept = 42")
         for source in (UNCATCHABLE["recursion without a limit"], "kept = llm_query('?')"):
-            result = await session.exec(source, answer=refuse)
+            result = await session.exec(source, answer_frames=refuse)
             assert result.session_state == "restored", result
             assert (await session.exec("kept")).result == "42"
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(lambda: session.exec("kept = llm_query('?')", answer=never))
+            tasks.start_soon(lambda: session.exec("kept = llm_query('?')", answer_frames=never))
             await asked.wait()
             tasks.cancel_scope.cancel()
         assert (await session.exec("kept")).result == "42"

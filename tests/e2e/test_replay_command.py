@@ -181,7 +181,7 @@ def test_a_run_that_began_from_an_image_is_given_the_image_again(tmp_path: Path)
             image.save(foreign, key=bytes(32), tenant="another")
             async with Runtime(policy, model=f"script:{model}") as runtime:
                 with JsonlSink(log) as sink:
-                    ran = await runtime.ask("?", image=image, sinks=[sink.write], tenant="t")
+                    ran = await runtime.ask("?", snapshot=image, sinks=[sink.write], tenant="t")
                 assert ran.answer == "prepared"
 
     anyio.run(record)

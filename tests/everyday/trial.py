@@ -117,10 +117,10 @@ async def _run(sandbox: Sandbox, trial: Trial) -> str | None:
         if trial.context is not None:
             await session.load("context", trial.context)
         for source in trial.cells[:-1]:
-            result = await session.exec(source, answer=model.answer)
+            result = await session.exec(source, answer_frames=model.answer)
             if result.error is not None and not trial.want.get("fails_before_the_last"):
                 return _cut(f"an earlier cell: {_told(result)}")
-        result = await session.exec(trial.cells[-1], answer=model.answer)
+        result = await session.exec(trial.cells[-1], answer_frames=model.answer)
     if result.session_state is not SessionState.ALIVE:
         return _cut(f"the session was lost: {_told(result)}")
     if result.error is not None and not trial.want.keys() & {"raises", "told", "shows"}:

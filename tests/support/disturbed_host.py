@@ -106,10 +106,12 @@ async def run(isolation: str, later: list[str]) -> None:
             if "no descriptors" in sys.argv:
                 _make_noise()
             # The event loop runs some of these turns itself, and then one that traps.
-            asked = await session.exec("sum(llm_query('x') == 'yes' for _ in range(300))", answer=answer)
+            asked = await session.exec(
+                "sum(llm_query('x') == 'yes' for _ in range(300))", answer_frames=answer
+            )
             found.append(asked.result or asked.outcome)
             ended = await session.exec(
-                "for _ in range(50): llm_query('x')\nimport os; os._exit(1)", answer=answer
+                "for _ in range(50): llm_query('x')\nimport os; os._exit(1)", answer_frames=answer
             )
             found.append(ended.outcome)
         async with await box.session() as session:
@@ -162,7 +164,7 @@ async def refused(way: str) -> None:
         back()
         async with await box.session() as second:
             try:
-                await second.exec("llm_query('?')\nimport os; os._exit(1)", answer=answer)
+                await second.exec("llm_query('?')\nimport os; os._exit(1)", answer_frames=answer)
             except UsageError as error:
                 print(f"UsageError: {error}")
             give_back[0]()

@@ -46,7 +46,9 @@ async def _busy(box: Sandbox, began: asyncio.Event) -> None:
         return b"nothing that it understands"
 
     session = await box.session()
-    await session.exec("try:\n llm_query('x')\nexcept BaseException: pass\nwhile True: pass", answer=answer)
+    await session.exec(
+        "try:\n llm_query('x')\nexcept BaseException: pass\nwhile True: pass", answer_frames=answer
+    )
 
 
 async def _left_open(how: str) -> None:
@@ -76,7 +78,7 @@ async def _in_the_hook() -> None:
         sys.exit(3)
 
     async with Sandbox(_policy()) as box, await box.session() as session:
-        await session.exec("llm_query('x')", answer=answer)
+        await session.exec("llm_query('x')", answer_frames=answer)
 
 
 def _on_a_daemon() -> None:

@@ -57,11 +57,11 @@ async def test_what_the_hook_raises_comes_out_and_the_session_lives(
         await session.exec("x = [1]; after = False")
         with pytest.raises(raised):
             await session.exec(
-                "x.append(2)\ntry: llm_query('?')\nfinally: x.append(3)\nafter = True", answer=answer
+                "x.append(2)\ntry: llm_query('?')\nfinally: x.append(3)\nafter = True", answer_frames=answer
             )
         # The guest could unwind, and went no further.
         assert (await session.exec("x, after")).result == "([1, 2, 3], False)"
-        assert (await session.exec("llm_query('q')", answer=some)).result == "'Q'"
+        assert (await session.exec("llm_query('q')", answer_frames=some)).result == "'Q'"
 
 
 async def test_a_cell_that_goes_on_asking_gets_no_further_answer_and_the_first_exception_comes_out() -> None:
@@ -75,7 +75,7 @@ async def test_a_cell_that_goes_on_asking_gets_no_further_answer_and_the_first_e
     stubborn = "for _ in range(9):\n    try: llm_query('?')\n    except BaseException: pass"
     async with Sandbox(policy("inline")) as box, await box.session() as session:
         with pytest.raises(OfTheApplication, match="number 1"):
-            await session.exec(stubborn, answer=answer)
+            await session.exec(stubborn, answer_frames=answer)
         assert asked == 1
         assert (await session.exec("1")).result == "1"
 
@@ -84,4 +84,4 @@ async def test_a_cell_that_does_not_end_for_it_is_ended() -> None:
     endless = "while True:\n    try: llm_query('?')\n    except BaseException: pass"
     async with Sandbox(policy("inline")) as box, await box.session() as session:
         with pytest.raises(OfTheApplication):
-            await session.exec(endless, answer=failing(OfTheApplication()))
+            await session.exec(endless, answer_frames=failing(OfTheApplication()))

@@ -87,7 +87,7 @@ async def test_a_session_raises_what_is_listed() -> None:
             image.save("unused")
         assert is_listed(no_key.value, Snapshot.save)
     async with Sandbox(small_policy(sandbox={"isolation": "session"})) as other:
-        assert is_listed(await raised(other.session(image=image)), Sandbox.session)
+        assert is_listed(await raised(other.session(snapshot=image)), Sandbox.session)
         assert is_listed(await raised(other.session(tenant="x" * 257)), Sandbox.session)
     assert is_listed(await raised(other.session()), Sandbox.session)
 

@@ -109,7 +109,7 @@ async def test_a_cell_that_runs_is_interrupted_from_another_thread_through_its_l
                 await anyio.sleep_forever()
                 raise AssertionError
 
-            assert (await session.exec("llm_query('x')", answer=answer)).outcome == "cancelled"
+            assert (await session.exec("llm_query('x')", answer_frames=answer)).outcome == "cancelled"
         assert (await session.exec("1")).result == "1"
 
 

@@ -43,7 +43,7 @@ async def draws(policy: Policy, path: Path) -> list[tuple[str, int]]:
     async with Sandbox(policy) as box, await box.session() as first:
 
         async def draw(*cells: str) -> None:
-            async with await box.session(image=image) as session:
+            async with await box.session(snapshot=image) as session:
                 for cell in cells:
                     result = await session.exec(cell)
                     seen.append((result.stdout, result.fuel_used))
@@ -55,7 +55,7 @@ async def draws(policy: Policy, path: Path) -> list[tuple[str, int]]:
         await draw(DRAW, DRAW)
         await draw(DRAW)
         image.save(path, key=key)
-        image = box.load_image(path, key=key)
+        image = box.load_snapshot(path, key=key)
         await draw(DRAW, "print(drawn)", DRAW)
     return seen
 
@@ -75,11 +75,11 @@ async def test_a_loaded_image_goes_on_as_a_fork_of_the_live_one(tmp_path: Path) 
         await session.exec(DRAW)
         image = await session.snapshot()
         image.save(tmp_path / "image", key=bytes(32))
-        async with await box.session(image=image) as fork:
+        async with await box.session(snapshot=image) as fork:
             live = [await fork.exec(DRAW) for _ in range(3)]
     async with Sandbox(policy) as box, await box.session():  # a session's stream goes by its number
-        loaded = box.load_image(tmp_path / "image", key=bytes(32))
-        async with await box.session(image=loaded) as fork:
+        loaded = box.load_snapshot(tmp_path / "image", key=bytes(32))
+        async with await box.session(snapshot=loaded) as fork:
             later = [await fork.exec(DRAW) for _ in range(3)]
     assert [(r.stdout, r.fuel_used) for r in live] == [(r.stdout, r.fuel_used) for r in later]
 
@@ -89,7 +89,7 @@ async def test_without_a_seed_forks_of_one_image_draw_differently(strict: Policy
         image = await session.snapshot()
         drawn = set()
         for _ in range(3):
-            async with await box.session(image=image) as fork:
+            async with await box.session(snapshot=image) as fork:
                 drawn.add((await fork.exec("import random\nrandom.random()")).result)
     assert len(drawn) == 3
 
@@ -102,13 +102,13 @@ async def test_the_policys_key_saves_and_loads(
         async with await box.session() as session:
             await session.exec("x = 41")
             (await session.snapshot()).save(tmp_path / "image")
-        async with await box.load_image(tmp_path / "image").session() as session:
+        async with await box.load_snapshot(tmp_path / "image").session() as session:
             assert (await session.exec("x + 1")).result == "42"
         with pytest.raises(ArtifactError):
-            box.load_image(tmp_path / "image", key=bytes(32))
+            box.load_snapshot(tmp_path / "image", key=bytes(32))
         monkeypatch.setenv(VARIABLE, secrets.token_hex(32))
         with pytest.raises(ArtifactError):
-            box.load_image(tmp_path / "image")
+            box.load_snapshot(tmp_path / "image")
 
 
 @pytest.mark.parametrize("value", [None, "", "short", "g" * 64, "0" * 63, "0" * 65, "0" * 64 + "\n"])
@@ -151,10 +151,10 @@ async def test_an_image_is_its_tenants_alone_whatever_the_isolation(isolation: s
         image.save(path, key=bytes(32))
         for tenant in ("", "theirs"):
             with pytest.raises(UsageError, match="another tenant"):
-                await box.session(image=image, tenant=tenant)
+                await box.session(snapshot=image, tenant=tenant)
             with pytest.raises(ArtifactError, match="another tenant"):
-                box.load_image(path, key=bytes(32), tenant=tenant)
-        async with await box.session(image=image, tenant="ours") as fork:
+                box.load_snapshot(path, key=bytes(32), tenant=tenant)
+        async with await box.session(snapshot=image, tenant="ours") as fork:
             assert (await fork.exec("secret")).result == "1"
 
 
@@ -165,4 +165,25 @@ async def test_a_run_of_one_tenant_does_not_begin_from_anothers_image(tmp_path: 
         model.write_text("[[reply]]\nrole = 'root'\ntext = 'no code'\n")
         async with Runtime(strict, model=f"script:{model}") as runtime:
             with pytest.raises(UsageError, match="another tenant"):
-                await runtime.ask("?", image=image, tenant="theirs")
+                await runtime.ask("?", snapshot=image, tenant="theirs")
+
+
+async def test_a_runtime_loads_a_snapshot_by_itself_and_forks_it_in_its_runs(
+    tmp_path: Path, strict: Policy
+) -> None:
+    model = tmp_path / "model.toml"
+    model.write_text("[[reply]]\nrole = 'root'\ntext = '''\n```repl\nFINAL(f(len(context)))\n```'''\n")
+    key = secrets.token_bytes(32)
+    async with Sandbox(strict) as box, box.session(tenant="t") as session:
+        await session.exec("def f(n): return n * 7")
+        (await session.snapshot()).save(tmp_path / "saved", key=key)
+    runtime = Runtime(strict, model=f"script:{model}")
+    snapshot = runtime.load_snapshot(tmp_path / "saved", key=key, tenant="t")
+    async with runtime:
+        for text in ("six   ", "ab"):
+            result = await runtime.ask("?", text, snapshot=snapshot, tenant="t")
+            assert result.answer == str(7 * len(text))
+    with pytest.raises(UsageError, match="a runtime has loaded"):
+        snapshot.session()
+    with pytest.raises(ArtifactError):
+        runtime.load_snapshot(tmp_path / "saved", key=key)

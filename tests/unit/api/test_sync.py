@@ -39,6 +39,7 @@ ASYNC_ONLY = {
     "ask_sync": "for a runtime that is not open",
     "aclose": "called close, as everywhere",
     "drive": "the runtime's",
+    "answer": "its sessions'",
     "drive_in_background": "the runtime's",
     "ended": "the runtime's",
 }
@@ -73,7 +74,7 @@ def test_sessions_keep_their_variables_and_forks_go_their_own_way(isolation: str
             session.load("context", "abc")
             assert session.exec("x = [len(context)]").outcome == "completed"
             image = session.snapshot()
-            with sandbox.session(image=image) as fork:
+            with sandbox.session(snapshot=image) as fork:
                 assert fork.exec("x.append(4); x").result == "[3, 4]"
             assert session.exec("x").result == "[3]"
         assert sandbox.exec("len(context)", context="four").result == "4"
@@ -98,7 +99,7 @@ def test_another_thread_interrupts_a_cell(strict: Policy) -> None:
         stop = threading.Thread(target=lambda: (asked.wait(), session.interrupt()))
         stop.start()
         with pytest.raises(TimeoutError, match="held"):
-            session.exec("kept = 1\ntry: llm_query('?')\nfinally: kept = 2", answer=answer)
+            session.exec("kept = 1\ntry: llm_query('?')\nfinally: kept = 2", answer_frames=answer)
         stop.join()
         assert session.exec("kept").result == "2"
 
@@ -115,7 +116,7 @@ def test_ctrl_c_ends_the_cell_before_it_goes_on(strict: Policy) -> None:
     with Sandbox(strict).sync() as sandbox, sandbox.session() as session:
         session.exec("n = 0")
         with pytest.raises(KeyboardInterrupt):
-            session.exec("n = 1; llm_query('?')", answer=answer)
+            session.exec("n = 1; llm_query('?')", answer_frames=answer)
         # The cell has ended: the session is not busy, and is what it was before.
         assert session.exec("n").result == "0"
 

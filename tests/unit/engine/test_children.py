@@ -273,8 +273,8 @@ async def test_every_session_of_a_run_can_start_from_an_image(tmp_path: Path) ->
         await session.exec("seen = ['image']\ndef prepared(text): return text[::-1]")
         image = await session.snapshot()
         async with running(policy, model) as runtime:
-            answer = (await runtime.ask("ask", "root", image=image)).answer
-            again = (await runtime.ask("ask", "root", image=image)).answer
+            answer = (await runtime.ask("ask", "root", snapshot=image)).answer
+            again = (await runtime.ask("ask", "root", snapshot=image)).answer
     # The answer of a child is text; its session is its own, and so is each run's.
     assert answer == again == str(("toor", str(("dlihc", ["image", "child"]))))
 

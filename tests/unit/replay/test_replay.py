@@ -349,7 +349,9 @@ async def record_from_image(log: Path, model: str, policy: Policy, path: Path, t
         image.save(path, key=bytes(32), tenant=tenant)
         with JsonlSink(log) as sink:
             async with Runtime(policy, model=model) as runtime:
-                result = await runtime.ask("ask ?", "context", sinks=[sink.write], image=image, tenant=tenant)
+                result = await runtime.ask(
+                    "ask ?", "context", sinks=[sink.write], snapshot=image, tenant=tenant
+                )
         assert not result.partial, result
         assert str(result.answer).startswith("['CONTEXT', 0.")
     return image
@@ -364,12 +366,12 @@ async def test_a_run_from_an_image_replays_from_the_same_image_live_or_saved(
     policy = small_policy(**{**RECORDED, "sandbox": sandbox})
     live = await record_from_image(log, model, policy, tmp_path / "saved.image", tenant="t")
     (tmp_path / "tree.py").unlink()  # nobody may be asked again
-    saved = Sandbox(policy).load_image(tmp_path / "saved.image", key=bytes(32), tenant="t")
+    saved = Sandbox(policy).load_snapshot(tmp_path / "saved.image", key=bytes(32), tenant="t")
     assert saved.digest() == live.digest()
     for image in [saved, live] if isolation == "inline" else [saved]:
         again = tmp_path / "again.jsonl"
         with JsonlSink(again) as sink:
-            assert_same(await replay(Recording.open(log), image=image, sinks=[sink.write]), log)
+            assert_same(await replay(Recording.open(log), snapshot=image, sinks=[sink.write]), log)
         assert again.read_bytes() == log.read_bytes()
 
 
@@ -382,16 +384,16 @@ async def test_an_image_that_is_missing_another_or_not_wanted_is_refused(
     with pytest.raises(UsageError, match="began from an image") as missing:
         await replay(Recording.open(log))
     assert "--image FILE" in str(missing.value.hint)
-    async with Sandbox(policy) as box, await box.session(image=image) as session:
+    async with Sandbox(policy) as box, await box.session(snapshot=image) as session:
         assert (await session.exec("loaded[0] = 'A'")).outcome == "completed"
         other = await session.snapshot()
         with pytest.raises(UsageError, match="not the one that the recorded run began from"):
-            await replay(Recording.open(log), image=other)
+            await replay(Recording.open(log), snapshot=other)
         assert other.digest() == (await session.snapshot()).digest() != image.digest()
     script.reply("root", "FINAL(1)")
     await record(log, policy, script.spec)
     with pytest.raises(UsageError, match="did not begin from an image"):
-        await replay(Recording.open(log), image=image)
+        await replay(Recording.open(log), snapshot=image)
 
 
 async def test_a_run_of_a_tenant_replays_as_that_tenants(script: Script, log: Path) -> None:

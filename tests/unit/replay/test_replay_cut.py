@@ -75,7 +75,7 @@ async def record(
             sinks = [sink.write]
             if stop is not None:
                 sinks.append(lambda event: stop(runtime, event))
-            await runtime.ask("one", sinks=sinks, image=image)
+            await runtime.ask("one", sinks=sinks, snapshot=image)
 
 
 def recorded_policy(**sections: dict[str, Any]) -> Policy:
@@ -179,9 +179,9 @@ async def replayed(log: Path) -> Replay:
     recording = Recording.open(log)
     image = None
     if recording.image_sha256 is not None:
-        image = Sandbox(recording.policy).load_image(log.with_suffix(".image"), key=bytes(32))
+        image = Sandbox(recording.policy).load_snapshot(log.with_suffix(".image"), key=bytes(32))
     with anyio.fail_after(SECONDS_MAX):
-        return await replay(recording, image=image)
+        return await replay(recording, snapshot=image)
 
 
 @pytest.mark.threat("T-171")

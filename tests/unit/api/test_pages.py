@@ -1,0 +1,60 @@
+"""The pages about the API: the reference lists every public name, and every usage runs as it stands."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import rlm_wasm
+from tests.support.api_page import PAGE, error_classes, page, public_names
+from tests.support.machine_grade import POLICY_HERE
+
+USAGES = (PAGE.parent / "usages.md").read_text()
+BLOCKS = re.findall(r"## ([^\n]+)\n\n```python\n(.*?)```", USAGES, re.DOTALL)
+PRINTED = {
+    "One other limit": "60000\n",
+    "A value in and out": "[{'name': 'Ann', 'age': 41}]\n",
+    "My own model in a sandbox": "17 characters\n",
+    "Why did it stop?": "memory_exceeded sandbox.memory_bytes_max alive\n",
+    "Fork a saved session in a runtime": "[3, 4]\n",
+}
+MODEL = "[[reply]]\nrole = 'root'\ntext = '''\n```repl\nFINAL(prices())\n```'''\n"
+
+
+def test_the_reference_is_what_the_docstrings_say() -> None:
+    assert PAGE.read_text() == page(), "run `just docs`"
+
+
+def test_the_reference_lists_every_public_name_and_every_error() -> None:
+    names = set(re.findall(r"^## (\w+)$", PAGE.read_text(), re.MULTILINE))
+    assert names == {*public_names(), *(kind.__name__ for kind in error_classes())}
+    assert all(hasattr(rlm_wasm, name) for name in public_names())
+
+
+def test_there_are_five_usages_of_at_most_six_lines_after_their_import() -> None:
+    assert [title for title, _ in BLOCKS] == list(PRINTED)
+    for _, block in BLOCKS:
+        lines = [line for line in block.splitlines() if line.strip()]
+        assert lines[0].startswith("from rlm_wasm import ")
+        assert len(lines) <= 7
+        assert not any(line.startswith(("import", "from")) for line in lines[1:])
+
+
+@pytest.mark.guest
+@pytest.mark.usefixtures("guest", "healthy_host")
+@pytest.mark.parametrize(("title", "block"), BLOCKS, ids=[title for title, _ in BLOCKS])
+def test_each_usage_runs_as_it_stands(
+    title: str,
+    block: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.toml").write_text(MODEL)
+    # Where the machine refuses namespaces, under the policy that the README names for it.
+    source = block.replace('builtin("strict")', f'builtin("{POLICY_HERE}")')
+    exec(compile(source, title, "exec"), {})
+    assert capsys.readouterr().out == PRINTED[title]
