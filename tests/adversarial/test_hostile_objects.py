@@ -155,7 +155,7 @@ ANSWERS = {
     ),
     "its content is no UTF-8": Hostile("answer['content'] = '\\ud800'; answer['ready'] = True", DONE),
     "it hides behind a hostile variable name": Hostile(
-        "class K(str):\n def __eq__(s, o): raise SystemExit\n def __hash__(s): return hash('answer')\n"
+        "class K(str):\n def __eq__(s, o): raise SystemExit(1)\n def __hash__(s): return hash('answer')\n"
         "globals()[K('answer')] = 1",
         EXCEPTION,
     ),
@@ -175,7 +175,7 @@ STREAMS = {
     "both are detached": Hostile("import sys\nsys.stdout.detach()\nsys.stderr.detach()", DONE),
     "the buffer below is closed": Hostile("import sys\nsys.stdout.buffer.raw.close()\nprint('x')", EXCEPTION),
     "stdout raises what it likes": Hostile(
-        "import sys\nclass S:\n def write(s, x): raise SystemExit\n flush = property(lambda s: 1/0)\n"
+        "import sys\nclass S:\n def write(s, x): raise SystemExit(1)\n flush = property(lambda s: 1/0)\n"
         " def __getattr__(s, n): raise KeyboardInterrupt\nsys.stdout = sys.stderr = S()\nprint('x')",
         EXCEPTION,
     ),
@@ -200,7 +200,7 @@ STREAMS = {
 
 HOOKS = {
     "settrace raises": Hostile(
-        "import sys\ndef t(*a): raise SystemExit\nsys.settrace(t)\n(lambda: 1)()", EXCEPTION
+        "import sys\ndef t(*a): raise SystemExit(1)\nsys.settrace(t)\n(lambda: 1)()", EXCEPTION
     ),
     "settrace loops": Hostile(
         "import sys\ndef t(*a):\n while True: pass\nsys.settrace(t)\n(lambda: 1)()", FUEL_OUT, restored=None
