@@ -41,8 +41,17 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
-from rlm_wasm.scheduler import adaptive, batch, child_flow, fuel_flow, ledger, permits, query_flow, run_state
-from rlm_wasm.scheduler import fair_queue as lanes
+from rlm_wasm.scheduler import (
+    adaptive,
+    batch,
+    child_flow,
+    fair_queue,
+    fuel_flow,
+    ledger,
+    permits,
+    query_flow,
+    run_state,
+)
 from tests.property.test_ledger_machine import LedgerMachine
 from tests.property.test_permits_machine import PermitsMachine
 from tests.property.test_scheduler_machine import SchedulerMachine
@@ -64,8 +73,13 @@ MUTATIONS: list[tuple[type[RuleBasedStateMachine], ModuleType, str, str]] = [
     (LedgerMachine, ledger, "charge if actual is None else actual.at_most(charge)", "actual or charge"),
     (LedgerMachine, ledger, "(held.plus(charge), view)", "(held, view)"),
     (PermitsMachine, permits, "for each in parked:\n                each.enter(share)", "pass"),
-    (PermitsMachine, lanes, "self.had = max(self.had, least)", "pass"),
-    (PermitsMachine, permits, "lane.held < lane.model_max", "lane.held <= lane.model_max"),
+    (PermitsMachine, fair_queue, "self.virtual_time = max(self.virtual_time, least)", "pass"),
+    (
+        PermitsMachine,
+        permits,
+        "model_queue.held < model_queue.model_max",
+        "model_queue.held <= model_queue.model_max",
+    ),
     (PermitsMachine, adaptive, "if sent_ns <= self._cut_ns:", "if sent_ns < 0:"),
     (
         SchedulerMachine,
