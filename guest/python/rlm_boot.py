@@ -13,12 +13,13 @@ import functools, glob, hashlib, heapq, html, html.parser, inspect, io, itertool
 import linecache, logging, math, numbers, operator, os, os.path, pathlib, pickle, pprint, queue  # noqa: E401
 import random, re, secrets, shlex, statistics, string, struct, tempfile, textwrap, threading, time  # noqa: E401
 import tokenize, traceback, types, typing, unicodedata, urllib.parse, uuid, warnings, weakref  # noqa: E401
-import xml.etree.ElementTree, zlib, zoneinfo, asyncio, concurrent.futures  # noqa: E401
+import xml.etree.ElementTree, zlib, zoneinfo, asyncio, concurrent.futures.thread  # noqa: E401
 
 import sys
 
 import rlm_asyncio
 import rlm_files
+import rlm_missing
 import rlm_repl
 import rlm_threads
 
@@ -26,6 +27,7 @@ import rlm_threads
 sys.path.append("")
 rlm_asyncio.install()
 rlm_threads.install()
+rlm_missing.install()
 
 run_cell = rlm_repl.run_cell
 set_context = rlm_repl.set_context

@@ -21,6 +21,7 @@ import rlm_awaits
 import rlm_display
 import rlm_pending
 import rlm_queries
+import rlm_threads
 import rlm_values
 
 STREAM_RESULT, STREAM_ERROR, STREAM_REPORT = 3, 4, 5
@@ -351,6 +352,7 @@ def _run_cell(source, seed, report):
         _restore()
         if _live:
             _write_by_lines(True)
+        rlm_threads.begin_cell()
         rlm_queries.begin_cell(source)
         result = _executed(source, f"<cell {_cells}>")
         if result is not None:
@@ -358,6 +360,7 @@ def _run_cell(source, seed, report):
             _send(STREAM_RESULT, rlm_display.show(result))
             if report:
                 rlm_values.tell(result, rlm_values.SHOWN_ROOM)
+        rlm_threads.end_cell()
         if not _finished:
             _finish_if_ready()
     except rlm_queries.Finished:

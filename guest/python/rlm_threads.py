@@ -1,54 +1,28 @@
-"""Thread pools for a guest without threads: work runs when it is submitted, in order.
-
-Work that is a query, or ends in one, is only begun: the host answers in parallel what was begun (`rlm_pending`).
-"""
+"""Threads for a guest without threads: what is started runs at once, in order, to its end."""
 
 import _queue
 import _thread
-import concurrent.futures
+import contextvars
+import heapq
+import itertools
 import queue
 import threading
 import time
 
-import rlm_pending
-
-
-class ThreadPoolExecutor(concurrent.futures.Executor):
-    def __init__(self, max_workers=None, thread_name_prefix="", initializer=None, initargs=()):
-        if max_workers is not None and max_workers <= 0:
-            raise ValueError("max_workers must be greater than 0")
-        self._closed = False
-        self._workers = max_workers
-        self._begun = []
-        if initializer is not None:
-            initializer(*initargs)
-
-    def submit(self, fn, /, *args, **kwargs):
-        if self._closed:
-            raise RuntimeError("cannot schedule new futures after shutdown")
-        # Whoever wants one worker wants one piece of work after the other.
-        future = rlm_pending.submit(fn, args, kwargs, in_turn=self._workers == 1)
-        if type(future) is rlm_pending.QueryFuture:
-            self._begun.append(future)
-        return future
-
-    def shutdown(self, wait=True, *, cancel_futures=False):
-        self._closed = True
-        if cancel_futures:
-            for future in self._begun:
-                future.cancel()
-        elif wait and self._begun:
-            rlm_pending.send()
-        self._begun.clear()
-
-    def __exit__(self, kind, error, trace):
-        # A cell that is told to end sends nothing any more.
-        self.shutdown(wait=kind is None or issubclass(kind, (Exception, SystemExit)))
-        return False
+# What ended a thread and was caught by nobody: (the thread's name, the exception).
+_uncaught = []
+UNCAUGHT_KEPT = 16
+# Timers that are not due yet: (due by the monotonic clock, number, timer).
+_timers = []
+_numbers = itertools.count(1)
+_sleep = time.sleep
 
 
 class Lock:
-    """A lock where there is nobody else to release it: waiting for one that is taken is an error at once."""
+    """A lock where there is nobody else to release it: waiting for one that is taken is an error at once.
+
+    Except for a timer, which may: while one is set, waiting means waiting for it.
+    """
 
     __slots__ = ("__weakref__", "_taken")
 
@@ -65,9 +39,15 @@ class Lock:
             return True
         if not blocking:
             return False
+        end = None if timeout == -1 else time.monotonic() + timeout
+        while self._taken and _next_timer(end):
+            pass
+        if not self._taken:
+            self._taken = True
+            return True
         if timeout == -1:
             raise RuntimeError("deadlock: there is no other thread that could release this lock")
-        time.sleep(timeout)
+        _sleep(max(0, end - time.monotonic()))
         return False
 
     def release(self):
@@ -94,29 +74,152 @@ class Lock:
         return f"<{'locked' if self._taken else 'unlocked'} {type(self).__qualname__} at {id(self):#x}>"
 
 
-class _InlineThread(threading.Thread):
+# -- threads ------------------------------------------------------------------------------------
+
+
+def _start(thread):
     """`start()` runs the target to its end; `join()` has nothing left to wait for."""
+    _note_start(thread)
+    _run(thread)
 
-    def start(self):
-        if self._started.is_set():
-            raise RuntimeError("threads can only be started once")
-        self._started.set()
-        try:
-            self.run()
-        except Exception:
-            threading.excepthook(threading.ExceptHookArgs((*__import__("sys").exc_info(), self)))
 
-    def join(self, timeout=None):
-        if not self._started.is_set():
-            raise RuntimeError("cannot join thread before it is started")
+def _note_start(thread):
+    if not thread._initialized:
+        raise RuntimeError("thread.__init__() not called")
+    if thread._started.is_set():
+        raise RuntimeError("threads can only be started once")
+    thread._ident = next(_numbers)
+    thread._started.set()
 
-    def is_alive(self):
+
+def _run(thread):
+    here = threading.get_ident()
+    before = threading.current_thread()
+    threading._active[here] = thread
+    context = getattr(thread, "_context", None) or contextvars.Context()
+    try:
+        context.run(thread.run)
+    except SystemExit:
+        pass
+    except Exception as error:
+        _note_end(thread, error)
+    finally:
+        threading._active[here] = before
+        thread._rlm_done = True
+
+
+def _note_end(thread, error):
+    hook = threading.excepthook
+    if hook is not threading.__excepthook__:
+        hook(threading.ExceptHookArgs((type(error), error, error.__traceback__, thread)))
+    else:
+        note_uncaught(f"thread {thread.name}", error)
+
+
+def _join(thread, timeout=None):
+    if not thread._initialized:
+        raise RuntimeError("Thread.__init__() not called")
+    if not thread._started.is_set():
+        raise RuntimeError("cannot join thread before it is started")
+    if thread is threading.current_thread():
+        raise RuntimeError("cannot join current thread")
+    end = None if timeout is None else time.monotonic() + max(0, timeout)
+    while thread.is_alive() and _next_timer(end):
+        pass
+
+
+def _is_alive(thread):
+    return thread._started.is_set() and not thread._rlm_done
+
+
+def _start_new_thread(function, args, kwargs=None):
+    """For `_thread` itself; a thread made so has no name and no object."""
+    if not callable(function):
+        raise TypeError("first arg must be callable")
+    number = next(_numbers)
+    try:
+        function(*args, **(kwargs or {}))
+    except SystemExit:
+        pass
+    except Exception as error:
+        note_uncaught(f"thread {number}", error)
+    return number
+
+
+# -- timers -------------------------------------------------------------------------------------
+
+
+def _set_timer(timer):
+    """It goes off while the cell waits for something, or at the cell's end."""
+    _note_start(timer)
+    if time.sleep is _sleep:
+        time.sleep = _sleep_and_watch
+    heapq.heappush(_timers, (time.monotonic() + max(0, timer.interval), next(_numbers), timer))
+
+
+def _next_timer(end=None):
+    """Wait for the timer that is due next and run it; False if there is none, or none before `end`."""
+    while _timers and _timers[0][2].finished.is_set():
+        heapq.heappop(_timers)[2]._rlm_done = True
+    if not _timers or end is not None and _timers[0][0] > end:
         return False
+    due, _, timer = heapq.heappop(_timers)
+    _sleep(max(0, due - time.monotonic()))
+    # What is left of its own run() is to look whether it was cancelled, and to call.
+    timer.interval = 0
+    _run(timer)
+    return True
+
+
+def _sleep_and_watch(seconds, /):
+    if not _timers:
+        return _sleep(seconds)
+    if seconds < 0:
+        raise ValueError("sleep length must be non-negative")
+    end = time.monotonic() + seconds
+    while _next_timer(end):
+        pass
+    _sleep(max(0, end - time.monotonic()))
+
+
+_sleep_and_watch.__name__ = _sleep_and_watch.__qualname__ = "sleep"
+
+
+# -- what a cell meets at its end -----------------------------------------------------------------
+
+
+def note_uncaught(where, error):
+    """Nobody caught `error`: the cell is told, if it comes to its end without an error of its own."""
+    if len(_uncaught) < UNCAUGHT_KEPT:
+        _uncaught.append((where, error))
+
+
+def begin_cell():
+    _uncaught.clear()
+
+
+def end_cell():
+    """Let the cell's timers go off, then raise what ended a thread, if anything did.
+
+    A timer that such a timer sets is left for the next cell.
+    """
+    last = max((number for _, number, timer in _timers if not timer.daemon), default=0)
+    while any(number <= last and not timer.daemon for _, number, timer in _timers):
+        _next_timer()
+    if _uncaught:
+        where, error = _uncaught[0]
+        others = len(_uncaught) - 1
+        _uncaught.clear()
+        error.add_note(f"in {where}, where nothing caught it" + (f"; {others} more ended so" if others else ""))
+        raise error
 
 
 def install():
-    concurrent.futures.ThreadPoolExecutor = ThreadPoolExecutor
-    threading.Thread = _InlineThread
+    thread = threading.Thread
+    thread._rlm_done = False
+    thread.start, thread.join, thread.is_alive = _start, _join, _is_alive
+    threading.Timer.start = _set_timer
+    _thread.start_new_thread = _thread.start_new = _start_new_thread
     # CPython's own lock ends the guest where it would have to wait. An RLock never waits: one thread.
     _thread.allocate_lock = _thread.allocate = _thread.lock = _thread.LockType = Lock
     threading.Lock = threading._allocate_lock = Lock

@@ -18,6 +18,7 @@ from rlm_wasm.artifacts.installed import newest_guest
 from rlm_wasm.artifacts.paths import cache_dir
 from rlm_wasm.cli import output
 from rlm_wasm.cli.build_progress import build_progress
+from rlm_wasm.cli.conformance import conformance
 from rlm_wasm.errors import ArtifactError
 from rlm_wasm.guestbuild.build import build_guest
 from rlm_wasm.guestbuild.manifest import load_manifest
@@ -29,6 +30,9 @@ from rlm_wasm.guestbuild.verify import verify_guest
 @click.group("guest")
 def guest() -> None:
     """Build, verify and describe the CPython guest."""
+
+
+guest.add_command(conformance)
 
 
 @guest.command("build")
@@ -76,7 +80,8 @@ def build(series: str, jobs: int | None, sources: Path | None, force: bool, as_j
             "folder": str(built.folder),
             "recipe": built.recipe_hash,
             "cpython": built.recipe.cpython.version,
-            "zlib": built.recipe.zlib.version,
+            "libraries": {pin.name: release.version for pin, release in built.recipe.libraries},
+            "zones": built.recipe.zones.version,
             "toolchain": built.recipe.toolchain.name,
             "reused": built.reused,
             "wall_ms": int((time.monotonic() - started) * 1000),

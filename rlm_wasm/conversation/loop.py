@@ -145,6 +145,7 @@ class RlmLoop:
         turns_key: str = "run.turns_max",
         lenient_fences: bool = False,
         recursive: bool = False,
+        virtual_clock: bool = False,
         whole_length_max: int | None = None,
     ) -> None:
         self._dialect: Final = Dialect(dialect)
@@ -154,7 +155,10 @@ class RlmLoop:
         self._lenient: Final = lenient_fences
         self._phase = _Phase.START
         self._history = [
-            Message("system", system_prompt(self._dialect, observation, recursive=recursive)),
+            Message(
+                "system",
+                system_prompt(self._dialect, observation, recursive=recursive, virtual_clock=virtual_clock),
+            ),
             Message("user", first_user_message(question, contexts, whole_length_max)),
         ]
         self._turn = 0

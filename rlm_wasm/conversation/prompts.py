@@ -40,8 +40,12 @@ print(context[:300])
 The blocks of a reply run in order, in one session that lasts until you finish: variables, functions and \
 imports stay, and what you assigned before an error stays too. After your reply you are shown what the \
 blocks printed, the value of the last expression, any traceback, and the names you have defined. You see \
-at most about {bytes_max} bytes of that per block, so print what you need to know, not everything you have. \
-There is no network. Files that you write, say to /tmp, stay in the session like variables.
+at most about {bytes_max} bytes of that per block, so print what you need to know, not everything you have.
+
+It is Python 3 with its whole standard library, sqlite3 and the time zones among it, in a box of its own. \
+There is no network, no shell and no other process, and nothing can be installed. Files that you write, say \
+to /tmp, stay in the session like variables. Threads, timers and pools do their work in order, one piece \
+after the other.{clock}
 
 The session has, besides the Python standard library:
 - the context variables that the first message lists;
@@ -58,6 +62,10 @@ search, split, count, sort. Use llm_query where text has to be understood, on pi
 gather the results in variables. Check what you found before you finish.
 """
 
+_VIRTUAL_CLOCK: Final = (
+    " The clock is virtual: it starts at a fixed date and runs with computing, so it does not tell today's "
+    "date, and a sleep takes no time."
+)
 _RECURSION: Final = """\
 - rlm_query(prompt, model=None) -> str: have somebody like you answer. It gets a session of its own with \
 `context` = the prompt, writes code and asks models there, and sees nothing of this session. Put the task \
@@ -94,13 +102,18 @@ _FINISH: Final[dict[Dialect, str]] = {
 }
 
 
-def system_prompt(dialect: Dialect, limits: ObservationLimits, *, recursive: bool = False) -> str:
+def system_prompt(
+    dialect: Dialect, limits: ObservationLimits, *, recursive: bool = False, virtual_clock: bool = False
+) -> str:
     """Return the standing instructions; they do not depend on question or context, so they cache well.
 
     `recursive`: whether this run may have children. One that may not is told nothing of them.
+    `virtual_clock`: whether the session's clock is not the world's.
     """
     recursion = _RECURSION if recursive else ""
-    return _WORK.format(bytes_max=limits.bytes_max, recursion=recursion) + "\n" + _FINISH[dialect]
+    clock = _VIRTUAL_CLOCK if virtual_clock else ""
+    work = _WORK.format(bytes_max=limits.bytes_max, recursion=recursion, clock=clock)
+    return work + "\n" + _FINISH[dialect]
 
 
 def first_user_message(

@@ -130,6 +130,7 @@ class Conversation:
             turns_key=turns_key,
             lenient_fences=policy.observation.lenient_fences,
             recursive=place.depth < policy.run.depth_max and policy.budget.children_max > 0,
+            virtual_clock=policy.sandbox.clock == "virtual",
             whole_length_max=policy.sandbox.whole_context_chars_max,
         )
 

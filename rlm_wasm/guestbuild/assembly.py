@@ -15,7 +15,8 @@ from rlm_wasm.errors import GuestBuildError
 from rlm_wasm.guestbuild.boundary_check import check_boundary
 from rlm_wasm.guestbuild.build_context import BuildContext, Needs, prefix_maps, wasm_env, write_files
 from rlm_wasm.guestbuild.build_host import clean_env
-from rlm_wasm.guestbuild.recipe import Recipe
+from rlm_wasm.guestbuild.recipe import LIBRARY_FOLDER, Recipe
+from rlm_wasm.guestbuild.zones import zone_modules
 
 RAW_FILE: Final = "raw.wasm"
 # What the shim embeds: one blob of marshalled code, and the rows of a `struct _frozen` table over it.
@@ -28,7 +29,9 @@ def make_stdlib(recipe: Recipe, context: BuildContext, out: Path, needs: Needs) 
 
 
 def make_frozen(recipe: Recipe, context: BuildContext, out: Path, needs: Needs) -> None:
-    freeze_with_stdlib(recipe, context, out, needs, "guest", recipe.modules)
+    ours = {**recipe.modules, **zone_modules(context.store.fetch_any(recipe.zones.files))}
+    patched = _patched_library(recipe, out / "patched", needs["python-src"])
+    freeze_with_stdlib(recipe, context, out, needs, "guest", ours, patched)
 
 
 def make_link(recipe: Recipe, context: BuildContext, out: Path, needs: Needs) -> None:
@@ -41,12 +44,19 @@ def make_link(recipe: Recipe, context: BuildContext, out: Path, needs: Needs) ->
 
 
 def freeze_with_stdlib(
-    recipe: Recipe, context: BuildContext, out: Path, needs: Needs, name: str, modules: Mapping[str, bytes]
-) -> None:
-    """Write into `out` what the shim embeds: the standard library and `modules`, frozen."""
-    work = out / "work"
-    write_files(work / "modules", modules)
+    recipe: Recipe, context: BuildContext, out: Path, needs: Needs, name: str, modules: Mapping[str, bytes],
+    instead: Mapping[str, bytes] | None = None,
+) -> None:  # fmt: skip
+    """Write into `out` what the shim embeds: the standard library and `modules`, frozen.
+
+    `instead` are modules that take the place of the standard library's own.
+    """
+    work, instead = out / "work", instead or {}
+    if both := sorted(modules.keys() & instead.keys()):
+        raise GuestBuildError(f"modules of ours are patched: {', '.join(both)}")
+    write_files(work / "modules", {**modules, **instead})
     _freeze(recipe, context, work, needs, work / "modules", name, ())
+    replaced = {_module_name(path) for path in instead}
     rows: dict[str, str] = {}
     with (out / BLOB_FILE).open("wb") as blob:
         for part in (needs["stdlib"] / "stdlib", work / name):
@@ -54,11 +64,28 @@ def freeze_with_stdlib(
             with part.with_suffix(".bin").open("rb") as stream:
                 shutil.copyfileobj(stream, blob)
             for module, offset, size, package in json.loads(part.with_suffix(".json").read_bytes()):
+                if module in replaced and module in rows:
+                    del rows[module]
                 if module in rows:
                     raise GuestBuildError(f"two frozen modules are called {module}")
                 rows[module] = f'{{"{module}", blob+{start + offset}, {size}, {package}}},\n'
     (out / TABLE_FILE).write_text("".join(rows.values()), encoding="ascii")
     shutil.rmtree(work)
+
+
+def _patched_library(recipe: Recipe, work: Path, source: Path) -> dict[str, bytes]:
+    """The modules of the standard library that have patches, with them, by their path below Lib/."""
+    files = sorted({patch.file for patch in recipe.library_patches})
+    write_files(work, {file: (source / file).read_bytes() for file in files})
+    for patch in recipe.library_patches:
+        patch.apply(work)
+    patched = {file.removeprefix(LIBRARY_FOLDER): (work / file).read_bytes() for file in files}
+    shutil.rmtree(work)
+    return patched
+
+
+def _module_name(path: str) -> str:
+    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
 def link_module(
@@ -76,7 +103,7 @@ def link_module(
         what="compiling the shim", cwd=work, env=env, log=log, part=(0.0, 0.7),
     )  # fmt: skip
     objects = [Path(source).with_suffix(".o").name for source in sources]
-    archives = [*sorted((library / "lib").iterdir()), needs["zlib"] / "lib" / "libz.a"]
+    archives = [*sorted((library / "lib").iterdir()), *sorted((needs["libraries"] / "lib").iterdir())]
     context.run(
         [cc, *link.flags, *flags, "-o", str(out / RAW_FILE), *objects, *map(str, archives), *link.libraries],
         what="linking the guest", cwd=work, env=env, log=log, part=(0.7, 1.0),

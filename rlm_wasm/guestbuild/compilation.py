@@ -1,4 +1,4 @@
-"""The stages that compile: toolchain, sources, zlib; CPython for this machine, and for wasm twice.
+"""The stages that compile: toolchain, sources; CPython for this machine, and for wasm twice.
 
 Each function fills the folder `out` of its stage from the published folders in `needs`.
 """
@@ -74,30 +74,6 @@ def make_native(recipe: Recipe, context: BuildContext, out: Path, needs: Needs) 
     shutil.rmtree(work)
 
 
-def make_zlib(recipe: Recipe, context: BuildContext, out: Path, needs: Needs) -> None:
-    def keep(name: str) -> str | None:
-        inner = name.partition("/")[2]
-        return inner if inner.endswith((".c", ".h")) and "/" not in inner else None
-
-    work, compiler, log = out / "work", needs["toolchain"], context.open_log("zlib")
-    unpack_tar(context.store.fetch_any(recipe.zlib.files), work, keep)
-    flags, env = recipe.manifest.compile, wasm_env(recipe)
-    context.run(
-        [str(compiler / "cc"), *flags.opt, *prefix_maps(work, needs), "-c", *flags.zlib_sources],
-        what="compiling zlib", cwd=work, env=env, log=log,
-    )  # fmt: skip
-    (out / "lib").mkdir()
-    objects = [Path(source).with_suffix(".o").name for source in flags.zlib_sources]
-    context.run(
-        [str(compiler / "ar"), "rcsD", str(out / "lib" / "libz.a"), *objects],
-        what="archiving zlib", cwd=work, env=env, log=log,
-    )  # fmt: skip
-    (out / "include").mkdir()
-    for header in ("zlib.h", "zconf.h"):
-        shutil.copyfile(work / header, out / "include" / header)
-    shutil.rmtree(work)
-
-
 def make_instrumented(recipe: Recipe, context: BuildContext, out: Path, needs: Needs) -> None:
     """CPython that counts what it does, and what configure found out, for the second compilation."""
     work, log = _work_folder(out, needs["python-src"]), context.open_log("instrumented")
@@ -138,7 +114,11 @@ def make_libpython(recipe: Recipe, context: BuildContext, out: Path, needs: Need
 def _configure(
     recipe: Recipe, context: BuildContext, work: Path, needs: Needs, log: Path, *, end: float
 ) -> None:
-    compiler, zlib, flags = needs["toolchain"], needs["zlib"], recipe.manifest.compile
+    compiler, libraries, flags = needs["toolchain"], needs["libraries"], recipe.manifest.compile
+    found = {}
+    for pin, _ in recipe.libraries:
+        found[f"{pin.configure}_CFLAGS"] = f"-I{libraries / 'include'}"
+        found[f"{pin.configure}_LIBS"] = f"-L{libraries / 'lib'} -l{pin.archive}"
     env = wasm_env(
         recipe,
         {
@@ -149,8 +129,7 @@ def _configure(
             "RANLIB": str(compiler / "ranlib"),
             "OPT": " ".join(flags.opt),
             "CFLAGS": " ".join([*recipe.toolchain.cflags, *prefix_maps(work, needs)]),
-            "ZLIB_CFLAGS": f"-I{zlib / 'include'}",
-            "ZLIB_LIBS": f"-L{zlib / 'lib'} -lz",
+            **found,
             "CONFIG_SITE": str(needs["python-src"] / recipe.cpython.config_site),
             "HOSTRUNNER": "true",
             **_NO_PKG_CONFIG,

@@ -18,6 +18,7 @@ from rlm_wasm.guestbuild.toml_table import Table
 
 FORMAT: Final = 1
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_WHEEL: Final = re.compile(r"[A-Za-z0-9_]+-[A-Za-z0-9_.]+-(py2\.)?py3-none-any\.whl")
 _POOL: Final = re.compile(r"pool/[A-Za-z0-9+.~_/-]+")
 
 
@@ -29,11 +30,13 @@ class PinnedFile:
     size_bytes: int
     pool: str | None
     urls: tuple[str, ...]
+    wheel: str | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
         """The names a local copy may have."""
-        return tuple(dict.fromkeys(path.rpartition("/")[2] for path in (self.pool, *self.urls) if path))
+        paths = (self.pool, self.wheel, *self.urls)
+        return tuple(dict.fromkeys(path.rpartition("/")[2] for path in paths if path))
 
     @property
     def name(self) -> str:
@@ -52,11 +55,33 @@ class PythonPin:
 
 
 @dataclass(frozen=True, slots=True)
-class ZlibPin:
-    """One zlib release. `files` are alternatives with the same C sources."""
+class Release:
+    """One release of a library or of data. `files` are alternatives with the same content."""
 
     version: str
     files: tuple[PinnedFile, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LibraryPin:
+    """A C library that modules of the standard library need, and how it is compiled.
+
+    `configure` is how CPython's configure calls it. `sources`, without those in `leave`, are patterns below
+    `folder` of the tarball, and so are `include`, its own include folders, and `headers_in`, below which
+    `headers` keep their paths. `releases` are in the order of preference.
+    """
+
+    name: str
+    archive: str
+    configure: str
+    folder: str
+    sources: tuple[str, ...]
+    leave: tuple[str, ...]
+    include: tuple[str, ...]
+    headers_in: str
+    headers: tuple[str, ...]
+    flags: tuple[str, ...]
+    releases: tuple[Release, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +116,13 @@ class Boundary:
 
 @dataclass(frozen=True, slots=True)
 class CompileFlags:
-    """How CPython and zlib are compiled for every toolchain."""
+    """How CPython is compiled for every toolchain."""
 
     target: str
     source_date_epoch: int
     configure: tuple[str, ...]
     opt: tuple[str, ...]
     small: tuple[str, ...]
-    zlib_sources: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +161,8 @@ class Manifest:
     link: LinkFlags
     stdlib_exclude: tuple[str, ...]
     pythons: tuple[PythonPin, ...]
-    zlibs: tuple[ZlibPin, ...]
+    libraries: tuple[LibraryPin, ...]
+    zones: tuple[Release, ...]
     toolchains: tuple[ToolchainPin, ...]
     host_tools: tuple[HostFile, ...]
     host_libraries: tuple[HostFile, ...]
@@ -174,25 +199,27 @@ def load_manifest(folder: Path | None = None) -> Manifest:
         link=_link(top.table("link")),
         stdlib_exclude=top.table("stdlib").only("exclude").strings("exclude"),
         pythons=top.each("python", _python),
-        zlibs=top.each("zlib", _zlib),
+        libraries=top.each("library", _library),
+        zones=top.each("zones", _release),
         toolchains=top.each("toolchain", _toolchain),
         host_tools=top.each("host_tool", _host_tool),
         host_libraries=top.each("host_library", _host_library),
     )
     top.only(
-        "format", "boundary", "compile", "training", "link", "stdlib", "python", "zlib", "toolchain",
-        "host_tool", "host_library",
+        "format", "boundary", "compile", "training", "link", "stdlib", "python", "library", "zones",
+        "toolchain", "host_tool", "host_library",
     )  # fmt: skip
     return manifest
 
 
 def _file(table: Table) -> PinnedFile:
-    table.only("pool", "urls", "bytes", "sha256")
+    table.only("pool", "urls", "wheel", "bytes", "sha256")
     pin = PinnedFile(
         sha256=table.text("sha256"),
         size_bytes=table.integer("bytes"),
         pool=table.text("pool") if table.has("pool") else None,
         urls=table.strings("urls") if table.has("urls") else (),
+        wheel=table.text("wheel") if table.has("wheel") else None,
     )
     if not _SHA256.fullmatch(pin.sha256):
         raise table.fail("sha256", "must be 64 hexadecimal digits")
@@ -202,8 +229,10 @@ def _file(table: Table) -> PinnedFile:
         raise table.fail("pool", "must be a path below pool/")
     if not all(url.startswith("https://") for url in pin.urls):
         raise table.fail("urls", "must be https")
+    if pin.wheel is not None and not _WHEEL.fullmatch(pin.wheel):
+        raise table.fail("wheel", "must be the name of a wheel of pure Python")
     if not pin.names:
-        raise table.fail("pool", "a file needs a pool path or a url")
+        raise table.fail("pool", "a file needs a pool path, a url or the name of a wheel")
     return pin
 
 
@@ -218,9 +247,29 @@ def _python(table: Table) -> PythonPin:
     )
 
 
-def _zlib(table: Table) -> ZlibPin:
+def _release(table: Table) -> Release:
     table.only("version", "files")
-    return ZlibPin(version=table.text("version"), files=table.each("files", _file))
+    return Release(version=table.text("version"), files=table.each("files", _file))
+
+
+def _library(table: Table) -> LibraryPin:
+    table.only(
+        "name", "archive", "configure", "folder", "sources", "leave", "include", "headers_in", "headers",
+        "flags", "releases",
+    )  # fmt: skip
+    return LibraryPin(
+        name=table.text("name"),
+        archive=table.text("archive"),
+        configure=table.text("configure"),
+        folder=table.text("folder"),
+        sources=table.strings("sources"),
+        leave=table.strings("leave"),
+        include=table.strings("include"),
+        headers_in=table.text("headers_in"),
+        headers=table.strings("headers"),
+        flags=table.strings("flags"),
+        releases=table.each("releases", _release),
+    )
 
 
 def _toolchain(table: Table) -> ToolchainPin:
@@ -255,14 +304,13 @@ def _boundary(table: Table) -> Boundary:
 
 
 def _compile(table: Table) -> CompileFlags:
-    table.only("target", "source_date_epoch", "configure", "opt", "small", "zlib_sources")
+    table.only("target", "source_date_epoch", "configure", "opt", "small")
     return CompileFlags(
         target=table.text("target"),
         source_date_epoch=table.integer("source_date_epoch"),
         configure=table.strings("configure"),
         opt=table.strings("opt"),
         small=table.strings("small"),
-        zlib_sources=table.strings("zlib_sources"),
     )
 
 

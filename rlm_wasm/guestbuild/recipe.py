@@ -10,21 +10,28 @@ from pathlib import Path
 from typing import Final
 
 from rlm_wasm.errors import ArtifactError, GuestBuildError
-from rlm_wasm.guestbuild.manifest import Manifest, PythonPin, ToolchainPin, ZlibPin
+from rlm_wasm.guestbuild.manifest import LibraryPin, Manifest, PythonPin, Release, ToolchainPin
 from rlm_wasm.guestbuild.patches import Patch, load_patches
 
 DEFAULT_SERIES: Final = "3.14"
+# Of CPython's tarball: the standard library.
+LIBRARY_FOLDER: Final = "Lib/"
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What one guest is made of. `shim` to `tools` are files of ours, by relative path."""
+    """What one guest is made of. `additions` to `tools` are files of ours, by relative path."""
 
     manifest: Manifest
     cpython: PythonPin
-    zlib: ZlibPin
+    # Each library with the release that is taken.
+    libraries: tuple[tuple[LibraryPin, Release], ...]
+    zones: Release
     toolchain: ToolchainPin
+    # To CPython's C, and to its library in Python: those change what is frozen, and compile nothing again.
     patches: tuple[Patch, ...]
+    library_patches: tuple[Patch, ...]
+    additions: Mapping[str, bytes]
     shim: Mapping[str, bytes]
     modules: Mapping[str, bytes]
     training: Mapping[str, bytes]
@@ -41,7 +48,8 @@ class Recipe:
     @property
     def text(self) -> str:
         """The choices, for people."""
-        return f"CPython {self.cpython.version}, zlib {self.zlib.version}, {self.toolchain.name}"
+        libraries = "".join(f", {pin.name} {release.version}" for pin, release in self.libraries)
+        return f"CPython {self.cpython.version}{libraries}, {self.toolchain.name}"
 
 
 def recipes(manifest: Manifest, series: str = DEFAULT_SERIES) -> Iterator[Recipe]:
@@ -60,19 +68,32 @@ def recipes(manifest: Manifest, series: str = DEFAULT_SERIES) -> Iterator[Recipe
             hint="build on x86_64; the guest itself runs wherever wasmtime does",
         )
     folder = manifest.folder / "patches"
-    patches = tuple(patch for name in cpython.patches for patch in load_patches(folder, name))
+    patches = [patch for name in cpython.patches for patch in load_patches(folder, name)]
+    in_python = tuple(patch for patch in patches if patch.file.startswith(LIBRARY_FOLDER))
+    in_c = tuple(patch for patch in patches if not patch.file.startswith(LIBRARY_FOLDER))
+    additions = _read_folder(manifest.folder / "libraries", (".c", ".h"))
     shim = _read_folder(manifest.folder / "shim", (".c", ".h"))
     modules = _read_folder(manifest.folder / "python", (".py",))
     training = _read_folder(manifest.folder / "training", (".c", ".py"))
     tools = _read_folder(manifest.folder / "tools", (".py",))
+    # One after the other, not each with each: where a newest release is gone, its elders are taken of all.
+    rounds = max(len(pin.releases) for pin in manifest.libraries)
     for toolchain in toolchains:
-        for zlib in manifest.zlibs:
-            yield Recipe(manifest, cpython, zlib, toolchain, patches, shim, modules, training, tools)
+        for turn in range(rounds):
+            libraries = tuple((pin, _release(pin.releases, turn)) for pin in manifest.libraries)
+            yield Recipe(
+                manifest, cpython, libraries, _release(manifest.zones, turn), toolchain, in_c, in_python,
+                additions, shim, modules, training, tools,
+            )  # fmt: skip
 
 
 def hashes(files: Mapping[str, bytes]) -> dict[str, str]:
     """Return the sha256 of each file's content, for use in a key."""
     return {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
+
+
+def _release(releases: tuple[Release, ...], turn: int) -> Release:
+    return releases[min(turn, len(releases) - 1)]
 
 
 def _read_folder(folder: Path, suffixes: tuple[str, ...]) -> dict[str, bytes]:

@@ -1,4 +1,4 @@
-"""Getting pinned files from a local folder, apt's mirrors or upstream: only the pinned bytes count.
+"""Getting pinned files from a local folder, apt's mirrors, pip's index or upstream: only their bytes count.
 
 An interrupted download is resumed with a range request. A file is trusted by its hash alone, so a
 mirror needs no trust; whatever does not match is thrown away.
@@ -11,6 +11,9 @@ import http.client
 import os
 import shutil
 import ssl
+import subprocess
+import sys
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Sequence
@@ -24,6 +27,7 @@ from rlm_wasm.guestbuild.storage import storing
 
 _CHUNK_BYTES: Final = 1 << 18
 _TIMEOUT_S: Final = 30
+_PIP_TIMEOUT_S: Final = 180
 # A connection that broke is taken up again as long as it brought something, this many times.
 _RESUMES_MAX: Final = 5
 
@@ -133,6 +137,8 @@ class SourceStore:
             for mirror in self._mirrors:
                 url = mirror.url(pin.pool)
                 yield url, lambda url=url, proxy=mirror.proxy: self._download(url, proxy, pin, report)  # type: ignore[misc]
+        if pin.wheel is not None:
+            yield f"pip ({pin.wheel})", lambda: self._copy_wheel(pin)
         for url in pin.urls:
             yield url, lambda url=url: self._download(url, None, pin, report)  # type: ignore[misc]
 
@@ -141,6 +147,13 @@ class SourceStore:
             raise _Refused(f"has {path.stat().st_size} bytes, not {pin.size_bytes}")
         self._part(pin).unlink(missing_ok=True)
         shutil.copyfile(path, self._part(pin))
+
+    def _copy_wheel(self, pin: PinnedFile) -> None:
+        """Have pip fetch the wheel from the index that it is set up for. No code of a wheel runs."""
+        assert pin.wheel is not None
+        with tempfile.TemporaryDirectory() as folder:
+            download_wheel(pin.wheel, pin.sha256, Path(folder))
+            self._copy(Path(folder, pin.wheel), pin)
 
     def _download(self, url: str, proxy: str | None, pin: PinnedFile, report: Report) -> None:
         if url.startswith("file:/"):
@@ -207,6 +220,26 @@ class SourceStore:
             part.unlink()
             raise _Refused(f"the file's sha256 is {found}, not the pinned one")
         os.replace(part, self._path(pin))
+
+
+def download_wheel(wheel: str, sha256: str, folder: Path) -> None:
+    """Put the wheel of this name into `folder`, by the pip of the running Python; pip checks its hash."""
+    name, version = wheel.split("-")[:2]
+    wanted = folder / "wanted.txt"
+    wanted.write_text(f"{name}=={version} --hash=sha256:{sha256}\n", encoding="ascii")
+    argv = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-input", "--quiet",
+            "--no-deps", "--only-binary=:all:", "--require-hashes", "--dest", str(folder),
+            "--requirement", str(wanted)]  # fmt: skip
+    try:
+        done = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+            timeout=_PIP_TIMEOUT_S, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise _Refused(f"pip: {error}") from error
+    if done.returncode != 0 or not (folder / wheel).is_file():
+        said = (done.stderr or done.stdout).strip().splitlines()
+        raise _Refused(f"pip: {said[-1] if said else 'it brought another file'}")
 
 
 def hash_file(path: Path) -> str:

@@ -2,7 +2,7 @@
 
     toolchain    python-src
       |    \\      /   |   \\
-    zlib    \\    /  native  |
+  libraries \\    /  native  |    + guest/libraries
        \\     |  /   /  |    |
      instrumented  /  stdlib
              |    /  /   |
@@ -10,7 +10,7 @@
              |           |
         libpython        |
              |           |
-             |       frozen    + guest/python
+             |       frozen    + guest/python, time zones
              |       /
              link              + guest/shim
 """
@@ -18,11 +18,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from rlm_wasm.guestbuild import assembly, compilation
+from rlm_wasm.guestbuild import assembly, compilation, libraries
 from rlm_wasm.guestbuild import training_stage as training
 from rlm_wasm.guestbuild.build_context import BuildContext, Needs
 from rlm_wasm.guestbuild.build_host import find_compiler
@@ -32,8 +33,8 @@ from rlm_wasm.guestbuild.stage_cache import Stage, stage_key
 
 # Raised when the code of a stage changes what it makes, so that old results are not taken for new.
 _REVISION: Final = {
-    "toolchain": 2, "python-src": 1, "native": 1, "zlib": 1, "instrumented": 1,
-    "profile": 1, "libpython": 2, "stdlib": 1, "frozen": 1, "link": 1,
+    "toolchain": 2, "python-src": 1, "native": 1, "libraries": 1, "instrumented": 1,
+    "profile": 1, "libpython": 2, "stdlib": 1, "frozen": 2, "link": 1,
 }  # fmt: skip
 
 _Make = Callable[[Recipe, BuildContext, Path, Needs], None]
@@ -67,9 +68,11 @@ def plan_stages(recipe: Recipe, context: BuildContext) -> Stage:
         "native", "building CPython for this machine (it freezes the modules)", 65, [python_src],
         compilation.make_native, [compilation.NATIVE_OPT], check=find_compiler,
     )  # fmt: skip
-    zlib = stage(
-        "zlib", f"compiling zlib {recipe.zlib.version}", 2, [toolchain], compilation.make_zlib,
-        [recipe.zlib.version, flags.zlib_sources, flags.opt], [recipe.zlib.files],
+    compiled = stage(
+        "libraries", "compiling the C libraries", 25, [toolchain], libraries.make_libraries,
+        [[asdict(pin) | {"releases": release.version} for pin, release in recipe.libraries], flags.opt,
+         flags.source_date_epoch, hashes(recipe.additions)],
+        [release.files for _, release in recipe.libraries],
     )  # fmt: skip
     compiling = [cpython.config_site, toolchain_pin.cflags, flags.configure, flags.opt, flags.small,
                  flags.source_date_epoch]  # fmt: skip
@@ -77,7 +80,7 @@ def plan_stages(recipe: Recipe, context: BuildContext) -> Stage:
                flags.source_date_epoch]  # fmt: skip
     instrumented = stage(
         "instrumented", f"compiling CPython {cpython.version} to wasm, to count what it does", 100,
-        [toolchain, python_src, native, zlib], compilation.make_instrumented,
+        [toolchain, python_src, native, compiled], compilation.make_instrumented,
         [*compiling, manifest.training.instrument],
     )  # fmt: skip
     stdlib = stage(
@@ -85,20 +88,22 @@ def plan_stages(recipe: Recipe, context: BuildContext) -> Stage:
         [manifest.stdlib_exclude, hashes(recipe.tools)],
     )  # fmt: skip
     profile = stage(
-        "profile", "training CPython", 20, [toolchain, python_src, native, zlib, instrumented, stdlib],
+        "profile", "training CPython", 20, [toolchain, python_src, native, compiled, instrumented, stdlib],
         training.make_profile,
         [*linking, hashes(recipe.training), hashes(recipe.training_shim), hashes(recipe.tools)],
     )  # fmt: skip
     libpython = stage(
         "libpython", f"compiling CPython {cpython.version} to wasm, as it was trained", 130,
-        [toolchain, python_src, native, zlib, instrumented, profile], compilation.make_libpython,
+        [toolchain, python_src, native, compiled, instrumented, profile], compilation.make_libpython,
         [*compiling, manifest.training.use, manifest.training.merge, manifest.training.alone],
     )  # fmt: skip
     frozen = stage(
         "frozen", "freezing the guest's modules", 1, [python_src, native, stdlib], assembly.make_frozen,
-        [hashes(recipe.modules), hashes(recipe.tools)],
+        [hashes(recipe.modules), hashes(recipe.tools), recipe.zones.version,
+         [[patch.file, patch.search, patch.replace] for patch in recipe.library_patches]],
+        [recipe.zones.files],
     )  # fmt: skip
     return stage(
-        "link", "linking", 5, [toolchain, zlib, libpython, frozen], assembly.make_link,
+        "link", "linking", 5, [toolchain, compiled, libpython, frozen], assembly.make_link,
         [*linking, link_flags.wrap, hashes(recipe.shim), boundary.module, boundary.imports, boundary.exports],
     )  # fmt: skip

@@ -21,6 +21,7 @@ PROCESS: Final[dict[str, str]] = {
     "conversation": "host",
     "engine": "host",
     "guestbuild": "build",
+    "conformance": "build",
     "host": "host",
     "inline": "host",
     "jail": "worker",

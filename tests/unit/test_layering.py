@@ -75,6 +75,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
     "api": frozenset({"artifacts", "engine", "host", "policy", "protocol", "providers", "scheduler"}),
     "replay": frozenset({"api", "artifacts", "audit", "engine", "host", "policy", "providers", "scheduler"}),
     "guestbuild": frozenset({"artifacts", "protocol", "vm"}),
+    "conformance": frozenset({"protocol", "vm"}),
     # what a user starts
     PACKAGE: frozenset({"api", "engine", "host", "policy", "protocol"}),
     "bench": frozenset({"api", "engine", "host", "inline", "policy", "protocol", "providers", "vm"}),
@@ -85,6 +86,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
             "artifacts",
             "audit",
             "bench",
+            "conformance",
             "engine",
             "guestbuild",
             "host",

@@ -33,6 +33,14 @@ def test_only_a_run_that_may_have_children_is_told_of_them(dialect: Dialect) -> 
     assert "rlm_query_batched(prompts" in prompt
 
 
+def test_what_is_missing_is_said_and_of_the_clock_what_is_true() -> None:
+    prompt = system_prompt(Dialect.BOTH, observation())
+    for word in ("no network", "no shell", "no other process", "nothing can be installed", "in order"):
+        assert word in prompt
+    assert "clock" not in prompt
+    assert "The clock is virtual" in system_prompt(Dialect.BOTH, observation(), virtual_clock=True)
+
+
 def test_each_dialect_teaches_its_own_way_to_finish() -> None:
     answer, final, both = (system_prompt(d, observation()) for d in Dialect)
     assert 'answer["ready"] = True' in answer

@@ -141,7 +141,6 @@ source_date_epoch = 1767225600
 configure = ["--with-pymalloc"]
 opt = ["-O3"]
 small = ["Python/ceval.o"]
-zlib_sources = ["adler32.c"]
 [training]
 instrument = ["-fprofile-generate"]
 use = ["-Werror"]
@@ -161,9 +160,23 @@ version = "3.14.7"
 config_site = "Tools/site"
 patches = ["one"]
 files = [{ pool = "pool/main/p/python.tar.xz", bytes = 6, sha256 = "%(python)s" }]
-[[zlib]]
-version = "1.3.2"
-files = [{ pool = "pool/main/z/zlib.tar.gz", bytes = 4, sha256 = "%(zlib)s" }]
+[[library]]
+name = "zlib"
+archive = "z"
+configure = "ZLIB"
+folder = ""
+sources = ["*.c"]
+leave = []
+include = ["."]
+headers_in = ""
+headers = ["zlib.h"]
+flags = []
+releases = [
+  { version = "1.3.2", files = [{ pool = "pool/main/z/zlib.tar.gz", bytes = 4, sha256 = "%(zlib)s" }] },
+]
+[[zones]]
+version = "2026.6"
+files = [{ pool = "pool/main/t/tzdata.whl", bytes = 7, sha256 = "%(tzdata)s" }]
 [[toolchain]]
 name = "clang-22"
 machine = "%(machine)s"
@@ -190,11 +203,12 @@ file = { pool = "pool/main/z/zlib1g.deb", bytes = 6, sha256 = "%(zlib1g)s" }
 CONTENTS = {
     "python": b"python", "zlib": b"zlib", "clang22": b"clang-22", "clang19": b"clang-19",
     "wasi": b"wasi", "make": b"make", "zlib1g": b"zlib1g",
+    "tzdata": b"zones26",
 }  # fmt: skip
 PATHS = {
     "/pool/main/p/python.tar.xz": b"python", "/pool/main/z/zlib.tar.gz": b"zlib",
     "/pool/main/c/clang-22.deb": b"clang-22", "/pool/main/c/clang-19.deb": b"clang-19",
-    "/pool/main/w/wasi-libc.deb": b"wasi",
+    "/pool/main/w/wasi-libc.deb": b"wasi", "/pool/main/t/tzdata.whl": b"zones26",
 }  # fmt: skip
 
 
@@ -208,6 +222,7 @@ def guest_folder(folder: Path, changes: dict[str, str] | None = None) -> Path:
     for name, content in {
         "manifest.toml": text,
         "patches/one.toml": 'file = "a.c"\nsearch = "old"\nreplace = "new"\n',
+        "libraries/zlib/more.c": "int more;\n",
         "shim/rlm.c": "int rlm;\n",
         "shim/start.c": "int start;\n",
         "training/train.c": "int train;\n",

@@ -20,10 +20,11 @@ def test_the_shipped_manifest_pins_two_pythons_and_two_toolchains() -> None:
 
 def test_every_shipped_source_has_an_origin_beside_a_local_file() -> None:
     manifest = load_manifest()
-    files = [f for pin in (*manifest.pythons, *manifest.zlibs) for f in pin.files]
+    files = [f for pin in (*manifest.pythons, *manifest.zones) for f in pin.files]
+    files += [f for pin in manifest.libraries for release in pin.releases for f in release.files]
     files += [f for pin in manifest.toolchains for f in (*pin.packages, pin.wasi_libc)]
     files += [each.file for each in (*manifest.host_tools, *manifest.host_libraries)]
-    assert all(file.pool or file.urls for file in files)
+    assert all(file.pool or file.urls or file.wheel for file in files)
     assert all(any(file.urls for file in pin.files) for pin in manifest.pythons)
 
 
@@ -51,7 +52,9 @@ def test_an_unknown_series_lists_what_there_is(tmp_path: Path) -> None:
         ('pool = "pool/main/p/python.tar.xz"', 'pool = "../../etc/passwd"', "must be a path below pool/"),
         ('pool = "pool/main/p/python.tar.xz"', 'pool = "pool/../../etc"', "must be a path below pool/"),
         ('pool = "pool/main/p/python.tar.xz"', 'urls = ["http://x/y"]', "must be https"),
-        ('pool = "pool/main/p/python.tar.xz", ', "", "needs a pool path or a url"),
+        ('pool = "pool/main/p/python.tar.xz", ', "", "needs a pool path, a url or the name"),
+        ('pool = "pool/main/t/tzdata.whl"', 'wheel = "x-1-cp311-cp311-linux.whl"', "a wheel of pure Python"),
+        ('pool = "pool/main/t/tzdata.whl"', 'wheel = "../x-1-py3-none-any.whl"', "a wheel of pure Python"),
         ('imports = ["call", "take"]', 'imports = ["take", "call"]', "must be sorted"),
         ('imports = ["call", "take"]', 'imports = ["call", "call"]', "each name once"),
         ('exclude = ["tkinter"]', "exclude = [1]", r"stdlib\.exclude: must be a list of strings"),

@@ -19,7 +19,7 @@ from rlm_wasm.guestbuild.stages import plan_stages
 from tests.unit.guestbuild.support import guest_folder
 
 ALL = {
-    "toolchain", "python-src", "native", "zlib", "instrumented", "profile", "libpython", "stdlib",
+    "toolchain", "python-src", "native", "libraries", "instrumented", "profile", "libpython", "stdlib",
     "frozen", "link",
 }  # fmt: skip
 # What a change of the training, or of anything it is made of, comes to.
@@ -78,16 +78,27 @@ def replace(old: str, new: str) -> Callable[[Path], None]:
         (replace('imports = ["call", "take"]', 'imports = ["call"]'), {"link"}),
         (replace('cflags = ["-fwrapv"]', "cflags = []"), COMPILED),
         (replace('small = ["Python/ceval.o"]', "small = []"), COMPILED),
-        (replace('opt = ["-O3"]', 'opt = ["-O2"]'), {"zlib", *COMPILED}),
-        (replace("epoch = 1767225600", "epoch = 1"), COMPILED),
-        (replace('version = "1.3.2"', 'version = "1.3.3"'), {"zlib", *COMPILED}),
+        (replace('opt = ["-O3"]', 'opt = ["-O2"]'), {"libraries", *COMPILED}),
+        (replace("epoch = 1767225600", "epoch = 1"), {"libraries", *COMPILED}),
+        (edit("libraries/zlib/more.c", "int other;\n"), {"libraries", *COMPILED}),
+        (replace('archive = "z"', 'archive = "y"'), {"libraries", *COMPILED}),
+        (replace('version = "2026.6"', 'version = "2026.7"'), {"frozen", "link"}),
+        (
+            edit(
+                "patches/one.toml",
+                '[[change]]\nfile = "a.c"\nsearch = "old"\nreplace = "new"\n'
+                '[[change]]\nfile = "Lib/a.py"\nsearch = "old"\nreplace = "new"\n',
+            ),
+            {"frozen", "link"},
+        ),
+        (replace('version = "1.3.2"', 'version = "1.3.3"'), {"libraries", *COMPILED}),
         (
             edit("patches/one.toml", 'file = "a.c"\nsearch = "old"\nreplace = "x"\n'),
-            ALL - {"toolchain", "zlib"},
+            ALL - {"toolchain", "libraries"},
         ),
         (
             replace('target = "wasm32-wasip1"', 'target = "wasm32-wasi"'),
-            {"toolchain", "zlib", *COMPILED},
+            {"toolchain", "libraries", *COMPILED},
         ),
     ],
 )
@@ -102,12 +113,13 @@ def test_a_change_of_an_input_changes_its_stage_and_those_after(
     assert recipe_hash(first(tmp_path)) != name
 
 
-@pytest.mark.parametrize("source", ["python", "zlib", "clang22", "wasi"])
+@pytest.mark.parametrize("source", ["python", "zlib", "tzdata", "clang22", "wasi"])
 def test_another_source_is_another_recipe(tmp_path: Path, source: str) -> None:
     before = recipe_hash(first(guest_folder(tmp_path)))
     path = {
         "python": "python.tar.xz",
         "zlib": "zlib.tar.gz",
+        "tzdata": "tzdata.whl",
         "clang22": "clang-22.deb",
         "wasi": "wasi-libc.deb",
     }

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,6 +65,50 @@ def test_a_local_file_with_other_bytes_is_passed_over(tmp_path: Path, site: Site
     (local / "x.tar").write_bytes(CONTENT[::-1])
     site.files[f"/{POOL}"] = CONTENT
     assert store(tmp_path / "down", site.root, local=local).fetch(pin(CONTENT)).read_bytes() == CONTENT
+
+
+WHEEL = "zones_of_test-1.0-py3-none-any.whl"
+
+
+def wheel(path: Path) -> bytes:
+    """A wheel that pip takes for one, and its bytes."""
+    info = "zones_of_test-1.0.dist-info"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("zones_of_test/__init__.py", "raise SystemExit('code of a wheel ran')\n")
+        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: zones_of_test\nVersion: 1.0\n")
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
+    return path.read_bytes()
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that is all that pip knows of."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return folder
+
+
+def test_a_wheel_comes_from_the_index_that_pip_is_set_up_for(tmp_path: Path, index: Path) -> None:
+    content = wheel(index / WHEEL)
+    file = PinnedFile(hashlib.sha256(content).hexdigest(), len(content), None, (), WHEEL)
+    here = store(tmp_path / "down")
+    assert here.fetch(file).read_bytes() == content
+    (index / WHEEL).unlink()
+    assert here.fetch(file).read_bytes() == content
+
+
+def test_a_wheel_with_other_bytes_is_refused_before_anything_is_kept(tmp_path: Path, index: Path) -> None:
+    content = wheel(index / WHEEL)
+    file = PinnedFile("f" * 64, len(content), None, (), WHEEL)
+    with pytest.raises(SourceUnavailable, match=r"pip \(zones_of_test-1\.0-py3-none-any\.whl\): pip: "):
+        store(tmp_path / "down").fetch(file)
+    assert not list((tmp_path / "down").iterdir())
 
 
 def test_a_file_the_mirrors_lack_comes_from_upstream(tmp_path: Path, site: Site) -> None:
