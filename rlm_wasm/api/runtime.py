@@ -23,6 +23,7 @@ from rlm_wasm.engine.contexts import Contexts, named_contexts
 from rlm_wasm.engine.description import WrittenPolicy
 from rlm_wasm.engine.isolation import make_worker
 from rlm_wasm.engine.run import ActiveRun
+from rlm_wasm.engine.session_files import Outputs
 from rlm_wasm.errors import Overloaded, UsageError
 from rlm_wasm.events import Event
 from rlm_wasm.host.affinity import Affinity, require_no_loop
@@ -143,6 +144,7 @@ class Runtime:
         sinks: Iterable[Callable[[Event], None]] = (),
         tenant: str = "",
         snapshot: Snapshot | None = None,
+        outputs: Outputs | None = None,
     ) -> RunResult:
         """Answer `question` about `context`: a str, bytes or a JSON value, or several by variable name.
 
@@ -158,6 +160,9 @@ class Runtime:
         exception. What a guest does to itself never raises here. Where a child run cannot have its
         session, its parent's code gets a ChildFailed.
 
+        `outputs` is awaited with the files of the run's session once there is an answer, or none, and if
+        that session is still there; what it raises is raised here.
+
         Raises:
             UsageError: the runtime is not open, or on another event loop; the question is empty; a tenant's
                 or an input's name is none, or an input exceeds `sandbox.context_bytes_max` or has no JSON
@@ -172,7 +177,7 @@ class Runtime:
             HostExhausted: this machine has no more room for a session.
             InternalError: a bug of ours.
         """
-        run = self._prepare(question, context, sinks, tenant, snapshot)
+        run = self._prepare(question, context, sinks, tenant, snapshot, outputs)
         try:
             return await run.drive()
         finally:
@@ -223,6 +228,7 @@ class Runtime:
         sinks: Iterable[Callable[[Event], None]],
         tenant: str,
         snapshot: Snapshot | None,
+        outputs: Outputs | None = None,
     ) -> Run:
         if self._broker is None or self._home is None:
             raise UsageError("the runtime is not open; use it as an async context manager")
@@ -252,6 +258,7 @@ class Runtime:
             meter,
             tenant=tenant,
             image=snapshot,
+            outputs=outputs,
         )
         started = RunStarted(
             run_id=run_id,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 from rlm_wasm.api.background_loop import BackgroundLoop
 from rlm_wasm.api.snapshot import Snapshot
 from rlm_wasm.engine.accounting import Metrics
+from rlm_wasm.protocol.file_listing import GuestFile
 from rlm_wasm.results import CellResult
 from rlm_wasm.values import Value
 
@@ -91,6 +92,18 @@ class SyncSession:
     def get(self, name: str) -> Value:
         """Return the value of a variable. Takes and raises what `SandboxSession.get` does."""
         return self._loop.call(self._session.get, name)
+
+    def write_file(self, path: str, data: bytes) -> None:
+        """Write a whole file of the guest's. Takes and raises what `SandboxSession.write_file` does."""
+        self._loop.call(self._session.write_file, path, data)
+
+    def read_file(self, path: str, *, bytes_max: int | None = None) -> bytes:
+        """Return a whole file of the guest's. Takes and raises what `SandboxSession.read_file` does."""
+        return self._loop.call(lambda: self._session.read_file(path, bytes_max=bytes_max))
+
+    def list_files(self, path: str) -> tuple[GuestFile, ...]:
+        """Return what lies in a folder. Takes and raises what `SandboxSession.list_files` does."""
+        return self._loop.call(self._session.list_files, path)
 
     def exec(
         self, source: str, *, answer_frames: Callable[[bytes], Awaitable[bytes]] | None = None

@@ -10,9 +10,9 @@ import click
 
 from rlm_wasm.cli import output
 from rlm_wasm.cli.early_interrupt import ready
-from rlm_wasm.cli.exit_codes import of_outcome
+from rlm_wasm.cli.exit_codes import ExitCode, of_outcome
 from rlm_wasm.cli.inputs import STDIN, read_contexts, read_files, read_source
-from rlm_wasm.cli.out_folder import LEFT_IN, copy_out
+from rlm_wasm.cli.out_folder import LEFT_IN, copy_and_tell
 from rlm_wasm.cli.preload import preload_guest
 from rlm_wasm.errors import GuestError, GuestException
 from rlm_wasm.outcomes import SessionState
@@ -66,7 +66,7 @@ def execute(
 
     given_files = read_files(files, bytes_max=policy.sandbox.files_bytes_max)
 
-    async def main() -> tuple[CellResult, int, str]:
+    async def main() -> tuple[CellResult, int, str, bool]:
         async with Sandbox(policy) as sandbox, await sandbox.session() as session:
             for name, value in given.items():
                 await session.load(name, value)
@@ -75,11 +75,11 @@ def execute(
             began = monotonic_ns()
             result = await interruptible(lambda: session.exec(source), session.interrupt)
             wall_ms = (monotonic_ns() - began) // 1_000_000
-            if folder is not None:
-                await _copy_out(session, result, Path(folder), policy.sandbox.files_bytes_max)
-            return result, wall_ms, session.lockdown
+            bytes_max = policy.sandbox.files_bytes_max
+            copied = folder is None or await _copy_out(session, result, Path(folder), bytes_max)
+            return result, wall_ms, session.lockdown, copied
 
-    result, wall_ms, lockdown = anyio.run(main)
+    result, wall_ms, lockdown, copied = anyio.run(main)
     if as_json:
         output.document(
             {
@@ -104,19 +104,15 @@ def execute(
             output.untrusted(result.error.traceback or str(result.error), err=True, newline=True)
         elif result.error is not None:
             output.failure(f"{result.outcome}: {result.error}")
-    return int(of_outcome(result.outcome))
+    status = of_outcome(result.outcome)
+    return int(ExitCode.USAGE if status is ExitCode.DONE and not copied else status)
 
 
-async def _copy_out(session: SandboxSession, result: CellResult, folder: Path, bytes_max: int) -> None:
+async def _copy_out(session: SandboxSession, result: CellResult, folder: Path, bytes_max: int) -> bool:
     if result.session_state is SessionState.LOST:
-        output.note(f"the session is lost, and what the code left in {LEFT_IN} with it")
-        return
-    copied = await copy_out(session, folder, bytes_max=bytes_max)
-    output.note(f"{copied.files} files copied into {folder}")
-    if copied.left:
-        output.note(
-            f"not copied, because they are links or have names that no terminal may see: {len(copied.left)}"
-        )
+        output.failure(f"the session is lost, and what the code left in {LEFT_IN} with it")
+        return False
+    return await copy_and_tell(session.list_files, session.read_file, folder, bytes_max=bytes_max)
 
 
 def _error_document(error: GuestError) -> dict[str, str | int | None]:

@@ -5,27 +5,30 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from rlm_wasm.cli.output import clean
-from rlm_wasm.errors import GuestException, UsageError
+from rlm_wasm.cli.output import clean, failure, note
+from rlm_wasm.errors import GuestError, GuestException, UsageError
 from rlm_wasm.protocol.file_listing import GuestFile
 
 LEFT_IN: Final = "/out"
+# Each file is asked for by a cell, and no limit of the policy counts all of these together.
+COPY_SECONDS_MAX: Final = 300
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class HasFiles(Protocol):
-    """A session, as far as its files go."""
+ListFiles = Callable[[str], Awaitable[tuple[GuestFile, ...]]]
 
-    async def list_files(self, path: str) -> tuple[GuestFile, ...]:
-        """Return a folder and everything below it."""
 
-    async def read_file(self, path: str, *, bytes_max: int | None = None) -> bytes:
-        """Return a whole file."""
+class ReadFile(Protocol):
+    """Reads a whole file of a session's."""
+
+    async def __call__(self, path: str, *, bytes_max: int | None = None) -> bytes:
+        """Return it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,34 @@ class Copied:
     left: tuple[str, ...]
 
 
-async def copy_out(session: HasFiles, folder: Path, *, bytes_max: int) -> Copied:
+async def copy_and_tell(
+    list_files: ListFiles,
+    read_file: ReadFile,
+    folder: Path,
+    *,
+    bytes_max: int,
+    seconds_max: float = COPY_SECONDS_MAX,
+) -> bool:
+    """Do what `copy_out` does and tell the person of it; whether all went well."""
+    import anyio
+
+    copied, problem = None, f"it took more than {seconds_max} seconds"
+    try:
+        with anyio.move_on_after(seconds_max):
+            copied = await copy_out(list_files, read_file, folder, bytes_max=bytes_max)
+    except (UsageError, GuestError) as error:
+        problem = error.message
+    if copied is None:
+        failure(f"not all that the code left in {LEFT_IN} was copied: {problem}")
+        return False
+    note(f"{copied.files} files copied into {folder}")
+    if copied.left:
+        count = len(copied.left)
+        note(f"not copied, because they are links or have names that no terminal may see: {count}")
+    return True
+
+
+async def copy_out(list_files: ListFiles, read_file: ReadFile, folder: Path, *, bytes_max: int) -> Copied:
     """Copy what a session has in /out into `folder`, which is made if it is not there.
 
     Files of the same name are replaced. No link is followed, the guest's or one in the folder.
@@ -46,7 +76,7 @@ async def copy_out(session: HasFiles, folder: Path, *, bytes_max: int) -> Copied
         GuestError: the guest could not tell, or told nonsense.
     """
     try:
-        found = await session.list_files(LEFT_IN)
+        found = await list_files(LEFT_IN)
     except GuestException as error:
         if error.type_name != "FileNotFoundError":
             raise
@@ -59,7 +89,7 @@ async def copy_out(session: HasFiles, folder: Path, *, bytes_max: int) -> Copied
         if file.kind == "link" or names[0] == "" or clean(file.path) != file.path or "\n" in file.path:
             left.append(file.path)
             continue
-        data = await session.read_file(file.path, bytes_max=bytes_max)
+        data = await read_file(file.path, bytes_max=bytes_max)
         bytes_max -= len(data)
         try:
             _write(folder, names, data)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from rlm_wasm.cli import output
 from rlm_wasm.cli.early_interrupt import ready
-from rlm_wasm.cli.exit_codes import INTERRUPTED, of_run
+from rlm_wasm.cli.exit_codes import INTERRUPTED, ExitCode, of_run
 from rlm_wasm.cli.inputs import read_contexts, spare_what_is_read
+from rlm_wasm.cli.out_folder import LEFT_IN, copy_and_tell
 from rlm_wasm.cli.preload import preload_guest
 from rlm_wasm.cli.progress import RunProgress
 
 if TYPE_CHECKING:
+    from rlm_wasm.engine.session_files import SessionFiles
     from rlm_wasm.results import RunResult
 
 
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     "--answers-from", "answers_file", metavar="EVENTS.jsonl",
     help="Take the answers recorded in a log with texts instead of asking a model.",
 )  # fmt: skip
+@click.option("--out", "folder", metavar="DIR", help="Copy what the model's code leaves in /out into DIR.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the answer.")
 def run(
     question: str,
@@ -45,6 +49,7 @@ def run(
     sub_model: str | None,
     events_file: str | None,
     answers_file: str | None,
+    folder: str | None,
     as_json: bool,
 ) -> int:
     """Answer QUESTION about the given contexts.
@@ -73,22 +78,35 @@ def run(
     if policy.sandbox.isolation == "inline":
         output.note("isolation: inline: the guest runs in this process, behind the wasm wall only")
 
+    copied: bool | None = None  # not yet
     with ExitStack() as stack:
         progress = stack.enter_context(RunProgress(policy))
         sinks = [progress.__call__]
         if events_file is not None:
             sinks.append(stack.enter_context(JsonlSink(events_file)).write)
 
+        async def hand_out(files: SessionFiles) -> None:
+            nonlocal copied
+            assert folder is not None
+            copied = await copy_and_tell(
+                files.list, files.read, Path(folder), bytes_max=policy.sandbox.files_bytes_max
+            )
+
         async def main() -> RunResult:
             async with runtime:
                 return await interruptible(
-                    lambda: runtime.ask(question, given, sinks=sinks),
+                    lambda: runtime.ask(question, given, sinks=sinks, outputs=hand_out if folder else None),
                     lambda: runtime.cancel(INTERRUPTED),
                 )
 
         result = anyio.run(main)
     _show(result, as_json=as_json)
-    return int(of_run(result.stop, partial=result.partial))
+    status = of_run(result.stop, partial=result.partial)
+    if folder is not None and not copied:
+        if copied is None:
+            output.failure(f"there is no session any more, and nothing of what was left in {LEFT_IN}")
+        status = ExitCode.USAGE if status is ExitCode.DONE else status
+    return int(status)
 
 
 def _show(result: RunResult, *, as_json: bool) -> None:

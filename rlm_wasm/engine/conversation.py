@@ -24,9 +24,11 @@ from rlm_wasm.engine.accounting import Meter
 from rlm_wasm.engine.broker import Broker
 from rlm_wasm.engine.contexts import REBASE_FROM_UNITS, describe
 from rlm_wasm.engine.guest_requests import GuestRequests
+from rlm_wasm.engine.session_files import Outputs, SessionFiles
 from rlm_wasm.errors import FuelExhausted, InternalError, SourceExceeded, WorkerLost
 from rlm_wasm.host.worker import Measured, Worker, WorkerSession, lockdown_of
 from rlm_wasm.ids import RequestId, RunId
+from rlm_wasm.limits import CellLimits
 from rlm_wasm.outcomes import SessionState, StopReason
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.protocol.cell import Cell
@@ -89,8 +91,10 @@ class Conversation:
         question: str,
         contexts: Mapping[str, str | bytes],
         meter: Meter,
+        outputs: Outputs | None = None,
     ) -> None:
         self.place = place
+        self._outputs = outputs
         self._meter = meter
         # What the present session has used; gone with it.
         self._used = _SessionUse()
@@ -153,6 +157,8 @@ class Conversation:
             while True:
                 (effect,) = self._loop.handle(given)
                 if isinstance(effect, Conclusion):
+                    if self._session is not None and self._outputs is not None:
+                        await self._outputs(self._files(self._session))
                     if self._session is not None and self._ending is None:
                         await self._broker.turn(self.place.parent)
                     return effect
@@ -260,6 +266,20 @@ class Conversation:
             await self._close_session()
         alive = result.session_state is SessionState.ALIVE
         return CellFinished(result, self._requests.finish, () if alive else self._requests.answered)
+
+    def _files(self, session: WorkerSession) -> SessionFiles:
+        box = self._policy.sandbox
+
+        async def run(source: str, limits: CellLimits) -> CellResult:
+            result = await session.run(Cell(source, limits))
+            self._meter.cell_ended(
+                fuel=result.fuel_used,
+                executed_ns=result.executed_ns,
+                memory_peak_bytes=result.memory_peak_bytes,
+            )
+            return result
+
+        return SessionFiles(run, session.load, self._policy.cell, box.files_bytes_max, box.files_max)
 
     def _first_fuel(self, source_bytes: int) -> int:
         """Begin a cell and return what it may use at first: reserved, until FuelUsed settles it."""

@@ -15,6 +15,7 @@ from rlm_wasm.engine.broker import Broker
 from rlm_wasm.engine.contexts import DEFAULT_NAME
 from rlm_wasm.engine.conversation import Conversation, ConversationPlace
 from rlm_wasm.engine.description import WrittenPolicy, answer_bytes, description
+from rlm_wasm.engine.session_files import Outputs
 from rlm_wasm.engine.starting_state import StartingState
 from rlm_wasm.engine.task_pool import TaskPool
 from rlm_wasm.errors import (
@@ -57,6 +58,7 @@ class ActiveRun:
         *,
         tenant: str = "",
         image: StartingState | None = None,
+        outputs: Outputs | None = None,
     ) -> None:
         self.run_id = run_id
         self._policy = policy
@@ -70,7 +72,7 @@ class ActiveRun:
         self._image = image
         self._start = start = None if image is None else image.state_for(tenant)
         root = ConversationPlace(run_id, tenant, depth=0, parent=None, model=policy.models.root, start=start)
-        self._root = Conversation(root, policy, broker, worker, question, contexts, meter)
+        self._root = Conversation(root, policy, broker, worker, question, contexts, meter, outputs)
         self._children: dict[RequestId, Conversation] = {}
         # What stood around the sessions of all conversations that are over, by the word.
         self._lockdowns: set[str] = set()

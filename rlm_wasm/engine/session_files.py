@@ -86,3 +86,7 @@ class SessionFiles:
         limits = replace(self.cell_limits, stdout_bytes_max=max(bytes_max, self.cell_limits.stdout_bytes_max))
         result = await self.run(f"__import__('rlm_files').{call}", limits)
         return result.raise_for_outcome().stdout.encode("utf-8", "replace")
+
+
+# What is done with the files of a run's session once its answer is known, while the session is still there.
+Outputs = Callable[[SessionFiles], Awaitable[None]]

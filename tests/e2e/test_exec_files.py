@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import anyio
 import pytest
 
+from rlm_wasm.cli.out_folder import copy_and_tell
+from rlm_wasm.protocol.file_listing import GuestFile
 from tests.support.command_line import rlm_wasm
 
 pytestmark = pytest.mark.guest
@@ -93,6 +96,22 @@ def test_paths_that_a_guest_made_up_write_nothing_outside(tmp_path: Path) -> Non
         run(source, "--out", tmp_path / "out" / "er")
         assert tree(tmp_path) == {}
         assert not Path("/etc/evil").exists()
+
+
+@pytest.mark.anyio
+@pytest.mark.threat("T-110")
+async def test_copying_from_a_guest_that_takes_its_time_comes_to_an_end(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def list_files(path: str) -> tuple[GuestFile, ...]:
+        return (GuestFile("/out/f", "file", 1, 0),)
+
+    async def read_file(path: str, *, bytes_max: int | None = None) -> bytes:
+        await anyio.sleep_forever()
+        return b""
+
+    assert not await copy_and_tell(list_files, read_file, tmp_path, bytes_max=10, seconds_max=0.01)
+    assert "it took more than 0.01 seconds" in capfd.readouterr().err
 
 
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from rlm_wasm.api.sandbox import SandboxSession
 from rlm_wasm.engine.session_files import PART_BYTES
 from rlm_wasm.errors import BoundaryViolation, GuestException, UsageError
 
-pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("guest"), pytest.mark.anyio]
+pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("guest")]
 
 FILES_BYTES_MAX = 4 << 20
 
@@ -28,6 +28,7 @@ async def session(request: pytest.FixtureRequest) -> AsyncIterator[SandboxSessio
 
 
 @pytest.mark.parametrize("size", [0, 1, PART_BYTES - 1, PART_BYTES, PART_BYTES + 1, 3_000_000])
+@pytest.mark.anyio
 async def test_what_is_written_is_read_by_both_sides(session: SandboxSession, size: int) -> None:
     data = bytes(k % 251 for k in range(size))
     await session.write_file("/inputs/deep/er/f.bin", data)
@@ -35,6 +36,7 @@ async def test_what_is_written_is_read_by_both_sides(session: SandboxSession, si
     assert await session.read_file("/inputs/deep/er/f.bin") == data
 
 
+@pytest.mark.anyio
 async def test_the_guests_files_are_listed_as_they_lie(session: SandboxSession) -> None:
     made = "import os; os.mkdir('/out/d'); open('/out/d/f', 'w').write('xyz'); os.symlink('/tmp', '/out/l')"
     assert (await session.exec(made)).outcome == "completed"
@@ -49,6 +51,7 @@ async def test_the_guests_files_are_listed_as_they_lie(session: SandboxSession) 
     assert [file.path for file in await session.list_files("/out/d/f")] == ["/out/d/f"]
 
 
+@pytest.mark.anyio
 async def test_names_of_all_kinds_go_both_ways(session: SandboxSession) -> None:
     for path in ("/tmp/zwölf – 十二", "/tmp/'\"\\n", "/tmp/\udcff", "/tmp/a b"):
         await session.write_file(path, b"x")
@@ -56,6 +59,7 @@ async def test_names_of_all_kinds_go_both_ways(session: SandboxSession) -> None:
         assert path in {file.path for file in await session.list_files("/tmp")}
 
 
+@pytest.mark.anyio
 async def test_it_costs_no_variable_and_no_result(session: SandboxSession) -> None:
     await session.exec("41 + 1")
     await session.write_file("/tmp/f", b"x")
@@ -64,6 +68,7 @@ async def test_it_costs_no_variable_and_no_result(session: SandboxSession) -> No
     assert (await session.exec("[name for name in dir() if 'file' in name]")).result == "[]"
 
 
+@pytest.mark.anyio
 async def test_what_is_not_there_is_the_guests_own_error(session: SandboxSession) -> None:
     for path, kind in (("/absent", "FileNotFoundError"), ("/tmp", "IsADirectoryError")):
         with pytest.raises(GuestException) as caught:
@@ -76,6 +81,7 @@ async def test_what_is_not_there_is_the_guests_own_error(session: SandboxSession
         await session.write_file("/tmp/f/g", b"")
 
 
+@pytest.mark.anyio
 async def test_sizes_and_paths_are_checked_before_the_guest_is_asked(session: SandboxSession) -> None:
     with pytest.raises(UsageError, match=r"sandbox\.files_bytes_max"):
         await session.write_file("/tmp/f", bytes(FILES_BYTES_MAX + 1))
@@ -86,6 +92,7 @@ async def test_sizes_and_paths_are_checked_before_the_guest_is_asked(session: Sa
         await session.write_file("/tmp/f", "text")  # type: ignore[arg-type]
 
 
+@pytest.mark.anyio
 async def test_a_file_larger_than_wanted_is_not_read_to_its_end(session: SandboxSession) -> None:
     await session.write_file("/tmp/f", bytes(2_000_000))
     with pytest.raises(UsageError, match="more than 1000 bytes"):
@@ -93,6 +100,7 @@ async def test_a_file_larger_than_wanted_is_not_read_to_its_end(session: Sandbox
 
 
 @pytest.mark.threat("T-110")
+@pytest.mark.anyio
 async def test_a_guest_that_lies_about_its_files_harms_nobody(session: SandboxSession) -> None:
     """It may send nonsense, other paths, or a file without end: typed, bounded, and the session lives."""
     await session.exec("import rlm_files, _rlm")
@@ -109,3 +117,10 @@ async def test_a_guest_that_lies_about_its_files_harms_nobody(session: SandboxSe
     with pytest.raises(UsageError, match=r"sandbox\.files_bytes_max"):
         await session.read_file("/out/endless")
     assert (await session.exec("1 + 1")).result == "2"
+
+
+def test_the_calls_that_are_not_async_have_files_too(strict: Policy) -> None:
+    with Sandbox(strict).sync() as box, box.session() as session:
+        session.write_file("/tmp/f", b"x")
+        assert session.read_file("/tmp/f", bytes_max=1) == b"x"
+        assert [file.path for file in session.list_files("/tmp")] == ["/tmp", "/tmp/f"]
