@@ -78,6 +78,7 @@ def test_each_outcome_has_its_word_and_its_status(
         "outcome", "stdout", "stderr", "result", "fuel_used", "memory_peak_bytes", "wall_ms", "error",
         "lockdown", "session",
     }  # fmt: skip
+    assert (found["session"] == "alive") == (status != 4)
     assert (found["error"] is None) == (outcome == "completed")
     if outcome in ("completed", "guest_exception"):
         assert found["session"] == "alive"
