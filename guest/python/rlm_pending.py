@@ -171,12 +171,10 @@ def submit(function, args, kwargs, *, in_turn=False):
     twin = None
     try:
         if not in_turn:
-            called, its_args, its_kwargs = _unwrapped(function, args, kwargs)
-            twin = rlm_twins.twin_of(called, queries)
+            twin = twin_of_call(function, args, kwargs)
         if twin is None:
             result = _do(function, args, kwargs)
         else:
-            twin = twin(*its_args, **its_kwargs)
             try:
                 result = twin.send(None)
             except StopIteration as end:
@@ -188,6 +186,13 @@ def submit(function, args, kwargs, *, in_turn=False):
             return QueryFuture(result, twin)
         future.set_result(result)
     return future
+
+
+def twin_of_call(function, args, kwargs):
+    """The coroutine of a call that may ask; None where it is to be made as it is."""
+    function, args, kwargs = _unwrapped(function, args, kwargs)
+    twin = rlm_twins.twin_of(function, queries)
+    return None if twin is None else twin(*args, **kwargs)
 
 
 async def step(function, /, *args, **kwargs):

@@ -232,7 +232,9 @@ _items_max = None
 
 def begin_cell(source):
     global _may_be_awaited
-    _may_be_awaited = "asyncio" in source or "await" in source
+    speaks_of_it = "asyncio" in source or "await" in source
+    if speaks_of_it is not _may_be_awaited:  # a session copies every page that it writes
+        _may_be_awaited = speaks_of_it
 
 
 def _group(type, model=None, budget=None, prompt=None):

@@ -1,4 +1,8 @@
-"""Threads for a guest without threads: what is started runs at once, in order, to its end."""
+"""Threads for a guest without threads: what is started runs at once, in order, to its end.
+
+A thread that asks a model runs to there, and goes on once somebody waits for anything (`rlm_pending`), so that
+the queries of all that were started are answered side by side.
+"""
 
 import _queue
 import _thread
@@ -9,6 +13,8 @@ import queue
 import threading
 import time
 
+import rlm_pending
+
 # What ended a thread and was caught by nobody: (the thread's name, the exception).
 _uncaught = []
 UNCAUGHT_KEPT = 16
@@ -16,6 +22,7 @@ UNCAUGHT_KEPT = 16
 _timers = []
 _numbers = itertools.count(1)
 _sleep = time.sleep
+_THREAD_RUN = threading.Thread.run
 
 
 class Lock:
@@ -39,6 +46,8 @@ class Lock:
             return True
         if not blocking:
             return False
+        if rlm_pending.any_waiting():
+            rlm_pending.send()  # a thread that goes on may release it
         end = None if timeout == -1 else time.monotonic() + timeout
         while self._taken and _next_timer(end):
             pass
@@ -78,7 +87,7 @@ class Lock:
 
 
 def _start(thread):
-    """`start()` runs the target to its end; `join()` has nothing left to wait for."""
+    """`start()` runs the target to its end, or to where it asks; `join()` waits for the rest."""
     _note_start(thread)
     _run(thread)
 
@@ -93,19 +102,62 @@ def _note_start(thread):
 
 
 def _run(thread):
-    here = threading.get_ident()
-    before = threading.current_thread()
-    threading._active[here] = thread
-    context = getattr(thread, "_context", None) or contextvars.Context()
+    rest = None
     try:
-        context.run(thread.run)
+        twin = _twin(thread)
+        if twin is None:
+            _as_current(thread, thread.run)
+        else:
+            steps = _Steps(thread, twin)
+            try:
+                rest = rlm_pending.QueryFuture(steps.send(None), steps)
+            except StopIteration:
+                pass  # it did not have to ask
     except SystemExit:
         pass
     except Exception as error:
         _note_end(thread, error)
     finally:
+        thread._rlm_done = rest is None
+    if rest is not None:
+        rest.add_done_callback(lambda future: _rest_ended(thread, future))
+
+
+def _twin(thread):
+    if type(thread).run is not _THREAD_RUN or thread._target is None:
+        return None
+    return rlm_pending.twin_of_call(thread._target, thread._args, thread._kwargs)
+
+
+def _as_current(thread, function, *args):
+    here = threading.get_ident()
+    before = threading.current_thread()
+    threading._active[here] = thread
+    context = getattr(thread, "_context", None) or contextvars.Context()
+    try:
+        return context.run(function, *args)
+    finally:
         threading._active[here] = before
-        thread._rlm_done = True
+
+
+class _Steps:
+    """A thread from one query to the next, each step as that thread."""
+
+    def __init__(self, thread, twin):
+        self._thread, self._twin = thread, twin
+
+    def send(self, outcome):
+        return _as_current(self._thread, self._twin.send, outcome)
+
+    def close(self):
+        self._twin.close()
+
+
+def _rest_ended(thread, future):
+    thread._rlm_done = True
+    error = None if future.cancelled() else future.exception()
+    if error is not None and not isinstance(error, SystemExit):
+        _note_end(thread, error)
 
 
 def _note_end(thread, error):
@@ -129,7 +181,11 @@ def _join(thread, timeout=None):
 
 
 def _is_alive(thread):
-    return thread._started.is_set() and not thread._rlm_done
+    if not thread._started.is_set():
+        return False
+    if not thread._rlm_done and rlm_pending.any_waiting():
+        rlm_pending.send()
+    return not thread._rlm_done
 
 
 def _start_new_thread(function, args, kwargs=None):
@@ -206,6 +262,7 @@ def end_cell():
     last = max((number for _, number, timer in _timers if not timer.daemon), default=0)
     while any(number <= last and not timer.daemon for _, number, timer in _timers):
         _next_timer()
+    rlm_pending.send()
     if _uncaught:
         where, error = _uncaught[0]
         others = len(_uncaught) - 1

@@ -47,6 +47,16 @@ def test_a_cell_that_fails_sends_nothing_that_it_began(session: Session) -> None
     assert [request["type"] for request in host.requests] == ["finish"]
 
 
+def test_what_ends_a_thread_after_it_asked_is_the_cells_to_tell(session: Session) -> None:
+    source = (
+        "import threading\ndef work(p):\n    r = llm_query(p)\n    raise ValueError(r)\n"
+        "threading.Thread(target=work, args=('a',)).start()\nprint('on')"
+    )
+    result = run_cell(session, source, Recorder())
+    assert result.stdout == "on\n"
+    assert "ValueError: A" in str(result.error)
+
+
 def test_failures_are_of_each_query_and_not_of_all(session: Session) -> None:
     def host(frame: bytes) -> bytes:
         assert b"llm_query_batch" in frame
