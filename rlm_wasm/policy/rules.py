@@ -116,26 +116,38 @@ def _models(policy: Tables) -> Iterator[Problem]:
 
 
 def _endpoint(policy: Tables) -> Iterator[Problem]:
-    if policy.providers.openai is not None and (message := _url_fault(policy.providers.openai)) is not None:
+    endpoint = policy.providers.openai
+    if endpoint is None:
+        return
+    if (message := _base_url_fault(endpoint)) is not None:
         yield Problem(("providers", "openai", "base_url"), message)
+    if endpoint.proxy and isinstance(fault := _split_url(endpoint.proxy, "http://localhost:3128"), str):
+        yield Problem(("providers", "openai", "proxy"), fault)
 
 
-def _url_fault(endpoint: OpenAITable) -> str | None:
+def _base_url_fault(endpoint: OpenAITable) -> str | None:
+    url = _split_url(endpoint.base_url, "https://api.openai.com/v1")
+    if isinstance(url, str):
+        return url
+    if url.scheme == "http" and endpoint.api_key_env and (endpoint.proxy or not _is_loopback(url)):
+        return "must be https: a key would cross the network in the clear"
+    return None
+
+
+def _split_url(text: str, example: str) -> SplitResult | str:
     # The URL is never quoted: the commonest fault is a password inside it.
     try:
-        url = urlsplit(endpoint.base_url)
+        url = urlsplit(text)
         _ = url.port
     except ValueError:
         return "is not a URL"
-    if url.scheme not in ("http", "https") or not _URL_CHARS.fullmatch(endpoint.base_url) or not url.hostname:
-        return 'must be a URL such as "https://api.openai.com/v1"'
+    if url.scheme not in ("http", "https") or not _URL_CHARS.fullmatch(text) or not url.hostname:
+        return f'must be a URL such as "{example}"'
     if url.username is not None or url.password is not None:
         return "must not hold a user name or password; name the key's variable in api_key_env"
     if url.query or url.fragment:
         return "must not have a query or fragment"
-    if url.scheme == "http" and endpoint.api_key_env and not _is_loopback(url):
-        return "must be https: a key would cross the network in the clear"
-    return None
+    return url
 
 
 def _is_loopback(url: SplitResult) -> bool:

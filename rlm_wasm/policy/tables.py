@@ -95,12 +95,19 @@ class ModelsTable:
 
 @dataclass(frozen=True, slots=True)
 class OpenAITable:
-    """One OpenAI-compatible endpoint. `api_key_env` is a variable's name; empty: no key is sent."""
+    """One OpenAI-compatible endpoint. `api_key_env` is a variable's name; empty: no key is sent.
+
+    `roles` says what its chat template takes. alternating: messages of one role that follow each other are
+    one; no_system: so they are, and the system's words begin the user's; as_given: one message for each.
+    """
 
     base_url: Url
     api_key_env: EnvName
     connect_timeout_ms: Milliseconds
     output_tokens_field: Literal["max_completion_tokens", "max_tokens"]
+    roles: Literal["alternating", "no_system", "as_given"] = "alternating"
+    # The one way by which a proxy is used. Empty: none is.
+    proxy: Url = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,14 @@
 """Any endpoint that speaks OpenAI's /chat/completions, treated as an untrusted peer.
 
-The request goes to one URL and never follows a redirect or a proxy variable. The response is
-read up to a cap, uncompressed, and decoded in `openai_response`. The key is put on the wire by
-one object, and is withheld from everything that leaves this module.
+The request goes to one URL, by a proxy only if the policy names one, and never follows a redirect. The
+response is read up to a cap, uncompressed, in `answer_body`, and decoded in `openai_response`. The key is put
+on the wire by one object, and is withheld from everything that leaves this module.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, Final
 
 import anyio
@@ -16,10 +16,15 @@ import httpx
 
 from rlm_wasm.errors import ProviderError
 from rlm_wasm.policy.tables import OpenAITable
+from rlm_wasm.providers.answer_body import EventBody, WholeBody, body_for
 from rlm_wasm.providers.base import Completion, ProviderFailure, Query
+from rlm_wasm.providers.json_body import printable, read_json
 from rlm_wasm.providers.log_guard import LogGuard
-from rlm_wasm.providers.openai_response import decode_completion, refusal
+from rlm_wasm.providers.openai_refusal import Trouble, refusal
+from rlm_wasm.providers.openai_response import completion_of, decode_completion
+from rlm_wasm.providers.roles import messages_in
 from rlm_wasm.providers.secret import Secret
+from rlm_wasm.providers.unreachable import why_unreachable
 
 _ERROR_BODY_BYTES_MAX: Final = 64 * 1024
 _REASON_CHARS_MAX: Final = 400
@@ -41,7 +46,13 @@ class OpenAIProvider:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._url: Final = endpoint.base_url.rstrip("/") + "/chat/completions"
-        self._host: Final = httpx.URL(self._url).host
+        url = httpx.URL(self._url)
+        self._host: Final = url.host
+        self._address: Final = _address(url)
+        self._proxy: Final = _address(httpx.URL(endpoint.proxy)) if endpoint.proxy else None
+        # Of a connection that fails nobody says which of the two it was.
+        self._route: Final = self._address + (f", by the proxy at {self._proxy}," if self._proxy else "")
+        self._roles: Final = endpoint.roles
         self._connect_s: Final = endpoint.connect_timeout_ms / 1000
         self._cap_field: Final = endpoint.output_tokens_field
         self._key: Final = key
@@ -52,6 +63,7 @@ class OpenAIProvider:
             headers={"Accept": "application/json", "Accept-Encoding": "identity"},
             follow_redirects=False,
             trust_env=False,
+            proxy=endpoint.proxy or None,
             transport=transport,
             limits=httpx.Limits(max_connections=connections_max, max_keepalive_connections=connections_max),
         )
@@ -64,9 +76,8 @@ class OpenAIProvider:
         with anyio.move_on_after(query.timeout_ms / 1000) as scope:
             result = await self._attempt(query, exchange)
         if scope.cancelled_caught:
-            result = self._failure(
-                f"did not answer within {query.timeout_ms} ms", retryable=True, sent=exchange.sent
-            )
+            late = f"did not answer within {query.timeout_ms} ms"
+            result = self._failure(Trouble(late, retryable=True, sent=exchange.sent))
         # Raised here, outside every handler: httpx's exceptions hold the request and its headers.
         if isinstance(result, ProviderFailure):
             raise result
@@ -90,72 +101,66 @@ class OpenAIProvider:
             ) as response:
                 return await self._read(response)
         except httpx.ConnectTimeout:
-            reason = f"could not be connected to within {self._connect_s:g} s"
-        except httpx.ConnectError:
-            reason = "could not be connected to"
+            late = f"could not be connected to within {self._connect_s:g} s"
+            return self._failure(Trouble(late, retryable=True, sent=exchange.sent), at=self._route)
+        except httpx.ConnectError as error:
+            reason, retryable = why_unreachable(error)
+            return self._failure(Trouble(reason, retryable=retryable, sent=exchange.sent), at=self._route)
+        except httpx.ProxyError as error:
+            # Its text is the status of the proxy's own refusal, to open a way: the request was not sent.
+            reason = f"was not reached: the proxy at {self._proxy} answered {printable(str(error))}"
+            return self._failure(Trouble(reason, retryable=True, sent=False), at=self._address)
         except (httpx.RemoteProtocolError, httpx.ReadError):
             reason = (
                 "broke off its answer" if exchange.answered else "closed the connection without an answer"
             )
-        except (httpx.HTTPError, httpx.InvalidURL) as exc:
-            reason = f"could not be asked ({type(exc).__name__})"
-        return self._failure(reason, retryable=True, sent=exchange.sent)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            reason = f"could not be asked ({type(error).__name__})"
+        return self._failure(Trouble(reason, retryable=True, sent=exchange.sent))
 
     async def _read(self, response: httpx.Response) -> Completion | ProviderFailure:
-        status = response.status_code
-        if status != httpx.codes.OK:
-            body = await self._capped(response, _ERROR_BODY_BYTES_MAX)
-            return refusal(status, response.headers, body, self._failure)
-        if response.headers.get("content-encoding", "identity").lower() != "identity":
-            return self._failure("compressed its answer although asked not to", retryable=False, sent=True)
-        body = await self._capped(response, self._response_bytes_max)
-        if body is None:
-            return self._failure(
-                f"sent more than {self._response_bytes_max} bytes", retryable=False, sent=True
-            )
-        result = decode_completion(body)
-        if isinstance(result, str):
-            return self._failure(result, retryable=False, sent=True)
+        status, headers = response.status_code, response.headers
+        if not 200 <= status < 300:
+            error = WholeBody(_ERROR_BODY_BYTES_MAX)
+            await _fill(response, lambda _: error)
+            return self._failure(refusal(status, headers, read_json(error.body or b"")))
+        if headers.get("content-encoding", "identity").lower() != "identity":
+            return self._failure(Trouble("compressed its answer although asked not to", retryable=False))
+        most, content_type = self._response_bytes_max, headers.get("content-type", "")
+        body = await _fill(response, lambda start: body_for(content_type, start, most))
+        if isinstance(body, EventBody):
+            document = body.document()
+            result = document if isinstance(document, Trouble) else completion_of(document, headers)
+        elif body is not None and body.body is None:
+            result = Trouble(f"sent more than {most} bytes", retryable=False)
+        else:
+            result = decode_completion((body and body.body) or b"", headers)
+        if isinstance(result, Trouble):
+            return self._failure(result)
         if self._key is not None and self._key.is_in(result.text):
-            return self._failure("sent the API key back in its answer; withheld", retryable=False, sent=True)
+            return self._failure(Trouble("sent the API key back in its answer; withheld", retryable=False))
         return result
-
-    async def _capped(self, response: httpx.Response, bytes_max: int) -> bytes | None:
-        """Read the body, or return None once it is longer than `bytes_max`."""
-        body = bytearray()
-        with anyio.CancelScope() as enough:
-            async for chunk in response.aiter_raw():
-                if len(body) + len(chunk) > bytes_max:
-                    # Not `break`: that would leave httpx's nested generators to the garbage
-                    # collector. A cancellation unwinds them in order and closes the connection.
-                    enough.cancel()
-                else:
-                    body += chunk
-        return None if enough.cancel_called else bytes(body)
 
     def _body(self, query: Query) -> bytes:
         payload = {
             "model": query.model,
-            "messages": [{"role": m.role, "content": m.content} for m in query.messages],
+            "messages": messages_in(self._roles, query.messages),
             self._cap_field: query.output_tokens_max,
+            "stream": False,  # some servers stream unless they are told
         }
         # "replace": a lone surrogate, which guest code can make, has no UTF-8 form.
         return json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
-    def _failure(
-        self,
-        reason: str,
-        *,
-        retryable: bool,
-        sent: bool,
-        retry_after_ms: int | None = None,
-        throttled: bool = False,
-    ) -> ProviderFailure:
+    def _failure(self, trouble: Trouble, *, at: str | None = None) -> ProviderFailure:
         # Redact, then cut: the other way round, the cut could leave half a key.
-        safe = reason if self._key is None else self._key.redact(reason)
-        error = ProviderError(f"the provider at {self._host} {safe[:_REASON_CHARS_MAX]}")
+        reason = trouble.reason if self._key is None else self._key.redact(trouble.reason)
+        error = ProviderError(f"the provider at {at or self._host} {reason[:_REASON_CHARS_MAX]}")
         return ProviderFailure(
-            error, retryable=retryable, sent=sent, retry_after_ms=retry_after_ms, throttled=throttled
+            error,
+            retryable=trouble.retryable,
+            sent=trouble.sent,
+            retry_after_ms=trouble.retry_after_ms,
+            throttled=trouble.throttled,
         )
 
 
@@ -183,3 +188,23 @@ class _Exchange:
             self.sent = True
         elif event.endswith(".receive_response_headers.complete"):
             self.answered = True
+
+
+async def _fill(
+    response: httpx.Response, open_body: Callable[[bytes], WholeBody | EventBody]
+) -> WholeBody | EventBody | None:
+    """Read a body into what `open_body` returns for its start, as far as that wants; None: it is empty."""
+    body: WholeBody | EventBody | None = None
+    with anyio.CancelScope() as enough:
+        async for chunk in response.aiter_raw():
+            body = body or open_body(chunk)
+            if not body.take(chunk):
+                # Not `break`: that would leave httpx's nested generators to the garbage
+                # collector. A cancellation unwinds them in order and closes the connection.
+                enough.cancel()
+    return body
+
+
+def _address(url: httpx.URL) -> str:
+    host = f"[{url.host}]" if ":" in url.host else url.host
+    return f"{host}:{url.port or (443 if url.scheme == 'https' else 80)}"

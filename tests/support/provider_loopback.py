@@ -62,7 +62,8 @@ class _Handler(socketserver.StreamRequestHandler):
         while line := self.rfile.readline().strip().decode():
             name, _, value = line.partition(":")
             headers[name.lower()] = value.strip()
-        body = json.loads(self.rfile.read(int(headers["content-length"])))
+        # A proxy is asked for a tunnel without a body.
+        body = json.loads(self.rfile.read(int(headers.get("content-length", 0))) or b"{}")
         seen = Seen(request_line.split(" ")[1], headers, body)
         loopback.requests.append(seen)
         loopback.arrived.set()

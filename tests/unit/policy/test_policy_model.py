@@ -111,7 +111,8 @@ def test_permits_are_those_of_the_table_and_a_tenants_part_of_them(strict: Polic
 def test_no_key_of_any_table_has_a_default_except_endpoints_layers_and_what_one_tenant_may_have():
     """An absent limit is never filled in silently; of the layers all are meant unless some are named.
 
-    Without a table of tenants there is one, and it has everything.
+    Without a table of tenants there is one, and it has everything. Without a proxy none is used; what an
+    endpoint's template takes is no limit.
     """
     optional = {
         (table.__name__, field.name)
@@ -124,6 +125,8 @@ def test_no_key_of_any_table_has_a_default_except_endpoints_layers_and_what_one_
         ("Tables", "providers"),
         ("Tables", "tenants"),
         ("SandboxTable", "lockdown"),
+        ("OpenAITable", "proxy"),
+        ("OpenAITable", "roles"),
     }
 
 

@@ -150,6 +150,24 @@ def test_endpoint_is_a_plain_url_that_keeps_the_key_private(url, key, fault):
         assert problems.startswith(f"policy: providers.openai.base_url: {fault}")
 
 
+@pytest.mark.parametrize(
+    ("proxy", "url", "fault"),
+    [
+        ("", "http://127.0.0.1:8000/v1", None),
+        ("http://localhost:3128", "https://api.example.com/v1", None),
+        ("http://u:p@localhost:3128", "https://api.example.com/v1", "proxy: must not hold a user name"),
+        ("socks5://localhost:1080", "https://api.example.com/v1", "proxy: must be a URL such as"),
+        ("localhost:3128", "https://api.example.com/v1", "proxy: must be a URL such as"),
+        ("http://localhost:3128", "http://127.0.0.1:8000/v1", "base_url: must be https"),
+    ],
+)
+def test_a_proxy_is_a_plain_url_that_sees_no_key(proxy, url, fault):
+    data = Policy.builtin("strict").to_mapping()
+    data["providers"]["openai"] |= {"base_url": url, "proxy": proxy}
+    assert _problems(data).startswith("" if fault is None else f"policy: providers.openai.{fault}")
+    assert bool(_problems(data)) is (fault is not None)
+
+
 def _problems(data: dict[str, object]) -> str:
     try:
         Policy.from_mapping(data)

@@ -77,6 +77,7 @@ async def test_request_is_the_question_the_cap_and_the_key_and_nothing_else(serv
             {"role": "assistant", "content": "12"},
         ],
         "max_completion_tokens": 99,
+        "stream": False,
     }
 
 
@@ -143,7 +144,7 @@ async def test_429_for_an_empty_account_is_not_retryable(server):
         (["Retry-After: 999999999999999999"], 3_600_000),
         (["Retry-After: -5"], None),
         (["Retry-After: soon"], None),
-        (["Retry-After: 1.5"], None),
+        (["Retry-After: 1.5"], 1_500),
         (["Retry-After: Wed, 21 Oct 2026 07:28:30 GMT", "Date: Wed, 21 Oct 2026 07:28:00 GMT"], 30_000),
         (["Retry-After: Wed, 21 Oct 2026 07:28:00 GMT", "Date: Wed, 21 Oct 2026 07:28:30 GMT"], 0),
         (["Retry-After: Wed, 21 Oct 2026 07:28:30 GMT"], None),
@@ -226,9 +227,10 @@ async def test_debug_logs_do_not_show_the_key(server, caplog):
 async def test_refused_connection_is_retryable_and_was_never_sent():
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # bound and not listening: refused, and nobody else can take it
-        failure = await failure_of(f"http://127.0.0.1:{unused.getsockname()[1]}")
+        port = unused.getsockname()[1]
+        failure = await failure_of(f"http://127.0.0.1:{port}")
     assert (failure.retryable, failure.sent) == (True, False)
-    assert failure.error.message == "the provider at 127.0.0.1 could not be connected to"
+    assert failure.error.message == f"the provider at 127.0.0.1:{port} refused the connection"
 
 
 async def test_server_that_never_answers_times_out(server):
@@ -291,7 +293,6 @@ async def test_endless_headers_are_a_failure(server):
 @pytest.mark.parametrize(
     "body",
     [
-        b"",
         b"<html>login</html>",
         b"\xff\xfe\x00",
         b'{"choices": [',
@@ -313,8 +314,6 @@ async def test_garbage_is_a_failure_that_is_not_retried(server, body):
         "[]",
         '"42"',
         "{}",
-        '{"choices": null}',
-        '{"choices": []}',
         '{"choices": {"0": 1}}',
         '{"choices": [42]}',
         '{"choices": [{"message": "42"}]}',
@@ -333,7 +332,6 @@ async def test_json_of_another_shape_is_a_failure(server, body):
     [
         ({"message": {"content": None}}, "sent no text"),
         ({"message": {"content": ""}}, "sent no text"),
-        ({"message": {"content": ["42"]}}, "sent no text"),
         ({"message": {"content": None}, "finish_reason": "length"}, "raise query.output_tokens_max"),
         ({"message": {"content": None}, "finish_reason": "content_filter"}, "(finish_reason content_filter)"),
         ({"message": {"content": None}, "finish_reason": 3}, "sent no text"),

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from rlm_wasm.providers import openai_response
+from rlm_wasm.providers import json_body
 from rlm_wasm.providers.base import Completion
+from rlm_wasm.providers.openai_refusal import Trouble
 from rlm_wasm.providers.openai_response import decode_completion
 
 SIZE = 1 << 20
@@ -28,8 +29,9 @@ BOMBS = {
 def test_a_body_of_more_values_than_an_answer_has_is_not_decoded(
     bomb: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(openai_response, "_parse", lambda _: pytest.fail("it was decoded"))
-    assert decode_completion(b'{"choices":' + BOMBS[bomb] + b"}") == "sent more values than an answer has"
+    monkeypatch.setattr(json_body, "_parse", lambda _: pytest.fail("it was decoded"))
+    told = Trouble("sent more values than an answer has", retryable=False)
+    assert decode_completion(b'{"choices":' + BOMBS[bomb] + b"}", {}) == told
 
 
 @settings(max_examples=200, deadline=None)
@@ -40,15 +42,16 @@ def test_a_body_of_more_values_than_an_answer_has_is_not_decoded(
 )
 def test_whatever_stands_in_a_text_it_is_an_answer(part: str, times: int, escaped: bool) -> None:
     text = part * times
+    assume(text.strip())
     document = {
         "choices": [{"message": {"content": text}}],
         "usage": {"prompt_tokens": 1, "completion_tokens": 2},
     }
     body = json.dumps(document, ensure_ascii=escaped).encode()
-    assert decode_completion(body) == Completion(text, 1, 2)
-    assert decode_completion(b"\xef\xbb\xbf" + body) == Completion(text, 1, 2)
+    assert decode_completion(body, {}) == Completion(text, 1, 2)
+    assert decode_completion(b"\xef\xbb\xbf" + body, {}) == Completion(text, 1, 2)
 
 
 def test_another_encoding_than_utf_8_is_not_guessed() -> None:
     body = json.dumps({"choices": [{"message": {"content": "x"}}]}).encode("utf-16")
-    assert decode_completion(body) == "sent something that is not JSON"
+    assert decode_completion(body, {}) == Trouble("sent something that is not JSON", retryable=False)
