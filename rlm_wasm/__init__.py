@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from rlm_wasm.version import VERSION as __version__
 
 if TYPE_CHECKING:
+    from rlm_wasm.api.live_output import OnOutput, Output
     from rlm_wasm.api.opening import SessionOpening
     from rlm_wasm.api.query_hook import ModelQuery, OnQuery
     from rlm_wasm.api.run_handle import Run
@@ -33,8 +34,10 @@ _WHERE = {
     "Gap": "rlm_wasm.events",
     "Metrics": "rlm_wasm.engine.accounting",
     "ModelQuery": "rlm_wasm.api.query_hook",
+    "OnOutput": "rlm_wasm.api.live_output",
     "OnQuery": "rlm_wasm.api.query_hook",
     "Outcome": "rlm_wasm.outcomes",
+    "Output": "rlm_wasm.api.live_output",
     "Policy": "rlm_wasm.policy.model",
     "PoolMetrics": "rlm_wasm.host.pool_metrics",
     "Run": "rlm_wasm.api.run_handle",
@@ -60,8 +63,10 @@ __all__ = [
     "Gap",
     "Metrics",
     "ModelQuery",
+    "OnOutput",
     "OnQuery",
     "Outcome",
+    "Output",
     "Policy",
     "PoolMetrics",
     "Run",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from keyword import iskeyword
 from pathlib import Path
 from types import TracebackType
@@ -10,6 +11,7 @@ from typing import Final, Self
 
 import anyio
 
+from rlm_wasm.api.live_output import LiveOutput, OnOutput
 from rlm_wasm.api.opening import SessionOpening
 from rlm_wasm.api.query_hook import OnQuery, QueryHook
 from rlm_wasm.api.snapshot import Snapshot, load_snapshot
@@ -21,6 +23,7 @@ from rlm_wasm.engine.no_host import nobody_answers
 from rlm_wasm.engine.session_files import SessionFiles
 from rlm_wasm.errors import GuestException, UsageError
 from rlm_wasm.host.affinity import Affinity, require_no_loop
+from rlm_wasm.host.answers import TakeOutput
 from rlm_wasm.host.worker import Worker, WorkerSession, lockdown_of
 from rlm_wasm.limits import CellLimits
 from rlm_wasm.policy.model import Policy
@@ -102,7 +105,11 @@ class SandboxSession:
         return result.told_value()
 
     async def exec(
-        self, source: str, *, answer_frames: Callable[[bytes], Awaitable[bytes]] | None = None
+        self,
+        source: str,
+        *,
+        on_output: OnOutput | None = None,
+        answer_frames: Callable[[bytes], Awaitable[bytes]] | None = None,
     ) -> CellResult:
         """Run Python and return what it came to; the guest's failures are in the result, not raised.
 
@@ -113,6 +120,9 @@ class SandboxSession:
         call ends the cell. `answer_frames` is the low level, in its place: it turns the bytes of each
         request into those of its response (`protocol.guest_frames` has both directions).
 
+        `on_output` is given what the cell writes while it runs, as `Output`s: in order, line by line as a
+        rule, all that is in `stdout` and `stderr` at the end.
+
         Where a cell has to be stopped, the session goes back to its state before it, if that took no more
         than `sandbox.checkpoint_bytes_max`; else it is lost. The result's `session_state` tells.
 
@@ -121,20 +131,34 @@ class SandboxSession:
                 no str, or the session is closed, lost or busy.
             HostExhausted: this machine has no more room for what the cell needs.
             InternalError: a bug of ours.
-            Exception: whatever else `on_query` raises. The cell is interrupted first, so that the guest can
-                unwind; the session lives on.
+            Exception: whatever else `on_query` or `on_output` raises. The cell is interrupted first, so that
+                the guest can unwind; the session lives on.
         """
-        return await self._run(source, answer_frames or self._sandbox.answer())
+        answer = answer_frames or self._sandbox.answer()
+        if on_output is None:
+            return await self._run(source, answer)
+        live = LiveOutput(on_output)
+        cell = replace(self._cell(source), live=True)
+        result = await self._run_cell(cell, answer, live.take)
+        live.end()
+        return result
 
     async def _run(self, source: str, answer: Callable[[bytes], Awaitable[bytes]]) -> CellResult:
-        limits = self._sandbox.cell_limits
-        return await self._run_cell(Cell(source, limits, report_variables=True, report_value=True), answer)
+        return await self._run_cell(self._cell(source), answer)
 
-    async def _run_cell(self, cell: Cell, answer: Callable[[bytes], Awaitable[bytes]]) -> CellResult:
+    def _cell(self, source: str) -> Cell:
+        return Cell(source, self._sandbox.cell_limits, report_variables=True, report_value=True)
+
+    async def _run_cell(
+        self,
+        cell: Cell,
+        answer: Callable[[bytes], Awaitable[bytes]],
+        on_output: TakeOutput | None = None,
+    ) -> CellResult:
         before = self._session.last_result
         try:
             kept = self._sandbox.policy.sandbox.checkpoint_bytes_max
-            return await self._session.run(cell, answer, checkpoint_bytes_max=kept)
+            return await self._session.run(cell, answer, checkpoint_bytes_max=kept, on_output=on_output)
         finally:
             ended = self._session.last_result
             if ended is not None and ended is not before:  # also of a cell that was cancelled

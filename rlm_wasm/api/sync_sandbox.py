@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from rlm_wasm.api.background_loop import BackgroundLoop
+from rlm_wasm.api.live_output import OnOutput
 from rlm_wasm.api.snapshot import Snapshot
 from rlm_wasm.engine.accounting import Metrics
 from rlm_wasm.protocol.file_listing import GuestFile
@@ -106,10 +107,17 @@ class SyncSession:
         return self._loop.call(self._session.list_files, path)
 
     def exec(
-        self, source: str, *, answer_frames: Callable[[bytes], Awaitable[bytes]] | None = None
+        self,
+        source: str,
+        *,
+        on_output: OnOutput | None = None,
+        answer_frames: Callable[[bytes], Awaitable[bytes]] | None = None,
     ) -> CellResult:
-        """Run Python. Takes and raises what `SandboxSession.exec` does."""
-        return self._loop.call(self._session.exec, source, answer_frames=answer_frames)
+        """Run Python. Takes and raises what `SandboxSession.exec` does.
+
+        `on_output`, and an `on_query` that is async, are called on the loop's thread.
+        """
+        return self._loop.call(self._session.exec, source, on_output=on_output, answer_frames=answer_frames)
 
     def interrupt(self) -> None:
         """Ask the cell that runs to end, as `SandboxSession.interrupt` does; from another thread."""

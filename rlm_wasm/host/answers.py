@@ -13,6 +13,8 @@ from rlm_wasm.errors import GuestError, InternalError
 Answer = Callable[[bytes], Awaitable[bytes]]
 # Takes the response frame, or the error that ends the cell. Called on the event loop, once a frame.
 Reply = Callable[[bytes | GuestError], None]
+# Takes what a live cell wrote: the stream, 1 or 2, and its bytes. Called by the task that runs the cell.
+TakeOutput = Callable[[int, bytes], None]
 # Takes how much more fuel the cell may use. Called on the event loop, once each time it is wanted.
 Refuel = Callable[[int], None]
 

@@ -173,7 +173,7 @@ class Connection:
                 return self._load(command, value)
             case c.StartCell(session=session, cell=cell, checkpoint_bytes_max=bytes_max):
                 operation = self._protocol.beginning(
-                    session, Operation.RUN, cell=cell.limits, refuels=cell.refuels
+                    session, Operation.RUN, cell=cell.limits, refuels=cell.refuels, live=cell.live
                 )
                 now = monotonic_ns()
                 self._running[session] = charge = CellCharge(cell.limits, now)
@@ -384,6 +384,9 @@ class Connection:
                 if self._protocol.state(session) is SessionPhase.DRY:
                     self._running[session].pause(self.heard_ns)
                     self._sinks[session](c.FuelNeeded())
+            case m.CellOutput(session=session, chunks=chunks):
+                if self._protocol.state(session) is SessionPhase.RUNNING:
+                    self._sinks[session](c.Wrote(chunks))
             case m.Ready():
                 self._begin()
             case m.OperationDone(session=session):

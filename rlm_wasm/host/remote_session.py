@@ -9,7 +9,7 @@ from typing import Final
 import anyio
 
 from rlm_wasm.errors import UsageError, WorkerLost
-from rlm_wasm.host.answers import Answer
+from rlm_wasm.host.answers import Answer, TakeOutput
 from rlm_wasm.host.cell_accounting import lost_result
 from rlm_wasm.host.cell_slots import CellSlot
 from rlm_wasm.host.connection import Connection
@@ -88,12 +88,19 @@ class ProcessSession(HostSession):
         await self._operate(Load(self._number, name, laid_out), None)
 
     async def run(
-        self, cell: Cell, answer: Answer | None = None, *, checkpoint_bytes_max: int = 0
+        self,
+        cell: Cell,
+        answer: Answer | None = None,
+        *,
+        checkpoint_bytes_max: int = 0,
+        on_output: TakeOutput | None = None,
     ) -> CellResult:
         """Run a cell, as a session of this process does; a worker that is gone is a result too."""
         cell.encoded()  # what it raises, it raises here, also where the worker is gone
         try:
-            return await super().run(cell, answer, checkpoint_bytes_max=checkpoint_bytes_max)
+            return await super().run(
+                cell, answer, checkpoint_bytes_max=checkpoint_bytes_max, on_output=on_output
+            )
         except WorkerLost as lost:
             # It was gone before the cell began.
             self.last_result = lost_result(lost, 0)

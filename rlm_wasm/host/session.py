@@ -16,7 +16,7 @@ import anyio
 
 from rlm_wasm.errors import CellCancelled, DeadlineExceeded, GuestError, InternalError, UsageError
 from rlm_wasm.host.affinity import Affinity
-from rlm_wasm.host.answers import Answer, Answerer
+from rlm_wasm.host.answers import Answer, Answerer, TakeOutput
 from rlm_wasm.host.cell_accounting import unbegun_result
 from rlm_wasm.host.cell_slots import CellSlot
 from rlm_wasm.ids import SessionId
@@ -38,6 +38,7 @@ from rlm_wasm.protocol.commands import (
     StartCell,
     Stop,
     TakeSnapshot,
+    Wrote,
 )
 from rlm_wasm.protocol.guest_frames import encode_response, response_bytes_max
 from rlm_wasm.protocol.session_snapshot import SessionSnapshot
@@ -103,6 +104,7 @@ class HostSession:
         # Whether what is unanswered is how much more fuel there is.
         self._dry = False
         self._interrupted = False
+        self._on_output: TakeOutput | None = None
         self.last_result: CellResult | None = None
 
     async def load(self, name: str, value: str | bytes) -> None:
@@ -121,15 +123,22 @@ class HostSession:
         return done.snapshot
 
     async def run(
-        self, cell: Cell, answer: Answer | None = None, *, checkpoint_bytes_max: int = 0
+        self,
+        cell: Cell,
+        answer: Answer | None = None,
+        *,
+        checkpoint_bytes_max: int = 0,
+        on_output: TakeOutput | None = None,
     ) -> CellResult:
         """StartCell a cell; `answer` turns each request frame of the guest into a response frame.
 
         A GuestError raised by `answer` ends the cell and is its result. Where a cell ends the
         guest, the session goes back to the state before it if that took no more than
-        `checkpoint_bytes_max`; else it is lost. Cancelling this call ends the cell.
+        `checkpoint_bytes_max`; else it is lost. Cancelling this call ends the cell. `on_output` takes what a
+        live cell writes, in order; what it raises interrupts the cell, and is raised here.
         """
         self.last_result = None
+        self._on_output = on_output
         done = await self._operate(StartCell(self._number, cell, checkpoint_bytes_max), answer)
         if done.result is None:
             raise InternalError("a cell ended without a result")
@@ -203,6 +212,9 @@ class HostSession:
                 report = await self._mailbox.get()
                 if isinstance(report, Done):
                     break
+                if isinstance(report, Wrote):
+                    failed = failed or self._hand_on(report)
+                    continue
                 try:
                     if isinstance(report, BaseException):
                         raise report
@@ -245,6 +257,18 @@ class HostSession:
             raise report.error
         return report
 
+    def _hand_on(self, output: Wrote) -> Exception | None:
+        """Give what a live cell wrote to who wants it; return what that raised, which interrupts the cell."""
+        try:
+            if self._on_output is not None:
+                for stream, data in output.chunks:
+                    self._on_output(stream, data)
+        except Exception as error:  # noqa: BLE001 - of the caller's: raised once the cell has ended
+            self._on_output = None
+            self._interrupt()
+            return error
+        return None
+
     def _interrupt(self) -> None:
         self._commands.submit(InterruptOperation(self._number))
         self._interrupted = True
@@ -269,6 +293,9 @@ class HostSession:
 
     def _received(self, report: Report) -> None:
         """Take a report of the worker's: an answerer gets a request at once, the waiting task all else."""
+        if isinstance(report, Wrote):
+            self._mailbox.put(report)  # and the guest goes on
+            return
         self._cell_slot.end()  # the guest waits for the host, or for nothing
         answerer = self._answerer
         if answerer is None or self._interrupted or not isinstance(report, Requested | FuelNeeded):

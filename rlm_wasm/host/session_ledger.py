@@ -18,6 +18,7 @@ from rlm_wasm.outcomes import SessionState
 from rlm_wasm.protocol.cell import FLOOD_FACTOR
 from rlm_wasm.protocol.worker_messages import (
     TRACEBACK_CHARS_MAX,
+    CellOutput,
     FromWorker,
     FuelLow,
     GuestRequest,
@@ -56,6 +57,7 @@ class ReportStep(enum.Enum):
 
     ASKED = "asked"
     DRIED = "dried"
+    WROTE = "wrote"
     DONE = "done"
     CLOSED = "closed"
 
@@ -65,6 +67,7 @@ TRANSITIONS: Final[dict[SessionPhase, dict[ReportStep, SessionPhase | None]]] = 
     SessionPhase.IDLE: {},
     SessionPhase.BUSY: {ReportStep.DONE: SessionPhase.IDLE},
     SessionPhase.RUNNING: {
+        ReportStep.WROTE: SessionPhase.RUNNING,
         ReportStep.ASKED: SessionPhase.WAITING,
         ReportStep.DRIED: SessionPhase.DRY,
         ReportStep.DONE: SessionPhase.IDLE,
@@ -72,11 +75,13 @@ TRANSITIONS: Final[dict[SessionPhase, dict[ReportStep, SessionPhase | None]]] = 
     SessionPhase.WAITING: {},
     SessionPhase.DRY: {},
     SessionPhase.STOPPING: {
+        ReportStep.WROTE: SessionPhase.STOPPING,
         ReportStep.ASKED: SessionPhase.STOPPING,
         ReportStep.DRIED: SessionPhase.STOPPING,
         ReportStep.DONE: SessionPhase.IDLE,
     },
     SessionPhase.CLOSING: {
+        ReportStep.WROTE: SessionPhase.CLOSING,
         ReportStep.ASKED: SessionPhase.CLOSING,
         ReportStep.DRIED: SessionPhase.CLOSING,
         ReportStep.DONE: SessionPhase.CLOSING,
@@ -98,6 +103,9 @@ class _Entry:
     # What the cell may use so far, and whether it may ask for more.
     fuel: int = 0
     refuels: bool = False
+    # Whether it says what it writes while it runs, and how much of each stream it has said.
+    live: bool = False
+    written: dict[int, int] = field(default_factory=dict)
     # What the host told the operation to end by, and whether an earlier one may have cost the session.
     told: set[str] = field(default_factory=set)
     lost: bool = False
@@ -162,7 +170,13 @@ class SessionLedger:
         return self._begin(entry)
 
     def beginning(
-        self, session: int, kind: Operation, *, cell: CellLimits | None = None, refuels: bool = False
+        self,
+        session: int,
+        kind: Operation,
+        *,
+        cell: CellLimits | None = None,
+        refuels: bool = False,
+        live: bool = False,
     ) -> int:
         """Note that an operation begins in an idle session; return its number."""
         entry = self._entries[session]
@@ -175,6 +189,8 @@ class SessionLedger:
         entry.cell = cell
         entry.fuel = 0 if cell is None else cell.fuel_max
         entry.refuels = refuels
+        entry.live = live
+        entry.written = {}
         return self._begin(entry)
 
     def _begin(self, entry: _Entry) -> int:
@@ -250,6 +266,8 @@ class SessionLedger:
                 self._asked(report)
             case FuelLow():
                 self._dried(report)
+            case CellOutput():
+                self._wrote(report)
             case Ready():
                 if self._ready:
                     raise BoundaryViolation("a worker is ready once")
@@ -296,6 +314,20 @@ class SessionLedger:
         self._is_in_time(entry)
         if not entry.refuels:
             raise BoundaryViolation("more fuel wanted where none is due")
+
+    def _wrote(self, report: CellOutput) -> None:
+        entry = self._move(report.session, ReportStep.WROTE)
+        self._is_of(entry, report.operation)
+        if entry.cell is None or not entry.live or not report.chunks:
+            raise BoundaryViolation("output where none is due")
+        for stream, data in report.chunks:
+            entry.written[stream] = entry.written.get(stream, 0) + len(data)
+        # Each report holds a byte at least, so these bound their number as well.
+        if (
+            entry.written.get(1, 0) > entry.cell.stdout_bytes_max
+            or entry.written.get(2, 0) > entry.cell.stderr_bytes_max
+        ):
+            raise BoundaryViolation("more output than a cell can have")
 
     @staticmethod
     def _is_in_time(entry: _Entry) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Protocol, Self, runtime_checkable
 
-from rlm_wasm.host.answers import Answer
+from rlm_wasm.host.answers import Answer, TakeOutput
 from rlm_wasm.limits import BoundaryLimits, SessionLimits
 from rlm_wasm.lockdown import Grade
 from rlm_wasm.protocol.cell import Cell
@@ -52,7 +52,12 @@ class WorkerSession(Protocol):
         """Return the state between two cells. Raises UsageError if the session is lost."""
 
     async def run(
-        self, cell: Cell, answer: Answer | None = None, *, checkpoint_bytes_max: int = 0
+        self,
+        cell: Cell,
+        answer: Answer | None = None,
+        *,
+        checkpoint_bytes_max: int = 0,
+        on_output: TakeOutput | None = None,
     ) -> CellResult:
         """Run a cell; `answer` turns each request frame of the guest into a response frame.
 

@@ -101,6 +101,8 @@ def report_of(session: int, operation: int, report: c.Report, into: MemoryFile |
         return m.GuestRequest(session, operation, report.frame)
     if isinstance(report, c.FuelNeeded):
         return m.FuelLow(session, operation)
+    if isinstance(report, c.Wrote):
+        return m.CellOutput(session, operation, report.chunks)
     if report.error is not None:
         return m.OperationDone(session, operation, error=m.encode_error(report.error))
     if report.result is not None:

@@ -24,7 +24,8 @@ FLOOD_FACTOR: Final = 4
 class Cell:
     """One execution: UTF-8 Python, its limits, and what to report beside its text.
 
-    `report_variables`: the names that there are afterwards; `report_value`: the last expression as a value.
+    `report_variables`: the names that there are afterwards; `report_value`: the last expression as a value;
+    `live`: its output while it runs, beside all of it at the end.
     One that `refuels` has `limits.fuel_max` at first, and asks for more before that is used up.
     """
 
@@ -33,6 +34,7 @@ class Cell:
     report_variables: bool = False
     refuels: bool = False
     report_value: bool = False
+    live: bool = False
 
     def sendable(self) -> Cell:
         """Return the cell with a source that UTF-8 can say: what it cannot is replaced, as for the guest."""

@@ -1,8 +1,8 @@
 """The commands to a session scheduler and its reports, the same inline and behind a socket.
 
 Each names its session. Commands are performed in the order they were given; a session reports in order
-too: any number of `Requested` and `FuelNeeded`, then one `Done` for every command that begins something
-(Open, Load, StartCell, Rebase, TakeSnapshot).
+too: any number of `Requested`, `FuelNeeded` and `Wrote`, then one `Done` for every command that begins
+something (Open, Load, StartCell, Rebase, TakeSnapshot).
 """
 
 from __future__ import annotations
@@ -141,4 +141,11 @@ class Done:
     error: RlmWasmError | None = None
 
 
-Report = Requested | FuelNeeded | Done
+@dataclass(frozen=True, slots=True)
+class Wrote:
+    """A live cell has written this since it said so last: streams, 1 or 2, and their bytes, in order."""
+
+    chunks: tuple[tuple[int, bytes], ...]
+
+
+Report = Requested | FuelNeeded | Wrote | Done

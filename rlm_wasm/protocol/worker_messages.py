@@ -199,11 +199,25 @@ class FuelLow(_Message, frozen=True, tag=37):
     operation: Count
 
 
+_Stream = Annotated[int, msgspec.Meta(ge=1, le=2)]
+_Some = Annotated[bytes, msgspec.Meta(min_length=1)]
+
+
+class CellOutput(_Message, frozen=True, tag=38):
+    """What the live cell of this operation has written since the last of these, in order."""
+
+    session: Count
+    operation: Count
+    chunks: tuple[
+        tuple[Annotated[int, msgspec.Meta(ge=1, le=2)], Annotated[bytes, msgspec.Meta(min_length=1)]], ...
+    ]
+
+
 ToWorker: TypeAlias = (
     OpenSession | LoadValue | RunCell | RebaseSession | SnapshotSession
     | RespondTo | RefuelCell | InterruptCell | StopOperation | CloseSession | Ping | LendArena
 )  # fmt: skip
-FromWorker: TypeAlias = Ready | GuestRequest | FuelLow | OperationDone | SessionClosed | Pong
+FromWorker: TypeAlias = Ready | GuestRequest | FuelLow | CellOutput | OperationDone | SessionClosed | Pong
 
 
 def _error_out(value: object) -> object:

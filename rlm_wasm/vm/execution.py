@@ -119,7 +119,10 @@ class Execution:
             while True:
                 while memory.wants_growth_populated:
                     yield from self._populate_growth()
-                if self._poll(call):
+                ended = self._poll(call)
+                if exchange.wrote:
+                    yield exchange.take_output()
+                if ended:
                     break
                 # Before anything else: a guest that only asks or sleeps gets no slice, and no more time.
                 self._beside_ns += _STEP_NS if exchange.wake_ns is None else _OVERSLEEP_NS

@@ -42,6 +42,8 @@ _T = TypeVar("_T")
 SEED_BYTES: Final = 32
 _RESEED, _REPORT = 1, 2
 _FILES_LIMITS: Final = struct.Struct("<2I")
+# No input has a name with a colon: this one says that the next cell is live.
+_LIVE_MARK: Final = b"live:"
 _PROGRESS: Final = tuple(CellProgress)
 
 
@@ -130,6 +132,8 @@ class Session:
             pointer = self._facts.inbox
             if len(source) > self._facts.inbox_bytes:
                 pointer = yield from self._allocate(execution, len(source))
+            if cell.live:
+                yield from self._ask_for_lines(execution)
             self._memory.write(pointer, source)
             flags = _REPORT if cell.report_variables or cell.report_value else 0
             if not self._seeded:
@@ -378,6 +382,13 @@ class Session:
         """Return how far the guest says it came. Nonsense is no progress: it harms its own session only."""
         value = int.from_bytes(self._memory.read(self._facts.progress, 4, length_max=4), "little")
         return _PROGRESS[value] if value < len(_PROGRESS) else CellProgress.NOT_BEGUN
+
+    def _ask_for_lines(self, execution: Execution) -> Operation[None]:
+        """Have the next cell's output told, and written line by line; else much of it is told late."""
+        execution.exchange.wrote = []
+        if (yield from execution.invoke("rlm_bytes_new", (0,), 1)) != 0:
+            self._memory.write(self._facts.inbox, _LIVE_MARK)
+            yield from execution.invoke("rlm_commit", (len(_LIVE_MARK),), 1)
 
     def _allocate(self, execution: Execution, length: int) -> Operation[int]:
         pointer = yield from execution.invoke("rlm_alloc", (length,), 1)

@@ -31,6 +31,7 @@ from rlm_wasm.protocol.commands import (
     StartCell,
     Stop,
     TakeSnapshot,
+    Wrote,
 )
 from rlm_wasm.results import CellResult
 from rlm_wasm.system.os_errors import wrap_os_error
@@ -311,6 +312,10 @@ class SessionScheduler:
                     heapq.heappush(self._sleepers, (until_ns, session))
                 case FuelNeeded():
                     driven.waits_for_host = driven.wants_fuel = True
+                    self._tell(session, driven, step)
+                case Wrote():
+                    # First: a sink that fails closes the session.
+                    self._queue(session, driven)
                     self._tell(session, driven, step)
                 case _:
                     self._queue(session, driven)

@@ -7,7 +7,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from rlm_wasm.errors import GuestError
-from rlm_wasm.protocol.commands import FuelNeeded, Requested
+from rlm_wasm.protocol.commands import FuelNeeded, Requested, Wrote
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +22,8 @@ class Sleep:
     until_ns: int
 
 
-# A session that waits for its host yields the report that its host gets.
-Step = Slice | Requested | Sleep | FuelNeeded
+# A session that waits for its host, or has written something, yields the report that its host gets.
+Step = Slice | Requested | Sleep | FuelNeeded | Wrote
 SLICE = Slice()
 FUEL_NEEDED = FuelNeeded()
 

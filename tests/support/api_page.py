@@ -40,11 +40,22 @@ def members(kind: type) -> Iterator[tuple[str, Any]]:
             yield name, plain
 
 
+class _Bare(str):
+    """An annotation that shows itself without quotes."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
 def signature(function: Any) -> str:
     """Return a function's parameters and result as its source says them, without `self`."""
     parts = inspect.signature(function)
-    kept = [each for name, each in parts.parameters.items() if name not in ("self", "cls")]
-    return re.sub(r"'([^']+)'", r"\1", str(parts.replace(parameters=kept)))
+    kept = [
+        each.replace(annotation=_Bare(each.annotation))
+        for name, each in parts.parameters.items()
+        if name not in ("self", "cls")
+    ]
+    return str(parts.replace(parameters=kept, return_annotation=_Bare(parts.return_annotation)))
 
 
 def fields(kind: type) -> list[str]:
