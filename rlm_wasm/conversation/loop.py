@@ -22,7 +22,7 @@ from rlm_wasm.errors import BudgetExceeded, InternalError, QueryError
 from rlm_wasm.limits import ObservationLimits
 from rlm_wasm.outcomes import Outcome, SessionState, StopReason
 from rlm_wasm.results import CellResult
-from rlm_wasm.scheduler.messages import Finish, Message
+from rlm_wasm.scheduler.messages import FinishReason, Message
 from rlm_wasm.scheduler.pricing import utf8_bytes
 
 __all__ = [
@@ -53,7 +53,7 @@ class ModelReplied:
     """The root model answered AskModel. `finish` is why its text ends there, if the provider said so."""
 
     text: str
-    finish: Finish | None = None
+    finish: FinishReason | None = None
 
 
 @dataclass(frozen=True, slots=True)

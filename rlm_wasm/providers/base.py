@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple, Protocol
 
 from rlm_wasm.errors import ProviderError
-from rlm_wasm.scheduler.messages import Finish, Message
+from rlm_wasm.scheduler.messages import FinishReason, Message
 
 
 class Query(NamedTuple):
@@ -23,7 +23,7 @@ class Completion(NamedTuple):
     text: str
     input_tokens: int | None
     output_tokens: int | None
-    finish: Finish | None = None
+    finish: FinishReason | None = None
 
 
 class ProviderFailure(Exception):

@@ -8,14 +8,14 @@ from typing import Final
 from rlm_wasm.providers.base import Completion
 from rlm_wasm.providers.json_body import NOT_JSON, TOO_MANY_VALUES, first, member, printable, read_json
 from rlm_wasm.providers.openai_refusal import Trouble, error_within
-from rlm_wasm.scheduler.messages import TOKENS_PLAUSIBLE_MAX, Finish
+from rlm_wasm.scheduler.messages import TOKENS_PLAUSIBLE_MAX, FinishReason
 
 # What models send beside their text, and is not part of it.
 _THOUGHTS: Final = ("reasoning_content", "reasoning", "thinking")
 # How endpoints say that a model was done, or that a cap cut it off, in lower case.
 _FINISHES: Final = {
-    **dict.fromkeys(("stop", "eos", "eos_token", "end_turn", "stop_sequence"), Finish.STOP),
-    **dict.fromkeys(("length", "max_tokens", "max_output_tokens", "model_length"), Finish.LENGTH),
+    **dict.fromkeys(("stop", "eos", "eos_token", "end_turn", "stop_sequence"), FinishReason.STOP),
+    **dict.fromkeys(("length", "max_tokens", "max_output_tokens", "model_length"), FinishReason.LENGTH),
 }
 _CALLS: Final = ("tool_calls", "function_call")
 BESIDE_THE_TEXT: Final = (*_THOUGHTS, *_CALLS)
@@ -93,7 +93,7 @@ def _without_text(choice: object, message: object) -> Trouble:
     if isinstance(refused := member(message, "refusal"), str) and refused:
         return Trouble(f"sent no text; the model refused: {printable(refused)}", retryable=False)
     finish = member(choice, "finish_reason")
-    if _finish(choice) is Finish.LENGTH:
+    if _finish(choice) is FinishReason.LENGTH:
         why = "; the token cap was used up before any (raise query.output_tokens_max)"
     elif any(member(message, name) for name in _CALLS):
         why = " but a call of a tool, and has none"
@@ -104,7 +104,7 @@ def _without_text(choice: object, message: object) -> Trouble:
     return Trouble(f"sent no text{why}", retryable=finish not in _LASTING_FINISHES)
 
 
-def _finish(choice: object) -> Finish | None:
+def _finish(choice: object) -> FinishReason | None:
     stated = member(choice, "finish_reason")
     return _FINISHES.get(stated.lower()) if isinstance(stated, str) else None
 

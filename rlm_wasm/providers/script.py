@@ -22,7 +22,7 @@ from rlm_wasm.errors import ProviderError, UsageError
 from rlm_wasm.limits import QueryLimits, ceilings
 from rlm_wasm.providers.base import Completion, ProviderFailure, Query
 from rlm_wasm.providers.script_file import Reply, TooLong, read_replies
-from rlm_wasm.scheduler.messages import Finish, Message
+from rlm_wasm.scheduler.messages import FinishReason, Message
 from rlm_wasm.scheduler.pricing import utf8_bytes
 
 _SHOWN_CHARS_MAX: Final = 80
@@ -101,7 +101,7 @@ class FunctionProvider:
         if not isinstance(text, str):
             raise _failure(f"the script {self._origin} returned {type(text).__name__}, not str")
         _check_length(text, self._origin, self._response_bytes_max)
-        return _completion(query, text, None, None, Finish.STOP)
+        return _completion(query, text, None, None, FinishReason.STOP)
 
     async def aclose(self) -> None:
         """Do nothing: there is nothing open."""
@@ -143,7 +143,7 @@ def _last_user(messages: tuple[Message, ...]) -> str:
 
 
 def _completion(
-    query: Query, text: str, input_tokens: int | None, output_tokens: int | None, finish: Finish
+    query: Query, text: str, input_tokens: int | None, output_tokens: int | None, finish: FinishReason
 ) -> Completion:
     if input_tokens is None:
         input_tokens = sum(_estimate(message.content) for message in query.messages)

@@ -19,7 +19,7 @@ from typing import Any, Final
 from rlm_wasm.errors import UsageError
 from rlm_wasm.policy.lines import index_lines
 from rlm_wasm.providers.pattern import Pattern
-from rlm_wasm.scheduler.messages import Finish, finish_of
+from rlm_wasm.scheduler.messages import FinishReason, finish_of
 
 # A table takes some hundred times its size in memory, and each reply's pattern is tried for each prompt.
 _FILE_BYTES_MAX: Final = 4 * 1024 * 1024
@@ -42,7 +42,7 @@ class Reply:
     text: str
     input_tokens: int | None
     output_tokens: int | None
-    finish: Finish = Finish.STOP
+    finish: FinishReason = FinishReason.STOP
 
     def answer(self, role: str, turn: int, prompt: str, *, chars_max: int) -> str | None:
         """Return the text for this conversation, or None if the reply does not fit it.
@@ -133,7 +133,7 @@ def _reply(table: object) -> Reply:
         raise _Fault("role", 'role must be "root", "sub" or "any"')
     if not isinstance(text, str):
         raise _Fault("text", "text must be a string")
-    finish = finish_of(table.get("finish", Finish.STOP))
+    finish = finish_of(table.get("finish", FinishReason.STOP))
     if finish is None:
         raise _Fault("finish", 'finish must be "stop" or "length"')
     return Reply(

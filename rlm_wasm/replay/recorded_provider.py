@@ -12,7 +12,7 @@ import anyio
 
 from rlm_wasm.errors import ProviderError
 from rlm_wasm.providers.base import Completion, ProviderFailure, Query
-from rlm_wasm.scheduler.messages import Finish
+from rlm_wasm.scheduler.messages import FinishReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class RecordedAnswer:
     retryable: bool
     sent: bool
     retry_after_ms: int | None
-    finish: Finish | None = None
+    finish: FinishReason | None = None
 
 
 class ReplayProvider:

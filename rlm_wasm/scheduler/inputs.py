@@ -15,7 +15,7 @@ from rlm_wasm.ids import RequestId, RunId
 from rlm_wasm.limits import BoundaryLimits, BudgetLimits, ModelPrice, QueryLimits, RunLimits
 from rlm_wasm.outcomes import StopReason
 from rlm_wasm.scheduler.ledger import Dimension
-from rlm_wasm.scheduler.messages import Finish, Message, Usage
+from rlm_wasm.scheduler.messages import FinishReason, Message, Usage
 
 Origin = Literal["root", "guest"]
 
@@ -164,7 +164,7 @@ class ProviderAnswered(NamedTuple):
     attempt: int
     text: str
     usage: Usage | None
-    finish: Finish | None = None
+    finish: FinishReason | None = None
 
 
 class ProviderFailed(NamedTuple):

@@ -18,19 +18,19 @@ class Message(NamedTuple):
     content: str
 
 
-class Finish(StrEnum):
+class FinishReason(StrEnum):
     """Why a model's text ends where it does. None in its place: the provider said nothing that is known."""
 
     STOP = "stop"  # the model had said all that it would
     LENGTH = "length"  # a cap on tokens cut it off
 
 
-def finish_of(stated: object) -> Finish | None:
+def finish_of(stated: object) -> FinishReason | None:
     """Return what a provider, a script or a log says of a text's end, if it is a word that is known."""
-    return Finish(stated) if isinstance(stated, str) and stated in _FINISHES else None
+    return FinishReason(stated) if isinstance(stated, str) and stated in _FINISHES else None
 
 
-_FINISHES: Final = frozenset(Finish)
+_FINISHES: Final = frozenset(FinishReason)
 
 
 class Usage(NamedTuple):

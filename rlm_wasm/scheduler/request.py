@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import ClassVar, Final, TypeAlias
 
 from rlm_wasm.errors import InternalError, QueryCancelled, QueryError, QueryTimeout
-from rlm_wasm.scheduler.messages import Finish, Usage
+from rlm_wasm.scheduler.messages import FinishReason, Usage
 
 
 # StrEnum and not Enum: its members are hashed in C, and a table is looked up three times a query.
@@ -70,7 +70,7 @@ class Completed:
     status: ClassVar[str] = "completed"
     text: str
     usage: Usage | None
-    finish: Finish | None = None
+    finish: FinishReason | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import pytest
 
 from rlm_wasm.providers.base import Completion, Query
 from rlm_wasm.providers.registry import open_provider
-from rlm_wasm.scheduler.messages import Finish, Message
+from rlm_wasm.scheduler.messages import FinishReason, Message
 from tests.support.provider_loopback import (
     KEY,
     KEY_VARIABLE,
@@ -41,14 +41,14 @@ def says(*parts: bytes):
 
 async def test_good_answer_brings_text_and_usage(server):
     server.behaviour = says(http(OK, completion_body("forty-two")))
-    assert await ask(server.url) == Completion("forty-two", 11, 7, Finish.STOP)
+    assert await ask(server.url) == Completion("forty-two", 11, 7, FinishReason.STOP)
 
 
 @pytest.mark.parametrize(
     ("stated", "finish"),
     [
-        ("stop", Finish.STOP),
-        ("length", Finish.LENGTH),
+        ("stop", FinishReason.STOP),
+        ("length", FinishReason.LENGTH),
         ("content_filter", None),
         (None, None),
         (["stop"], None),
@@ -120,7 +120,7 @@ async def test_lone_surrogate_in_an_answer_is_replaced(server):
 )
 async def test_usage_that_cannot_be_believed_is_unknown(server, usage):
     server.behaviour = says(http(OK, completion_body(usage=usage)))
-    assert await ask(server.url) == Completion("42", None, None, Finish.STOP)
+    assert await ask(server.url) == Completion("42", None, None, FinishReason.STOP)
 
 
 async def test_429_is_retryable_unbilled_and_carries_the_wait(server):

@@ -9,7 +9,7 @@ import pytest
 from rlm_wasm.errors import UsageError
 from rlm_wasm.providers.base import Completion, ProviderFailure, Query
 from rlm_wasm.providers.script import open_script
-from rlm_wasm.scheduler.messages import Finish, Message
+from rlm_wasm.scheduler.messages import FinishReason, Message
 
 pytestmark = pytest.mark.anyio
 
@@ -89,8 +89,8 @@ async def test_a_reply_may_say_that_a_cap_cut_it_off(script):
     provider = script(
         "[[reply]]\nrole='root'\ntext='a'\nfinish='length'\n[[reply]]\nrole='sub'\ntext='a'\nfinish='stop'\n"
     )
-    assert (await provider.complete(asks(SYSTEM, user("x")))).finish is Finish.LENGTH
-    assert (await provider.complete(asks(user("x")))).finish is Finish.STOP
+    assert (await provider.complete(asks(SYSTEM, user("x")))).finish is FinishReason.LENGTH
+    assert (await provider.complete(asks(user("x")))).finish is FinishReason.STOP
     with pytest.raises(UsageError, match=r'model\.toml:4: reply 1: finish must be "stop" or "length"'):
         script("[[reply]]\nrole='any'\ntext='a'\nfinish='eos'\n")
 
@@ -129,14 +129,16 @@ async def test_usage_is_the_files_or_a_quarter_of_the_bytes(script):
     provider = script(
         '[[reply]]\nrole="root"\ntext="ä"\n[[reply]]\nrole="any"\ntext="x"\ninput_tokens=0\noutput_tokens=9\n'
     )
-    assert await provider.complete(asks(SYSTEM, user("12345"))) == Completion("ä", 4 + 2, 1, Finish.STOP)
-    assert await provider.complete(asks(user("12345"))) == Completion("x", 0, 9, Finish.STOP)
+    assert await provider.complete(asks(SYSTEM, user("12345"))) == Completion(
+        "ä", 4 + 2, 1, FinishReason.STOP
+    )
+    assert await provider.complete(asks(user("12345"))) == Completion("x", 0, 9, FinishReason.STOP)
 
 
 async def test_same_messages_always_get_the_same_answer(script):
     provider = script('[[reply]]\nrole="any"\npattern="(.)$"\ntext="\\\\1"\n')
     answers = {await provider.complete(asks(user("abc"))) for _ in range(5)}
-    assert answers == {Completion("c", 1, 1, Finish.STOP)}
+    assert answers == {Completion("c", 1, 1, FinishReason.STOP)}
 
 
 async def test_query_that_no_reply_fits_is_a_failure_that_quotes_it(script):
@@ -262,7 +264,7 @@ async def test_python_script_gets_the_messages_and_the_model(script):
         "model.py",
     )
     assert await provider.complete(asks(SYSTEM, user("hi"))) == Completion(
-        "m: user hi", 4 + 1, 3, Finish.STOP
+        "m: user hi", 4 + 1, 3, FinishReason.STOP
     )
     await provider.aclose()
 
