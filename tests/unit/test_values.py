@@ -49,6 +49,9 @@ class Model:
     def model_dump(self) -> dict[str, object]:
         return self._fields
 
+    def __repr__(self) -> str:
+        return f"Model({self._fields})"
+
 
 class Colour(StrEnum):
     RED = "red"
