@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from rlm_wasm.errors import GuestException
 from rlm_wasm.vm.session import Session
 from tests.support.sandbox_facts import Recorder, completed, echo, run_cell
 
@@ -45,6 +46,29 @@ def test_a_cell_that_fails_sends_nothing_that_it_began(session: Session) -> None
     )
     completed(session, f"{POOL}f = pool.submit(llm_query, 'a')\nFINAL('done')", answer=host)
     assert [request["type"] for request in host.requests] == ["finish"]
+
+
+def test_work_that_catches_everything_does_not_outlive_its_cell(session: Session) -> None:
+    host = Recorder()
+    source = (
+        f"{POOL}def ask(p):\n    while True:\n        try:\n            return llm_query(p).lower()\n"
+        "        except:\n            pass\nf = pool.submit(ask, 'a')\n1/0"
+    )
+    assert "ZeroDivisionError" in str(run_cell(session, source, host).error)
+    assert completed(session, "f.cancelled()", answer=host).result == "True"
+    assert host.requests == []
+
+
+def test_an_error_behind_a_query_names_its_line(session: Session) -> None:
+    source = "def ask(p):\n    r = llm_query(p)\n    return 1 / 0\nlist(pool.map(ask, 'ab'))"
+    completed(session, POOL)
+    error = run_cell(session, source, Recorder()).error
+    assert isinstance(error, GuestException)
+    assert [line.strip() for line in error.traceback.splitlines() if "File" in line] == [
+        'File "<cell 2>", line 4, in <module>',
+        'File "<cell 2>", line 3, in ask',
+    ]
+    assert "return 1 / 0" in error.traceback
 
 
 def test_what_ends_a_thread_after_it_asked_is_the_cells_to_tell(session: Session) -> None:
