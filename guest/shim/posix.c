@@ -1,8 +1,6 @@
 /* What wasi-libc answers wrongly, or not at all, for a tree of files that is all the session's own. The linker
  * has every call of these functions come here (link.wrap in manifest.toml), and `__real_` go there. */
 #include <errno.h>
-#include <fcntl.h>
-#include <stdarg.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -10,10 +8,6 @@
 #include "path.h"
 #include "status.h"
 
-/* Linux's numbers: wasi-libc has none. */
-enum { GET_LOCK = 5, SET_LOCK = 6, SET_LOCK_WAIT = 7, UNLOCKED = 2 };
-
-int __real_fcntl(int fd, int command, ...);
 int __real_fstat(int fd, struct stat *out);
 int __real___wasilibc_nocwd_fstatat(int fd, const char *path, struct stat *out, int flags);
 int __real_chdir(const char *path);
@@ -62,18 +56,4 @@ int __wrap_chdir(const char *path) {
     return 0; /* it is the current folder all the same */
   }
   return __real_chdir(plain);
-}
-
-/* Locks keep processes apart, and there is one. */
-int __wrap_fcntl(int fd, int command, ...) {
-  va_list rest;
-  va_start(rest, command);
-  int status = 0;
-  if (command == GET_LOCK) {
-    va_arg(rest, struct flock *)->l_type = UNLOCKED;
-  } else if (command != SET_LOCK && command != SET_LOCK_WAIT) {
-    status = __real_fcntl(fd, command, command == F_SETFL || command == F_SETFD ? va_arg(rest, int) : 0);
-  }
-  va_end(rest);
-  return status;
 }

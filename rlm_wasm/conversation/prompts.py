@@ -44,8 +44,8 @@ at most about {bytes_max} bytes of that per block, so print what you need to kno
 
 It is Python 3 with its whole standard library, sqlite3 and the time zones among it, in a box of its own. \
 There is no network, no shell and no other process, and nothing can be installed. Files that you write, say \
-to /tmp, stay in the session like variables. Threads, timers and pools do their work in order, one piece \
-after the other.{clock}
+to /tmp, stay in the session like variables; those that were asked for belong in /out. Threads, timers and \
+pools do their work in order, one piece after the other.{clock}
 
 The session has, besides the Python standard library:
 - the context variables that the first message lists;
