@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -309,3 +310,53 @@ def test_times_are_those_of_the_last_change_when_somebody_looks(files: NativeFil
 @pytest.mark.parametrize("flags", [0, CREATE])
 def test_a_folder_is_not_opened_for_writing(files: NativeFiles, flags: int) -> None:
     assert fails(errno.EISDIR, "open", 1, b"/tmp", flags, BOTH, 0, of=files)
+
+
+def _tree(files: NativeFiles, path: bytes = b"") -> list[bytes]:
+    found = []
+    for name in files.list(path or b"/"):
+        found.append(path + b"/" + name)
+        if files.stat(found[-1], follow=False).type == FOLDER_TYPE:
+            found += _tree(files, found[-1])
+    return found
+
+
+@pytest.mark.threat("T-105")
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_finds_no_room_leaves_all_as_it_was(files: NativeFiles, seed: int) -> None:
+    """Steps under limits that come and go: each happens or does not, and at the end nothing is lost."""
+    chance = random.Random(seed)
+    paths = [b"/tmp/" + name for name in (b"a", b"b", b"c", b"a/d", b"a/e" * 30, b"b/f", b"c/g/h")]
+    before, opened = files.used(), []
+    for _ in range(400):
+        used, count = files.used()
+        files.ask(
+            "limits", used + chance.choice([0, 0, 30, 200, 5_000, 100_000]), count + chance.choice([0, 1, 9])
+        )
+        path, other = chance.choice(paths), chance.choice(paths)
+        tree = _tree(files)
+        step = chance.choice(
+            ["mkdir", "open", "write", "symlink", "link", "rename", "unlink", "rmdir", "close"]
+        )
+        try:
+            if step == "open":
+                opened.append(files.open(path, CREATE, BOTH))
+            elif step == "write" and opened:
+                fd = chance.choice(opened)
+                size, offset = files.fstat(fd).size, chance.choice([0, 100, 20_000, 70_000])
+                written = files.pwrite(fd, b"x" * chance.choice([1, 500, 40_000]), offset)
+                assert files.fstat(fd).size == max(size, offset + written)
+            elif step == "close" and opened:
+                files.ask("close", opened.pop(chance.randrange(len(opened))))
+            elif step in ("symlink", "link", "rename"):
+                files.ask(step, path, other)
+            elif step in ("mkdir", "unlink", "rmdir"):
+                files.ask(step, path)
+        except OSError:
+            assert _tree(files) == tree
+    files.ask("limits", 1 << 30, 1_000)
+    for fd in opened:
+        files.ask("close", fd)
+    for path in reversed(_tree(files, b"/tmp")):
+        files.ask("rmdir" if files.stat(path, follow=False).type == FOLDER_TYPE else "unlink", path)
+    assert files.used() == before
