@@ -190,8 +190,8 @@ def submit(function, args, kwargs, *, in_turn=False):
 
 def twin_of_call(function, args, kwargs):
     """The coroutine of a call that may ask; None where it is to be made as it is."""
-    function, args, kwargs = _unwrapped(function, args, kwargs)
-    twin = rlm_twins.twin_of(function, queries)
+    function, args, kwargs, owner = _unwrapped(function, args, kwargs)
+    twin = rlm_twins.twin_of(function, queries, owner)
     return None if twin is None else twin(*args, **kwargs)
 
 
@@ -200,8 +200,8 @@ async def step(function, /, *args, **kwargs):
     asked = queries.get(function) if type(function) is types.FunctionType else None
     if asked is not None:
         return await asked(*args, **kwargs)
-    twin = rlm_twins.twin_of(function, queries)
-    return function(*args, **kwargs) if twin is None else await twin(*args, **kwargs)
+    twin = twin_of_call(function, args, kwargs)
+    return function(*args, **kwargs) if twin is None else await twin
 
 
 setattr(builtins, rlm_twins.STEP, step)
@@ -224,20 +224,25 @@ def _do(function, args, kwargs):
 
 
 def _unwrapped(function, args, kwargs):
-    """The call that a call amounts to, as far as its result is that call's, untouched."""
+    """The call that a call amounts to, as far as its result is that call's, untouched; and the class of the
+    object that it is a method of."""
+    owner = None
     while True:
         kind = type(function)
         if kind is functools.partial:
             args, kwargs = (*function.args, *args), {**function.keywords, **kwargs}
             function = function.func
         elif kind is types.MethodType:
+            owner = type(function.__self__)
+            if issubclass(owner, type):
+                owner = function.__self__
             function, args = function.__func__, (function.__self__, *args)
         elif kind is types.BuiltinMethodType and type(function.__self__) is contextvars.Context and args:
             if function.__name__ != "run":
-                return function, args, kwargs
+                return function, args, kwargs, owner
             function, *args = args
         else:
-            return function, args, kwargs
+            return function, args, kwargs, owner
 
 
 def is_last_act(frame, code):

@@ -19,19 +19,20 @@ _twins = {}
 _TWINS_KEPT = 256
 
 
-def twin_of(function, queries):
-    """The function's twin, or None if it asks nothing, or its source is not known."""
-    if not asks(function, queries):
+def twin_of(function, queries, owner=None):
+    """The function's twin, or None if it asks nothing, or its source is not known; `owner` is the class of
+    the object that it is a method of."""
+    if not asks(function, queries, owner):
         return None
     code = function.__code__
-    if code not in _twins:
+    if (code, owner) not in _twins:
         if len(_twins) >= _TWINS_KEPT:
             _twins.clear()
         try:
-            _twins[code] = _compiled(function, queries)
+            _twins[code, owner] = _compiled(function, queries, owner)
         except (SyntaxError, ValueError, RecursionError):
-            _twins[code] = None
-    twin = _twins[code]
+            _twins[code, owner] = None
+    twin = _twins[code, owner]
     if twin is None:
         return None
     cells = dict(zip(code.co_freevars, function.__closure__ or ()))
@@ -42,8 +43,8 @@ def twin_of(function, queries):
     return made
 
 
-def asks(function, queries):
-    """Whether a function of a cell calls one of the queries by its name, or a function that does."""
+def asks(function, queries, owner=None):
+    """Whether a function of a cell calls one of the queries by its name, or a function or method that does."""
     seen, look = set(), [function]
     while look:
         function = look.pop()
@@ -57,8 +58,24 @@ def asks(function, queries):
             if _is_query(value, queries):
                 return True
             look.append(value)
+            look.append(_method(owner, name))
         look += _around(function).values()
     return False
+
+
+def _method(owner, name):
+    """The function behind a method of a class, without running anything of it."""
+    if owner is None:
+        return None
+    for each in _MRO(owner):
+        if name in _NAMESPACE(each):
+            found = _NAMESPACE(each)[name]
+            return found.__func__ if type(found) in (staticmethod, classmethod) else found
+    return None
+
+
+_MRO = type.__dict__["__mro__"].__get__
+_NAMESPACE = type.__dict__["__dict__"].__get__
 
 
 def _around(function):
@@ -72,7 +89,7 @@ def _around(function):
     return found
 
 
-def _compiled(function, queries):
+def _compiled(function, queries, owner):
     code = function.__code__
     node = _source_of(code)
     if node is None or code.co_flags & _OTHER_KINDS or "__class__" in code.co_freevars:
@@ -87,7 +104,8 @@ def _compiled(function, queries):
         if name not in local and (asks(known.get(name), queries) or _is_query(known.get(name), queries))
     }
     wanted.update(name for name in around if asks(around[name], queries) or _is_query(around[name], queries))
-    turn = _Turn(wanted, alone)
+    methods = {name for name in code.co_names if owner and asks(_method(owner, name), queries, owner)}
+    turn = _Turn(wanted, alone, code.co_varnames[0] if methods and code.co_argcount else None, methods)
     body = [turn.visit(part) for part in node.body] if type(node) is ast.FunctionDef else None
     if body is None:
         body = [ast.Return(turn.visit(node.body))]
@@ -146,14 +164,19 @@ def _keeps_it_serial(node):
 class _Turn(ast.NodeTransformer):
     """Puts an `await` before the calls that ask, where others may run meanwhile."""
 
-    def __init__(self, wanted, alone):
-        # The names of what to await, and the variables that nobody else sees.
+    def __init__(self, wanted, alone, itself, methods):
+        # The names of what to await, and the variables that nobody else sees; the methods of the object itself.
         self._wanted, self._alone = wanted, alone
+        self._itself, self._methods = itself, methods
         self.turned = 0
 
     def visit_Call(self, node):
         self.generic_visit(node)
-        if not (isinstance(node.func, ast.Name) and node.func.id in self._wanted):
+        called = node.func
+        if isinstance(called, ast.Attribute) and isinstance(called.value, ast.Name):
+            if called.value.id != self._itself or called.attr not in self._methods:
+                return node
+        elif not (isinstance(called, ast.Name) and called.id in self._wanted):
             return node
         self.turned += 1
         step = ast.copy_location(ast.Name(STEP, ast.Load()), node.func)
