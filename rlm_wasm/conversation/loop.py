@@ -9,9 +9,11 @@ from typing import Final, TypeAlias
 
 from rlm_wasm.conversation.dialect import Dialect
 from rlm_wasm.conversation.observations import (
+    CUT_NOTE,
     EARLY_FINAL_NOTE,
     EMPTY_FINAL_NOTE,
     NUDGE,
+    THINKS_ON_NOTE,
     UNCLOSED_NOTE,
     observation_messages,
 )
@@ -180,8 +182,8 @@ class RlmLoop:
         match given, self._phase:
             case Begin(), _Phase.START:
                 return [self._ask()]
-            case ModelReplied(text), _Phase.MODEL:
-                return [self._replied(text)]
+            case ModelReplied(text, finish), _Phase.MODEL:
+                return [self._replied(text, finish)]
             case ModelFailed(error), _Phase.MODEL:
                 return [self._give_up(_reason_of(error))]
             case CellFinished(), _Phase.CELL:
@@ -200,12 +202,16 @@ class RlmLoop:
         observed, self._observed_bytes = self._observed_bytes, 0
         return AskModel((*self._history, turn), observed)
 
-    def _replied(self, text: str) -> LoopEffect:
+    def _replied(self, text: str, finish: FinishReason | None) -> LoopEffect:
         self._history.append(Message("assistant", text))
-        reply = parse_reply(text, self._lenient)
+        reply = parse_reply(text, self._lenient, ended=finish is FinishReason.STOP)
         self._prose = reply.prose or self._prose
+        if finish is FinishReason.LENGTH:
+            self._notes.append(CUT_NOTE)
         if reply.unclosed:
             self._notes.append(UNCLOSED_NOTE)
+        elif reply.thinks_on:
+            self._notes.append(THINKS_ON_NOTE)
         if reply.blocks_dropped:
             self._notes.append(
                 f"{reply.blocks_dropped} blocks beyond the first {len(reply.blocks)} did not run."
@@ -218,12 +224,14 @@ class RlmLoop:
         elif reply.final is not None and self._dialect is not Dialect.ANSWER:
             if not reply.final:
                 self._notes.append(EMPTY_FINAL_NOTE)
-            elif not reply.blocks:
+            elif not reply.blocks and not reply.unclosed:
                 return self._conclude(reply.final, StopReason.final())
             else:
                 # Written before the output of the code was known: often made up.
                 self._draft = reply.final
                 self._notes.append(EARLY_FINAL_NOTE)
+        elif reply.final:
+            self._prose = reply.final
         if not self._pending and not self._notes:
             self._notes.append(NUDGE)
         return self._next_cell_or_turn()

@@ -51,6 +51,14 @@ UNCLOSED_NOTE: Final = (
     "The last code block was not closed with ``` and did not run. Send it again, complete, and shorter if "
     "need be."
 )
+CUT_NOTE: Final = (
+    "Your reply was cut off: it reached the most tokens that one may have. What was to follow is lost. Write "
+    "less in one reply."
+)
+THINKS_ON_NOTE: Final = (
+    "Your reply ended within a thought, so what stands in the thought did not run and is no answer. Close "
+    "the thought, then write the code or the answer after it."
+)
 EARLY_FINAL_NOTE: Final = (
     "The FINAL(...) in that reply was not accepted, because it was written before the output of its code "
     "was known. Check the output above, then finish."

@@ -32,6 +32,7 @@ from rlm_wasm.errors import (
 )
 from rlm_wasm.outcomes import SessionState, StopReason
 from rlm_wasm.results import CellResult
+from rlm_wasm.scheduler.messages import FinishReason
 from tests.support.core_facts import observation
 
 RESTORED = CellResult(GuestTrap("x"), session_state=SessionState.RESTORED)
@@ -161,6 +162,48 @@ def test_a_reply_cut_off_in_its_code_is_told_so_and_nothing_runs() -> None:
     contents = said(drive(loop(), Begin(), ModelReplied("```repl\nfor x in")))
     assert "was not closed" in contents[-2]
     assert "No ```repl block" not in contents[-2]
+
+
+def test_a_whole_program_without_its_fence_runs_if_the_model_had_ended() -> None:
+    reply = "```repl\nFINAL(1)"
+    assert drive(loop(), Begin(), ModelReplied(reply, FinishReason.STOP)) == RunBlock("FINAL(1)")
+    for finish in (FinishReason.LENGTH, None):
+        effect = drive(loop(), Begin(), ModelReplied(reply, finish))
+        assert "was not closed" in said(effect)[-2]
+        assert ("was cut off" in said(effect)[-2]) == (finish is FinishReason.LENGTH)
+
+
+def test_a_reply_that_a_cap_cut_off_is_told_so_whatever_it_holds() -> None:
+    effect = drive(loop(), Begin(), ModelReplied("I think that", FinishReason.LENGTH))
+    assert "was cut off" in said(effect)[-2]
+    subject = loop()
+    effect = drive(subject, Begin(), ModelReplied("```repl\na\n```\nand th", FinishReason.LENGTH))
+    assert effect == RunBlock("a")
+    assert said(drive(subject, done("1\n")))[-2].startswith("REPL output:\n\n1\n\n\nYour reply was cut off")
+    effect = drive(loop("final"), Begin(), ModelReplied("FINAL(42)\nand th", FinishReason.LENGTH))
+    assert effect == Conclusion("42", StopReason.final())
+    assert isinstance(
+        drive(loop("final"), Begin(), ModelReplied("FINAL(it is", FinishReason.LENGTH)), AskModel
+    )
+
+
+def test_a_reply_that_ends_within_a_thought_is_told_so() -> None:
+    effect = drive(
+        loop("both"), Begin(), ModelReplied("<think>\nFINAL(a guess)\n```repl\nx\n```", FinishReason.STOP)
+    )
+    assert "ended within a thought" in said(effect)[-2]
+    assert drive(loop("both"), Begin(), ModelReplied("<think>FINAL(x)"), LATE) == Conclusion(None, LATE.stop)
+
+
+def test_a_final_answer_beside_code_that_was_cut_off_is_not_accepted() -> None:
+    subject = loop("final")
+    effect = drive(subject, Begin(), ModelReplied("FINAL(made up)\n```repl\nfor x in", FinishReason.LENGTH))
+    assert "was not accepted" in said(effect)[-2]
+
+
+def test_a_final_answer_as_text_is_the_best_there_is_where_it_is_no_finish() -> None:
+    effect = drive(loop("answer"), Begin(), ModelReplied("I looked.\nThe answer is FINAL(42)."), LATE)
+    assert effect == Conclusion("42", LATE.stop)
 
 
 def test_turns_are_bounded_and_the_last_reply_is_the_best_there_is() -> None:

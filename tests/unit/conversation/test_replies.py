@@ -1,4 +1,4 @@
-"""What a model's reply asks for."""
+"""What a model's reply asks for: its blocks, its thoughts, and the work that reading it takes."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from rlm_wasm.conversation.replies import BLOCKS_MAX, ParsedReply, parse_reply
+
+THEN = "Then I know."
 
 
 def blocks(text: str, lenient: bool = False) -> tuple[str, ...]:
@@ -48,10 +50,111 @@ def test_a_fence_of_another_language_never_runs(tag: str) -> None:
         ("1. do\n   ```repl\n   if x:\n       y\n   ```", "if x:\n    y"),
         ("```repl\n```", ""),
         ("```repl\nx\n``` and so on", "x"),
+        ("````repl\nx\n```", "x"),
+        ("```repl\nx\n    ```", "x"),
+        ("~~~repl\nx\n~~~", "x"),
+        ("~~~~repl\nx = ~~~1\n~~~\ny\n~~~~", "x = ~~~1\n~~~\ny"),
+        ("```repl\nx = '''\n~~~\n'''\n```", "x = '''\n~~~\n'''"),
+        ("```repl\nx = '```'  # ```\ny = 1```\nThen.", "x = '```'  # ```\ny = 1"),
     ],
 )
 def test_fences_as_models_write_them(text: str, source: str) -> None:
     assert blocks(text) == (source,)
+
+
+@pytest.mark.parametrize(
+    ("opener", "strict", "lenient"),
+    [
+        ('```python title="end.py"', False, True),
+        ("```python title=`end`", False, True),
+        ('```python title="repl"', False, True),
+        ("```python {.numberLines}", False, True),
+        ("```python{1,3}", False, True),
+        ("```{python}", False, True),
+        ("```{python, echo=FALSE}", False, True),
+        ("``` {.python}", False, True),
+        ("```{#end .python}", False, True),
+        ("```python:end.py", False, True),
+        ("```python3.14", False, True),
+        ("```iPython", False, True),
+        ("So: ```python", False, True),
+        ("```repl one more", True, True),
+        ("```python repl", True, True),
+        ("```python-repl", True, True),
+        ("```{repl}", True, True),
+        ("```repl {.numberLines}", True, True),
+        ("So: ```repl", True, True),
+        ("```json schema", False, False),
+        ("```{r}", False, False),
+        ("```{.r #python}", False, False),
+        ("```text python", False, False),
+        ("```replica", False, False),
+        ("```pythonic", False, False),
+        ("So: ```json", False, False),
+        ("So: ```", False, False),
+    ],
+)
+def test_a_fence_may_say_more_than_its_language(opener: str, strict: bool, lenient: bool) -> None:
+    """What stands in it is no text, whether it runs or not, and its end begins nothing."""
+    for close in ("```", "````", "```  ", "   ```"):
+        text = f"{opener}\nFINAL(1)\n{close}\n{THEN}"
+        for is_lenient, runs in ((False, strict), (True, lenient)):
+            parsed = parse_reply(text, is_lenient)
+            assert parsed.blocks == (("FINAL(1)",) if runs else ())
+            assert (parsed.final, parsed.final_var, parsed.unclosed) == (None, None, False)
+            assert parsed.prose.removeprefix("So:").strip() == THEN
+
+
+@pytest.mark.parametrize(
+    ("info", "strict", "lenient"),
+    [
+        ("repl", True, True),
+        ("python", False, True),
+        ("{python}", False, True),
+        ("", False, True),
+        ("text", False, False),
+    ],
+)
+def test_tildes_are_a_fence(info: str, strict: bool, lenient: bool) -> None:
+    for is_lenient, runs in ((False, strict), (True, lenient)):
+        parsed = parse_reply(f"~~~{info}\nFINAL(1)\n~~~\n{THEN}", is_lenient)
+        assert parsed.blocks == (("FINAL(1)",) if runs else ())
+        assert (parsed.final, parsed.prose, parsed.unclosed) == (None, THEN, False)
+    assert parse_reply("~~~text\n```repl\nFINAL(1)\n```\n~~~", True).blocks == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "source"),
+    [
+        ("<code>\nFINAL(1)\n</code>", "FINAL(1)"),
+        ("<repl>\nFINAL(1)\n</repl>", "FINAL(1)"),
+        ("<python>\nFINAL(1)\n</python>", "FINAL(1)"),
+        ("<Python>\nFINAL(1)\n</PYTHON>", "FINAL(1)"),
+        ("  <repl>\n  FINAL(1)\n  </repl>", "FINAL(1)"),
+        ("<code>FINAL(1)</code>", "FINAL(1)"),
+        ("<code>x = 1\nFINAL(1)</code>", "x = 1\nFINAL(1)"),
+        ("<code># FINAL(1)</code>", "# FINAL(1)"),
+        ('<code language="python">\nFINAL(1)\n</code>', "FINAL(1)"),
+        ('<code class="language-py">\nFINAL(1)\n</code>', "FINAL(1)"),
+        ('<code language="bash">\nFINAL(1)\n</code>', None),
+        ('<repl>\ns = """\n</repl>\n"""\n</repl>', 's = """\n</repl>\n"""'),
+        ("<repl>\ns = '</repl>'\n</repl>", "s = '</repl>'"),
+        ("<repl>\n```python\nFINAL(1)\n```\n</repl>", "FINAL(1)"),
+    ],
+)
+def test_tags_are_fences_that_run_only_if_lenient(text: str, source: str | None) -> None:
+    parsed = parse_reply(text, True)
+    assert (parsed.blocks, parsed.final, parsed.unclosed) == ((source,) if source else (), None, False)
+    parsed = parse_reply(text, False)
+    assert (parsed.blocks, parsed.final, parsed.unclosed) == ((), None, False)
+
+
+@pytest.mark.parametrize(
+    "text", ["<code>x</code> is 42.\nFINAL(42)", "A <code> tag\nFINAL(42)", "<code> is a tag\nFINAL(42)"]
+)
+def test_a_tag_that_is_spoken_of_is_none(text: str) -> None:
+    parsed = parse_reply(text, True)
+    assert (parsed.blocks, parsed.final) == ((), "42")
 
 
 @pytest.mark.parametrize("tag", ["json", "python"])
@@ -66,9 +169,54 @@ def test_an_indented_fence_within_a_function_is_part_of_the_code() -> None:
     assert blocks(f"```repl\n{source}\n```") == (source,)
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        'note = """\n```\nx = 1\n```\n"""\nFINAL(note)',
+        "note = '''\n```\nx = 1\n'''\nFINAL(note)",
+        'note = """\n```repl\nFINAL(1)\n```\n"""',
+        'note = """```repl\nFINAL(1)\n```"""',
+        'note = f"""\n```json\n{x}\n```\nFINAL(x)\n"""',
+        "note = (\"\"\"\n```\n\"\"\",\n'''\n~~~\n```\n''')",
+        "# it's\nnote = '''\n```\n'''",
+        "s = 'it\\'s \"\"\"'\nnote = '''\n``` and so on\n'''",
+        's = \'a\\\nb"""\'\nnote = """\n```\n"""',
+        'note = """\\"""\n```\n"""',
+    ],
+)
+@pytest.mark.parametrize("lenient", [False, True])
+def test_fences_in_the_strings_of_a_block_are_its_own(source: str, lenient: bool) -> None:
+    parsed = parse_reply(f"First:\n```repl\n{source}\n```\nThen:\n```repl\ny\n```\n", lenient)
+    assert (parsed.blocks, parsed.final, parsed.final_var) == ((source, "y"), None, None)
+    # In a fence that does not run, they are no answer either.
+    parsed = parse_reply(f"```python\n{source}\n```", False)
+    assert (parsed.blocks, parsed.final, parsed.prose) == ((), None, "")
+
+
+def test_a_string_that_never_ends_is_the_fault_of_its_block_alone() -> None:
+    text = '```repl\nnote = """abc\n```\nIt is (not) known.\n```repl\ny = """d"""\n```\nFINAL(1)'
+    assert blocks(text) == ('note = """abc', 'y = """d"""')
+    assert parse_reply(text, False).final == "1"
+
+
+def test_a_block_is_read_on_only_past_so_many_fences() -> None:
+    few, many = ("s = '''\n" + "```\n" * count + "'''" for count in (60, 600))
+    assert blocks(f"```repl\n{few}\n```") == (few,)
+    assert blocks(f"```repl\n{many}\n```")[0] == "s = '''"
+
+
 def test_a_block_that_was_not_closed_before_the_next_still_runs() -> None:
     assert blocks("```repl\na\n```repl\nb\n```") == ("a", "b")
     assert blocks("```\nsome output\n```repl\nb\n```") == ("b",)
+    assert blocks("```repl\na\n```python\nb\n```", lenient=True) == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    "text", ["```\nAnd so I think.\n```repl\nx\n```", "```repl\nx\n```\n```\nAnd so I think."]
+)
+@pytest.mark.parametrize("lenient", [False, True])
+def test_a_fence_that_may_be_the_end_of_another_opens_no_block(text: str, lenient: bool) -> None:
+    assert parse_reply(text, lenient, ended=True).blocks == ("x",)
 
 
 def test_half_a_program_does_not_run() -> None:
@@ -78,94 +226,35 @@ def test_half_a_program_does_not_run() -> None:
     assert not parse_reply("```json\n{", False).unclosed
 
 
+@pytest.mark.parametrize(
+    ("source", "whole"),
+    [
+        ("n = len(context.split())\nFINAL(n)\n", True),
+        ("def f():\n    return 1", True),
+        ("x = (1,\n  2)", True),
+        ("s = '''\n```\n'''", True),
+        ("x = (1,", False),
+        ("s = '''abc", False),
+        ("x = 1 + \\", False),
+        ("", False),
+    ],
+)
+@pytest.mark.parametrize(("opener", "lenient"), [("```repl", False), ("~~~python", True), ("<repl>", True)])
+def test_a_whole_program_at_the_end_of_a_reply_runs_if_the_model_had_ended(
+    source: str, whole: bool, opener: str, lenient: bool
+) -> None:
+    text = f"I count.\n{opener}\n{source}"
+    parsed = parse_reply(text, lenient, ended=True)
+    assert parsed.blocks == ((source,) if whole else ())
+    assert parsed.unclosed != whole
+    parsed = parse_reply(text, lenient)
+    assert (parsed.blocks, parsed.unclosed) == ((), True)
+
+
 def test_blocks_are_bounded() -> None:
     parsed = parse_reply("```repl\nx\n```\n" * (BLOCKS_MAX + 3), False)
     assert len(parsed.blocks) == BLOCKS_MAX
     assert parsed.blocks_dropped == 3
-
-
-@pytest.mark.parametrize(
-    ("text", "final"),
-    [
-        ("FINAL(42)", "42"),
-        ("So:\n  FINAL(f(x) and (y))  \nDone.", "f(x) and (y)"),
-        ("FINAL(two\nlines)", "two\nlines"),
-        ("FINAL(a)\nFINAL(b)", "a"),
-        ("FINAL(see\n```python\nx = 1\n```\nabove)", "see\n```python\nx = 1\n```\nabove"),
-        ("The answer is FINAL(42)", None),
-        ("FINAL(42) is my answer", None),
-        ("FINAL (42)", None),
-        ("FINAL(42", None),
-        ("```repl\nFINAL(42)\n```", None),
-        ("```python\nFINAL(42)\n```", None),
-        ("FINAL()", ""),
-    ],
-)
-def test_a_final_answer_as_text(text: str, final: str | None) -> None:
-    assert parse_reply(text, False).final == final
-
-
-@pytest.mark.parametrize(
-    ("text", "name"),
-    [
-        ("FINAL_VAR(result)", "result"),
-        ("  FINAL_VAR('result') ", "result"),
-        ('FINAL_VAR("result")', "result"),
-        ("FINAL_VAR(\n  result\n)", "result"),
-        ("FINAL_VAR(a) FINAL_VAR(b)", "a"),
-        ("I will use FINAL_VAR(result)", None),
-        ("FINAL_VAR(result", None),
-        ("```repl\nFINAL_VAR(result)\n```", None),
-    ],
-)
-def test_a_final_variable_as_text(text: str, name: str | None) -> None:
-    assert parse_reply(text, False).final_var == name
-
-
-def test_a_final_variable_comes_before_a_final_answer() -> None:
-    parsed = parse_reply("FINAL(x)\nFINAL_VAR(y)", False)
-    assert (parsed.final, parsed.final_var) == (None, "y")
-
-
-@pytest.mark.parametrize(
-    ("opener", "strict", "lenient"),
-    [
-        ('```python title="end.py"', False, True),
-        ("```python {.numberLines}", False, True),
-        ("```python{1,3}", False, True),
-        ("```repl one more", True, True),
-        ("```{python}", False, False),
-        ("``` {.python}", False, False),
-        ("```python:end.py", False, False),
-        ("```json schema", False, False),
-    ],
-)
-def test_a_fence_may_say_more_than_its_language(opener: str, strict: bool, lenient: bool) -> None:
-    """What stands in it is no text, whether it runs or not, and its end begins nothing."""
-    text = f"{opener}\nFINAL(1)\n```\nThen I know."
-    for is_lenient, runs in ((False, strict), (True, lenient)):
-        parsed = parse_reply(text, is_lenient)
-        assert parsed.blocks == (("FINAL(1)",) if runs else ())
-        assert (parsed.final, parsed.prose, parsed.unclosed) == (None, "Then I know.", False)
-
-
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        ("FINAL(42)\nFINAL(43)", "42"),
-        ("FINAL(a\nb)\n\nFINAL(43)", "a\nb"),
-        ("**FINAL(42)**", "42"),
-        ("`FINAL(42)`", "42"),
-        ("**FINAL(**42**)**", "**42**"),
-        ('FINAL("Ann")', "Ann"),
-        ("FINAL('Ann')", "Ann"),
-        ('FINAL("Ann\'s")', "Ann's"),
-        ('FINAL("a" or "b")', '"a" or "b"'),
-        ('FINAL(")', '"'),
-    ],
-)
-def test_a_final_answer_is_what_was_meant(text: str, answer: str) -> None:
-    assert parse_reply(text, False).final == answer
 
 
 @pytest.mark.parametrize(
@@ -177,6 +266,7 @@ def test_a_final_answer_is_what_was_meant(text: str, answer: str) -> None:
         ("```python\nx = 1\n```", ""),
         ("```\nx = 1", ""),
         ("Look:\n```repl\nx = 1\n```\nThen I know.", "Look:\nThen I know."),
+        ("Look:\n```repl\nx = 1\n``` Then I know.", "Look:\n Then I know."),
         ("FINAL_VAR(x)", ""),
         ("FINAL(draft)\n```repl\nx\n```", ""),
         ("print(context[:300])", ""),
@@ -199,75 +289,140 @@ def test_prose_is_what_a_reply_says_beside_its_code(text: str, prose: str) -> No
 def test_thoughts_ask_for_nothing() -> None:
     parsed = parse_reply("<think>\nFINAL(a guess)\n```repl\nx\n```\n</think>\n```repl\ny\n```", False)
     assert (parsed.blocks, parsed.final) == (("y",), None)
-    assert blocks("```repl\ns = '<think>'\n```\n</think>") == ("s = '<think>'",)
 
 
-pieces = st.sampled_from(
-    [
-        "```",
-        "````",
-        "```repl\n",
-        "```json\n",
-        "\n",
-        " ",
-        "FINAL(",
-        "FINAL_VAR(",
-        ")",
-        "x",
-        "\r",
-        "\t",
-        "\u2028",
-    ]
-)
-
-
-@given(st.lists(pieces, max_size=60).map("".join) | st.text(max_size=200), st.booleans())
-def test_every_text_is_a_reply(text: str, lenient: bool) -> None:
-    parsed = parse_reply(text, lenient)
-    assert len(parsed.blocks) <= BLOCKS_MAX
-    assert not (parsed.final and parsed.final_var)
-    for block in parsed.blocks:
-        assert len(block) <= len(text)
-
-
-@given(st.lists(st.text("abc =()\n'", max_size=40), max_size=5))
-def test_code_without_backticks_comes_out_as_it_went_in(sources: list[str]) -> None:
-    text = "\n".join(f"Block:\n```repl\n{source}\n```" for source in sources)
-    assert blocks(text) == tuple(sources)
+@pytest.mark.parametrize("name", ["think", "thinking", "reasoning", "thought", "Think", "scratchpad"])
+@pytest.mark.parametrize("inner", ["FINAL(a guess)", "FINAL_VAR(a)", "```repl\nx\n```", "```repl\nx", "hm"])
+@pytest.mark.parametrize("lenient", [False, True])
+def test_a_thought_is_neither_code_nor_answer_wherever_it_stands(
+    name: str, inner: str, lenient: bool
+) -> None:
+    opened, closed = f"<{name}>", f"</{name}>"
+    for text in (
+        f"{opened}\n{inner}\n{closed}\nThen:\n```repl\ny\n```",
+        f"{opened}{inner}\n{closed}Then:\n```repl\ny\n```",
+        f"Then:{opened}\n{inner}\n{closed}\n```repl\ny\n```",
+        f"Then:\n```repl\ny\n```\n{opened}\n{inner}\n{closed}",
+        f"{inner}\n{closed}\nThen:\n```repl\ny\n```",  # its beginning is in the prompt
+        f"Then:\n```repl\ny\n```\n{opened}\n{inner}",  # and this one has no end
+    ):
+        parsed = parse_reply(text, lenient, ended=True)
+        assert (parsed.blocks, parsed.final, parsed.final_var, parsed.unclosed) == (("y",), None, None, False)
+        assert parsed.prose == "Then:"
+    parsed = parse_reply(f"{opened}\n{inner}", lenient, ended=True)
+    assert (parsed.blocks, parsed.final, parsed.final_var, parsed.prose) == ((), None, None, "")
+    assert parsed.thinks_on
 
 
 @pytest.mark.parametrize(
-    "unit",
+    "text",
     [
-        "```repl\n",
-        "```json\n",
-        "\n",
-        " ",
-        "FINAL(\n",
-        "FINAL_VAR(\n",
-        "`",
-        "```",
-        "```a",
-        "FINAL(x)\n",
-        ")\n",
-        "```a b\n",
-        "**FINAL(\n",
-        "FINAL(x\n",
+        "[THINK]FINAL(1)[/THINK]FINAL(2)",
+        '<think budget="9">\nFINAL(1)</think >FINAL(2)',
+        "<think>a</think><think>FINAL(1)</think>FINAL(2)",
+        "I leave `<think>` out.\nFINAL(2)",
+        "A <think> here\nFINAL(2)",
+        "FINAL(<think>1)</think>2)",
     ],
 )
-def test_a_hostile_reply_takes_work_in_proportion_to_its_length(unit: str) -> None:
+def test_what_is_behind_a_thought_counts(text: str) -> None:
+    assert parse_reply(text, False).final == "2"
+
+
+@pytest.mark.parametrize(
+    "source", ["s = '<think>'", "s = '''\n</think>\n'''", "s = '</think>'", "s = '''\n<think>\n'''"]
+)
+def test_a_thought_that_code_speaks_of_is_none(source: str) -> None:
+    assert blocks(f"```text\n<think>\n</think>\n```\n```repl\n{source}\n```\nIt is in `</think>`.") == (
+        source,
+    )
+    assert parse_reply("FINAL(the tag is </think>)", False).final == "the tag is </think>"
+
+
+pieces = [
+    "```", "````", "```repl\n", "```json\n", "~~~", "<code>", "</code>", "<think>", "</think>", "\n", " ",
+    "#", "FINAL(", "FINAL_VAR(", ")", "x", "python", "\r", "\t", "\0", "\u2028",
+]  # fmt: skip
+quotes = ["'", '"', "'''", '"""', "\\"]
+
+
+@given(
+    st.lists(st.sampled_from(pieces + quotes), max_size=60).map("".join) | st.text(max_size=200),
+    st.booleans(),
+    st.booleans(),
+)
+@settings(max_examples=400)
+def test_every_text_is_a_reply(text: str, lenient: bool, ended: bool) -> None:
+    parsed = parse_reply(text, lenient, ended=ended)
+    assert len(parsed.blocks) <= BLOCKS_MAX
+    assert parsed.final is None or parsed.final_var is None
+    for block in parsed.blocks:
+        # Indentation is taken away, and what stood around a line: nothing is added.
+        assert all(line.lstrip(" \t") in text for line in block.split("\n"))
+    if not lenient and "repl" not in text:
+        assert not parsed.blocks
+
+
+@given(st.lists(st.text("abc =()\n'\"#\\", max_size=40), max_size=5), st.sampled_from(["```", "~~~~"]))
+def test_code_without_fences_comes_out_as_it_went_in(sources: list[str], marks: str) -> None:
+    assume(not any("'''" in source or '"""' in source for source in sources))
+    text = "\n".join(f"Block:\n{marks}repl\n{source}\n{marks}" for source in sources)
+    assert blocks(text) == tuple(sources)
+
+
+@given(st.lists(st.sampled_from(pieces), max_size=20).map("".join), st.booleans())
+def test_whatever_a_string_of_a_block_holds_is_the_string_s(held: str, lenient: bool) -> None:
+    source = f"note = '''\n{held}\n'''"
+    parsed = parse_reply(f"Block:\n```repl\n{source}\n```\nThen I look.", lenient)
+    assert (parsed.blocks, parsed.final, parsed.prose) == ((source,), None, "Block:\nThen I look.")
+    # Taken out and put into a reply again, it comes out the same.
+    again = "".join(f"```repl\n{block}\n```\n" for block in parsed.blocks)
+    assert parse_reply(again, lenient).blocks == parsed.blocks
+
+
+@given(
+    st.sampled_from(["```", "~~~"]),
+    st.sampled_from(["", "text", "json", "{r}", "bash x", "python"]),
+    st.text("FINAL_VR()x \n", max_size=60),
+    st.booleans(),
+)
+def test_nothing_in_a_fence_is_a_finish(marks: str, info: str, held: str, lenient: bool) -> None:
+    parsed = parse_reply(f"{marks}{info}\nFINAL(1)\nFINAL_VAR(x)\n{held}\n{marks}\nend", lenient)
+    assert (parsed.final, parsed.final_var, parsed.prose) == (None, None, "end")
+
+
+UNITS = [
+    "```repl\n", "```json\n", "\n", " ", "`", "```", "```a", "```a b\n", "x: ```\n", "~~~\n", ")\n",
+    "FINAL(\n", "FINAL_VAR(\n", "FINAL(x)\n", "FINAL(x\n", "**FINAL(\n", "FINAL('", "FINAL('a ",
+    "FINAL_VAR: _", "\\'", "<think>", "</think>", "x <think>\n", "FINAL(</think>", "<code>\n",
+    "<code>\n</think>\n", "<code></code>", "```repl\n'''\n```\n", "```repl\n'''\n```\n```json\n",
+    '```repl\n"""\n```\n```repl\nx\n```\n',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("head", ["", "```repl\n'''\n", "```repl\n'''\n```\n", "FINAL("])
+def test_a_hostile_reply_takes_work_in_proportion_to_its_length(unit: str, head: str) -> None:
     """Counted in lines of Python run, which no machine's speed changes."""
-    small, large = (_work(unit * repeats) for repeats in (500, 4_000))
-    assert large <= 10 * small + 1_000
+    small, large = (_work(head + unit * repeats) for repeats in (200, 1_600))
+    assert large <= 10 * small + 2_000
 
 
-@pytest.mark.parametrize("head", ["", "```", "x ```", "```repl", "```repl x", "FINAL(", "**FINAL("])
-@pytest.mark.parametrize("unit", [" ", "`", "``` ", "a", "(", "\t", "\r"])
+@pytest.mark.parametrize(
+    "head",
+    [
+        "", "```", "x ```", "```repl", "```repl x", "```repl\n", "```repl\n'''\n", "FINAL(", "**FINAL(",
+        "FINAL_VAR:", "<code>",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "unit", [" ", "`", "``` ", "a", "(", "\t", "\r", "'", "'a ", "\\'", "_", "*", "<think", "</think>"]
+)
 def test_a_hostile_line_of_a_megabyte_is_read_at_once(head: str, unit: str) -> None:
     """Inside the regular expressions lines cannot be counted; quadratic time would be an hour here."""
     start = time.perf_counter()
-    parse_reply(head + unit * (2**20 // len(unit)) + "!", True)
-    assert time.perf_counter() - start < 5
+    parse_reply(head + unit * (2**20 // len(unit)) + "!", True, ended=True)
+    assert time.perf_counter() - start < 30
 
 
 def _work(text: str) -> int:
@@ -281,7 +436,7 @@ def _work(text: str) -> int:
     before = sys.gettrace()
     sys.settrace(count)
     try:
-        parse_reply(text, True)
+        parse_reply(text, True, ended=True)
     finally:
         sys.settrace(before)
     return lines

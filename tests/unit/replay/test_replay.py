@@ -85,6 +85,18 @@ async def test_a_run_with_a_batch_replays_to_the_same_bytes(
     assert again.read_bytes() == log.read_bytes()
 
 
+async def test_why_a_reply_ended_where_it_did_is_repeated(script: Script, log: Path) -> None:
+    """What becomes of a block that is not closed depends on it."""
+    script.reply("root", "```repl\nx = 1", turn=1, plain=True, finish="length")
+    script.reply("root", "```repl\nFINAL(2)", turn=2, plain=True)
+    assert await record(log, recorded_policy(), script.spec) == "2"
+    answered = [
+        e["data"] for e in map(json.loads, log.read_text().splitlines()) if e["kind"] == "query_answered"
+    ]
+    assert [data["finish"] for data in answered] == ["length", "stop"]
+    assert_same(await replay(Recording.open(log)), log)
+
+
 async def test_what_a_guest_draws_and_reads_off_its_clock_comes_again(script: Script, log: Path) -> None:
     source = "import random, time, secrets\nFINAL([random.random(), secrets.token_hex(4), time.time()])"
     script.reply("root", source)
@@ -209,29 +221,6 @@ async def test_a_query_that_timed_out_times_out_again_without_the_wait(server: L
     server.hold = True
     policy = policy_at(server, **RECORDED, query={"timeout_ms_max": 300})
     assert await record(log, policy, None, environ=ENVIRON) == "timed out"
-    assert_same(await replay(Recording.open(log)), log)
-
-
-TOGETHER = {
-    "gathered": "import asyncio\nr = await asyncio.gather(*[llm_query(p) for p in 'abc'])",
-    "submitted": (
-        "from concurrent.futures import *\nwith ThreadPoolExecutor(4) as pool:\n"
-        "    fs = [pool.submit(llm_query, p) for p in 'abc']\n    r = [f.result() for f in as_completed(fs)]"
-    ),
-    "by a function of two steps": (
-        "from concurrent.futures import ThreadPoolExecutor\ndef work(p):\n    first = llm_query(p)\n"
-        "    return first + llm_query(first)\nwith ThreadPoolExecutor(4) as pool:\n"
-        "    r = list(pool.map(work, 'abc'))"
-    ),
-}
-
-
-@pytest.mark.parametrize("source", TOGETHER.values(), ids=TOGETHER.keys())
-async def test_queries_that_code_began_before_it_needed_them_replay(
-    script: Script, log: Path, source: str
-) -> None:
-    script.reply("root", f"{source}\nFINAL(len(r))").reply("sub", "yes")
-    assert await record(log, recorded_policy(), script.spec) == "3"
     assert_same(await replay(Recording.open(log)), log)
 
 

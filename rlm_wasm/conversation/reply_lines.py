@@ -1,0 +1,403 @@
+"""A reply's lines, taken apart: code that is fenced off, what the model thought aloud, and text.
+
+A fence is a line of backticks or tildes with any info string, or a tag like `<code>`. Whether it runs depends
+on its language alone; what stands in it is never text, and its end never begins another.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Final
+
+from rlm_wasm.conversation.source_balance import SourceBalance
+
+# A block whose strings hold fences is read on to the fence that ends it, past at most so many others.
+_FENCES_IN_STRINGS_MAX: Final = 64
+# All that is read on in vain, of all blocks together, is at most so many times the reply.
+_READ_AGAIN: Final = 4
+_CLOSING_INDENT_MAX: Final = 3  # deeper, it is text in a string of the block
+_INFO_CHARS_MAX: Final = 200  # what is read of an info string
+_CALL_CHARS_MAX: Final = 1_000  # how far before the end of a thought a FINAL( on its line is looked for
+
+_BLANK: Final = " \t\r"
+_FENCE: Final = re.compile(r"([ \t]*+)(`{3,}+|~{3,}+)(.*)", re.DOTALL)
+_TICKS_CLOSE: Final = r"^[ \t]*+`{3,}+|(?<!`)`{3,}+(?=[ \t\r]*+$)"
+_INLINE_INFO: Final = re.compile(r"\{[^{}`]*\}|[\w+#.:-]*")
+_OPENING_WORD: Final = re.compile(r"\{.*|[\w+#.:-]+", re.DOTALL)
+_WORD: Final = re.compile(r"[^\s,;:{}()\[\]._-]+")
+_PYTHON: Final = re.compile(r"i?py(?:thon)?\d*")
+
+_TAGS: Final = ("code", "repl", "python", "py")
+_TAG: Final = re.compile(rf"([ \t]*)<({'|'.join(_TAGS)})(\s[^<>]*)?>", re.IGNORECASE)
+_TAG_CLOSE: Final = {name: re.compile(rf"</{name}\s*>", re.IGNORECASE) for name in _TAGS}
+_TAG_LANGUAGE: Final = re.compile(
+    r"""\b(?:lang|language|class|type)\s*=\s*["']?(?:language-)?([\w+#-]*)""", re.IGNORECASE
+)
+
+_THOUGHTS: Final = ("think", "thinking", "thought", "thoughts", "reasoning", "reflection", "scratchpad")
+_THOUGHT: Final = re.compile(
+    rf"<(?P<ends>/?)(?P<name>{'|'.join(_THOUGHTS)})(?:\s[^<>]*)?>|\[(?P<Ends>/?)(?P<Name>THINK)\]",
+    re.IGNORECASE,
+)
+_THOUGHT_ENDS: Final = {
+    **{name: re.compile(rf"</{name}\s*>", re.IGNORECASE) for name in _THOUGHTS},
+    "[": re.compile(r"\[/THINK\]", re.IGNORECASE),
+}
+
+
+@dataclass(slots=True)
+class ReplyLines:
+    """A reply without its thoughts. `mask` is `text` with a NUL for each character that a fence holds.
+
+    `unclosed`: it ends within a block, which is not among `blocks`; `tail` is that block, if nothing in it is
+    open. `thinks_on`: it ends within a thought.
+    """
+
+    text: str
+    mask: str
+    blocks: list[str]
+    tail: str | None
+    unclosed: bool
+    thinks_on: bool
+
+
+def read_lines(reply: str, lenient: bool) -> ReplyLines:
+    """Take a reply apart, in time linear in its length. `lenient` also runs Python, bare fences and tags."""
+    reader = _Reader(reply.split("\n"), lenient)
+    reader.read()
+    return ReplyLines(
+        text="\n".join(line for line, _ in reader.lines),
+        mask=_masked(reader.lines),
+        blocks=reader.blocks,
+        tail=reader.tail,
+        unclosed=reader.unclosed,
+        thinks_on=reader.thinks_on,
+    )
+
+
+def _masked(lines: list[tuple[str, bool]]) -> str:
+    parts: list[str] = []
+    held = False
+    for line, fenced in lines:
+        # Also the ends of its lines: an empty one is the fence's too.
+        parts += ("\0" if held and fenced else "\n", "\0" * len(line) if fenced else line)
+        held = fenced
+    return "".join(parts[1:])
+
+
+@dataclass(frozen=True, slots=True)
+class _Fence:
+    """What opened. `mark` is a backtick, a tilde or a tag's name, `first` what stands behind a tag."""
+
+    mark: str
+    count: int
+    indent: int
+    runs: bool
+    is_code: bool  # its strings are told from its fences
+    is_bare: bool = False
+    first: str = ""
+
+    def source(self, lines: list[str]) -> str:
+        """Return the code, without the indentation that the fence itself has."""
+        return "\n".join(_outdent(line, self.indent) for line in lines).rstrip("\r")
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """Where a fence ends: in which line, behind what of it, and what of it is no longer the fence's."""
+
+    number: int
+    before: str = ""
+    rest: str = ""
+
+
+@dataclass(slots=True)
+class _Reader:
+    given: list[str]
+    lenient: bool
+    lines: list[tuple[str, bool]] = field(default_factory=list)  # and whether a fence holds it
+    blocks: list[str] = field(default_factory=list)
+    tail: str | None = None
+    unclosed: bool = False
+    thinks_on: bool = False
+    at: int = 0
+    rest: str | None = None  # of the line at `at`, where its beginning is done with
+    spare: int = 0
+    endless: set[str] = field(default_factory=set)  # thoughts of which no further one ends
+    last_ends: dict[str, int] = field(default_factory=dict)  # of tags: the last line that ends one
+
+    def read(self) -> None:
+        """Read all lines."""
+        self.spare = _READ_AGAIN * sum(len(line) + 1 for line in self.given)
+        while self.at < len(self.given):
+            line = self.given[self.at] if self.rest is None else self.rest
+            self.rest = None
+            if not line.lstrip(_BLANK).startswith(("```", "~~~")):
+                line = self._without_thoughts(line)
+            if self.thinks_on:
+                self.lines.append((line, False))
+                return
+            before, opener, fence = _opened_by(line, self.lenient)
+            if fence is None and (fence := self._opened_by_tag(line)):
+                before, opener = "", line
+            if fence is None:
+                self.lines.append((line, False))
+                self.at += 1
+            else:
+                if before:
+                    self.lines.append((before, False))
+                self.lines.append((opener, True))
+                self._fenced(fence)
+
+    # -- thoughts -----------------------------------------------------------------------------------
+
+    def _without_thoughts(self, line: str) -> str:
+        """Return a line of text without the thoughts in it; one that goes on takes the lines that it has.
+
+        The end of one whose beginning is not there (a chat template wrote it) makes all before it a thought.
+        """
+        kept: list[str] = []
+        begin = at = 0  # of what is not yet kept, and of what is not yet looked at
+        while found := _THOUGHT.search(line, at):
+            at = found.end()
+            if line[found.start() - 1 : found.start()] == "`":  # it is spoken of
+                continue
+            if found["ends"] or found["Ends"]:
+                if not _within_call(line, begin, found.start()):
+                    self._forget()
+                    kept, begin = [], at
+                continue
+            name = "[" if found["Name"] else found["name"].lower()
+            if (ended := self._end_of_thought(name, line, at)) is not None:
+                kept.append(line[begin : found.start()])
+                self.at, line, begin = ended
+                at = begin
+            elif not "".join((*kept, line[begin : found.start()])).strip(_BLANK + "*_"):
+                self.thinks_on = True
+                return ""
+        return "".join((*kept, line[begin:]))
+
+    def _end_of_thought(self, name: str, line: str, at: int) -> tuple[int, str, int] | None:
+        if name in self.endless:
+            return None
+        ends = _THOUGHT_ENDS[name]
+        if found := ends.search(line, at):
+            return self.at, line, found.end()
+        for number in range(self.at + 1, len(self.given)):
+            if found := ends.search(self.given[number]):
+                return number, self.given[number], found.end()
+        self.endless.add(name)
+        return None
+
+    def _forget(self) -> None:
+        self.lines.clear()
+        self.blocks.clear()
+
+    # -- fences -------------------------------------------------------------------------------------
+
+    def _opened_by_tag(self, line: str) -> _Fence | None:
+        found = _TAG.match(line)
+        if found is None:
+            return None
+        name, attributes, first = found[2].lower(), found[3] or "", line[found.end() :].lstrip(_BLANK)
+        if not self._is_block(name, first):
+            return None
+        stated = _TAG_LANGUAGE.search(attributes)
+        runs = self.lenient and (stated is None or not stated[1] or _is_python(stated[1]))
+        return _Fence(name, 0, len(found[1]), runs, is_code=True, first=first)
+
+    def _is_block(self, name: str, first: str) -> bool:
+        """Whether a tag at the beginning of a line opens a block; else it is spoken of, or around a fence."""
+        ends = _TAG_CLOSE[name]
+        if closed := ends.search(first):
+            return not first[closed.end() :].strip(_BLANK + ".*_")
+        following = (line for line in self.given[self.at + 1 : self.at + 3] if line.strip(_BLANK))
+        if not first and next(following, "").lstrip(_BLANK).startswith(("```", "~~~")):
+            return False
+        if name not in self.last_ends:
+            numbers = range(len(self.given) - 1, -1, -1)
+            self.last_ends[name] = next((n for n in numbers if ends.search(self.given[n])), -1)
+        return self.last_ends[name] > self.at or (self.lenient and not first)
+
+    def _fenced(self, fence: _Fence) -> None:
+        """Read what a fence holds, and go on where it ends."""
+        begin = self.at + 1
+        end, complete = self._end_of_code(fence) if fence.is_code else (self._end_of_text(fence), False)
+        until = len(self.given) if end is None else end.number
+        held = self.given[begin:until]
+        if fence.first and (end is None or until >= begin):
+            held = [fence.first, *held]
+        self.lines += [(line, True) for line in held]
+        if end is not None:
+            if until >= begin and (closing := self.given[until].removesuffix(end.rest)).strip(_BLANK):
+                self.lines.append((closing, True))
+            if end.before.strip(_BLANK):
+                held.append(end.before)
+        if end is None:
+            self.unclosed = fence.runs
+            if fence.runs and complete and not fence.is_bare:
+                self.tail = fence.source(held)
+            self.at = until
+            return
+        # A bare fence that no other one of its kind ends was perhaps itself an end.
+        if fence.runs and not (fence.is_bare and _opens(end.rest)):
+            self.blocks.append(fence.source(held))
+        self.at = until
+        if end.rest.strip(_BLANK):
+            self.rest = end.rest
+        else:
+            self.at += 1
+
+    def _end_of_code(self, fence: _Fence) -> tuple[_End | None, bool]:
+        """Return where a program ends, None for the end of the reply; and whether nothing is open then.
+
+        A fence within a string of three quotes ends it only if the string has no end at a later fence.
+        """
+        closes = _TICKS_CLOSE if fence.mark in "`~" else f"(?i:{_TAG_CLOSE[fence.mark].pattern})"
+        balance = SourceBalance(closes, None if fence.mark in "`~" else closes)
+        early: _End | None = None
+        nested = seen = read_on = 0
+        for number, line in self._held(fence):
+            in_string = balance.in_string
+            if not in_string and (end := _ended_by(fence, number, line)):
+                return end, True
+            if found := balance.read(line):
+                if early is None or balance.complete:
+                    return _end_at(fence, number, line, found.start(), found.end()), True
+                break
+            if in_string and (span := _fence_in_string(fence, line)):
+                seen += 1
+                info = line[span[1] :].strip(_BLANK)
+                if fence.mark in "`~" and _opens_another(info) and not (_is_repl(info) and not nested):
+                    nested += 1
+                elif nested:
+                    nested -= 1
+                else:
+                    early = early or _end_at(fence, number, line, *span)
+            if early is not None:
+                read_on += len(line) + 1
+                if seen > _FENCES_IN_STRINGS_MAX or read_on > self.spare:
+                    break
+        else:
+            if early is None or balance.complete:
+                return None, balance.complete
+        self.spare -= read_on
+        return early, True
+
+    def _held(self, fence: _Fence) -> Iterator[tuple[int, str]]:
+        first = [(self.at, fence.first)] if fence.first else []
+        return chain(first, ((number, self.given[number]) for number in range(self.at + 1, len(self.given))))
+
+    def _end_of_text(self, fence: _Fence) -> _End | None:
+        nested = 0
+        for number in range(self.at + 1, len(self.given)):
+            line = self.given[number]
+            if (span := _fence_in_string(fence, line)) is None:
+                continue
+            info = line[span[1] :].strip(_BLANK)
+            if not _opens_another(info):
+                if not nested:
+                    return _end_at(fence, number, line, *span)
+                nested -= 1
+            elif _is_repl(info) and not nested:
+                return _End(number, rest=line)  # one that was not closed before the next block
+            else:
+                nested += 1  # ```json within a page of Markdown
+        return None
+
+
+def _opened_by(line: str, lenient: bool) -> tuple[str, str, _Fence | None]:
+    """Return what stands before a fence that a line opens, the fence's line, and the fence."""
+    if whole := _FENCE.match(line):
+        indent, marks, info = whole.groups()
+        if marks[0] * 3 not in info:
+            return "", line, _fence(marks, len(indent), info.strip(_BLANK), lenient)
+        return "", "", None
+    # "Let me look: ```repl" opens one too.
+    at = line.find("```")
+    if at < 0:
+        return "", "", None
+    marks = line[at : len(line) - len(line[at:].lstrip("`"))]
+    info = line[at + len(marks) :].strip(_BLANK)
+    if not _INLINE_INFO.fullmatch(info) or not (info or line[at - 1] in " \t:"):
+        return "", "", None
+    fence = _fence(marks, 0, info, lenient)
+    return line[:at], line[at:], fence if info else _Fence(fence.mark, fence.count, 0, False, False)
+
+
+def _fence(marks: str, indent: int, info: str, lenient: bool) -> _Fence:
+    is_repl, is_python = _is_repl(info), _is_python(info)
+    runs = is_repl or (lenient and (is_python or not info))
+    return _Fence(marks[0], len(marks), indent, runs, runs or is_python, is_bare=not info)
+
+
+def _words(info: str) -> list[str]:
+    """Return the first words of an info string: the language, however it is set, and what follows it."""
+    words = _WORD.findall(info[:_INFO_CHARS_MAX].lower())
+    return [word for word in words if word[0] not in "#\"'=" and "=" not in word][:2]
+
+
+def _is_python(info: str) -> bool:
+    words = _words(info)
+    return bool(words) and _PYTHON.fullmatch(words[0]) is not None
+
+
+def _is_repl(info: str) -> bool:
+    """Whether it is the session's own language; `python repl` says so too."""
+    words = _words(info)
+    return words[:1] == ["repl"] or (_is_python(info) and words[1:] == ["repl"])
+
+
+def _opens_another(info: str) -> bool:
+    """Whether what stands behind a fence's marks is another's info string, and neither nothing nor prose."""
+    return _OPENING_WORD.fullmatch(info) is not None or _is_repl(info) or _is_python(info)
+
+
+def _opens(line: str) -> bool:
+    found = _FENCE.match(line)
+    return found is not None and bool(found[3].strip(_BLANK))
+
+
+def _fence_in_string(fence: _Fence, line: str) -> tuple[int, int] | None:
+    """Return where in a line the fence would end, if the line is none of its program."""
+    if fence.mark not in "`~":
+        found = _TAG_CLOSE[fence.mark].search(line)
+        return found.span() if found else None
+    found = _FENCE.match(line)
+    if found is None or found[2][0] != fence.mark or len(found[2]) < fence.count:
+        return None
+    if len(found[1]) > fence.indent + _CLOSING_INDENT_MAX:
+        return None
+    return found.start(2), found.end(2)
+
+
+def _ended_by(fence: _Fence, number: int, line: str) -> _End | None:
+    """Return the end that a line outside of every string is, which balances cannot tell from code."""
+    stripped = line.strip(_BLANK)
+    if fence.mark == "~" and len(stripped) >= fence.count and not stripped.strip("~"):
+        return _End(number)
+    thought = _THOUGHT.fullmatch(stripped)
+    if thought and (thought["ends"] or thought["Ends"]):
+        return _End(number, rest=line)
+    return None
+
+
+def _end_at(fence: _Fence, number: int, line: str, start: int, stop: int) -> _End:
+    before, rest = line[:start], line[stop:]
+    if fence.mark in "`~" and _opens_another(rest.strip(_BLANK)):
+        # A model that forgot to close a fence and began the next block.
+        rest = line[start:].lstrip(_BLANK)
+    return _End(number, before, rest)
+
+
+def _within_call(line: str, begin: int, at: int) -> bool:
+    begin = max(begin, at - _CALL_CHARS_MAX)
+    return line.rfind("FINAL", begin, at) > line.rfind(")", begin, at)
+
+
+def _outdent(line: str, indent: int) -> str:
+    leading = len(line) - len(line.lstrip(" \t"))
+    return line[min(indent, leading) :]
