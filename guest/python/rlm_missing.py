@@ -49,7 +49,6 @@ _MODULES = {
     **dict.fromkeys("pip ensurepip venv virtualenv conda setuptools pkg_resources".split(), NO_INSTALLING),
     **dict.fromkeys("ctypes _ctypes cffi _cffi_backend numba cupy".split(), NO_LIBRARIES),
     **dict.fromkeys("matplotlib seaborn plotly bokeh altair IPython ipywidgets".split(), NO_SCREEN),
-    "mmap": "files are in memory here: open it, seek and read",
     "numpy": _use("`statistics`, `math`, `array` and comprehensions"),
     "scipy": _use("`statistics` and `math`"),
     "sklearn": _use("`statistics`, `math` and `collections`"),

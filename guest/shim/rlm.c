@@ -120,8 +120,16 @@ static PyObject *take_interrupt(PyObject *self, PyObject *ignored) {
   return PyLong_FromLong(reason);
 }
 
+static PyObject *dup_file(PyObject *self, PyObject *number) {
+  int fd = PyLong_AsInt(number);
+  if (fd == -1 && PyErr_Occurred()) return NULL;
+  fd = files_duplicate(fd);
+  return fd < 0 ? PyErr_SetFromErrno(PyExc_OSError) : PyLong_FromLong(fd);
+}
+
 static PyMethodDef methods[] = {
     {"call", call, METH_O, "Hand one request frame to the host and return its response."},
+    {"dup", dup_file, METH_O, "Open what a descriptor has open once more."},
     {"emit", emit, METH_VARARGS, "Write bytes to one of the host's output streams."},
     {"progress", progress, METH_O, "Note how far the REPL is with the cell."},
     {"take_interrupt", take_interrupt, METH_NOARGS, "Return and clear the reason of an interrupt."},

@@ -1,4 +1,5 @@
 /* WASI's functions over files: what wasi-libc asks for, of the tree in this memory. */
+#include <errno.h>
 #include <string.h>
 
 #include "descriptor.h"
@@ -435,6 +436,17 @@ i32 W(path_unlink_file)(i32 fd, const char *path, uint32_t length) {
   struct where where;
   int status = from(fd, path, length, &where);
   return status == OK ? tree_remove_name(where) : status;
+}
+
+int files_duplicate(int fd) {
+  int32_t number;
+  int status = descriptor_get(fd) != NULL ? descriptor_find(&number) : BADF;
+  if (status != OK) {
+    errno = status; /* in the guest they are the same numbers */
+    return -1;
+  }
+  descriptor_open(number, descriptor_get(fd));
+  return number;
 }
 
 int files_start(void) {
