@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from rlm_wasm.api.opening import SessionOpening
-from rlm_wasm.api.snapshot_key import image_key
+from rlm_wasm.api.snapshot_key import snapshot_key
 from rlm_wasm.artifacts.installed import find_guest
-from rlm_wasm.engine.isolation import loaded_image
+from rlm_wasm.engine.isolation import restorable_snapshot
 from rlm_wasm.errors import UsageError
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.protocol.session_snapshot import SessionSnapshot
@@ -89,19 +89,19 @@ class Snapshot:
 
         It can be loaded only with the same key, for the same tenant, by the same guest build: for the
         snapshot's own tenant, unless the host gives it to another one. Without `key` it is the one in the
-        environment variable that `sandbox.image_key_env` names.
+        environment variable that `sandbox.snapshot_key_env` names.
 
         Raises:
             UsageError: there is no key, or it has another length; or the tenant's name is too long.
             ArtifactError: the file cannot be written, or the guest is no longer there.
         """
         # Here and not above: most sessions are never saved, and compression and ciphers take time to load.
-        from rlm_wasm.artifacts.snapshot_file import save_image
+        from rlm_wasm.artifacts.snapshot_file import write_snapshot_file
 
         snapshot = self._snapshot
-        save_image(
+        write_snapshot_file(
             Path(path),
-            image_key(self._policy, key),
+            snapshot_key(self._policy, key),
             guest=guest_identity(),
             tenant=self._tenant if tenant is None else tenant,
             size=snapshot.size,
@@ -115,16 +115,16 @@ def load_snapshot(
 ) -> Snapshot:
     """Read a snapshot that `Snapshot.save` wrote. Raises what `Sandbox.load_snapshot` lists."""
     # Here and not above: most sessions are never saved, and compression and ciphers take time to load.
-    from rlm_wasm.artifacts.snapshot_file import load_image
+    from rlm_wasm.artifacts.snapshot_file import read_snapshot_file
 
-    header, runs = load_image(
+    header, runs = read_snapshot_file(
         Path(path),
-        image_key(policy, key),
+        snapshot_key(policy, key),
         guest=guest_identity(),
         tenant=tenant,
         memory_bytes_max=policy.sandbox.memory_bytes_max,
     )
-    state = loaded_image(policy, tenant, runs, size=header.size, virtual_ns=header.virtual_ns)
+    state = restorable_snapshot(policy, tenant, runs, size=header.size, virtual_ns=header.virtual_ns)
     return Snapshot(policy, state, tenant, sandbox=sandbox)
 
 

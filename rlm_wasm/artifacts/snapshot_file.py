@@ -49,7 +49,7 @@ Runs = tuple[tuple[int, bytes], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class ImageHeader:
+class SnapshotHeader:
     """What an image is of. `code_sha256` and `image_sha256` name the guest it belongs to."""
 
     format: int
@@ -62,7 +62,7 @@ class ImageHeader:
     salt: str
 
 
-def save_image(
+def write_snapshot_file(
     path: Path, key: bytes, *, guest: tuple[str, str], tenant: str, size: int, virtual_ns: int, runs: Runs
 ) -> None:
     """Write an image: the pages `runs` over the base image of the guest with these hashes.
@@ -73,7 +73,7 @@ def save_image(
     """
     _check_key(key)
     tenant = checked_tenant(tenant)
-    header = ImageHeader(
+    header = SnapshotHeader(
         format=FORMAT,
         code_sha256=guest[0],
         image_sha256=guest[1],
@@ -87,9 +87,9 @@ def save_image(
     write_private(path, _sealed(text, _cipher(key, header, text), runs))
 
 
-def load_image(
+def read_snapshot_file(
     path: Path, key: bytes, *, guest: tuple[str, str], tenant: str, memory_bytes_max: int = MEMORY_BYTES_MAX
-) -> tuple[ImageHeader, Runs]:
+) -> tuple[SnapshotHeader, Runs]:
     """Read an image back, all of it or nothing; of a memory of `memory_bytes_max` at most.
 
     Raises:
@@ -133,7 +133,7 @@ def _check_key(key: bytes) -> None:
         raise UsageError(f"an image's key has {KEY_BYTES} bytes, not {len(key)}")
 
 
-def _cipher(key: bytes, header: ImageHeader, text: bytes) -> ChaCha20Poly1305:
+def _cipher(key: bytes, header: SnapshotHeader, text: bytes) -> ChaCha20Poly1305:
     info = b"rlm-wasm image\0" + text
     derive = HKDF(algorithm=hashes.SHA256(), length=KEY_BYTES, salt=bytes.fromhex(header.salt), info=info)
     return ChaCha20Poly1305(derive.derive(key))
@@ -175,7 +175,7 @@ def _compressed(runs: Runs) -> Iterator[bytes]:
         yield bytes(buffer)
 
 
-def _read_header(path: Path, data: bytes) -> tuple[ImageHeader, bytes, int]:
+def _read_header(path: Path, data: bytes) -> tuple[SnapshotHeader, bytes, int]:
     start = len(_MAGIC) + _LENGTH.size
     if len(data) < start or data[: len(_MAGIC)] != _MAGIC:
         raise ArtifactError(f"{path} is not an image")
@@ -184,7 +184,7 @@ def _read_header(path: Path, data: bytes) -> tuple[ImageHeader, bytes, int]:
         raise ArtifactError(f"{path} is cut short")
     text = data[start : start + length]
     try:
-        header = ImageHeader(**json.loads(text))
+        header = SnapshotHeader(**json.loads(text))
         numbers = (header.format, header.size, header.virtual_ns, header.payload_bytes)
         texts = (header.code_sha256, header.image_sha256, header.tenant, header.salt)
         sound = all(type(n) is int and n >= 0 for n in numbers) and all(type(t) is str for t in texts)
@@ -230,7 +230,7 @@ class _Payload:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _runs(path: Path, header: ImageHeader, compressed: bytes) -> Iterator[tuple[int, bytes]]:
+def _runs(path: Path, header: SnapshotHeader, compressed: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield the runs, which lie behind one another in the memory: together no more than it has."""
     payload = _Payload(path, compressed)
     read = end = 0

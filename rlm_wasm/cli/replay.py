@@ -32,12 +32,12 @@ _BEFORE_CHARS: Final = 20
     help="An input of the run that is too large for its log.",
 )  # fmt: skip
 @click.option(
-    "--image", "image_file", metavar="FILE",
-    help="The saved image that the run began from.",
+    "--snapshot", "snapshot_file", metavar="FILE",
+    help="The saved snapshot that the run began from.",
 )  # fmt: skip
 @click.option(
-    "--image-key-env", metavar="NAME",
-    help="The environment variable with its key, if not the one that `sandbox.image_key_env` names.",
+    "--snapshot-key-env", metavar="NAME",
+    help="The environment variable with its key, if not the one that `sandbox.snapshot_key_env` names.",
 )  # fmt: skip
 @click.option(
     "--events", "events_file", metavar="FILE.jsonl", help="Write the events of the replay to a file."
@@ -47,8 +47,8 @@ def replay(
     log: str,
     policy_name: str | None,
     contexts: tuple[str, ...],
-    image_file: str | None,
-    image_key_env: str | None,
+    snapshot_file: str | None,
+    snapshot_key_env: str | None,
     events_file: str | None,
     as_json: bool,
 ) -> int:
@@ -73,20 +73,20 @@ def replay(
     import_worker(policy)
     ready()
     given = _inputs(recording, contexts, policy)
-    image = None
-    if image_file is not None:
-        keyed = policy if image_key_env is None else _with_key(policy, image_key_env)
-        image = Sandbox(keyed).load_snapshot(image_file, tenant=recording.tenant)
-    spare_what_is_read(events_file, log, policy_name, image_file, contexts=contexts)
-    recording.image(image)  # before a file for the events is emptied
+    snapshot = None
+    if snapshot_file is not None:
+        keyed = policy if snapshot_key_env is None else _with_key(policy, snapshot_key_env)
+        snapshot = Sandbox(keyed).load_snapshot(snapshot_file, tenant=recording.tenant)
+    spare_what_is_read(events_file, log, policy_name, snapshot_file, contexts=contexts)
+    recording.snapshot(snapshot)  # before a file for the events is emptied
     _warn(policy)
     other = None if policy_name is None else policy
 
     async def main() -> Replay:
         if events_file is None:
-            return await replay_run(recording, given, policy=other, snapshot=image)
+            return await replay_run(recording, given, policy=other, snapshot=snapshot)
         with JsonlSink(events_file) as sink:
-            return await replay_run(recording, given, policy=other, snapshot=image, sinks=[sink.write])
+            return await replay_run(recording, given, policy=other, snapshot=snapshot, sinks=[sink.write])
 
     found = anyio.run(main)
     if as_json:
@@ -110,10 +110,10 @@ def _inputs(recording: Recording, arguments: tuple[str, ...], policy: Policy) ->
 
 
 def _with_key(policy: Policy, variable: str) -> Policy:
-    """Return the policy with another variable for the key of images."""
+    """Return the policy with another variable for the key of snapshots."""
     data = policy.to_mapping()
-    data["sandbox"] |= {"image_key_env": variable}
-    return type(policy).from_mapping(data, origin="--image-key-env")
+    data["sandbox"] |= {"snapshot_key_env": variable}
+    return type(policy).from_mapping(data, origin="--snapshot-key-env")
 
 
 def _warn(policy: Policy) -> None:

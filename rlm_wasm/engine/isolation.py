@@ -45,7 +45,7 @@ def import_worker(policy: Policy) -> None:
         from rlm_wasm.host import pool  # noqa: F401
 
 
-def loaded_image(
+def restorable_snapshot(
     policy: Policy, tenant: str, runs: tuple[tuple[int, bytes], ...], *, size: int, virtual_ns: int
 ) -> SessionSnapshot:
     """Return an image of these pages that a worker of the policy's isolation can start a session from."""

@@ -416,19 +416,19 @@ class Connection:
                 pass
 
     def _done(self, report: m.OperationDone) -> c.Done:
-        image_file = self._given_back(report)
+        snapshot_file = self._given_back(report)
         if report.error is not None:
             return c.Done(error=error_of(report.error, in_cell=report.session in self._running))
         if report.result is not None:
             return c.Done(result=report.result)
         if report.image is not None:
-            assert image_file is not None  # lent for it
+            assert snapshot_file is not None  # lent for it
             image = report.image
-            check_file(image_file.fd, image.runs, image.size)
+            check_file(snapshot_file.fd, image.runs, image.size)
             number = next_snapshot_number()
             return c.Done(
                 snapshot=WorkerSnapshot(
-                    number, self.tenant, image.size, image.virtual_ns, image.runs, image_file
+                    number, self.tenant, image.size, image.virtual_ns, image.runs, snapshot_file
                 )
             )
         return c.Done()

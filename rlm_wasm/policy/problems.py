@@ -34,7 +34,7 @@ _ENV_NAME_WORDS: Final = (
 )
 _PATTERN_WORDS: Final = {
     "api_key_env": _ENV_NAME_WORDS,
-    "image_key_env": _ENV_NAME_WORDS,
+    "snapshot_key_env": _ENV_NAME_WORDS,
     "root": 'must be "provider:model", for example "openai:gpt-5"',
     "sub": 'must be "provider:model", for example "openai:gpt-5-mini"',
     "child": 'each must be "provider:model", for example "openai:gpt-5-mini"',
@@ -80,10 +80,11 @@ def explain(error: ValidationError, table: type) -> list[Problem]:
             case "missing":
                 continue
             case "extra_forbidden":
-                meant = _nearest(key, table)
+                now = RENAMED.get(str(key[-1]))
+                meant = _nearest(key, table) if now is None else (*key[:-1], now)
                 if meant is not None:
                     missing.pop(meant, None)
-                problems.append(Problem(key, _unknown(detail["input"], meant)))
+                problems.append(Problem(key, _unknown(key, detail["input"], meant)))
             case _:
                 problems.append(Problem(key, _message(key, detail)))
     problems.extend(Problem(key, _missing(key)) for key in missing)
@@ -169,7 +170,13 @@ def _missing(key: Key) -> str:
     return "is missing; no limit or grant has a default"
 
 
-def _unknown(value: object, meant: Key | None) -> str:
+# Keys of earlier versions, and what they are called now.
+RENAMED: Final = {"image_key_env": "snapshot_key_env"}
+
+
+def _unknown(key: Key, value: object, meant: Key | None) -> str:
+    if (now := RENAMED.get(str(key[-1]))) is not None:
+        return f"this key is called `{now}` now"
     noun = "table" if isinstance(value, dict) else "key"
     return f"unknown {noun}" if meant is None else f"unknown {noun}; did you mean `{_bare(str(meant[-1]))}`?"
 

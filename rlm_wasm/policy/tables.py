@@ -64,8 +64,8 @@ class SandboxTable(SandboxLimits):
     """What a session is and what it is granted."""
 
     lockdown: Lockdown | None = None
-    # Of the key that saved images are encrypted with; empty: the caller gives it each time.
-    image_key_env: EnvName
+    # Of the key that saved snapshots are encrypted with; empty: the caller gives it each time.
+    snapshot_key_env: EnvName
 
 
 @dataclass(frozen=True, slots=True)

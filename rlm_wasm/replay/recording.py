@@ -118,20 +118,20 @@ class Recording:
             raise UsageError(f"the recorded run has no input {unknown[0]}")
         return found
 
-    def image(self, given: Snapshot | None) -> Snapshot | None:
-        """Return the image of the run's sessions: what is `given`, checked.
+    def snapshot(self, given: Snapshot | None) -> Snapshot | None:
+        """Return the snapshot that the run's sessions were forked from: what is `given`, checked.
 
         Raises UsageError if it is missing, is not the one of the recorded run, or is not wanted.
         """
         if given is None and self.image_sha256 is not None:
             raise UsageError(
-                f"the recorded run began from an image, which is not in {self.path}",
-                hint="give the same image again: --image FILE, or `replay(…, snapshot=…)`",
+                f"the recorded run began from a snapshot, which is not in {self.path}",
+                hint="give the same snapshot again: --snapshot FILE, or `replay(…, snapshot=…)`",
             )
         if given is not None and self.image_sha256 is None:
-            raise UsageError("the recorded run did not begin from an image")
+            raise UsageError("the recorded run did not begin from a snapshot")
         if given is not None and given.digest() != self.image_sha256:
-            raise UsageError("the image is not the one that the recorded run began from")
+            raise UsageError("the snapshot is not the one that the recorded run began from")
         return given
 
     def answers(self) -> tuple[RecordedAnswer, ...]:

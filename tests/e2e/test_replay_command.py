@@ -185,17 +185,17 @@ def test_a_run_that_began_from_an_image_is_given_the_image_again(tmp_path: Path)
                 assert ran.answer == "prepared"
 
     anyio.run(record)
-    given = ("--image", saved, "--image-key-env", "THE_KEY")
+    given = ("--snapshot", saved, "--snapshot-key-env", "THE_KEY")
     again = tmp_path / "again.jsonl"
     ended = rlm_wasm("replay", log, *given, "--events", again, THE_KEY="00" * 32)
     assert (ended.returncode, ended.stderr) == (0, b"")
     assert again.read_bytes() == log.read_bytes()
     for arguments, key, told in (
-        ((), "", b"--image FILE"),
+        ((), "", b"--snapshot FILE"),
         (given[:2], "", b"name an environment variable"),
-        (("--image", foreign, *given[2:]), "00" * 32, b"belongs to another tenant"),
+        (("--snapshot", foreign, *given[2:]), "00" * 32, b"belongs to another tenant"),
         (given, "11" * 32, b"this is not its key"),
-        (("--image", tmp_path / "none", *given[2:]), "00" * 32, b"does not exist"),
+        (("--snapshot", tmp_path / "none", *given[2:]), "00" * 32, b"does not exist"),
     ):
         ended = rlm_wasm("replay", log, *arguments, "--events", again, THE_KEY=key)
         assert ended.returncode == 2, ended

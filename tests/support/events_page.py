@@ -66,9 +66,9 @@ last `seq` it did not get. A reader that comes late begins with a `Gap`. The end
 
 With texts, `rlm-wasm replay EVENTS.jsonl` repeats the run: real guests, the recorded answers in the recorded
 order, the recorded times; without a key or network. Inputs of up to 65,536 characters are in the log; larger
-ones, and bytes, are given again with `--context` and checked by their digest. So is the saved image that a
-run began from (`Runtime.ask(snapshot=…)`), with `--image`. It compares every event and says where the first
-one differs. Record with `texts = true`, `entropy = "seeded"` and `clock = "virtual"`.
+ones, and bytes, are given again with `--context` and checked by their digest. So is the saved snapshot that a
+run began from (`Runtime.ask(snapshot=…)`), with `--snapshot`. It compares every event and says where the
+first one differs. Record with `texts = true`, `entropy = "seeded"` and `clock = "virtual"`.
 
 The same bytes come out as long as nothing decided the run that is not recorded:
 

@@ -28,7 +28,7 @@ DRAW = (
 
 @pytest.fixture
 def policy(tmp_path: Path) -> Policy:
-    return Policy.load(write_policy(tmp_path / "keyed.toml", sandbox={"image_key_env": VARIABLE}))
+    return Policy.load(write_policy(tmp_path / "keyed.toml", sandbox={"snapshot_key_env": VARIABLE}))
 
 
 def seeded(tmp_path: Path, seed: int) -> Policy:
@@ -129,14 +129,14 @@ async def test_a_variable_without_a_key_saves_nothing(
 
 async def test_a_policy_without_a_key_asks_for_one(strict: Policy, tmp_path: Path) -> None:
     async with Sandbox(strict) as box, await box.session() as session:
-        with pytest.raises(UsageError, match="image_key_env"):
+        with pytest.raises(UsageError, match="snapshot_key_env"):
             (await session.snapshot()).save(tmp_path / "image")
 
 
 async def test_a_policy_that_holds_the_key_itself_is_refused(tmp_path: Path) -> None:
     key = secrets.token_hex(32)
     with pytest.raises(PolicyError, match="never the key itself") as refused:
-        write_policy(tmp_path / "bad.toml", sandbox={"image_key_env": f"{key} "})
+        write_policy(tmp_path / "bad.toml", sandbox={"snapshot_key_env": f"{key} "})
     assert key not in str(refused.value)
 
 

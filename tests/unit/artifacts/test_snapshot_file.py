@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rlm_wasm.artifacts import snapshot_file
-from rlm_wasm.artifacts.snapshot_file import load_image, save_image
+from rlm_wasm.artifacts.snapshot_file import read_snapshot_file, write_snapshot_file
 from rlm_wasm.errors import ArtifactError, UsageError
 
 KEY = bytes(range(32))
@@ -26,12 +26,12 @@ RUNS = ((0, b"a" * PAGE), (5 * PAGE, bytes(range(256)) * 32), (SIZE - PAGE, b"z"
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     path = tmp_path / "session.image"
-    save_image(path, KEY, guest=GUEST, tenant="one", size=SIZE, virtual_ns=5, runs=RUNS)
+    write_snapshot_file(path, KEY, guest=GUEST, tenant="one", size=SIZE, virtual_ns=5, runs=RUNS)
     return path
 
 
 def opened(path: Path, *, key: bytes = KEY, guest: tuple[str, str] = GUEST, tenant: str = "one"):
-    return load_image(path, key, guest=guest, tenant=tenant)
+    return read_snapshot_file(path, key, guest=guest, tenant=tenant)
 
 
 def test_what_was_saved_comes_back(saved: Path):
@@ -44,13 +44,13 @@ def test_what_was_saved_comes_back(saved: Path):
 def test_contents_are_not_readable_in_the_file(tmp_path: Path):
     path = tmp_path / "secret"
     secret = b"the-magic-word".ljust(PAGE, b".")
-    save_image(path, KEY, guest=GUEST, tenant="", size=SIZE, virtual_ns=0, runs=((0, secret),))
+    write_snapshot_file(path, KEY, guest=GUEST, tenant="", size=SIZE, virtual_ns=0, runs=((0, secret),))
     assert b"the-magic-word" not in path.read_bytes()
 
 
 def test_the_same_state_saved_twice_gives_different_bytes(saved: Path, tmp_path: Path):
     again = tmp_path / "again"
-    save_image(again, KEY, guest=GUEST, tenant="one", size=SIZE, virtual_ns=5, runs=RUNS)
+    write_snapshot_file(again, KEY, guest=GUEST, tenant="one", size=SIZE, virtual_ns=5, runs=RUNS)
     assert again.read_bytes() != saved.read_bytes()
 
 
@@ -96,7 +96,7 @@ def test_any_truncation_is_refused(saved: Path):
 def test_chunks_cannot_be_swapped_dropped_or_repeated(tmp_path: Path):
     path = tmp_path / "large"
     noise = b"".join(hashlib.blake2b(bytes([k % 256, k // 256])).digest() for k in range(PAGE * 900 // 64))
-    save_image(path, KEY, guest=GUEST, tenant="one", size=SIZE, virtual_ns=0, runs=((0, noise),))
+    write_snapshot_file(path, KEY, guest=GUEST, tenant="one", size=SIZE, virtual_ns=0, runs=((0, noise),))
     content = path.read_bytes()
     start = content.index(b"}") + 1
     whole = (1 << 20) + 16
@@ -122,7 +122,7 @@ def test_chunks_cannot_be_swapped_dropped_or_repeated(tmp_path: Path):
 )
 def test_runs_that_do_not_fit_a_memory_are_refused_even_with_the_right_key(tmp_path: Path, runs):
     path = tmp_path / "wrong"
-    save_image(path, KEY, guest=GUEST, tenant="one", size=SIZE, virtual_ns=0, runs=runs)
+    write_snapshot_file(path, KEY, guest=GUEST, tenant="one", size=SIZE, virtual_ns=0, runs=runs)
     with pytest.raises(ArtifactError):
         opened(path)
 
@@ -152,7 +152,7 @@ def sealed(path: Path, payload: bytes, **header: int) -> None:
     """Write an image that whoever has the key could write: any stream under any header."""
     facts = dict(format=1, tenant="one", size=SIZE, virtual_ns=0, payload_bytes=len(payload), salt="00" * 32)
     facts |= dict(code_sha256=GUEST[0], image_sha256=GUEST[1]) | header
-    made = snapshot_file.ImageHeader(**facts)
+    made = snapshot_file.SnapshotHeader(**facts)
     text = json.dumps(facts, sort_keys=True).encode()
     cipher = snapshot_file._cipher(KEY, made, text)
     chunk = cipher.encrypt(snapshot_file._nonce(0, last=True), zstandard.compress(payload), None)
@@ -189,10 +189,10 @@ def test_what_is_decompressed_ends_where_the_headers_size_does(tmp_path: Path, p
 def test_an_image_of_a_larger_memory_than_is_allowed_is_not_opened(saved: Path, monkeypatch):
     monkeypatch.setattr(snapshot_file, "_opened", lambda *_: pytest.fail("the contents were opened"))
     with pytest.raises(ArtifactError, match="at most 65536 are allowed"):
-        load_image(saved, KEY, guest=GUEST, tenant="one", memory_bytes_max=65_536)
+        read_snapshot_file(saved, KEY, guest=GUEST, tenant="one", memory_bytes_max=65_536)
     saved.write_bytes(saved.read_bytes() + bytes(8 << 20))
     with pytest.raises(ArtifactError, match="bytes; at most"):
-        load_image(saved, KEY, guest=GUEST, tenant="one", memory_bytes_max=SIZE)
+        read_snapshot_file(saved, KEY, guest=GUEST, tenant="one", memory_bytes_max=SIZE)
 
 
 def test_a_window_that_we_would_not_write_is_refused(tmp_path: Path):
@@ -211,7 +211,7 @@ def test_a_key_of_another_length_is_a_usage_error(saved: Path, tmp_path: Path):
     with pytest.raises(UsageError, match="32 bytes"):
         opened(saved, key=b"short")
     with pytest.raises(UsageError, match="32 bytes"):
-        save_image(tmp_path / "x", b"", guest=GUEST, tenant="", size=SIZE, virtual_ns=0, runs=())
+        write_snapshot_file(tmp_path / "x", b"", guest=GUEST, tenant="", size=SIZE, virtual_ns=0, runs=())
 
 
 def test_a_missing_file_says_so(tmp_path: Path):

@@ -81,6 +81,13 @@ def test_misspelt_key_is_told_once_with_what_was_meant(edited, problems_of, line
     ]
 
 
+def test_a_key_of_an_earlier_version_is_told_with_its_present_name(edited, problems_of, line_of):
+    old = 'snapshot_key_env = ""'
+    assert problems_of(edited((old, 'image_key_env = ""'))) == [
+        f"p.toml:{line_of(old)}: sandbox.image_key_env: this key is called `snapshot_key_env` now"
+    ]
+
+
 def test_misspelt_table_is_told_once_with_what_was_meant(edited, problems_of, line_of):
     assert problems_of(edited(("[events]", "[event]"))) == [
         f"p.toml:{line_of('[events]')}: event: unknown table; did you mean `events`?"

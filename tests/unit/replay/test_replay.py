@@ -370,9 +370,9 @@ async def test_an_image_that_is_missing_another_or_not_wanted_is_refused(
     model = tree_model(tmp_path, ask=USES_IMAGE, child="FINAL(1)")
     policy = recorded_policy()
     image = await record_from_image(log, model, policy, tmp_path / "one.image")
-    with pytest.raises(UsageError, match="began from an image") as missing:
+    with pytest.raises(UsageError, match="began from a snapshot") as missing:
         await replay(Recording.open(log))
-    assert "--image FILE" in str(missing.value.hint)
+    assert "--snapshot FILE" in str(missing.value.hint)
     async with Sandbox(policy) as box, await box.session(snapshot=image) as session:
         assert (await session.exec("loaded[0] = 'A'")).outcome == "completed"
         other = await session.snapshot()
@@ -381,7 +381,7 @@ async def test_an_image_that_is_missing_another_or_not_wanted_is_refused(
         assert other.digest() == (await session.snapshot()).digest() != image.digest()
     script.reply("root", "FINAL(1)")
     await record(log, policy, script.spec)
-    with pytest.raises(UsageError, match="did not begin from an image"):
+    with pytest.raises(UsageError, match="did not begin from a snapshot"):
         await replay(Recording.open(log), snapshot=image)
 
 
