@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
-from time import monotonic_ns
 from types import TracebackType
 from typing import Self
 
@@ -17,6 +15,7 @@ from anyio.abc import TaskGroup
 from rlm_wasm.api.run_handle import Run
 from rlm_wasm.api.snapshot import Snapshot, load_snapshot
 from rlm_wasm.api.sync_runtime import SyncRuntime
+from rlm_wasm.api.world import World
 from rlm_wasm.engine.accounting import Accounting, Metrics
 from rlm_wasm.engine.broker import Broker, Router
 from rlm_wasm.engine.contexts import Contexts, named_contexts
@@ -29,7 +28,6 @@ from rlm_wasm.events import Event
 from rlm_wasm.host.affinity import Affinity, require_no_loop
 from rlm_wasm.host.worker import Worker
 from rlm_wasm.ids import RunId, make_run_id
-from rlm_wasm.limits import PermitLimits
 from rlm_wasm.outcomes import StopReason
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.providers.registry import ProviderSet
@@ -45,11 +43,7 @@ class Runtime:
     Use it as an async context manager, on asyncio or trio, or call `ask_sync`. `model` and
     `sub_model` override the policy's, as ``provider:name``; `environ` is where provider keys are
     read, the process's environment unless given. `route` replaces the providers (for embedding a
-    model of your own): it maps a model's name to a provider and the name there. `worker` makes the
-    sessions instead of the policy's kind, and is closed with the runtime; `clock` gives the nanoseconds
-    of every deadline and event, and must go as the event loop's own clock does; `entropy(n)` gives the
-    random bytes of run ids. The three are for repeating a run exactly, as `make_broker` is: it makes what
-    performs the scheduler's decisions.
+    model of your own): it maps a model's name to a provider and the name there.
 
     Raises:
         PolicyError: the policy does not hold with these models.
@@ -67,23 +61,45 @@ class Runtime:
         sub_model: str | None = None,
         environ: Mapping[str, str] | None = None,
         route: Router | None = None,
-        worker: Worker | None = None,
-        clock: Callable[[], int] = monotonic_ns,
-        entropy: Callable[[int], bytes] = os.urandom,
-        make_broker: Callable[[PermitLimits, Callable[[], int]], Broker] = Broker,
     ) -> None:
         keys = Keys(environ)
         del environ  # not in this frame when something is raised
+        self._set_up(policy, World(), keys, model, sub_model, route)
+
+    @classmethod
+    def in_world(
+        cls,
+        policy: Policy,
+        world: World,
+        *,
+        model: str | None = None,
+        sub_model: str | None = None,
+        environ: Mapping[str, str] | None = None,
+        route: Router | None = None,
+    ) -> Self:
+        """Return a runtime whose workers, time and chance are given: for tests, and for replays."""
+        keys = Keys(environ)
+        del environ  # not in this frame when something is raised
+        made = cls.__new__(cls)
+        made._set_up(policy, world, keys, model, sub_model, route)
+        return made
+
+    def _set_up(
+        self,
+        policy: Policy,
+        world: World,
+        keys: Keys,
+        model: str | None,
+        sub_model: str | None,
+        route: Router | None,
+    ) -> None:
         self.policy = policy.with_models(root=model, sub=sub_model)
         self._written = WrittenPolicy.of(self.policy)
         self._providers = ProviderSet(self.policy, keys)
         self._route: Router = route or self._providers.get
-        self._clock = clock
-        self._entropy = entropy
-        self._make_broker = make_broker
+        self._world = world
         self._accounting = Accounting()
-        self._given_worker = worker
-        self._worker: Worker = worker or make_worker(self.policy, self._accounting)
+        self._worker: Worker = world.worker or make_worker(self.policy, self._accounting)
         self._entered = False
         self._broker: Broker | None = None
         self._home: Affinity | None = None  # where it is open
@@ -96,7 +112,7 @@ class Runtime:
     async def __aenter__(self) -> Self:
         if self._broker is not None:
             raise UsageError("the runtime is open already")
-        if self._entered and self._given_worker is None:  # a worker that was closed stays so
+        if self._entered and self._world.worker is None:  # a worker that was closed stays so
             self._worker = make_worker(self.policy, self._accounting)
         self._entered = True
         async with AsyncExitStack() as stack:
@@ -108,7 +124,7 @@ class Runtime:
             for name in {models.root, models.sub, *models.child}:
                 self._route(name)
             self._home = Affinity()
-            self._broker = self._make_broker(self.policy.permit_limits(), self._clock)
+            self._broker = self._world.make_broker(self.policy.permit_limits(), self._world.clock)
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
             await stack.enter_async_context(self._worker)
@@ -246,7 +262,7 @@ class Runtime:
                 f"this tenant has {runs_max} runs, all that one tenant may have",
                 hint="raise `tenants.runs_max` in the policy, or wait for a run to end",
             )
-        run_id = make_run_id(self._entropy(8))
+        run_id = make_run_id(self._world.entropy(8))
         active = ActiveRun(
             run_id,
             policy,

@@ -11,6 +11,7 @@ from rlm_wasm.api.background_loop import BackgroundLoop
 from rlm_wasm.api.snapshot import Snapshot
 from rlm_wasm.engine.accounting import Metrics
 from rlm_wasm.engine.contexts import Contexts
+from rlm_wasm.engine.session_files import Outputs
 from rlm_wasm.events import Event, Gap
 from rlm_wasm.results import RunResult
 
@@ -52,10 +53,17 @@ class SyncRuntime:
         sinks: Iterable[Callable[[Event], None]] = (),
         tenant: str = "",
         snapshot: Snapshot | None = None,
+        outputs: Outputs | None = None,
     ) -> RunResult:
         """Answer `question`. Takes and raises what `Runtime.ask` does."""
         return self._loop.call(
-            self._runtime.ask, question, context, sinks=sinks, tenant=tenant, snapshot=snapshot
+            self._runtime.ask,
+            question,
+            context,
+            sinks=sinks,
+            tenant=tenant,
+            snapshot=snapshot,
+            outputs=outputs,
         )
 
     def start(

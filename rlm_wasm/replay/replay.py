@@ -11,6 +11,7 @@ import anyio
 
 from rlm_wasm.api.runtime import Runtime
 from rlm_wasm.api.snapshot import Snapshot
+from rlm_wasm.api.world import World
 from rlm_wasm.artifacts.installed import find_guest
 from rlm_wasm.audit.catalogue import KINDS, unheard_of
 from rlm_wasm.audit.line import encode_line
@@ -68,14 +69,13 @@ async def replay(
     start = recording.snapshot(snapshot)
     unstated = unheard_of(recording.events) | ({} if policy is None else _policy_fields(recording))
     order = RecordedOrder(recording.events, unstated)
-    runtime = Runtime(
-        recording.policy if policy is None else policy,
-        route=_nowhere,
+    world = World(
         worker=worker,
         clock=order.now_ns,
         entropy=lambda count: bytes.fromhex(recording.run_id.removeprefix("run_"))[:count],
         make_broker=partial(ReplayBroker, order),
     )
+    runtime = Runtime.in_world(recording.policy if policy is None else policy, world, route=_nowhere)
 
     others: list[int] = []
 

@@ -21,6 +21,7 @@ from typing import Any
 import anyio
 
 from rlm_wasm.api.runtime import Runtime
+from rlm_wasm.api.world import World
 from rlm_wasm.audit.sink import JsonlSink
 from rlm_wasm.errors import RlmWasmError
 from rlm_wasm.events import Event
@@ -81,7 +82,7 @@ async def one(kind: str, limit: int, folder: Path, worker: InlineWorker) -> dict
         with limited(kind, limit) if kind == "log" else nullcontext():
             sink.write(event)
 
-    async with Runtime(policy, route=lambda name: (Model(), name), worker=worker) as runtime:
+    async with Runtime.in_world(policy, World(worker=worker), route=lambda name: (Model(), name)) as runtime:
         assert runtime._broker is not None
         watch(runtime._broker, books, lambda: None)
         try:

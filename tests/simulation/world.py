@@ -20,6 +20,7 @@ import msgspec
 
 from rlm_wasm.api.run_handle import Run
 from rlm_wasm.api.runtime import Runtime
+from rlm_wasm.api.world import World as Surroundings
 from rlm_wasm.engine.broker import HANG_UP_SECONDS_MAX, Broker
 from rlm_wasm.errors import ArtifactError, GuestError, PolicyError, RlmWasmError, RuntimeClosed, UsageError
 from rlm_wasm.events import Event, Gap
@@ -120,13 +121,12 @@ class World:
         models = SimulatedProvider(
             random, self._seen, lambda query: self._left(query, loop), self.fails, faults=plan.faults
         )
-        runtime = Runtime(
-            plan.policy,
-            route=lambda name: (models, name),
+        given = Surroundings(
             worker=SimulatedWorker(guests, hurried(loop, random)),
             clock=loop.clock,
             entropy=random.randbytes,
         )
+        runtime = Runtime.in_world(plan.policy, given, route=lambda name: (models, name))
         async with anyio.create_task_group() as tasks:
             async with runtime:
                 broker = runtime._broker

@@ -192,7 +192,7 @@ BY_NAME: Final[dict[str, str]] = {
 
 # Who reads a clock of the machine, and why. Everybody else is given one, so that it can be a virtual one.
 CLOCKS: Final[dict[str, str]] = {
-    "api.runtime": "the outermost constructor: the default of its argument",
+    "api.world": "the outermost constructor: the default of its argument",
     "inline.worker": "the outermost constructor: the default of its argument",
     "host.pool": "the outermost constructor: the default of its argument",
     "host.connection": "a real process: when it was heard, and what its cells are charged",

@@ -10,6 +10,7 @@ import anyio
 import pytest
 
 from rlm_wasm.api.runtime import Runtime
+from rlm_wasm.api.world import World
 from rlm_wasm.audit.sink import JsonlSink
 from rlm_wasm.conversation.loop import CellFinished, LoopEffect, LoopInput, RlmLoop
 from rlm_wasm.errors import Overloaded, RunLimitReached, UsageError, WorkerLost
@@ -309,7 +310,7 @@ async def test_a_context_that_does_not_fit_is_the_callers_error(script: Script) 
     events.assert_complete()
 
 
-@pytest.mark.parametrize("context", [{"not a name": "x"}, {"c": 5}])
+@pytest.mark.parametrize("context", [{"not a name": "x"}, {"c": {5}}])
 async def test_a_context_of_another_kind_is_the_callers_error(script: Script, context: dict) -> None:
     script.reply("root", "FINAL(1)")
     async with running(small_policy(), script.spec) as runtime:
@@ -580,7 +581,7 @@ async def test_a_session_that_could_not_be_opened_is_not_back_where_it_was(tmp_p
     model = observant_model(
         tmp_path, "1 + 1", "the worker process is gone[\\s\\S]*The session had to start anew", "FINAL('told')"
     )
-    async with Runtime(small_policy(), model=model, worker=Unlucky()) as runtime:
+    async with Runtime.in_world(small_policy(), World(worker=Unlucky()), model=model) as runtime:
         assert (await runtime.ask("?")).answer == "told"
 
 

@@ -1,0 +1,27 @@
+"""`World`: the workers, time and chance of a runtime, where they are not the real ones."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic_ns
+
+from rlm_wasm.engine.broker import Broker
+from rlm_wasm.host.worker import Worker
+from rlm_wasm.limits import PermitLimits
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Workers, time and chance, for tests and for repeating a run exactly.
+
+    `worker` makes the sessions instead of the policy's kind, and is closed with the runtime; `clock` gives
+    the nanoseconds of every deadline and event, and must go as the event loop's own clock does; `entropy(n)`
+    gives the random bytes of run ids; `make_broker` makes what performs the scheduler's decisions.
+    """
+
+    worker: Worker | None = None
+    clock: Callable[[], int] = monotonic_ns
+    entropy: Callable[[int], bytes] = os.urandom
+    make_broker: Callable[[PermitLimits, Callable[[], int]], Broker] = Broker
