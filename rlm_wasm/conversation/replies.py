@@ -50,13 +50,16 @@ def parse_reply(text: str, lenient: bool, *, ended: bool = False) -> ParsedReply
     final = None if final_var is not None else find_final(lines.text, lines.mask)
     finish = final_var or final
     outside = lines.mask if finish is None else f"{lines.mask[: finish.start]}\0{lines.mask[finish.end :]}"
+    beside = [line for line in outside.split("\n") if "\0" not in line]
+    if final is not None and _is_value_of(final.argument, beside):
+        final = None
     return ParsedReply(
         blocks=tuple(blocks[:BLOCKS_MAX]),
         final=None if final is None else final.argument,
         final_var=None if final_var is None else final_var.argument,
         blocks_dropped=max(0, len(blocks) - BLOCKS_MAX),
         unclosed=unclosed,
-        prose=_prose([line for line in outside.split("\n") if "\0" not in line]),
+        prose=_prose(beside),
         thinks_on=lines.thinks_on,
     )
 
@@ -69,6 +72,19 @@ _CODE_LINE: Final = re.compile(
     r"|[A-Za-z_][\w.]*[(\[](?:.*[\])(\[:,])?"
     r"|[#@)\]}].*"
 )
+
+
+_ASSIGNED: Final = re.compile(r"([A-Za-z_]\w*)[ \t]*=(?!=)")
+_EXPRESSION: Final = re.compile(r"([A-Za-z_]\w*)(?:[ \t]*[.(\[+*/%-].*)?", re.DOTALL)
+
+
+def _is_value_of(argument: str, lines: list[str]) -> bool:
+    """Whether a finish belongs to a program that no fence holds: then its text is code, and no answer."""
+    if _prose(lines):
+        return False
+    names = {found[1] for line in lines if (found := _ASSIGNED.match(line))}
+    expression = _EXPRESSION.fullmatch(argument)
+    return expression is not None and expression[1] in names
 
 
 def _prose(lines: list[str]) -> str:

@@ -58,7 +58,13 @@ from rlm_wasm.conversation.replies import parse_reply
         ("- FINAL(42)", "42"),
         ("> FINAL(42)", "42"),
         ("## FINAL(42)", "42"),
+        ("x = 6 * 7\nFINAL(42)", "42"),
+        ("n = 2\nFINAL(Oslo)", "Oslo"),
+        ("So n = 2.\nFINAL(n)", "n"),
+        ("for the record:\nFINAL(Oslo)", "Oslo"),
         # none, and none yet
+        ("n = 2\nFINAL(n)", None),
+        ("import re\ntowns = re.findall('O', context)\nFINAL(towns[0])", None),
         ("FINAL()", ""),
         ("FINAL(...)", ""),
         ("FINAL(42", None),
