@@ -265,3 +265,10 @@ class ChildFailed(QueryError):
 
 class ProviderError(QueryError):
     """The model provider refused, failed or answered something that is not an answer."""
+
+
+class NoText(ProviderError):
+    """The model answered, and without a word of text: thoughts, a tool call, or nothing at all.
+
+    A conversation goes on and says so to its model. A guest sees a ProviderError.
+    """

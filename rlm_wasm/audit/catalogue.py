@@ -7,7 +7,7 @@ guests and is there only if the policy grants `events.texts`.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, get_type_hints
 
 from rlm_wasm.events import EVENT_VERSION, Event
@@ -78,10 +78,14 @@ _COST: Final = {
     "output_tokens": Field("int", "charged"),
     "cost_microdollars": Field("int", "charged"),
 }
+_ESTIMATED: Final = "counted where the provider stated nothing believable of an answer: a byte as a token"
 _REPORTED: Final = {
     "reported_input_tokens": Field("int|null", "what the provider stated, if believable"),
     "reported_output_tokens": Field("int|null", "what the provider stated, if believable"),
+    "estimated_input_tokens": Field("int|null", _ESTIMATED, later=True),
+    "estimated_output_tokens": Field("int|null", _ESTIMATED, later=True),
 }
+_REPORTED_LATER: Final = {name: replace(field, later=True) for name, field in _REPORTED.items()}
 
 _CHILD_END: Final = {
     "request": _CHILD,
@@ -167,6 +171,7 @@ KINDS: Final[dict[str, Kind]] = {
             "sent": Field("bool", "whether the provider may bill for it"),
             "throttled": Field("bool", "whether the provider asked for fewer requests"),
             "retry_after_ms": Field("int|null", "what the provider asked for"),
+            **_REPORTED_LATER,
             "error": Field("str", "the type of the error"),
             "message": _MESSAGE,
         },

@@ -12,6 +12,7 @@ from rlm_wasm.conversation.observations import (
     CUT_NOTE,
     EARLY_FINAL_NOTE,
     EMPTY_FINAL_NOTE,
+    NO_TEXT_NOTE,
     NUDGE,
     THINKS_ON_NOTE,
     UNCLOSED_NOTE,
@@ -20,7 +21,7 @@ from rlm_wasm.conversation.observations import (
 from rlm_wasm.conversation.prompts import ContextFacts, first_user_message, system_prompt, turn_prompt
 from rlm_wasm.conversation.ran_cell import AnsweredQuery, RanCell
 from rlm_wasm.conversation.replies import parse_reply
-from rlm_wasm.errors import BudgetExceeded, InternalError, QueryError
+from rlm_wasm.errors import BudgetExceeded, InternalError, NoText, QueryError
 from rlm_wasm.limits import ObservationLimits
 from rlm_wasm.outcomes import Outcome, SessionState, StopReason
 from rlm_wasm.results import CellResult
@@ -118,6 +119,10 @@ class Conclusion:
 LoopEffect: TypeAlias = AskModel | RunBlock | Conclusion
 
 
+# How often in a row a model may answer without a word: each time took all attempts that the policy allows.
+_SILENT_MAX: Final = 3
+
+
 class _Phase(Enum):
     """What the loop waits for."""
 
@@ -165,6 +170,7 @@ class RlmLoop:
         ]
         self._turn = 0
         self._observed_bytes = 0
+        self._silent = 0  # how often in a row it answered without a word
         self._pending: deque[str] = deque()
         self._ran: list[RanCell] = []
         self._running = ""
@@ -185,7 +191,7 @@ class RlmLoop:
             case ModelReplied(text, finish), _Phase.MODEL:
                 return [self._replied(text, finish)]
             case ModelFailed(error), _Phase.MODEL:
-                return [self._give_up(_reason_of(error))]
+                return [self._failed(error)]
             case CellFinished(), _Phase.CELL:
                 return [self._cell_finished(given)]
             case MustStop(stop), _:
@@ -205,6 +211,7 @@ class RlmLoop:
     def _replied(self, text: str, finish: FinishReason | None) -> LoopEffect:
         self._history.append(Message("assistant", text))
         reply = parse_reply(text, self._lenient, ended=finish is FinishReason.STOP)
+        self._silent = 0
         self._prose = reply.prose or self._prose
         if finish is FinishReason.LENGTH:
             self._notes.append(CUT_NOTE)
@@ -234,6 +241,13 @@ class RlmLoop:
             self._prose = reply.final
         if not self._pending and not self._notes:
             self._notes.append(NUDGE)
+        return self._next_cell_or_turn()
+
+    def _failed(self, error: QueryError) -> LoopEffect:
+        if not isinstance(error, NoText) or self._silent >= _SILENT_MAX:
+            return self._give_up(_reason_of(error))
+        self._silent += 1
+        self._notes.append(NO_TEXT_NOTE)
         return self._next_cell_or_turn()
 
     def _cell_finished(self, given: CellFinished) -> LoopEffect:

@@ -47,6 +47,11 @@ NUDGE: Final = (
     "No ```repl block was found in your reply, so nothing ran. Write code in a block that begins with a "
     "line ```repl and ends with a line ```, or finish with your answer."
 )
+NO_TEXT_NOTE: Final = (
+    "Your last reply came without any text: as thoughts alone, as a tool call, or cut off before its first "
+    "word. There are no tools here. Reply with text: code in a block that begins with a line ```repl and "
+    "ends with a line ```, or your answer. Think less if need be."
+)
 UNCLOSED_NOTE: Final = (
     "The last code block was not closed with ``` and did not run. Send it again, complete, and shorter if "
     "need be."

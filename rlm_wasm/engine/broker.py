@@ -24,7 +24,8 @@ from rlm_wasm.outcomes import StopReason
 from rlm_wasm.protocol.guest_frames import text_bytes
 from rlm_wasm.providers.base import Completion, Provider, ProviderFailure, Query
 from rlm_wasm.scheduler.ledger import Dimension, DimensionView
-from rlm_wasm.scheduler.messages import Usage, finish_of
+from rlm_wasm.scheduler.messages import TOKENS_PLAUSIBLE_MAX, Usage, finish_of
+from rlm_wasm.scheduler.pricing import usage_or_estimate
 from rlm_wasm.scheduler.request import Cancelled, Response
 from rlm_wasm.scheduler.scheduler import (
     BatchReceived,
@@ -400,7 +401,7 @@ class Broker:
                     "or its part of boundary.response_bytes_max"
                 )
                 return ProviderFailed(run_id, number, attempt, too_much, retryable=False, sent=True)
-            usage = _usage(completion)
+            usage = _usage(completion, effect)
         except ProviderFailure as failure:
             return ProviderFailed(
                 run_id,
@@ -411,6 +412,7 @@ class Broker:
                 sent=failure.sent,
                 retry_after_ms=failure.retry_after_ms,
                 throttled=failure.throttled,
+                usage=_usage_of_nothing(failure),
             )
         except BaseException as error:
             # A provider's bug must not end other runs. Nor must a cancellation that nobody here asked for, as
@@ -425,9 +427,23 @@ class Broker:
         return ProviderAnswered(run_id, number, attempt, completion.text, usage, finish_of(completion.finish))
 
 
-def _usage(completion: Completion) -> Usage | None:
-    given, made = completion.input_tokens, completion.output_tokens
+def _usage(completion: Completion, effect: SendQuery) -> Usage:
+    thoughts = completion.thought_bytes
+    return usage_or_estimate(
+        (_believed(completion.input_tokens), _believed(completion.output_tokens)),
+        effect.messages,
+        completion.text,
+        thought_bytes=thoughts if type(thoughts) is int and thoughts > 0 else 0,
+        output_tokens_max=effect.output_tokens_max,
+    )
+
+
+def _usage_of_nothing(failure: ProviderFailure) -> Usage | None:
+    """Return what was stated of work that came to nothing: of the rest of it nobody can tell."""
+    given, made = _believed(failure.input_tokens), _believed(failure.output_tokens)
+    return None if given is None or made is None else Usage(given, made)
+
+
+def _believed(tokens: object) -> int | None:
     # A provider of an embedder's own may state anything; what is no count is not believed.
-    if type(given) is not int or type(made) is not int:
-        return None
-    return Usage(given, made)
+    return tokens if type(tokens) is int and 0 <= tokens <= TOKENS_PLAUSIBLE_MAX else None

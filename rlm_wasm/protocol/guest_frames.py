@@ -15,7 +15,7 @@ from typing import Annotated, Final, TypeAlias
 
 import msgspec
 
-from rlm_wasm.errors import BoundaryViolation, ChildFailed, LimitExceeded, QueryError
+from rlm_wasm.errors import BoundaryViolation, ChildFailed, LimitExceeded, ProviderError, QueryError
 from rlm_wasm.limits import BoundaryLimits, BudgetLimits, ceilings
 from rlm_wasm.scheduler.ledger import Dimension, DimensionView
 from rlm_wasm.scheduler.pricing import utf8_bytes
@@ -257,7 +257,9 @@ def _response_document(response: Response) -> dict[str, object]:
     message = str(error)
     if len(message) > _MESSAGE_CHARS_MAX:
         message = message[:_MESSAGE_CHARS_MAX] + "…"
-    document: dict[str, object] = {"type": type(error).__name__, "message": _encodable(message)}
+    # The guest knows no kinds of it.
+    kind = ProviderError if isinstance(error, ProviderError) else type(error)
+    document: dict[str, object] = {"type": kind.__name__, "message": _encodable(message)}
     if isinstance(error, LimitExceeded):
         # For code that can keep to the limit: a batch is sent again in parts.
         document |= {"key": error.key, "limit": error.limit}

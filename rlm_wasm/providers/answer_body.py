@@ -6,7 +6,7 @@ from typing import Final
 
 from rlm_wasm.providers.json_body import NOT_JSON, TOO_MANY_VALUES, first, member, read_json
 from rlm_wasm.providers.openai_refusal import Trouble, error_within
-from rlm_wasm.providers.openai_response import BESIDE_THE_TEXT, text_of
+from rlm_wasm.providers.openai_response import BESIDE_THE_TEXT, text_of, thoughts_bytes
 from rlm_wasm.scheduler.pricing import utf8_bytes
 
 # An event of some three hundred bytes brings one token, of a few.
@@ -60,6 +60,7 @@ class EventBody:
         self._usage: object = None
         self._outcome: object = None  # of an event that ends it all: a Trouble, or a document
         self._done = False
+        self.thought_bytes = 0
 
     def take(self, chunk: bytes) -> bool:
         """Take what came; return whether more is wanted."""
@@ -147,6 +148,7 @@ class EventBody:
         refused = member(delta, "refusal")
         self._keep(self._texts, text_of(member(delta, "content")))
         self._keep(self._refusals, refused if isinstance(refused, str) else "")
+        self.thought_bytes += thoughts_bytes(delta)
         self._beside.update(name for name in BESIDE_THE_TEXT if member(delta, name))
         self._finish = member(choice, "finish_reason") or self._finish
 

@@ -18,12 +18,16 @@ class Query(NamedTuple):
 
 
 class Completion(NamedTuple):
-    """A model's answer. A token count is None when the provider did not state a believable one."""
+    """A model's answer. A token count is None when the provider did not state a believable one.
+
+    `thought_bytes` is how much came of thoughts beside the text: what an estimate of the output counts too.
+    """
 
     text: str
     input_tokens: int | None
     output_tokens: int | None
     finish: FinishReason | None = None
+    thought_bytes: int = 0
 
 
 class ProviderFailure(Exception):
@@ -31,7 +35,8 @@ class ProviderFailure(Exception):
 
     `sent` is about money: False when the request never left this process, or when the provider
     refused it before doing any work (every 3xx and 4xx status); True whenever work may have been
-    done and billed. `throttled` says that the provider asks for fewer requests (429). It never
+    done and billed; then `input_tokens` and `output_tokens` are what the provider stated of it, if
+    anything. `throttled` says that the provider asks for fewer requests (429). It never
     carries a key, a request header or a raw response.
     """
 
@@ -43,6 +48,8 @@ class ProviderFailure(Exception):
         sent: bool,
         retry_after_ms: int | None = None,
         throttled: bool = False,
+        input_tokens: int | None = None,
+        output_tokens: int | None = None,
     ) -> None:
         super().__init__(error.message)
         self.error: Final = error
@@ -50,6 +57,8 @@ class ProviderFailure(Exception):
         self.sent: Final = sent
         self.retry_after_ms: Final = retry_after_ms
         self.throttled: Final = throttled
+        self.input_tokens: Final = input_tokens
+        self.output_tokens: Final = output_tokens
 
 
 class Provider(Protocol):

@@ -14,7 +14,7 @@ from typing import Any, Final
 import anyio
 import httpx
 
-from rlm_wasm.errors import ProviderError
+from rlm_wasm.errors import NoText, ProviderError
 from rlm_wasm.policy.tables import OpenAITable
 from rlm_wasm.providers.answer_body import EventBody, WholeBody, body_for
 from rlm_wasm.providers.base import Completion, ProviderFailure, Query
@@ -130,7 +130,11 @@ class OpenAIProvider:
         body = await _fill(response, lambda start: body_for(content_type, start, most))
         if isinstance(body, EventBody):
             document = body.document()
-            result = document if isinstance(document, Trouble) else completion_of(document, headers)
+            result = (
+                document
+                if isinstance(document, Trouble)
+                else completion_of(document, headers, thought_bytes=body.thought_bytes)
+            )
         elif body is not None and body.body is None:
             result = Trouble(f"sent more than {most} bytes", retryable=False)
         else:
@@ -154,13 +158,16 @@ class OpenAIProvider:
     def _failure(self, trouble: Trouble, *, at: str | None = None) -> ProviderFailure:
         # Redact, then cut: the other way round, the cut could leave half a key.
         reason = trouble.reason if self._key is None else self._key.redact(trouble.reason)
-        error = ProviderError(f"the provider at {at or self._host} {reason[:_REASON_CHARS_MAX]}")
+        kind = NoText if trouble.no_text else ProviderError
+        error = kind(f"the provider at {at or self._host} {reason[:_REASON_CHARS_MAX]}")
         return ProviderFailure(
             error,
             retryable=trouble.retryable,
             sent=trouble.sent,
             retry_after_ms=trouble.retry_after_ms,
             throttled=trouble.throttled,
+            input_tokens=trouble.input_tokens,
+            output_tokens=trouble.output_tokens,
         )
 
 

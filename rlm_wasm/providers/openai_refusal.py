@@ -64,7 +64,7 @@ _NESTED_MAX: Final = 4
 
 
 class Trouble(NamedTuple):
-    """Why there is no answer; the fields are those of ProviderFailure.
+    """Why there is no answer; the fields are those of ProviderFailure. `no_text`: its error is a NoText.
 
     The reason may hold the endpoint's words: it is not cut yet, and the key may be in it.
     """
@@ -74,6 +74,9 @@ class Trouble(NamedTuple):
     sent: bool = True
     retry_after_ms: int | None = None
     throttled: bool = False
+    no_text: bool = False
+    input_tokens: int | None = None
+    output_tokens: int | None = None
 
 
 def refusal(status: int, headers: Mapping[str, str], document: object) -> Trouble:

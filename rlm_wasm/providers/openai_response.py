@@ -9,6 +9,7 @@ from rlm_wasm.providers.base import Completion
 from rlm_wasm.providers.json_body import NOT_JSON, TOO_MANY_VALUES, first, member, printable, read_json
 from rlm_wasm.providers.openai_refusal import Trouble, error_within
 from rlm_wasm.scheduler.messages import TOKENS_PLAUSIBLE_MAX, FinishReason
+from rlm_wasm.scheduler.pricing import utf8_bytes
 
 # What models send beside their text, and is not part of it.
 _THOUGHTS: Final = ("reasoning_content", "reasoning", "thinking")
@@ -35,8 +36,13 @@ def decode_completion(body: bytes, headers: Mapping[str, str]) -> Completion | T
     return completion_of(document, headers)
 
 
-def completion_of(document: object, headers: Mapping[str, str]) -> Completion | Trouble:
-    """Return the answer that a document is, or what it is instead."""
+def completion_of(
+    document: object, headers: Mapping[str, str], *, thought_bytes: int | None = None
+) -> Completion | Trouble:
+    """Return the answer that a document is, or what it is instead.
+
+    `thought_bytes` is how long its thoughts were, where they are no longer in it.
+    """
     error = error_within(headers, document)
     if error is not None:
         return error
@@ -45,15 +51,12 @@ def completion_of(document: object, headers: Mapping[str, str]) -> Completion | 
     choice = first(member(document, "choices"))
     message = member(choice, "message")
     text = text_of(member(message, "content"))
-    if not text.strip():
-        return _without_text(choice, message)
     usage = member(document, "usage")
-    return Completion(
-        _without_surrogates(text),
-        _tokens(member(usage, "prompt_tokens")),
-        _tokens(member(usage, "completion_tokens")),
-        _finish(choice),
-    )
+    given, made = _tokens(member(usage, "prompt_tokens")), _tokens(member(usage, "completion_tokens"))
+    if not text.strip():
+        return _without_text(choice, message)._replace(no_text=True, input_tokens=given, output_tokens=made)
+    thoughts = thoughts_bytes(message) if thought_bytes is None else thought_bytes
+    return Completion(_without_surrogates(text), given, made, _finish(choice), thoughts)
 
 
 def _is_chat_completion(document: object) -> bool:
@@ -76,6 +79,12 @@ def text_of(content: object) -> str:
     if not isinstance(content, list):
         return ""
     return "".join(_text_of_part(part) for part in content)
+
+
+def thoughts_bytes(message: object) -> int:
+    """Return how much a message, or a piece of one, has of thoughts beside its text."""
+    thoughts = (member(message, name) for name in _THOUGHTS)
+    return sum(utf8_bytes(thought) for thought in thoughts if isinstance(thought, str))
 
 
 def _text_of_part(part: object) -> str:

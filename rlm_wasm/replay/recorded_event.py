@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from rlm_wasm.errors import ChildFailed, InternalError, ProviderError
+from rlm_wasm.errors import ChildFailed, InternalError, NoText, ProviderError
 from rlm_wasm.events import Event
 from rlm_wasm.ids import RequestId
 from rlm_wasm.outcomes import StopReason
@@ -131,12 +131,19 @@ def _failure(event: Event, attempt: int, *, retryable: bool) -> ProviderFailed:
         event.run_id,
         request_in(event),
         attempt,
-        ProviderError(str(data.get("message", ""))),
+        provider_error(event),
         retryable=retryable,
         sent=data["sent"] is True,
         retry_after_ms=after if isinstance(after, int) else None,
         throttled=data.get("throttled") is True,
+        usage=_usage(event),
     )
+
+
+def provider_error(event: Event) -> ProviderError:
+    """Return how an attempt failed, of the type that was recorded."""
+    kind = NoText if event.data.get("error") == NoText.__name__ else ProviderError
+    return kind(str(event.data.get("message", "")))
 
 
 def _finished(event: Event) -> ChildFinished:
@@ -147,8 +154,20 @@ def _finished(event: Event) -> ChildFinished:
 
 
 def _usage(event: Event) -> Usage | None:
-    given, made = event.data["reported_input_tokens"], event.data["reported_output_tokens"]
-    return Usage(given, made) if isinstance(given, int) and isinstance(made, int) else None
+    (given, given_estimated), (made, made_estimated) = (
+        _tokens(event, which) for which in ("input", "output")
+    )
+    if given is None or made is None:
+        return None
+    return Usage(given, made, given_estimated, made_estimated)
+
+
+def _tokens(event: Event, which: str) -> tuple[int | None, bool]:
+    """Return a number of tokens, and whether it was estimated; logs of before have no estimates."""
+    for kind in ("reported", "estimated"):
+        if isinstance(tokens := event.data.get(f"{kind}_{which}_tokens"), int):
+            return tokens, kind == "estimated"
+    return None, False
 
 
 def difference_between(

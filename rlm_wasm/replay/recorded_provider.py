@@ -17,7 +17,7 @@ from rlm_wasm.scheduler.messages import FinishReason
 
 @dataclass(frozen=True, slots=True)
 class RecordedAnswer:
-    """What came of one attempt: `text`, or a failure with `message`. `model` is the policy's name."""
+    """What came of one attempt: `text`, or a failure with `error`. `model` is the policy's name."""
 
     model: str
     digest: bytes
@@ -25,7 +25,7 @@ class RecordedAnswer:
     text: str | None
     input_tokens: int | None
     output_tokens: int | None
-    message: str
+    error: ProviderError
     retryable: bool
     sent: bool
     retry_after_ms: int | None
@@ -62,10 +62,12 @@ class ReplayProvider:
             await anyio.sleep(answer.latency_ns / 1e9)
         if answer.text is None:
             raise ProviderFailure(
-                ProviderError(answer.message),
+                answer.error,
                 retryable=answer.retryable,
                 sent=answer.sent,
                 retry_after_ms=answer.retry_after_ms,
+                input_tokens=answer.input_tokens,
+                output_tokens=answer.output_tokens,
             )
         return Completion(answer.text, answer.input_tokens, answer.output_tokens, answer.finish)
 

@@ -16,6 +16,7 @@ from rlm_wasm.events import Event
 from rlm_wasm.ids import RunId, make_run_id
 from rlm_wasm.policy.document import parse_document
 from rlm_wasm.policy.model import Policy
+from rlm_wasm.replay.recorded_event import provider_error
 from rlm_wasm.replay.recorded_provider import RecordedAnswer, messages_digest
 from rlm_wasm.scheduler.messages import finish_of
 
@@ -187,7 +188,7 @@ def _answer(event: Event, model: str, digest: bytes, sent_at_ns: int | None) -> 
     if sent_at_ns is None or not (ended or event.kind == "query_retry"):
         return None
     tokens = [data.get(f"reported_{which}_tokens") for which in ("input", "output")]
-    text, message, after = data.get("text"), data.get("message"), data.get("retry_after_ms")
+    text, after = data.get("text"), data.get("retry_after_ms")
     return RecordedAnswer(
         model=model,
         digest=digest,
@@ -195,7 +196,7 @@ def _answer(event: Event, model: str, digest: bytes, sent_at_ns: int | None) -> 
         text=text if isinstance(text, str) else None,
         input_tokens=tokens[0] if isinstance(tokens[0], int) else None,
         output_tokens=tokens[1] if isinstance(tokens[1], int) else None,
-        message=message if isinstance(message, str) else "",
+        error=provider_error(event),
         retryable=event.kind == "query_retry",
         sent=data.get("sent") is True,
         retry_after_ms=after if isinstance(after, int) else None,

@@ -170,7 +170,8 @@ class ProviderAnswered(NamedTuple):
 class ProviderFailed(NamedTuple):
     """An attempt failed. `sent` is whether the provider may bill for it (True when in doubt).
 
-    `throttled` is whether it asked for fewer requests, so that it gets fewer permits.
+    `throttled` is whether it asked for fewer requests, so that it gets fewer permits; `usage` is what it
+    stated of work that came to nothing.
     """
 
     run_id: RunId
@@ -181,6 +182,7 @@ class ProviderFailed(NamedTuple):
     sent: bool
     retry_after_ms: int | None = None
     throttled: bool = False
+    usage: Usage | None = None
 
 
 class TimerFired(NamedTuple):

@@ -34,10 +34,15 @@ _FINISHES: Final = frozenset(FinishReason)
 
 
 class Usage(NamedTuple):
-    """Model tokens of one call as the provider reported them: outside input, so not yet believed."""
+    """Model tokens of one call as the provider reported them: outside input, so not yet believed.
+
+    A number of which it said nothing believable may be our own estimate, and is marked as one.
+    """
 
     input_tokens: int
     output_tokens: int
+    input_estimated: bool = False
+    output_estimated: bool = False
 
     @property
     def plausible(self) -> bool:

@@ -29,6 +29,25 @@ def input_tokens_bound(messages: Iterable[Message], overhead_tokens: int) -> int
     return bound
 
 
+def usage_or_estimate(
+    usage: tuple[int | None, int | None],
+    messages: Iterable[Message],
+    text: str,
+    *,
+    thought_bytes: int = 0,
+    output_tokens_max: int,
+) -> Usage:
+    """Return the usage that a provider stated of an answer, and for what it did not state an estimate.
+
+    A byte counts as a token, of the messages and of the text with its thoughts: more than it was, as a rule
+    three or four times, and never less of what can be seen. The output is no more than was allowed.
+    """
+    given, made = usage
+    input_tokens = input_tokens_bound(messages, 0) if given is None else given
+    output_tokens = min(utf8_bytes(text) + thought_bytes, output_tokens_max) if made is None else made
+    return Usage(input_tokens, output_tokens, given is None, made is None)
+
+
 def cost_microdollars(price: ModelPrice, input_tokens: int, output_tokens: int) -> int:
     """Return the price of a call, rounded up: a budget may be used up early, never late."""
     exact = (

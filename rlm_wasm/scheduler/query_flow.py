@@ -133,8 +133,9 @@ class QueryFlow:
             self._late_result(run, given)
             return
         if given.sent:
-            run.ledger.settle(request.take_reservation(), None)
-            request.bill(request.charge, assumed=True)
+            actual = usage_charge(run.facts.prices[request.query.model], given.usage)
+            run.ledger.settle(request.take_reservation(), actual)
+            request.bill(actual or request.charge, assumed=actual is None)
         else:
             run.ledger.release(request.take_reservation())
         # No permit is held during the backoff: others may use it.
@@ -217,7 +218,8 @@ class QueryFlow:
         if isinstance(given, ProviderAnswered):
             usage, actual = given.usage, usage_charge(run.facts.prices[query.model], given.usage)
         else:
-            usage, actual = None, None if given.sent else NOTHING
+            usage = given.usage
+            actual = usage_charge(run.facts.prices[query.model], usage) if given.sent else NOTHING
         billed = run.ledger.correct(reservation, actual)
         data = run_events.late_result(given, usage, billed)
         self._buffer.record(run, "late_result", data, query.depth, query.parent)

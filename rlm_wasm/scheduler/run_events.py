@@ -6,6 +6,7 @@ Texts (prompts, answers, messages of errors, which may quote an answer) only if 
 from __future__ import annotations
 
 from dataclasses import fields
+from typing import Final
 
 from rlm_wasm.errors import QueryError
 from rlm_wasm.limits import BudgetLimits, QueryLimits, RunLimits
@@ -19,6 +20,9 @@ from rlm_wasm.scheduler.request import Completed, Response, error_of
 from rlm_wasm.scheduler.run_state import OpenRequest, RunState
 
 Data = dict[str, object]
+_NO_USAGE: Final[Data] = dict.fromkeys(
+    f"{kind}_{which}_tokens" for kind in ("reported", "estimated") for which in ("input", "output")
+)
 
 
 def run_started(run: RunState) -> Data:
@@ -72,6 +76,7 @@ def query_retry(run: RunState, request: OpenRequest, given: ProviderFailed, dela
         "sent": given.sent,
         "throttled": given.throttled,
         "retry_after_ms": given.retry_after_ms,
+        **_usage(given.usage),
     }
     return data | _error(run, given.error)
 
@@ -89,7 +94,7 @@ def query_answered(
     `failure` is how the last attempt failed, where that ended the query.
     """
     completed = response if isinstance(response, Completed) else None
-    usage = completed.usage if completed else None
+    usage = completed.usage if completed else failure.usage if failure else None
     billed = request.billed
     data: Data = {
         "request": request.request_id,
@@ -98,8 +103,7 @@ def query_answered(
         "assumed": request.assumed,
         "sent": failure.sent if failure else None,
         "throttled": failure.throttled if failure else None,
-        "reported_input_tokens": usage.input_tokens if usage else None,
-        "reported_output_tokens": usage.output_tokens if usage else None,
+        **_usage(usage),
         "finish": completed.finish.value if completed and completed.finish else None,
         "input_tokens": billed.input_tokens,
         "output_tokens": billed.output_tokens,
@@ -157,14 +161,12 @@ def child_gone(run: RunState, child: ConversationState, response: Response) -> D
 
 def late_result(given: ProviderAnswered | ProviderFailed, usage: Usage | None, billed: Charge) -> Data:
     """What became of an attempt that nobody waited for any more; `billed` is what it costs now."""
-    believed = usage if usage is not None and usage.plausible else None
     return {
         "request": given.request_id,
         "attempt": given.attempt,
         "answered": isinstance(given, ProviderAnswered),
         "sent": given.sent if isinstance(given, ProviderFailed) else None,
-        "reported_input_tokens": believed.input_tokens if believed else None,
-        "reported_output_tokens": believed.output_tokens if believed else None,
+        **_usage(usage),
         "input_tokens": billed.input_tokens,
         "output_tokens": billed.output_tokens,
         "cost_microdollars": billed.cost_microdollars,
@@ -193,6 +195,19 @@ def run_ended(run: RunState, stop: StopReason) -> Data:
 def _named(limits: BudgetLimits | RunLimits | QueryLimits, prefix: str = "") -> Data:
     # Not `asdict`, which makes a deep copy of each: they are numbers and names.
     return {f"{prefix}{field.name}": getattr(limits, field.name) for field in fields(limits)}
+
+
+def _usage(usage: Usage | None) -> Data:
+    """What a provider stated, if that can be believed, apart from what was estimated in its place."""
+    if usage is None or not usage.plausible:
+        return dict(_NO_USAGE)
+    given, made = usage.input_tokens, usage.output_tokens
+    return {
+        "reported_input_tokens": None if usage.input_estimated else given,
+        "reported_output_tokens": None if usage.output_estimated else made,
+        "estimated_input_tokens": given if usage.input_estimated else None,
+        "estimated_output_tokens": made if usage.output_estimated else None,
+    }
 
 
 def _error(run: RunState, error: QueryError) -> Data:

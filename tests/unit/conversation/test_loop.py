@@ -26,6 +26,7 @@ from rlm_wasm.errors import (
     GuestException,
     GuestTrap,
     InternalError,
+    NoText,
     ProviderError,
     SourceExceeded,
     WorkerLost,
@@ -387,3 +388,24 @@ def test_every_conversation_ends_and_never_takes_more_turns_than_it_may(
             effect = drive(subject, data.draw(reports))
     assert effect.partial == (str(effect.stop) not in ("finished", "final"))
     assert subject.handle(LATE) == []
+
+
+def test_a_model_that_says_nothing_is_told_so_and_not_for_ever() -> None:
+    silent = ModelFailed(NoText("the provider at h sent no text"))
+    subject = loop(iterations_max=20)
+    drive(subject, Begin())
+    for _ in range(3):
+        told = said(drive(subject, silent))
+        assert told[-2].startswith("Your last reply came without any text")
+    assert isinstance(drive(subject, ModelReplied("I look first.")), AskModel)
+    for _ in range(3):
+        assert isinstance(drive(subject, silent), AskModel)
+    effect = drive(subject, silent)
+    assert isinstance(effect, Conclusion)
+    assert (effect.answer, effect.partial) == ("I look first.", True)
+
+
+def test_the_turns_bound_a_model_that_says_nothing() -> None:
+    effect = drive(loop(iterations_max=1), Begin(), ModelFailed(NoText("the provider at h sent no text")))
+    assert isinstance(effect, Conclusion)
+    assert effect.stop == StopReason.iterations(1, "run.turns_max")

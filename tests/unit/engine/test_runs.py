@@ -359,11 +359,15 @@ async def test_texts_are_in_the_events_only_if_the_policy_says_so(script: Script
 
 
 @pytest.mark.threat("T-024")
-@pytest.mark.parametrize("usage", [(True, "many"), (None, 3), (-1, 10**30), (1.5, 1)], ids=str)
-async def test_a_provider_of_ones_own_that_lies_about_usage_costs_its_reservation(usage: tuple) -> None:
+@pytest.mark.parametrize("usage", [(True, "many"), (None, -3), (-1, 10**30), (1.5, True)], ids=str)
+async def test_a_provider_of_ones_own_that_lies_about_usage_costs_what_can_be_seen(usage: tuple) -> None:
+    text = "```repl\nFINAL(1)\n```"
+    asked: list[Query] = []
+
     class Liar:
         async def complete(self, query: Query) -> Completion:
-            return Completion("```repl\nFINAL(1)\n```", *usage)
+            asked.append(query)
+            return Completion(text, *usage)
 
         async def aclose(self) -> None: ...
 
@@ -371,7 +375,10 @@ async def test_a_provider_of_ones_own_that_lies_about_usage_costs_its_reservatio
     async with running(policy, route=lambda name: (Liar(), name)) as runtime:
         result = await runtime.ask("?")
     assert result.answer == "1"
-    assert result.spent["output_tokens"] == policy.query.output_tokens_max
+    assert result.spent["output_tokens"] == len(text)
+    [query] = asked
+    said = sum(len(part.encode()) for message in query.messages for part in message)
+    assert result.spent["input_tokens"] == said
 
 
 async def test_a_provider_of_ones_own_without_text_fails_its_query_and_no_other() -> None:

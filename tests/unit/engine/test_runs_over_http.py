@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -108,6 +109,97 @@ async def test_a_provider_that_fails_is_an_exception_the_guest_can_catch(
         result = await runtime.ask("?", sinks=[events.append])
     assert result.answer == "caught"
     events.assert_complete()
+
+
+SILENT: dict[str, dict[str, object]] = {
+    "thoughts": {"content": None, "reasoning_content": "thinking about it"},
+    "a tool call": {"content": None, "tool_calls": [{"id": "1", "type": "function"}]},
+    "nothing": {"content": None},
+}
+
+
+def silence(kind: str) -> bytes:
+    return http("200 OK", completion_body(choices=[{"message": SILENT[kind], "finish_reason": "stop"}]))
+
+
+@pytest.mark.parametrize("kind", SILENT)
+async def test_a_model_that_says_nothing_is_asked_again_then_told_and_the_run_goes_on(
+    server: Loopback, kind: str
+) -> None:
+    replies = [silence(kind), silence(kind), http("200 OK", completion_body("```repl\nFINAL(6 * 7)\n```"))]
+    server.behaviour = lambda _seen, write: write(replies.pop(0))
+    events = Events()
+    async with running(policy_at(server, query={"attempts_max": 2}), environ=ENVIRON) as runtime:
+        result = await runtime.ask("?", sinks=[events.append])
+    assert (result.answer, result.partial) == ("42", False)
+    asked = [seen.body["messages"] for seen in server.requests]
+    assert asked[0] == asked[1]
+    assert "Your last reply came without any text" in asked[2][-1]["content"]
+    # What was stated of the silence is what it cost.
+    assert result.spent["output_tokens"] == 3 * 7
+    assert [event["error"] for event in events.of("query_retry")] == ["NoText"]
+    events.assert_complete()
+
+
+async def test_a_guest_sees_a_model_that_says_nothing_as_a_provider_that_failed(server: Loopback) -> None:
+    source = "try: llm_query('a')\nexcept ProviderError as e: FINAL(type(e).__name__ + ': ' + str(e))"
+    server.behaviour = conversation(source, lambda prompt: silence("thoughts"))
+    async with running(policy_at(server, query={"attempts_max": 2}), environ=ENVIRON) as runtime:
+        result = await runtime.ask("?")
+    assert result.answer == "ProviderError: the provider at 127.0.0.1 sent no text but its reasoning"
+    assert len(server.requests) == 3
+
+
+UNSTATED: dict[str, dict[str, object]] = {
+    "absent": {},
+    "null": {"usage": None},
+    "floats": {"usage": {"prompt_tokens": 9.0, "completion_tokens": 2.0}},
+    "texts": {"usage": {"prompt_tokens": "9", "completion_tokens": "2"}},
+    "negative": {"usage": {"prompt_tokens": -9, "completion_tokens": -2}},
+    "absurd": {"usage": {"prompt_tokens": 10**30, "completion_tokens": 10**12}},
+}
+
+
+def without_usage(kind: str, **message: object) -> bytes:
+    document = json.loads(completion_body("Bern"))
+    del document["usage"]
+    document["choices"][0]["message"] |= message
+    return http("200 OK", json.dumps(document | UNSTATED[kind]))
+
+
+@pytest.mark.parametrize("kind", UNSTATED)
+async def test_forty_short_answers_without_usage_do_not_cost_forty_times_the_cap(
+    server: Loopback, kind: str
+) -> None:
+    source = "FINAL(len([llm_query('q') for _ in range(40)]))"
+    server.behaviour = conversation(source, lambda prompt: without_usage(kind))
+    policy = policy_at(
+        server,
+        budget={"output_tokens_max": 200_000, "calls_max": 100},
+        query={"output_tokens_max": 16_384},
+        cell={"requests_max": 40},
+    )
+    events = Events()
+    async with running(policy, environ=ENVIRON) as runtime:
+        result = await runtime.ask("?", sinks=[events.append])
+    assert result.answer == "40"
+    # The root's answer has a usage; of the others each byte counts as a token.
+    assert result.spent["output_tokens"] == 7 + 40 * len("Bern")
+    unstated = [data for data in events.of("query_answered") if data["reported_output_tokens"] is None]
+    assert len(unstated) == 40
+    for data in unstated:
+        assert (data["estimated_input_tokens"], data["estimated_output_tokens"]) == (len("user" + "q"), 4)
+        assert data["assumed"] is False
+    events.assert_complete()
+
+
+async def test_thoughts_that_came_beside_an_answer_count_in_its_estimate(server: Loopback) -> None:
+    server.behaviour = conversation(
+        "FINAL(llm_query('q'))", lambda prompt: without_usage("null", reasoning="x" * 100)
+    )
+    async with running(policy_at(server), environ=ENVIRON) as runtime:
+        result = await runtime.ask("?")
+    assert (result.answer, result.spent["output_tokens"]) == ("Bern", 7 + 4 + 100)
 
 
 async def test_one_failed_item_of_a_batch_leaves_the_others(server: Loopback) -> None:

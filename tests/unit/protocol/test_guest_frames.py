@@ -13,6 +13,7 @@ from rlm_wasm.errors import (
     BudgetExceeded,
     ChildFailed,
     LimitExceeded,
+    NoText,
     ProviderError,
     QueryError,
 )
@@ -264,6 +265,10 @@ RESPONSES: list[tuple[Response, dict[str, Any]]] = [
                 "limit": 4,
             },
         },
+    ),
+    (
+        Failed(NoText("the provider sent no text")),
+        {"status": "failed", "error": {"type": "ProviderError", "message": "the provider sent no text"}},
     ),
     (
         TimedOut(50),

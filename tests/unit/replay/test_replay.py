@@ -25,9 +25,16 @@ from rlm_wasm.providers.base import Completion, Query
 from rlm_wasm.replay.recording import Recording
 from rlm_wasm.replay.replay import Replay, answers_from, replay
 from rlm_wasm.scheduler.request import Completed
-from tests.support.provider_loopback import Loopback, http, loopback_server
+from tests.support.provider_loopback import Loopback, completion_body, http, loopback_server
 from tests.support.runtime_facts import Events, Script, running, small_policy, tree_model
-from tests.unit.engine.test_runs_over_http import ENVIRON, answered, conversation, policy_at
+from tests.unit.engine.test_runs_over_http import (
+    ENVIRON,
+    answered,
+    conversation,
+    policy_at,
+    silence,
+    without_usage,
+)
 
 # ruff: noqa: ASYNC240 - a test may wait for its own small files
 pytestmark = [pytest.mark.guest, pytest.mark.anyio, pytest.mark.usefixtures("guest", "healthy_host")]
@@ -213,6 +220,22 @@ async def test_failures_retries_and_refusals_replay_and_ask_nobody(server: Loopb
     asked = len(server.requests)
     assert_same(await replay(Recording.open(log)), log)
     assert len(server.requests) == asked
+
+
+async def test_silence_and_estimates_replay_to_the_same_bytes(
+    server: Loopback, log: Path, tmp_path: Path
+) -> None:
+    root = "```repl\nFINAL([llm_query('q') for _ in range(2)])\n```"
+    replies = [silence("thoughts"), silence("nothing"), http("200 OK", completion_body(root))]
+    replies += [without_usage("null", reasoning="hm"), without_usage("floats")]
+    server.behaviour = lambda _seen, write: write(replies.pop(0))
+    policy = policy_at(server, **RECORDED, query={"attempts_max": 2})
+    assert await record(log, policy, None, environ=ENVIRON) == "['Bern', 'Bern']"
+    again = tmp_path / "again.jsonl"
+    with JsonlSink(again) as sink:
+        assert_same(await replay(Recording.open(log), sinks=[sink.write]), log)
+    assert again.read_bytes() == log.read_bytes()
+    assert [answer.error.__class__.__name__ for answer in Recording.open(log).answers()][:2] == ["NoText"] * 2
 
 
 async def test_a_query_that_timed_out_times_out_again_without_the_wait(server: Loopback, log: Path) -> None:

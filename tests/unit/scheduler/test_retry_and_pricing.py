@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from rlm_wasm.limits import ModelPrice
 from rlm_wasm.scheduler.ledger import Charge
 from rlm_wasm.scheduler.messages import TOKENS_PLAUSIBLE_MAX, Message, Usage
-from rlm_wasm.scheduler.pricing import cost_microdollars, input_tokens_bound, reservation_charge, usage_charge
+from rlm_wasm.scheduler.pricing import (
+    cost_microdollars,
+    input_tokens_bound,
+    reservation_charge,
+    usage_charge,
+    usage_or_estimate,
+)
 from rlm_wasm.scheduler.retry import backoff_ms, jitter_unit
 from tests.support.core_facts import PRICE, query_limits
 
@@ -72,3 +78,14 @@ def test_usage_that_cannot_be_is_not_believed() -> None:
     believed = usage_charge(PRICE, Usage(TOKENS_PLAUSIBLE_MAX, 0))
     assert believed is not None
     assert believed.cost_microdollars == math.ceil(TOKENS_PLAUSIBLE_MAX * 2)
+
+
+def test_what_a_provider_does_not_state_is_a_byte_for_a_token_and_marked() -> None:
+    asked = [Message("user", "Zürich?")]
+    estimate = Usage(len("user") + 8, 6, True, True)
+    assert usage_or_estimate((None, None), asked, "Bärn!", output_tokens_max=100) == estimate
+    assert usage_or_estimate((3, 4), asked, "Bern!", output_tokens_max=100) == Usage(3, 4)
+    assert usage_or_estimate((3, None), asked, "Bern!", output_tokens_max=100) == Usage(3, 5, False, True)
+    assert usage_or_estimate((3, None), asked, "Bern!", thought_bytes=9, output_tokens_max=100)[1] == 14
+    # No more than was allowed, however long the text.
+    assert usage_or_estimate((3, None), asked, "x" * 900, output_tokens_max=100)[1] == 100
