@@ -199,8 +199,10 @@ def _restore():
     namespace["__name__"] = "__main__"
     namespace["__builtins__"] = builtins
     namespace.update(_reserved)
-    for name in _NAMES.difference(namespace):
-        namespace[name] = _SCAFFOLD[name]
+    # Here and below without a set of its own: a session copies every page that it writes.
+    if not namespace.keys() >= _NAMES:
+        for name in _NAMES.difference(namespace):
+            namespace[name] = _SCAFFOLD[name]
     if "answer" not in namespace:
         namespace["answer"] = _new_answer()
     for number, name in ((1, "stdout"), (2, "stderr")):
@@ -211,6 +213,8 @@ def _restore():
 
 def _tell_of_names(variables):
     """Say once of each function that a cell took the name of, where the session's own is."""
+    if _NAMES.isdisjoint(variables):
+        return
     for name in sorted(_NAMES.intersection(variables)):
         reserved = f"__{name}__"
         if name == "budget" or reserved in _told_names:
