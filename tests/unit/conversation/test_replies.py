@@ -199,6 +199,7 @@ def test_a_string_that_never_ends_is_the_fault_of_its_block_alone() -> None:
     assert parse_reply(text, False).final == "1"
 
 
+@pytest.mark.threat("T-231")
 def test_a_block_is_read_on_only_past_so_many_fences() -> None:
     few, many = ("s = '''\n" + "```\n" * count + "'''" for count in (60, 600))
     assert blocks(f"```repl\n{few}\n```") == (few,)
@@ -346,6 +347,7 @@ pieces = [
 quotes = ["'", '"', "'''", '"""', "\\"]
 
 
+@pytest.mark.threat("T-231")
 @given(
     st.lists(st.sampled_from(pieces + quotes), max_size=60).map("".join) | st.text(max_size=200),
     st.booleans(),
@@ -400,6 +402,7 @@ UNITS = [
 ]  # fmt: skip
 
 
+@pytest.mark.threat("T-231")
 @pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize("head", ["", "```repl\n'''\n", "```repl\n'''\n```\n", "FINAL("])
 def test_a_hostile_reply_takes_work_in_proportion_to_its_length(unit: str, head: str) -> None:
@@ -408,6 +411,7 @@ def test_a_hostile_reply_takes_work_in_proportion_to_its_length(unit: str, head:
     assert large <= 10 * small + 2_000
 
 
+@pytest.mark.threat("T-231")
 @pytest.mark.parametrize(
     "head",
     [

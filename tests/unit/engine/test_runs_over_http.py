@@ -73,6 +73,22 @@ async def test_queries_and_batches_are_answered_over_http(server: Loopback) -> N
     assert all(seen.headers["authorization"] == f"Bearer {KEY}" for seen in server.requests)
 
 
+async def test_a_program_that_no_fence_closes_runs_only_if_the_model_had_ended(server: Loopback) -> None:
+    """The endpoint says which: the same text was cut off by the cap on tokens, or was not."""
+    finishes = ["length", "stop"]
+
+    def behave(_: Seen, write: Write) -> None:
+        message = {"role": "assistant", "content": "```repl\nFINAL(1)"}
+        choice = {"index": 0, "message": message, "finish_reason": finishes.pop(0)}
+        write(http("200 OK", completion_body(choices=[choice])))
+
+    server.behaviour = behave
+    async with running(policy_at(server), environ=ENVIRON) as runtime:
+        result = await runtime.ask("?")
+    assert (result.answer, result.partial, finishes) == ("1", False, [])
+    assert "was cut off" in "".join(message["content"] for message in server.requests[1].body["messages"])
+
+
 async def test_a_429_is_tried_again_and_paid_for_as_calls(server: Loopback) -> None:
     refusals = [http("429 Too Many Requests", "{}", "Retry-After: 0"), http("503 Service Unavailable", "{}")]
 
