@@ -2,6 +2,7 @@
 what is written to it goes to the file at once."""
 
 import errno
+import operator
 import os
 
 import _rlm
@@ -12,32 +13,30 @@ MAP_SHARED, MAP_PRIVATE, MAP_ANON = 1, 2, 32
 MAP_ANONYMOUS = MAP_ANON
 PAGESIZE = ALLOCATIONGRANULARITY = 4096
 error = OSError
+_ACCESSES = "ACCESS_DEFAULT", "ACCESS_READ", "ACCESS_WRITE", "ACCESS_COPY"
 
 
 class mmap(bytearray):
     # A bytearray, so that whatever takes a buffer takes this, `re` among it.
+    closed, _fd = True, None
 
-    def __new__(cls, *args, **kwargs):
-        return super().__new__(cls)
-
-    def __init__(self, fileno, length, flags=MAP_SHARED, prot=PROT_READ | PROT_WRITE, access=ACCESS_DEFAULT,
-                 offset=0, *, trackfd=True):
-        self._fd = None
-        self.closed = True
-        self._at = 0
+    def __new__(cls, fileno, length, flags=MAP_SHARED, prot=PROT_READ | PROT_WRITE, access=ACCESS_DEFAULT,
+                offset=0, *, trackfd=True):
         if length < 0 or offset < 0:
             raise OverflowError("memory mapped length and offset must be positive")
-        if access not in (ACCESS_DEFAULT, ACCESS_READ, ACCESS_WRITE, ACCESS_COPY):
+        if access not in range(len(_ACCESSES)):
             raise ValueError("mmap invalid access parameter.")
-        if offset % ALLOCATIONGRANULARITY:
+        if access != ACCESS_DEFAULT and (flags != MAP_SHARED or prot != PROT_READ | PROT_WRITE):
+            raise ValueError("mmap can't specify both access and flags, prot.")
+        if offset % ALLOCATIONGRANULARITY or fileno == -1 and length == 0:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        self = super().__new__(cls)
+        self._fd = None
+        self._at, self._offset, self._access, self._tracks = 0, offset, access, trackfd
         self._reads_only = access == ACCESS_READ or access == ACCESS_DEFAULT and not prot & PROT_WRITE
-        shared = access == ACCESS_WRITE or access == ACCESS_DEFAULT and flags & MAP_SHARED
-        self._offset = offset
+        self._shared = access == ACCESS_WRITE or access == ACCESS_DEFAULT and bool(flags & MAP_SHARED)
         if fileno == -1:
-            if length == 0:
-                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-            super().__init__(length)
+            bytearray.__init__(self, length)
         else:
             size = os.fstat(fileno).st_size
             if length == 0:
@@ -48,15 +47,18 @@ class mmap(bytearray):
                 length = size - offset
             elif offset + length > size:
                 raise ValueError("mmap length is greater than file size")
-            super().__init__(os.pread(fileno, length, offset))
-            if shared and not self._reads_only:
-                self._fd = _rlm.dup(fileno)
+            bytearray.__init__(self, os.pread(fileno, length, offset))
+            self._fd = _rlm.dup(fileno)
+            if self._shared and not self._reads_only:
                 try:
                     os.pwrite(self._fd, b"", 0)
                 except OSError:
-                    self.close()
                     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES)) from None
         self.closed = False
+        return self
+
+    def __init__(self, *args, **kwargs):
+        pass  # all of it was done
 
     def _check(self, writes=False):
         if self.closed:
@@ -64,30 +66,47 @@ class mmap(bytearray):
         if writes and self._reads_only:
             raise TypeError("mmap can't modify a readonly memory map.")
 
+    def _where(self, key):
+        # First, because asking a number for its value may run code that closes this.
+        where = range(*key.indices(len(self))) if isinstance(key, slice) else operator.index(key)
+        self._check()
+        return where
+
     def _store(self, start, data):
         self._check(writes=True)
         if start < 0 or start + len(data) > len(self):
             raise ValueError("data out of range")
         super().__setitem__(slice(start, start + len(data)), data)
-        if self._fd is not None and len(data):
-            os.pwrite(self._fd, data, self._offset + start)
+        self._write_through(start, start + len(data))
+
+    def _write_through(self, start, end):
+        if self._fd is not None and self._shared and end > start:
+            os.pwrite(self._fd, super().__getitem__(slice(start, end)), self._offset + start)
 
     def __getitem__(self, key):
-        self._check()
-        found = super().__getitem__(key)
-        return found if type(found) is int else bytes(found)
+        where = self._where(key)
+        if type(where) is int:
+            return super().__getitem__(where)
+        if where.step == 1:
+            return bytes(super().__getitem__(slice(where.start, max(where.start, where.stop))))
+        return bytes([bytearray.__getitem__(self, place) for place in where])
 
     def __setitem__(self, key, value):
+        where = self._where(key)
+        if type(where) is int:
+            if not -len(self) <= where < len(self):
+                raise IndexError("mmap index out of range")
+            where, value = range(where % len(self), where % len(self) + 1), (operator.index(value),)
         self._check(writes=True)
-        before = len(self)
-        if isinstance(key, slice):
-            if len(value) != len(range(*key.indices(before))):
-                raise IndexError("mmap slice assignment is wrong size")
-        super().__setitem__(key, value)
-        if self._fd is not None:
-            where = range(before)[key]
-            first, last = (where, where) if type(where) is int else (min(where, default=0), max(where, default=-1))
-            os.pwrite(self._fd, super().__getitem__(slice(first, last + 1)), self._offset + first)
+        if len(value) != len(where):
+            raise IndexError("mmap slice assignment is wrong size")
+        if where.step == 1 and type(value) is not tuple:
+            self._store(where.start, bytes(value))
+            return
+        for place, byte in zip(where, value):
+            super().__setitem__(place, byte)
+        if where:
+            self._write_through(min(where), max(where) + 1)
 
     def __delitem__(self, key):
         raise TypeError("mmap object doesn't support item deletion")
@@ -95,10 +114,11 @@ class mmap(bytearray):
     def _never(self, *args):
         raise TypeError("an mmap has its length for ever")
 
-    __iadd__ = __imul__ = append = clear = extend = insert = pop = remove = _never
+    __add__ = __radd__ = __mul__ = __rmul__ = __iadd__ = __imul__ = append = clear = extend = insert = pop = remove = _never
 
     def __repr__(self):
-        return f"<mmap.mmap closed={self.closed}>" if self.closed else f"<mmap.mmap length={len(self)}>"
+        what = f"mmap.mmap closed={self.closed}, access={_ACCESSES[self._access]}"
+        return f"<{what}>" if self.closed else f"<{what}, length={len(self)}, pos={self._at}, offset={self._offset}>"
 
     def __enter__(self):
         return self
@@ -122,12 +142,11 @@ class mmap(bytearray):
     def flush(self, offset=0, size=None):
         self._check()
 
-    def madvise(self, *args):
-        self._check()
-
     def size(self):
         self._check()
-        return len(self) if self._fd is None else os.fstat(self._fd).st_size
+        if self._fd is None or not self._tracks:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return os.fstat(self._fd).st_size
 
     def tell(self):
         self._check()
@@ -189,4 +208,7 @@ class mmap(bytearray):
         return super().rfind(sub, self._at if start is None else start, len(self) if end is None else end)
 
     def resize(self, size):
+        self._check()
+        if self._reads_only or not self._shared:
+            raise TypeError("mmap can't resize a readonly or copy-on-write memory map.")
         raise SystemError("mmap: resizing not available--no mremap()")
