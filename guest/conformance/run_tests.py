@@ -10,7 +10,7 @@ import io
 import json
 import os
 import sys
-import types
+import sysconfig
 import unittest
 import warnings
 import zipfile
@@ -74,7 +74,9 @@ def _last_line(error):
         text = f"{type(error).__name__}: {error}"
     except Exception:
         text = type(error).__name__
-    return " ".join(text.split())[:_TOLD]
+    text = " ".join(text.split())
+    # The end of a traceback in it says what went wrong.
+    return text if len(text) <= _TOLD else f"{text[:_TOLD // 2]} ... {text[-_TOLD // 2:]}"
 
 
 class _Told(unittest.TestResult):
@@ -123,6 +125,8 @@ def _leave_out(suite, skipped):
 
 def run_module(name, skipped=()):
     """Run the tests of one module of the package `test`, without those in `skipped`."""
+    # The guest's configuration is not frozen with it. Of what the tests ask for, this is so.
+    sysconfig.get_config_vars()["WITH_DOC_STRINGS"] = 1
     from test import support
 
     support.verbose = 0

@@ -126,7 +126,13 @@ def _os_getattr(name):
     raise AttributeError(f"module 'os' has no attribute {name!r}", name=name, obj=os)
 
 
+# A session's own input, which is empty. Who puts another in its place can answer a debugger.
+stdin = None
+
+
 def install():
+    global stdin
+    stdin = sys.stdin
     sys.meta_path.append(_Finder)
     os.system = os.popen = _refuse
     os.__getattr__ = _os_getattr

@@ -255,13 +255,9 @@ def begin_cell():
 
 
 def end_cell():
-    """Let the cell's timers go off, then raise what ended a thread, if anything did.
-
-    A timer that such a timer sets is left for the next cell.
-    """
-    last = max((number for _, number, timer in _timers if not timer.daemon), default=0)
-    while any(number <= last and not timer.daemon for _, number, timer in _timers):
-        _next_timer()
+    """Let the cell's timers go off, then raise what ended a thread, if anything did."""
+    if _timers:
+        _let_timers_go_off()
     rlm_pending.send()
     if _uncaught:
         where, error = _uncaught[0]
@@ -269,6 +265,13 @@ def end_cell():
         _uncaught.clear()
         error.add_note(f"in {where}, where nothing caught it" + (f"; {others} more ended so" if others else ""))
         raise error
+
+
+def _let_timers_go_off():
+    """Those that are set now and are no daemons. A timer that such a timer sets is left for the next cell."""
+    last = max((number for _, number, timer in _timers if not timer.daemon), default=0)
+    while any(number <= last and not timer.daemon for _, number, timer in _timers):
+        _next_timer()
 
 
 def install():

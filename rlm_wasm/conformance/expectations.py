@@ -92,7 +92,7 @@ def reason(outcome: Verdict, rules: Rules) -> str:
         if pattern.search(outcome.reason):
             return known
     kind = "ended the guest: " if outcome.outcome == CRASH else ""
-    return f"{UNKNOWN}{kind}{outcome.reason[:200]}"
+    return f"{UNKNOWN}{kind}{outcome.reason[-200:]}"
 
 
 def observed(module: ModuleVerdict, before: Expected | None, rules: Rules) -> Expected:
