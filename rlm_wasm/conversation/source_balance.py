@@ -1,4 +1,4 @@
-"""How far the strings and brackets of Python source are closed, line by line, without a parser.
+"""The balance of strings and brackets in Python source, line by line, without a parser.
 
 A fence within a string of a block does not end the block, and half a program must not run: both need to
 know where a string ends. Python's own parser would know more, and is the wrong one to ask. It is the host's,
