@@ -161,6 +161,7 @@ class _Reader:
         """
         kept: list[str] = []
         begin = at = 0  # of what is not yet kept, and of what is not yet looked at
+        said = False  # whether anything stands before it
         while found := _THOUGHT.search(line, at):
             at = found.end()
             if line[found.start() - 1 : found.start()] == "`":  # it is spoken of
@@ -168,14 +169,15 @@ class _Reader:
             if found["ends"] or found["Ends"]:
                 if not _within_call(line, begin, found.start()):
                     self._forget()
-                    kept, begin = [], at
+                    kept, begin, said = [], at, False
                 continue
+            said = said or bool(line[begin : found.start()].strip(_BLANK + "*_"))
             name = "[" if found["Name"] else found["name"].lower()
             if (ended := self._end_of_thought(name, line, at)) is not None:
                 kept.append(line[begin : found.start()])
                 self.at, line, begin = ended
                 at = begin
-            elif not "".join((*kept, line[begin : found.start()])).strip(_BLANK + "*_"):
+            elif not said:
                 self.thinks_on = True
                 return ""
         return "".join((*kept, line[begin:]))

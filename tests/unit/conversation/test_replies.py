@@ -420,13 +420,21 @@ def test_a_hostile_reply_takes_work_in_proportion_to_its_length(unit: str, head:
     ],
 )  # fmt: skip
 @pytest.mark.parametrize(
-    "unit", [" ", "`", "``` ", "a", "(", "\t", "\r", "'", "'a ", "\\'", "_", "*", "<think", "</think>"]
+    "unit",
+    [" ", "`", "``` ", "a", "(", "\t", "\r", "'", "'a ", "\\'", "_", "*", "<think", "<think>", "</think>"],
 )
 def test_a_hostile_line_of_a_megabyte_is_read_at_once(head: str, unit: str) -> None:
     """Inside the regular expressions lines cannot be counted; quadratic time would be an hour here."""
     start = time.perf_counter()
     parse_reply(head + unit * (2**20 // len(unit)) + "!", True, ended=True)
     assert time.perf_counter() - start < 30
+
+
+@pytest.mark.threat("T-231")
+def test_thoughts_that_are_spoken_of_a_million_times_are_not_copied_each_time() -> None:
+    start = time.perf_counter()
+    assert parse_reply("x" + "<think>" * 2**20, True).prose
+    assert time.perf_counter() - start < 60
 
 
 def _work(text: str) -> int:
