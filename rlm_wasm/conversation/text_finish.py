@@ -36,16 +36,17 @@ _CONDITION: Final = re.compile(r"[ \t]*(?:if|when|once|after|until|unless)\b", r
 
 _MARK: Final = re.compile(r"[()]|(?<!\w)(?:\"\"\"|'''|\"|')")
 _PARENTHESIS: Final = re.compile(r"[()]")
-# What a string is up to its end. An apostrophe within a word is none, and a string ends in its line.
+# What a string is up to its end. An apostrophe within a word is none, and a string ends in its line. As in
+# `source_balance`, what may stand in one is told by its first character: no possessive groups are needed.
 _STRINGS: Final = {
-    "'": re.compile(r"(?:[^'\\\n]|\\.|'(?=\w))*+'"),
-    '"': re.compile(r'(?:[^"\\\n]|\\.)*+"'),
-    "'''": re.compile(r"(?:[^'\\]|\\.|'(?!''))*+'''", re.DOTALL),
-    '"""': re.compile(r'(?:[^"\\]|\\.|"(?!""))*+"""', re.DOTALL),
+    "'": re.compile(r"[^'\\\n]*+(?:(?:\\.|'(?=\w))[^'\\\n]*+)*'(?!\w)"),
+    '"': re.compile(r'[^"\\\n]*+(?:\\.[^"\\\n]*+)*"'),
+    "'''": re.compile(r"[^'\\]*+(?:(?:\\.|'(?!''))[^'\\]*+)*'''", re.DOTALL),
+    '"""': re.compile(r'[^"\\]*+(?:(?:\\.|"(?!""))[^"\\]*+)*"""', re.DOTALL),
 }
 _LITERAL: Final = re.compile(
-    r"""[rRuU]?(?:\"\"\"((?:[^"\\]|\\.|"(?!""))*+)\"\"\"|'''((?:[^'\\]|\\.|'(?!''))*+)'''"""
-    r"""|"((?:[^"\\]|\\.)*+)"|'((?:[^'\\]|\\.)*+)')""",
+    r"""[rRuU]?(?:\"\"\"([^"\\]*+(?:(?:\\.|"(?!""))[^"\\]*+)*)\"\"\"|'''([^'\\]*+(?:(?:\\.|'(?!''))[^'\\]*+)*)'''"""
+    r"""|"([^"\\]*+(?:\\.[^"\\]*+)*)"|'([^'\\]*+(?:\\.[^'\\]*+)*)')""",
     re.DOTALL,
 )
 _ESCAPE: Final = re.compile(r"\\([\\'\"nt])")

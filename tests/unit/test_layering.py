@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 import time
@@ -610,3 +611,30 @@ def test_no_modules_import_each_other() -> None:
 
 def test_a_circle_is_found() -> None:
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [{"a", "b", "c"}] * 3
+
+
+# A possessive or atomic group: before Python 3.11.5 it matches less than it should.
+_EARLY_PYTHONS_GET_IT_WRONG: Final = re.compile(r"\)(?:[*+?]|\{[0-9,]+\})\+|\(\?>")
+
+
+def patterns_in(source: str) -> Iterator[str]:
+    """Yield every text that a module gives to `re.compile`, as far as it is written there."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "re.compile":
+            yield from (str(each.value) for each in ast.walk(node) if isinstance(each, ast.Constant))
+
+
+def test_no_pattern_needs_what_early_pythons_get_wrong() -> None:
+    found = [
+        f"{name}: {pattern}"
+        for name, path in MODULES.items()
+        for pattern in patterns_in(path.read_text())
+        if _EARLY_PYTHONS_GET_IT_WRONG.search(pattern)
+    ]
+    assert found == []
+
+
+def test_a_possessive_group_is_found() -> None:
+    (pattern,) = patterns_in("import re\nX = re.compile(r'(?:a|b)*+c')")
+    assert _EARLY_PYTHONS_GET_IT_WRONG.search(pattern)
+    assert not _EARLY_PYTHONS_GET_IT_WRONG.search("[^a]*+(?:a|b)*c")
