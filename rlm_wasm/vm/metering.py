@@ -97,11 +97,12 @@ _FUNCTION_TYPE: Final = 0x60
 # In the order of the functions above.
 _COPY, _FILL, _GROW = range(3)
 _NUMBER: Final = rb"[\x80-\xff]*+[\x00-\x7f]"
-# Instructions in a row that do a bounded amount of work. Whatever is not among them is looked at by hand.
+# Instructions in a row that do a bounded amount of work; so many, because the engine of `re` remembers each.
+# Whatever is not among them is looked at by hand.
 _BOUNDED: Final = re.compile(
     rb"(?:[\x00\x01\x05\x0b\x0f\x1a\x1b\x45-\xc4\xd1]"
     rb"|[\x02-\x04\x0c\x0d\x10\x20-\x26\x3f\x41\x42\xd0\xd2]" + _NUMBER + rb"|[\x11\x28-\x3e]" + _NUMBER * 2 +
-    rb"|\x43.{4}|\x44.{8}|\xfc[\x00-\x07])++",
+    rb"|\x43.{4}|\x44.{8}|\xfc[\x00-\x07]){1,4096}",
     re.DOTALL,
 )  # fmt: skip
 
