@@ -16,6 +16,8 @@ NAME_BYTES_MAX: Final = 255
 # What one entry of a listing takes: its path in hexadecimal, and numbers.
 ENTRY_BYTES_MAX: Final = 2 * PATH_BYTES_MAX + 100
 _SIZE_MAX: Final = 1 << 33
+# What a file system holds of a time.
+_TIME_MAX: Final = (1 << 63) - 1
 Kind = Literal["file", "folder", "link"]
 
 
@@ -35,7 +37,7 @@ class _Listing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     paths: list[Annotated[str, msgspec.Meta(max_length=2 * PATH_BYTES_MAX)]]
     kinds: Annotated[str, msgspec.Meta(pattern="^[dfl]*$")]
     sizes: list[Annotated[int, msgspec.Meta(ge=0, le=_SIZE_MAX)]]
-    modified_ns: list[int]
+    modified_ns: list[Annotated[int, msgspec.Meta(ge=0, le=_TIME_MAX)]]
 
 
 _DECODER: Final = msgspec.json.Decoder(_Listing)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import anyio
 import pytest
 
-from rlm_wasm.cli.out_folder import copy_and_tell
+from rlm_wasm.cli.out_folder import NAMES_MAX, Copied, copy_and_tell, copy_out
+from rlm_wasm.errors import HostExhausted, InternalError, WorkerLost
 from rlm_wasm.protocol.file_listing import GuestFile
-from tests.support.command_line import rlm_wasm
+from tests.support.command_line import document, rlm_wasm
 
 pytestmark = pytest.mark.guest
 
@@ -112,6 +114,95 @@ async def test_copying_from_a_guest_that_takes_its_time_comes_to_an_end(
 
     assert not await copy_and_tell(list_files, read_file, tmp_path, bytes_max=10, seconds_max=0.01)
     assert "it took more than 0.01 seconds" in capfd.readouterr().err
+
+
+LIES = """
+import json, os, _rlm, rlm_files
+def tell(path, most):
+    paths = [(b'/out/%d' % i + b'/a' * 2000 + b'/f').hex() for i in range(20)]
+    told = {"paths": paths, "kinds": "f" * 20, "sizes": [0] * 20, "modified_ns": [0] * 20}
+    _rlm.emit(1, json.dumps(told).encode())
+rlm_files.tell, rlm_files.get = tell, lambda *a: None
+print("found")
+"""
+
+
+@pytest.mark.threat("T-110")
+def test_folders_that_no_listing_counts_are_not_made(tmp_path: Path) -> None:
+    code, shown, told = run(LIES, "--out", tmp_path)
+    assert (code, shown) == (2, "found\n")
+    assert "not the folder it is in" in told
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.threat("T-110")
+def test_a_name_that_this_machine_cannot_write_costs_neither_the_answer_nor_the_rest(tmp_path: Path) -> None:
+    (tmp_path / "linked").symlink_to("/")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "taken").mkdir()
+    source = """
+import os
+for name in ('a', 'euro \\u20ac', 'linked/f', 'pipe/f', 'taken', 'z'):
+    os.makedirs(os.path.dirname(f'/out/{name}'), exist_ok=True)
+    open(f'/out/{name}', 'w').write(name)
+'the answer'
+"""
+    ended = rlm_wasm(
+        "exec", "-", "--json", "--out", tmp_path, stdin=source,
+        LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0",
+    )  # fmt: skip
+    told = ended.stderr.decode()
+    assert document(ended)["result"] == "'the answer'"
+    assert ended.returncode == 2
+    assert told.startswith(
+        f"3 files copied into {tmp_path}\nerror: 3 not copied: cannot write '/out/linked/f'"
+    )
+    assert tree(tmp_path) == {"a": b"a", "euro \u20ac": "euro \u20ac".encode(), "z": b"z"}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "problem",
+    [
+        HostExhausted("no room"),
+        WorkerLost("gone"),
+        InternalError("broken"),
+        ValueError("broken"),
+        OSError(5, "x"),
+    ],
+)
+async def test_whatever_copying_meets_is_told_and_goes_no_further(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], problem: Exception
+) -> None:
+    async def list_files(path: str) -> tuple[GuestFile, ...]:
+        raise problem
+
+    async def read_file(path: str, *, bytes_max: int | None = None) -> bytes:
+        raise AssertionError(path)
+
+    assert not await copy_and_tell(list_files, read_file, tmp_path, bytes_max=10)
+    assert str(problem) in capfd.readouterr().err
+
+
+@pytest.mark.anyio
+async def test_what_cannot_be_named_or_lies_too_deep_is_left_and_the_rest_is_copied(tmp_path: Path) -> None:
+    deep = ["/out" + "/a" * depth for depth in range(1, NAMES_MAX + 1)]
+    found = (
+        *(GuestFile(path, "folder", 0, 0) for path in deep),
+        GuestFile(f"{deep[-2]}/f", "file", 1, 0),
+        GuestFile(f"{deep[-1]}/f", "file", 1, 0),
+        GuestFile("/out/\ud800", "file", 1, 0),
+    )
+
+    async def list_files(path: str) -> tuple[GuestFile, ...]:
+        return found
+
+    async def read_file(path: str, *, bytes_max: int | None = None) -> bytes:
+        return b"x"
+
+    copied = await copy_out(list_files, read_file, tmp_path, bytes_max=10)
+    assert copied == Copied(1, (f"{deep[-1]}/f",), (("/out/\ud800", "it is no name"),))
+    assert tree(tmp_path) == {f"{deep[-2].removeprefix('/out/')}/f": b"x"}
 
 
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:

@@ -44,6 +44,8 @@ def test_a_listing_is_what_the_guest_says_of_each_path() -> None:
         listing(b"/a" * 2_100), listing(b"/a", kinds="x"), listing(b"/a", kinds="ff"),
         listing(b"/a", sizes=[]),
         listing(b"/a", sizes=[-1]), listing(b"/a", sizes=[1.5]), listing(b"/a", sizes=[1 << 40]),
+        listing(b"/a", modified_ns=[-1]), listing(b"/a", modified_ns=[-(10**30)]),
+        listing(b"/a", modified_ns=[1 << 63]), listing(b"/a", modified_ns=[10**4_000]),
         listing(b"/a", modified_ns=["x"]), listing(b"/a", more=1), listing(b"/a", paths=["2f6"]),
         listing(*[b"/a"] * 11), b"[" * 100_000, b'{"paths":' * 1_000, b" " * 1_000_000,
     ],
