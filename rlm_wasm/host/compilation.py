@@ -7,7 +7,6 @@ else, and ends afterwards; what it made is authenticated, and kept, by whoever a
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 from contextlib import closing
@@ -19,6 +18,7 @@ from rlm_wasm.host.interpreter import execute
 from rlm_wasm.protocol import zygote_messages as messages
 from rlm_wasm.protocol.zygote_reports import one_line
 from rlm_wasm.system.memfd import MemoryFile, check_sealed
+from rlm_wasm.system.signal_names import signal_name
 from rlm_wasm.system.standard_descriptors import hold_standard_descriptors
 
 _ENTRY: Final = "rlm_wasm.jail.compiler"
@@ -74,7 +74,7 @@ def _ended(process: subprocess.Popen[bytes]) -> RlmWasmError:
     status = process.wait()
     if status < 0:
         # Nobody kills it but the kernel, or what wasmtime does where it gets no memory.
-        return HostExhausted(f"{_FAILED}: its process was ended by {signal.Signals(-status).name}")
+        return HostExhausted(f"{_FAILED}: its process was ended by {signal_name(-status)}")
     return InternalError(f"{_FAILED}: its process ended with {status}")
 
 

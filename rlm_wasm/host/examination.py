@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import time
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from rlm_wasm.lockdown import LAYERS_OF, Finding, Grade, grade_of
 from rlm_wasm.protocol.attempts import ATTEMPT_LIMITS, ATTEMPT_SECONDS_MAX, ATTEMPTS, Attempt
 from rlm_wasm.protocol.zygote_reports import Exited, Gone, Spawned, Unheld, ZygoteGone
 from rlm_wasm.system.os_errors import wrap_os_error
+from rlm_wasm.system.signal_names import signal_name
 
 _ENTRY = "rlm_wasm.jail.lockdown.probe"
 
@@ -103,6 +103,6 @@ def _outcome(answer: str, ended: Exited) -> str:
     if ended.reason:
         return ended.reason
     if ended.killed_by:
-        return signal.Signals(ended.killed_by).name
+        return signal_name(ended.killed_by)
     # A program that ran in its place, and said nothing.
     return "worked"

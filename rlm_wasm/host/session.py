@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Final, Protocol, Self
 
 import anyio
+import anyio.lowlevel
 
 from rlm_wasm.errors import CellCancelled, DeadlineExceeded, GuestError, InternalError, UsageError
 from rlm_wasm.host.affinity import Affinity
@@ -213,7 +214,7 @@ class HostSession:
                 if isinstance(report, Done):
                     break
                 if isinstance(report, Wrote):
-                    failed = failed or self._hand_on(report)
+                    failed = failed or await self._hand_on(report)
                     continue
                 try:
                     if isinstance(report, BaseException):
@@ -257,12 +258,21 @@ class HostSession:
             raise report.error
         return report
 
-    def _hand_on(self, output: Wrote) -> Exception | None:
-        """Give what a live cell wrote to who wants it; return what that raised, which interrupts the cell."""
+    async def _hand_on(self, output: Wrote) -> Exception | None:
+        """Give what a live cell wrote to who wants it; return what that raised, which interrupts the cell.
+
+        Between two calls everybody else on the event loop has a turn: how many there are the guest decides.
+        """
+        for stream, data in output.chunks:
+            await anyio.lowlevel.checkpoint()
+            if (error := self._tell(stream, data)) is not None:
+                return error
+        return None
+
+    def _tell(self, stream: int, data: bytes) -> Exception | None:
         try:
             if self._on_output is not None:
-                for stream, data in output.chunks:
-                    self._on_output(stream, data)
+                self._on_output(stream, data)
         except Exception as error:  # noqa: BLE001 - of the caller's: raised once the cell has ended
             self._on_output = None
             self._interrupt()

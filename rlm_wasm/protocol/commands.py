@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from rlm_wasm.errors import GuestError, RlmWasmError
 from rlm_wasm.ids import SessionId
@@ -141,9 +142,17 @@ class Done:
     error: RlmWasmError | None = None
 
 
+# Code may change streams with every byte. After so many changes between two reports what it writes to one of
+# them is told together: each stream stays in order, and a report is no longer than this.
+CHUNKS_MAX: Final = 64
+
+
 @dataclass(frozen=True, slots=True)
 class Wrote:
-    """A live cell has written this since it said so last: streams, 1 or 2, and their bytes, in order."""
+    """A live cell has written this since it said so last: streams, 1 or 2, and their bytes, in order.
+
+    At most `CHUNKS_MAX` of them.
+    """
 
     chunks: tuple[tuple[int, bytes], ...]
 

@@ -16,6 +16,7 @@ from rlm_wasm import errors
 from rlm_wasm.errors import BoundaryViolation, GuestError, GuestException, RlmWasmError
 from rlm_wasm.limits import BoundaryLimits, SessionLimits
 from rlm_wasm.protocol.cell import Cell
+from rlm_wasm.protocol.commands import CHUNKS_MAX
 from rlm_wasm.results import NAME_CHARS_MAX, CellResult
 
 # Bounds that no honest report comes near; the caps of a cell's own limits are checked by who knows them.
@@ -203,13 +204,22 @@ _Stream = Annotated[int, msgspec.Meta(ge=1, le=2)]
 _Some = Annotated[bytes, msgspec.Meta(min_length=1)]
 
 
+# A stream, 1 or 2, and some bytes of it.
+_Chunk: TypeAlias = tuple[
+    Annotated[int, msgspec.Meta(ge=1, le=2)], Annotated[bytes, msgspec.Meta(min_length=1)]
+]
+
+
 class CellOutput(_Message, frozen=True, tag=38):
     """What the live cell of this operation has written since the last of these, in order."""
 
     session: Count
     operation: Count
-    chunks: tuple[
-        tuple[Annotated[int, msgspec.Meta(ge=1, le=2)], Annotated[bytes, msgspec.Meta(min_length=1)]], ...
+    chunks: Annotated[
+        tuple[
+            tuple[Annotated[int, msgspec.Meta(ge=1, le=2)], Annotated[bytes, msgspec.Meta(min_length=1)]], ...
+        ],
+        msgspec.Meta(max_length=CHUNKS_MAX),
     ]
 
 

@@ -20,7 +20,7 @@ from rlm_wasm.errors import (
 )
 from rlm_wasm.limits import BoundaryLimits, CellLimits, SessionLimits
 from rlm_wasm.protocol.cell import FLOOD_FACTOR
-from rlm_wasm.protocol.commands import Wrote
+from rlm_wasm.protocol.commands import CHUNKS_MAX, Wrote
 from rlm_wasm.vm.imports import ENTROPY_BYTES_MAX
 from rlm_wasm.vm.instance import Instance
 
@@ -254,10 +254,13 @@ class OperationImports:
 
     def _note_output(self, stream: int, data: bytes) -> None:
         assert self.wrote is not None
-        if self.wrote and self.wrote[-1][0] == stream:
-            self.wrote[-1][1].extend(data)
-        else:
-            self.wrote.append((stream, bytearray(data)))
+        wrote = self.wrote
+        # There are two streams: where the last chunk is of the other one, the last but one is of this.
+        for chunk in wrote[-1:] if len(wrote) < CHUNKS_MAX else wrote[-2:]:
+            if chunk[0] == stream:
+                chunk[1].extend(data)
+                return
+        wrote.append((stream, bytearray(data)))
 
     def take_output(self) -> Wrote:
         """Return what a live cell has written since this was asked last."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 
+import anyio
+import anyio.lowlevel
 import pytest
 
 from rlm_wasm import ModelQuery, OnOutput, Output, Policy, Sandbox
@@ -11,6 +13,7 @@ from rlm_wasm.errors import BoundaryViolation
 from rlm_wasm.host.endings import Operation
 from rlm_wasm.host.session_ledger import SessionLedger
 from rlm_wasm.protocol import worker_messages as m
+from rlm_wasm.protocol.commands import CHUNKS_MAX
 from tests.support.runtime_facts import small_policy
 from tests.support.sandbox_facts import boundary_limits, cell_limits, session_limits
 
@@ -107,6 +110,47 @@ def test_a_slow_one_gets_it_all_the_same() -> None:
         runner.join()
         assert told(outputs, "stdout") == "".join(f"{n}\n" for n in range(50))
         assert session.exec("1").value == 1
+
+
+@pytest.mark.guest
+@pytest.mark.usefixtures("guest")
+@pytest.mark.threat("T-192")
+@pytest.mark.parametrize("isolation", ["inline", "session"])
+async def test_between_two_calls_everybody_else_on_the_loop_has_a_turn(isolation: str) -> None:
+    """A guest that changes streams with every byte decides how many calls there are."""
+    outputs: list[Output] = []
+    turns = [0]
+    seen: list[int] = []
+
+    def on_output(output: Output) -> None:
+        outputs.append(output)
+        seen.append(turns[0])
+
+    async def neighbour() -> None:
+        while True:
+            turns[0] += 1
+            await anyio.lowlevel.checkpoint()
+
+    async with Sandbox(policy(isolation)) as box, box.session() as session:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(neighbour)
+            source = "import _rlm\nfor n in range(3000): _rlm.emit(1, b'x'), _rlm.emit(2, b'y')"
+            result = await session.exec(source, on_output=on_output)
+            tasks.cancel_scope.cancel()
+        assert result.outcome == "completed"
+        # trio takes the tasks of one turn in any order, so that one may come twice before the other does.
+        assert all(earlier < later for earlier, later in zip(seen, seen[2:], strict=False))
+        assert len(outputs) < 1_000
+        assert told(outputs, "stdout") == result.stdout == "x" * 3000
+        assert told(outputs, "stderr") == result.stderr == "y" * 3000
+
+
+@pytest.mark.threat("T-192")
+def test_a_report_of_output_has_no_more_parts_than_a_guest_can_make() -> None:
+    chunks = ((1, b"a"), (2, b"b")) * (CHUNKS_MAX // 2)
+    assert m.decode_report(m.encode(m.CellOutput(1, 1, chunks))) == m.CellOutput(1, 1, chunks)
+    with pytest.raises(BoundaryViolation):
+        m.decode_report(m.encode(m.CellOutput(1, 1, (*chunks, (1, b"a")))))
 
 
 def books(*, live: bool) -> SessionLedger:
