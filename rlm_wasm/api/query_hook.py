@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from types import MappingProxyType
 from typing import Final, Literal, Protocol
 
@@ -26,7 +27,7 @@ from rlm_wasm.protocol.guest_frames import (
     encode_response,
     text_bytes,
 )
-from rlm_wasm.scheduler.request import Completed, Denied, Failed, Response
+from rlm_wasm.scheduler.request import Cancelled, Completed, Denied, Failed, Response
 
 _NOTHING: Final[Mapping[str, int]] = MappingProxyType({})
 
@@ -119,6 +120,11 @@ class QueryHook:
             try:
                 async with self._limiter:
                     responses[query.index] = await self._answer(query, bytes_max)
+            except anyio.get_cancelled_exc_class():
+                if tasks.cancel_scope.cancel_called or anyio.current_effective_deadline() == -inf:
+                    raise
+                # Nobody here was cancelled, but something that the function waited for.
+                responses[query.index] = Cancelled("what on_query waited for was cancelled")
             except Exception as error:  # noqa: BLE001 - raised again below, without the group's wrapping
                 raised.append(error)
                 tasks.cancel_scope.cancel()

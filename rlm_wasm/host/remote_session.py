@@ -102,6 +102,8 @@ class ProcessSession(HostSession):
                 cell, answer, checkpoint_bytes_max=checkpoint_bytes_max, on_output=on_output
             )
         except WorkerLost as lost:
+            if self._connection.lost is None:
+                raise  # another worker, of which whoever answers has heard
             # It was gone before the cell began.
             self.last_result = lost_result(lost, 0)
             return self.last_result

@@ -15,7 +15,16 @@ from typing import Final, Protocol, Self
 import anyio
 import anyio.lowlevel
 
-from rlm_wasm.errors import CellCancelled, DeadlineExceeded, GuestError, InternalError, UsageError
+from rlm_wasm.errors import (
+    CellCancelled,
+    DeadlineExceeded,
+    GuestError,
+    GuestException,
+    GuestTrap,
+    InternalError,
+    UsageError,
+    WorkerLost,
+)
 from rlm_wasm.host.affinity import Affinity
 from rlm_wasm.host.answers import Answer, Answerer, TakeOutput
 from rlm_wasm.host.cell_accounting import unbegun_result
@@ -49,6 +58,8 @@ from rlm_wasm.scheduler.request import Cancelled
 # For so long closing waits until the session's place is free. What stands in the way of a worker process is
 # ended long before; nothing can end a thread of this process.
 CLOSE_SECONDS_MAX: Final = 30.0
+# What the host cannot end a cell by.
+_NO_END_OF_THIS_CELL: Final = (GuestException, GuestTrap, WorkerLost)
 # What a guest that waits for the host gets when its cell is interrupted.
 _CANCELLED_RESPONSE: Final = encode_response(Cancelled("the cell was cancelled"))
 
@@ -109,7 +120,10 @@ class HostSession:
         self.last_result: CellResult | None = None
 
     async def load(self, name: str, value: str | bytes) -> None:
-        """Bind an input in the guest. Raises UsageError, MemoryExceeded or another GuestError."""
+        """Bind an input in the guest. Raises UsageError, MemoryExceeded or another GuestError.
+
+        Cancelled once it has begun, it leaves the session lost.
+        """
         await self._operate(Load(self._number, name, value), None)
 
     async def rebase(self) -> None:
@@ -198,6 +212,8 @@ class HostSession:
         if self._closed or self._busy:
             raise UsageError("the session is closed" if self._closed else "the session is busy")
         self._home.check("the session")
+        if isinstance(command, Load):  # one that has begun cannot be undone
+            await anyio.lowlevel.checkpoint_if_cancelled()
         self._busy = True
         self._interrupted = False
         try:
@@ -240,12 +256,9 @@ class HostSession:
                 raise  # nobody has it yet, so nobody has to wait: who makes it abandons it
             # Cancelled, or a bug above: the guest must be still before the caller goes on. What a worker owes
             # bounds the wait, and its link ends it, which tells everybody whatever else fails.
-            with anyio.CancelScope(shield=True):
-                with contextlib.suppress(UsageError):  # the worker closes, which ends the operation too
-                    self._commands.submit(Stop(self._number, CellCancelled("the cell was cancelled")))
-                while not isinstance(done := await self._mailbox.get(), Done):
-                    pass
-                self.last_result = done.result
+            with contextlib.suppress(UsageError):  # the worker closes, which ends the operation too
+                self._commands.submit(Stop(self._number, CellCancelled("the cell was cancelled")))
+            self.last_result = (await self._until_done()).result
             raise
         finally:
             self._busy = False
@@ -257,6 +270,14 @@ class HostSession:
         if report.error is not None:
             raise report.error
         return report
+
+    async def _until_done(self) -> Done:
+        """Wait for the end of what was stopped. Whoever cancels again waits as long."""
+        while True:
+            with contextlib.suppress(anyio.get_cancelled_exc_class()), anyio.CancelScope(shield=True):
+                while not isinstance(done := await self._mailbox.get(), Done):
+                    pass
+                return done
 
     async def _hand_on(self, output: Wrote) -> Exception | None:
         """Give what a live cell wrote to who wants it; return what that raised, which interrupts the cell.
@@ -392,4 +413,6 @@ class HostSession:
             # Interrupted: the guest has to run again to be interrupted.
             return AnswerRequest(self._number, _CANCELLED_RESPONSE)
         except GuestError as error:
+            if isinstance(error, _NO_END_OF_THIS_CELL):
+                raise  # of another cell, which whoever answers ran: theirs, like any other exception
             return Stop(self._number, error)
