@@ -101,9 +101,6 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
     ),
 }
 
-# Arrows between modules that point the wrong way still.
-WRONG_WAY: Final[frozenset[tuple[str, str]]] = frozenset({})
-
 # What a zone must not come to by any way, whoever is in between: parts of the package, and libraries.
 _KEYS: Final = frozenset(
     {
@@ -331,7 +328,6 @@ def faults(imports: list[Import]) -> list[str]:
                     imported in LEAVES
                     and (importer not in LEAVES or LEAF_ORDER[importer] > LEAF_ORDER[imported])
                 )
-                or (each.importer, target) in WRONG_WAY
             )
         elif top in sys.stdlib_module_names:
             allowed = importer not in PURE or each.imported in PURE_STDLIB
@@ -467,12 +463,6 @@ def test_an_import_that_may_not_be_is_found(importer: str, source: str) -> None:
 )
 def test_an_import_that_may_be_is_not_found(importer: str, source: str) -> None:
     assert faults(list(imports_of(importer, source, is_package=False))) == []
-
-
-def test_every_arrow_that_points_the_wrong_way_is_there() -> None:
-    """One that is gone must leave the list, so that it cannot come back."""
-    found = {(each.importer, each.imported.removeprefix(f"{PACKAGE}.")) for each in IMPORTS}
-    assert found >= WRONG_WAY
 
 
 # -- zones -------------------------------------------------------------------------------------------------
