@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
+import warnings
+import weakref
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, ExitStack
+from concurrent.futures import CancelledError, Future
+from contextlib import AbstractAsyncContextManager, ExitStack, suppress
+from contextvars import Context
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, ParamSpec, TypeVar
 
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+import anyio
+from anyio.from_thread import BlockingPortal
 
-from rlm_wasm.errors import UsageError
+from rlm_wasm.errors import RuntimeClosed, UsageError
 from rlm_wasm.host.affinity import Affinity, require_no_loop
 
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
 
+# What is open, for the interpreter's exit. Weak: what nobody holds any more is closed when it is collected.
+_OPEN: Final[weakref.WeakSet[BackgroundLoop]] = weakref.WeakSet()
+
 
 class BackgroundLoop:
     """Runs what is async for threads that wait. `what` is what was opened there, in the words of an error.
+
+    What is still open when the interpreter exits is closed then, with a ResourceWarning: later its thread
+    stands still, and who closed it would wait for ever.
 
     Any thread may call, several at once too; each waits for its own call only. On a thread where an event
     loop runs every call is refused: it would stand still meanwhile.
@@ -38,11 +51,13 @@ class BackgroundLoop:
             raise UsageError(f"{self._what} is open already")
         with ExitStack() as stack:
             stack.callback(self._forget)
-            self._portal = portal = stack.enter_context(start_blocking_portal())
-            self._home = portal.call(Affinity)
+            self._portal = portal = _start(stack)
+            self._home = home = portal.call(Affinity)
             # One task enters and leaves it, as its task groups demand.
             stack.enter_context(portal.wrap_async_context_manager(opened))
             self._stack = stack.pop_all()
+            _OPEN.add(self)
+            weakref.finalize(self, _abandon, portal, home).atexit = False
 
     def close(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -52,6 +67,21 @@ class BackgroundLoop:
             return False
         return bool(self._stack.__exit__(kind, error, trace))
 
+    def close_at_exit(self) -> None:
+        """Close it for who did not."""
+        if not self.is_open:
+            return
+        warning = ResourceWarning(f"{self._what} was not closed")
+        try:
+            warnings.warn(warning, stacklevel=1, source=self)
+        finally:
+            self.close(ResourceWarning, warning, None)  # as after an error: nobody waits for a call any more
+
+    @property
+    def is_open(self) -> bool:
+        """Whether something is there to be called or closed, of this process."""
+        return self._portal is not None and not self.inherited
+
     @property
     def inherited(self) -> bool:
         """Whether it was opened in the process that this one was forked from: nothing of it is here."""
@@ -59,6 +89,7 @@ class BackgroundLoop:
 
     def _forget(self) -> None:
         self._portal = self._home = None
+        _OPEN.discard(self)
 
     def call(self, function: Callable[_P, Awaitable[_T]], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Call an async function there, and wait for what it returns or raises.
@@ -68,19 +99,27 @@ class BackgroundLoop:
         Raises:
             UsageError: nothing is open, or this is a fork of the process where it was opened, or an event
                 loop runs on this thread.
+            RuntimeClosed: it was closed meanwhile.
         """
         portal = self._opened()
         ended = threading.Event()
 
-        async def run() -> _T:
+        async def run() -> _T | _Exit:
             try:
                 return await function(*args, **kwargs)
+            except (KeyboardInterrupt, SystemExit) as error:
+                return _Exit(error)
             finally:
                 ended.set()
 
-        future = portal.start_task_soon(run)
         try:
-            return future.result()
+            future = portal.start_task_soon(run)
+        except RuntimeError:  # another thread closes it
+            raise self._not_open() from None
+        try:
+            return _unwrapped(future.result())
+        except CancelledError:
+            raise RuntimeClosed(f"{self._what} was closed before the call had ended") from None
         except BaseException:
             if not future.done():
                 future.cancel()
@@ -90,13 +129,16 @@ class BackgroundLoop:
     def do(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Call a function there that returns at once. Raises what it raises, and UsageError as `call`."""
         portal = self._opened()
-        return portal.start_task_soon(_call, lambda: function(*args, **kwargs)).result()
+        return _unwrapped(portal.start_task_soon(_call, lambda: function(*args, **kwargs)).result())
+
+    def _not_open(self) -> UsageError:
+        return UsageError(f"{self._what} is not open", hint="use it in a `with` statement")
 
     def _opened(self) -> BlockingPortal:
         require_no_loop(self._what, self._instead)
         portal = self._portal
         if portal is None:
-            raise UsageError(f"{self._what} is not open", hint="use it in a `with` statement")
+            raise self._not_open()
         if self.inherited:
             raise UsageError(
                 f"{self._what} belongs to the process that this one was forked from",
@@ -105,5 +147,68 @@ class BackgroundLoop:
         return portal
 
 
-async def _call(function: Callable[[], _T]) -> _T:
-    return function()
+def _start(stack: ExitStack) -> BlockingPortal:
+    """Start a loop on a thread that `stack` ends.
+
+    Not by anyio's `start_blocking_portal`: that is a generator, which at its own end waits for a thread that
+    is not there in the child of a fork, and stands still at the interpreter's exit.
+    """
+    started: Future[BlockingPortal] = Future()
+
+    async def serve() -> None:
+        async with BlockingPortal() as portal:
+            started.set_result(portal)
+            await portal.sleep_until_stopped()
+
+    def run() -> None:
+        try:
+            Context().run(anyio.run, serve)  # whatever Python hands on to a thread
+        except BaseException as error:  # noqa: BLE001 - for the thread that waits for the loop
+            if not started.done():
+                started.set_exception(error)
+
+    thread = threading.Thread(target=run, name="rlm-wasm sync()", daemon=True)
+    thread.start()
+    stack.callback(thread.join)
+    portal = started.result()
+
+    def stop(kind: type[BaseException] | None, *_: object) -> None:
+        with suppress(RuntimeError):  # it has stopped, whatever stopped it
+            portal.call(portal.stop, kind is not None)  # after an error what remains is cancelled
+
+    stack.push(stop)
+    return portal
+
+
+def _abandon(portal: BlockingPortal, home: Affinity) -> None:
+    """Stop the loop of something that nobody holds any more, without a wait: a collector called this."""
+    if not home.inherited:
+        with suppress(RuntimeError):
+            portal.start_task_soon(portal.stop, True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Exit:
+    """What a callback raised that ends a program: for the thread that waits; it would end the loop."""
+
+    error: BaseException
+
+
+async def _call(function: Callable[[], _T]) -> _T | _Exit:
+    try:
+        return function()
+    except (KeyboardInterrupt, SystemExit) as error:
+        return _Exit(error)
+
+
+def _unwrapped(returned: _T | _Exit) -> _T:
+    if isinstance(returned, _Exit):
+        raise returned.error
+    return returned
+
+
+@atexit.register
+def _close_what_is_open() -> None:
+    with ExitStack() as stack:  # each, whatever another one raises
+        for loop in list(_OPEN):
+            stack.callback(loop.close_at_exit)

@@ -114,7 +114,7 @@ class QueryHook:
         room = max(0, self._requests_max - self._requests)
         self._requests += len(queries)
         bytes_max = self._boundary.response_bytes_max // len(queries)
-        raised: list[Exception] = []
+        raised: list[BaseException] = []
 
         async def answer(query: ModelQuery) -> None:
             try:
@@ -125,7 +125,9 @@ class QueryHook:
                     raise
                 # Nobody here was cancelled, but something that the function waited for.
                 responses[query.index] = Cancelled("what on_query waited for was cancelled")
-            except Exception as error:  # noqa: BLE001 - raised again below, without the group's wrapping
+            except (Exception, KeyboardInterrupt, SystemExit) as error:  # noqa: BLE001
+                # Raised again below, without the group's wrapping; from a task of its own those that end a
+                # program would end the event loop.
                 raised.append(error)
                 tasks.cancel_scope.cancel()
 

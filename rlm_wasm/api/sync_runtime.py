@@ -12,6 +12,7 @@ from rlm_wasm.api.snapshot import Snapshot
 from rlm_wasm.engine.accounting import Metrics
 from rlm_wasm.engine.contexts import Contexts
 from rlm_wasm.engine.session_files import Outputs
+from rlm_wasm.errors import RlmWasmError
 from rlm_wasm.events import Event, Gap
 from rlm_wasm.results import RunResult
 
@@ -56,15 +57,18 @@ class SyncRuntime:
         outputs: Outputs | None = None,
     ) -> RunResult:
         """Answer `question`. Takes and raises what `Runtime.ask` does."""
-        return self._loop.call(
+        kept = _KeptExits()
+        result = self._loop.call(
             self._runtime.ask,
             question,
             context,
-            sinks=sinks,
+            sinks=kept.of(sinks),
             tenant=tenant,
             snapshot=snapshot,
             outputs=outputs,
         )
+        kept.raise_first()
+        return result
 
     def start(
         self,
@@ -79,10 +83,11 @@ class SyncRuntime:
 
         The run begins at once too: what `SyncRun.events` yields may begin with a Gap; a sink misses nothing.
         """
+        kept = _KeptExits()
         run = self._loop.do(
-            self._runtime.start, question, context, sinks=sinks, tenant=tenant, snapshot=snapshot
+            self._runtime.start, question, context, sinks=kept.of(sinks), tenant=tenant, snapshot=snapshot
         )
-        return SyncRun(run, self._loop)
+        return SyncRun(run, self._loop, kept)
 
     def cancel(self, reason: str = "cancelled") -> None:
         """Ask every run to end now, as `Runtime.cancel` does."""
@@ -100,9 +105,10 @@ class SyncRuntime:
 class SyncRun:
     """One question under way, for code that is not async."""
 
-    def __init__(self, run: Run, loop: BackgroundLoop) -> None:
+    def __init__(self, run: Run, loop: BackgroundLoop, kept: _KeptExits) -> None:
         self._run = run
         self._loop = loop
+        self._kept = kept
 
     @property
     def run_id(self) -> RunId:
@@ -132,4 +138,33 @@ class SyncRun:
 
     def result(self) -> RunResult:
         """Wait for the end. Raises what `Run.result` does; Ctrl-C ends the wait, not the run."""
-        return self._loop.call(self._run.result)
+        result = self._loop.call(self._run.result)
+        self._kept.raise_first()
+        return result
+
+
+class _KeptExits:
+    """Keeps what sinks raise that ends a program, for the thread that waits: it would end the loop.
+
+    The run ends as one whose sink has failed.
+    """
+
+    def __init__(self) -> None:
+        self._errors: list[BaseException] = []
+
+    def of(self, sinks: Iterable[Callable[[Event], None]]) -> list[Callable[[Event], None]]:
+        return [self._guarded(sink) for sink in sinks]
+
+    def _guarded(self, sink: Callable[[Event], None]) -> Callable[[Event], None]:
+        def guarded(event: Event) -> None:
+            try:
+                sink(event)
+            except (KeyboardInterrupt, SystemExit) as error:
+                self._errors.append(error)
+                raise RlmWasmError(f"a sink raised {type(error).__name__}") from error
+
+        return guarded
+
+    def raise_first(self) -> None:
+        if self._errors:
+            raise self._errors[0]

@@ -137,5 +137,5 @@ class SyncSession:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._loop.inherited:
+        if self._loop.is_open:  # else the session was closed with its sandbox
             self.close()

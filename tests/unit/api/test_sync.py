@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -205,3 +208,92 @@ def test_the_loop_gives_back_what_a_call_returns_and_raises() -> None:
     loop.close(None, None, None)
     with pytest.raises(UsageError, match="it is not open"):
         loop.call(double, 4)
+
+
+UNCLOSED = """
+import anyio, os, sys, threading
+from rlm_wasm.errors import RuntimeClosed
+from rlm_wasm import Policy, Sandbox
+from tests.support.runtime_facts import small_policy
+
+policy = small_policy(sandbox={"isolation": "session", "require_lockdown": False})
+box = Sandbox(policy).sync()
+box.__enter__()
+print(box.exec("1").result)
+
+def cells():
+    with Sandbox(policy).sync() as other, other.session() as session:
+        yield session.exec("2").result
+
+asked = threading.Event()
+
+async def never(query):
+    asked.set()
+    await anyio.sleep_forever()
+
+waits = Sandbox(policy, on_query=never).sync()
+waits.__enter__()
+
+def forever():
+    try:
+        waits.exec("llm_query('?')")
+    except RuntimeClosed as error:
+        print(error, file=sys.stderr, flush=True)
+
+threading.Thread(target=forever, daemon=True).start()
+asked.wait()
+unfinished = cells()
+print(next(unfinished), flush=True)
+child = os.fork()
+if not child:
+    sys.exit(3)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_what_is_not_closed_is_closed_at_exit_and_left_alone_in_a_fork() -> None:
+    command = [sys.executable, "-W", "always::ResourceWarning", "-c", UNCLOSED]
+    ended = subprocess.run(command, timeout=300, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout.split()) == (0, ["1", "2", "3"])
+    assert ended.stderr.count("a sandbox of `sync()` was not closed") == 3
+    assert "Traceback" not in ended.stderr
+
+
+def test_what_nobody_holds_any_more_ends_its_thread(strict: Policy) -> None:
+    before = set(threading.enumerate())
+    box = Sandbox(strict).sync()
+    box.__enter__()
+    (thread,) = {each for each in threading.enumerate() if each not in before and "sync()" in each.name}
+    del box
+    gc.collect()
+    thread.join(timeout=60)
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
+def test_what_would_end_the_program_comes_out_of_the_call_and_the_loop_lives(
+    kind: type[BaseException], tmp_path: Path
+) -> None:
+    def ends(_: object) -> str:
+        raise kind(7)
+
+    async def ends_async(_: object) -> str:
+        raise kind(7)
+
+    for on_query in (ends, ends_async):
+        with Sandbox(small_policy(), on_query=on_query).sync() as box, box.session() as session:
+            with pytest.raises(kind, match="7"):
+                session.exec("llm_query_batched(['?', '?'])")
+            with pytest.raises(kind, match="7"):
+                session.exec("print(1)", on_output=ends)
+            assert box.exec("1").result == "1"
+    script = Script(tmp_path).reply("root", "FINAL(1)")
+    with Runtime(small_policy(), model=script.spec).sync() as runtime:
+        with pytest.raises(kind, match="7"):
+            runtime.ask("?", sinks=[ends])
+        with pytest.raises(kind, match="7"):
+            runtime.ask("?", outputs=ends_async)
+        run = runtime.start("?", sinks=[ends])
+        with pytest.raises(kind, match="7"):
+            run.result()
+        assert runtime.ask("?").answer == "1"
