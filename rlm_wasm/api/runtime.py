@@ -177,7 +177,8 @@ class Runtime:
         session, its parent's code gets a ChildFailed.
 
         `outputs` is awaited with the files of the run's session once there is an answer, or none, and if
-        that session is still there; what it raises is raised here.
+        that session is still there; what it raises is raised here. It is cancelled at `run.wall_ms_max`
+        and by `cancel`; of a run that one of them ended already, after 10 seconds.
 
         Raises:
             UsageError: the runtime is not open, or on another event loop; the question is empty; a tenant's

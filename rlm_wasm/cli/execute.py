@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from pathlib import Path
 from time import monotonic_ns
 from typing import TYPE_CHECKING
@@ -112,7 +113,17 @@ async def _copy_out(session: SandboxSession, result: CellResult, folder: Path, b
     if result.session_state is SessionState.LOST:
         output.failure(f"the session is lost, and what the code left in {LEFT_IN} with it")
         return False
-    return await copy_and_tell(session.list_files, session.read_file, folder, bytes_max=bytes_max)
+    import anyio
+
+    from rlm_wasm.cli.interrupts import interruptible
+
+    def copy() -> Awaitable[bool]:
+        return copy_and_tell(session.list_files, session.read_file, folder, bytes_max=bytes_max)
+
+    # Ctrl-C ends the copying, and what the code gave is shown.
+    with anyio.CancelScope() as scope:
+        return await interruptible(copy, scope.cancel)
+    return False
 
 
 def _error_document(error: GuestError) -> dict[str, str | int | None]:

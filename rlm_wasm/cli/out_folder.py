@@ -72,7 +72,7 @@ async def copy_and_tell(
     except RlmWasmError as error:
         problem = error.message
     except anyio.get_cancelled_exc_class():
-        failure(f"not all that the code left in {LEFT_IN} was copied: there was no more time for it")
+        failure(f"not all that the code left in {LEFT_IN} was copied: it was ended before that")
         raise
     except Exception as error:  # noqa: BLE001 - a bug of ours here costs files, not the answer
         problem = f"a bug of ours, {type(error).__name__}: {error}"

@@ -88,6 +88,7 @@ def run(
         async def hand_out(files: SessionFiles) -> None:
             nonlocal copied
             assert folder is not None
+            copied = False  # stays so if the run's end cuts it short
             copied = await copy_and_tell(
                 files.list, files.read, Path(folder), bytes_max=policy.sandbox.files_bytes_max
             )

@@ -29,7 +29,7 @@ from rlm_wasm.errors import FuelExhausted, InternalError, SourceExceeded, Worker
 from rlm_wasm.host.worker import Measured, Worker, WorkerSession, lockdown_of
 from rlm_wasm.ids import RequestId, RunId
 from rlm_wasm.limits import CellLimits
-from rlm_wasm.outcomes import SessionState, StopReason
+from rlm_wasm.outcomes import SessionState, StopKind, StopReason
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.session_snapshot import SessionSnapshot
@@ -47,6 +47,8 @@ from rlm_wasm.scheduler.scheduler import (
 
 # A conversation has fewer sessions than this has numbers: each but the first follows a lost one.
 _SESSIONS_BITS = 20
+# For the files of a run that was ended: its deadline is past then, or somebody waits for its end.
+AFTER_END_SECONDS_MAX = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,7 @@ class Conversation:
         # What stood around each of its sessions, by the word.
         self.lockdowns: set[str] = set()
         self._cells = 0
+        self._began_ns = 0
         self._sessions = 0
         self._inputs_size = sum(len(value) for value in contexts.values())
         self._requests = GuestRequests(
@@ -143,7 +146,7 @@ class Conversation:
         if self._ending is None:
             self._ending = stop
             self._requests.close()
-            if self._scope is not None:
+            if self._scope is not None:  # it acts, or hands its files out
                 self._scope.cancel()
                 self._broker.stirs(self.place.parent)
 
@@ -152,13 +155,13 @@ class Conversation:
 
         Raises ArtifactError, PolicyError, UsageError or MemoryExceeded if it cannot begin.
         """
+        self._began_ns = self._broker.clock()
         try:
             given: LoopInput = Begin()
             while True:
                 (effect,) = self._loop.handle(given)
                 if isinstance(effect, Conclusion):
-                    if self._session is not None and self._outputs is not None:
-                        await self._outputs(self._files(self._session))
+                    await self._hand_out()
                     if self._session is not None and self._ending is None:
                         await self._broker.turn(self.place.parent)
                     return effect
@@ -266,6 +269,19 @@ class Conversation:
             await self._close_session()
         alive = result.session_state is SessionState.ALIVE
         return CellFinished(result, self._requests.finish, () if alive else self._requests.answered)
+
+    async def _hand_out(self) -> None:
+        """Await what is to be done with the session's files, until the run ends at the latest."""
+        if self._session is None or self._outputs is None:
+            return
+        seconds = float(AFTER_END_SECONDS_MAX)
+        ending = self._ending
+        if ending is None or (ending.is_limit and ending.kind is not StopKind.DEADLINE):
+            left_ns = self._policy.run.wall_ms_max * 1_000_000 - (self._broker.clock() - self._began_ns)
+            seconds = max(0, left_ns) / 1e9
+        with anyio.move_on_after(seconds) as self._scope:
+            await self._outputs(self._files(self._session))
+        self._scope = None
 
     def _files(self, session: WorkerSession) -> SessionFiles:
         box = self._policy.sandbox

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 
+from rlm_wasm.cli.execute import _copy_out
 from rlm_wasm.cli.out_folder import NAMES_MAX, Copied, copy_and_tell, copy_out
 from rlm_wasm.errors import HostExhausted, InternalError, WorkerLost
 from rlm_wasm.protocol.file_listing import GuestFile
+from rlm_wasm.results import CellResult
 from tests.support.command_line import document, rlm_wasm
 
 pytestmark = pytest.mark.guest
@@ -158,6 +162,25 @@ for name in ('a', 'euro \\u20ac', 'linked/f', 'pipe/f', 'taken', 'z'):
         f"3 files copied into {tmp_path}\nerror: 3 not copied: cannot write '/out/linked/f'"
     )
     assert tree(tmp_path) == {"a": b"a", "euro \u20ac": "euro \u20ac".encode(), "z": b"z"}
+
+
+@pytest.mark.anyio
+async def test_an_interrupt_ends_the_copying_and_nothing_else(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Session:
+        async def list_files(self, path: str) -> tuple[GuestFile, ...]:
+            await anyio.wait_all_tasks_blocked()
+            os.kill(os.getpid(), signal.SIGINT)
+            await anyio.sleep_forever()
+            return ()
+
+        read_file = None
+
+    session: Any = Session()
+    with anyio.fail_after(60):
+        assert not await _copy_out(session, CellResult(), tmp_path, 10)
+    assert "not all that the code left in /out was copied" in capfd.readouterr().err
 
 
 @pytest.mark.anyio
