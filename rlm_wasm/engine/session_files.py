@@ -6,12 +6,14 @@ that it says, and it may say what it likes: of its own session only.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from rlm_wasm.errors import UsageError
+from rlm_wasm.errors import BoundaryViolation, UsageError
 from rlm_wasm.limits import CellLimits
+from rlm_wasm.outcomes import Outcome
 from rlm_wasm.protocol.file_listing import GuestFile, decode_listing, decode_part, guest_path
 from rlm_wasm.results import CellResult
 
@@ -19,6 +21,20 @@ from rlm_wasm.results import CellResult
 PART_BYTES: Final = 256 << 10
 LISTING_BYTES_MAX: Final = 4 << 20
 _NAME: Final = "_rlm_file"
+# A document lies between two marks: what earlier cells left running prints to the same stream. A tracer of
+# theirs sees nothing of it.
+_CELL: Final = """
+import sys, _rlm, rlm_files
+traced, profiled = sys.gettrace(), sys.getprofile()
+sys.settrace(None), sys.setprofile(None)
+try:
+    _rlm.emit(1, {mark!a})
+    rlm_files.{call}
+    _rlm.emit(1, {mark!a})
+finally:
+    sys.settrace(traced), sys.setprofile(profiled)
+"""
+_DONE: Final = frozenset({Outcome.COMPLETED, Outcome.GUEST_EXCEPTION})
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +99,18 @@ class SessionFiles:
         return decode_listing(told, entries_max=self.files_max)
 
     async def _ask(self, call: str, bytes_max: int) -> bytes:
-        limits = replace(self.cell_limits, stdout_bytes_max=max(bytes_max, self.cell_limits.stdout_bytes_max))
-        result = await self.run(f"__import__('rlm_files').{call}", limits)
-        return result.raise_for_outcome().stdout.encode("utf-8", "replace")
+        # No random one: a session that is repeatable stays so.
+        mark = f"<{hashlib.sha256(call.encode()).hexdigest()}>"
+        most = max(bytes_max + 2 * len(mark), self.cell_limits.stdout_bytes_max)
+        cell = _CELL.format(mark=mark.encode(), call=call)
+        # With names of its own, so that it takes none of the session's.
+        result = await self.run(f"exec({cell!a}, {{}})", replace(self.cell_limits, stdout_bytes_max=most))
+        _, begun, rest = result.stdout.partition(mark)
+        told, ended, _ = rest.partition(mark)
+        if not (begun and ended and result.outcome in _DONE):  # else, what failed is not what was asked for
+            result.raise_for_outcome()
+            raise BoundaryViolation("the guest did not say what it was asked")
+        return told.encode("utf-8", "replace")
 
 
 # What is done with the files of a run's session once its answer is known, while the session is still there.

@@ -99,6 +99,27 @@ async def test_a_file_larger_than_wanted_is_not_read_to_its_end(session: Sandbox
         await session.read_file("/tmp/f", bytes_max=1_000)
 
 
+@pytest.mark.parametrize(
+    "left",
+    [
+        "import threading\ndef tick():\n    print('tick')\n    threading.Timer(0.01, tick).start()\ntick()",
+        "import threading\ndef late():\n    threading.Timer(0.01, late).start()\n    1 / 0\nlate()",
+        "import sys\ndef trace(*_):\n    print('traced' * 9)\n    return trace\nsys.settrace(trace)",
+        "import sys\ndef trace(*_):\n    print('traced' * 9)\nsys.setprofile(trace)",
+        "import rlm_files\ntell = rlm_files.tell\ndef loud(*a):\n    tell(*a)\n    print('told')\n"
+        "rlm_files.tell = loud",
+    ],
+)
+@pytest.mark.anyio
+async def test_what_code_left_running_costs_none_of_its_files(session: SandboxSession, left: str) -> None:
+    assert (await session.exec(left)).outcome in ("completed", "guest_exception")
+    await session.write_file("/out/f", b"the work")
+    assert [file.path for file in await session.list_files("/out")] == ["/out", "/out/f"]
+    assert await session.read_file("/out/f") == b"the work"
+    with pytest.raises(GuestException, match="/absent"):
+        await session.read_file("/absent")
+
+
 @pytest.mark.threat("T-110")
 @pytest.mark.anyio
 async def test_a_guest_that_lies_about_its_files_harms_nobody(session: SandboxSession) -> None:
