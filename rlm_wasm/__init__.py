@@ -21,23 +21,32 @@ if TYPE_CHECKING:
     from rlm_wasm.api.sync_runtime import SyncRun, SyncRuntime
     from rlm_wasm.api.sync_sandbox import SyncSandbox, SyncSession
     from rlm_wasm.engine.accounting import Metrics, TenantUsage
+    from rlm_wasm.engine.contexts import Contexts
+    from rlm_wasm.engine.event_stream import EventReader
+    from rlm_wasm.engine.session_files import Outputs, SessionFiles
     from rlm_wasm.events import Event, Gap
     from rlm_wasm.host.pool_metrics import PoolMetrics
     from rlm_wasm.outcomes import Outcome, SessionState, StopKind, StopReason
     from rlm_wasm.policy.model import Policy
+    from rlm_wasm.protocol.file_listing import GuestFile
     from rlm_wasm.results import CellResult, RunResult
+    from rlm_wasm.values import Value
 
 # Loaded on first use: `rlm-wasm --version` should not wait for a WebAssembly engine.
 _WHERE = {
     "CellResult": "rlm_wasm.results",
+    "Contexts": "rlm_wasm.engine.contexts",
     "Event": "rlm_wasm.events",
+    "EventReader": "rlm_wasm.engine.event_stream",
     "Gap": "rlm_wasm.events",
+    "GuestFile": "rlm_wasm.protocol.file_listing",
     "Metrics": "rlm_wasm.engine.accounting",
     "ModelQuery": "rlm_wasm.api.query_hook",
     "OnOutput": "rlm_wasm.api.live_output",
     "OnQuery": "rlm_wasm.api.query_hook",
     "Outcome": "rlm_wasm.outcomes",
     "Output": "rlm_wasm.api.live_output",
+    "Outputs": "rlm_wasm.engine.session_files",
     "Policy": "rlm_wasm.policy.model",
     "PoolMetrics": "rlm_wasm.host.pool_metrics",
     "Run": "rlm_wasm.api.run_handle",
@@ -45,6 +54,7 @@ _WHERE = {
     "Runtime": "rlm_wasm.api.runtime",
     "Sandbox": "rlm_wasm.api.sandbox",
     "SandboxSession": "rlm_wasm.api.sandbox",
+    "SessionFiles": "rlm_wasm.engine.session_files",
     "SessionOpening": "rlm_wasm.api.opening",
     "SessionState": "rlm_wasm.outcomes",
     "Snapshot": "rlm_wasm.api.snapshot",
@@ -55,18 +65,23 @@ _WHERE = {
     "SyncSandbox": "rlm_wasm.api.sync_sandbox",
     "SyncSession": "rlm_wasm.api.sync_sandbox",
     "TenantUsage": "rlm_wasm.engine.accounting",
+    "Value": "rlm_wasm.values",
 }
 
 __all__ = [
     "CellResult",
+    "Contexts",
     "Event",
+    "EventReader",
     "Gap",
+    "GuestFile",
     "Metrics",
     "ModelQuery",
     "OnOutput",
     "OnQuery",
     "Outcome",
     "Output",
+    "Outputs",
     "Policy",
     "PoolMetrics",
     "Run",
@@ -74,6 +89,7 @@ __all__ = [
     "Runtime",
     "Sandbox",
     "SandboxSession",
+    "SessionFiles",
     "SessionOpening",
     "SessionState",
     "Snapshot",
@@ -84,6 +100,7 @@ __all__ = [
     "SyncSandbox",
     "SyncSession",
     "TenantUsage",
+    "Value",
     "__version__",
 ]
 

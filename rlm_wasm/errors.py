@@ -32,12 +32,15 @@ class NoJsonForm(UsageError):
 
 
 class ValueTooLarge(UsageError):
-    """A value of the guest takes more bytes than `cell.result_bytes_max`. `size`: how many."""
+    """A value of the guest takes more bytes than `cell.result_bytes_max`, or than a result shows.
 
-    def __init__(self, size: int) -> None:
+    `size`: how many, None of a value that the guest did not measure.
+    """
+
+    def __init__(self, size: int | None, message: str | None = None, *, hint: str | None = None) -> None:
         super().__init__(
-            f"the value takes {size} bytes, more than cell.result_bytes_max",
-            hint="raise `cell.result_bytes_max` in the policy, or take it in parts",
+            message or f"the value takes {size} bytes, more than cell.result_bytes_max",
+            hint=hint or "raise `cell.result_bytes_max` in the policy, or take it in parts",
         )
         self.size: Final = size
 

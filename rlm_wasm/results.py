@@ -54,7 +54,8 @@ class CellResult(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
         Raises:
             GuestError: the cell did not complete: what `raise_for_outcome` raises.
             NoJsonForm: the value, or a part of it, has no JSON form; or it was not asked for.
-            ValueTooLarge: it takes more than `cell.result_bytes_max`.
+            ValueTooLarge: it takes more than `cell.result_bytes_max`, or than the 65,536 that come with any
+                result, whatever that is; `SandboxSession.get` gives a larger one by its name.
             BoundaryViolation: the guest sent nonsense.
         """
         self.raise_for_outcome()

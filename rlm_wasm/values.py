@@ -19,7 +19,7 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from rlm_wasm.errors import BoundaryViolation, NoJsonForm
+from rlm_wasm.errors import BoundaryViolation, NoJsonForm, ValueTooLarge
 from rlm_wasm.json_text import outside_strings
 
 # What a guest may give back: plain JSON values, and text and bytes by themselves.
@@ -30,6 +30,9 @@ _SHOWN_CHARS: Final = 80
 _PATH_CHARS_MAX: Final = 200
 # How the guest marks what it sends; `rlm_values` has the same.
 _TEXT, _BYTES, _JSON, _NONE = b"t", b"b", b"j", b"-"
+# `rlm_values.SHOWN_ROOM` and the words that it refuses more with.
+SHOWN_BYTES_MAX: Final = 65_536
+_TOO_LARGE: Final = f"the value is larger than {SHOWN_BYTES_MAX},"
 _REASON_CHARS_MAX: Final = 1_000
 _NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 _STEPS: Final = {byte: 1 if byte in b"[{" else -1 for byte in b"[]{}"}
@@ -115,6 +118,7 @@ def decode_value(frame: bytes) -> Value:
 
     Raises:
         NoJsonForm: the guest says that there is none, and why.
+        ValueTooLarge: the guest says that a result has no room for it.
         BoundaryViolation: the guest's modules send no such bytes. Nothing else leaves this function.
     """
     mark, body = frame[:1], frame[1:]
@@ -133,6 +137,13 @@ def decode_value(frame: bytes) -> Value:
     except Exception as error:  # noqa: BLE001 - whatever a decoder raises, the guest did it
         # Not chained: the decoder's message may quote the frame.
         raise BoundaryViolation(f"the value is malformed ({type(error).__name__})") from None
+    if mark == _NONE and text.startswith(_TOO_LARGE):
+        raise ValueTooLarge(
+            None,
+            f"the value is larger than the {SHOWN_BYTES_MAX:_} that come with a cell's result",
+            hint="give it a name in the cell and take it by that: `session.get(name)`, which gives as "
+            "much as cell.result_bytes_max",
+        )
     if mark == _NONE:
         raise NoJsonForm("".join(c if c.isprintable() else "\ufffd" for c in text[:_REASON_CHARS_MAX]))
     raise BoundaryViolation("a value of no kind that there is")

@@ -119,6 +119,8 @@ class BackgroundLoop:
         try:
             return _unwrapped(future.result())
         except CancelledError:
+            if not future.cancelled():  # it is the function's own
+                raise
             raise RuntimeClosed(f"{self._what} was closed before the call had ended") from None
         except BaseException:
             if not future.done():

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import codecs
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
+
+from rlm_wasm.errors import UsageError
 
 _STREAMS: Final[dict[int, Literal["stdout", "stderr"]]] = {1: "stdout", 2: "stderr"}
 
@@ -45,5 +48,9 @@ class LiveOutput:
             self._hand_on(stream, decoder.decode(b"", final=True))
 
     def _hand_on(self, stream: int, text: str) -> None:
-        if text:
-            self._on_output(Output(_STREAMS[stream], text))
+        if not text:
+            return
+        returned: object = self._on_output(Output(_STREAMS[stream], text))  # type: ignore[func-returns-value]
+        if isinstance(returned, Coroutine):
+            returned.close()
+            raise UsageError("on_output returned a coroutine, which nobody awaits: it is no async function")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Generator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from rlm_wasm.errors import UsageError
 
@@ -31,6 +31,14 @@ class SessionOpening:
             raise UsageError("this session was opened already", hint="call `session()` for each session")
         self._taken = True
         return await self._make()
+
+    def __enter__(self) -> NoReturn:
+        raise UsageError(
+            "this session is opened by `async with` or `await`",
+            hint="where a sandbox of `sync()` is open: `with sandbox.session(snapshot=snapshot) as session:`",
+        )
+
+    def __exit__(self, *_: object) -> None: ...
 
     async def __aenter__(self) -> SandboxSession:
         self._session = session = await self._open()

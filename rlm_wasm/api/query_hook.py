@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
@@ -12,6 +11,7 @@ from typing import Final, Literal, Protocol
 import anyio
 import anyio.to_thread
 
+from rlm_wasm.api.arguments import is_async
 from rlm_wasm.errors import BudgetExceeded, LimitExceeded, QueryError, UsageError
 from rlm_wasm.limits import BoundaryLimits
 from rlm_wasm.protocol.guest_frames import (
@@ -75,8 +75,7 @@ class QueryHook:
         self._requests_max = requests_max
         self._requests = 0
         self._limiter = anyio.CapacityLimiter(parallel_max)
-        call = getattr(on_query, "__call__", None)  # noqa: B004 - of an object that has an async one
-        self._is_async = inspect.iscoroutinefunction(on_query) or inspect.iscoroutinefunction(call)
+        self._is_async = is_async(on_query)
 
     async def __call__(self, frame: bytes) -> bytes:
         """Return the response frame. Raises the GuestError that ends the cell, and what is the caller's."""

@@ -12,8 +12,9 @@ from typing import Self
 import anyio
 from anyio.abc import TaskGroup
 
+from rlm_wasm.api.arguments import check_callable, check_policy, checked_sinks
 from rlm_wasm.api.run_handle import Run
-from rlm_wasm.api.snapshot import Snapshot, load_snapshot
+from rlm_wasm.api.snapshot import Snapshot, check_snapshot, load_snapshot
 from rlm_wasm.api.sync_runtime import SyncRuntime
 from rlm_wasm.api.world import World
 from rlm_wasm.engine.accounting import Accounting, Metrics
@@ -93,6 +94,7 @@ class Runtime:
         sub_model: str | None,
         route: Router | None,
     ) -> None:
+        check_policy(policy)
         self.policy = policy.with_models(root=model, sub=sub_model)
         self._written = WrittenPolicy.of(self.policy)
         self._providers = ProviderSet(self.policy, keys)
@@ -250,10 +252,17 @@ class Runtime:
         if self._broker is None or self._home is None:
             raise UsageError("the runtime is not open; use it as an async context manager")
         self._home.check("the runtime")
+        if not isinstance(question, str):
+            raise UsageError(f"a question is a str, not a {type(question).__name__}")
         if not question.strip():
             raise UsageError("the question is empty")
         tenant = checked_tenant(tenant)
         policy = self.policy
+        checked = checked_sinks(sinks)
+        if outputs is not None:
+            check_callable("outputs", outputs)
+        if snapshot is not None:
+            check_snapshot(snapshot)
         contexts = named_contexts(context)
         meter = self._accounting.meter(tenant)
         runs_max = policy.tenant_limits().runs_max
@@ -297,7 +306,7 @@ class Runtime:
             active,
             self._broker,
             self._route,
-            [meter.take, *sinks],
+            [meter.take, *checked],
             policy.events,
             self._home,
         )

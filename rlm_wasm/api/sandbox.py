@@ -11,10 +11,11 @@ from typing import Final, Self
 
 import anyio
 
+from rlm_wasm.api.arguments import check_callable, check_plain_function, check_policy
 from rlm_wasm.api.live_output import LiveOutput, OnOutput
 from rlm_wasm.api.opening import SessionOpening
 from rlm_wasm.api.query_hook import OnQuery, QueryHook
-from rlm_wasm.api.snapshot import Snapshot, load_snapshot
+from rlm_wasm.api.snapshot import Snapshot, check_snapshot, load_snapshot
 from rlm_wasm.api.sync_sandbox import SyncSandbox
 from rlm_wasm.engine.accounting import Accounting, Meter, Metrics
 from rlm_wasm.engine.contexts import REBASE_FROM_UNITS, as_input, check_name
@@ -52,7 +53,7 @@ class SandboxSession:
         return lockdown_of(self._session)
 
     async def load(self, name: str, value: str | bytes) -> None:
-        """Bind a str or bytes in the guest, in one copy.
+        """Bind a str or bytes in the guest, in one copy. Cancelling this may lose the session.
 
         Raises:
             UsageError: the name is no variable's or one of the session's own, the value is neither str nor
@@ -73,6 +74,7 @@ class SandboxSession:
         There it is a dict, list, str, int, float, bool or None of the guest's own. Tuples become lists;
         dataclasses, msgspec Structs and pydantic models the dict of their fields; a datetime, date or time
         its ISO 8601 text; an Enum its value. Its text counts against `sandbox.context_bytes_max`.
+        Cancelling this may lose the session.
 
         Raises:
             NoJsonForm: the value, or a part of it, is something else, a NaN or an infinity, or holds itself.
@@ -117,8 +119,9 @@ class SandboxSession:
 
         What its code asks a model is answered by the sandbox's `on_query`; without one, `llm_query` raises a
         QueryError in the guest. A GuestError that it raises ends the cell and is its result. Cancelling this
-        call ends the cell. `answer_frames` is the low level, in its place: it turns the bytes of each
-        request into those of its response (`protocol.guest_frames` has both directions).
+        call ends the cell and undoes what it did, as far as its session can go back (below); `interrupt` ends
+        it too, and keeps what it did. `answer_frames` is the low level, in its place: it turns the bytes of
+        each request into those of its response (`protocol.guest_frames` has both directions).
 
         `on_output` is given what the cell writes while it runs, as `Output`s: in order, line by line as a
         rule, all that is in `stdout` and `stderr` at the end.
@@ -134,6 +137,8 @@ class SandboxSession:
             Exception: whatever else `on_query` or `on_output` raises. The cell is interrupted first, so that
                 the guest can unwind; the session lives on.
         """
+        if on_output is not None:
+            check_plain_function("on_output", on_output)
         answer = answer_frames or self._sandbox.answer()
         if on_output is None:
             return await self._run(source, answer)
@@ -171,7 +176,8 @@ class SandboxSession:
     async def write_file(self, path: str, data: bytes) -> None:
         """Write a whole file of the guest's, with the folders above it.
 
-        The guest runs a cell for it, on the tenant's account, as for the other calls over files.
+        The guest runs a cell for it, on the tenant's account, as for the other calls over files. Cancelling
+        this may lose the session.
 
         Raises:
             UsageError: the path is no absolute one, the data no bytes or larger than
@@ -255,6 +261,9 @@ class Sandbox:
     """
 
     def __init__(self, policy: Policy, *, on_query: OnQuery | None = None) -> None:
+        check_policy(policy)
+        if on_query is not None:
+            check_callable("on_query", on_query)
         self.policy = policy
         self._on_query = on_query
         # Made once: the same object in each cell is what a session knows the limits by.
@@ -312,6 +321,8 @@ class Sandbox:
         if self._home is not None:
             self._home.check("the sandbox")
         tenant = checked_tenant(tenant)
+        if snapshot is not None:
+            check_snapshot(snapshot)
         meter = self._accounting.meter(tenant)
         made = await self._worker.session(
             self.policy.session_limits(),

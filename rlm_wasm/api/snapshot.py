@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from functools import cached_property
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -100,13 +101,22 @@ class Snapshot:
 
         snapshot = self._snapshot
         write_snapshot_file(
-            Path(path),
+            host_path(path),
             snapshot_key(self._policy, key),
             guest=guest_identity(),
             tenant=self._tenant if tenant is None else tenant,
             size=snapshot.size,
             virtual_ns=snapshot.virtual_ns,
             runs=snapshot.flattened(),
+        )
+
+
+def check_snapshot(snapshot: object) -> None:
+    """Raise UsageError for what is no snapshot."""
+    if not isinstance(snapshot, Snapshot):
+        raise UsageError(
+            f"a snapshot is a Snapshot, not a {type(snapshot).__name__}",
+            hint="`session.snapshot()` gives one, `load_snapshot(path)` a saved one",
         )
 
 
@@ -118,7 +128,7 @@ def load_snapshot(
     from rlm_wasm.artifacts.snapshot_file import read_snapshot_file
 
     header, runs = read_snapshot_file(
-        Path(path),
+        host_path(path),
         snapshot_key(policy, key),
         guest=guest_identity(),
         tenant=tenant,
@@ -126,6 +136,13 @@ def load_snapshot(
     )
     state = restorable_snapshot(policy, tenant, runs, size=header.size, virtual_ns=header.virtual_ns)
     return Snapshot(policy, state, tenant, sandbox=sandbox)
+
+
+def host_path(path: object) -> Path:
+    """Return the path of a snapshot's file. Raises UsageError for what is none."""
+    if not isinstance(path, str | PathLike) or "\0" in str(path):
+        raise UsageError(f"a snapshot's path is a str or a Path without a NUL, not {path!a:.200}")
+    return Path(path)
 
 
 def guest_identity() -> tuple[str, str]:

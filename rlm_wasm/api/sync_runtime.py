@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from rlm_wasm.api.arguments import checked_sinks
 from rlm_wasm.api.background_loop import BackgroundLoop
 from rlm_wasm.api.snapshot import Snapshot
 from rlm_wasm.engine.accounting import Metrics
@@ -153,7 +154,7 @@ class _KeptExits:
         self._errors: list[BaseException] = []
 
     def of(self, sinks: Iterable[Callable[[Event], None]]) -> list[Callable[[Event], None]]:
-        return [self._guarded(sink) for sink in sinks]
+        return [self._guarded(sink) for sink in checked_sinks(sinks)]
 
     def _guarded(self, sink: Callable[[Event], None]) -> Callable[[Event], None]:
         def guarded(event: Event) -> None:

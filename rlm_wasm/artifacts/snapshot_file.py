@@ -129,6 +129,8 @@ def _file_bytes_max(size: int) -> int:
 
 
 def _check_key(key: bytes) -> None:
+    if not isinstance(key, bytes | bytearray | memoryview):
+        raise UsageError(f"an image's key is bytes, not a {type(key).__name__}")
     if len(key) != KEY_BYTES:
         raise UsageError(f"an image's key has {KEY_BYTES} bytes, not {len(key)}")
 

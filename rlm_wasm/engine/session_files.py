@@ -73,7 +73,12 @@ class SessionFiles:
                 `sandbox.files_bytes_max`, or the session is closed, lost or busy.
             GuestError: the guest could not; a GuestException names its own error, such as FileNotFoundError.
         """
-        raw, most = guest_path(path), self.bytes_max if bytes_max is None else min(bytes_max, self.bytes_max)
+        raw, most, key = guest_path(path), self.bytes_max, "sandbox.files_bytes_max"
+        if bytes_max is not None:
+            if not isinstance(bytes_max, int) or bytes_max < 0:
+                raise UsageError(f"bytes_max is a number of bytes, not {bytes_max!a:.100}")
+            if bytes_max < most:
+                most, key = bytes_max, "bytes_max"
         parts: list[bytes] = []
         size = 0
         while True:
@@ -82,9 +87,7 @@ class SessionFiles:
             parts.append(part)
             size += len(part)
             if size > most:
-                raise UsageError(
-                    f"{path!a} has more than {most} bytes; sandbox.files_bytes_max is {self.bytes_max}"
-                )
+                raise UsageError(f"{path!a} has more than {most} bytes, which is {key}")
             if len(part) < PART_BYTES:
                 return b"".join(parts)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -92,13 +93,23 @@ def _class(kind: type) -> Iterator[str]:
             yield f"### `{word}{kind.__name__}.{name}{signature(member)}`\n\n{_block(member.__doc__)}"
 
 
+def _alias(name: str) -> Iterator[str]:
+    """Yield what a type's name stands for, and the comment above it."""
+    source = inspect.getsource(import_module(rlm_wasm._WHERE[name]))
+    found = re.search(rf"((?:^# .*\n)+){name}(?:: TypeAlias)? = (.+)$", source, re.M)
+    assert found is not None, f"{name} has no comment"
+    comment = " ".join(line[2:] for line in found[1].splitlines())
+    meaning = found[2].strip('"')
+    yield f"{comment}\n\n`{meaning}`\n"
+
+
 def page() -> str:
     """Return the whole page."""
     parts = [HEAD]
     for name in public_names():
         thing = getattr(rlm_wasm, name)
         parts.append(f"## {name}\n")
-        parts += _class(thing)
+        parts += _class(thing) if inspect.isclass(thing) else _alias(name)
     parts.append("# Errors\n")
     for kind in error_classes():
         base = kind.__mro__[1].__name__
