@@ -23,7 +23,7 @@ from rlm_wasm.errors import BoundaryViolation, NoJsonForm, ValueTooLarge
 from rlm_wasm.json_text import outside_strings
 
 # What a guest may give back: plain JSON values, and text and bytes by themselves.
-Value: TypeAlias = "str | bytes | int | float | bool | list[Any] | dict[str, Any] | None"
+Value: TypeAlias = str | bytes | int | float | bool | list[Any] | dict[str, Any] | None
 
 NESTING_MAX: Final = 100
 _SHOWN_CHARS: Final = 80

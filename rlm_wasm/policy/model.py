@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Self
@@ -54,6 +55,8 @@ class Policy(Tables):
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read the policy in a TOML file. Raises one PolicyError that lists every problem."""
+        if not isinstance(path, str | PathLike):
+            raise PolicyError(f"a policy's path is a str or a Path, not a {type(path).__name__}")
         document = read_document(Path(path))
         return cls.from_mapping(document.data, origin=document.origin, lines=document.lines)
 

@@ -99,8 +99,7 @@ def _alias(name: str) -> Iterator[str]:
     found = re.search(rf"((?:^# .*\n)+){name}(?:: TypeAlias)? = (.+)$", source, re.M)
     assert found is not None, f"{name} has no comment"
     comment = " ".join(line[2:] for line in found[1].splitlines())
-    meaning = found[2].strip('"')
-    yield f"{comment}\n\n`{meaning}`\n"
+    yield f"{comment}\n\n`{found[2]}`\n"
 
 
 def page() -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rlm_wasm import Output, Policy, Runtime, Sandbox
-from rlm_wasm.errors import UsageError
+from rlm_wasm.errors import PolicyError, UsageError
 from tests.support.runtime_facts import Script, small_policy
 
 pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("guest", "healthy_host")]
@@ -34,6 +34,8 @@ def wrong(call: Any, said: str) -> None:
 def test_what_makes_a_sandbox_or_a_runtime() -> None:
     wrong(lambda: Sandbox("strict"), "not a str")  # type: ignore[arg-type]
     wrong(lambda: Runtime("strict"), "not a str")  # type: ignore[arg-type]
+    with pytest.raises(PolicyError, match="not a NoneType"):
+        Policy.load(None)  # type: ignore[arg-type]
     with pytest.raises(UsageError) as refused:
         Sandbox(None)  # type: ignore[arg-type]
     assert "Policy.builtin" in str(refused.value.hint)
