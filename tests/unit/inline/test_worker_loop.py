@@ -149,7 +149,7 @@ def test_a_thousand_sessions_wait_at_once_on_one_thread(open_seat: Callable[...,
         seat.start(f"llm_query('{seat.number}')")
     for seat in scheduler:
         assert f'"{seat.number}"'.encode() in seat.requested()
-    assert threading.active_count() == threads
+    assert threading.active_count() <= threads  # one of an earlier test may end meanwhile
     for seat in reversed(scheduler):
         seat.respond(f"answer {seat.number}")
     for seat in scheduler:
