@@ -42,7 +42,9 @@ def test_what_makes_a_sandbox_or_a_runtime() -> None:
     wrong(lambda: Sandbox(small_policy(), on_query=5), "on_query is a function, not a int")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("given", NO_FUNCTIONS, ids=str)
+@pytest.mark.parametrize(
+    "given", NO_FUNCTIONS, ids=["an int", "a str", "an async function", "an async callable"]
+)
 def test_who_takes_output_or_events_is_a_function_and_not_async(given: Any, tmp_path: Path) -> None:
     with Sandbox(small_policy()).sync() as sandbox, sandbox.session() as session:
         wrong(lambda: session.exec("x = 1", on_output=given), "on_output is")
