@@ -66,12 +66,14 @@ def test_endpoint_that_the_http_library_refuses_is_a_usage_error():
         open_provider("openai:gpt-5", policy_for("https://xn--zzzzzz--/v1"), {KEY_VARIABLE: KEY})
 
 
-def test_key_comes_from_the_process_environment(policy, monkeypatch):
+async def test_key_comes_from_the_process_environment(policy, monkeypatch):
     monkeypatch.delenv(KEY_VARIABLE, raising=False)
     with pytest.raises(UsageError, match="is not set"):
         open_provider("openai:gpt-5", policy)
     monkeypatch.setenv(KEY_VARIABLE, KEY)
-    assert isinstance(open_provider("openai:gpt-5", policy)[0], OpenAIProvider)
+    provider, _ = open_provider("openai:gpt-5", policy)
+    assert isinstance(provider, OpenAIProvider)
+    await provider.aclose()
 
 
 def test_script_needs_no_key(policy, script_spec):
