@@ -22,6 +22,8 @@ from typing import Final, Protocol, Self
 from rlm_wasm.errors import ArtifactError
 
 _F_ADD_SEALS: Final = 1033
+# The kernel waits up to 150 ms for its own uses of a page each time (mm/memfd.c).
+_SEAL_TRIES: Final = 10
 _F_GET_SEALS: Final = 1034
 _SEAL, _SHRINK, _GROW, _WRITE = 0x1, 0x2, 0x4, 0x8
 ALL_SEALS: Final = _SEAL | _SHRINK | _GROW | _WRITE
@@ -152,7 +154,7 @@ class MemoryFile:
 
     def seal(self) -> None:
         """Let nobody change the file any more, its holder included."""
-        fcntl.fcntl(self.fd, _F_ADD_SEALS, ALL_SEALS)
+        _add_seals(self.fd, ALL_SEALS)
 
     def take_back(self) -> None:
         """Free what a lent file holds, whoever still has a descriptor or a mapping of it.
@@ -293,8 +295,23 @@ def _filled(name: str, size: int, parts: Iterable[tuple[int, memoryview]], seals
     return fd
 
 
+def _add_seals(fd: int, seals: int) -> None:
+    """Seal a file that nobody maps.
+
+    The kernel refuses with EBUSY while it uses a page of it for itself, as to move it: it waits a moment by
+    itself, and each try here gives it another.
+    """
+    for left in reversed(range(_SEAL_TRIES)):
+        try:
+            fcntl.fcntl(fd, _F_ADD_SEALS, seals)
+            return
+        except OSError as error:
+            if error.errno != errno.EBUSY or not left:
+                raise
+
+
 def _seal(fd: int, name: str, seals: int = ALL_SEALS) -> None:
-    fcntl.fcntl(fd, _F_ADD_SEALS, seals)
+    _add_seals(fd, seals)
     if fcntl.fcntl(fd, _F_GET_SEALS) & seals != seals:
         raise ArtifactError(f"the memory file {name} could not be sealed")
 

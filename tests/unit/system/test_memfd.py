@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import mmap
 import os
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlm_wasm.errors import ArtifactError
+from rlm_wasm.system import memfd
 from rlm_wasm.system.memfd import ALL_SEALS, check_sealed, sealed_memfd
 from tests.support.wat_guest import program_of
 
@@ -95,3 +97,37 @@ def test_another_kind_of_file_is_not_taken(tmp_path: Path) -> None:
 
 def test_a_sealed_file_is_taken(fd: int) -> None:
     check_sealed(fd)
+
+
+@pytest.mark.parametrize("busy", [1, 3])
+def test_a_file_that_is_busy_for_a_moment_is_sealed_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, busy: int
+) -> None:
+    """What keeps a page busy is the kernel's affair; here it is a mapping, which goes after some tries."""
+    mappings: list[mmap.mmap] = []
+    refused: list[OSError] = []
+    real = fcntl.fcntl
+
+    def asked(fd: int, command: int, argument: int = 0) -> int:
+        if command == memfd._F_ADD_SEALS and not mappings and not refused:
+            mappings.append(mmap.mmap(fd, 4096, mmap.MAP_SHARED))
+        try:
+            return real(fd, command, argument)
+        except OSError as error:
+            refused.append(error)
+            if len(refused) == busy:
+                mappings.pop().close()
+            raise
+
+    monkeypatch.setattr(memfd.fcntl, "fcntl", asked)
+    made = sealed_memfd("test", b"x" * 4096)
+    monkeypatch.undo()
+    check_sealed(made)
+    os.close(made)
+    assert [error.errno for error in refused] == [errno.EBUSY] * busy
+
+
+def test_a_file_that_stays_busy_is_an_error() -> None:
+    file = memfd.MemoryFile.blank("test", 4096, may_be_sealed=True)
+    with mmap.mmap(file.fd, 4096, mmap.MAP_SHARED), pytest.raises(OSError, match="busy"):
+        file.seal()
