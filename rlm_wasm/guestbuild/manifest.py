@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -194,9 +195,9 @@ def load_manifest(folder: Path | None = None) -> Manifest:
     manifest = Manifest(
         folder=folder,
         boundary=_boundary(top.table("boundary")),
-        compile=_compile(top.table("compile")),
-        training=_training(top.table("training")),
-        link=_link(top.table("link")),
+        compile=top.table("compile").record(CompileFlags),
+        training=top.table("training").record(TrainingFlags),
+        link=top.table("link").record(LinkFlags),
         stdlib_exclude=top.table("stdlib").only("exclude").strings("exclude"),
         pythons=top.each("python", _python),
         libraries=top.each("library", _library),
@@ -237,51 +238,23 @@ def _file(table: Table) -> PinnedFile:
 
 
 def _python(table: Table) -> PythonPin:
-    table.only("series", "version", "config_site", "patches", "files")
-    return PythonPin(
-        series=table.text("series"),
-        version=table.text("version"),
-        config_site=table.text("config_site"),
-        patches=table.strings("patches"),
-        files=table.each("files", _file),
-    )
+    return table.record(PythonPin, files=_files(table))
 
 
 def _release(table: Table) -> Release:
-    table.only("version", "files")
-    return Release(version=table.text("version"), files=table.each("files", _file))
+    return table.record(Release, files=_files(table))
 
 
 def _library(table: Table) -> LibraryPin:
-    table.only(
-        "name", "archive", "configure", "folder", "sources", "leave", "include", "headers_in", "headers",
-        "flags", "releases",
-    )  # fmt: skip
-    return LibraryPin(
-        name=table.text("name"),
-        archive=table.text("archive"),
-        configure=table.text("configure"),
-        folder=table.text("folder"),
-        sources=table.strings("sources"),
-        leave=table.strings("leave"),
-        include=table.strings("include"),
-        headers_in=table.text("headers_in"),
-        headers=table.strings("headers"),
-        flags=table.strings("flags"),
-        releases=table.each("releases", _release),
-    )
+    return table.record(LibraryPin, releases=lambda key: table.each(key, _release))
 
 
 def _toolchain(table: Table) -> ToolchainPin:
-    table.only("name", "machine", "llvm", "cflags", "packages", "wasi_libc")
-    return ToolchainPin(
-        name=table.text("name"),
-        machine=table.text("machine"),
-        llvm=table.text("llvm"),
-        cflags=table.strings("cflags"),
-        packages=table.each("packages", _file),
-        wasi_libc=_file(table.table("wasi_libc")),
-    )
+    return table.record(ToolchainPin, packages=_files(table), wasi_libc=lambda key: _file(table.table(key)))
+
+
+def _files(table: Table) -> Callable[[str], tuple[PinnedFile, ...]]:
+    return lambda key: table.each(key, _file)
 
 
 def _host_tool(table: Table) -> HostFile:
@@ -295,36 +268,8 @@ def _host_library(table: Table) -> HostFile:
 
 
 def _boundary(table: Table) -> Boundary:
-    table.only("module", "imports", "exports")
-    boundary = Boundary(table.text("module"), table.strings("imports"), table.strings("exports"))
+    boundary = table.record(Boundary)
     for key, names in (("imports", boundary.imports), ("exports", boundary.exports)):
         if list(names) != sorted(set(names)):
             raise table.fail(key, "must be sorted, each name once")
     return boundary
-
-
-def _compile(table: Table) -> CompileFlags:
-    table.only("target", "source_date_epoch", "configure", "opt", "small")
-    return CompileFlags(
-        target=table.text("target"),
-        source_date_epoch=table.integer("source_date_epoch"),
-        configure=table.strings("configure"),
-        opt=table.strings("opt"),
-        small=table.strings("small"),
-    )
-
-
-def _training(table: Table) -> TrainingFlags:
-    table.only("instrument", "use", "merge", "alone", "shim")
-    return TrainingFlags(
-        instrument=table.strings("instrument"),
-        use=table.strings("use"),
-        merge=table.strings("merge"),
-        alone=table.strings("alone"),
-        shim=table.strings("shim"),
-    )
-
-
-def _link(table: Table) -> LinkFlags:
-    table.only("shim", "flags", "libraries", "wrap")
-    return LinkFlags(*(table.strings(key) for key in ("shim", "flags", "libraries", "wrap")))

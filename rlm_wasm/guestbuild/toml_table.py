@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from rlm_wasm.errors import ArtifactError
 
@@ -59,3 +59,13 @@ class Table:
             make(Table(self._path, f"{self._where}{key}[{index}].", entry))
             for index, entry in enumerate(entries)
         )
+
+    def record(self, kind: type[T], **others: Callable[[str], object]) -> T:
+        """Return this table as a dataclass: its fields are the keys, all of them and no more.
+
+        Text, integers and lists of text are read by the fields' types; `others` reads the other fields.
+        """
+        types = get_type_hints(kind)
+        self.only(*types)
+        readers = {str: self.text, int: self.integer, tuple[str, ...]: self.strings}
+        return kind(**{name: (others.get(name) or readers[types[name]])(name) for name in types})
