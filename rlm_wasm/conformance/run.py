@@ -11,9 +11,10 @@ from typing import Final
 
 from rlm_wasm.conformance.outcomes import CRASH, FAIL, SKIP, ModuleVerdict, Verdict
 from rlm_wasm.conformance.tests_of_cpython import TestFiles
-from rlm_wasm.errors import GuestBuildError, InternalError
+from rlm_wasm.errors import BoundaryViolation, GuestBuildError, InternalError
 from rlm_wasm.limits import BoundaryLimits, CellLimits, SessionLimits
 from rlm_wasm.protocol.cell import Cell
+from rlm_wasm.protocol.guest_error import decode_guest_error
 from rlm_wasm.vm.drive import drive
 from rlm_wasm.vm.loaded_guest import LoadedGuest
 from rlm_wasm.vm.session import Session
@@ -41,7 +42,7 @@ class ConformanceRun:
             drive(self._base.load("package", files.package))
             end = self._run(self._base, (folder / _PROGRAM).read_text(encoding="utf-8"))
             if end.raised or end.fault is not None:
-                raise GuestBuildError(f"the tests cannot be laid out: {_said(end)}")
+                raise GuestBuildError(f"the tests cannot be laid out: {said(end)}")
             drive(self._base.rebase())
             start = drive(self._base.snapshot())
             if start is None:
@@ -86,7 +87,7 @@ class ConformanceRun:
             session.close()
         found.fuel += end.fuel_used
         begun: str | None = None
-        for words in _lines(end.stdout):
+        for words in outcome_lines(end.stdout):
             match words:
                 case ["begin", str(test)]:
                     begun = test
@@ -97,7 +98,7 @@ class ConformanceRun:
                     if outcome in (FAIL, SKIP):
                         found.whole = Verdict(outcome, reason)
         if end.raised or end.fault is not None:
-            return begun, Verdict(CRASH, _said(end))
+            return begun, Verdict(CRASH, said(end))
         return None
 
     def _session(self, start: MemorySnapshot | None) -> Session:
@@ -110,20 +111,22 @@ class ConformanceRun:
         return drive(session.run(Cell(source, self._cell)), lambda frame: b'{"status":"refused"}')
 
 
-def _lines(output: bytes) -> Iterator[object]:
+def outcome_lines(output: bytes) -> Iterator[object]:
+    """Yield what the guest told, line by line, without what is no JSON."""
     for line in output.splitlines():
         try:
             # Lone surrogates are legal in JSON, and nowhere else.
             yield json.loads(json.dumps(json.loads(line), ensure_ascii=False).encode("utf-8", "replace"))
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
 
 
-def _said(end: CellEnd) -> str:
+def said(end: CellEnd) -> str:
+    """Return what ended a cell, as one line."""
     if end.fault is not None:
         return f"{type(end.fault).__name__}: {end.fault.message}"
     try:
-        told = json.loads(end.error or b"{}")
-        return f"{told.get('type')}: {told.get('message')}"[:500]
-    except ValueError:
+        told = decode_guest_error(end.error or b"")
+    except BoundaryViolation:
         return "an exception that cannot be read"
+    return f"{told.type_name}: {told.message}"[:500]
