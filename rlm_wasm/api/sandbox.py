@@ -202,7 +202,8 @@ class SandboxSession:
         """Return a file of the guest's, or a folder and everything below it; links are not followed.
 
         Raises:
-            UsageError: the path is no absolute one, or the session is closed, lost or busy.
+            UsageError: the path is no absolute one, more than `sandbox.files_max` names lie below it, or the
+                session is closed, lost or busy.
             GuestError: the guest could not; a GuestException names its own error, such as FileNotFoundError.
         """
         return await self._files().list(path)

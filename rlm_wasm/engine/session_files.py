@@ -95,11 +95,17 @@ class SessionFiles:
         """Return a file, or a folder and everything below it; links are not followed.
 
         Raises:
-            UsageError: the path is no absolute one, or the session is closed, lost or busy.
+            UsageError: the path is no absolute one, more than `sandbox.files_max` names lie below it, or the
+                session is closed, lost or busy.
             GuestError: the guest could not; a GuestException names its own error, such as FileNotFoundError.
         """
-        told = await self._ask(f"tell({guest_path(path)!a}, {self.files_max})", LISTING_BYTES_MAX)
-        return decode_listing(told, entries_max=self.files_max)
+        # A file may have many names, so there may be more of them than files: one more would show that.
+        most = self.files_max + 1
+        told = await self._ask(f"tell({guest_path(path)!a}, {most})", LISTING_BYTES_MAX)
+        found = decode_listing(told, entries_max=most)
+        if len(found) == most:
+            raise UsageError(f"{path!a} has more than {self.files_max} names, which is sandbox.files_max")
+        return found
 
     async def _ask(self, call: str, bytes_max: int) -> bytes:
         # No random one: a session that is repeatable stays so.

@@ -14,13 +14,14 @@ from rlm_wasm.errors import BoundaryViolation, GuestException, UsageError
 pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("guest")]
 
 FILES_BYTES_MAX = 4 << 20
+FILES_MAX = 200
 
 
 @pytest.fixture(params=["inline", "shared"])
 async def session(request: pytest.FixtureRequest) -> AsyncIterator[SandboxSession]:
     values = Policy.open("standard").to_mapping()
     values["sandbox"] |= {
-        "isolation": request.param, "files_bytes_max": FILES_BYTES_MAX, "files_max": 200,
+        "isolation": request.param, "files_bytes_max": FILES_BYTES_MAX, "files_max": FILES_MAX,
         "memory_bytes_max": 128 << 20, "context_bytes_max": 32 << 20, "whole_context_chars_max": 0,
     }  # fmt: skip
     async with Sandbox(Policy.from_mapping(values)) as box, await box.session() as session:
@@ -49,6 +50,22 @@ async def test_the_guests_files_are_listed_as_they_lie(session: SandboxSession) 
     ]
     assert found[2].size == 3
     assert [file.path for file in await session.list_files("/out/d/f")] == ["/out/d/f"]
+
+
+@pytest.mark.anyio
+async def test_a_listing_has_all_names_or_is_none(session: SandboxSession) -> None:
+    """A file may have more names than there may be files."""
+    made = """
+import os
+open('/out/f', 'w').close()
+for k in range({}):
+    os.link('/out/f', f'/out/{{k}}')
+"""
+    assert (await session.exec(made.format(FILES_MAX - 2))).outcome == "completed"
+    assert len(await session.list_files("/out")) == FILES_MAX
+    assert (await session.exec("os.link('/out/f', '/out/more')")).outcome == "completed"
+    with pytest.raises(UsageError, match=r"more than 200 names, which is sandbox\.files_max"):
+        await session.list_files("/out")
 
 
 @pytest.mark.anyio
