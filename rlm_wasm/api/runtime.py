@@ -169,7 +169,7 @@ class Runtime:
         A list, number or bool becomes the same value in the guest, by the rule of `SandboxSession.set`; so
         does each value of a mapping that is neither str nor bytes. A mapping is always one of names.
 
-        Runs of one `tenant` share its part of the permits, by the policy's weights. With an `snapshot`,
+        Runs of one `tenant` share its part of the permits, by the policy's weights. With a `snapshot`,
         every session of the run is forked from it, those of its children as well: what it defines is
         there at every depth.
 

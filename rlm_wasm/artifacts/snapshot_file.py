@@ -1,4 +1,4 @@
-"""A session's image on disk: compressed, encrypted, authenticated, bound to its guest and its tenant.
+"""A session's snapshot on disk: compressed, encrypted, authenticated, bound to its guest and its tenant.
 
     magic, header length, header (JSON)      what it is; authenticated with every chunk
     chunks                                   ChaCha20-Poly1305 over pieces of one zstd stream
@@ -50,7 +50,7 @@ Runs = tuple[tuple[int, bytes], ...]
 
 @dataclass(frozen=True, slots=True)
 class SnapshotHeader:
-    """What an image is of. `code_sha256` and `image_sha256` name the guest it belongs to."""
+    """What a snapshot is of. `code_sha256` and `image_sha256` name the guest it belongs to."""
 
     format: int
     code_sha256: str
@@ -65,7 +65,7 @@ class SnapshotHeader:
 def write_snapshot_file(
     path: Path, key: bytes, *, guest: tuple[str, str], tenant: str, size: int, virtual_ns: int, runs: Runs
 ) -> None:
-    """Write an image: the pages `runs` over the base image of the guest with these hashes.
+    """Write a snapshot: the pages `runs` over the base image of the guest with these hashes.
 
     Raises:
         UsageError: the key has not 32 bytes, or the tenant's name is none.
@@ -90,7 +90,7 @@ def write_snapshot_file(
 def read_snapshot_file(
     path: Path, key: bytes, *, guest: tuple[str, str], tenant: str, memory_bytes_max: int = MEMORY_BYTES_MAX
 ) -> tuple[SnapshotHeader, Runs]:
-    """Read an image back, all of it or nothing; of a memory of `memory_bytes_max` at most.
+    """Read a snapshot back, all of it or nothing; of a memory of `memory_bytes_max` at most.
 
     Raises:
         UsageError: the key has not 32 bytes.
@@ -104,7 +104,7 @@ def read_snapshot_file(
         raise ArtifactError(f"{path} does not exist") from error
     header, text, at = _read_header(path, data)
     if (header.code_sha256, header.image_sha256) != guest:
-        raise ArtifactError(f"{path} is an image of another guest build")
+        raise ArtifactError(f"{path} is a snapshot of another guest build")
     if header.tenant != tenant:
         raise ArtifactError(f"{path} belongs to another tenant")
     if header.size > memory_bytes_max:
@@ -130,9 +130,9 @@ def _file_bytes_max(size: int) -> int:
 
 def _check_key(key: bytes) -> None:
     if not isinstance(key, bytes | bytearray | memoryview):
-        raise UsageError(f"an image's key is bytes, not a {type(key).__name__}")
+        raise UsageError(f"a snapshot's key is bytes, not a {type(key).__name__}")
     if len(key) != KEY_BYTES:
-        raise UsageError(f"an image's key has {KEY_BYTES} bytes, not {len(key)}")
+        raise UsageError(f"a snapshot's key has {KEY_BYTES} bytes, not {len(key)}")
 
 
 def _cipher(key: bytes, header: SnapshotHeader, text: bytes) -> ChaCha20Poly1305:
@@ -180,7 +180,7 @@ def _compressed(runs: Runs) -> Iterator[bytes]:
 def _read_header(path: Path, data: bytes) -> tuple[SnapshotHeader, bytes, int]:
     start = len(_MAGIC) + _LENGTH.size
     if len(data) < start or data[: len(_MAGIC)] != _MAGIC:
-        raise ArtifactError(f"{path} is not an image")
+        raise ArtifactError(f"{path} is not a snapshot")
     (length,) = _LENGTH.unpack_from(data, len(_MAGIC))
     if length > _HEADER_BYTES_MAX or len(data) < start + length:
         raise ArtifactError(f"{path} is cut short")
@@ -214,7 +214,7 @@ def _opened(path: Path, sealed: memoryview, cipher: ChaCha20Poly1305) -> Iterato
 
 
 class _Payload:
-    """The decompressed bytes of an image, a piece at a time: never more of them than were asked for."""
+    """The decompressed bytes of a snapshot, a piece at a time: never more of them than were asked for."""
 
     def __init__(self, path: Path, compressed: bytes) -> None:
         self._path = path

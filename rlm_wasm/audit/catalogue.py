@@ -134,7 +134,7 @@ KINDS: Final[dict[str, Kind]] = {
             "context_texts": Field("[str|null]", "each str that is short", text=True, optional=True),
             "start_image_sha256": Field(
                 "str|null",
-                "of the image that every session was forked from; null: of none",
+                "of the snapshot that every session was forked from; null: of none",
                 text=True,
                 optional=True,
             ),

@@ -42,7 +42,7 @@ class Owed(enum.Enum):
     OPENING = "make a session"
     LOADING = "load an input"
     REBASING = "take a session's state as its origin"
-    IMAGING = "hand out an image"
+    IMAGING = "hand out a snapshot"
     RUNNING = "end a cell"
     INTERRUPTED = "end a cell that was interrupted"
     STOPPING = "end what it was told to end"

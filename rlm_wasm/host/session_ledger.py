@@ -354,7 +354,7 @@ class SessionLedger:
         if (report.result is None) != (cell is None):
             raise BoundaryViolation("a result where none is due, or none where one is")
         if (report.image is None) == (entry.kind is Operation.IMAGE):
-            raise BoundaryViolation("an image where none is due, or none where one is")
+            raise BoundaryViolation("a snapshot where none is due, or none where one is")
         if report.result is not None and cell is not None:
             _check_result(report.result, cell, entry.session, entry.fuel)
             check_cell(report.result, entry.told)
@@ -363,7 +363,7 @@ class SessionLedger:
             size, runs = report.image.size, report.image.runs
             sized = size % _PAGE_BYTES == 0 and size <= entry.session.memory_bytes_max
             if not sized or runs > size // _RUN_BYTES or report.image.virtual_ns > VIRTUAL_NS_MAX:
-                raise BoundaryViolation("an image that no session of this policy can have")
+                raise BoundaryViolation("a snapshot that no session of this policy can have")
 
     @staticmethod
     def _is_of(entry: _Entry, operation: int) -> None:

@@ -1,4 +1,4 @@
-"""A session's image between processes: the pages it wrote, in a sealed memory file.
+"""A session's snapshot between processes: the pages it wrote, in a sealed memory file.
 
     runs x (offset, length)       two 64-bit numbers, little-endian, in order, page-aligned
     the pages of each run         one after another
@@ -44,12 +44,12 @@ def write_runs(runs: Runs, into: MemoryFile | None = None) -> MemoryFile:
 
 
 def file_bytes_max(memory_bytes: int) -> int:
-    """Return what an image of a memory of so many bytes takes at most."""
+    """Return what a snapshot of a memory of so many bytes takes at most."""
     return memory_bytes + memory_bytes // _PAGE * _RUN.size
 
 
 def check_file(fd: int, count: int, size: int) -> None:
-    """Check that a file from another process is an image of so many runs that nobody can change any more.
+    """Check that a file from another process is a snapshot of so many runs that nobody can change any more.
 
     Raises:
         ArtifactError: it is not.
@@ -76,16 +76,16 @@ def _table(fd: int, count: int, size: int) -> list[tuple[int, int]]:
     total = os.fstat(fd).st_size
     table = _RUN.size * count
     if count > size // _PAGE or total < table or total > table + size:
-        raise ArtifactError("an image is longer or shorter than it says")
+        raise ArtifactError("a snapshot is longer or shorter than it says")
     entries = list(_RUN.iter_unpack(_read(fd, table, 0)))
     at, end = table, 0
     for offset, length in entries:
         if offset % _PAGE or length % _PAGE or length == 0 or offset < end or offset + length > size:
-            raise ArtifactError("an image has a run outside its memory")
+            raise ArtifactError("a snapshot has a run outside its memory")
         at += length
         end = offset + length
     if at != total:
-        raise ArtifactError("an image is longer or shorter than it says")
+        raise ArtifactError("a snapshot is longer or shorter than it says")
     return entries
 
 
@@ -94,7 +94,7 @@ def _read(fd: int, length: int, offset: int) -> bytes:
     while len(data) < length:
         piece = os.pread(fd, length - len(data), offset + len(data))
         if not piece:
-            raise ArtifactError("an image is shorter than it says")
+            raise ArtifactError("a snapshot is shorter than it says")
         data += piece
     return bytes(data)
 
@@ -103,7 +103,7 @@ _numbers: Final = itertools.count(1)
 
 
 def next_snapshot_number() -> int:
-    """Return a number that no image of this process has had."""
+    """Return a number that no snapshot of this process has had."""
     return next(_numbers)
 
 
@@ -123,12 +123,12 @@ class WorkerSnapshot:
 
     @classmethod
     def of_runs(cls, runs: Runs, *, tenant: str, size: int, virtual_ns: int) -> Self:
-        """Return an image of these pages, for example of a file that was saved."""
+        """Return a snapshot of these pages, for example of a file that was saved."""
         return cls(next_snapshot_number(), tenant, size, virtual_ns, len(runs), write_runs(runs))
 
     @property
     def bytes_held(self) -> int:
-        """The memory that the pages of this image take."""
+        """The memory that the pages of this snapshot take."""
         return os.fstat(self.file.fd).st_size
 
     def flattened(self) -> Runs:

@@ -50,7 +50,7 @@ class Recording:
     policy_text: str
     contexts: tuple[RecordedContext, ...]
     tenant: str
-    # The digest of the image that its sessions were forked from, if any.
+    # The digest of the snapshot that its sessions were forked from, if any.
     image_sha256: str | None
 
     @classmethod
