@@ -94,7 +94,7 @@ class _Crowd:
                 session.interrupt()
         if self._pool.sessions != count + len(self._endless) or len(self._pool.connections) != _WORKERS:
             raise InternalError("not every session and worker is still there")
-        held = [link.child.memory_bytes() or 0 for link in self._pool.connections]
+        held = [connection.child.memory_bytes() or 0 for connection in self._pool.connections]
         spread = max(max(fuel) / min(fuel) for fuel in self._shares.values())
         where = f"{count} sessions in {_WORKERS} locked workers, {_ENDLESS} endless neighbours in each"
         return [

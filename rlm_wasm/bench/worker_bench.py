@@ -96,7 +96,7 @@ class WorkerBench:
                 sessions = [await self._first_result(worker) for _ in range(count)]
                 if not isinstance(worker, WorkerPool):
                     raise InternalError("the sessions measured are not in processes")
-                sizes = [_pss_kb(link.child.pid) / 1024 for link in worker.connections]
+                sizes = [_pss_kb(connection.child.pid) / 1024 for connection in worker.connections]
                 for session in sessions:
                     await session.aclose()
             return sizes

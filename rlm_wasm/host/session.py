@@ -255,7 +255,7 @@ class HostSession:
             if isinstance(command, Open):
                 raise  # nobody has it yet, so nobody has to wait: who makes it abandons it
             # Cancelled, or a bug above: the guest must be still before the caller goes on. What a worker owes
-            # bounds the wait, and its link ends it, which tells everybody whatever else fails.
+            # bounds the wait, and its connection ends it, which tells everybody whatever else fails.
             with contextlib.suppress(UsageError):  # the worker closes, which ends the operation too
                 self._commands.submit(Stop(self._number, CellCancelled("the cell was cancelled")))
             self.last_result = (await self._until_done()).result
