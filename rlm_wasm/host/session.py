@@ -51,6 +51,7 @@ from rlm_wasm.protocol.commands import (
     Wrote,
 )
 from rlm_wasm.protocol.guest_frames import encode_response, response_bytes_max
+from rlm_wasm.protocol.live_output import LiveOutput
 from rlm_wasm.protocol.session_snapshot import SessionSnapshot
 from rlm_wasm.results import CellResult
 from rlm_wasm.scheduler.request import Cancelled
@@ -65,21 +66,34 @@ _CANCELLED_RESPONSE: Final = encode_response(Cancelled("the cell was cancelled")
 
 
 class _Mailbox:
-    """What the task that drives a session has to know, put there on the event loop's thread."""
+    """What the task that drives a session has to know, put there on the event loop's thread.
+
+    A cell's output that nobody has taken is joined: a worker decides in how many reports it tells it.
+    """
 
     def __init__(self) -> None:
-        self._reports: deque[Report | BaseException] = deque()
+        self._reports: deque[Report | LiveOutput | BaseException] = deque()
         self._arrived = anyio.Event()
 
     def put(self, report: Report | BaseException) -> None:
-        self._reports.append(report)
+        if isinstance(report, Wrote):
+            self._output().add(report.chunks)
+        else:
+            self._reports.append(report)
         self._arrived.set()
+
+    def _output(self) -> LiveOutput:
+        """Return what the last report in it is joined with, if that is output too."""
+        if not self._reports or not isinstance(last := self._reports[-1], LiveOutput):
+            self._reports.append(last := LiveOutput())
+        return last
 
     async def get(self) -> Report | BaseException:
         while not self._reports:
             self._arrived = anyio.Event()
             await self._arrived.wait()
-        return self._reports.popleft()
+        report = self._reports.popleft()
+        return report.take() if isinstance(report, LiveOutput) else report
 
 
 class Commands(Protocol):

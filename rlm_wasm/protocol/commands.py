@@ -142,8 +142,7 @@ class Done:
     error: RlmWasmError | None = None
 
 
-# Code may change streams with every byte. After so many changes between two reports what it writes to one of
-# them is told together: each stream stays in order, and a report is no longer than this.
+# No report has more parts than this, however often code changes streams (`LiveOutput`).
 CHUNKS_MAX: Final = 64
 
 

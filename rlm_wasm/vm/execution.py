@@ -121,7 +121,7 @@ class Execution:
                     yield from self._populate_growth()
                 ended = self._poll(call)
                 if exchange.wrote:
-                    yield exchange.take_output()
+                    yield exchange.wrote.take()
                 if ended:
                     break
                 # Before anything else: a guest that only asks or sleeps gets no slice, and no more time.

@@ -20,7 +20,7 @@ from rlm_wasm.errors import (
 )
 from rlm_wasm.limits import BoundaryLimits, CellLimits, SessionLimits
 from rlm_wasm.protocol.cell import FLOOD_FACTOR
-from rlm_wasm.protocol.commands import CHUNKS_MAX, Wrote
+from rlm_wasm.protocol.live_output import LiveOutput
 from rlm_wasm.vm.imports import ENTROPY_BYTES_MAX
 from rlm_wasm.vm.instance import Instance
 
@@ -123,7 +123,7 @@ class OperationImports:
         # How many bytes the last value had that the cell told, also if it was too large to be taken.
         self.value_bytes = 0
         # What a live cell wrote since its host was told last; None: nobody wants it before the end.
-        self.wrote: list[tuple[int, bytearray]] | None = None
+        self.wrote: LiveOutput | None = None
         self._requests = 0
         self._response: bytes | None = None
         self._reply = self._reply_capacity = 0
@@ -240,7 +240,7 @@ class OperationImports:
             data = self._memory.read(pointer, part, length_max=part)
             buffer += data
             if self.wrote is not None and stream in (STDOUT, STDERR):
-                self._note_output(stream, data)
+                self.wrote.add(((stream, data),))
         if part < wanted and stream != RESULT:
             if stream not in (STDOUT, STDERR):
                 raise BoundaryViolation(f"more than {cap} bytes on stream {stream}")
@@ -251,21 +251,6 @@ class OperationImports:
             if self.dropped_bytes > DROPPED_BYTES_MAX:
                 raise self.output_exceeded()
         return 0
-
-    def _note_output(self, stream: int, data: bytes) -> None:
-        assert self.wrote is not None
-        wrote = self.wrote
-        # There are two streams: where the last chunk is of the other one, the last but one is of this.
-        for chunk in wrote[-1:] if len(wrote) < CHUNKS_MAX else wrote[-2:]:
-            if chunk[0] == stream:
-                chunk[1].extend(data)
-                return
-        wrote.append((stream, bytearray(data)))
-
-    def take_output(self) -> Wrote:
-        """Return what a live cell has written since this was asked last."""
-        wrote, self.wrote = self.wrote or [], []
-        return Wrote(tuple((stream, bytes(data)) for stream, data in wrote))
 
     def _takes_value(self, size: int) -> bool:
         """Forget the value there was, and note how large the next one is; return whether it may be taken.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 
 import anyio
 import anyio.lowlevel
@@ -10,10 +11,15 @@ import pytest
 
 from rlm_wasm import ModelQuery, OnOutput, Output, Policy, Sandbox
 from rlm_wasm.errors import BoundaryViolation
+from rlm_wasm.host.cell_slots import CellSlots
 from rlm_wasm.host.endings import Operation
+from rlm_wasm.host.session import HostSession
 from rlm_wasm.host.session_ledger import SessionLedger
+from rlm_wasm.ids import SessionId
 from rlm_wasm.protocol import worker_messages as m
-from rlm_wasm.protocol.commands import CHUNKS_MAX
+from rlm_wasm.protocol.cell import Cell
+from rlm_wasm.protocol.commands import CHUNKS_MAX, Command, Done, Wrote
+from rlm_wasm.results import CellResult
 from tests.support.runtime_facts import small_policy
 from tests.support.sandbox_facts import boundary_limits, cell_limits, session_limits
 
@@ -151,6 +157,34 @@ def test_a_report_of_output_has_no_more_parts_than_a_guest_can_make() -> None:
     assert m.decode_report(m.encode(m.CellOutput(1, 1, chunks))) == m.CellOutput(1, 1, chunks)
     with pytest.raises(BoundaryViolation):
         m.decode_report(m.encode(m.CellOutput(1, 1, (*chunks, (1, b"a")))))
+
+
+class FloodingWorker:
+    """Tells a cell's output byte by byte, all of it before anybody can take any."""
+
+    def __init__(self, output: Iterable[tuple[int, bytes]]) -> None:
+        self._output = output
+        self.session = HostSession(self, SessionId(1), boundary_limits(), CellSlots(1).cell_slot(""))
+
+    def submit(self, command: Command) -> None:
+        received = self.session._received
+        for chunk in self._output:
+            received(Wrote((chunk,)))
+        received(Done(result=CellResult()))
+
+
+@pytest.mark.threat("T-192")
+async def test_what_nobody_has_taken_yet_is_held_in_a_bounded_number_of_parts() -> None:
+    taken: list[tuple[int, bytes]] = []
+    flood = [(1, b"x"), (2, b"y")] * 10_000
+    worker = FloodingWorker(flood)
+    cell = Cell("", cell_limits(), live=True)
+    await worker.session.run(cell, on_output=lambda stream, data: taken.append((stream, data)))
+    assert len(taken) == CHUNKS_MAX
+    assert taken[:3] == flood[:3]
+    for number in (1, 2):
+        whole = b"".join(data for stream, data in flood if stream == number)
+        assert b"".join(data for stream, data in taken if stream == number) == whole
 
 
 def books(*, live: bool) -> SessionLedger:
