@@ -200,10 +200,6 @@ class FuelLow(_Message, frozen=True, tag=37):
     operation: Count
 
 
-_Stream = Annotated[int, msgspec.Meta(ge=1, le=2)]
-_Some = Annotated[bytes, msgspec.Meta(min_length=1)]
-
-
 # A stream, 1 or 2, and some bytes of it.
 _Chunk: TypeAlias = tuple[
     Annotated[int, msgspec.Meta(ge=1, le=2)], Annotated[bytes, msgspec.Meta(min_length=1)]
@@ -215,12 +211,7 @@ class CellOutput(_Message, frozen=True, tag=38):
 
     session: Count
     operation: Count
-    chunks: Annotated[
-        tuple[
-            tuple[Annotated[int, msgspec.Meta(ge=1, le=2)], Annotated[bytes, msgspec.Meta(min_length=1)]], ...
-        ],
-        msgspec.Meta(max_length=CHUNKS_MAX),
-    ]
+    chunks: Annotated[tuple[_Chunk, ...], msgspec.Meta(max_length=CHUNKS_MAX)]
 
 
 ToWorker: TypeAlias = (
