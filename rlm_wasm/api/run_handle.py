@@ -90,14 +90,15 @@ class Run:
 
     async def drive(self) -> RunResult:
         """Run to the end. Called once, by the runtime."""
-        self._broker.start_run(self._started, self._route, self._sinks, self._active)
-        self._begun = True
         try:
+            self._broker.start_run(self._started, self._route, self._sinks, self._active)
+            self._begun = True
             if self._stopped is not None:
                 self._broker.submit(RunCancelled(self.run_id, self._stopped))
             return await self._active.drive()
         finally:
             self._hub.end()
+            self._ended.set()
 
     async def drive_in_background(self) -> None:
         """Run to the end and keep what comes out for `result`."""
@@ -105,9 +106,7 @@ class Run:
             self._result = await self.drive()
         except Exception as error:  # noqa: BLE001 - raised by `result`, where somebody asks
             self._error = error
-        finally:
-            self._ended.set()
 
     async def ended(self) -> None:
-        """Wait for the end of a run in the background, whatever it is."""
+        """Wait for the end of a run that was begun, or started, whatever it is."""
         await self._ended.wait()

@@ -108,8 +108,7 @@ class Runtime:
         self._stack = AsyncExitStack()
         self._runs: dict[RunId, Run] = {}
         self._runs_of: Counter[str] = Counter()
-        self._background: list[Run] = []
-        self._tasks: TaskGroup | None = None
+        self._tasks: TaskGroup | None = None  # while runs may begin
 
     async def __aenter__(self) -> Self:
         if self._broker is not None:
@@ -132,7 +131,7 @@ class Runtime:
             await stack.enter_async_context(self._worker)
             await tasks.start(self._broker.serve)
             self._tasks = tasks
-            stack.push_async_callback(self._end_background)
+            stack.push_async_callback(self._end_runs)
             self._stack = stack.pop_all()
         return self
 
@@ -174,9 +173,9 @@ class Runtime:
         there at every depth.
 
         Every event of the run goes to each of `sinks`, in order; one that raises ends the run. Ending
-        early (a budget, a deadline, `cancel`, a model that fails) is a result with `partial=True`, not an
-        exception. What a guest does to itself never raises here. Where a child run cannot have its
-        session, its parent's code gets a ChildFailed.
+        early (a budget, a deadline, `cancel`, a model that fails, a runtime that is closed) is a result with
+        `partial=True`, not an exception. What a guest does to itself never raises here. Where a child run
+        cannot have its session, its parent's code gets a ChildFailed.
 
         `outputs` is awaited with the files of the run's session once there is an answer, or none, and if
         that session is still there; what it raises is raised here. It is cancelled at `run.wall_ms_max`
@@ -221,8 +220,7 @@ class Runtime:
                 `result`.
         """
         run = self._prepare(question, context, sinks, tenant, snapshot)
-        self._background.append(run)
-        assert self._tasks is not None, "an open runtime has tasks"
+        assert self._tasks is not None, "a runtime that takes runs has tasks"
         self._tasks.start_soon(self._drive, run)
         return run
 
@@ -231,13 +229,13 @@ class Runtime:
             await run.drive_in_background()
         finally:
             self._forget(run)
-            self._background.remove(run)
 
-    async def _end_background(self) -> None:
-        """Let the runs that were started here end before what they use is closed."""
-        for run in (started := list(self._background)):
+    async def _end_runs(self) -> None:
+        """Let the runs end before what they use is closed, their deadlines with it; no other one begins."""
+        self._tasks = None
+        for run in (runs := list(self._runs.values())):
             run.stop(StopReason.runtime_closed())
-        for run in started:
+        for run in runs:
             await run.ended()
 
     def _prepare(
@@ -249,7 +247,7 @@ class Runtime:
         snapshot: Snapshot | None,
         outputs: Outputs | None = None,
     ) -> Run:
-        if self._broker is None or self._home is None:
+        if self._broker is None or self._home is None or self._tasks is None:
             raise UsageError("the runtime is not open; use it as an async context manager")
         self._home.check("the runtime")
         if not isinstance(question, str):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import anyio
 import pytest
 
 from rlm_wasm.api.runtime import Runtime
 from rlm_wasm.errors import UsageError
 from rlm_wasm.events import Event, Gap
+from rlm_wasm.providers.base import Query
 from tests.support.runtime_facts import Events, Script, running, small_policy
 
 pytestmark = [pytest.mark.guest, pytest.mark.anyio, pytest.mark.usefixtures("guest", "healthy_host")]
@@ -87,6 +90,40 @@ async def test_closing_the_runtime_ends_the_runs_that_were_started(script: Scrip
             if event.kind == "query_answered":
                 break
     assert (await run.result()).reason == "the runtime was closed"
+    events.assert_complete()
+
+
+class NeverAnswers:
+    """A model that is asked, and no more."""
+
+    def __init__(self) -> None:
+        self.asked = anyio.Event()
+
+    async def complete(self, query: Query) -> NoReturn:
+        self.asked.set()
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    async def aclose(self) -> None:
+        """Do nothing: there is nothing open."""
+
+
+async def test_closing_the_runtime_ends_what_another_task_has_asked(script: Script) -> None:
+    model, events, results = NeverAnswers(), Events(), []
+
+    async def ask(runtime: Runtime) -> None:
+        results.append(await runtime.ask("?", sinks=[events.append]))
+        with pytest.raises(UsageError, match="is not open"):
+            await runtime.ask("one more?")
+
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as tasks:
+            async with Runtime(
+                small_policy(), model=script.spec, route=lambda name: (model, name)
+            ) as runtime:
+                tasks.start_soon(ask, runtime)
+                await model.asked.wait()
+    assert [(result.partial, result.reason) for result in results] == [(True, "the runtime was closed")]
     events.assert_complete()
 
 
