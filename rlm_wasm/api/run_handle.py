@@ -71,6 +71,7 @@ class Run:
         """Ask the run to end now, for this reason. Called by the runtime, on its event loop."""
         if self._begun:
             self._broker.submit(RunCancelled(self.run_id, stop))
+            self._active.end_hand_out()  # for the scheduler the run may have ended before
         elif self._stopped is None:
             self._stopped = stop
 

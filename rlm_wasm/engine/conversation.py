@@ -108,6 +108,7 @@ class Conversation:
         self._contexts = contexts
         # Made by the task that drives: a conversation begins where there is none, in a callback.
         self._scope: anyio.CancelScope | None = None
+        self._hand_out_scope: anyio.CancelScope | None = None
         self._ending: StopReason | None = None
         self._session: WorkerSession | None = None
         # What stood around each of its sessions, by the word.
@@ -149,6 +150,11 @@ class Conversation:
             if self._scope is not None:  # it acts, or hands its files out
                 self._scope.cancel()
                 self._broker.stirs(self.place.parent)
+
+    def end_hand_out(self) -> None:
+        """Stop handing files out that had all of the run's time for it, as nobody had ended that."""
+        if self._hand_out_scope is not None:
+            self._hand_out_scope.cancel()
 
     async def drive(self) -> Conclusion:
         """Talk to the end; the session is gone when this returns.
@@ -276,12 +282,15 @@ class Conversation:
             return
         seconds = float(AFTER_END_SECONDS_MAX)
         ending = self._ending
-        if ending is None or (ending.is_limit and ending.kind is not StopKind.DEADLINE):
+        in_time = ending is None or (ending.is_limit and ending.kind is not StopKind.DEADLINE)
+        if in_time:
             left_ns = self._policy.run.wall_ms_max * 1_000_000 - (self._broker.clock() - self._began_ns)
             seconds = max(0, left_ns) / 1e9
         with anyio.move_on_after(seconds) as self._scope:
+            if in_time:
+                self._hand_out_scope = self._scope
             await self._outputs(self._files(self._session))
-        self._scope = None
+        self._scope = self._hand_out_scope = None
 
     def _files(self, session: WorkerSession) -> SessionFiles:
         box = self._policy.sandbox

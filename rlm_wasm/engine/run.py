@@ -82,6 +82,10 @@ class ActiveRun:
         """Stop what the run is doing now and let it finish with the best answer there is."""
         self._root.end(stop)
 
+    def end_hand_out(self) -> None:
+        """Stop handing the files out of a run that a limit has ended: nothing else of it goes on."""
+        self._root.end_hand_out()
+
     def start_child(self, effect: StartChild) -> None:
         """Drive a child's conversation, beside those that are under way."""
         number, depth = effect.request_id, effect.depth

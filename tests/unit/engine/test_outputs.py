@@ -64,6 +64,22 @@ async def test_a_cancel_ends_it_and_the_answer_is_whole(script: Script) -> None:
     events.assert_complete()
 
 
+async def test_a_cancel_ends_it_also_where_a_limit_had_ended_the_run(script: Script) -> None:
+    script.reply("root", "while True: pass")
+    outputs, events = Outputs(), Events()
+    policy = small_policy(cell={"fuel_max": 10**9}, budget={"fuel_max": 10**9})
+    async with running(policy, script.spec) as runtime:
+
+        async def hand_out(files: SessionFiles) -> None:
+            runtime.cancel()
+            await outputs(files)
+
+        with anyio.fail_after(60):
+            result = await runtime.ask("?", sinks=[events.append], outputs=hand_out)
+    assert result.reason == "budget: fuel"
+    events.assert_complete()
+
+
 async def test_of_a_run_that_was_ended_the_files_are_still_handed_out_but_not_for_ever(
     script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
