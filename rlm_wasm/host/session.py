@@ -166,8 +166,9 @@ class HostSession:
         `checkpoint_bytes_max`; else it is lost. Cancelling this call ends the cell. `on_output` takes what a
         live cell writes, in order; what it raises interrupts the cell, and is raised here.
         """
-        self.last_result = None
-        self._on_output = on_output
+        if not self._busy:  # else it is refused, and these are the other cell's
+            self.last_result = None
+            self._on_output = on_output
         done = await self._operate(StartCell(self._number, cell, checkpoint_bytes_max), answer)
         if done.result is None:
             raise InternalError("a cell ended without a result")

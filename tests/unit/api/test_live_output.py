@@ -10,7 +10,7 @@ import anyio.lowlevel
 import pytest
 
 from rlm_wasm import ModelQuery, OnOutput, Output, Policy, Sandbox
-from rlm_wasm.errors import BoundaryViolation
+from rlm_wasm.errors import BoundaryViolation, UsageError
 from rlm_wasm.host.cell_slots import CellSlots
 from rlm_wasm.host.endings import Operation
 from rlm_wasm.host.session import HostSession
@@ -62,6 +62,24 @@ async def test_output_comes_while_the_cell_runs_and_in_order(isolation: str) -> 
         # The next cell's is not wanted.
         assert (await session.exec("print('later')")).stdout == "later\n"
         assert told(outputs, "stdout").endswith("four")
+
+
+@pytest.mark.guest
+@pytest.mark.usefixtures("guest")
+@pytest.mark.parametrize("isolation", ["inline", "session"])
+async def test_a_cell_that_is_refused_takes_nothing_of_the_one_that_runs(isolation: str) -> None:
+    outputs: list[Output] = []
+    others: list[Output] = []
+
+    async def on_query(query: ModelQuery) -> str:
+        with pytest.raises(UsageError, match="busy"):
+            await session.exec("print('other')", on_output=others.append)
+        return "yes"
+
+    async with Sandbox(policy(isolation), on_query=on_query) as box, box.session() as session:
+        result = await session.exec("llm_query('?')\nprint('mine')", on_output=outputs.append)
+    assert told(outputs, "stdout") == result.stdout == "mine\n"
+    assert others == []
 
 
 @pytest.mark.guest
