@@ -8,10 +8,11 @@ import time
 from dataclasses import dataclass
 
 from rlm_wasm.errors import HostExhausted
+from rlm_wasm.host.short_answer import read_answer
 from rlm_wasm.host.zygote import Zygote
 from rlm_wasm.lockdown import LAYERS_OF, Finding, Grade, grade_of
 from rlm_wasm.protocol.attempts import ATTEMPT_LIMITS, ATTEMPT_SECONDS_MAX, ATTEMPTS, Attempt
-from rlm_wasm.protocol.zygote_reports import Exited, Gone, Spawned, Unheld, ZygoteGone
+from rlm_wasm.protocol.zygote_reports import Exited, Gone, Spawned, Unheld, ZygoteGone, one_line
 from rlm_wasm.system.os_errors import wrap_os_error
 from rlm_wasm.system.signal_names import signal_name
 
@@ -57,8 +58,11 @@ def _examine() -> Examination:
     zygote = Zygote.start(_ENTRY, ATTEMPT_LIMITS, required=())
     try:
         told, _ = _ask(zygote, "layers")
-        rows = [line.split("\t") for line in told.splitlines()]
-        layers = tuple(Finding(layer, applied == "1", detail) for layer, applied, detail in rows)
+        # A line that says anything else is of no layer, which is missing then.
+        rows = [row for line in told.splitlines() if len(row := line.split("\t")) == 3]
+        layers = tuple(
+            Finding(one_line(layer), applied == "1", one_line(why)) for layer, applied, why in rows
+        )
         attempts = tuple(Attempt(name, _outcome(*_ask(zygote, name))) for name in ATTEMPTS)
         return Examination(layers, attempts)
     finally:
@@ -71,13 +75,11 @@ def _ask(zygote: Zygote, what: str) -> tuple[str, Exited]:
         ours.settimeout(ATTEMPT_SECONDS_MAX)
         number = zygote.spawn(theirs)
         theirs.close()
-        answer = b""
         try:
             ours.sendall(what.encode(), socket.MSG_NOSIGNAL)
-            while part := ours.recv(65_536):
-                answer += part
+            answer = read_answer(ours, ATTEMPT_SECONDS_MAX)
         except OSError:
-            pass  # it ended before it read or said anything: its exit tells
+            answer = b""  # it ended before it read or said anything: its exit tells
     return answer.decode("utf-8", "replace"), _exit(zygote, number)
 
 
@@ -99,7 +101,7 @@ def _exit(zygote: Zygote, number: int) -> Exited:
 
 def _outcome(answer: str, ended: Exited) -> str:
     if answer:
-        return answer
+        return one_line(answer)
     if ended.reason:
         return ended.reason
     if ended.killed_by:

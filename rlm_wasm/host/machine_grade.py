@@ -8,12 +8,12 @@ from typing import Final
 
 from rlm_wasm.errors import LockdownError
 from rlm_wasm.host.interpreter import execute
+from rlm_wasm.host.short_answer import read_answer
 from rlm_wasm.lockdown import Finding, Grade, grade_of
-from rlm_wasm.protocol.zygote_reports import layers_of
+from rlm_wasm.protocol.zygote_reports import layers_of, one_line
 from rlm_wasm.system.os_errors import wrap_os_error
 
 _SECONDS_MAX: Final = 30.0
-_ANSWER_BYTES_MAX: Final = 64 << 10
 # The policy that is made for a machine of each grade; under any other there is no process to trust in.
 POLICY_OF: Final = {Grade.FULL: "strict", Grade.NAMESPACED: "container", Grade.FILTERED: "container"}
 INLINE_POLICY: Final = "standard"
@@ -39,19 +39,23 @@ def _layers_here() -> tuple[Finding, ...]:
         with theirs:
             process = execute(theirs, "rlm_wasm.jail.lockdown.look")
         try:
-            ours.settimeout(_SECONDS_MAX)
-            answer = b""
-            while len(answer) < _ANSWER_BYTES_MAX and (part := ours.recv(_ANSWER_BYTES_MAX)):
-                answer += part
+            answer = read_answer(ours, _SECONDS_MAX)
         finally:
             process.kill()
             process.wait()
+    return _told(answer)
+
+
+def _told(answer: bytes) -> tuple[Finding, ...]:
+    """Return the layers that an answer names. Raises LockdownError: it names none, and maybe why."""
     try:
         document = json.loads(answer)
+        if not isinstance(document, dict):
+            raise ValueError("no document")
         if "failed" not in document:
             return layers_of(document)
-        why = str(document["failed"])
-    except (ValueError, TypeError):
+        why = one_line(document["failed"])
+    except (ValueError, RecursionError):
         why = "it ended without a word"
     raise LockdownError(f"a worker cannot be locked down here: {why}")
 

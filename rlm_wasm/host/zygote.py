@@ -165,7 +165,9 @@ class Zygote:
     def wait(self, seconds: float) -> list[Report]:
         """Return reports, waiting up to `seconds` for the first; for callers without an event loop."""
         if self._gone is None:
-            select.select([self._channel], [], [], seconds)
+            poll = select.poll()  # of any descriptor, where `select` takes the first thousand
+            poll.register(self._channel, select.POLLIN)
+            poll.poll(seconds * 1000)
         return self.reports()
 
     def cpu_ms(self) -> int | None:

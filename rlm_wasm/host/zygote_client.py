@@ -274,7 +274,7 @@ class ZygoteClient:
     def _take(self, report: Spawned | Exited | Unheld) -> None:
         birth = self._births.get(report.number)
         if isinstance(report, Spawned):
-            if birth is None or birth.abandoned:
+            if birth is None or birth.abandoned or birth.spawned is not None:
                 _end(report.pidfd)
                 return
             birth.spawned = report

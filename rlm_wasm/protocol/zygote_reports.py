@@ -13,6 +13,8 @@ from rlm_wasm.protocol.zygote_messages import Packet
 from rlm_wasm.system.os_errors import is_shortage
 
 _LINE_CHARS_MAX: Final = 1_000
+# No host asks for so many workers, and the kernel's wait status has two bytes.
+_NUMBER_MAX: Final = (1 << 31) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ def layers_of(document: dict[str, Any]) -> tuple[Finding, ...]:
     for each in layers:
         match each:
             case [str(layer), bool(applied), str(detail)]:
-                found.append(Finding(layer, applied, detail))
+                found.append(Finding(one_line(layer), applied, one_line(detail)))
             case _:
                 raise ValueError("it names what is no layer")
     return tuple(found)
@@ -135,8 +137,8 @@ def one_line(word: object) -> str:
 
 def _integer(document: dict[str, Any], key: str) -> int:
     value = document[key]
-    if type(value) is not int:
-        raise ValueError(f"{key} is not an integer")
+    if type(value) is not int or not 0 <= value <= _NUMBER_MAX:
+        raise ValueError(f"{key} is not a number of ours")
     return value
 
 

@@ -1,8 +1,9 @@
-"""A process that has almost no descriptors left, by the kernel's own limit."""
+"""A process that has almost no descriptors left, by the kernel's own limit, or a great many open."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import resource
 from collections.abc import Iterator
@@ -27,3 +28,19 @@ def descriptors_left(count: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         for fd in taken:
             os.close(fd)
+
+
+@contextlib.contextmanager
+def high_descriptor(fd: int) -> Iterator[int]:
+    """Give a copy of `fd` with a number beyond the first 1,024, and let the next one be opened too."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    number = 1_024
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, number + 8), hard))
+    try:
+        copy = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, number)
+        try:
+            yield copy
+        finally:
+            os.close(copy)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

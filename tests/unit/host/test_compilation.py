@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -11,8 +13,9 @@ import pytest
 from rlm_wasm.errors import ArtifactError, HostExhausted, InternalError, RlmWasmError
 from rlm_wasm.host import compilation
 from rlm_wasm.host.compilation import compile_apart
+from rlm_wasm.jail.compiler import EXIT_FAILED
 from rlm_wasm.vm.native_code import load_native
-from tests.support.descriptors import descriptors_left
+from tests.support.descriptors import descriptors_left, high_descriptor
 from tests.support.wat_guest import assemble
 
 pytestmark = pytest.mark.threat("T-199")
@@ -75,3 +78,13 @@ def test_a_host_without_descriptors_is_told_so(left: int) -> None:
     with descriptors_left(left), pytest.raises((OSError, HostExhausted)):
         compile_apart(CODE)
     assert compile_apart(CODE)
+
+
+_ENDS_WITH_ITS_HOST = "import sys; from rlm_wasm.jail.compiler import _end_with; _end_with(int(sys.argv[1]))"
+
+
+def test_it_ends_with_a_host_that_has_many_descriptors() -> None:
+    with subprocess.Popen(["true"]) as host, high_descriptor(pidfd := os.pidfd_open(host.pid)) as high:
+        command = [sys.executable, "-c", _ENDS_WITH_ITS_HOST, str(high)]
+        assert subprocess.run(command, pass_fds=[high], timeout=60, check=False).returncode == EXIT_FAILED
+        os.close(pidfd)

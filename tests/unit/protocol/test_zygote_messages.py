@@ -13,8 +13,8 @@ import pytest
 from rlm_wasm.errors import HostExhausted, LockdownError
 from rlm_wasm.host.zygote import Zygote
 from rlm_wasm.protocol import zygote_messages as messages
-from rlm_wasm.protocol.zygote_reports import ZygoteGone
-from tests.support.descriptors import descriptors_left
+from rlm_wasm.protocol.zygote_reports import Gone, ZygoteGone, layers_of, report_of
+from tests.support.descriptors import descriptors_left, high_descriptor
 
 Pair = tuple[socket.socket, socket.socket]
 KINDS = {"lockdown": LockdownError, "exhausted": HostExhausted, "hint": LockdownError, "": ZygoteGone}
@@ -122,3 +122,29 @@ def test_whatever_a_zygote_says_of_its_failure_is_one_of_ours(
     told = f"{caught.value.message}{caught.value.hint or ''}"
     assert told.isprintable()
     assert len(told) < 2_100
+
+
+@pytest.mark.threat("T-053")
+@pytest.mark.parametrize("number", [-1, 1 << 31, 1 << 70, True, 1.0, "1", None])
+@pytest.mark.parametrize("key", ["number", "status"])
+def test_a_number_that_no_honest_zygote_says_is_refused(key: str, number: object) -> None:
+    honest = {"type": "exited", "number": 1, "status": 9, "reason": ""}
+    report_of(messages.Packet(honest, []))
+    with pytest.raises(ValueError, match=f"{key} is not a number"):
+        report_of(messages.Packet(honest | {key: number}, []))
+
+
+@pytest.mark.threat("T-053")
+def test_what_a_zygote_says_of_its_layers_is_a_line_of_any_terminal() -> None:
+    (found,) = layers_of({"layers": [["\x1b[2J" * 900, True, "fine\n\x1b[31m" * 900]]})
+    assert (found.layer + found.detail).isprintable()
+    assert len(found.layer + found.detail) <= 2_000
+
+
+def test_a_host_of_many_descriptors_waits_for_its_zygote(pair: Pair) -> None:
+    with subprocess.Popen(["true"]) as process, high_descriptor(pair[1].fileno()) as fd:
+        zygote = Zygote(process, socket.socket(fileno=os.dup2(fd, fd + 1)))
+        pair[0].close()
+        (report,) = zygote.wait(60)
+        assert isinstance(report, Gone)
+        zygote.close()
