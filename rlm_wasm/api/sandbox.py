@@ -160,18 +160,9 @@ class SandboxSession:
         answer: Callable[[bytes], Awaitable[bytes]],
         on_output: TakeOutput | None = None,
     ) -> CellResult:
-        before = self._session.last_result
-        try:
-            kept = self._sandbox.policy.sandbox.checkpoint_bytes_max
+        kept = self._sandbox.policy.sandbox.checkpoint_bytes_max
+        with self._meter.cell_of(self._session):
             return await self._session.run(cell, answer, checkpoint_bytes_max=kept, on_output=on_output)
-        finally:
-            ended = self._session.last_result
-            if ended is not None and ended is not before:  # also of a cell that was cancelled
-                self._meter.cell_ended(
-                    fuel=ended.fuel_used,
-                    executed_ns=ended.executed_ns,
-                    memory_peak_bytes=ended.memory_peak_bytes,
-                )
 
     async def write_file(self, path: str, data: bytes) -> None:
         """Write a whole file of the guest's, with the folders above it.

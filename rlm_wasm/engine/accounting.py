@@ -6,7 +6,8 @@ later ones use is counted together. So no row ever goes back, and together they 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import Final
@@ -14,6 +15,8 @@ from typing import Final
 from rlm_wasm.errors import InternalError
 from rlm_wasm.events import Event
 from rlm_wasm.host.pool_metrics import PoolMetrics
+from rlm_wasm.host.worker import WorkerSession
+from rlm_wasm.results import CellResult
 
 # How many tenants have a row of their own; the others share one. A row takes about 500 bytes.
 TENANTS_MAX: Final = 1_000
@@ -117,10 +120,26 @@ class Meter:
         """Count a session that was made."""
         self.usage = replace(self.usage, sessions=self.usage.sessions + 1)
 
-    def cell_ended(self, *, fuel: int, executed_ns: int, memory_peak_bytes: int) -> None:
+    def cell_ended(self, ended: CellResult) -> None:
         """Count a cell and what it used."""
-        cell = TenantUsage(cells=1, fuel=fuel, executed_ns=executed_ns, memory_peak_bytes=memory_peak_bytes)
+        cell = TenantUsage(
+            cells=1,
+            fuel=ended.fuel_used,
+            executed_ns=ended.executed_ns,
+            memory_peak_bytes=ended.memory_peak_bytes,
+        )
         self.usage = self.usage.plus(cell)
+
+    @contextmanager
+    def cell_of(self, session: WorkerSession) -> Iterator[None]:
+        """Count the cell that is run within, also one that is cancelled: it has used what it has used."""
+        before = session.last_result
+        try:
+            yield
+        finally:
+            ended = session.last_result
+            if ended is not None and ended is not before:  # else none began
+                self.cell_ended(ended)
 
     def worker_ran(self, cpu_ns: int) -> None:
         """Count CPU time of a process that serves this row's tenants alone."""

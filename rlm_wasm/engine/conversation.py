@@ -264,11 +264,7 @@ class Conversation:
                 used = ended.fuel_used
                 # Also of a cell that was cancelled: it has used it.
                 self._used.add(ended)
-                self._meter.cell_ended(
-                    fuel=ended.fuel_used,
-                    executed_ns=ended.executed_ns,
-                    memory_peak_bytes=ended.memory_peak_bytes,
-                )
+                self._meter.cell_ended(ended)
                 self._note("cell_ended", _cell_ended(self._cells, ended))
             self._broker.submit(FuelUsed(place.run_id, used, place.parent))
         if result.session_state is SessionState.LOST:
@@ -296,13 +292,8 @@ class Conversation:
         box = self._policy.sandbox
 
         async def run(source: str, limits: CellLimits) -> CellResult:
-            result = await session.run(Cell(source, limits))
-            self._meter.cell_ended(
-                fuel=result.fuel_used,
-                executed_ns=result.executed_ns,
-                memory_peak_bytes=result.memory_peak_bytes,
-            )
-            return result
+            with self._meter.cell_of(session):
+                return await session.run(Cell(source, limits))
 
         return SessionFiles(run, session.load, self._policy.cell, box.files_bytes_max, box.files_max)
 

@@ -17,6 +17,7 @@ from rlm_wasm.api.runtime import Runtime
 from rlm_wasm.engine.accounting import Accounting, TenantUsage
 from rlm_wasm.errors import UsageError
 from rlm_wasm.events import Event
+from rlm_wasm.results import CellResult
 from rlm_wasm.tenant import TENANT_CHARS_MAX
 from tests.support.core_facts import RUN
 from tests.support.runtime_facts import Events, Script, running, small_policy, tree_model
@@ -56,7 +57,7 @@ def test_rows_are_bounded_never_go_back_and_add_up_to_all_there_was() -> None:
         meter = accounting.meter(f"tenant {chance.randrange(40)}")
         fuel, ns, peak = (chance.randrange(1 << 40) for _ in range(3))
         meter.session_opened()
-        meter.cell_ended(fuel=fuel, executed_ns=ns, memory_peak_bytes=peak)
+        meter.cell_ended(CellResult(fuel_used=fuel, executed_ns=ns, memory_peak_bytes=peak))
         meter.worker_ran(ns + 1)
         meter.take(ended())
         total = total.plus(
@@ -119,7 +120,7 @@ def test_prometheus_reads_every_counter_of_every_row() -> None:
         meter = accounting.meter(tenant)
         meter.run_refused()
         meter.session_opened()
-        meter.cell_ended(fuel=10, executed_ns=1_500_000_000, memory_peak_bytes=4096)
+        meter.cell_ended(CellResult(fuel_used=10, executed_ns=1_500_000_000, memory_peak_bytes=4096))
         meter.worker_ran(2_500_000_000)
         meter.take(Event(1, RUN, 0, 0, 0, None, "run_started", {}))
         meter.take(ended())

@@ -49,6 +49,30 @@ async def test_the_runs_deadline_ends_it_and_the_answer_is_whole(script: Script)
     events.assert_complete()
 
 
+NEVER_TELLS = """
+import rlm_files
+def tell(*_):
+    while True: pass
+rlm_files.tell = tell
+"""
+
+
+async def test_a_cell_for_files_that_is_cut_off_is_counted_all_the_same(script: Script) -> None:
+    script.reply("root", NEVER_TELLS, turn=1).reply("root", "FINAL('paid')", turn=2)
+    events = Events()
+    policy = small_policy(cell={"fuel_max": 10**12}, budget={"fuel_max": 10**13})
+    async with running(policy, script.spec) as runtime:
+
+        async def hand_out(files: SessionFiles) -> None:
+            with anyio.move_on_after(1):
+                await files.list("/out")
+
+        with anyio.fail_after(60):
+            result = await runtime.ask("?", sinks=[events.append], outputs=hand_out)
+        used = runtime.metrics().total
+    assert (result.answer, used.cells) == ("paid", len(events.of("cell_ended")) + 1)
+
+
 async def test_a_cancel_ends_it_and_the_answer_is_whole(script: Script) -> None:
     script.reply("root", "FINAL('paid')")
     outputs, events = Outputs(), Events()
