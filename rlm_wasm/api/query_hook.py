@@ -12,8 +12,8 @@ import anyio
 import anyio.to_thread
 
 from rlm_wasm.api.arguments import is_async
+from rlm_wasm.engine.request_reader import RequestReader
 from rlm_wasm.errors import BudgetExceeded, LimitExceeded, QueryError, UsageError
-from rlm_wasm.limits import BoundaryLimits
 from rlm_wasm.protocol.guest_frames import (
     Budget,
     Finish,
@@ -21,7 +21,6 @@ from rlm_wasm.protocol.guest_frames import (
     LlmQueryBatch,
     RlmQuery,
     RlmQueryBatch,
-    decode_request,
     encode_batch_response,
     encode_finish_response,
     encode_response,
@@ -68,10 +67,10 @@ class QueryHook:
     """
 
     def __init__(
-        self, on_query: OnQuery, boundary: BoundaryLimits, *, requests_max: int, parallel_max: int
+        self, on_query: OnQuery, reader: RequestReader, *, requests_max: int, parallel_max: int
     ) -> None:
         self._on_query = on_query
-        self._boundary = boundary
+        self._reader = reader
         self._requests_max = requests_max
         self._requests = 0
         self._limiter = anyio.CapacityLimiter(parallel_max)
@@ -79,11 +78,10 @@ class QueryHook:
 
     async def __call__(self, frame: bytes) -> bytes:
         """Return the response frame. Raises the GuestError that ends the cell, and what is the caller's."""
-        try:
-            request = decode_request(frame, self._boundary)
-        except QueryError as refusal:
-            return encode_response(Denied(refusal))
+        request = self._reader.read(frame)
         match request:
+            case QueryError():
+                return encode_response(Denied(request))
             case LlmQuery(prompt=prompt, model=model):
                 return encode_response((await self._answers([ModelQuery(prompt, model)]))[0])
             case RlmQuery(prompt=prompt, model=model):
@@ -112,7 +110,7 @@ class QueryHook:
         responses: list[Response] = [Denied(refused)] * len(queries)
         room = max(0, self._requests_max - self._requests)
         self._requests += len(queries)
-        bytes_max = self._boundary.response_bytes_max // len(queries)
+        bytes_max = self._reader.boundary.response_bytes_max // len(queries)
         raised: list[BaseException] = []
 
         async def answer(query: ModelQuery) -> None:

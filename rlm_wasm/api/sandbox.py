@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from keyword import iskeyword
 from pathlib import Path
+from time import monotonic_ns
 from types import TracebackType
 from typing import Final, Self
 
@@ -21,6 +22,7 @@ from rlm_wasm.engine.accounting import Accounting, Meter, Metrics
 from rlm_wasm.engine.contexts import REBASE_FROM_UNITS, as_input, check_name
 from rlm_wasm.engine.isolation import make_worker
 from rlm_wasm.engine.no_host import nobody_answers
+from rlm_wasm.engine.request_reader import RequestReader
 from rlm_wasm.engine.session_files import SessionFiles
 from rlm_wasm.errors import GuestException, UsageError
 from rlm_wasm.host.affinity import Affinity, require_no_loop
@@ -332,7 +334,7 @@ class Sandbox:
         policy = self.policy
         return QueryHook(
             self._on_query,
-            policy.boundary,
+            RequestReader(policy.boundary, policy.cell.wall_ms_max, monotonic_ns),
             requests_max=policy.cell.requests_max,
             parallel_max=policy.permits.total_max,
         )

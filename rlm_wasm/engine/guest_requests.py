@@ -10,7 +10,8 @@ from typing import Final, assert_never
 from rlm_wasm.conversation.observations import shown_query
 from rlm_wasm.conversation.ran_cell import AnsweredQuery
 from rlm_wasm.engine.broker import Broker, Refusals
-from rlm_wasm.errors import BoundaryViolation, DeadlineExceeded, QueryError
+from rlm_wasm.engine.request_reader import RequestReader
+from rlm_wasm.errors import GuestError, QueryError
 from rlm_wasm.host.answers import Answerer, Refuel, Reply
 from rlm_wasm.ids import RequestId, RunId
 from rlm_wasm.limits import BoundaryLimits
@@ -19,10 +20,8 @@ from rlm_wasm.protocol.guest_frames import (
     Finish,
     LlmQuery,
     LlmQueryBatch,
-    Request,
     RlmQuery,
     RlmQueryBatch,
-    decode_request,
     encode_batch_response,
     encode_budget_response,
     encode_finish_response,
@@ -42,7 +41,6 @@ from rlm_wasm.scheduler.scheduler import (
 
 # A restored session's observation repeats answered queries; a flood of them is not repeated.
 ANSWERED_KEPT_MAX: Final = 64
-_NS_PER_MS: Final = 1_000_000
 
 
 @dataclass(slots=True, eq=False)
@@ -76,12 +74,15 @@ class GuestRequests(Answerer):
     boundary: BoundaryLimits
     decode_ms_max: int
     finish: str | None = None
-    decode_ns: int = 0
     cell: int = 0
     closed: bool = False
     # Prompt and text. Plain pairs: many cells keep many of them, and the collector passes over these.
     _kept: list[tuple[str, str]] = field(default_factory=list)
     _open: _Asked | None = None
+    _reader: RequestReader = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._reader = RequestReader(self.boundary, self.decode_ms_max, self.broker.clock)
 
     @property
     def answered(self) -> tuple[AnsweredQuery, ...]:
@@ -93,7 +94,7 @@ class GuestRequests(Answerer):
         self.cell = cell
         self.finish = None
         self._kept = []
-        self.decode_ns = 0
+        self._reader.begin_cell()
 
     def end_cell(self) -> None:
         """Give up what the cell asked and did not wait for: it was cancelled, or interrupted."""
@@ -110,22 +111,10 @@ class GuestRequests(Answerer):
 
     def ask(self, frame: bytes, reply: Reply) -> None:
         """Answer a frame; one that no guest of ours sends is a BoundaryViolation, which ends the cell."""
-        clock = self.broker.clock
-        began_ns = clock()
-        request: Request | QueryError
         try:
-            request = decode_request(frame, self.boundary)
-        except BoundaryViolation as violation:
-            reply(violation)
-            return
-        except QueryError as refusal:
-            request = refusal
-        # Reading frames is work that a cell makes others wait for: it has as much time as the cell itself.
-        self.decode_ns += clock() - began_ns
-        if self.decode_ns > self.decode_ms_max * _NS_PER_MS:
-            most = self.decode_ms_max
-            slow = f"the host took more than {most} ms to read the cell's requests"
-            reply(DeadlineExceeded(slow, limit=most))
+            request = self._reader.read(frame)
+        except GuestError as ended:  # too much of the host's time, or nothing that a guest sends
+            reply(ended)
             return
         if isinstance(request, QueryError):
             # It stays between this guest and its host: the run is as it was, and there is nothing to record.

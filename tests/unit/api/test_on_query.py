@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from typing import Any
 
@@ -173,3 +174,18 @@ async def test_final_and_budget_have_an_answer_too() -> None:
     source = "try: budget()\nexcept QueryError as error: x = str(error)\nx"
     assert "no budget" in await ask(on_query, source, policy())
     assert await ask(on_query, "FINAL('done')", policy()) is None
+
+
+async def test_a_cell_pays_for_the_time_in_which_the_host_reads_what_it_asks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks = itertools.count()
+    # Between two looks at this clock lie 400 ms, and reading takes two looks.
+    monkeypatch.setattr("rlm_wasm.api.sandbox.monotonic_ns", lambda: next(looks) * 400_000_000)
+    limits = policy(cell={"wall_ms_max": 1_000, "sleep_ms_max": 100})
+    async with Sandbox(limits, on_query=lambda query: "yes") as box, box.session() as session:
+        result = await session.exec("for _ in range(3): llm_query('?')")
+        assert (result.outcome, result.error.limit if result.error else None) == ("deadline_exceeded", 1_000)
+        assert "to read the cell's requests" in str(result.error)
+        # Each cell has as much again.
+        assert (await session.exec("[llm_query('?') for _ in range(2)]")).value == ["yes", "yes"]
