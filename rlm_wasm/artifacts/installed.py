@@ -128,12 +128,24 @@ def _names(sources: Path) -> frozenset[str]:
         if done.returncode != 0:
             why = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
             raise ArtifactError(f"{_UNNAMED}: {why or done.returncode}", hint=BUILD_HINT)
-        told = json.loads(done.stdout)
-        if "error" in told:
-            raise ArtifactError(told["error"], hint=told["hint"])
-        return frozenset(told["names"])
-    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        return _told_names(done.stdout)
+    except (OSError, ValueError, RecursionError, subprocess.TimeoutExpired) as error:
         raise ArtifactError(f"{_UNNAMED}: {error}", hint=BUILD_HINT) from error
+
+
+def _told_names(document: bytes) -> frozenset[str]:
+    """Return the names that the process says.
+
+    Raises:
+        ArtifactError: it says what is wrong with the sources.
+        ValueError or RecursionError: it says something else.
+    """
+    match json.loads(document):
+        case {"error": str(error), "hint": str() | None as hint}:
+            raise ArtifactError(error, hint=hint)
+        case {"names": [*names]} if all(isinstance(name, str) for name in names):
+            return frozenset(names)
+    raise ValueError("its process says something else")
 
 
 def _noted(folder: Path) -> list[str]:

@@ -141,6 +141,24 @@ def test_a_process_that_says_no_names_is_told_by_its_last_word(
         find_guest()
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "", "7", "null", "[]", "{}", "[" * 60_000, '"names"', '["error"]', '{"error": "no hint"}',
+        '{"error": 7, "hint": null}', '{"error": "x", "hint": 7}', '{"names": "abc"}', '{"names": [[]]}',
+        '{"names": ["abc", 7]}', '{"names": {"abc": 1}}',
+    ],
+)  # fmt: skip
+def test_a_process_that_says_what_are_no_names_is_one_typed_error(
+    sources: Path, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    built(named(sources)[0])
+    command = [sys.executable, "-c", f"print({said!r})"]
+    monkeypatch.setattr(installed, "interpreter_command", lambda module, *arguments: command)
+    with pytest.raises(ArtifactError, match="which guest is this program's"):
+        find_guest()
+
+
 def test_a_python_that_does_not_know_its_own_executable_still_finds_its_guest_by_the_note(
     sources: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
