@@ -6,10 +6,13 @@ else, and ends afterwards; what it made is authenticated, and kept, by whoever a
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
+import threading
 from contextlib import closing
+from time import monotonic
 from typing import Final
 
 from rlm_wasm.artifacts.compile_cache import COMPILED_BYTES_MAX
@@ -24,6 +27,8 @@ from rlm_wasm.system.standard_descriptors import hold_standard_descriptors
 _ENTRY: Final = "rlm_wasm.jail.compiler"
 # It takes seconds; a machine that is busy with something else may take some minutes.
 COMPILE_SECONDS_MAX: Final = 900.0
+# How often to look whether anybody is left to wait for it.
+_LOOK_SECONDS: Final = 0.2
 _FAILED: Final = "the guest cannot be compiled"
 
 
@@ -51,7 +56,7 @@ def _made_by(process: subprocess.Popen[bytes], channel: socket.socket, module: M
     try:
         channel.settimeout(COMPILE_SECONDS_MAX)
         messages.send(channel, {"type": "compile"}, [module.fd])
-        packet = messages.receive(channel)
+        packet = _answer(channel)
     except TimeoutError as error:
         raise InternalError(f"{_FAILED}: it takes longer than {COMPILE_SECONDS_MAX:.0f} s") from error
     except (OSError, ValueError):
@@ -66,6 +71,19 @@ def _made_by(process: subprocess.Popen[bytes], channel: socket.socket, module: M
         if packet.document["type"] != "compiled" or len(packet.fds) != 1:
             raise InternalError(f"{_FAILED}: its process said something else")
         return _contents(packet.fds[0])
+
+
+def _answer(channel: socket.socket) -> messages.Packet | None:
+    """Return what the process says. Raises what `messages.receive` does; TimeoutError: it took too long."""
+    until = monotonic() + COMPILE_SECONDS_MAX
+    while (left := until - monotonic()) > 0:
+        channel.settimeout(min(left, _LOOK_SECONDS))
+        with contextlib.suppress(TimeoutError):
+            return messages.receive(channel)
+        if not threading.main_thread().is_alive():
+            # A thread of anyio's, which the end of the interpreter waits for.
+            raise InternalError(f"{_FAILED}: the program ends")
+    raise TimeoutError
 
 
 def _ended(process: subprocess.Popen[bytes]) -> RlmWasmError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 
@@ -17,6 +18,8 @@ def main(channel_fd: int, host: int) -> None:
     match os.pread(packet.fds[0], 100, 0):
         case b"killed":
             os.kill(os.getpid(), signal.SIGKILL)
+        case b"hangs":
+            select.select([host], [], [])
         case b"silent":
             os._exit(3)
         case b"no file":

@@ -199,6 +199,7 @@ CLOCKS: Final[dict[str, str]] = {
     "host.process_handle": "a real process: its clock of processor time",
     "host.examination": "a real process: how long it may take to report",
     "host.short_answer": "a real process: how long it may take to answer",
+    "host.compilation": "a real process: how long it may take to compile",
     "jail.worker_main": "in that process: its seats, and how long it stays awake",
     "vm.execution": "a real guest: what its polls took",
     "vm.upkeep": "a real guest: what the steps on its state took",

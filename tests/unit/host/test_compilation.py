@@ -15,6 +15,7 @@ from rlm_wasm.host import compilation
 from rlm_wasm.host.compilation import compile_apart
 from rlm_wasm.jail.compiler import EXIT_FAILED
 from rlm_wasm.vm.native_code import load_native
+from tests.support.command_line import ROOT
 from tests.support.descriptors import descriptors_left, high_descriptor
 from tests.support.wat_guest import assemble
 
@@ -88,3 +89,17 @@ def test_it_ends_with_a_host_that_has_many_descriptors() -> None:
         command = [sys.executable, "-c", _ENDS_WITH_ITS_HOST, str(high)]
         assert subprocess.run(command, pass_fds=[high], timeout=60, check=False).returncode == EXIT_FAILED
         os.close(pidfd)
+
+
+_ENDS_WHILE_IT_WAITS = """
+import threading
+from rlm_wasm.host import compilation
+compilation._ENTRY = "tests.support.odd_compiler"
+threading.Thread(target=compilation.compile_apart, args=(b"hangs",)).start()
+"""
+
+
+def test_a_program_that_ends_does_not_wait_for_it() -> None:
+    command = [sys.executable, "-c", _ENDS_WHILE_IT_WAITS]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert "the program ends" in ended.stderr
