@@ -51,7 +51,7 @@ from rlm_wasm.protocol.commands import (
     Wrote,
 )
 from rlm_wasm.protocol.guest_frames import encode_response, response_bytes_max
-from rlm_wasm.protocol.live_output import LiveOutput
+from rlm_wasm.protocol.pending_output import PendingOutput
 from rlm_wasm.protocol.session_snapshot import SessionSnapshot
 from rlm_wasm.results import CellResult
 from rlm_wasm.scheduler.request import Cancelled
@@ -72,7 +72,7 @@ class _Mailbox:
     """
 
     def __init__(self) -> None:
-        self._reports: deque[Report | LiveOutput | BaseException] = deque()
+        self._reports: deque[Report | PendingOutput | BaseException] = deque()
         self._arrived = anyio.Event()
 
     def put(self, report: Report | BaseException) -> None:
@@ -82,10 +82,10 @@ class _Mailbox:
             self._reports.append(report)
         self._arrived.set()
 
-    def _output(self) -> LiveOutput:
+    def _output(self) -> PendingOutput:
         """Return what the last report in it is joined with, if that is output too."""
-        if not self._reports or not isinstance(last := self._reports[-1], LiveOutput):
-            self._reports.append(last := LiveOutput())
+        if not self._reports or not isinstance(last := self._reports[-1], PendingOutput):
+            self._reports.append(last := PendingOutput())
         return last
 
     async def get(self) -> Report | BaseException:
@@ -93,7 +93,7 @@ class _Mailbox:
             self._arrived = anyio.Event()
             await self._arrived.wait()
         report = self._reports.popleft()
-        return report.take() if isinstance(report, LiveOutput) else report
+        return report.take() if isinstance(report, PendingOutput) else report
 
 
 class Commands(Protocol):

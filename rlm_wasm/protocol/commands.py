@@ -142,7 +142,7 @@ class Done:
     error: RlmWasmError | None = None
 
 
-# No report has more parts than this, however often code changes streams (`LiveOutput`).
+# No report has more parts than this, however often code changes streams (`PendingOutput`).
 CHUNKS_MAX: Final = 64
 
 

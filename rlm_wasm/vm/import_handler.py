@@ -20,7 +20,7 @@ from rlm_wasm.errors import (
 )
 from rlm_wasm.limits import BoundaryLimits, CellLimits, SessionLimits
 from rlm_wasm.protocol.cell import FLOOD_FACTOR
-from rlm_wasm.protocol.live_output import LiveOutput
+from rlm_wasm.protocol.pending_output import PendingOutput
 from rlm_wasm.vm.imports import ENTROPY_BYTES_MAX
 from rlm_wasm.vm.instance import Instance
 
@@ -123,7 +123,7 @@ class OperationImports:
         # How many bytes the last value had that the cell told, also if it was too large to be taken.
         self.value_bytes = 0
         # What a live cell wrote since its host was told last; None: nobody wants it before the end.
-        self.wrote: LiveOutput | None = None
+        self.wrote: PendingOutput | None = None
         self._requests = 0
         self._response: bytes | None = None
         self._reply = self._reply_capacity = 0

@@ -24,7 +24,7 @@ from rlm_wasm.limits import BoundaryLimits, CellLimits, SessionLimits, nothing_b
 from rlm_wasm.protocol.cell import JSON_FUEL_PER_BYTE, SETUP_FUEL, SETUP_WALL_NS, Cell
 from rlm_wasm.protocol.guest_facts import GuestFacts
 from rlm_wasm.protocol.input_value import Input
-from rlm_wasm.protocol.live_output import LiveOutput
+from rlm_wasm.protocol.pending_output import PendingOutput
 from rlm_wasm.protocol.text_layout import LaidOut, chunks
 from rlm_wasm.vm import traps
 from rlm_wasm.vm.drive import drive
@@ -386,7 +386,7 @@ class Session:
 
     def _ask_for_lines(self, execution: Execution) -> Operation[None]:
         """Have the next cell's output told, and written line by line; else much of it is told late."""
-        execution.exchange.wrote = LiveOutput()
+        execution.exchange.wrote = PendingOutput()
         if (yield from execution.invoke("rlm_bytes_new", (0,), 1)) != 0:
             self._memory.write(self._facts.inbox, _LIVE_MARK)
             yield from execution.invoke("rlm_commit", (len(_LIVE_MARK),), 1)

@@ -8,7 +8,7 @@ from typing import Final
 from rlm_wasm.protocol.commands import CHUNKS_MAX, Wrote
 
 
-class LiveOutput:
+class PendingOutput:
     """Output on its way, where a guest writes it, and where whoever takes it is behind.
 
     Code may change streams with every byte. After `CHUNKS_MAX` changes what it writes to one of them is
