@@ -40,7 +40,7 @@ for _ in range(40):
     for _warm in ("1+1", "print('warm')", "x = 1\nx", "raise ValueError('warm')", "x = [", "len(context)",
                   "import asyncio\nawait asyncio.sleep(0)", "async def f(): return 1\nasyncio.run(f())",
                   "SHOW_VARS()", "def f(a): return [b for b in range(a)]\nf(3)", "del x"):
-        run_cell(_warm, None if _ else bytes(32), True)
+        run_cell(_warm, None if _ else bytes(32), rlm_repl.VARIABLES | rlm_repl.VALUE)
 rlm_repl.reset()
 
 # A small-object bomb spends its time in the collector at the default threshold: 55 s to a

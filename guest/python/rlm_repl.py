@@ -27,6 +27,8 @@ import rlm_values
 STREAM_RESULT, STREAM_ERROR, STREAM_REPORT = 3, 4, 5
 # How far a cell got, as the host reads it.
 COMPILING, RUNNING = 1, 2
+# What the host asks for beside a cell's text, as bits of one number.
+VARIABLES, VALUE = 1, 2
 CELLS_REMEMBERED = 64
 VARIABLES_REPORTED = 200
 _FLAGS = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
@@ -362,7 +364,7 @@ def _run_cell(source, seed, report):
         if result is not None:
             namespace["_"] = result
             _send(STREAM_RESULT, rlm_display.show(result))
-            if report:
+            if report & VALUE:
                 rlm_values.tell(result, rlm_values.SHOWN_ROOM)
         rlm_threads.end_cell()
         if not _finished:
@@ -377,7 +379,7 @@ def _run_cell(source, seed, report):
         _tell(error)
         error = None
     variables = None
-    if report:
+    if report & VARIABLES:
         variables = _variables()
         _tell_of_names(variables)
     _flush()
@@ -389,7 +391,7 @@ def _run_cell(source, seed, report):
             _reserve = bytes(RESERVE_BYTES)
         except MemoryError:
             pass
-    if report:
+    if report & VARIABLES:
         _rlm.emit(STREAM_REPORT, _document(_report(variables)))
     return status
 

@@ -224,7 +224,8 @@ RLM_EXPORT(rlm_commit) int32_t rlm_commit(int32_t name_length) {
   return 0;
 }
 
-/* Runs one cell. `flags` bit 0: reseed from the seed area first; bit 1: report variable names.
+/* Runs one cell. `flags` bit 0: reseed from the seed area first; bit 1: report variable names; bit 2: tell the
+ * last expression as a value.
  * 0: ran to its end; 1: an exception, told on stream 4; 2: the driver itself was broken. Above these
  * eight bits: how many bytes the cell left in the inbox. */
 RLM_EXPORT(rlm_exec) int32_t rlm_exec(const char *source, int32_t length, int32_t flags) {
@@ -236,10 +237,11 @@ RLM_EXPORT(rlm_exec) int32_t rlm_exec(const char *source, int32_t length, int32_
   if (length < 0) return 2;
   PyObject *text = PyUnicode_DecodeUTF8(source, length, "replace");
   PyObject *entropy = flags & 1 ? PyBytes_FromStringAndSize((const char *)rlm_shared.seed, sizeof rlm_shared.seed) : Py_NewRef(Py_None);
-  PyObject *report = flags & 2 ? Py_True : Py_False;
-  PyObject *status = text && entropy ? PyObject_CallFunctionObjArgs(run_cell, text, entropy, report, NULL) : NULL;
+  PyObject *report = PyLong_FromLong((flags >> 1) & 3);
+  PyObject *status = text && entropy && report ? PyObject_CallFunctionObjArgs(run_cell, text, entropy, report, NULL) : NULL;
   Py_XDECREF(text);
   Py_XDECREF(entropy);
+  Py_XDECREF(report);
   int32_t code = 2;
   if (status == NULL && PyErr_ExceptionMatches(PyExc_MemoryError)) {
     /* Not even the report of an error fitted into what is left. This one needs nothing. */

@@ -30,7 +30,7 @@ from rlm_wasm.host.answers import TakeOutput
 from rlm_wasm.host.worker import Worker, WorkerSession, lockdown_of
 from rlm_wasm.limits import CellLimits
 from rlm_wasm.policy.model import Policy
-from rlm_wasm.protocol.cell import Cell
+from rlm_wasm.protocol.cell import Cell, with_room_for
 from rlm_wasm.protocol.file_listing import GuestFile
 from rlm_wasm.results import CellResult
 from rlm_wasm.tenant import checked_tenant
@@ -101,7 +101,9 @@ class SandboxSession:
         """
         if not isinstance(name, str) or not name.isidentifier() or iskeyword(name):
             raise UsageError(f"{name!a} is not a variable name")
-        result = await self._run(f'__import__("rlm_values").tell({name})', nobody_answers)
+        source = f'__import__("rlm_values").tell({name})'
+        limits = with_room_for(source, self._sandbox.cell_limits)
+        result = await self._run_cell(Cell(source, limits, report_value=True), nobody_answers)
         if isinstance(result.error, GuestException) and result.error.type_name == NameError.__name__:
             raise UsageError(f"the session has no variable {name}")
         if result.error is not None:
@@ -143,15 +145,12 @@ class SandboxSession:
             check_plain_function("on_output", on_output)
         answer = answer_frames or self._sandbox.answer()
         if on_output is None:
-            return await self._run(source, answer)
+            return await self._run_cell(self._cell(source), answer)
         live = LiveOutput(on_output)
         cell = replace(self._cell(source), live=True)
         result = await self._run_cell(cell, answer, live.take)
         live.end()
         return result
-
-    async def _run(self, source: str, answer: Callable[[bytes], Awaitable[bytes]]) -> CellResult:
-        return await self._run_cell(self._cell(source), answer)
 
     def _cell(self, source: str) -> Cell:
         return Cell(source, self._sandbox.cell_limits, report_variables=True, report_value=True)

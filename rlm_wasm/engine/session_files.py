@@ -14,6 +14,7 @@ from typing import Final
 from rlm_wasm.errors import BoundaryViolation, UsageError
 from rlm_wasm.limits import CellLimits
 from rlm_wasm.outcomes import Outcome
+from rlm_wasm.protocol.cell import with_room_for
 from rlm_wasm.protocol.file_listing import GuestFile, decode_listing, decode_part, guest_path
 from rlm_wasm.results import CellResult
 
@@ -113,7 +114,9 @@ class SessionFiles:
         most = max(bytes_max + 2 * len(mark), self.cell_limits.stdout_bytes_max)
         cell = _CELL.format(mark=mark.encode(), call=call)
         # With names of its own, so that it takes none of the session's.
-        result = await self.run(f"exec({cell!a}, {{}})", replace(self.cell_limits, stdout_bytes_max=most))
+        source = f"exec({cell!a}, {{}})"
+        limits = with_room_for(source, self.cell_limits)
+        result = await self.run(source, replace(limits, stdout_bytes_max=most))
         _, begun, rest = result.stdout.partition(mark)
         told, ended, _ = rest.partition(mark)
         if not (begun and ended and result.outcome in _DONE):  # else, what failed is not what was asked for

@@ -20,7 +20,7 @@ from typing import Final
 
 from rlm_wasm.host.cell_accounting import CellCharge
 from rlm_wasm.limits import CellLimits, SessionLimits
-from rlm_wasm.protocol.cell import CANCEL_GRACE_NS, SETUP_WALL_NS
+from rlm_wasm.protocol.cell import CANCEL_GRACE_NS, setup_limits
 
 _MS: Final = 1_000_000
 # Memory that a worker copies, and bytes that it reads between two turns, in a millisecond: a fraction of
@@ -84,8 +84,8 @@ def _copying_memory(bounds: Bounds) -> Terms:
 
 def _loading(bounds: Bounds) -> Terms:
     copying = _copying(bounds)
-    # Finalisers of earlier cells may run in it.
-    allowed_ms = SETUP_WALL_NS // _MS + copying.allowed_ms
+    # Finalisers of earlier cells may run in it, and it may be the text of a value, which the guest reads.
+    allowed_ms = setup_limits(bounds.bytes_max).wall_ms_max + copying.allowed_ms
     return Terms(allowed_ms, copying.idle_ms, PATIENCE_WITH_CELLS, SLICE_RATIO)
 
 

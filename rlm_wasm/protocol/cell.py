@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from rlm_wasm.errors import UsageError
-from rlm_wasm.limits import CellLimits
+from rlm_wasm.limits import CellLimits, nothing_but
 
 # Loading an input is charged and bounded like a cell; finalisers of earlier cells may run in it.
-SETUP_FUEL: Final = 2_000_000_000
-SETUP_WALL_NS: Final = 10_000_000_000
+_SETUP: Final = nothing_but(CellLimits, fuel_max=2_000_000_000, wall_ms_max=10_000)
 # What reading the text of a value may take: twice what the costliest did that was tried, short numbers with
-# large exponents. Most takes a tenth.
-JSON_FUEL_PER_BYTE: Final = 2_000
+# large exponents. Most takes a tenth. And as long as a slow machine takes for as much fuel.
+_JSON_FUEL_PER_BYTE: Final = 2_000
+_JSON_BYTES_PER_MS: Final = 250
 # A cancelled cell gets so much execution to unwind.
 CANCEL_GRACE_NS: Final = 500_000_000
 # Beyond so many times the requests that a cell may make nobody looks at them any more.
@@ -58,3 +58,16 @@ class Cell:
                 f"the cell has {len(source)} bytes; cell.source_bytes_max is {self.limits.source_bytes_max}"
             )
         return source
+
+
+def setup_limits(json_bytes: int = 0) -> CellLimits:
+    """Return the limits of loading an input; the guest reads a value's text, of so many bytes, too."""
+    fuel_max = _SETUP.fuel_max + json_bytes * _JSON_FUEL_PER_BYTE
+    return replace(
+        _SETUP, fuel_max=fuel_max, wall_ms_max=_SETUP.wall_ms_max + json_bytes // _JSON_BYTES_PER_MS
+    )
+
+
+def with_room_for(source: str, limits: CellLimits) -> CellLimits:
+    """Return the limits for a cell of the library's own: how long a model's may be says nothing of it."""
+    return replace(limits, source_bytes_max=max(limits.source_bytes_max, len(source.encode())))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Final, TypeVar
 
 from rlm_wasm.errors import (
@@ -20,8 +19,8 @@ from rlm_wasm.errors import (
     MemoryExceeded,
     UsageError,
 )
-from rlm_wasm.limits import BoundaryLimits, CellLimits, SessionLimits, nothing_but
-from rlm_wasm.protocol.cell import JSON_FUEL_PER_BYTE, SETUP_FUEL, SETUP_WALL_NS, Cell
+from rlm_wasm.limits import BoundaryLimits, CellLimits, SessionLimits
+from rlm_wasm.protocol.cell import Cell, setup_limits
 from rlm_wasm.protocol.guest_facts import GuestFacts
 from rlm_wasm.protocol.input_value import Input
 from rlm_wasm.protocol.pending_output import PendingOutput
@@ -41,14 +40,11 @@ __all__ = ["Operation", "Session", "drive"]
 
 _T = TypeVar("_T")
 SEED_BYTES: Final = 32
-_RESEED, _REPORT = 1, 2
+_RESEED, _VARIABLES, _VALUE = 1, 2, 4
 _FILES_LIMITS: Final = struct.Struct("<2I")
 # No input has a name with a colon: this one says that the next cell is live.
 _LIVE_MARK: Final = b"live:"
 _PROGRESS: Final = tuple(CellProgress)
-
-
-_SETUP_LIMITS: Final = nothing_but(CellLimits, fuel_max=SETUP_FUEL, wall_ms_max=SETUP_WALL_NS // 1_000_000)
 
 
 class Session:
@@ -136,7 +132,7 @@ class Session:
             if cell.live:
                 yield from self._ask_for_lines(execution)
             self._memory.write(pointer, source)
-            flags = _REPORT if cell.report_variables or cell.report_value else 0
+            flags = _VARIABLES * cell.report_variables | _VALUE * cell.report_value
             if not self._seeded:
                 # The top bit is set, so that the guest's seeding takes the same steps for every seed.
                 seed = bytearray(self._entropy(SEED_BYTES))
@@ -187,7 +183,7 @@ class Session:
             GuestError: the guest failed otherwise; the session is lost.
         """
         wanted = Input.of(name, value, size_max=self._limits.context_bytes_max)
-        execution = self._start(_json_limits(wanted.size) if wanted.is_json else _SETUP_LIMITS, in_cell=False)
+        execution = self._start(setup_limits(wanted.size if wanted.is_json else 0), in_cell=False)
         lost = True
         try:
             if wanted.is_text:
@@ -397,10 +393,6 @@ class Session:
             most = self._limits.memory_bytes_max
             raise MemoryExceeded(f"the guest has no room for a cell of {length} bytes", limit=most)
         return self._memory.check(pointer, length, length_max=length)
-
-
-def _json_limits(size: int) -> CellLimits:
-    return replace(_SETUP_LIMITS, fuel_max=SETUP_FUEL + size * JSON_FUEL_PER_BYTE)
 
 
 def _adopted(prepared: Instance, memory_bytes_max: int) -> Instance:

@@ -38,6 +38,21 @@ async def test_what_is_written_is_read_by_both_sides(session: SandboxSession, si
 
 
 @pytest.mark.anyio
+async def test_how_long_a_cell_may_be_says_nothing_of_files_and_values() -> None:
+    values = Policy.open("standard").to_mapping()
+    values["sandbox"]["isolation"] = "inline"
+    values["cell"]["source_bytes_max"] = 8
+    async with Sandbox(Policy.from_mapping(values)) as box, box.session() as session:
+        await session.write_file("/out/f", b"some")
+        assert await session.read_file("/out/f") == b"some"
+        assert [file.path for file in await session.list_files("/out")] == ["/out", "/out/f"]
+        await session.set("rows", [1, 2])
+        assert await session.get("rows") == [1, 2]
+        with pytest.raises(UsageError, match=r"cell\.source_bytes_max is 8"):
+            await session.exec("sum(rows) + 1")
+
+
+@pytest.mark.anyio
 async def test_the_guests_files_are_listed_as_they_lie(session: SandboxSession) -> None:
     made = "import os; os.mkdir('/out/d'); open('/out/d/f', 'w').write('xyz'); os.symlink('/tmp', '/out/l')"
     assert (await session.exec(made)).outcome == "completed"

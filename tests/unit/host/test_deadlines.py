@@ -8,7 +8,16 @@ from random import Random
 import pytest
 
 from rlm_wasm.host.cell_accounting import CellCharge
-from rlm_wasm.host.deadlines import COPIED_BYTES_PER_MS, PATIENCE, PATIENCE_WITH_CELLS, TERMS, Deadlines, Owed
+from rlm_wasm.host.deadlines import (
+    COPIED_BYTES_PER_MS,
+    PATIENCE,
+    PATIENCE_WITH_CELLS,
+    TERMS,
+    Bounds,
+    Deadlines,
+    Owed,
+)
+from rlm_wasm.protocol.cell import setup_limits
 from tests.support.sandbox_facts import MIB, cell_limits, session_limits
 
 MS = 1_000_000
@@ -49,6 +58,15 @@ class Clock:
 
 def test_there_are_terms_for_everything_that_can_be_owed() -> None:
     assert set(TERMS) == set(Owed)
+
+
+@pytest.mark.parametrize("size", [0, 1_000, 64 * MIB, 1_024 * MIB])
+def test_a_value_has_as_long_as_the_guest_may_take_to_read_it(size: int) -> None:
+    """Else an honest worker would be killed on a slow machine, and its neighbours' sessions with it."""
+    in_guest = setup_limits(size)
+    assert TERMS[Owed.LOADING](Bounds(GRACE_MS, bytes_max=size)).allowed_ms > in_guest.wall_ms_max
+    # At 500 instructions a microsecond, half of what the slowest machine did that was tried.
+    assert in_guest.wall_ms_max >= (in_guest.fuel_max - setup_limits().fuel_max) // 500_000
 
 
 @pytest.mark.threat("T-121")

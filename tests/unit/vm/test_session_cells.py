@@ -9,10 +9,12 @@ import pytest
 
 from rlm_wasm.errors import GuestException, UsageError
 from rlm_wasm.outcomes import SessionState
+from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.results import CellResult
+from rlm_wasm.vm.drive import drive
 from rlm_wasm.vm.entropy import seeded_entropy
 from rlm_wasm.vm.session import Session
-from tests.support.sandbox_facts import Recorder, completed, run_cell
+from tests.support.sandbox_facts import Recorder, cell_limits, completed, run_cell
 
 pytestmark = pytest.mark.guest
 
@@ -35,6 +37,16 @@ def test_variables_live_from_cell_to_cell(session: Session) -> None:
 def test_variables_set_before_an_exception_survive_it(session: Session) -> None:
     raised(session, "before = 1\n1/0\nafter = 2")
     assert completed(session, "before, 'after' in globals()").result == "(1, False)"
+
+
+def test_a_cell_whose_value_nobody_wants_is_not_written_as_one(session: Session) -> None:
+    completed(
+        session, "import rlm_values\ntold = []\nrlm_values.tell = lambda value, room: told.append(value)"
+    )
+    assert completed(session, "'kept'").variables == ("rlm_values", "told")
+    assert completed(session, "told").result == "[]"
+    drive(session.run(Cell("'wanted'", cell_limits(), report_value=True)))
+    assert completed(session, "told").result == "['wanted']"
 
 
 def test_functions_see_current_globals(session: Session) -> None:
