@@ -29,7 +29,7 @@ _COMMANDS: Final = {
     "replay": ("rlm_wasm.cli.replay", "replay", "Repeat a recorded run and say where it differs."),
     "exec": ("rlm_wasm.cli.execute", "execute", "Run Python in a fresh session."),
     "guest": ("rlm_wasm.cli.guest", "guest", "Build, verify and describe the guest."),
-    "policy": ("rlm_wasm.cli.policy", "policy", "Check policy files and show the limits in force."),
+    "policy": ("rlm_wasm.cli.policy", "policy", "Begin and check policy files, show the limits in force."),
     "doctor": ("rlm_wasm.cli.doctor", "doctor", "Say what this machine can do."),
     "bench": ("rlm_wasm.cli.bench", "bench", "Measure this machine."),
 }

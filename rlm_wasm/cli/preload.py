@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import threading
-from typing import Final
 
 from rlm_wasm.system.host_limits import check_host_limits
-
-_GLANCE_BYTES_MAX: Final = 64 * 1024
 
 
 def preload_guest(policy_name: str) -> None:
@@ -22,7 +19,9 @@ def preload_guest(policy_name: str) -> None:
 
 def _load(policy_name: str) -> None:
     try:
-        if _isolation(policy_name) == "inline":
+        from rlm_wasm.policy.extends import isolation_at_a_glance
+
+        if isolation_at_a_glance(policy_name) == "inline":
             from rlm_wasm.inline.guest_loader import load_guest_program
 
             load_guest_program()
@@ -32,14 +31,3 @@ def _load(policy_name: str) -> None:
             prelaunch()
     except Exception:  # noqa: BLE001, S110 - told by the caller's own attempt
         pass
-
-
-def _isolation(policy_name: str) -> object:
-    """Return what the policy will say, at a glance: nothing is decided by it but what is begun early."""
-    import tomllib
-
-    from rlm_wasm.policy.builtin import builtin_names, builtin_path
-
-    path = builtin_path(policy_name) if policy_name in builtin_names() else policy_name
-    with open(path, encoding="utf-8") as file:
-        return tomllib.loads(file.read(_GLANCE_BYTES_MAX))["sandbox"]["isolation"]

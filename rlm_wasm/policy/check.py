@@ -11,19 +11,19 @@ from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_
 from pydantic_core import CoreSchema, SchemaValidator, ValidationError, core_schema
 
 from rlm_wasm.limits import Range
-from rlm_wasm.policy.problems import Lines, explain, policy_error
+from rlm_wasm.policy.problems import Places, explain, policy_error
 from rlm_wasm.policy.tables import CheckedBy, Entries, Text
 
 Table = TypeVar("Table")
 
 
-def checked(table: type[Table], data: Mapping[str, Any], origin: str, lines: Lines) -> Table:
+def checked(table: type[Table], data: Mapping[str, Any], origin: str, places: Places) -> Table:
     """Return `data` as that table, the tables in it as theirs; raise one PolicyError with every problem."""
     try:
         found: Table = _validator(cast(Hashable, table)).validate_python(dict(data))
         return found
     except ValidationError as exc:
-        error = policy_error(explain(exc, table), origin, lines)
+        error = policy_error(explain(exc, table), origin, places)
     # Outside the handler: the library's error, which holds the input, stays out of the chain.
     raise error
 

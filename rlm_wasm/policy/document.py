@@ -1,17 +1,18 @@
-"""A TOML file as data and line numbers; the one place that reads a policy from disk."""
+"""A TOML file as data, places and comments; the one place that reads a policy from disk."""
 
 from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from rlm_wasm.errors import PolicyError
 from rlm_wasm.policy.builtin import builtin_names
-from rlm_wasm.policy.lines import index_lines
-from rlm_wasm.policy.problems import Lines
+from rlm_wasm.policy.lines import Remark, index_text
+from rlm_wasm.policy.problems import Key, Place, Places
 
 # Room for 256 priced models and their comments.
 DOCUMENT_BYTES_MAX: Final = 64 * 1024
@@ -22,11 +23,12 @@ LINE_CHARS_MAX: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A parsed file: its name as messages show it, its data, and the line of each key."""
+    """A parsed file: its name as messages show it, its data, and the place and the comments of each key."""
 
     origin: str
     data: dict[str, Any]
-    lines: Lines
+    places: Places
+    remarks: Mapping[Key, Remark]
 
 
 def read_document(path: Path) -> Document:
@@ -58,7 +60,9 @@ def parse_document(raw: bytes, origin: str) -> Document:
         if len(line_text) > LINE_CHARS_MAX:
             raise PolicyError(f"{origin}:{number}: is longer than {LINE_CHARS_MAX} characters")
     try:
-        return Document(origin, tomllib.loads(text), index_lines(text))
+        data, index = tomllib.loads(text), index_text(text)
+        places = {key: Place(origin, line) for key, line in index.lines.items()}
+        return Document(origin, data, places, index.remarks)
     except tomllib.TOMLDecodeError as exc:
         raise PolicyError(_syntax_message(origin, text, str(exc))) from exc
     except RecursionError as exc:

@@ -1,4 +1,4 @@
-"""The line of each key in a TOML text, which the standard library's parser does not tell.
+"""The line of each key in a TOML text, and its comments, which the standard library's parser does not tell.
 
 The text has already been parsed by `tomllib`, so this scanner only finds where things are; it
 never decides what is valid, and a key it does not find costs a line number, nothing else.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from dataclasses import dataclass
 from typing import Final
 
 from rlm_wasm.policy.problems import Key
@@ -22,11 +23,40 @@ _KEY_CHARS_MAX: Final = 1024  # no key of ours comes near; resolving one takes q
 _SCALAR: Final = re.compile(r"[^\s,\]}#]+(?: [0-9][^\s,\]}#]*)?")
 
 
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """What stands beside a key: whole lines above it, and the rest of its own; each begins with ``#``."""
+
+    above: tuple[str, ...] = ()
+    behind: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TextIndex:
+    """Where everything in a text is.
+
+    `remarks` has those of the text's head, which an empty line ends, at ``()``, and those below its last key
+    at ``("#",)``, which no key can be: a bare one holds no ``#``, and no table of ours is called so.
+    """
+
+    lines: dict[Key, int]
+    remarks: dict[Key, Remark]
+
+
+HEAD: Final[Key] = ()
+TAIL: Final[Key] = ("#",)
+
+
 def index_lines(text: str) -> dict[Key, int]:
     """Return the line, from 1, of every table and key in the valid TOML `text`."""
+    return index_text(text).lines
+
+
+def index_text(text: str) -> TextIndex:
+    """Return where every table, key and comment in the valid TOML `text` is."""
     scanner = _Scanner(text)
     scanner.document()
-    return scanner.lines
+    return TextIndex(scanner.lines, scanner.remarks)
 
 
 class _Scanner:
@@ -34,20 +64,57 @@ class _Scanner:
 
     def __init__(self, text: str) -> None:
         self.lines: dict[Key, int] = {}
+        self.remarks: dict[Key, Remark] = {}
         self._text = text
         self._pos = 0
         self._line = 1
         self._counted = 0
         self._array_sizes: dict[Key, int] = {}
+        # Comments that no key has been found for yet, and the key whose line has not ended.
+        self._loose: list[str] = []
+        self._last: Key = HEAD
 
     def document(self) -> None:
         """Scan the whole text."""
         table: Key = ()
-        while self._skip(_GAP) < len(self._text):
+        while self._between() < len(self._text):
             if self._text.startswith("[", self._pos):
                 table = self._header()
-            elif not self._entry(table):
-                return
+                self._remark(table)
+            else:
+                key = self._entry(table)
+                if key is None:
+                    return
+                self._remark(key)
+        self._remark(TAIL)
+
+    def _between(self) -> int:
+        """Pass over what is between two entries and keep its comments."""
+        start = self._pos
+        end = self._skip(_GAP)
+        gap = self._text[start:end]
+        same, newline, rest = gap.partition("\n")
+        if start == 0:
+            same, rest = "", gap
+        elif not newline:
+            same, rest = gap, ""
+        if behind := same.strip():
+            found = self.remarks.get(self._last, Remark())
+            self.remarks[self._last] = Remark(found.above, behind)
+        above = [line.strip(" \t") for line in rest.split("\n")[:-1]]
+        if self._last == HEAD and "" in above:
+            # What an empty line parts from the first key is about the whole text.
+            parted = len(above) - above[::-1].index("")
+            self.remarks[HEAD] = Remark(tuple(filter(None, above[:parted])))
+            del above[:parted]
+        self._loose += filter(None, above)
+        return end
+
+    def _remark(self, key: Key) -> None:
+        if self._loose:
+            self.remarks[key] = Remark(tuple(self._loose))
+            self._loose = []
+        self._last = key
 
     def _header(self) -> Key:
         is_array = self._text.startswith("[[", self._pos)
@@ -73,17 +140,17 @@ class _Scanner:
                 resolved = (*resolved, count - 1)
         return (*resolved, *key[-1:])
 
-    def _entry(self, table: Key) -> bool:
+    def _entry(self, table: Key) -> Key | None:
         line = self._line_here()
         key = self._key()
         if not key:
-            return False
+            return None
         self._note(table, key, line)
         self._skip(_GAP)
         self._pos += 1  # the equals sign
         self._skip(_GAP)
         self._value((*table, *key))
-        return True
+        return (*table, *key)
 
     def _value(self, key: Key) -> None:
         if self._text.startswith("[", self._pos):
@@ -96,21 +163,28 @@ class _Scanner:
     def _array(self, key: Key) -> None:
         self._pos += 1
         index = 0
-        while self._skip(_GAP) < len(self._text) and not self._text.startswith("]", self._pos):
+        while self._within() < len(self._text) and not self._text.startswith("]", self._pos):
             before = self._pos
             self.lines.setdefault((*key, index), self._line_here())
             self._value((*key, index))
-            self._skip(_GAP)
+            self._within()
             self._comma()
             index += 1
             if self._pos == before:
                 return
         self._pos += 1
 
+    def _within(self) -> int:
+        """Pass over a gap of an array; its comments are the key's."""
+        start = self._pos
+        end = self._skip(_GAP)
+        self._loose += filter(None, (line.strip(" \t") for line in self._text[start:end].split("\n")))
+        return end
+
     def _inline_table(self, key: Key) -> None:
         self._pos += 1
         while self._skip(_GAP) < len(self._text) and not self._text.startswith("}", self._pos):
-            if not self._entry(key):
+            if self._entry(key) is None:
                 return
             self._skip(_GAP)
             self._comma()

@@ -20,14 +20,14 @@ from rlm_wasm.limits import (
 )
 from rlm_wasm.policy.builtin import builtin_names, builtin_path
 from rlm_wasm.policy.check import checked
-from rlm_wasm.policy.document import read_document
+from rlm_wasm.policy.inherit import read_inherited
 from rlm_wasm.policy.lockdown import required_layers
-from rlm_wasm.policy.problems import Lines, dotted, policy_error
+from rlm_wasm.policy.problems import Places, dotted, policy_error
 from rlm_wasm.policy.rules import SCRIPT_PREFIX, violations
 from rlm_wasm.policy.tables import Tables, as_data, changed
 
 _FREE: Final = ModelPrice(input_microdollars_per_mtok=0, output_microdollars_per_mtok=0)
-_NO_LINES: Final[Lines] = MappingProxyType({})
+_NOWHERE: Final[Places] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,11 +54,14 @@ class Policy(Tables):
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read the policy in a TOML file. Raises one PolicyError that lists every problem."""
+        """Read the policy in a TOML file, and those that it extends.
+
+        Raises one PolicyError that lists every problem.
+        """
         if not isinstance(path, str | PathLike):
             raise PolicyError(f"a policy's path is a str or a Path, not a {type(path).__name__}")
-        document = read_document(Path(path))
-        return cls.from_mapping(document.data, origin=document.origin, lines=document.lines)
+        document = read_inherited(Path(path))
+        return cls.from_mapping(document.data, origin=document.origin, places=document.places)
 
     @classmethod
     def builtin(cls, name: str) -> Self:
@@ -70,10 +73,10 @@ class Policy(Tables):
 
     @classmethod
     def from_mapping(
-        cls, data: Mapping[str, Any], *, origin: str = "policy", lines: Lines | None = None
+        cls, data: Mapping[str, Any], *, origin: str = "policy", places: Places | None = None
     ) -> Self:
         """Check nested mappings shaped like the file. Raises PolicyError, never a library's own error."""
-        return cls(**_tables(data, origin, lines or _NO_LINES))
+        return cls(**_tables(data, origin, places or _NOWHERE))
 
     def replace(self, **tables: Mapping[str, Any] | None) -> Self:
         """Return this policy with other values for some keys, checked like a file. Raises PolicyError.
@@ -142,10 +145,10 @@ class Policy(Tables):
         return {spec: self.price(spec) for spec in (models.root, models.sub, *models.child, *models.prices)}
 
 
-def _tables(data: Mapping[str, Any], origin: str = "policy", lines: Lines = _NO_LINES) -> dict[str, Any]:
+def _tables(data: Mapping[str, Any], origin: str = "policy", places: Places = _NOWHERE) -> dict[str, Any]:
     """Return the tables of a policy by their names, or raise one PolicyError that lists every problem."""
-    tables = checked(Tables, data, origin, lines)
+    tables = checked(Tables, data, origin, places)
     # The rules between keys are about keys that are right by themselves.
     if problems := violations(tables):
-        raise policy_error(problems, origin, lines)
+        raise policy_error(problems, origin, places)
     return {field.name: getattr(tables, field.name) for field in fields(tables)}

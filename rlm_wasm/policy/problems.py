@@ -15,9 +15,21 @@ from typing import Any, Final, TypeAlias, get_args, get_type_hints
 from pydantic_core import ErrorDetails, ValidationError
 
 from rlm_wasm.errors import PolicyError
+from rlm_wasm.policy.extends import EXTENDS
 
 Key: TypeAlias = tuple[str | int, ...]
-Lines: TypeAlias = Mapping[Key, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a key stands: the file as messages show it, the line, how many files inherit it from there."""
+
+    origin: str
+    line: int
+    level: int = 0
+
+
+Places: TypeAlias = Mapping[Key, Place]
 
 PROBLEMS_SHOWN_MAX: Final = 50
 _QUOTED_CHARS_MAX: Final = 60
@@ -44,26 +56,36 @@ _PATTERN_WORDS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong with a policy, and where."""
+    """One thing wrong with a policy, and where. `related` are the other keys that it is about."""
 
     key: Key
     message: str
+    related: tuple[Key, ...] = ()
 
-    def render(self, origin: str, lines: Lines) -> str:
+    def render(self, origin: str, places: Places) -> str:
         """Return ``origin:line: key: message``, without the parts that are not known."""
-        line = self.line(lines)
-        place = origin if line is None else f"{origin}:{line}"
-        return f"{place}: {dotted(self.key)}: {self.message}" if self.key else f"{place}: {self.message}"
+        place = self.place(places)
+        where = origin if place is None else f"{place.origin}:{place.line}"
+        return f"{where}: {dotted(self.key)}: {self.message}" if self.key else f"{where}: {self.message}"
 
-    def line(self, lines: Lines) -> int | None:
-        """Return the line of the key, or of the table that lacks it, or None."""
-        return lines.get(self.key, lines.get(self.key[:-1]))
+    def place(self, places: Places) -> Place | None:
+        """Return where the key is, or the table that lacks it, or None.
+
+        Of several keys, the one that the last file changed: what that inherits was right before.
+        """
+        found = [places[key] for key in (self.key, *self.related) if key in places]
+        return min(found, key=lambda place: place.level, default=places.get(self.key[:-1]))
+
+    def rank(self, places: Places) -> tuple[int, int]:
+        """Return what puts problems into the order of the files, the one that inherits first."""
+        place = self.place(places)
+        return (0, 0) if place is None else (place.level, place.line)
 
 
-def policy_error(problems: list[Problem], origin: str, lines: Lines) -> PolicyError:
+def policy_error(problems: list[Problem], origin: str, places: Places) -> PolicyError:
     """Return one error that lists every problem in the order of the file, up to a bound."""
-    ordered = sorted(problems, key=lambda problem: problem.line(lines) or 0)
-    rendered = [problem.render(origin, lines) for problem in ordered[:PROBLEMS_SHOWN_MAX]]
+    ordered = sorted(problems, key=lambda problem: problem.rank(places))
+    rendered = [problem.render(origin, places) for problem in ordered[:PROBLEMS_SHOWN_MAX]]
     if len(ordered) > PROBLEMS_SHOWN_MAX:
         rendered.append(f"{origin}: and {len(ordered) - PROBLEMS_SHOWN_MAX} more problems")
     return PolicyError("\n".join(rendered))
@@ -170,6 +192,9 @@ def _missing(key: Key) -> str:
     return "is missing; no limit or grant has a default"
 
 
+_EXTENDS_BELOW: Final = "stands above the first table of its file"
+_EXTENDS_NOWHERE: Final = "is a key of files alone; in Python, change a policy with its method replace"
+
 # Keys of earlier versions, and what they are called now.
 RENAMED: Final = {"image_key_env": "snapshot_key_env"}
 
@@ -177,6 +202,8 @@ RENAMED: Final = {"image_key_env": "snapshot_key_env"}
 def _unknown(key: Key, value: object, meant: Key | None) -> str:
     if (now := RENAMED.get(str(key[-1]))) is not None:
         return f"this key is called `{now}` now"
+    if key[-1] == EXTENDS:
+        return _EXTENDS_BELOW if len(key) > 1 else _EXTENDS_NOWHERE
     noun = "table" if isinstance(value, dict) else "key"
     return f"unknown {noun}" if meant is None else f"unknown {noun}; did you mean `{_bare(str(meant[-1]))}`?"
 

@@ -1,28 +1,65 @@
-"""A policy as TOML text again: what is in force, without the comments.
+"""A policy as TOML text again: all that is in force, with the comments where they are wanted.
 
 Not by a library: its numbers would lose their underscores, and its texts keep what a terminal obeys.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
-from rlm_wasm.policy.problems import dotted
+from rlm_wasm.policy.lines import HEAD, TAIL, Remark
+from rlm_wasm.policy.problems import Key
 from rlm_wasm.policy.tables import Tables, as_data
+
+Remarks = Mapping[Key, Remark]
+_NO_REMARKS: Final[Remarks] = {}
+_NO_REMARK: Final = Remark()
 
 
 def to_toml(policy: Tables) -> str:
-    """Return TOML that `Policy.load` reads back as an equal policy."""
-    return "\n\n".join(_tables((), as_data(policy))) + "\n"
+    """Return TOML that `Policy.load` reads back as an equal policy; its digest is what event logs state."""
+    return "\n\n".join(_tables((), as_data(policy), _NO_REMARKS)) + "\n"
 
 
-def _tables(path: tuple[str, ...], table: dict[str, Any]) -> list[str]:
-    values = [f"{name} = {_value(value)}" for name, value in table.items() if not isinstance(value, dict)]
-    blocks = ["\n".join([f"[{dotted(path)}]", *values])] if path and (values or not table) else []
+def with_comments(policy: Tables, remarks: Remarks) -> str:
+    """Return the same with the comments of the files that it was read from."""
+    ends = ("\n".join(_safe(remarks.get(end, _NO_REMARK).above)) for end in (HEAD, TAIL))
+    head, tail = ends
+    return "\n\n".join(filter(None, (head, *_tables((), as_data(policy), remarks), tail))) + "\n"
+
+
+def _tables(path: tuple[str, ...], table: dict[str, Any], remarks: Remarks) -> Iterator[str]:
+    lines = [
+        line
+        for name, value in table.items()
+        if not isinstance(value, dict)
+        for line in _remarked(f"{_key(name)} = {_value(value)}", remarks.get((*path, name), _NO_REMARK))
+    ]
+    own = remarks.get(path, _NO_REMARK)
+    if path and (lines or not table or own != _NO_REMARK):
+        yield "\n".join([*_remarked(f"[{'.'.join(map(_key, path))}]", own), *lines])
     for name, value in table.items():
         if isinstance(value, dict):
-            blocks += _tables((*path, name), value)
-    return blocks
+            yield from _tables((*path, name), value, remarks)
+
+
+def _remarked(text: str, remark: Remark) -> list[str]:
+    behind = f"  {_safe((remark.behind,))[0]}" if remark.behind else ""
+    return [*_safe(remark.above), text + behind]
+
+
+def _safe(lines: tuple[str, ...]) -> list[str]:
+    # A comment may hold what a terminal obeys, or what reorders a line; a tab is neither.
+    return [
+        "".join(char if char.isprintable() or char == "\t" else _escape(char) for char in line)
+        for line in lines
+    ]
+
+
+def _key(name: str) -> str:
+    bare = name and all(char.isascii() and (char.isalnum() or char in "_-") for char in name)
+    return name if bare else _value(name)
 
 
 def _value(value: str | int | list[str]) -> str:
@@ -38,4 +75,8 @@ def _value(value: str | int | list[str]) -> str:
 def _char(char: str) -> str:
     if char in '"\\':
         return "\\" + char
-    return char if char.isprintable() else f"\\U{ord(char):08X}"
+    return char if char.isprintable() else _escape(char)
+
+
+def _escape(char: str) -> str:
+    return f"\\U{ord(char):08X}"

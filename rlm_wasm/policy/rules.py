@@ -57,9 +57,8 @@ def _order(policy: Tables) -> Iterator[Problem]:
     for smaller, larger, why in _ORDERED:
         low, high = _value(policy, smaller), _value(policy, larger)
         if low > high:
-            yield Problem(
-                smaller, f"must be at most {dotted(larger)}: {why} (got {low}, which is over {high})"
-            )
+            message = f"must be at most {dotted(larger)}: {why} (got {low}, which is over {high})"
+            yield Problem(smaller, message, (larger,))
 
 
 def _value(policy: Tables, key: Key) -> int:
@@ -79,6 +78,7 @@ def _context(policy: Tables) -> Iterator[Problem]:
             f"must be at most {most} where sandbox.memory_bytes_max is {box.memory_bytes_max}: work on a "
             f"whole text takes {BYTES_PER_CHAR} bytes a character, and the guest {GUEST_BYTES} "
             f"(got {box.whole_context_chars_max})",
+            (("sandbox", "memory_bytes_max"),),
         )
     fits = box.context_bytes_max // CHAR_BYTES_MAX
     if box.whole_context_chars_max > fits:
@@ -86,6 +86,7 @@ def _context(policy: Tables) -> Iterator[Problem]:
             key,
             f"must be at most {fits} where sandbox.context_bytes_max is {box.context_bytes_max}: a character "
             f"takes up to {CHAR_BYTES_MAX} bytes (got {box.whole_context_chars_max})",
+            (("sandbox", "context_bytes_max"),),
         )
 
 
@@ -94,11 +95,13 @@ def _isolation(policy: Tables) -> Iterator[Problem]:
         yield Problem(
             ("sandbox", "require_lockdown"),
             'cannot be true with isolation = "inline": then there is no process to lock down',
+            (("sandbox", "isolation"),),
         )
     if policy.sandbox.lockdown is not None and not policy.sandbox.require_lockdown:
         yield Problem(
             ("sandbox", "lockdown"),
             "says which layers must stand, and require_lockdown = false that none must; remove one of them",
+            (("sandbox", "require_lockdown"),),
         )
 
 

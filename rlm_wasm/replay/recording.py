@@ -92,7 +92,7 @@ class Recording:
         """
         document = parse_document(self.policy_text.encode("utf-8"), f"the policy in {self.path}")
         try:
-            return Policy.from_mapping(document.data, origin=document.origin, lines=document.lines)
+            return Policy.from_mapping(document.data, origin=document.origin, places=document.places)
         except PolicyError as error:
             raise PolicyError(str(error), hint=_POLICY_HINT) from error
 
