@@ -19,13 +19,14 @@ from tests.support.machine_grade import HERE, needs
 pytestmark = [pytest.mark.guest, needs(Grade.FILTERED)]
 
 ROOT = Path(__file__).parents[2]
-SECONDS_MAX = 300
-# One of each kind: policies by name and by file, the README, sessions in processes, zygotes, pools.
+# Until something hangs: a busy machine takes minutes.
+SECONDS_MAX = 1_200
+# One of each kind: policies by name and by file, a program, sessions in processes, zygotes, pools.
 TESTS = (
-    "tests/e2e/test_readme.py",
     "tests/e2e/test_run_command.py::test_the_example_is_answered",
     "tests/e2e/test_exec_command.py::test_a_deadline_ends_a_loop_with_fuel_left",
-    "tests/unit/api/test_sandbox_facade.py",
+    "tests/unit/api/test_sandbox_facade.py::test_exec_sync_runs_a_cell_and_can_be_called_again",
+    "tests/unit/api/test_sandbox_facade.py::test_a_runtime_and_a_sandbox_may_be_opened_again",
     "tests/unit/api/test_snapshots.py::test_the_policys_key_saves_and_loads",
     "tests/unit/host/test_zygote.py",
     "tests/unit/host/test_examination.py",
