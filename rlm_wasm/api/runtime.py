@@ -22,6 +22,7 @@ from rlm_wasm.engine.broker import Broker, Router
 from rlm_wasm.engine.contexts import Contexts, named_contexts
 from rlm_wasm.engine.description import WrittenPolicy
 from rlm_wasm.engine.isolation import make_worker
+from rlm_wasm.engine.recorded_answers import open_recording
 from rlm_wasm.engine.run import ActiveRun
 from rlm_wasm.engine.session_files import Outputs
 from rlm_wasm.errors import Overloaded, UsageError
@@ -97,7 +98,7 @@ class Runtime:
         check_policy(policy)
         self.policy = policy.with_models(root=model, sub=sub_model)
         self._written = WrittenPolicy.of(self.policy)
-        self._providers = ProviderSet(self.policy, keys)
+        self._providers = ProviderSet(self.policy, keys, open_recording)
         self._route: Router = route or self._providers.get
         self._world = world
         self._accounting = Accounting()

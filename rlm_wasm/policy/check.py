@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_
 from pydantic_core import CoreSchema, SchemaValidator, ValidationError, core_schema
 
 from rlm_wasm.limits import Range
+from rlm_wasm.policy.marks import CheckedBy, Entries, Text
 from rlm_wasm.policy.problems import Places, explain, policy_error
-from rlm_wasm.policy.tables import CheckedBy, Entries, Text
 
 Table = TypeVar("Table")
 
@@ -65,7 +65,8 @@ def _table_schema(table: type) -> CoreSchema:
     hints = get_type_hints(table, include_extras=True)
     keys = {
         field.name: core_schema.typed_dict_field(
-            _schema(hints[field.name]), required=field.default is MISSING
+            _schema(hints[field.name]),
+            required=field.default is MISSING and field.default_factory is MISSING,
         )
         for field in fields(table)
     }

@@ -23,7 +23,8 @@ from rlm_wasm.policy.check import checked
 from rlm_wasm.policy.inherit import read_inherited
 from rlm_wasm.policy.lockdown import required_layers
 from rlm_wasm.policy.problems import Places, dotted, policy_error
-from rlm_wasm.policy.rules import SCRIPT_PREFIX, violations
+from rlm_wasm.policy.provider_tables import FILE_KINDS, kind_behind
+from rlm_wasm.policy.rules import violations
 from rlm_wasm.policy.tables import Tables, as_data, changed
 
 _FREE: Final = ModelPrice(input_microdollars_per_mtok=0, output_microdollars_per_mtok=0)
@@ -124,10 +125,10 @@ class Policy(Tables):
 
     def price(self, spec: str) -> ModelPrice:
         """Return the price of the model `spec`; raise PolicyError if a run could not budget its cost."""
-        if spec.startswith(SCRIPT_PREFIX):
-            return _FREE
         price = self.models.prices.get(spec)
         if price is None:
+            if kind_behind(spec, self.providers) in FILE_KINDS:
+                return _FREE
             name = dotted((spec,))
             raise PolicyError(
                 f"the policy has no price for the model {name}, so its cost cannot be budgeted",

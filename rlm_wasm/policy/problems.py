@@ -51,6 +51,11 @@ _PATTERN_WORDS: Final = {
     "sub": 'must be "provider:model", for example "openai:gpt-5-mini"',
     "child": 'each must be "provider:model", for example "openai:gpt-5-mini"',
     "prices": 'each key must be "provider:model", for example "openai:gpt-5"',
+    "settings": 'each key must be "provider:model", for example "openai:gpt-5"',
+    "headers": "must be the name of a header and a text of printable ASCII, without spaces around it",
+    "providers": "must be a name of small letters, digits, _ and -, a letter first",
+    "file": "must be the name of a file",
+    "ca_file": "must be the name of a file",
 }
 
 
@@ -152,8 +157,7 @@ def _message(key: Key, detail: ErrorDetails) -> str:
         case "less_than":
             return f"must be less than {context['lt']} (got {quoted(value)})"
         case "string_pattern_mismatch":
-            field = next((name for name in ("prices", "child") if name in key), str(key[-1]))
-            return _PATTERN_WORDS.get(field, "has the wrong form")
+            return _PATTERN_WORDS.get(_field_of(key), "has the wrong form")
         case "string_too_long":
             return f"must be at most {context['max_length']} characters"
         case "too_short":
@@ -164,6 +168,14 @@ def _message(key: Key, detail: ErrorDetails) -> str:
             return _not_in_list(value, str(context["expected"]))
         case _:
             return detail["msg"]
+
+
+def _field_of(key: Key) -> str:
+    """Return the field that a key belongs to: free keys are called as they like."""
+    if key[0] == "providers" and len(key) == 2:
+        return "providers"
+    tables = ("headers", "settings", "prices", "child")
+    return next((name for name in tables if name in key[1:-1]), str(key[-1]))
 
 
 def _not_in_list(value: object, expected: str) -> str:

@@ -62,13 +62,17 @@ def _key(name: str) -> str:
     return name if bare else _value(name)
 
 
-def _value(value: str | int | list[str]) -> str:
+def _value(value: str | float | list[Any] | dict[str, Any]) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(map(_value, value)) + "]"
+    if isinstance(value, dict):  # in a list: a table in a table has lines of its own
+        return "{" + ", ".join(f"{_key(name)} = {_value(each)}" for name, each in value.items()) + "}"
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int):
         return f"{value:_}"
+    if isinstance(value, float):
+        return repr(value)
     return '"' + "".join(_char(char) for char in value) + '"'
 
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
-import re
 from collections.abc import Iterator
 from typing import Final
-from urllib.parse import SplitResult, urlsplit
 
 from rlm_wasm.policy.problems import Key, Problem, dotted
-from rlm_wasm.policy.tables import OpenAITable, Tables
-
-SCRIPT_PREFIX: Final = "script:"
-OPENAI_PREFIX: Final = "openai:"
+from rlm_wasm.policy.provider_rules import provider_problems
+from rlm_wasm.policy.provider_tables import FILE_KINDS, kind_behind
+from rlm_wasm.policy.tables import Tables
 
 # What a guest takes before there is a context, and what the model's code takes for each character when it
 # works on all of a text at once: docs/context-sizes.md has the table, tests/context_sizes measures it. The
@@ -20,8 +16,6 @@ OPENAI_PREFIX: Final = "openai:"
 GUEST_BYTES: Final = 40 << 20
 BYTES_PER_CHAR: Final = 20
 CHAR_BYTES_MAX: Final = 4
-
-_URL_CHARS: Final = re.compile(r"[!-~]+")
 
 # (smaller, larger, why): the first must not exceed the second.
 _ORDERED: Final[tuple[tuple[Key, Key, str], ...]] = (
@@ -50,7 +44,13 @@ _ORDERED: Final[tuple[tuple[Key, Key, str], ...]] = (
 
 def violations(policy: Tables) -> list[Problem]:
     """Return every broken rule of `policy`; an empty list means the policy may be used."""
-    return [*_order(policy), *_context(policy), *_isolation(policy), *_models(policy), *_endpoint(policy)]
+    return [
+        *_order(policy),
+        *_context(policy),
+        *_isolation(policy),
+        *_models(policy),
+        *provider_problems(policy),
+    ]
 
 
 def _order(policy: Tables) -> Iterator[Problem]:
@@ -107,57 +107,19 @@ def _isolation(policy: Tables) -> Iterator[Problem]:
 
 def _models(policy: Tables) -> Iterator[Problem]:
     models = policy.models
-    for spec in models.prices:
-        if spec.startswith(SCRIPT_PREFIX):
-            yield Problem(("models", "prices", spec), "a script model is free by rule; remove its price")
     named = [("root", models.root), ("sub", models.sub), *(("child", spec) for spec in models.child)]
+    for spec in models.prices:
+        if (provider := spec.partition(":")[0]) in FILE_KINDS:
+            yield Problem(("models", "prices", spec), f"a {provider} model is free by rule; remove its price")
+    for spec in models.settings or {}:
+        if spec not in models.prices and spec not in dict.fromkeys(each for _, each in named):
+            yield Problem(("models", "settings", spec), "is no model of this policy: it has no price")
+        elif kind_behind(spec, policy.providers) in FILE_KINDS:
+            yield Problem(("models", "settings", spec), "answers from a file, and is sent nothing")
     for field, spec in named:
-        if not spec.startswith(SCRIPT_PREFIX) and spec not in models.prices:
+        kind = kind_behind(spec, policy.providers)
+        if kind not in FILE_KINDS and spec not in models.prices:
             yield Problem(("models", field), f"has no price; add the table [models.prices.{dotted((spec,))}]")
-        if spec.startswith(OPENAI_PREFIX) and policy.providers.openai is None:
-            yield Problem(("models", field), "needs the table [providers.openai]")
-
-
-def _endpoint(policy: Tables) -> Iterator[Problem]:
-    endpoint = policy.providers.openai
-    if endpoint is None:
-        return
-    if (message := _base_url_fault(endpoint)) is not None:
-        yield Problem(("providers", "openai", "base_url"), message)
-    if endpoint.proxy and isinstance(fault := _split_url(endpoint.proxy, "http://localhost:3128"), str):
-        yield Problem(("providers", "openai", "proxy"), fault)
-
-
-def _base_url_fault(endpoint: OpenAITable) -> str | None:
-    url = _split_url(endpoint.base_url, "https://api.openai.com/v1")
-    if isinstance(url, str):
-        return url
-    if url.scheme == "http" and endpoint.api_key_env and (endpoint.proxy or not _is_loopback(url)):
-        return "must be https: a key would cross the network in the clear"
-    return None
-
-
-def _split_url(text: str, example: str) -> SplitResult | str:
-    # The URL is never quoted: the commonest fault is a password inside it.
-    try:
-        url = urlsplit(text)
-        _ = url.port
-    except ValueError:
-        return "is not a URL"
-    if url.scheme not in ("http", "https") or not _URL_CHARS.fullmatch(text) or not url.hostname:
-        return f'must be a URL such as "{example}"'
-    if url.username is not None or url.password is not None:
-        return "must not hold a user name or password; name the key's variable in api_key_env"
-    if url.query or url.fragment:
-        return "must not have a query or fragment"
-    return url
-
-
-def _is_loopback(url: SplitResult) -> bool:
-    host = url.hostname or ""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+        name = spec.partition(":")[0]
+        if name not in FILE_KINDS and name not in policy.providers:
+            yield Problem(("models", field), f"needs the table [providers.{name}]")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Final
 
 from rlm_wasm.policy.model import Policy
-from rlm_wasm.policy.rules import OPENAI_PREFIX
 
 _TEXT: Final = """\
 # What runs under this policy may use and do: all that "{base}" says, but for what stands here.
@@ -36,13 +35,14 @@ extends = "{base}"
 # true: event logs hold prompts and answers, as `rlm-wasm replay` needs; they may hold what the context holds.
 #texts = true
 
-# An endpoint of your own, and what its models cost in micro-dollars for a million tokens.
+# An endpoint of your own (docs/providers.md: other kinds), and what its models cost in micro-dollars for a
+# million tokens.
 #[providers.openai]
 #base_url = "http://localhost:8000/v1"
 # The NAME of the environment variable that holds the key; "" where none is needed.
 #api_key_env = ""
 
-#[models.prices."{prefix}my-model"]
+#[models.prices."openai:my-model"]
 #input_microdollars_per_mtok = 0
 #output_microdollars_per_mtok = 0
 """
@@ -59,5 +59,4 @@ def starter(base: str) -> str:
         calls=policy.budget.calls_max,
         wall=f"{policy.run.wall_ms_max:_}",
         turns=policy.run.turns_max,
-        prefix=OPENAI_PREFIX,
     )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Annotated, Any, Literal, TypeAlias
 
 from rlm_wasm.limits import (
@@ -11,7 +11,6 @@ from rlm_wasm.limits import (
     BudgetLimits,
     CellLimits,
     EventLimits,
-    Milliseconds,
     ModelPrice,
     ObservationLimits,
     PermitCaps,
@@ -23,39 +22,13 @@ from rlm_wasm.limits import (
     WorkerLimits,
 )
 from rlm_wasm.policy.lockdown import check_lockdown
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """What a text may be: how long, and of which form."""
-
-    pattern: str | None = None
-    least: int | None = None
-    most: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Entries:
-    """How many entries an array or a table of free keys may have."""
-
-    most: int
-    least: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class CheckedBy:
-    """What a value may be that takes more than bounds to say."""
-
-    check: Callable[[Any], Any]
-
+from rlm_wasm.policy.marks import CheckedBy, Entries, Text
+from rlm_wasm.policy.provider_tables import EnvName, ProviderName, ProviderTable, RequestSettings
 
 ModelSpec: TypeAlias = Annotated[
     str, Text(r"^[a-z][a-z0-9_-]{0,31}:[^\x00-\x20\x7f][^\x00-\x1f\x7f]{0,511}$")
 ]
 TenantName: TypeAlias = Annotated[str, Text(least=1, most=256)]
-# Empty means that no key is sent.
-EnvName: TypeAlias = Annotated[str, Text(r"^([A-Za-z_][A-Za-z0-9_]{0,127})?$")]
-Url: TypeAlias = Annotated[str, Text(most=2048)]
 Lockdown: TypeAlias = Annotated[str | tuple[str, ...], CheckedBy(check_lockdown)]
 
 
@@ -91,30 +64,8 @@ class ModelsTable:
     sub: ModelSpec
     child: Annotated[tuple[ModelSpec, ...], Entries(16, least=1)]
     prices: Annotated[Mapping[ModelSpec, ModelPrice], Entries(256)]
-
-
-@dataclass(frozen=True, slots=True)
-class OpenAITable:
-    """One OpenAI-compatible endpoint. `api_key_env` is a variable's name; empty: no key is sent.
-
-    `roles` says what its chat template takes. alternating: messages of one role that follow each other are
-    one; no_system: so they are, and the system's words begin the user's; as_given: one message for each.
-    """
-
-    base_url: Url
-    api_key_env: EnvName
-    connect_timeout_ms: Milliseconds
-    output_tokens_field: Literal["max_completion_tokens", "max_tokens"]
-    roles: Literal["alternating", "no_system", "as_given"] = "alternating"
-    # The one way by which a proxy is used. Empty: none is.
-    proxy: Url = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ProvidersTable:
-    """The endpoints that the models need. Absent: that provider cannot be used."""
-
-    openai: OpenAITable | None = None
+    # What goes with the requests of one model, beside what its provider's table says.
+    settings: Annotated[Mapping[ModelSpec, RequestSettings], Entries(256)] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +84,8 @@ class Tables:
     query: QueryLimits
     events: EventLimits
     models: ModelsTable
-    providers: ProvidersTable = ProvidersTable()
+    # The endpoints that the models need, by their names. Absent: that provider cannot be used.
+    providers: Annotated[Mapping[ProviderName, ProviderTable], Entries(32)] = field(default_factory=dict)
 
 
 def as_data(value: Any) -> Any:
@@ -153,7 +105,26 @@ def changed(table: object, changes: Mapping[str, Any]) -> dict[str, Any]:
     data: dict[str, Any] = as_data(table)
     for key, given in changes.items():
         part = getattr(table, key, None) if key in data else None
-        data[key] = (
-            changed(part, given) if is_dataclass(part) and isinstance(given, Mapping) else as_data(given)
-        )
+        if is_dataclass(part) and isinstance(given, Mapping):
+            data[key] = changed(part, given)
+        elif key == "providers" and isinstance(part, Mapping) and isinstance(given, Mapping):
+            data[key] = _changed_providers(part, given)
+        else:
+            data[key] = as_data(given)
+    return data
+
+
+def _changed_providers(
+    providers: Mapping[str, ProviderTable], changes: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Return providers with others added, some taken out, and some changed by their keys."""
+    data: dict[str, Any] = as_data(providers)
+    for name, given in changes.items():
+        if given is None:
+            data.pop(name, None)
+        elif name in providers and isinstance(given, Mapping):
+            new = changed(providers[name], given)
+            data[name] = {key: value for key, value in new.items() if value is not None}
+        else:
+            data[name] = as_data(given)
     return data

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from rlm_wasm.providers.json_body import NOT_JSON, TOO_MANY_VALUES, first, member, read_json
-from rlm_wasm.providers.openai_refusal import Trouble, error_within
-from rlm_wasm.providers.openai_response import BESIDE_THE_TEXT, text_of, thoughts_bytes
-from rlm_wasm.scheduler.pricing import utf8_bytes
+from rlm_wasm.providers.json_body import NOT_JSON, TOO_MANY_VALUES, read_json
+from rlm_wasm.providers.refusals import Trouble, error_within
+from rlm_wasm.providers.wire_format import Pieces
 
 # An event of some three hundred bytes brings one token, of a few.
 _FRAMING_FACTOR: Final = 64
@@ -21,6 +20,8 @@ _LINE_ENDS: Final = b"\r\n"
 
 class WholeBody:
     """Keeps what comes, until it is more than `bytes_max`."""
+
+    thought_bytes: Final = 0  # all that there are, are in the document
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max: Final = bytes_max
@@ -39,28 +40,40 @@ class WholeBody:
         """What came; None: more than may come."""
         return None if self.too_long else bytes(self._body)
 
+    def document(self) -> object:
+        """Return what the JSON says that came, or a Trouble."""
+        if self.too_long:
+            return Trouble(f"sent more than {self._bytes_max} bytes", retryable=False)
+        if not self._body.strip():
+            return Trouble("sent nothing", retryable=True)
+        document = read_json(bytes(self._body))
+        if document is TOO_MANY_VALUES:
+            return Trouble("sent more values than an answer has", retryable=False)
+        return (
+            Trouble("sent something that is not JSON", retryable=False) if document is NOT_JSON else document
+        )
+
 
 class EventBody:
-    """Puts the deltas of a chat completion together, as they come in server-sent events.
+    """Hands what comes in server-sent events to the `pieces` of an answer.
 
     Only text is kept, at most `bytes_max` of it; an event is no longer than that either, and all of them
     together are no longer than `_FRAMING_FACTOR` times as much. What comes after the end is not read.
     """
 
-    def __init__(self, bytes_max: int) -> None:
+    def __init__(self, bytes_max: int, pieces: Pieces) -> None:
         self._bytes_max: Final = bytes_max
+        self._pieces: Final = pieces
         self._bytes = 0
-        self._kept_bytes = 0
         self._line = bytearray()
         self._data = bytearray()  # of an event that takes more than one line
-        self._texts: list[str] = []
-        self._refusals: list[str] = []
-        self._beside: set[str] = set()  # what came beside the text: that there was some is enough
-        self._finish: object = None
-        self._usage: object = None
         self._outcome: object = None  # of an event that ends it all: a Trouble, or a document
         self._done = False
-        self.thought_bytes = 0
+
+    @property
+    def thought_bytes(self) -> int:
+        """How much of thoughts came, which are no longer in the document."""
+        return self._pieces.thought_bytes
 
     def take(self, chunk: bytes) -> bool:
         """Take what came; return whether more is wanted."""
@@ -85,11 +98,7 @@ class EventBody:
             self._take_line(b"")
         if self._outcome is not None:
             return self._outcome
-        if not self._done and self._finish is None:
-            return Trouble("broke off its answer", retryable=True)
-        message: dict[str, object] = dict.fromkeys(self._beside, True)
-        message |= {"content": "".join(self._texts), "refusal": "".join(self._refusals)}
-        return {"choices": [{"message": message, "finish_reason": self._finish}], "usage": self._usage}
+        return self._pieces.document(ended=self._done)
 
     @property
     def _over(self) -> bool:
@@ -138,33 +147,17 @@ class EventBody:
         if not isinstance(document, dict) or error_within({}, document):
             self._outcome = document  # its gate says what is wrong with it
             return
-        self._usage = document.get("usage") or self._usage
-        choice = first(document.get("choices"))
-        if member(choice, "index") in (None, 0):
-            self._take_choice(choice)
-
-    def _take_choice(self, choice: object) -> None:
-        delta = member(choice, "delta") or member(choice, "message")
-        refused = member(delta, "refusal")
-        self._keep(self._texts, text_of(member(delta, "content")))
-        self._keep(self._refusals, refused if isinstance(refused, str) else "")
-        self.thought_bytes += thoughts_bytes(delta)
-        self._beside.update(name for name in BESIDE_THE_TEXT if member(delta, name))
-        self._finish = member(choice, "finish_reason") or self._finish
-
-    def _keep(self, texts: list[str], text: str) -> None:
-        if text:
-            texts.append(text)
-            self._kept_bytes += utf8_bytes(text)
-            if self._kept_bytes > self._bytes_max:
-                self._too_long(self._bytes_max)
+        self._done = self._pieces.take(document)
+        if self._pieces.kept_bytes > self._bytes_max:
+            self._done = False
+            self._too_long(self._bytes_max)
 
 
-def body_for(content_type: str, start: bytes, bytes_max: int) -> WholeBody | EventBody:
+def body_for(content_type: str, start: bytes, bytes_max: int, pieces: Pieces) -> WholeBody | EventBody:
     """Return what reads a body that starts so: its own first byte says more than its header."""
     start = start.removeprefix(_BOM).lstrip()
     if start[:1] in (b"{", b"["):
         return WholeBody(bytes_max)
     if content_type.lower().startswith("text/event-stream") or start.startswith(_FIELDS):
-        return EventBody(bytes_max)
+        return EventBody(bytes_max, pieces)
     return WholeBody(bytes_max)

@@ -66,12 +66,12 @@ class Keys:
     def __init__(self, environ: Mapping[str, str] | None) -> None:
         self.__environ: Final = os.environ if environ is None else environ
 
-    def read(self, name: str) -> Secret:
-        """Return the key in the variable `name`; UsageError if there is none, or none that can be sent."""
+    def read(self, name: str, provider: str) -> Secret:
+        """Return a provider's key in the variable `name`; UsageError if there is none that can be sent."""
         key = Secret(self.__environ.get(name, ""))
         if not key.is_set:
             raise UsageError(
-                f"the environment variable {name}, which providers.openai.api_key_env names, is not set",
+                f"the environment variable {name}, which providers.{provider}.api_key_env names, is not set",
                 hint=f"export {name}=..., or choose a model that needs no key, such as script:FILE",
             )
         # Checked here so that no HTTP library gets to complain about it and quote it.
@@ -81,6 +81,10 @@ class Keys:
                 "characters that are not ASCII, or is too long"
             )
         return key
+
+    def certificates(self) -> str:
+        """Return the file of certificates that SSL_CERT_FILE names, which is no secret; "": it names none."""
+        return self.__environ.get("SSL_CERT_FILE", "")
 
     def __repr__(self) -> str:
         return "Keys([redacted])"

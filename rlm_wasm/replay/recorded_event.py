@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from rlm_wasm.errors import ChildFailed, InternalError, NoText, ProviderError
+from rlm_wasm.engine.recorded_answers import provider_error
+from rlm_wasm.errors import ChildFailed, InternalError
 from rlm_wasm.events import Event
 from rlm_wasm.ids import RequestId
 from rlm_wasm.outcomes import StopReason
@@ -138,12 +139,6 @@ def _failure(event: Event, attempt: int, *, retryable: bool) -> ProviderFailed:
         throttled=data.get("throttled") is True,
         usage=_usage(event),
     )
-
-
-def provider_error(event: Event) -> ProviderError:
-    """Return how an attempt failed, of the type that was recorded."""
-    kind = NoText if event.data.get("error") == NoText.__name__ else ProviderError
-    return kind(str(event.data.get("message", "")))
 
 
 def _finished(event: Event) -> ChildFinished:

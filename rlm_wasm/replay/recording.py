@@ -11,21 +11,16 @@ from rlm_wasm.api.snapshot import Snapshot
 from rlm_wasm.audit.reader import EventLogError, read_events
 from rlm_wasm.engine.contexts import read_input, type_name
 from rlm_wasm.engine.description import sha256
+from rlm_wasm.engine.recorded_answers import BYTES_MAX, EVENTS_MAX, TEXTS_HINT, answers_in
 from rlm_wasm.errors import PolicyError, UsageError
 from rlm_wasm.events import Event
 from rlm_wasm.ids import RunId, make_run_id
 from rlm_wasm.policy.document import parse_document
 from rlm_wasm.policy.model import Policy
-from rlm_wasm.replay.recorded_event import provider_error
-from rlm_wasm.replay.recorded_provider import RecordedAnswer, messages_digest
-from rlm_wasm.scheduler.messages import finish_of
+from rlm_wasm.providers.recorded import RecordedAnswer
 
-# A recording is held in memory, at up to a kilobyte an event beside its texts.
-EVENTS_MAX: Final = 1_000_000
-BYTES_MAX: Final = 1 << 30
 _UNITS: Final = {"str": "characters", "bytes": "bytes"}
 _POLICY_HINT: Final = "give the policy to repeat the run under: --policy P, or `replay(…, policy=…)`"
-_TEXTS_HINT: Final = "record the run under a policy with `texts = true` in [events]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +61,7 @@ class Recording:
         events = tuple(line.event for line in lines)
         started = events[0]
         if not started.data["texts"]:
-            raise UsageError(f"{name}: the log holds no texts, so it cannot be replayed", hint=_TEXTS_HINT)
+            raise UsageError(f"{name}: the log holds no texts, so it cannot be replayed", hint=TEXTS_HINT)
         if len(events) < 2 or events[1].kind != "run_described":
             raise EventLogError(name, 2, "kind: the log says nothing of its question; run_described is due")
         data = events[1].data
@@ -137,7 +132,7 @@ class Recording:
 
     def answers(self) -> tuple[RecordedAnswer, ...]:
         """Return what came of each attempt, in the order in which the attempts ended."""
-        return tuple(_answers(self.events))
+        return tuple(answers_in(self.events))
 
 
 def _checked_run_id(name: str, run_id: RunId) -> RunId:
@@ -161,44 +156,3 @@ def _contexts(name: str, data: Mapping[str, object]) -> tuple[RecordedContext, .
         raise EventLogError(name, 2, "data: the lists of inputs have different lengths")
     rows = zip(*(column for column in columns if isinstance(column, list)), strict=True)
     return tuple(RecordedContext(*row) for row in rows)
-
-
-def _answers(events: tuple[Event, ...]) -> list[RecordedAnswer]:
-    asked: dict[object, tuple[str, bytes]] = {}
-    sent_at_ns: dict[object, int] = {}
-    found = []
-    for event in events:
-        data = event.data
-        number = data.get("request")
-        if event.kind == "query_received":
-            roles, texts = data.get("roles"), data.get("texts")
-            if isinstance(roles, list) and isinstance(texts, list) and len(roles) == len(texts):
-                pairs = list(zip(roles, texts, strict=True))
-                asked[number] = (str(data["model"]), messages_digest(pairs))
-        elif event.kind == "query_sent":
-            sent_at_ns[number] = event.at_ns
-        elif number in asked and (answer := _answer(event, *asked[number], sent_at_ns.get(number))):
-            found.append(answer)
-    return found
-
-
-def _answer(event: Event, model: str, digest: bytes, sent_at_ns: int | None) -> RecordedAnswer | None:
-    data = event.data
-    ended = event.kind == "query_answered" and data["status"] in ("completed", "failed")
-    if sent_at_ns is None or not (ended or event.kind == "query_retry"):
-        return None
-    tokens = [data.get(f"reported_{which}_tokens") for which in ("input", "output")]
-    text, after = data.get("text"), data.get("retry_after_ms")
-    return RecordedAnswer(
-        model=model,
-        digest=digest,
-        latency_ns=event.at_ns - sent_at_ns,
-        text=text if isinstance(text, str) else None,
-        input_tokens=tokens[0] if isinstance(tokens[0], int) else None,
-        output_tokens=tokens[1] if isinstance(tokens[1], int) else None,
-        error=provider_error(event),
-        retryable=event.kind == "query_retry",
-        sent=data.get("sent") is True,
-        retry_after_ms=after if isinstance(after, int) else None,
-        finish=finish_of(data.get("finish")),
-    )

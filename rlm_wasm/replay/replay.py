@@ -22,10 +22,10 @@ from rlm_wasm.host.worker import Worker
 from rlm_wasm.ids import RunId
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.providers.base import Provider
+from rlm_wasm.providers.recorded import ReplayProvider
 from rlm_wasm.replay.broker import ReplayBroker
 from rlm_wasm.replay.recorded_event import Difference
 from rlm_wasm.replay.recorded_order import RecordedOrder
-from rlm_wasm.replay.recorded_provider import ReplayProvider
 from rlm_wasm.replay.recording import Recording
 
 

@@ -12,8 +12,9 @@ import anyio
 import httpcore
 import httpx
 
-from rlm_wasm.policy.tables import OpenAITable
-from rlm_wasm.providers.openai import OpenAIProvider
+from rlm_wasm.providers.chat_format import ChatFormat
+from rlm_wasm.providers.endpoint import Endpoint
+from rlm_wasm.providers.http_provider import HttpProvider
 
 FATES: Final = (
     "answers",
@@ -149,13 +150,10 @@ class _Transport(httpx.AsyncHTTPTransport):
         self._pool = httpcore.AsyncConnectionPool(network_backend=network, max_connections=64)
 
 
-def openai_over(random: Random, reply: Callable[[str], str]) -> OpenAIProvider:
+def openai_over(random: Random, reply: Callable[[str], str]) -> HttpProvider:
     """Return the real provider over a simulated network, whose server answers with `reply(prompt)`."""
-    endpoint = OpenAITable(
-        base_url="http://127.0.0.1/v1",
-        api_key_env="",
-        connect_timeout_ms=300,
-        output_tokens_field="max_tokens",
-    )
+    endpoint = Endpoint(base_url="http://127.0.0.1/v1", connect_timeout_ms=300)
     transport = _Transport(_Network(random, reply))
-    return OpenAIProvider(endpoint, None, response_bytes_max=50_000, connections_max=64, transport=transport)
+    return HttpProvider(
+        endpoint, ChatFormat(), None, response_bytes_max=50_000, connections_max=64, transport=transport
+    )

@@ -117,7 +117,7 @@ def test_init_writes_a_policy_that_is_the_one_it_extends_with_or_without_its_mar
     (tmp_path / "all.toml").write_text(keys)
     changed = Policy.load(tmp_path / "all.toml")
     assert changed.events.texts
-    assert changed.providers.openai.base_url == "http://localhost:8000/v1"
+    assert changed.providers["openai"].base_url == "http://localhost:8000/v1"
     assert changed.price("openai:my-model") == ModelPrice(0, 0)
     same = Policy.builtin(base)
     assert (changed.budget, changed.run) == (same.budget, same.run)

@@ -25,8 +25,9 @@ from rlm_wasm.limits import (
 from rlm_wasm.policy.builtin import builtin_names
 from rlm_wasm.policy.check import checked
 from rlm_wasm.policy.model import Policy
+from rlm_wasm.policy.provider_tables import ProviderTable, RequestSettings
 from rlm_wasm.policy.render import to_toml
-from rlm_wasm.policy.tables import OpenAITable, Tables
+from rlm_wasm.policy.tables import Tables
 
 
 @pytest.fixture
@@ -88,7 +89,7 @@ def _tables_in(hint: Any) -> Iterator[type]:
 
 def test_every_table_is_found() -> None:
     assert len(set(tables(Tables))) == 16
-    assert {ModelPrice, OpenAITable} <= set(tables(Tables))
+    assert {ModelPrice, ProviderTable} <= set(tables(Tables))
 
 
 def test_a_worker_is_told_of_its_table_what_stands_there_and_no_more(strict: Policy) -> None:
@@ -121,12 +122,13 @@ def test_no_key_of_any_table_has_a_default_except_endpoints_layers_and_what_one_
         if field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
     }
     assert optional == {
-        ("ProvidersTable", "openai"),
         ("Tables", "providers"),
         ("Tables", "tenants"),
         ("SandboxTable", "lockdown"),
-        ("OpenAITable", "proxy"),
-        ("OpenAITable", "roles"),
+        ("ModelsTable", "settings"),
+        # Which keys a provider must have depends on its kind: `policy.provider_rules` says so.
+        *(("ProviderTable", field.name) for field in dataclasses.fields(ProviderTable)),
+        *(("RequestSettings", field.name) for field in dataclasses.fields(RequestSettings)),
     }
 
 
@@ -290,9 +292,8 @@ def test_replace_changes_the_keys_it_names_and_no_others(strict: Policy) -> None
 
 def test_replace_changes_a_table_within_a_table_by_its_keys(strict: Policy) -> None:
     changed = strict.replace(providers={"openai": {"base_url": "https://example.org/v1"}})
-    assert strict.providers.openai is not None
-    assert changed.providers.openai == dataclasses.replace(
-        strict.providers.openai, base_url="https://example.org/v1"
+    assert changed.providers["openai"] == dataclasses.replace(
+        strict.providers["openai"], base_url="https://example.org/v1"
     )
 
 
@@ -314,7 +315,7 @@ def test_replace_with_none_takes_out_what_may_be_absent_and_nothing_else(strict:
     assert strict.replace(tenants=None).tenants is None
     assert Policy.builtin("container").replace(sandbox={"lockdown": None}).sandbox.lockdown is None
     scripted = strict.with_models(root="script:a.toml")
-    assert scripted.replace(providers={"openai": None}).providers.openai is None
+    assert scripted.replace(providers={"openai": None}).providers == {}
     with pytest.raises(PolicyError) as caught:
         strict.replace(cell=None, run={"depth_max": None})
     assert caught.value.message.splitlines() == [

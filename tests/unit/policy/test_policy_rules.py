@@ -136,8 +136,10 @@ def test_script_models_need_no_endpoint_and_no_price():
         ("https://api.example.com:99999", "KEY", "is not a URL"),
         ("https://[::1", "KEY", "is not a URL"),
         ("https://u@api.example.com", "KEY", "must not hold a user name"),
-        ("https://api.example.com/v1?x=1", "KEY", "must not have a query"),
-        ("https://api.example.com/v1#x", "KEY", "must not have a query"),
+        ("https://api.example.com/v1?api-version=2024-10-21", "KEY", None),
+        ("https://api.example.com/v1?api-key=0123", "KEY", "must not hold a key in its query"),
+        ("https://api.example.com/v1?a=1&Sig=0123", "KEY", "must not hold a key in its query"),
+        ("https://api.example.com/v1#x", "KEY", "must not have a fragment"),
     ],
 )
 def test_endpoint_is_a_plain_url_that_keeps_the_key_private(url, key, fault):

@@ -6,29 +6,22 @@ import contextlib
 import json
 import socket
 import ssl
-import threading
 import tomllib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import anyio
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlm_wasm.providers.answer_body import EventBody
 from rlm_wasm.providers.base import Query
-from rlm_wasm.providers.openai_refusal import Trouble
-from rlm_wasm.providers.openai_response import completion_of
+from rlm_wasm.providers.chat_answer import ChatPieces, completion_of
+from rlm_wasm.providers.refusals import Trouble
 from rlm_wasm.scheduler.messages import Message
 from tests.support.provider_loopback import KEY, ask, completion_body, failure_of, http
+from tests.support.tls_loopback import accepts_one, self_signed
 
 pytestmark = pytest.mark.anyio
 
@@ -168,24 +161,6 @@ async def test_a_name_without_an_address_is_said_with_host_and_port():
     assert "the provider at nothing.invalid:8123 was not found: its name has no address" in str(failure)
 
 
-@contextmanager
-def accepts_one(serve: Callable[[socket.socket], None]) -> Iterator[int]:
-    """Hand one connection to `serve`, in a thread; yields the port."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def accept() -> None:
-            connection, _ = listener.accept()
-            with connection:
-                serve(connection)
-
-        thread = threading.Thread(target=accept)
-        thread.start()
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            thread.join()
-
-
 async def test_an_endpoint_without_tls_is_said_with_host_and_port():
     def answer_in_plain_text(connection: socket.socket) -> None:
         connection.recv(65_536)
@@ -210,27 +185,6 @@ async def test_a_certificate_that_is_not_accepted_is_said_and_not_tried_again(tm
     assert (failure.retryable, failure.sent) == (False, False)
     told = f"the provider at 127.0.0.1:{port} has a TLS certificate that is not accepted: self-signed"
     assert told in str(failure)
-
-
-def self_signed(path: Path) -> Path:
-    """Write a key and a certificate for 127.0.0.1 that nobody has signed but itself."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    day = datetime(2020, 1, 1, tzinfo=UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(day)
-        .not_valid_after(day.replace(year=2100))
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    path.write_bytes(private + certificate.public_bytes(pem))
-    return path
 
 
 async def test_a_proxy_that_refuses_is_said_with_its_host_and_port(server):
@@ -272,7 +226,7 @@ def test_a_stream_is_the_same_however_it_is_cut(data) -> None:
     whole = "\n".join(case["events"]).encode()
     cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=12)))
     pieces = [whole[start:end] for start, end in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
-    in_pieces, at_once = EventBody(10_000), EventBody(10_000)
+    in_pieces, at_once = EventBody(10_000, ChatPieces()), EventBody(10_000, ChatPieces())
     at_once.take(whole)
     for piece in pieces:
         in_pieces.take(piece)
@@ -288,7 +242,7 @@ _STREAMED: Final = (
 @settings(max_examples=200, deadline=None)
 @given(chunks=st.lists(st.one_of(st.binary(max_size=40), st.sampled_from(_STREAMED)), max_size=30))
 def test_whatever_a_stream_holds_it_is_an_answer_or_a_reason(chunks) -> None:
-    body = EventBody(1_000)
+    body = EventBody(1_000, ChatPieces())
     for chunk in chunks:
         body.take(chunk)
     document = body.document()
@@ -306,7 +260,7 @@ def test_whatever_a_stream_holds_it_is_an_answer_or_a_reason(chunks) -> None:
     ],
 )
 def test_a_stream_keeps_no_more_than_its_cap(chunk, limit) -> None:
-    body = EventBody(1_000)
+    body = EventBody(1_000, ChatPieces())
     taken = sum(1 for _ in iter(lambda: body.take(chunk), False))
     assert body.document() == Trouble(f"sent more than {limit} bytes", retryable=False)
     assert taken * len(chunk) < 70_000

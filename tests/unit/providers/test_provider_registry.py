@@ -6,7 +6,7 @@ import pytest
 
 from rlm_wasm.errors import PolicyError, UsageError
 from rlm_wasm.policy.model import Policy
-from rlm_wasm.providers.openai import OpenAIProvider
+from rlm_wasm.providers.http_provider import HttpProvider
 from rlm_wasm.providers.registry import ProviderSet, open_provider
 from rlm_wasm.providers.script import ScriptProvider
 from tests.support.provider_loopback import KEY, KEY_VARIABLE, completion_body, http, policy_for, query
@@ -36,7 +36,7 @@ def test_name_without_a_provider_is_refused_with_an_example(policy, spec):
 def test_unknown_provider_is_refused_with_the_known_ones(policy):
     with pytest.raises(UsageError, match="unknown provider 'oracle'") as caught:
         open_provider("oracle:gpt-5", policy, {})
-    assert caught.value.hint == "there are: openai, script"
+    assert caught.value.hint == "there are: openai, script:FILE, replay:FILE"
 
 
 @pytest.mark.parametrize("environ", [{}, {KEY_VARIABLE: ""}])
@@ -72,7 +72,7 @@ async def test_key_comes_from_the_process_environment(policy, monkeypatch):
         open_provider("openai:gpt-5", policy)
     monkeypatch.setenv(KEY_VARIABLE, KEY)
     provider, _ = open_provider("openai:gpt-5", policy)
-    assert isinstance(provider, OpenAIProvider)
+    assert isinstance(provider, HttpProvider)
     await provider.aclose()
 
 

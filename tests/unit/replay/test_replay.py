@@ -479,3 +479,24 @@ async def test_every_event_of_a_log_reads_back_as_it_was(script: Script, log: Pa
     assert Completed.status in log.read_text()
     with pytest.raises(EventLogError):
         list(read_events(log.parent / "none.jsonl"))
+
+
+async def test_a_provider_of_kind_replay_answers_for_another_model_as_the_log_tells(
+    script: Script, log: Path
+) -> None:
+    script.reply("root", "FINAL(llm_query('a'))", turn=1).reply("sub", r"<\1>", pattern=r"^(\w+)$")
+    assert await record(log, recorded_policy(), script.spec) == "<a>"
+    script.path.unlink()
+    providers = {"old": {"kind": "replay", "file": str(log)}}
+    policy = recorded_policy().replace(
+        providers=providers, models={"root": "old:a", "sub": "old:b", "child": ["old:b"]}
+    )
+    assert await record(log.with_name("a.jsonl"), policy, None) == "<a>"
+    assert await record(log.with_name("b.jsonl"), recorded_policy(), f"replay:{log}") == "<a>"
+
+
+async def test_a_log_without_texts_is_no_provider(script: Script, log: Path) -> None:
+    script.reply("root", "FINAL(1)", turn=1)
+    await record(log, small_policy(), script.spec)
+    with pytest.raises(UsageError, match="holds no texts, so no answers"):
+        await record(log.with_name("b.jsonl"), small_policy(), f"replay:{log}")

@@ -37,21 +37,27 @@ class ReplayProvider:
 
     The n-th attempt with the same messages gets what the n-th one got, failures and all; one more than
     there were, or messages that were never sent, are a failure that says so. With `paced`, an answer
-    takes as long as it took.
+    takes as long as it took. With `any_model`, messages are enough.
     """
 
-    def __init__(self, answers: Iterable[RecordedAnswer], *, paced: bool = False) -> None:
+    def __init__(
+        self, answers: Iterable[RecordedAnswer], *, paced: bool = False, any_model: bool = False
+    ) -> None:
         self._paced: Final = paced
+        self._any_model: Final = any_model
         self._left: Final[dict[tuple[str, bytes], deque[RecordedAnswer]]] = defaultdict(deque)
         self._models: Final[dict[bytes, set[str]]] = defaultdict(set)  # by what they were asked
         for answer in answers:
-            self._left[answer.model, answer.digest].append(answer)
+            self._left[self._key(answer.model, answer.digest)].append(answer)
             self._models[answer.digest].add(answer.model)
+
+    def _key(self, model: str, digest: bytes) -> tuple[str, bytes]:
+        return ("" if self._any_model else model, digest)
 
     async def complete(self, query: Query) -> Completion:
         """Answer with the next recorded outcome for these messages, or fail as it failed."""
         digest = messages_digest([(message.role, message.content) for message in query.messages])
-        left = self._left.get((query.model, digest))
+        left = self._left.get(self._key(query.model, digest))
         if not left:
             raise ProviderFailure(
                 ProviderError(self._missing(query.model, digest)), retryable=False, sent=False
@@ -72,9 +78,9 @@ class ReplayProvider:
         return Completion(answer.text, answer.input_tokens, answer.output_tokens, answer.finish)
 
     def _missing(self, model: str, digest: bytes) -> str:
-        if (model, digest) in self._left:
+        if self._key(model, digest) in self._left:
             return "the recording has no further answer to this prompt"
-        if others := sorted(self._models.get(digest, ())):
+        if not self._any_model and (others := sorted(self._models.get(digest, ()))):
             return f"the recording has this prompt for {', '.join(others)}, and not for {model}"
         return "the recording never saw this prompt"
 

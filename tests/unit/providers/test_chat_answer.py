@@ -9,11 +9,21 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from rlm_wasm.providers import json_body
+from rlm_wasm.providers.answer_body import WholeBody
 from rlm_wasm.providers.base import Completion
-from rlm_wasm.providers.openai_refusal import Trouble
-from rlm_wasm.providers.openai_response import decode_completion
+from rlm_wasm.providers.chat_answer import completion_of
+from rlm_wasm.providers.refusals import Trouble
 
 SIZE = 1 << 20
+
+
+def decode_completion(body: bytes) -> Completion | Trouble:
+    whole = WholeBody(16 << 20)
+    whole.take(body)
+    document = whole.document()
+    return document if isinstance(document, Trouble) else completion_of(document, {})
+
+
 BOMBS = {
     "lists": b"[" + b"[]," * (SIZE // 3) + b"[]]",
     "objects": b"[" + b"{}," * (SIZE // 3) + b"{}]",
@@ -31,7 +41,7 @@ def test_a_body_of_more_values_than_an_answer_has_is_not_decoded(
 ) -> None:
     monkeypatch.setattr(json_body, "_parse", lambda _: pytest.fail("it was decoded"))
     told = Trouble("sent more values than an answer has", retryable=False)
-    assert decode_completion(b'{"choices":' + BOMBS[bomb] + b"}", {}) == told
+    assert decode_completion(b'{"choices":' + BOMBS[bomb] + b"}") == told
 
 
 @settings(max_examples=200, deadline=None)
@@ -48,10 +58,10 @@ def test_whatever_stands_in_a_text_it_is_an_answer(part: str, times: int, escape
         "usage": {"prompt_tokens": 1, "completion_tokens": 2},
     }
     body = json.dumps(document, ensure_ascii=escaped).encode()
-    assert decode_completion(body, {}) == Completion(text, 1, 2)
-    assert decode_completion(b"\xef\xbb\xbf" + body, {}) == Completion(text, 1, 2)
+    assert decode_completion(body) == Completion(text, 1, 2)
+    assert decode_completion(b"\xef\xbb\xbf" + body) == Completion(text, 1, 2)
 
 
 def test_another_encoding_than_utf_8_is_not_guessed() -> None:
     body = json.dumps({"choices": [{"message": {"content": "x"}}]}).encode("utf-16")
-    assert decode_completion(body, {}) == Trouble("sent something that is not JSON", retryable=False)
+    assert decode_completion(body) == Trouble("sent something that is not JSON", retryable=False)

@@ -1,13 +1,14 @@
-"""Any endpoint that speaks OpenAI's /chat/completions, treated as an untrusted peer.
+"""Any endpoint over HTTP, treated as an untrusted peer.
 
 The request goes to one URL, by a proxy only if the policy names one, and never follows a redirect. The
-response is read up to a cap, uncompressed, in `answer_body`, and decoded in `openai_response`. The key is put
-on the wire by one object, and is withheld from everything that leaves this module.
+response is read up to a cap, uncompressed, in `answer_body`, and decoded in the format of its kind. The key
+is put on the wire by one object, and is withheld from everything that leaves this module.
 """
 
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import Callable, Generator, Mapping
 from typing import Any, Final
 
@@ -15,55 +16,62 @@ import anyio
 import httpx
 
 from rlm_wasm.errors import NoText, ProviderError
-from rlm_wasm.policy.tables import OpenAITable
 from rlm_wasm.providers.answer_body import EventBody, WholeBody, body_for
 from rlm_wasm.providers.base import Completion, ProviderFailure, Query
+from rlm_wasm.providers.endpoint import Endpoint
 from rlm_wasm.providers.json_body import printable, read_json
 from rlm_wasm.providers.log_guard import LogGuard
-from rlm_wasm.providers.openai_refusal import Trouble, refusal
-from rlm_wasm.providers.openai_response import completion_of, decode_completion
-from rlm_wasm.providers.roles import messages_in
+from rlm_wasm.providers.refusals import Trouble, refusal
 from rlm_wasm.providers.secret import Secret
 from rlm_wasm.providers.unreachable import why_unreachable
+from rlm_wasm.providers.wire_format import KeyHeader, WireFormat
 
 _ERROR_BODY_BYTES_MAX: Final = 64 * 1024
 _REASON_CHARS_MAX: Final = 400
 
 
-class OpenAIProvider:
-    """Chat completions over HTTP. One client, whose connections `connections_max` bounds.
+class HttpProvider:
+    """Models behind one endpoint. One client, whose connections `connections_max` bounds.
 
-    `transport` replaces the network, and the bound with it.
+    `trust` says which certificates are accepted; without it, the usual ones. `transport` replaces the
+    network, and the bound with it.
     """
 
     def __init__(
         self,
-        endpoint: OpenAITable,
+        endpoint: Endpoint,
+        wire: WireFormat,
         key: Secret | None,
         *,
         response_bytes_max: int,
         connections_max: int,
+        trust: ssl.SSLContext | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self._url: Final = endpoint.base_url.rstrip("/") + "/chat/completions"
+        self._endpoint: Final = endpoint
+        self._wire: Final = wire
+        self._url: Final = endpoint.url(wire.path)
         url = httpx.URL(self._url)
         self._host: Final = url.host
         self._address: Final = _address(url)
         self._proxy: Final = _address(httpx.URL(endpoint.proxy)) if endpoint.proxy else None
         # Of a connection that fails nobody says which of the two it was.
         self._route: Final = self._address + (f", by the proxy at {self._proxy}," if self._proxy else "")
-        self._roles: Final = endpoint.roles
         self._connect_s: Final = endpoint.connect_timeout_ms / 1000
-        self._cap_field: Final = endpoint.output_tokens_field
         self._key: Final = key
         self._response_bytes_max: Final = response_bytes_max
+        header = wire.key_header
+        if endpoint.api_key_header is not None:
+            own = endpoint.api_key_header
+            header = KeyHeader(own, "Bearer " if own.lower() == "authorization" else "")
         self._client: Final = httpx.AsyncClient(
-            auth=None if key is None else _BearerAuth(key),
+            auth=None if key is None else _KeyAuth(key, header),
             # No compression: a small body cannot grow past the cap while it is being unpacked.
-            headers={"Accept": "application/json", "Accept-Encoding": "identity"},
+            headers={"Accept": "application/json", "Accept-Encoding": "identity", **wire.headers},
             follow_redirects=False,
             trust_env=False,
-            proxy=endpoint.proxy or None,
+            verify=True if trust is None else trust,
+            proxy=endpoint.proxy,
             transport=transport,
             limits=httpx.Limits(max_connections=connections_max, max_keepalive_connections=connections_max),
         )
@@ -90,12 +98,13 @@ class OpenAIProvider:
             self._guard.close()
 
     async def _attempt(self, query: Query, exchange: _Exchange) -> Completion | ProviderFailure:
+        along = self._endpoint.sent_along(query.model)
         try:
             async with self._client.stream(
                 "POST",
                 self._url,
                 content=self._body(query),
-                headers={"Content-Type": "application/json"},
+                headers={**along.headers, "Content-Type": "application/json"},
                 timeout=httpx.Timeout(None, connect=self._connect_s),
                 extensions={"trace": exchange.trace},
             ) as response:
@@ -127,18 +136,15 @@ class OpenAIProvider:
         if headers.get("content-encoding", "identity").lower() != "identity":
             return self._failure(Trouble("compressed its answer although asked not to", retryable=False))
         most, content_type = self._response_bytes_max, headers.get("content-type", "")
-        body = await _fill(response, lambda start: body_for(content_type, start, most))
-        if isinstance(body, EventBody):
-            document = body.document()
-            result = (
-                document
-                if isinstance(document, Trouble)
-                else completion_of(document, headers, thought_bytes=body.thought_bytes)
-            )
-        elif body is not None and body.body is None:
-            result = Trouble(f"sent more than {most} bytes", retryable=False)
-        else:
-            result = decode_completion((body and body.body) or b"", headers)
+        pieces = self._wire.pieces()
+        body = await _fill(response, lambda start: body_for(content_type, start, most, pieces))
+        body = body or WholeBody(most)
+        document = body.document()
+        result = (
+            document
+            if isinstance(document, Trouble)
+            else self._wire.answer(document, headers, body.thought_bytes)
+        )
         if isinstance(result, Trouble):
             return self._failure(result)
         if self._key is not None and self._key.is_in(result.text):
@@ -146,12 +152,9 @@ class OpenAIProvider:
         return result
 
     def _body(self, query: Query) -> bytes:
-        payload = {
-            "model": query.model,
-            "messages": messages_in(self._roles, query.messages),
-            self._cap_field: query.output_tokens_max,
-            "stream": False,  # some servers stream unless they are told
-        }
+        along = self._endpoint.sent_along(query.model).members
+        # What the host writes goes last: nothing else decides what is asked, and what it may cost.
+        payload = {**along, **self._wire.body(self._endpoint, query)}
         # "replace": a lone surrogate, which guest code can make, has no UTF-8 form.
         return json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
@@ -171,14 +174,15 @@ class OpenAIProvider:
         )
 
 
-class _BearerAuth(httpx.Auth):
-    """Adds the key to a request at the last moment; httpx shows the header as ``[secure]``."""
+class _KeyAuth(httpx.Auth):
+    """Adds the key to a request at the last moment."""
 
-    def __init__(self, key: Secret) -> None:
+    def __init__(self, key: Secret, header: KeyHeader) -> None:
         self._key: Final = key
+        self._header: Final = header
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        request.headers["Authorization"] = f"Bearer {self._key.reveal()}"
+        request.headers[self._header.name] = self._header.before + self._key.reveal()
         yield request
 
 
