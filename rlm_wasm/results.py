@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Final, Self
 
 import msgspec
@@ -110,6 +111,15 @@ class CellResult(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 
 
 @dataclass(frozen=True, slots=True)
+class PriceInForce:
+    """What a model's tokens are charged at, in micro-dollars for a million, and where that number is from."""
+
+    input_microdollars_per_mtok: int
+    output_microdollars_per_mtok: int
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class RunResult:
     """What a run came to.
 
@@ -118,7 +128,9 @@ class RunResult:
     not be written, whenever that was, so that no run passes for whole whose events are not: `unwritten` then
     says what failed, and `reason` ends with it. `spent` maps each dimension of the ledger to what was used,
     over all depths. `lockdown` is what stood around the worker processes of its sessions, of those that had
-    less than others: the word that the event `session_ended` has; empty where there was none.
+    less than others: the word that the event `session_ended` has; empty where there was none. `prices` has
+    the price of every model that the run could ask, with its source: "policy", a list and its version,
+    "--price", or why it is free.
     """
 
     run_id: RunId
@@ -128,6 +140,7 @@ class RunResult:
     wall_ms: int
     lockdown: str = ""
     unwritten: StopReason | None = None
+    prices: Mapping[str, PriceInForce] = field(default_factory=dict)
 
     @property
     def partial(self) -> bool:

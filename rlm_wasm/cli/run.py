@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -126,6 +127,7 @@ def _show(result: RunResult, *, as_json: bool) -> None:
                 "spent": result.spent,
                 "wall_ms": result.wall_ms,
                 "lockdown": result.lockdown,
+                "prices": {spec: asdict(price) for spec, price in result.prices.items()},
             }
         )
         return

@@ -22,10 +22,11 @@ from rlm_wasm.policy.builtin import builtin_names, builtin_path
 from rlm_wasm.policy.check import checked
 from rlm_wasm.policy.inherit import read_inherited
 from rlm_wasm.policy.lockdown import required_layers
+from rlm_wasm.policy.pricing import source_of, spelled_out, with_prices
 from rlm_wasm.policy.problems import Places, dotted, policy_error
 from rlm_wasm.policy.provider_tables import FILE_KINDS, kind_behind
 from rlm_wasm.policy.rules import violations
-from rlm_wasm.policy.tables import Tables, as_data, changed
+from rlm_wasm.policy.tables import PriceTable, Tables, as_data, changed
 
 _FREE: Final = ModelPrice(input_microdollars_per_mtok=0, output_microdollars_per_mtok=0)
 _NOWHERE: Final[Places] = MappingProxyType({})
@@ -88,16 +89,24 @@ class Policy(Tables):
         """
         return self.from_mapping(changed(self, tables), origin="policy.replace")
 
-    def with_models(self, *, root: str | None = None, sub: str | None = None) -> Self:
-        """Return this policy with other models, checked again. Raises PolicyError.
+    def with_models(
+        self,
+        *,
+        root: str | None = None,
+        sub: str | None = None,
+        prices: Mapping[str, PriceTable] | None = None,
+    ) -> Self:
+        """Return this policy with other models, and other prices of some, checked again. Raises PolicyError.
 
         `root` alone replaces all: who names one model wants no other to be asked, or billed.
         """
-        if root is None and sub is None:
+        if root is None and sub is None and not prices:
             return self
-        models = {} if root is None else {"root": root, "sub": root, "child": [root]}
+        models: dict[str, Any] = {} if root is None else {"root": root, "sub": root, "child": [root]}
         if sub is not None:
             models["sub"] = sub
+        if prices:
+            models["prices"] = {**self.models.prices, **prices}
         return self.from_mapping(changed(self, {"models": models}), origin="model override")
 
     def to_mapping(self) -> dict[str, Any]:
@@ -134,7 +143,12 @@ class Policy(Tables):
                 f"the policy has no price for the model {name}, so its cost cannot be budgeted",
                 hint=f"add the table [models.prices.{name}] to the policy",
             )
-        return price
+        return ModelPrice(price.input_microdollars_per_mtok, price.output_microdollars_per_mtok)
+
+    def price_source(self, spec: str) -> str:
+        """Return where the price of `spec` is from: "policy", a list and its version, or why it is free."""
+        price = self.models.prices.get(spec)
+        return "free: answers come from a file" if price is None else source_of(price)
 
     def prices(self) -> dict[str, ModelPrice]:
         """Return the price of every model a run may ask: root, sub, and all that have a price.
@@ -148,7 +162,7 @@ class Policy(Tables):
 
 def _tables(data: Mapping[str, Any], origin: str = "policy", places: Places = _NOWHERE) -> dict[str, Any]:
     """Return the tables of a policy by their names, or raise one PolicyError that lists every problem."""
-    tables = checked(Tables, data, origin, places)
+    tables = with_prices(checked(Tables, spelled_out(data), origin, places))
     # The rules between keys are about keys that are right by themselves.
     if problems := violations(tables):
         raise policy_error(problems, origin, places)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from rlm_wasm.policy.pricing import what_to_add
 from rlm_wasm.policy.problems import Key, Problem, dotted
 from rlm_wasm.policy.provider_rules import provider_problems
 from rlm_wasm.policy.provider_tables import FILE_KINDS, kind_behind
@@ -119,7 +120,7 @@ def _models(policy: Tables) -> Iterator[Problem]:
     for field, spec in named:
         kind = kind_behind(spec, policy.providers)
         if kind not in FILE_KINDS and spec not in models.prices:
-            yield Problem(("models", field), f"has no price; add the table [models.prices.{dotted((spec,))}]")
+            yield Problem(("models", field), what_to_add(spec, policy))
         name = spec.partition(":")[0]
         if name not in FILE_KINDS and name not in policy.providers:
             yield Problem(("models", field), f"needs the table [providers.{name}]")

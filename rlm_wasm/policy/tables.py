@@ -23,7 +23,7 @@ from rlm_wasm.limits import (
 )
 from rlm_wasm.policy.lockdown import check_lockdown
 from rlm_wasm.policy.marks import CheckedBy, Entries, Text
-from rlm_wasm.policy.provider_tables import EnvName, ProviderName, ProviderTable, RequestSettings
+from rlm_wasm.policy.provider_tables import EnvName, ProviderName, ProviderTable, RequestSettings, Url
 
 ModelSpec: TypeAlias = Annotated[
     str, Text(r"^[a-z][a-z0-9_-]{0,31}:[^\x00-\x20\x7f][^\x00-\x1f\x7f]{0,511}$")
@@ -57,13 +57,27 @@ class ObservationTable(ObservationLimits):
 
 
 @dataclass(frozen=True, slots=True)
+class PriceTable(ModelPrice):
+    """A price and where it is from; absent: whoever wrote the policy.
+
+    One that was found holds for one `endpoint`.
+    """
+
+    source: Annotated[str, Text(least=1, most=200)] | None = None
+    endpoint: Url | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ModelsTable:
-    """Which models answer, and what each costs. A model that is not here cannot be asked."""
+    """Which models answer, and what each costs. A model that is not here cannot be asked.
+
+    A model that answers and has no price here has one where `policy.pricing` finds it.
+    """
 
     root: ModelSpec
     sub: ModelSpec
     child: Annotated[tuple[ModelSpec, ...], Entries(16, least=1)]
-    prices: Annotated[Mapping[ModelSpec, ModelPrice], Entries(256)]
+    prices: Annotated[Mapping[ModelSpec, PriceTable], Entries(256)]
     # What goes with the requests of one model, beside what its provider's table says.
     settings: Annotated[Mapping[ModelSpec, RequestSettings], Entries(256)] | None = None
 

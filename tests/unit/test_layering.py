@@ -169,6 +169,10 @@ THIRD_PARTY: Final[dict[str, tuple[frozenset[str], str]]] = {
         frozenset({"providers"}),
         "an operator's pattern meets a guest's text: linear in it, whatever it holds",
     ),
+    "genai_prices": (
+        frozenset({"policy.price_list"}),
+        "it could fetch a newer list: nobody but the one who asks the installed one loads it",
+    ),
     "pydantic_core": (frozenset({"policy"}), "one place that reads what the operator wrote"),
     "cryptography": (frozenset({"audit", "artifacts"}), "keys and MACs stay with what they authenticate"),
     "zstandard": (frozenset({"artifacts", "guestbuild"}), "one place that unpacks what lies on disk"),
@@ -178,7 +182,7 @@ THIRD_PARTY: Final[dict[str, tuple[frozenset[str], str]]] = {
 }
 
 # Packages that are installed under another name than they are imported.
-INSTALLED_AS: Final = {"re2": "pyre2"}
+INSTALLED_AS: Final = {"genai_prices": "genai-prices", "re2": "pyre2"}
 
 # Modules that load others by name, and why. The names are strings in them, and are read as imports.
 BY_NAME: Final[dict[str, str]] = {
@@ -210,6 +214,7 @@ CLOCKS: Final[dict[str, str]] = {
     "system.forks": "other threads: how long a fork may wait for them",
     "vm.drive": "a real guest: how long to wait for one that sleeps",
     "audit.otel": "the wall clock's time of a trace",
+    "policy.price_list": "which of a model's prices holds today",
     "cli.build_progress": "shown to a person",
     "cli.execute": "shown to a person",
     "cli.guest": "shown to a person",

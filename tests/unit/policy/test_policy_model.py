@@ -27,7 +27,7 @@ from rlm_wasm.policy.check import checked
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.policy.provider_tables import ProviderTable, RequestSettings
 from rlm_wasm.policy.render import to_toml
-from rlm_wasm.policy.tables import Tables
+from rlm_wasm.policy.tables import PriceTable, Tables
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def _tables_in(hint: Any) -> Iterator[type]:
 
 def test_every_table_is_found() -> None:
     assert len(set(tables(Tables))) == 16
-    assert {ModelPrice, ProviderTable} <= set(tables(Tables))
+    assert {PriceTable, ProviderTable} <= set(tables(Tables))
 
 
 def test_a_worker_is_told_of_its_table_what_stands_there_and_no_more(strict: Policy) -> None:
@@ -113,7 +113,7 @@ def test_no_key_of_any_table_has_a_default_except_endpoints_layers_and_what_one_
     """An absent limit is never filled in silently; of the layers all are meant unless some are named.
 
     Without a table of tenants there is one, and it has everything. Without a proxy none is used; what an
-    endpoint's template takes is no limit.
+    endpoint's template takes is no limit, nor is where a price is from.
     """
     optional = {
         (table.__name__, field.name)
@@ -129,6 +129,8 @@ def test_no_key_of_any_table_has_a_default_except_endpoints_layers_and_what_one_
         # Which keys a provider must have depends on its kind: `policy.provider_rules` says so.
         *(("ProviderTable", field.name) for field in dataclasses.fields(ProviderTable)),
         *(("RequestSettings", field.name) for field in dataclasses.fields(RequestSettings)),
+        ("PriceTable", "source"),
+        ("PriceTable", "endpoint"),
     }
 
 
@@ -301,7 +303,7 @@ def test_replace_puts_weights_and_prices_in_the_place_of_those_there(strict: Pol
     first = strict.replace(permits={"weights": {"a": 2}})
     assert first.replace(permits={"weights": {"b": 3}}).permits.weights == {"b": 3}
     with pytest.raises(PolicyError, match=r"models\.root: has no price"):
-        strict.replace(models={"prices": {}})
+        strict.replace(models={"prices": {}, "root": "openai:other"})
 
 
 def test_replace_takes_what_another_policy_has(strict: Policy) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from rlm_wasm.errors import PolicyError
 from rlm_wasm.policy.model import Policy
+from rlm_wasm.policy.price_list import list_name
 from rlm_wasm.policy.rules import _ORDERED
 
 
@@ -81,7 +82,8 @@ def test_lockdown_cannot_be_required_of_inline_isolation(edited, problems_of, li
 def test_model_without_a_price_is_refused(edited, problems_of, line_of, field):
     old = {"root": 'root = "openai:gpt-5"', "sub": 'sub = "openai:gpt-5-mini"'}[field]
     assert problems_of(edited((old, f'{field} = "openai:other"'))) == [
-        f'p.toml:{line_of(old)}: models.{field}: has no price; add the table [models.prices."openai:other"]'
+        f'p.toml:{line_of(old)}: models.{field}: has no price; add the table [models.prices."openai:other"], '
+        f'or "openai:other" = "free" to [models.prices] ({list_name()} has none for its endpoint)'
     ]
 
 

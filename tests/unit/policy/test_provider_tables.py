@@ -139,7 +139,6 @@ def test_the_name_of_a_provider_is_a_word() -> None:
 def test_a_model_whose_provider_has_no_table_is_told_which_to_add() -> None:
     assert problems_of(models={"sub": "claude:x", "prices": {"openai:gpt-5": PRICE, "claude:x": PRICE}}) == [
         "models.sub: needs the table [providers.claude]",
-        'models.child: has no price; add the table [models.prices."openai:gpt-5-mini"]',
     ]
 
 
