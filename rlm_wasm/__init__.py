@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from rlm_wasm.version import VERSION as __version__
 
 if TYPE_CHECKING:
+    from rlm_wasm.api.inputs import Inputs
     from rlm_wasm.api.live_output import OnOutput, Output
     from rlm_wasm.api.opening import SessionOpening
     from rlm_wasm.api.query_hook import ModelQuery, OnQuery
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from rlm_wasm.engine.session_files import Outputs, SessionFiles
     from rlm_wasm.events import Event, Gap
     from rlm_wasm.host.pool_metrics import PoolMetrics
+    from rlm_wasm.inputs.given import FileRead, InputRead
     from rlm_wasm.outcomes import Outcome, SessionState, StopKind, StopReason
     from rlm_wasm.policy.model import Policy
     from rlm_wasm.protocol.file_listing import GuestFile
@@ -38,8 +40,11 @@ _WHERE = {
     "Contexts": "rlm_wasm.engine.contexts",
     "Event": "rlm_wasm.events",
     "EventReader": "rlm_wasm.engine.event_stream",
+    "FileRead": "rlm_wasm.inputs.given",
     "Gap": "rlm_wasm.events",
     "GuestFile": "rlm_wasm.protocol.file_listing",
+    "InputRead": "rlm_wasm.inputs.given",
+    "Inputs": "rlm_wasm.api.inputs",
     "Metrics": "rlm_wasm.engine.accounting",
     "ModelQuery": "rlm_wasm.api.query_hook",
     "OnOutput": "rlm_wasm.api.live_output",
@@ -73,8 +78,11 @@ __all__ = [
     "Contexts",
     "Event",
     "EventReader",
+    "FileRead",
     "Gap",
     "GuestFile",
+    "InputRead",
+    "Inputs",
     "Metrics",
     "ModelQuery",
     "OnOutput",

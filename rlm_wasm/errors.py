@@ -27,6 +27,31 @@ class UsageError(RlmWasmError):
     """The caller asked for something that cannot be: an unreadable file, an unknown model name."""
 
 
+class InputError(UsageError):
+    """A file or folder cannot be read as an input. ``file`` is its name as it was given.
+
+    Of a limit, ``key`` is the policy's key, where there is one, and ``limit`` its number.
+    """
+
+    def __init__(self, file: str, message: str, *, key: str | None = None, limit: int | None = None) -> None:
+        super().__init__(message)
+        self.file: Final = file
+        self.key: Final = key
+        self.limit: Final = limit
+
+
+class InputTooLarge(InputError):
+    """An input is more than the policy allows: bytes, files, or bytes out of each packed byte."""
+
+
+class InputDamaged(InputError):
+    """A packed file does not unpack: it is damaged, cut off, or something else than its name says."""
+
+
+class InputNotText(InputError):
+    """A file is binary, or text in another encoding than was tried."""
+
+
 class NoJsonForm(UsageError):
     """A value cannot cross the wall: it, or a part of it, has no JSON form. The message says which part."""
 

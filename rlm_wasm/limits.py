@@ -114,6 +114,26 @@ class SandboxLimits:
     seed: Seed
 
 
+# Up to here no ratio is asked about: a short text of blanks packs better than any bomb.
+INPUT_RATIO_FROM_BYTES: Final = MIB
+# What a decompressor may take for its own work: enough for what `xz -9` and `zstd --long` write.
+INPUT_UNPACKING_BYTES_MAX: Final = 128 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class InputLimits:
+    """The table [inputs]: files that a user names as inputs. Their bytes are `sandbox.context_bytes_max`."""
+
+    # How many bytes may come out of each byte of a packed file.
+    ratio_max: Annotated[int, Range(gt=0, le=1_000_000)]
+    # How many values a JSON file may hold and still be given as a value: the host makes an object of each.
+    json_values_max: Count
+
+
+# Of a policy without the table.
+COMMON_INPUT_LIMITS: Final = InputLimits(ratio_max=200, json_values_max=2_000_000)
+
+
 @dataclass(frozen=True, slots=True)
 class SessionLimits:
     """What of `SandboxLimits` a worker is told of one session, whatever cell runs in it."""

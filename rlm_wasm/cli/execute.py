@@ -12,7 +12,7 @@ import click
 from rlm_wasm.cli import output
 from rlm_wasm.cli.early_interrupt import ready
 from rlm_wasm.cli.exit_codes import ExitCode, of_outcome
-from rlm_wasm.cli.inputs import STDIN, read_contexts, read_files, read_source
+from rlm_wasm.cli.inputs import STDIN, InputOptions, input_options, read_files, read_source
 from rlm_wasm.cli.out_folder import LEFT_IN, copy_and_tell
 from rlm_wasm.cli.preload import preload_guest
 from rlm_wasm.errors import GuestError, GuestException
@@ -28,16 +28,14 @@ if TYPE_CHECKING:
 @click.option(
     "--policy", "policy_name", default="standard", show_default=True, help="A built-in policy or a file."
 )
-@click.option("--context", "contexts", multiple=True, metavar="[NAME=]FILE|-", help="An input for the guest.")
-@click.option("--bytes", "as_bytes", is_flag=True, help="Give the inputs as bytes instead of text.")
+@input_options("An input for the guest.")
 @click.option("--in", "files", multiple=True, metavar="FILE", help="A file for the guest, in /inputs.")
 @click.option("--out", "folder", metavar="DIR", help="Copy what the code leaves in /out into DIR.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def execute(
     file: str,
     policy_name: str,
-    contexts: tuple[str, ...],
-    as_bytes: bool,
+    inputs: InputOptions,
     files: tuple[str, ...],
     folder: str | None,
     as_json: bool,
@@ -58,13 +56,7 @@ def execute(
     import_worker(policy)
     ready()
     source = read_source(file, bytes_max=policy.cell.source_bytes_max)
-    given = read_contexts(
-        contexts,
-        as_bytes=as_bytes,
-        bytes_max=policy.sandbox.context_bytes_max,
-        stdin_taken=file == STDIN,
-    )
-
+    given = inputs.read(policy, stdin_taken=file == STDIN)
     given_files = read_files(files, bytes_max=policy.sandbox.files_bytes_max)
 
     async def main() -> tuple[CellResult, int, str, bool]:
@@ -95,6 +87,7 @@ def execute(
                 "lockdown": lockdown,
                 "error": None if result.error is None else _error_document(result.error),
             }
+            | given.as_report()
         )
     else:
         output.untrusted(result.stdout)

@@ -1,41 +1,88 @@
-"""Reading what the user names on the command line, with errors that say what and where."""
+"""Reading what the user names on the command line, and the options that say how."""
 
 from __future__ import annotations
 
 import os
-import sys
-from pathlib import Path
-from typing import Final
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Final
+
+import click
 
 from rlm_wasm.errors import UsageError
 
+if TYPE_CHECKING:
+    from rlm_wasm.api.inputs import Inputs
+    from rlm_wasm.policy.model import Policy
+
 STDIN: Final = "-"
+_KINDS: Final = ("auto", "text", "json", "jsonl", "bytes")
 
 
-def read_contexts(
-    arguments: tuple[str, ...], *, as_bytes: bool, bytes_max: int, stdin_taken: bool = False
-) -> dict[str, str | bytes]:
-    """Return the contexts by variable name.
+@dataclass(frozen=True, slots=True)
+class InputOptions:
+    """The inputs of a command and how they are to be read, as the command line has them."""
 
-    An argument is FILE, NAME=FILE, or - for standard input. Without a name the first is called
-    ``context`` and the following ``context_2``, ``context_3``, … `stdin_taken` says that standard input was
-    something else already.
+    contexts: tuple[str, ...]
+    kind: str
+    encoding: str | None
 
-    Raises:
-        UsageError: a file is missing, unreadable, too large or not UTF-8; a name or standard
-            input is used twice.
-    """
-    contexts: dict[str, str | bytes] = {}
-    for position, argument in enumerate(arguments, 1):
-        name, file = _split(argument, "context" if position == 1 else f"context_{position}")
-        if name in contexts:
-            raise UsageError(f"two contexts are called {name}")
-        if file == STDIN and stdin_taken:
+    def read(self, policy: Policy, *, stdin_taken: bool = False) -> Inputs:
+        """Read them. `stdin_taken` says that standard input was something else already.
+
+        Raises:
+            UsageError: as `rlm_wasm.Inputs.read`.
+        """
+        from rlm_wasm.api.inputs import Inputs
+
+        pairs = self._pairs()
+        if stdin_taken and any(file == STDIN for _, file in pairs):
             raise UsageError("standard input can be read once only")
-        stdin_taken = stdin_taken or file == STDIN
-        data = _bytes_of(file, bytes_max)
-        contexts[name] = data if as_bytes else _text(file, data, "pass --bytes to give it as bytes")
-    return contexts
+        return Inputs.read_pairs(policy, pairs, kind=self.kind, encoding=self.encoding)
+
+    def read_again(self, policy: Policy, types: Mapping[str, str]) -> dict[str, str | bytes]:
+        """Read inputs of a recorded run, each as what it was then, by the type that it had in the guest."""
+        from rlm_wasm.api.inputs import Inputs
+        from rlm_wasm.inputs.variable_names import named
+
+        pairs = self._pairs()
+        kinds = {"str": "text", "bytes": "bytes"}
+        found: dict[str, str | bytes] = {}
+        for name, (_, file) in zip(named([name for name, _ in pairs]), pairs, strict=True):
+            kind = kinds.get(types.get(name, ""), self.kind)
+            found |= Inputs.read_pairs(policy, [(name, file)], kind=kind, encoding=self.encoding)
+        return found
+
+    def _pairs(self) -> list[tuple[str | None, str]]:
+        from rlm_wasm.inputs.variable_names import split
+
+        return [split(argument) for argument in self.contexts]
+
+
+def input_options(about: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Give a command the options of inputs, and itself their `InputOptions` as `inputs`."""
+
+    def decorate(command: Callable[..., int]) -> Callable[..., int]:
+        @click.option("--context", "contexts", multiple=True, metavar="[NAME=]FILE|-", help=about)
+        @click.option(
+            "--as", "kind", type=click.Choice(_KINDS), default="auto",
+            help="What inputs are given as; auto: JSON and JSON lines as values, all else as text.",
+        )  # fmt: skip
+        @click.option("--bytes", "as_bytes", is_flag=True, help="The same as --as bytes: as they are.")
+        @click.option(
+            "--encoding", metavar="NAME[,NAME…]",
+            help="Encodings to try on texts without a byte-order mark, in the place of UTF-8.",
+        )  # fmt: skip
+        @wraps(command)
+        def wrapped(
+            *, contexts: tuple[str, ...], kind: str, as_bytes: bool, encoding: str | None, **others: Any
+        ) -> int:
+            return command(inputs=InputOptions(contexts, "bytes" if as_bytes else kind, encoding), **others)
+
+        return wrapped
+
+    return decorate
 
 
 def read_files(arguments: tuple[str, ...], *, bytes_max: int) -> dict[str, bytes]:
@@ -44,64 +91,37 @@ def read_files(arguments: tuple[str, ...], *, bytes_max: int) -> dict[str, bytes
     Raises:
         UsageError: a file is missing, unreadable or too large, or two have one name.
     """
+    from rlm_wasm.inputs.open_file import read_whole
+
     files: dict[str, bytes] = {}
     for argument in arguments:
         name = os.path.basename(argument)
         if name in files:
             raise UsageError(f"two files are called {name!a}")
-        files[name] = _bytes_of(argument, bytes_max)
+        files[name] = read_whole(argument, bytes_max, "sandbox.files_bytes_max")
     return files
 
 
 def read_source(file: str, *, bytes_max: int) -> str:
-    """Return the Python in a file, or in standard input for ``-``; UsageError as for contexts."""
-    # Editors mark a file as UTF-8 with three bytes that are no part of its text, and Python passes over them.
-    return _text(file, _bytes_of(file, bytes_max), "save it as UTF-8").removeprefix("\ufeff")
+    """Return the Python in a file, or in standard input for ``-``; UsageError as for inputs."""
+    from rlm_wasm.inputs.open_file import read_whole, shown
+
+    data = read_whole(file, bytes_max, "cell.source_bytes_max")
+    try:
+        # Editors mark a file as UTF-8 with three bytes that are no part of its text; Python passes over them.
+        return data.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{shown(file)} is not UTF-8 text (byte {error.start})", hint="save it as UTF-8"
+        ) from error
 
 
 def spare_what_is_read(events_file: str | None, *files: str | None, contexts: tuple[str, ...] = ()) -> None:
     """Raise UsageError if the event log that is to be written is one of the files that are read."""
+    from rlm_wasm.inputs.variable_names import split
+
     if events_file is None or not os.path.isfile(events_file):
         return
-    for file in (*files, *(_split(argument, "")[1] for argument in contexts)):
+    for file in (*files, *(split(argument)[1] for argument in contexts)):
         if file and os.path.exists(file) and os.path.samefile(events_file, file):
             raise UsageError(f"--events {events_file} is a file that this command reads; name another one")
-
-
-def _split(argument: str, default: str) -> tuple[str, str]:
-    name, equals, file = argument.partition("=")
-    if equals and name.isidentifier() and file:
-        return name, file
-    return default, argument
-
-
-def _bytes_of(file: str, bytes_max: int) -> bytes:
-    if not file:
-        raise UsageError("the name of a file is empty")  # else Path("") would be the working directory
-    try:
-        data = _read(file, bytes_max + 1)
-    except OSError as error:
-        raise UsageError(f"cannot read {_named(file)}: {error.strerror}") from error
-    if len(data) > bytes_max:
-        raise UsageError(f"{_named(file)} is larger than the {bytes_max} bytes the policy allows")
-    return data
-
-
-def _text(file: str, data: bytes, hint: str) -> str:
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{_named(file)} is not UTF-8 text (byte {error.start})", hint=hint) from error
-
-
-def _named(file: str) -> str:
-    return "standard input" if file == STDIN else file
-
-
-def _read(file: str, count: int) -> bytes:
-    if file == STDIN:
-        return sys.stdin.buffer.read(count)
-    with Path(file).open("rb") as stream:
-        # Not read(count): that would set aside `count` bytes for a file of a few.
-        size = Path(file).stat().st_size
-        return stream.read(min(count, size)) if size else stream.read(count)

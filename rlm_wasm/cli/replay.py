@@ -9,14 +9,12 @@ import click
 from rlm_wasm.cli import output
 from rlm_wasm.cli.early_interrupt import ready
 from rlm_wasm.cli.exit_codes import ExitCode
-from rlm_wasm.cli.inputs import read_contexts, spare_what_is_read
+from rlm_wasm.cli.inputs import InputOptions, input_options, spare_what_is_read
 from rlm_wasm.cli.preload import preload_guest
-from rlm_wasm.errors import UsageError
 
 if TYPE_CHECKING:
     from rlm_wasm.policy.model import Policy
     from rlm_wasm.replay.recorded_event import Difference
-    from rlm_wasm.replay.recording import Recording
     from rlm_wasm.replay.replay import Replay
 
 _SHOWN_CHARS: Final = 80
@@ -27,10 +25,7 @@ _BEFORE_CHARS: Final = 20
 @click.command("replay")
 @click.argument("log", metavar="EVENTS.jsonl")
 @click.option("--policy", "policy_name", metavar="P", help="Another policy than the recorded one.")
-@click.option(
-    "--context", "contexts", multiple=True, metavar="[NAME=]FILE|-",
-    help="An input of the run that is too large for its log.",
-)  # fmt: skip
+@input_options("An input of the run that is too large for its log.")
 @click.option(
     "--snapshot", "snapshot_file", metavar="FILE",
     help="The saved snapshot that the run began from.",
@@ -46,7 +41,7 @@ _BEFORE_CHARS: Final = 20
 def replay(
     log: str,
     policy_name: str | None,
-    contexts: tuple[str, ...],
+    inputs: InputOptions,
     snapshot_file: str | None,
     snapshot_key_env: str | None,
     events_file: str | None,
@@ -72,12 +67,12 @@ def replay(
     policy = recording.policy if policy_name is None else Policy.open(policy_name)
     import_worker(policy)
     ready()
-    given = _inputs(recording, contexts, policy)
+    given = inputs.read_again(policy, {each.name: each.type_name for each in recording.contexts})
     snapshot = None
     if snapshot_file is not None:
         keyed = policy if snapshot_key_env is None else _with_key(policy, snapshot_key_env)
         snapshot = Sandbox(keyed).load_snapshot(snapshot_file, tenant=recording.tenant)
-    spare_what_is_read(events_file, log, policy_name, snapshot_file, contexts=contexts)
+    spare_what_is_read(events_file, log, policy_name, snapshot_file, contexts=inputs.contexts)
     recording.snapshot(snapshot)  # before a file for the events is emptied
     _warn(policy)
     other = None if policy_name is None else policy
@@ -94,19 +89,6 @@ def replay(
     else:
         _show(found)
     return int(ExitCode.DONE if found.difference is None else ExitCode.GUEST)
-
-
-def _inputs(recording: Recording, arguments: tuple[str, ...], policy: Policy) -> dict[str, str | bytes]:
-    given = read_contexts(arguments, as_bytes=True, bytes_max=policy.sandbox.context_bytes_max)
-    texts = {context.name for context in recording.contexts if context.type_name == "str"}
-    inputs: dict[str, str | bytes] = {}
-    for name, value in given.items():
-        assert isinstance(value, bytes)
-        try:
-            inputs[name] = value.decode("utf-8") if name in texts else value
-        except UnicodeDecodeError as error:
-            raise UsageError(f"the input {name} is not the one that was recorded: it is no text") from error
-    return inputs
 
 
 def _with_key(policy: Policy, variable: str) -> Policy:

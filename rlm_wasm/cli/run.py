@@ -12,12 +12,13 @@ import click
 from rlm_wasm.cli import output
 from rlm_wasm.cli.early_interrupt import ready
 from rlm_wasm.cli.exit_codes import INTERRUPTED, ExitCode, of_run
-from rlm_wasm.cli.inputs import read_contexts, spare_what_is_read
+from rlm_wasm.cli.inputs import InputOptions, input_options, spare_what_is_read
 from rlm_wasm.cli.out_folder import LEFT_IN, copy_and_tell
 from rlm_wasm.cli.preload import preload_guest
 from rlm_wasm.cli.progress import RunProgress
 
 if TYPE_CHECKING:
+    from rlm_wasm.api.inputs import Inputs
     from rlm_wasm.engine.session_files import SessionFiles
     from rlm_wasm.results import RunResult
 
@@ -25,11 +26,7 @@ if TYPE_CHECKING:
 @click.command("run")
 @click.argument("question")
 @click.option("--policy", "policy_name", required=True, metavar="P", help="A built-in policy or a file.")
-@click.option(
-    "--context", "contexts", multiple=True, metavar="[NAME=]FILE|-",
-    help="An input, bound to `context` (then context_2, …) or NAME in the guest.",
-)  # fmt: skip
-@click.option("--bytes", "as_bytes", is_flag=True, help="Give the inputs as bytes instead of text.")
+@input_options("An input, bound to `context` (then context_2, …) or NAME in the guest.")
 @click.option(
     "--model", metavar="M", help="The root model, as provider:name; also the sub-model if that is not given."
 )
@@ -44,8 +41,7 @@ if TYPE_CHECKING:
 def run(
     question: str,
     policy_name: str,
-    contexts: tuple[str, ...],
-    as_bytes: bool,
+    inputs: InputOptions,
     model: str | None,
     sub_model: str | None,
     events_file: str | None,
@@ -74,8 +70,8 @@ def run(
     ready()
     route = None if answers_file is None else answers_from(Recording.open(answers_file))
     runtime = Runtime(policy, model=model, sub_model=sub_model, route=route)
-    spare_what_is_read(events_file, policy_name, answers_file, contexts=contexts)
-    given = read_contexts(contexts, as_bytes=as_bytes, bytes_max=policy.sandbox.context_bytes_max)
+    spare_what_is_read(events_file, policy_name, answers_file, contexts=inputs.contexts)
+    given = inputs.read(policy)
     if policy.sandbox.isolation == "inline":
         output.note("isolation: inline: the guest runs in this process, behind the wasm wall only")
 
@@ -102,7 +98,7 @@ def run(
                 )
 
         result = anyio.run(main)
-    _show(result, as_json=as_json)
+    _show(result, given, as_json=as_json)
     status = of_run(result.stop, partial=result.partial)
     if folder is not None and not copied:
         if copied is None:
@@ -111,7 +107,7 @@ def run(
     return int(status)
 
 
-def _show(result: RunResult, *, as_json: bool) -> None:
+def _show(result: RunResult, given: Inputs, *, as_json: bool) -> None:
     if as_json:
         output.document(
             {
@@ -129,6 +125,7 @@ def _show(result: RunResult, *, as_json: bool) -> None:
                 "lockdown": result.lockdown,
                 "prices": {spec: asdict(price) for spec, price in result.prices.items()},
             }
+            | given.as_report()
         )
         return
     if result.partial:

@@ -11,7 +11,9 @@ from typing import Any, Final, Self
 
 from rlm_wasm.errors import PolicyError
 from rlm_wasm.limits import (
+    COMMON_INPUT_LIMITS,
     NO_TENANT_LIMITS,
+    InputLimits,
     ModelPrice,
     PermitCaps,
     PermitLimits,
@@ -131,6 +133,10 @@ class Policy(Tables):
     def tenant_limits(self) -> TenantLimits:
         """Return what one tenant may have of what all share."""
         return NO_TENANT_LIMITS if self.tenants is None else self.tenants
+
+    def input_limits(self) -> InputLimits:
+        """Return what bounds the reading of inputs, besides their size."""
+        return COMMON_INPUT_LIMITS if self.inputs is None else self.inputs
 
     def price(self, spec: str) -> ModelPrice:
         """Return the price of the model `spec`; raise PolicyError if a run could not budget its cost."""

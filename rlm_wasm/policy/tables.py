@@ -11,6 +11,7 @@ from rlm_wasm.limits import (
     BudgetLimits,
     CellLimits,
     EventLimits,
+    InputLimits,
     ModelPrice,
     ObservationLimits,
     PermitCaps,
@@ -87,6 +88,7 @@ class Tables:
     """The whole file. Every key of every table is required unless it has a default here."""
 
     sandbox: SandboxTable
+    inputs: InputLimits | None = None
     workers: WorkerLimits
     tenants: TenantLimits | None = None
     cell: CellLimits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import signal
 import subprocess
@@ -200,3 +201,37 @@ def test_standard_input_is_one_context_only() -> None:
     )  # fmt: skip
     assert ended.returncode == 2
     assert b"standard input" in ended.stderr
+
+
+def test_a_named_input_before_one_without_a_name_does_not_leave_context_empty(
+    tmp_path: Path, model: Callable[..., str]
+) -> None:
+    (tmp_path / "x.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "y.jsonl.gz").write_bytes(gzip.compress(b'{"n": 1}\n{"n": 2}\n'))
+    ended = rlm_wasm(
+        "run", "--policy", POLICY_HERE, "--model", model("FINAL(repr((a, context)))"), "--json", "?",
+        "--context", f"a={tmp_path / 'x.csv'}", "--context", tmp_path / "y.jsonl.gz",
+    )  # fmt: skip
+    found = document(ended)
+    assert found["answer"] == "('a,b\\n1,2\\n', [{'n': 1}, {'n': 2}])"
+    told = [(each["name"], each["kind"], each["files"][0]["packing"]) for each in found["inputs"]]
+    assert told == [("a", "text", None), ("context", "jsonl", "gzip")]
+
+
+@pytest.mark.parametrize(
+    ("options", "data", "shown"),
+    [
+        ([], "grüße".encode("utf-16"), "grüße"),
+        (["--encoding", "utf-8,cp1252"], "grüße".encode("cp1252"), "grüße"),
+        (["--bytes"], b"\xff\x00", "b'\\xff\\x00'"),
+    ],
+)
+def test_an_input_in_any_encoding_is_its_text(
+    tmp_path: Path, model: Callable[..., str], options: list[str], data: bytes, shown: str
+) -> None:
+    (tmp_path / "x").write_bytes(data)
+    spec = model("FINAL(context if isinstance(context, str) else repr(context))")
+    ended = rlm_wasm(
+        "run", "--policy", POLICY_HERE, "--model", spec, "--context", tmp_path / "x", *options, "?"
+    )
+    assert (ended.stdout.decode(), ended.stderr) == (shown + "\n", b"")

@@ -24,6 +24,7 @@ PROCESS: Final[dict[str, str]] = {
     "conformance": "build",
     "host": "host",
     "inline": "host",
+    "inputs": "host",
     "jail": "worker",
     "policy": "host",
     "protocol": "host and worker",

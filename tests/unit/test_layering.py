@@ -57,6 +57,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
     # the host's side
     "host": frozenset({"artifacts", "protocol", "scheduler", "system"}),
     "inline": frozenset({"artifacts", "host", "protocol", "system", "vm"}),
+    "inputs": frozenset({"protocol"}),
     "providers": frozenset({"policy", "protocol", "scheduler"}),
     "audit": frozenset({"protocol", "scheduler"}),
     "engine": frozenset(
@@ -73,12 +74,14 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
             "system",
         }
     ),
-    "api": frozenset({"artifacts", "engine", "host", "policy", "protocol", "providers", "scheduler"}),
+    "api": frozenset(
+        {"artifacts", "engine", "host", "inputs", "policy", "protocol", "providers", "scheduler"}
+    ),
     "replay": frozenset({"api", "artifacts", "audit", "engine", "host", "policy", "providers", "scheduler"}),
     "guestbuild": frozenset({"artifacts", "protocol", "vm"}),
     "conformance": frozenset({"protocol", "vm"}),
     # what a user starts
-    PACKAGE: frozenset({"api", "engine", "host", "policy", "protocol"}),
+    PACKAGE: frozenset({"api", "engine", "host", "inputs", "policy", "protocol"}),
     "bench": frozenset({"api", "engine", "host", "inline", "policy", "protocol", "providers", "vm"}),
     "cli": frozenset(
         {
@@ -92,6 +95,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
             "guestbuild",
             "host",
             "inline",
+            "inputs",
             "policy",
             "protocol",
             "replay",
@@ -113,6 +117,7 @@ _KEYS: Final = frozenset(
         "host",
         "httpx",
         "inline",
+        "inputs",
         "platformdirs",
         "policy",
         "providers",
@@ -175,7 +180,10 @@ THIRD_PARTY: Final[dict[str, tuple[frozenset[str], str]]] = {
     ),
     "pydantic_core": (frozenset({"policy"}), "one place that reads what the operator wrote"),
     "cryptography": (frozenset({"audit", "artifacts"}), "keys and MACs stay with what they authenticate"),
-    "zstandard": (frozenset({"artifacts", "guestbuild"}), "one place that unpacks what lies on disk"),
+    "zstandard": (
+        frozenset({"artifacts", "guestbuild", "inputs"}),
+        "who unpacks what lies on disk: what is ours, sources, and what users name",
+    ),
     "click": (frozenset({"cli"}), "a library must not parse command lines"),
     "rich": (frozenset({"cli"}), "a library must not draw on terminals"),
     "platformdirs": (frozenset({"artifacts.paths"}), "one place that decides where files of ours live"),

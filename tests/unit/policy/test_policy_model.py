@@ -88,7 +88,7 @@ def _tables_in(hint: Any) -> Iterator[type]:
 
 
 def test_every_table_is_found() -> None:
-    assert len(set(tables(Tables))) == 16
+    assert len(set(tables(Tables))) == 17
     assert {PriceTable, ProviderTable} <= set(tables(Tables))
 
 
@@ -109,11 +109,12 @@ def test_permits_are_those_of_the_table_and_a_tenants_part_of_them(strict: Polic
     assert strict.permit_limits() == PermitLimits(**caps, tenant_max=part)
 
 
-def test_no_key_of_any_table_has_a_default_except_endpoints_layers_and_what_one_tenant_may_have():
+def test_no_key_of_any_table_has_a_default_except_endpoints_layers_inputs_and_what_one_tenant_may_have():
     """An absent limit is never filled in silently; of the layers all are meant unless some are named.
 
     Without a table of tenants there is one, and it has everything. Without a proxy none is used; what an
-    endpoint's template takes is no limit, nor is where a price is from.
+    endpoint's template takes is no limit, nor is where a price is from. What reads inputs before there is a
+    guest has numbers of its own where a policy says none.
     """
     optional = {
         (table.__name__, field.name)
@@ -123,6 +124,7 @@ def test_no_key_of_any_table_has_a_default_except_endpoints_layers_and_what_one_
     }
     assert optional == {
         ("Tables", "providers"),
+        ("Tables", "inputs"),
         ("Tables", "tenants"),
         ("SandboxTable", "lockdown"),
         ("ModelsTable", "settings"),

@@ -1,0 +1,116 @@
+"""`Inputs`: the files that a user names, read as the inputs of a run or a session."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Final, Self, TypeAlias
+
+from rlm_wasm.api.arguments import check_policy
+from rlm_wasm.engine.contexts import check_name
+from rlm_wasm.errors import UsageError
+from rlm_wasm.inputs.file_input import Reading, read_file_input
+from rlm_wasm.inputs.given import InputRead
+from rlm_wasm.inputs.kinds import checked_kind
+from rlm_wasm.inputs.open_file import STDIN
+from rlm_wasm.inputs.text_encoding import checked_encodings
+from rlm_wasm.inputs.variable_names import named
+from rlm_wasm.policy.model import Policy
+
+Path: TypeAlias = str | os.PathLike[str]
+# One path, several, or several by the names of their variables.
+InputPaths: TypeAlias = Path | Sequence[Path] | Mapping[str, Path]
+
+
+class Inputs(Mapping[str, str | bytes]):
+    """Inputs by the names of their variables, as they were read from files.
+
+    A mapping: for `Runtime.ask(question, inputs)`, which tells its model where each came from, and for
+    `SandboxSession.load`, one by one. `items_read` has the files of each.
+    """
+
+    def __init__(self, items_read: Sequence[InputRead]) -> None:
+        self.items_read: Final = tuple(items_read)
+        self._values = {item.name: item.value for item in items_read}
+
+    @classmethod
+    def read(
+        cls, policy: Policy, files: InputPaths, *, kind: str = "auto", encoding: str | None = None
+    ) -> Self:
+        """Read `files`: one path, several, or a mapping of variable names to paths; ``-`` is standard input.
+
+        Those without a name are called ``context``, ``context_2`` and so on. What is packed (.gz, .zst, .bz2,
+        .xz) is unpacked. A byte-order mark says an encoding and is no part of the text; without one it is
+        UTF-8, or what `encoding` names, several of which (``"utf-8,cp1252"``) are tried in their order.
+        `kind` is ``auto`` (JSON and JSON lines as values, by the end of the name, all else as text),
+        ``text``, ``json``, ``jsonl`` or ``bytes``. `docs/inputs.md` has a table of what each file becomes.
+
+        Raises:
+            InputTooLarge: a file is larger than `sandbox.context_bytes_max`, is packed more densely than
+                `inputs.ratio_max`, or takes too much memory to be unpacked.
+            InputDamaged: a packed file does not unpack.
+            InputNotText: a file is binary, or text in another encoding.
+            InputError: a file cannot be read, changed meanwhile, or is no JSON and was to be.
+            UsageError: an argument is none of these; a name or standard input is used twice.
+        """
+        check_policy(policy)
+        return cls.read_pairs(policy, _pairs(files), kind=kind, encoding=encoding)
+
+    @classmethod
+    def read_pairs(
+        cls, policy: Policy, pairs: Sequence[tuple[str | None, str]], *, kind: str, encoding: str | None
+    ) -> Self:
+        """Read files of which some were given a variable name, the others None. Raises as `read` does."""
+        bounds = policy.sandbox.context_bytes_max, policy.input_limits()
+        reading = Reading(*bounds, checked_kind(kind), checked_encodings(encoding))
+        names = named([name for name, _ in pairs])
+        for name in names:
+            check_name(name)
+        if [file for _, file in pairs].count(STDIN) > 1:
+            raise UsageError("standard input can be read once only")
+        read = [read_file_input(name, file, reading) for name, (_, file) in zip(names, pairs, strict=True)]
+        return cls(read)
+
+    def __getitem__(self, name: str) -> str | bytes:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    @property
+    def notes(self) -> dict[str, str]:
+        """What a model is told of each input besides its type and size, by variable name."""
+        return {item.name: item.note for item in self.items_read}
+
+    def as_report(self) -> dict[str, Any]:
+        """Return what was read, without contents, as plain data under the key ``inputs``; nothing of none."""
+        read = [
+            {
+                "name": item.name,
+                "kind": item.kind,
+                "source": item.source,
+                "files": [asdict(file) for file in item.files],
+            }
+            for item in self.items_read
+        ]
+        return {"inputs": read} if read else {}
+
+
+def _pairs(files: InputPaths) -> list[tuple[str | None, str]]:
+    if isinstance(files, str | os.PathLike):
+        return [(None, _path(files))]
+    if isinstance(files, Mapping):
+        return [(name, _path(file)) for name, file in files.items()]
+    if isinstance(files, Sequence) and not isinstance(files, bytes | bytearray):
+        return [(None, _path(file)) for file in files]
+    raise UsageError(f"files are paths, or a mapping of names to paths, not a {type(files).__name__}")
+
+
+def _path(file: object) -> str:
+    if isinstance(file, str | os.PathLike):
+        return os.fsdecode(file)
+    raise UsageError(f"a path is a str or a Path, not a {type(file).__name__}")

@@ -1,0 +1,127 @@
+"""One file as an input: read, unpacked, decoded and, where it is to be one, made a value."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from rlm_wasm.errors import InputError
+from rlm_wasm.inputs.given import FileRead, InputRead
+from rlm_wasm.inputs.json_values import NoValue, json_value
+from rlm_wasm.inputs.kinds import InputKind, is_table, kind_by_name
+from rlm_wasm.inputs.open_file import STDIN, OpenFile, shown, too_large
+from rlm_wasm.inputs.packing import HEAD_BYTES, packing_of, unpacked
+from rlm_wasm.inputs.table_header import header_note
+from rlm_wasm.inputs.text_encoding import decoded
+from rlm_wasm.limits import InputLimits
+from rlm_wasm.protocol.text_layout import encoding_of
+
+BYTES_KEY: Final = "sandbox.context_bytes_max"
+_NAME_CHARS_MAX: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How inputs are read: as what, in which encodings, within which limits."""
+
+    bytes_max: int
+    limits: InputLimits
+    kind: InputKind = InputKind.AUTO
+    encodings: tuple[str, ...] = ()
+
+
+class TextRead(NamedTuple):
+    """A file's text, and what was read for it."""
+
+    text: str
+    read: FileRead
+
+
+def read_file_input(name: str, file: str, reading: Reading) -> InputRead:
+    """Read a file that a user named as the input `name`.
+
+    Raises:
+        InputError: it cannot be read. InputTooLarge, InputDamaged and InputNotText say why more closely.
+        UsageError: its name is empty.
+    """
+    with OpenFile.named(file) as opened:
+        if reading.kind is InputKind.BYTES:
+            data = b"".join(opened.pieces(reading.bytes_max, BYTES_KEY))
+            read = FileRead(file, len(data), len(data), grew=opened.grew)
+            return _input(name, file, data, "bytes", f"the bytes of {quoted(file)}", read)
+        text, read = read_text(opened, reading, reading.bytes_max)
+    return _valued(name, file, text, read, reading)
+
+
+def read_text(opened: OpenFile, reading: Reading, bytes_max: int) -> TextRead:
+    """Read the text of a file that is open, of at most `bytes_max` bytes unpacked. Raises as above."""
+    file = opened.file
+    head, pieces = _with_head(opened.pieces(reading.bytes_max, BYTES_KEY))
+    packing = packing_of(file, head)
+    if packing is not None:
+        pieces = unpacked(
+            packing, pieces, file, bytes_max=bytes_max, key=BYTES_KEY, ratio_max=reading.limits.ratio_max
+        )
+    data = b"".join(pieces)
+    text, encoding = decoded(data, file, reading.encodings)
+    if (size := len(text) * encoding_of(text).bytes_per_unit) > bytes_max:
+        raise too_large(file, bytes_max, BYTES_KEY, what=f"takes {size} bytes in the guest, more")
+    word = None if packing is None else packing.word
+    return TextRead(text, FileRead(file, opened.read_bytes, len(data), word, encoding, opened.grew))
+
+
+def quoted(file: str) -> str:
+    """Return a file's name for a note: one line of bounded length, whatever it holds."""
+    return shown(file) if file == STDIN else repr(_base(file)[:_NAME_CHARS_MAX])
+
+
+def _base(file: str) -> str:
+    return "stdin" if file == STDIN else os.path.basename(os.path.normpath(file))
+
+
+def _with_head(pieces: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
+    """Return how the pieces begin, and all of them again: a pipe may give one byte at a time."""
+    head = b""
+    for piece in pieces:
+        head += piece
+        if len(head) >= HEAD_BYTES:
+            break
+
+    def all_of_it() -> Iterator[bytes]:
+        if head:
+            yield head
+        yield from pieces
+
+    return head[:HEAD_BYTES], all_of_it()
+
+
+def _valued(name: str, file: str, text: str, read: FileRead, reading: Reading) -> InputRead:
+    wanted = kind_by_name(file) if reading.kind is InputKind.AUTO else reading.kind
+    note = f"the text of {quoted(file)}"
+    if wanted is InputKind.TEXT:
+        header = header_note(text) if is_table(file) else ""
+        return _input(name, file, text, "text", f"{note}, {header}" if header else note, read)
+    try:
+        value = json_value(text, wanted, name, reading.limits.json_values_max)
+    except NoValue as why:
+        if reading.kind is not InputKind.AUTO:
+            raise InputError(
+                file, f"cannot give {shown(file)} as a value: {why}; --as text gives it as text"
+            ) from why
+        return _input(name, file, text, "text", f"{note}, as text because {why}", read)
+    if reading.kind is InputKind.AUTO and value.type_name not in ("list", "dict"):
+        return _input(name, file, text, "text", note, read)
+    if len(value) > reading.bytes_max:
+        if reading.kind is not InputKind.AUTO:
+            raise too_large(
+                file, reading.bytes_max, BYTES_KEY, what=f"takes {len(value)} bytes as a value, more"
+            )
+        return _input(name, file, text, "text", f"{note}, as text because it is too large for a value", read)
+    what = "the values of the lines of" if wanted is InputKind.JSONL else "the value of the JSON in"
+    return _input(name, file, value, wanted.value, f"{what} {quoted(file)}", read)
+
+
+def _input(name: str, file: str, value: str | bytes, kind: str, note: str, read: FileRead) -> InputRead:
+    return InputRead(name, value, kind, file, _base(file), note, (read,))

@@ -1,0 +1,39 @@
+"""An input as it was read: its value, and what is known of where it came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class FileRead:
+    """A file that was read: its name as it was given, or below its folder, and what it was.
+
+    `bytes` are those that were read, `unpacked_bytes` what came out of them, the same where it is not packed.
+    `encoding` is None of bytes.
+    """
+
+    path: str
+    bytes: int
+    unpacked_bytes: int
+    packing: str | None = None
+    encoding: str | None = None
+    # It was being written to: what came after its end at that moment is not in it.
+    grew: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class InputRead:
+    """An input: the variable it is bound to, its value, the file or folder it came from.
+
+    `kind` is text, json, jsonl, bytes or folder. `file` is the real name, without folders, of the file or
+    folder, and `source` how it was given. `note` is what a model is told of it besides its type and size.
+    """
+
+    name: str
+    value: str | bytes
+    kind: str
+    source: str
+    file: str
+    note: str
+    files: tuple[FileRead, ...]

@@ -1,0 +1,123 @@
+"""One file as an input: its value, what is told of it, and each refusal in one line."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from rlm_wasm.errors import InputDamaged, InputError, InputNotText, InputTooLarge
+from rlm_wasm.inputs.file_input import Reading, read_file_input
+from rlm_wasm.inputs.given import FileRead, InputRead
+from rlm_wasm.inputs.kinds import InputKind
+from rlm_wasm.limits import InputLimits
+from rlm_wasm.values import JsonText
+
+LIMITS = InputLimits(ratio_max=100, json_values_max=1_000)
+
+
+def read(path: Path, data: bytes, **more: object) -> InputRead:
+    path.write_bytes(data)
+    reading = Reading(**({"bytes_max": 10_000, "limits": LIMITS} | more))  # type: ignore[arg-type]
+    return read_file_input("context", str(path), reading)
+
+
+def test_a_packed_table_in_another_encoding_is_text_with_a_note_of_its_columns(tmp_path: Path) -> None:
+    data = "\ufeffName;Größe\nAnn;3\n".encode("utf-16-le")
+    found = read(tmp_path / "x.csv.gz", packed := gzip.compress(data))
+    assert found.value == "Name;Größe\nAnn;3\n"
+    assert found.note == "the text of 'x.csv.gz', a table whose first line names 2 columns: 'Name', 'Größe'"
+    file = FileRead(str(tmp_path / "x.csv.gz"), len(packed), len(data), "gzip", "utf-16-le")
+    assert (found.kind, found.file, found.files) == ("text", "x.csv.gz", (file,))
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "type_name", "value"),
+    [
+        ("x.json", b'\xef\xbb\xbf{"a": [1, "\xc3\xa4"]}', "dict", {"a": [1, "ä"]}),
+        ("x.JSON", b"[]", "list", []),
+        ("x.jsonl", b'{"a": 1}\n\n[2]\n', "list", [{"a": 1}, [2]]),
+        ("x.ndjson.gz", gzip.compress(b"1\n2\n"), "list", [1, 2]),
+    ],
+)
+def test_json_is_a_value(tmp_path: Path, name: str, data: bytes, type_name: str, value: object) -> None:
+    found = read(tmp_path / name, data)
+    assert isinstance(found.value, JsonText)
+    assert (found.value.type_name, json.loads(found.value)) == (type_name, value)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "note"),
+    [
+        ("x.json", b'{"a": 1,}', "the text of 'x.json', as text because it is not valid JSON: "),
+        ("x.json", b"[" + b"0," * 2_000 + b"0]", "as text because it may hold more than 1000 values"),
+        ("x.json", '["ä"]'.encode() + b" " * 9_990, "the value of the JSON in 'x.json'"),
+        ("x.json", ('["' + "ä" * 4_000 + '"]').encode(), "as text because it is too large for a value"),
+        ("x.json", b'"a text"', "the text of 'x.json'"),
+        ("x.txt", b'{"a": 1}', "the text of 'x.txt'"),
+    ],
+)
+def test_what_is_no_value_is_text_and_says_why(tmp_path: Path, name: str, data: bytes, note: str) -> None:
+    found = read(tmp_path / name, data)
+    assert note in found.note
+    assert isinstance(found.value, JsonText) is note.startswith("the value")
+    assert isinstance(found.value, JsonText) or found.value == data.decode()
+
+
+def test_a_kind_that_was_chosen_is_what_is_given(tmp_path: Path) -> None:
+    assert read(tmp_path / "x.json", b"[1]", kind=InputKind.TEXT).value == "[1]"
+    assert read(tmp_path / "x.json.gz", b"\x1f\x8bno", kind=InputKind.BYTES).value == b"\x1f\x8bno"
+    three = read(tmp_path / "x.txt", b"3", kind=InputKind.JSON)
+    assert isinstance(three.value, JsonText)
+    assert (three.value, three.value.type_name) == ("3", "int")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "more", "error", "says"),
+    [
+        ("x.json", b"{", {"kind": InputKind.JSON}, InputError, "--as text gives it as text"),
+        ("x.jsonl", b"1\nno\n", {"kind": InputKind.JSONL}, InputError, "in line 2"),
+        ("x.gz", b"plain words", {}, InputDamaged, "is not gzip data: it is damaged"),
+        ("x.gz", b"", {}, InputDamaged, "it is empty"),
+        (
+            "x.txt",
+            b"x" * 10_001,
+            {},
+            InputTooLarge,
+            "larger than the 10000 bytes that sandbox.context_bytes_max",
+        ),
+        ("x.gz", gzip.compress(b"x" * 10_001), {}, InputTooLarge, "sandbox.context_bytes_max"),
+        (
+            "x.gz",
+            gzip.compress(bytes(2_000_000)),
+            {"bytes_max": 5_000_000},
+            InputTooLarge,
+            "inputs.ratio_max",
+        ),
+        ("x.txt", ("ä" * 4_000 + "😀").encode(), {}, InputTooLarge, "takes 16004 bytes in the guest"),
+        ("x.txt", b"a\xff", {}, InputNotText, "--encoding"),
+        ("x.bin", b"\0\1", {}, InputNotText, "--bytes"),
+    ],
+)
+@pytest.mark.threat("T-214")
+def test_a_refusal_is_one_line_that_names_the_file_and_the_way_out(
+    tmp_path: Path, name: str, data: bytes, more: dict[str, object], error: type[InputError], says: str
+) -> None:
+    with pytest.raises(error) as caught:
+        read(tmp_path / name, data, **more)
+    message = caught.value.message
+    assert caught.value.file == str(tmp_path / name)
+    assert str(tmp_path / name) in message
+    assert says in message
+    assert "\n" not in message
+
+
+@pytest.mark.threat("T-214")
+def test_a_note_is_one_short_line_whatever_a_file_is_called_or_holds(tmp_path: Path) -> None:
+    columns = ";".join(["\x1b[2J\n" + "x" * 250] * 200).replace("\n", "")
+    found = read(tmp_path / ("a\n`\x1b" + "é" * 80 + ".csv"), columns.encode(), bytes_max=1 << 20)
+    assert found.note.isprintable()
+    assert len(found.note) < 4_000
+    assert "200 columns" in found.note
