@@ -27,7 +27,6 @@ _CHOICE_OF_KINDS: Final = f"there are {', '.join(KINDS)}"
 _HOST_HEADERS: Final = frozenset({
     "accept",
     "accept-encoding",
-    "anthropic-version",
     "connection",
     "content-encoding",
     "content-length",

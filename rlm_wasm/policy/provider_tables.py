@@ -60,11 +60,13 @@ class ProviderTable(RequestSettings):
 
 
 _ENDPOINT: Final = ("base_url", "api_key_env", "connect_timeout_ms")
-_MAY_HAVE: Final = (*("api_key_header", "proxy", "ca_file", "headers", "extra_body", "temperature", "top_p"),)
+_MAY_HAVE: Final = ("api_key_header", "proxy", "ca_file", "headers", "extra_body")
+# What Anthropic's interface no longer has; an endpoint that still takes it has it in its extra_body.
+SAMPLING: Final = ("temperature", "top_p")
 # By kind: the keys that a table must have, and those that it may.
 KEYS_OF: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
-    "openai": ((*_ENDPOINT, "output_tokens_field"), (*_MAY_HAVE, "roles")),
-    "openai-responses": (_ENDPOINT, (*_MAY_HAVE, "roles")),
+    "openai": ((*_ENDPOINT, "output_tokens_field"), (*_MAY_HAVE, *SAMPLING, "roles")),
+    "openai-responses": (_ENDPOINT, (*_MAY_HAVE, *SAMPLING, "roles")),
     "anthropic": (_ENDPOINT, _MAY_HAVE),
     "script": (("file",), ()),
     "replay": (("file",), ()),

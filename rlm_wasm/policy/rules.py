@@ -8,7 +8,7 @@ from typing import Final
 from rlm_wasm.policy.pricing import what_to_add
 from rlm_wasm.policy.problems import Key, Problem, dotted
 from rlm_wasm.policy.provider_rules import provider_problems
-from rlm_wasm.policy.provider_tables import FILE_KINDS, kind_behind
+from rlm_wasm.policy.provider_tables import FILE_KINDS, KEYS_OF, SAMPLING, kind_behind
 from rlm_wasm.policy.tables import Tables
 
 # What a guest takes before there is a context, and what the model's code takes for each character when it
@@ -112,11 +112,16 @@ def _models(policy: Tables) -> Iterator[Problem]:
     for spec in models.prices:
         if (provider := spec.partition(":")[0]) in FILE_KINDS:
             yield Problem(("models", "prices", spec), f"a {provider} model is free by rule; remove its price")
-    for spec in models.settings or {}:
+    for spec, settings in (models.settings or {}).items():
         if spec not in models.prices and spec not in dict.fromkeys(each for _, each in named):
             yield Problem(("models", "settings", spec), "is no model of this policy: it has no price")
         elif kind_behind(spec, policy.providers) in FILE_KINDS:
             yield Problem(("models", "settings", spec), "answers from a file, and is sent nothing")
+        elif (kind := kind_behind(spec, policy.providers)) is not None:
+            for name in SAMPLING:
+                if getattr(settings, name) is not None and name not in KEYS_OF[kind][1]:
+                    message = f'is no key of a model whose provider is of kind "{kind}"'
+                    yield Problem(("models", "settings", spec, name), message)
     for field, spec in named:
         kind = kind_behind(spec, policy.providers)
         if kind not in FILE_KINDS and spec not in models.prices:

@@ -30,8 +30,8 @@ class AnthropicFormat:
     """Messages, in the version of the interface that its header names."""
 
     path: Final[str] = "/messages"
-    key_header: Final[KeyHeader] = KeyHeader("x-api-key")
-    headers: Final[Mapping[str, str]] = {"anthropic-version": "2023-06-01"}
+    key_header: Final[KeyHeader] = KeyHeader("Authorization", "Bearer ")
+    headers: Final[Mapping[str, str]] = {"anthropic-version": "2026-10-21"}
 
     def body(self, endpoint: Endpoint, query: Query) -> dict[str, object]:
         """Return a request for one message. The system's words stand apart from the conversation."""

@@ -16,6 +16,7 @@ from rlm_wasm.policy.render import to_toml
 PRICE = {"input_microdollars_per_mtok": 3_000_000, "output_microdollars_per_mtok": 15_000_000}
 ENDPOINT = {"base_url": "https://api.example.com/v1", "api_key_env": "KEY", "connect_timeout_ms": 5_000}
 CLAUDE = {"kind": "anthropic"} | ENDPOINT
+OPENAI = {"kind": "openai-responses"} | ENDPOINT
 
 
 def problems_of(**tables: Any) -> list[str]:
@@ -34,7 +35,7 @@ def test_every_kind_has_its_keys_and_no_others() -> None:
 def test_models_come_from_any_number_of_providers_of_any_kind() -> None:
     policy = Policy.builtin("strict").replace(
         providers={
-            "claude": ENDPOINT | {"kind": "anthropic", "temperature": 0.2},
+            "claude": ENDPOINT | {"kind": "anthropic"},
             "azure": ENDPOINT
             | {
                 "kind": "openai",
@@ -42,7 +43,7 @@ def test_models_come_from_any_number_of_providers_of_any_kind() -> None:
                 "api_key_header": "api-key",
                 "output_tokens_field": "max_completion_tokens",
             },
-            "openai-responses": ENDPOINT,
+            "openai-responses": ENDPOINT | {"temperature": 0.2},
             "fake": {"kind": "script", "file": "model.toml"},
             "old": {"kind": "replay", "file": "run.jsonl"},
         },
@@ -53,7 +54,6 @@ def test_models_come_from_any_number_of_providers_of_any_kind() -> None:
             "prices": dict.fromkeys(("claude:opus", "azure:gpt", "openai-responses:o5"), PRICE),
             "settings": {
                 "claude:opus": {
-                    "temperature": 1,
                     "headers": {"anthropic-beta": "context-1m"},
                     "extra_body": {
                         "thinking": {"type": "enabled", "budget_tokens": 1024},
@@ -106,7 +106,7 @@ def test_what_goes_with_requests_is_shown_and_read_back_whatever_it_is_called() 
             {"kind": "anthropic"} | ENDPOINT | {"temperature": math.nan},
             "temperature: must be a number from 0",
         ),
-        (CLAUDE | {"top_p": True}, "top_p: must be a number from 0 to 1"),
+        (OPENAI | {"top_p": True}, "top_p: must be a number from 0 to 1"),
         (
             CLAUDE | {"api_key_env": "", "api_key_header": "x"},
             "api_key_header: is where a key goes, and api_key_env names none",
@@ -152,6 +152,18 @@ def test_settings_of_a_model_that_cannot_be_asked_are_told() -> None:
         'models.settings."openai:gpt-6": is no model of this policy: it has no price',
         'models.settings."script:a": answers from a file, and is sent nothing',
     ]
+
+
+def test_a_model_is_not_sent_what_its_kind_no_longer_takes() -> None:
+    claude = {"prices": dict(Policy.builtin("strict").models.prices) | {"claude:x": PRICE}}
+    [problem] = problems_of(
+        providers={"claude": CLAUDE}, models=claude | {"settings": {"claude:x": {"top_p": 0.5}}}
+    )
+    assert problem == (
+        'models.settings."claude:x".top_p: is no key of a model whose provider is of kind "anthropic"'
+    )
+    settings = {"claude:x": {"extra_body": {"top_p": 0.5}}, "openai:gpt-5": {"top_p": 0.5}}
+    assert problems_of(providers={"claude": CLAUDE}, models=claude | {"settings": settings}) == []
 
 
 KEY = "sk-live-0123456789abcdefXYZ"
