@@ -243,12 +243,16 @@ class QueryError(RlmWasmError):
 
 
 class BudgetExceeded(QueryError):
-    """A reservation did not fit. Integers only; ``dimension`` is one of ``scheduler.ledger.Dimension``."""
+    """A reservation did not fit. Integers only; ``dimension`` is one of ``scheduler.ledger.Dimension``.
 
-    def __init__(self, dimension: str, *, requested: int, available: int, limit: int) -> None:
+    ``kept`` of the limit is the run's last question's (``run.reserve_percent``), and not available.
+    """
+
+    def __init__(self, dimension: str, *, requested: int, available: int, limit: int, kept: int = 0) -> None:
         key = budget_key(dimension)
+        last = f", {kept} kept for the last answer: run.reserve_percent" if kept else ""
         super().__init__(
-            f"{dimension} budget exceeded: requested {requested}, {available} of {limit} available",
+            f"{dimension} budget exceeded: requested {requested}, {available} of {limit} available{last}",
             hint=f"raise `{key}` in the policy",
         )
         self.dimension: Final = dimension
@@ -256,6 +260,7 @@ class BudgetExceeded(QueryError):
         self.requested: Final = requested
         self.available: Final = available
         self.limit: Final = limit
+        self.kept: Final = kept
 
 
 class LimitExceeded(QueryError):

@@ -85,6 +85,8 @@ Count: TypeAlias = Annotated[int, Range(gt=0, le=10_000_000)]
 SmallCount: TypeAlias = Annotated[int, Range(gt=0, le=10_000)]
 CountOrNone: TypeAlias = Annotated[int, Range(ge=0, le=10_000_000)]
 Percent: TypeAlias = Annotated[int, Range(gt=0, le=100)]
+# Half of a budget is the most that can wait for its last question.
+ReservePercent: TypeAlias = Annotated[int, Range(ge=0, le=50)]
 Attempts: TypeAlias = Annotated[int, Range(gt=0, le=20)]
 # 0 means no child runs at all.
 Depth: TypeAlias = Annotated[int, Range(ge=0, le=16)]
@@ -227,6 +229,8 @@ class RunLimits:
     permits_max: SmallCount
     # run_started, run_ended and what a single query needs must fit.
     events_max: Annotated[int, Range(ge=16, le=10_000_000)]
+    # What of the budget is kept for the last question to the root's model: see `reserve_of`. 0: nothing.
+    reserve_percent: ReservePercent = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +246,17 @@ class BudgetLimits:
     fuel_max: Fuel
     children_max: CountOrNone
     observation_bytes_max: Tokens
+
+
+def reserve_of(budget: BudgetLimits, percent: int) -> dict[str, int]:
+    """Return what of a budget is kept for a run's last question, by the names of its fields.
+
+    One request, and of the calls, the tokens and the money so many percent, rounded up.
+    """
+    if not percent:
+        return {}
+    shared = ("calls_max", "input_tokens_max", "output_tokens_max", "cost_microdollars_max")
+    return {"requests_max": 1, **{name: -(-getattr(budget, name) * percent // 100) for name in shared}}
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,9 @@ class StopKind(StrEnum):
 _DECLARED: Final = frozenset((StopKind.FINISHED, StopKind.FINAL))
 _BY_LIMIT: Final = frozenset((StopKind.ITERATIONS, StopKind.BUDGET, StopKind.OVERDRAFT, StopKind.DEADLINE))
 # The causes that the event `run_stopping` knows by name; all else is somebody's word from outside.
-_CAUSES: Final = frozenset((StopKind.BUDGET, StopKind.OVERDRAFT, StopKind.DEADLINE))
+_CAUSES: Final = frozenset((StopKind.BUDGET, StopKind.OVERDRAFT, StopKind.DEADLINE, StopKind.ITERATIONS))
+# After these there is still time, and perhaps a reserve, for one more question.
+_BEFORE_THE_LAST: Final = frozenset((StopKind.BUDGET, StopKind.OVERDRAFT, StopKind.ITERATIONS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,11 @@ class StopReason:
     def is_limit(self) -> bool:
         """Whether a limit of the policy ended the run."""
         return self.kind in _BY_LIMIT
+
+    @property
+    def leaves_a_question(self) -> bool:
+        """Whether the root's model may still be asked once, for the best answer that it has."""
+        return self.kind in _BEFORE_THE_LAST
 
     @property
     def cause(self) -> str:

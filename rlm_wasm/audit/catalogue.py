@@ -7,7 +7,7 @@ guests and is there only if the policy grants `events.texts`.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Final, Literal, get_type_hints
 
 from rlm_wasm.events import EVENT_VERSION, Event
@@ -55,9 +55,12 @@ _LIMIT: Final = Field("int", "a limit of the policy")
 
 
 def _limits(prefix: str, limits: type) -> dict[str, Field]:
+    kinds = get_type_hints(limits)
     return {
-        prefix + name: _LIMIT if kind is int else Field("str", _LIMIT.meaning)
-        for name, kind in get_type_hints(limits).items()
+        prefix + field.name: Field(
+            "int" if kinds[field.name] is int else "str", _LIMIT.meaning, later=field.default is not MISSING
+        )
+        for field in fields(limits)
     }
 
 
@@ -149,7 +152,10 @@ KINDS: Final[dict[str, Kind]] = {
         {
             "request": _REQUEST,
             "group": _GROUP,
-            "origin": Field("str", "root: a turn of the loop; guest: llm_query"),
+            "origin": Field(
+                "str",
+                "root: a turn of the loop; guest: llm_query; last: for the best answer there is",
+            ),
             "model": Field("str", "as the policy names it"),
             "messages": Field("int", "how many"),
             "prompt_bytes": Field("int", "of all messages, as UTF-8"),
@@ -314,7 +320,7 @@ KINDS: Final[dict[str, Kind]] = {
     "run_stopping": Kind(
         "The run must end; its open queries are cancelled.",
         {
-            "cause": Field("str", "cancelled, deadline, budget or overdraft"),
+            "cause": Field("str", "cancelled, deadline, budget, overdraft or iterations_exhausted"),
             "reason": Field("str", "why, in words"),
         },
     ),

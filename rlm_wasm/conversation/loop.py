@@ -18,18 +18,25 @@ from rlm_wasm.conversation.observations import (
     UNCLOSED_NOTE,
     observation_messages,
 )
-from rlm_wasm.conversation.prompts import ContextFacts, first_user_message, system_prompt, turn_prompt
+from rlm_wasm.conversation.prompts import (
+    ContextFacts,
+    first_user_message,
+    last_prompt,
+    system_prompt,
+    turn_prompt,
+)
 from rlm_wasm.conversation.ran_cell import AnsweredQuery, RanCell
 from rlm_wasm.conversation.replies import parse_reply
 from rlm_wasm.errors import BudgetExceeded, InternalError, NoText, QueryError
 from rlm_wasm.limits import ObservationLimits
-from rlm_wasm.outcomes import Outcome, SessionState, StopReason
+from rlm_wasm.outcomes import Outcome, SessionState, StopReason, budget_key
 from rlm_wasm.results import CellResult
 from rlm_wasm.scheduler.messages import FinishReason, Message
 from rlm_wasm.scheduler.pricing import utf8_bytes
 
 __all__ = [
     "AnsweredQuery",
+    "AskLast",
     "AskModel",
     "Begin",
     "CellFinished",
@@ -116,9 +123,22 @@ class Conclusion:
         return not self.stop.declared
 
 
-LoopEffect: TypeAlias = AskModel | RunBlock | Conclusion
+@dataclass(frozen=True, slots=True)
+class AskLast:
+    """Ask the model once more, for the best answer it has, of a run that `stop` ends.
+
+    Answer with ModelReplied or ModelFailed. `observed_bytes` is as in AskModel.
+    """
+
+    messages: tuple[Message, ...]
+    stop: StopReason
+    observed_bytes: int = 0
 
 
+LoopEffect: TypeAlias = AskModel | AskLast | RunBlock | Conclusion
+
+
+OBSERVATION_KEY: Final = budget_key("observation_bytes")
 # How often in a row a model may answer without a word: each time took all attempts that the policy allows.
 _SILENT_MAX: Final = 3
 
@@ -129,6 +149,7 @@ class _Phase(Enum):
     START = "begin"
     MODEL = "the model's reply"
     CELL = "the cell"
+    LAST = "the model's last reply"
     DONE = "nothing"
 
 
@@ -139,6 +160,8 @@ class RlmLoop:
     a cell or a reply that was under way may still report. A finish counts at once: blocks behind it
     do not run. Anything but a declared answer ends with the best there is, marked partial: the last draft
     that was declared, in code or as text, or else what the model last said beside its code. Never the code.
+    With `asks_last`, a limit of the run's own ends it with one more question where there is no draft: for the
+    best answer from what is known.
     """
 
     def __init__(
@@ -154,7 +177,10 @@ class RlmLoop:
         recursive: bool = False,
         virtual_clock: bool = False,
         whole_length_max: int | None = None,
+        asks_last: bool = False,
     ) -> None:
+        self._asks_last: Final = asks_last
+        self._stop: StopReason | None = None  # why the last question is asked
         self._dialect: Final = Dialect(dialect)
         self._limits: Final = observation
         self._turns_max: Final = turns_max
@@ -170,6 +196,7 @@ class RlmLoop:
         ]
         self._turn = 0
         self._observed_bytes = 0
+        self._unread = 0  # how many of the last messages it has not answered yet
         self._silent = 0  # how often in a row it answered without a word
         self._pending: deque[str] = deque()
         self._ran: list[RanCell] = []
@@ -194,6 +221,10 @@ class RlmLoop:
                 return [self._failed(error)]
             case CellFinished(), _Phase.CELL:
                 return [self._cell_finished(given)]
+            case ModelReplied(text), _Phase.LAST:
+                return [self._replied_last(text)]
+            case ModelFailed() | MustStop(), _Phase.LAST:
+                return [self._end_with_the_best()]
             case MustStop(stop), _:
                 return [self._give_up(stop)]
         raise InternalError(f"{type(given).__name__} came while the loop waits for {self._phase.value}")
@@ -211,7 +242,7 @@ class RlmLoop:
     def _replied(self, text: str, finish: FinishReason | None) -> LoopEffect:
         self._history.append(Message("assistant", text))
         reply = parse_reply(text, self._lenient, ended=finish is FinishReason.STOP)
-        self._silent = 0
+        self._silent = self._unread = 0
         self._prose = reply.prose or self._prose
         if finish is FinishReason.LENGTH:
             self._notes.append(CUT_NOTE)
@@ -273,21 +304,48 @@ class RlmLoop:
             self._running = self._pending.popleft()
             self._phase = _Phase.CELL
             return RunBlock(self._running)
+        self._observe()
+        return self._ask()
+
+    def _observe(self) -> None:
+        """Write down what the model is to see of the cells that ran."""
         observations = observation_messages(self._ran, self._notes, self._dialect, self._limits)
-        self._observed_bytes = sum(utf8_bytes(message.content) for message in observations)
+        self._observed_bytes += sum(utf8_bytes(message.content) for message in observations)
+        self._unread += len(observations)
         self._history += observations
         self._ran.clear()
         self._notes.clear()
-        return self._ask()
 
     def _conclude(self, answer: str | None, stop: StopReason) -> Conclusion:
         self._phase = _Phase.DONE
         self._pending.clear()
         return Conclusion(answer, stop)
 
-    def _give_up(self, stop: StopReason) -> Conclusion:
-        """End with the best there is."""
-        return self._conclude(self._draft or self._prose, stop)
+    def _give_up(self, stop: StopReason) -> LoopEffect:
+        """End with the best there is, and where a limit ends it, ask for that if nothing says it yet."""
+        self._stop = stop
+        has_replied = any(message.role == "assistant" for message in self._history)
+        if not (self._asks_last and stop.leaves_a_question and has_replied) or self._draft is not None:
+            return self._end_with_the_best()
+        self._phase = _Phase.LAST
+        self._pending.clear()
+        if stop.key == OBSERVATION_KEY:  # what there is no room for is not shown
+            del self._history[len(self._history) - self._unread :]
+            self._observed_bytes = 0
+        else:
+            self._observe()
+        question = Message("user", last_prompt(str(stop)))
+        return AskLast((*self._history, question), stop, self._observed_bytes)
+
+    def _replied_last(self, text: str) -> Conclusion:
+        reply = parse_reply(text, self._lenient)
+        self._prose = reply.final or reply.prose or self._prose
+        return self._end_with_the_best()
+
+    def _end_with_the_best(self) -> Conclusion:
+        if self._stop is None:
+            raise InternalError("a conversation ends early without a reason")
+        return self._conclude(self._draft or self._prose, self._stop)
 
 
 def _reason_of(error: QueryError) -> StopReason:

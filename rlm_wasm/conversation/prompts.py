@@ -151,6 +151,15 @@ def child_question(prompt: str) -> str:
     )
 
 
+def last_prompt(reason: str) -> str:
+    """Return what asks for the best answer there is of a run that a limit ends."""
+    return (
+        f"This task must end now ({reason}): no more code runs and nothing more can be asked. Answer the "
+        "question as well as you can from what you have seen, as plain text and nothing else. Say what you "
+        "could not check."
+    )
+
+
 def turn_prompt(turn: int, turns_max: int) -> str:
     """Return the line that asks for the next reply."""
     line = f"Turn {turn}/{turns_max}:"

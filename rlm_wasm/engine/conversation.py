@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import anyio
 
 from rlm_wasm.conversation.loop import (
+    AskLast,
     AskModel,
     Begin,
     CellFinished,
@@ -35,7 +36,7 @@ from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.session_snapshot import SessionSnapshot
 from rlm_wasm.results import CellResult
 from rlm_wasm.scheduler.pricing import utf8_bytes
-from rlm_wasm.scheduler.request import Completed, error_of
+from rlm_wasm.scheduler.request import Completed, Response, error_of
 from rlm_wasm.scheduler.scheduler import (
     CellStarted,
     FuelUsed,
@@ -109,6 +110,7 @@ class Conversation:
         # Made by the task that drives: a conversation begins where there is none, in a callback.
         self._scope: anyio.CancelScope | None = None
         self._hand_out_scope: anyio.CancelScope | None = None
+        self._last_scope: anyio.CancelScope | None = None
         self._ending: StopReason | None = None
         self._session: WorkerSession | None = None
         # What stood around each of its sessions, by the word.
@@ -140,6 +142,7 @@ class Conversation:
             recursive=place.depth < policy.run.depth_max and policy.budget.children_max > 0,
             virtual_clock=policy.sandbox.clock == "virtual",
             whole_length_max=policy.sandbox.whole_context_chars_max,
+            asks_last=place.parent is None and policy.run.reserve_percent > 0,
         )
 
     def end(self, stop: StopReason) -> None:
@@ -150,6 +153,9 @@ class Conversation:
             if self._scope is not None:  # it acts, or hands its files out
                 self._scope.cancel()
                 self._broker.stirs(self.place.parent)
+        elif self._last_scope is not None:
+            self._last_scope.cancel()
+            self._broker.stirs(self.place.parent)
 
     def end_hand_out(self) -> None:
         """Stop handing files out that had all of the run's time for it, as nobody had ended that."""
@@ -178,6 +184,8 @@ class Conversation:
 
     async def _perform(self, effect: LoopEffect) -> LoopInput:
         given: LoopInput | None = None
+        if isinstance(effect, AskLast):
+            return await self._ask_last(effect)
         if self._ending is None:
             # A scope of its own for each effect: one that was left cannot be entered again.
             self._scope = anyio.CancelScope()
@@ -219,12 +227,32 @@ class Conversation:
                 parent=place.parent,
             )
         )
-        if isinstance(response, Completed):
-            return ModelReplied(response.text, response.finish)
-        error = error_of(response)
-        if error is None:
-            raise InternalError("a response is neither an answer nor an error")
-        return ModelFailed(error)
+        return _reply_of(response)
+
+    async def _ask_last(self, effect: AskLast) -> LoopInput:
+        """Ask once more in a run that ends: from now on the scheduler refuses everything else."""
+        place, broker = self.place, self._broker
+        if self._ending is None:
+            self._ending = effect.stop
+            self._requests.close()
+        with anyio.CancelScope() as self._last_scope:
+            await broker.turn(place.parent)
+            response = await broker.query(
+                QueryReceived(
+                    run_id=place.run_id,
+                    request_id=broker.next_request(place.run_id),
+                    depth=place.depth,
+                    origin="last",
+                    model=place.model,
+                    prompt_messages=effect.messages,
+                    ending=effect.stop,
+                    observed_bytes=effect.observed_bytes,
+                )
+            )
+            self._last_scope = None
+            return _reply_of(response)
+        self._last_scope = None
+        return MustStop(effect.stop)
 
     # -- the session --------------------------------------------------------------------------------
 
@@ -340,6 +368,15 @@ class Conversation:
             cpu_ns = session.cpu_ns() if isinstance(session, Measured) else None
             self._note("session_ended", _session_ended(self._used, cpu_ns, lockdown_of(session)))
             await session.aclose()
+
+
+def _reply_of(response: Response) -> ModelReplied | ModelFailed:
+    if isinstance(response, Completed):
+        return ModelReplied(response.text, response.finish)
+    error = error_of(response)
+    if error is None:
+        raise InternalError("a response is neither an answer nor an error")
+    return ModelFailed(error)
 
 
 def _session_ended(used: _SessionUse, worker_cpu_ns: int | None, lockdown: str) -> dict[str, object]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from rlm_wasm.limits import reserve_of
 from rlm_wasm.policy.pricing import what_to_add
 from rlm_wasm.policy.problems import Key, Problem, dotted
 from rlm_wasm.policy.provider_rules import provider_problems
@@ -48,6 +49,7 @@ def violations(policy: Tables) -> list[Problem]:
     return [
         *_order(policy),
         *_context(policy),
+        *_reserve(policy),
         *_isolation(policy),
         *_models(policy),
         *provider_problems(policy),
@@ -89,6 +91,21 @@ def _context(policy: Tables) -> Iterator[Problem]:
             f"takes up to {CHAR_BYTES_MAX} bytes (got {box.whole_context_chars_max})",
             (("sandbox", "context_bytes_max"),),
         )
+
+
+def _reserve(policy: Tables) -> Iterator[Problem]:
+    """What is left beside the reserve must do for a first query."""
+    kept = reserve_of(policy.budget, policy.run.reserve_percent)
+    needs = {"requests_max": 1, "calls_max": 1, "output_tokens_max": policy.query.output_tokens_max}
+    for name, amount in needs.items() if kept else ():
+        least = kept[name] + amount
+        if getattr(policy.budget, name) < least:
+            yield Problem(
+                ("run", "reserve_percent"),
+                f"keeps {kept[name]} of budget.{name} for the last answer and leaves less than {amount}, "
+                f"which one query takes (got {getattr(policy.budget, name)}); raise that, or keep 0",
+                (("budget", name),),
+            )
 
 
 def _isolation(policy: Tables) -> Iterator[Problem]:

@@ -17,7 +17,7 @@ from rlm_wasm.outcomes import StopReason
 from rlm_wasm.scheduler.ledger import Dimension
 from rlm_wasm.scheduler.messages import FinishReason, Message, Usage
 
-Origin = Literal["root", "guest"]
+Origin = Literal["root", "guest", "last"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,10 @@ class QueryReceived(NamedTuple):
     `depth` and `parent` are those of the conversation that asks; `group` is shared by the items of
     one batch. The completions that drive a conversation have origin "root". `answer_bytes_max` is the part
     of the response that is kept for its answer.
+
+    Origin "last" is the root's question for the best answer there is, asked once, when a limit has ended the
+    run, or is about to: `ending` says which. It may use what is kept for it. `observed_bytes` of it were not
+    announced by ObservationMade.
     """
 
     run_id: RunId
@@ -92,6 +96,8 @@ class QueryReceived(NamedTuple):
     group: int | None = None
     parent: RequestId | None = None
     answer_bytes_max: int | None = None
+    ending: StopReason | None = None
+    observed_bytes: int = 0
 
 
 class ChildRequested(NamedTuple):

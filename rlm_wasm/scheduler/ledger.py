@@ -4,6 +4,9 @@ One ledger is shared by every depth of a run. Copies of a remainder would oversp
 children run together, so nobody ever gets one: a child's own budget is a *view*, a cap on what its
 part of the tree may use of the same ledger. Every charge is checked against, and counted in, each
 view that it stands under, and the run's account itself.
+
+What is *kept* of the account is within its limits and fits no charge, until `free_kept`: for the last
+question of a run, which nothing before it can spend.
 """
 
 from __future__ import annotations
@@ -62,7 +65,10 @@ NOTHING: Final = Charge()
 
 
 class DimensionView(NamedTuple):
-    """One line of the account. After an overdraft `spent` exceeds `limit`, and `available` is 0."""
+    """One line of the account. After an overdraft `spent` exceeds `limit`, and `available` is 0.
+
+    What is kept is not available, so the three may come to less than the limit.
+    """
 
     limit: int
     spent: int
@@ -73,10 +79,13 @@ class DimensionView(NamedTuple):
 class View:
     """What one part of the tree may use, and has used, of the ledger. Changed by the Ledger alone."""
 
-    __slots__ = ("chain", "limit", "over", "reserved", "spent", "unconfirmed")
+    __slots__ = ("chain", "limit", "over", "reserved", "room", "spent", "unconfirmed")
 
-    def __init__(self, limit: list[int], within: View | None) -> None:
+    def __init__(self, limit: list[int], within: View | None, kept: Charge = NOTHING) -> None:
         self.limit: Final = limit
+        self.room: Final = [
+            most - less for most, less in zip(limit, kept, strict=True)
+        ]  # without what is kept
         self.spent: Final = [0] * len(limit)
         self.reserved: Final = [0] * len(limit)
         self.unconfirmed: Final = [0] * len(limit)  # the part of `spent` that a late result may correct
@@ -95,7 +104,7 @@ class View:
     def line(self, place: int) -> DimensionView:
         """Return one dimension of this view alone."""
         limit, spent, reserved = self.limit[place], self.spent[place], self.reserved[place]
-        return DimensionView(limit, spent, reserved, max(0, limit - spent - reserved))
+        return DimensionView(limit, spent, reserved, max(0, self.room[place] - spent - reserved))
 
     def tightest(self, place: int) -> DimensionView:
         """Return the line with the least left, of this view and all that it stands under."""
@@ -106,11 +115,12 @@ class Ledger:
     """Account for one run's limits.
 
     A reservation is a number. It ends by `settle`, `release` or `settle_unconfirmed`, once: a second
-    end is an InternalError and changes nothing. Without a view, a charge is the run's own.
+    end is an InternalError and changes nothing. Without a view, a charge is the run's own. `kept` fits no
+    charge until it is freed.
     """
 
-    def __init__(self, limits: BudgetLimits) -> None:
-        self.root: Final = View([getattr(limits, f"{d.value}_max") for d in DIMENSIONS], None)
+    def __init__(self, limits: BudgetLimits, kept: Charge = NOTHING) -> None:
+        self.root: Final = View([getattr(limits, f"{d.value}_max") for d in DIMENSIONS], None, kept)
         self._open: dict[int, tuple[Charge, View]] = {}
         self._unconfirmed: dict[int, tuple[Charge, View]] = {}
         self._next = 1
@@ -125,6 +135,10 @@ class Ledger:
                 share = within.tightest(place).available * share_percent // 100
                 limit[place] = min(limit[place], share)
         return View(limit, within)
+
+    def free_kept(self) -> None:
+        """Let what was kept be charged like everything else from now on."""
+        self.root.room[:] = self.root.limit
 
     def reserve(self, charge: Charge, view: View | None = None) -> int:
         """Reserve all of `charge` and return its number, or raise BudgetExceeded and reserve nothing."""
@@ -194,7 +208,7 @@ class Ledger:
         """Do what `spend` does, for an amount of 1 in one dimension: every request passes here."""
         place = _PLACE[dimension]
         for each in view.chain:
-            if each.limit[place] - each.spent[place] - each.reserved[place] < 1:
+            if each.room[place] - each.spent[place] - each.reserved[place] < 1:
                 raise _refusal(each, place, 1)
         for each in view.chain:
             each.spent[place] += 1
@@ -209,14 +223,14 @@ class Ledger:
                 if amount:
                     if amount < 0:
                         raise InternalError(f"a charge of {amount} {DIMENSIONS[place]}")
-                    if amount > each.limit[place] - each.spent[place] - each.reserved[place]:
+                    if amount > each.room[place] - each.spent[place] - each.reserved[place]:
                         raise _refusal(each, place, amount)
 
     def refusal(self, dimension: Dimension, view: View) -> BudgetExceeded:
         """Return what an amount of 1 is refused with once nothing is left of a dimension."""
         place = _PLACE[dimension]
-        line = view.tightest(place)
-        return BudgetExceeded(dimension.value, requested=1, available=0, limit=line.limit)
+        tightest = min(view.chain, key=lambda each: each.line(place).available)
+        return _refusal(tightest, place, 1)
 
     def absorb(self, charge: Charge, view: View | None = None) -> None:
         """Count what has already happened, within the limit or beyond it."""
@@ -286,5 +300,9 @@ def _take(amounts: list[int], charge: Charge) -> None:
 def _refusal(view: View, place: int, amount: int) -> BudgetExceeded:
     line = view.line(place)
     return BudgetExceeded(
-        DIMENSIONS[place].value, requested=amount, available=line.available, limit=line.limit
+        DIMENSIONS[place].value,
+        requested=amount,
+        available=line.available,
+        limit=line.limit,
+        kept=line.limit - view.room[place],
     )

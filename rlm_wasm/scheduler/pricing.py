@@ -56,6 +56,14 @@ def cost_microdollars(price: ModelPrice, input_tokens: int, output_tokens: int) 
     return -(-exact // _MTOK)
 
 
+def affordable_output(price: ModelPrice, input_tokens: int, microdollars: int) -> int | None:
+    """Return how many tokens of output are paid for by what is left after the input; None: any number."""
+    if not price.output_microdollars_per_mtok:
+        return None
+    left = microdollars * _MTOK - input_tokens * price.input_microdollars_per_mtok
+    return max(0, left // price.output_microdollars_per_mtok)
+
+
 def reservation_charge(price: ModelPrice, input_tokens: int, output_tokens_max: int) -> Charge:
     """Return what one attempt may cost at most."""
     cost = cost_microdollars(price, input_tokens, output_tokens_max)

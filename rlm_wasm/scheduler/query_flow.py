@@ -10,15 +10,16 @@ from __future__ import annotations
 
 from rlm_wasm.errors import BudgetExceeded, InternalError, QueryError
 from rlm_wasm.ids import RequestId
+from rlm_wasm.limits import ModelPrice
 from rlm_wasm.outcomes import StopReason
 from rlm_wasm.scheduler import run_events
 from rlm_wasm.scheduler.conversation import ConversationState
 from rlm_wasm.scheduler.effect_buffer import EffectBuffer
 from rlm_wasm.scheduler.effects import CancelQuery, Respond, SendQuery
 from rlm_wasm.scheduler.inputs import ChildRequested, ProviderAnswered, ProviderFailed, QueryReceived
-from rlm_wasm.scheduler.ledger import NOTHING
+from rlm_wasm.scheduler.ledger import NOTHING, Dimension
 from rlm_wasm.scheduler.permits import Permits
-from rlm_wasm.scheduler.pricing import input_tokens_bound, reservation_charge, usage_charge
+from rlm_wasm.scheduler.pricing import affordable_output, input_tokens_bound, reservation_charge, usage_charge
 from rlm_wasm.scheduler.request import (
     Cancelled,
     Completed,
@@ -66,11 +67,17 @@ class QueryFlow:
         if given.output_tokens_max is not None:
             output_tokens_max = min(output_tokens_max, given.output_tokens_max)
         input_tokens = input_tokens_bound(given.prompt_messages, facts.query.input_overhead_tokens)
+        if given.origin == "last":
+            # A shorter answer is better than none.
+            output_tokens_max = _covered(run, price, input_tokens, output_tokens_max)
         charge = reservation_charge(price, input_tokens, output_tokens_max)
         reservation = run.ledger.reserve(charge, conversation.view)
         timeout_ms = facts.query.timeout_ms_max
         if given.origin == "guest":
             timeout_ms = min(timeout_ms, run.wait_ms_max())
+        elif given.origin == "last":  # the run's own timer may have been cleared
+            left_ms = (conversation.deadline_ns - self._buffer.now_ns) // NS_PER_MS
+            timeout_ms = max(1, min(timeout_ms, left_ms))
         timer = f"query_deadline:{given.request_id}"
         request = OpenRequest(
             given, conversation, charge, timeout_ms, self._buffer.after_ms(timeout_ms), timer
@@ -236,6 +243,14 @@ class QueryFlow:
 def _answer_bytes_max(run: RunState, query: QueryReceived) -> int:
     most, part = run.facts.query.response_bytes_max, query.answer_bytes_max
     return most if part is None else min(most, part)
+
+
+def _covered(run: RunState, price: ModelPrice, input_tokens: int, output_tokens_max: int) -> int:
+    """Return how long an answer may be that what is left still covers, 1 at the least."""
+    ledger = run.ledger
+    affordable = affordable_output(price, input_tokens, ledger.available(Dimension.COST))
+    left = ledger.available(Dimension.OUTPUT_TOKENS)
+    return max(1, min(output_tokens_max, left, left if affordable is None else affordable))
 
 
 def conversation_of(run: RunState, given: QueryReceived | ChildRequested) -> ConversationState:

@@ -7,6 +7,7 @@ from typing import Final
 
 from rlm_wasm.errors import BudgetExceeded, InternalError
 from rlm_wasm.ids import RequestId, RunId
+from rlm_wasm.limits import reserve_of
 from rlm_wasm.outcomes import StopReason
 from rlm_wasm.scheduler.conversation import ConversationState
 from rlm_wasm.scheduler.event_recorder import EventRecorder
@@ -85,12 +86,15 @@ class RunState:
     timers: dict[str, RequestId | None] = field(default_factory=dict)
     unconfirmed: dict[tuple[RequestId, int], tuple[QueryReceived, int]] = field(default_factory=dict)
     stopping: StopReason | None = None
+    # Whether the question for the best answer was asked, or may not be any more.
+    last_asked: bool = False
 
     @classmethod
     def begin(cls, facts: RunStarted, now_ns: int) -> RunState:
         """Return the state of a run that has just started."""
         recorder = EventRecorder(facts.run_id, facts.run.events_max, now_ns)
-        ledger = Ledger(facts.budget)
+        kept = reserve_of(facts.budget, facts.run.reserve_percent)
+        ledger = Ledger(facts.budget, Charge(**{name.removesuffix("_max"): n for name, n in kept.items()}))
         root = ConversationState(
             depth=0, view=ledger.root, deadline_ns=now_ns + facts.run.wall_ms_max * NS_PER_MS
         )

@@ -6,7 +6,8 @@ provider did: an InternalError means that the host broke the protocol.
 
 A run stops in two steps. When it must end (deadline, overdraft, cancellation, no turn left) its
 requests get their terminal response at once, new ones are refused, and EndRun asks the runtime to
-stop guest and loop. When that is done, RunEnded closes the account and removes the state; it may
+stop guest and loop. Of a run that a budget ended, the root's model may be asked once more then, with what
+was kept for that. When that is done, RunEnded closes the account and removes the state; it may
 also come unasked, and then ends open requests itself. In between, late bills still correct the
 account. After it they are ignored: `run_ended` has counted them at their full reservation, which is
 their upper bound.
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from rlm_wasm.errors import BudgetExceeded, InternalError
+from rlm_wasm.errors import BudgetExceeded, InternalError, QueryError
 from rlm_wasm.ids import RequestId, RunId
 from rlm_wasm.limits import PermitLimits
 from rlm_wasm.outcomes import StopReason
@@ -65,7 +66,7 @@ from rlm_wasm.scheduler.inputs import (
 )
 from rlm_wasm.scheduler.ledger import DIMENSIONS, Charge, Dimension, DimensionView, View
 from rlm_wasm.scheduler.permits import Permits
-from rlm_wasm.scheduler.query_flow import QueryFlow
+from rlm_wasm.scheduler.query_flow import QueryFlow, Stopping, refuse
 from rlm_wasm.scheduler.request import Cancelled
 from rlm_wasm.scheduler.run_state import NS_PER_MS, RUN_DEADLINE, RunState
 
@@ -189,6 +190,8 @@ class Scheduler:
 
     def _handle_in_run(self, run: RunState, given: InputInRun) -> None:
         match given:
+            case QueryReceived(origin="last"):
+                self._last_received(run, given)
             case QueryReceived():
                 self._queries.received(run, given)
             case ProviderAnswered():
@@ -227,6 +230,9 @@ class Scheduler:
             case Noted(kind=kind, data=data, depth=depth, parent=parent):
                 self._buffer.record(run, kind, data, depth, parent)
             case RunCancelled(stop=stop):
+                if run.stopping is not None:  # whoever wants an end waits for no last answer
+                    run.last_asked = True
+                    self._children.end_below(run, run.root, stop)
                 self._stop(run, stop)
             case RunEnded(stop=stop):
                 self._run_ended(run, stop)
@@ -258,6 +264,26 @@ class Scheduler:
                 self._buffer.add(Respond(item.run_id, item.request_id, gone))
         if isinstance(given, BatchReceived) and (surplus := given.surplus) is not None:
             self._buffer.add(RefuseSurplus(given.run_id, surplus.first, ((gone, surplus.requests),)))
+
+    def _last_received(self, run: RunState, given: QueryReceived) -> None:
+        """Ask for the best answer there is, once, of a run that a limit ends; what was kept is for that."""
+        if given.ending is None or given.parent is not None:
+            raise InternalError(f"{given.run_id}: only the root is asked last, and for a reason")
+        if run.stopping is None:
+            run.stopping = given.ending
+            self._stopped(run, given.ending)
+        if run.last_asked or not run.stopping.leaves_a_question:
+            refuse(self._buffer, run, given, Stopping(str(run.stopping)))
+            return
+        run.last_asked = True
+        run.ledger.free_kept()
+        try:
+            run.ledger.spend(Charge(observation_bytes=given.observed_bytes))
+            request = self._queries.accept(run, run.root, given)
+        except QueryError as exc:
+            self._queries.refuse(run, given, exc)
+        else:
+            self._queries.open(run, request)
 
     def _abandoned(self, run: RunState, request_id: RequestId) -> None:
         stop = StopReason.abandoned()
@@ -331,10 +357,13 @@ class Scheduler:
         if run.stopping is not None:
             return
         run.stopping = stop
+        self._stopped(run, stop)
+        self._buffer.add(EndRun(run.run_id, stop))
+
+    def _stopped(self, run: RunState, stop: StopReason) -> None:
         self._buffer.record(run, "run_stopping", {"cause": stop.cause, "reason": str(stop)})
         self._children.end_below(run, run.root, stop)
         self._buffer.clear_timer(run, RUN_DEADLINE)
-        self._buffer.add(EndRun(run.run_id, stop))
 
     def _run_ended(self, run: RunState, stop: StopReason) -> None:
         self._children.end_below(run, run.root, run.stopping or stop)

@@ -14,6 +14,7 @@ from rlm_wasm.limits import BudgetLimits
 from rlm_wasm.scheduler.ledger import Charge, Dimension, Ledger, View
 
 WIDTH = len(Dimension)
+Vector = tuple[int, ...]
 amounts = st.integers(0, 12)
 charges = st.builds(Charge, *[amounts] * WIDTH)
 # Most charges touch one or two dimensions: those meet limits one at a time.
@@ -23,7 +24,6 @@ small = st.builds(
     st.integers(0, 30),
 )
 picks = st.integers(0, 1_000)
-Vector = tuple[int, ...]
 
 
 @dataclass
@@ -32,6 +32,7 @@ class Cap:
 
     view: View
     limits: tuple[int | None, ...]
+    kept: Vector
     above: tuple[int, ...]  # the places of all that it stands under, the run's account first
 
 
@@ -49,10 +50,11 @@ class LedgerMachine(RuleBasedStateMachine):
     open = Bundle("open")
     unconfirmed = Bundle("unconfirmed")
 
-    @initialize(limits=st.tuples(*[st.integers(0, 60)] * WIDTH))
-    def begin(self, limits: Vector) -> None:
-        self.ledger = Ledger(BudgetLimits(*limits))
-        self.caps = [Cap(self.ledger.root, limits, ())]
+    @initialize(limits=st.tuples(*[st.integers(0, 60)] * WIDTH), kept=st.just(Charge()) | charges)
+    def begin(self, limits: Vector, kept: Charge) -> None:
+        kept = kept.at_most(Charge(*limits))
+        self.ledger = Ledger(BudgetLimits(*limits), kept)
+        self.caps = [Cap(self.ledger.root, limits, tuple(kept), ())]
         self.paid: list[Entry] = []
         self.held: dict[int, Entry] = {}
         self.doubtful: dict[int, Entry] = {}
@@ -77,6 +79,7 @@ class LedgerMachine(RuleBasedStateMachine):
         for each in self.chain(cap):
             limit = self.caps[each].limits[place]
             if limit is not None:
+                limit -= self.caps[each].kept[place]
                 left.append(max(0, limit - self.spent(each)[place] - self.reserved(each)[place]))
         return min(left)
 
@@ -110,7 +113,12 @@ class LedgerMachine(RuleBasedStateMachine):
                 own = limits[place]
                 limits[place] = share if own is None else min(own, share)
         above = (*self.caps[within].above, within)
-        self.caps.append(Cap(view, tuple(limits), above))
+        self.caps.append(Cap(view, tuple(limits), (0,) * WIDTH, above))
+
+    @rule()
+    def free_kept(self) -> None:
+        self.ledger.free_kept()
+        self.caps[0].kept = (0,) * WIDTH
 
     @rule(target=open, charge=charges | small, pick=picks)
     def reserve(self, charge: Charge, pick: int):

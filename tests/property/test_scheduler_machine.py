@@ -11,6 +11,7 @@ inputs giving the same bytes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 
 import msgspec
 from hypothesis import settings
@@ -19,6 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from rlm_wasm.errors import ChildFailed, ProviderError, QueryError
 from rlm_wasm.ids import RequestId, RunId
+from rlm_wasm.limits import BudgetLimits
 from rlm_wasm.outcomes import StopReason
 from rlm_wasm.scheduler.effects import (
     CancelQuery,
@@ -94,6 +96,7 @@ class RunFacts:
     batch: str
     tenant: str
     weight: int
+    reserve: int
 
 
 run_facts = st.builds(
@@ -112,6 +115,7 @@ run_facts = st.builds(
     batch=st.sampled_from(["all", "part"]),
     tenant=st.sampled_from(["", "t", "u"]),
     weight=st.integers(1, 3),
+    reserve=st.sampled_from([0, 20, 50]),
 )
 
 
@@ -180,6 +184,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             facts.sessions,
             facts.share,
             batch=facts.batch,
+            kept=kept_of(limits, facts.reserve),
         )
         self.give(
             started(
@@ -193,6 +198,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                     fanout_max=facts.fanout,
                     sessions_max=facts.sessions,
                     child_share_percent=facts.share,
+                    reserve_percent=facts.reserve,
                 ),
                 query=query_limits(attempts_max=facts.attempts, batch=facts.batch),
                 prices=dict.fromkeys(MODELS, PRICE),
@@ -536,10 +542,30 @@ class SchedulerMachine(RuleBasedStateMachine):
         if run.node(node).fuel is not None:
             run.settle_cell(node, None)
 
+    @rule(pick=picks, prompt=st.text(max_size=20), observed=st.sampled_from([0, 0, 20]))
+    def ask_last(self, pick: int, prompt: str, observed: int) -> None:
+        """A run that a limit ends asks once more; one that a limit did not end yet is ended by that."""
+        run_id, run = self.pick_run(pick)
+        if self.calm and not run.ending:
+            return  # else few worlds would get far
+        self.number += 1
+        number = RequestId(self.number)
+        tokens = self.bound(prompt, None)[D.INPUT_TOKENS]
+        over, may_ask = run.ended, not run.no_last
+        accepted = not over and run.admit_last(number, tokens, observed)
+        if over:
+            run.requests[number] = refused_book({}, None, "m")
+        reason = StopReason.iterations(9, "run.turns_max")
+        given = query(self.number, run_id, prompt, origin="last", ending=reason, observed_bytes=observed)
+        said = self.give(given)
+        assert not [e for e in said if isinstance(e, EndRun)]
+        self.check_admission(run_id, number, said, may_ask and not over, accepted)
+
     @precondition(lambda self: not self.calm)
     @rule(pick=picks)
     def cancel(self, pick: int) -> None:
         run_id, run = self.pick_run(pick)
+        run.no_last = True
         self.give(RunCancelled(run_id, StopReason.cancelled("by hand")))
         assert run.ended or run.ending
 
@@ -671,10 +697,11 @@ class SchedulerMachine(RuleBasedStateMachine):
                 assert event.seq == run.seq
                 run.seq += 1
                 self.bytes.append(msgspec.json.encode(event))
-            case EndRun(run_id):
+            case EndRun(run_id, stop):
                 run = self.runs[run_id]
                 assert not run.ending, "a second EndRun"
                 run.ending = True
+                run.no_last = run.no_last or not stop.leaves_a_question
 
     def check_response(self, run_id: RunId, number: RequestId) -> None:
         run = self.runs[run_id]
@@ -691,7 +718,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         run, request = self.runs[effect.run_id], self.runs[effect.run_id].requests[effect.request_id]
         assert request.where == "queued"
         assert not run.ended
-        assert not run.ending
+        assert not run.ending or effect.request_id == run.last
         request.where = "flying"
         request.attempts += 1
         assert effect.attempt == request.attempts
@@ -754,6 +781,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         for run in self.runs.values():
             for number in self.open_requests(run):
                 assert not run.ended
+                if number == run.last:
+                    continue
                 assert not run.ending
                 for node in run.chain(run.requests[number].node):
                     assert not run.node(node).stopping, "it outlived whoever asked for it"
@@ -803,6 +832,14 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert [repr(effects) for effects in said] == self.said
         events = [e.event for effects in said for e in effects if isinstance(e, EmitEvent)]
         assert [msgspec.json.encode(event) for event in events] == self.bytes
+
+
+def kept_of(limits: BudgetLimits, percent: int) -> Amounts:
+    """Return what is kept for the last question, as the policy's page has it."""
+    if not percent:
+        return {}
+    shared = (D.CALLS, D.INPUT_TOKENS, D.OUTPUT_TOKENS, D.COST)
+    return {D.REQUESTS: 1} | {d: ceil(getattr(limits, f"{d.value}_max") * percent / 100) for d in shared}
 
 
 def refused_book(bound: Amounts, node: Node, model: str) -> BookOfRequest:

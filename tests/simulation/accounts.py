@@ -77,6 +77,10 @@ class RunAccount:
     at_ns: int = 0
     ending: bool = False
     ended_ns: int = 0
+    # What only the last question may use; whether that was asked, or may not be any more.
+    kept: Amounts = field(default_factory=dict)
+    last: RequestId | None = None
+    no_last: bool = False
 
     def __post_init__(self) -> None:
         budget = self.facts.budget
@@ -84,6 +88,11 @@ class RunAccount:
         limits = {name.removesuffix("_max"): getattr(budget, name) for name in names}
         deadline_ns = self.began_ns + self.facts.run.wall_ms_max * NS_PER_MS
         self.talks = {None: Talk(0, None, limits, deadline_ns)}
+        percent = self.facts.run.reserve_percent
+        shares = ("calls", "input_tokens", "output_tokens", "cost_microdollars") if percent else ()
+        self.kept = {name: (limits[name] * percent + 99) // 100 for name in shares}
+        if percent:
+            self.kept["requests"] = 1
 
     @property
     def root(self) -> Talk:
@@ -125,6 +134,7 @@ class RunAccount:
         for each in self.chain(node):
             limit = self.talks[each].limits.get(name)
             if limit is not None:
+                limit -= self.kept.get(name, 0) if each is None else 0
                 left.append(max(0, limit - self.spent(name, each) - self.reserved(name, each)))
         return min(left)
 
@@ -154,6 +164,20 @@ class RunAccount:
             return self._admit_child(asked, now_ns)
         return self._admit_query(asked, now_ns)
 
+    def admit_last(self, asked: QueryReceived, now_ns: int) -> None:
+        """Take in the question for the best answer: of a run that ends, and once."""
+        may_ask, self.ending, self.no_last = not self.no_last, True, True
+        if not may_ask:
+            self.requests[asked.request_id] = Request(asked, {}, "refused")
+            return
+        self.kept = {}
+        if not self.fits({"observation_bytes": asked.observed_bytes}):
+            self.requests[asked.request_id] = Request(asked, {}, "refused")
+            return
+        self.pay({"observation_bytes": asked.observed_bytes}, None)
+        if self._admit_query(asked, now_ns):
+            self.last = asked.request_id
+
     def refuse(self, asked: QueryReceived | ChildRequested) -> None:
         """Take a request into the books as refused, and counted: one of its batch was."""
         if self.live(asked.parent):
@@ -178,11 +202,21 @@ class RunAccount:
         tokens = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
         most = facts.query.output_tokens_max
         output = min(most, asked.output_tokens_max or most)
+        if asked.origin == "last" and price is not None:
+            tokens_in = tokens + facts.query.input_overhead_tokens
+            output = min(output, self.available("output_tokens"))
+            if price.output_microdollars_per_mtok:
+                left = self.available("cost_microdollars") * 1_000_000
+                left -= tokens_in * price.input_microdollars_per_mtok
+                output = min(output, left // price.output_microdollars_per_mtok)
+            output = max(1, output)
         bound = {} if price is None else cost(price, tokens + facts.query.input_overhead_tokens, output)
         accepted = counted and price is not None and self.fits(bound, asked.parent)
         wait_ms = facts.query.timeout_ms_max
         if of_guest:
             wait_ms = min(wait_ms, facts.boundary.host_wait_ms_max)
+        if asked.origin == "last":
+            wait_ms = max(1, min(wait_ms, (self.root.deadline_ns - now_ns) // NS_PER_MS))
         deadline_ns = now_ns + wait_ms * NS_PER_MS
         where = "queued" if accepted else "refused"
         self.requests[asked.request_id] = Request(asked, bound, where, deadline_ns)

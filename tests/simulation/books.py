@@ -14,6 +14,7 @@ from typing import Any, Final
 from rlm_wasm.engine.broker import Refusals
 from rlm_wasm.ids import RequestId, RunId
 from rlm_wasm.limits import PermitLimits
+from rlm_wasm.outcomes import StopKind
 from rlm_wasm.scheduler.effects import (
     CancelQuery,
     ClearTimer,
@@ -40,6 +41,7 @@ from rlm_wasm.scheduler.inputs import (
     ProviderAnswered,
     ProviderFailed,
     QueryReceived,
+    RunCancelled,
     RunEnded,
     RunStarted,
     Surplus,
@@ -115,6 +117,9 @@ class Books:
         if run is None:
             return
         match given:
+            case QueryReceived(origin="last"):
+                self._new(run, given)
+                run.admit_last(given, self._now_ns)
             case QueryReceived() | ChildRequested():
                 self._new(run, given)
                 run.admit(given, self._now_ns)
@@ -151,6 +156,8 @@ class Books:
                 run.pay({"fuel": used or 0}, owner)
             case RunEnded():
                 run.ending = True
+            case RunCancelled():
+                run.no_last = True
             case _:
                 pass  # the effects say the rest
 
@@ -283,9 +290,11 @@ class Books:
                     found.seq, found.at_ns = event.seq + 1, event.at_ns
                     if event.kind == "run_ended":
                         self._closed(found, event.data)
-            case EndRun(run_id=run_id):
-                self.check(not self.runs[run_id].ending, "3: a second EndRun")
-                self.runs[run_id].ending = True
+            case EndRun(run_id=run_id, stop=stop):
+                run = self.runs[run_id]
+                self.check(not run.ending, "3: a second EndRun")
+                run.ending = True
+                run.no_last = run.no_last or stop.kind not in (StopKind.BUDGET, StopKind.OVERDRAFT)
 
     def _fuel_given(self, run: RunAccount, node: Node, fuel: int) -> None:
         talk = run.talks[node]
@@ -390,7 +399,8 @@ class Books:
                 open_ = request.where in OPEN
                 self.check(open_ or request.where == "answered", f"3: {number} was left {request.where}")
                 if open_:
-                    self.check(run.live(request.node), f"3: {number} outlives the conversation that asked")
+                    live = run.live(request.node) or number == run.last
+                    self.check(live, f"3: {number} outlives the conversation that asked")
                 if request.where == "running":
                     waiting.add(request.node)
             for number, request in run.requests.items():

@@ -28,7 +28,7 @@ from rlm_wasm.errors import (
     UsageError,
 )
 from rlm_wasm.limits import BoundaryLimits, CellLimits, SessionLimits
-from rlm_wasm.protocol.cell import CANCEL_GRACE_NS, FLOOD_FACTOR, SETUP_FUEL, Cell
+from rlm_wasm.protocol.cell import CANCEL_GRACE_NS, FLOOD_FACTOR, Cell, setup_limits
 from rlm_wasm.protocol.commands import Requested
 from rlm_wasm.vm.instance import SLICE_FUEL
 from rlm_wasm.vm.interrupt import Reason
@@ -291,7 +291,7 @@ class SimulatedSession:
 
     def _start(self, limits: CellLimits | None, *, refuels: bool = False) -> None:
         self._require_idle()
-        setup = CellLimits(SETUP_FUEL, 10_000, 0, 0, 0, 0, 0, 0)
+        setup = setup_limits()
         self._busy = True
         self._cell = limits or setup
         self._soft_limits = SoftLimits.of(limits) if limits else None

@@ -113,6 +113,7 @@ def _policy(random: Random) -> Policy:
         "child_share_percent": pick((25, 60, 100)),
         "permits_max": max(1, permits - pick((0, 0, 1))),
         "events_max": pick((16, 40, 4_000, 4_000, 4_000)),
+        "reserve_percent": pick((0, 5, 30)),
     }
     data["budget"] |= {
         "calls_max": seldom(7, 200),
@@ -161,4 +162,7 @@ def _policy(random: Random) -> Policy:
         "prices": {name: price for name in ("one:root", "one:child", "two:deep")}
         | {"two:sub": pick((price, free))},
     }
+    # Nobody is asked at these: the world routes every model to one of its own.
+    endpoint = dict(_STRICT["providers"]["openai"]) | {"kind": "openai"}
+    data["providers"] = {"one": endpoint, "two": endpoint}
     return Policy.from_mapping(data)

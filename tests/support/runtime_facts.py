@@ -74,6 +74,19 @@ def observant_model(folder: Path, first: str, seen: str, then: str, sub: str = "
     return f"script:{path}"
 
 
+def tireless_model(folder: Path) -> str:
+    """Write a root model that asks and prints for ever; asked last, it says what it was shown."""
+    path = folder / "tireless.py"
+    path.write_text(
+        "def reply(messages, model):\n"
+        "    if messages[0]['role'] != 'system': return 'seventeen'\n"
+        "    if 'must end now' in messages[-1]['content']:\n"
+        "        return 'I saw ' + messages[-2]['content'].split()[2]\n"
+        "    return f'```repl\\nprint(llm_query(\"{len(messages)}\"))\\n```'\n"
+    )
+    return f"script:{path}"
+
+
 def tree_model(folder: Path, **code: str) -> str:
     """Write a model for every depth: its code is chosen by the first word of its question.
 

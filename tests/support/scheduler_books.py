@@ -65,6 +65,9 @@ class BookOfRun:
     late: dict[tuple[RequestId, int], Amounts] = field(default_factory=dict)
     timers: dict[str, int] = field(default_factory=dict)
     beyond: list[Node] = field(default_factory=list)  # cells that used more than they were given
+    kept: Amounts = field(default_factory=dict)  # what only the last question may use
+    no_last: bool = False  # it was asked, or may not be any more
+    last: RequestId | None = None
     seq: int = 0
     ending: bool = False
     ended: bool = False
@@ -104,6 +107,7 @@ class BookOfRun:
         for each in self.chain(node):
             limit = self.limit(dimension, each)
             if limit is not None:
+                limit -= self.kept.get(dimension, 0) if each is None else 0
                 left.append(max(0, limit - self.spent(dimension, each) - self.reserved(dimension, each)))
         return min(left)
 
@@ -147,6 +151,26 @@ class BookOfRun:
         """Take a query into the books, as queued or as refused."""
         accepted = self.count(node) and self.fits(bound, node)
         self.requests[number] = BookOfRequest(bound, node, model, "queued" if accepted else "refused")
+        return accepted
+
+    def admit_last(self, number: RequestId, input_tokens: int, observed: int) -> bool:
+        """Take in the question for the best answer: what was kept is for it, and its answer may be short."""
+        may_ask, self.ending, self.no_last = not self.no_last, True, True
+        self.requests[number] = BookOfRequest({}, None, where="refused")
+        if not may_ask:
+            return False
+        self.kept = {}
+        if not self.fits({D.OBSERVATION_BYTES: observed}):
+            return False
+        self.pay({D.OBSERVATION_BYTES: observed}, None)
+        affordable = (self.available(D.COST) - 2 * input_tokens) // 4
+        bound = charge(input_tokens, max(1, min(100, self.available(D.OUTPUT_TOKENS), affordable)))
+        if not self.fits(REQUEST):
+            return False
+        self.pay(REQUEST, None)
+        accepted = self.fits(bound)
+        self.requests[number] = BookOfRequest(bound, None, where="queued" if accepted else "refused")
+        self.last = number if accepted else None
         return accepted
 
     def admit_child(self, number: RequestId, node: Node, caps: Amounts) -> bool:

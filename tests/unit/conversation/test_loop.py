@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlm_wasm.conversation.loop import (
+    AskLast,
     AskModel,
     Begin,
     CellFinished,
@@ -260,6 +261,92 @@ def test_a_spent_budget_is_named_by_its_dimension() -> None:
     assert effect == Conclusion("It is 7.", StopReason.budget("calls", 5))
 
 
+def asking(dialect: str = "both", iterations_max: int = 5) -> RlmLoop:
+    return RlmLoop("why?", CONTEXT, dialect, observation(), iterations_max, asks_last=True)
+
+
+SPENT = MustStop(StopReason.budget("calls", 5))
+
+
+def test_a_run_that_a_budget_ends_asks_once_for_the_best_answer() -> None:
+    subject = asking()
+    effect = drive(subject, Begin(), block("a"), done("17\n"), SPENT)
+    assert isinstance(effect, AskLast)
+    assert effect.stop == SPENT.stop
+    contents = [message.content for message in effect.messages]
+    assert contents[-2:-1] == ["REPL output:\n\n17\n"]
+    assert "budget: calls" in contents[-1]
+    assert not any(content.startswith("Turn") for content in contents)
+    assert drive(subject, ModelReplied("It is 17.")) == Conclusion("It is 17.", SPENT.stop)
+    assert subject.handle(done()) == []
+
+
+@pytest.mark.parametrize(
+    ("reply", "best"),
+    [
+        (ModelReplied("FINAL(17)"), "17"),
+        (ModelReplied("<think>hm</think>It is 17."), "It is 17."),
+        (ModelReplied("```repl\nanswer['content'] = 17\n```"), "Look:"),
+        (ModelReplied(""), "Look:"),
+        (ModelFailed(BudgetExceeded("calls", requested=1, available=0, limit=5)), "Look:"),
+        (ModelFailed(NoText("nothing")), "Look:"),
+        (MustStop(StopReason.cancelled("enough")), "Look:"),
+    ],
+)
+def test_whatever_becomes_of_the_last_question_the_run_ends_for_its_budget(
+    reply: LoopInput, best: str
+) -> None:
+    effect = drive(asking(), Begin(), block("a"), done("17\n"), SPENT, reply)
+    assert effect == Conclusion(best, SPENT.stop)
+
+
+def test_turns_that_are_used_up_end_with_the_question_too_and_it_sees_the_last_output() -> None:
+    effect = drive(asking(iterations_max=1), Begin(), block("a"), done("17\n"))
+    assert isinstance(effect, AskLast)
+    assert effect.stop == StopReason.iterations(1, "run.turns_max")
+    assert effect.observed_bytes == len(effect.messages[-2].content)
+    assert "17" in effect.messages[-2].content
+
+
+def test_a_turn_that_the_budget_refuses_ends_with_the_question_too() -> None:
+    refused = ModelFailed(BudgetExceeded("output_tokens", requested=9, available=0, limit=5))
+    effect = drive(asking(), Begin(), block("a"), done("17\n"), refused)
+    assert isinstance(effect, AskLast)
+    assert (effect.stop, effect.observed_bytes) == (StopReason.budget("output_tokens", 5), 0)
+
+
+def test_of_a_reply_that_was_stopped_the_last_question_sees_what_ran() -> None:
+    reply = ModelReplied("```repl\na\n```\n```repl\nb\n```")
+    effect = drive(asking(), Begin(), reply, done("17\n"), MustStop(StopReason.overdraft(("fuel",), 9)))
+    assert isinstance(effect, AskLast)
+    assert "17" in effect.messages[-2].content
+    assert effect.observed_bytes == len(effect.messages[-2].content)
+
+
+def test_an_observation_beyond_its_budget_is_not_shown_last_either() -> None:
+    stop = MustStop(StopReason.budget("observation_bytes", 9))
+    effect = drive(asking(), Begin(), block("a"), done("17\n"), stop)
+    assert isinstance(effect, AskLast)
+    assert effect.observed_bytes == 0
+    assert not [m for m in effect.messages if "17" in m.content]
+
+
+@pytest.mark.parametrize(
+    ("before", "stop"),
+    [
+        ([Begin()], SPENT),  # nothing is known
+        ([Begin(), block("a"), drafted("8")], SPENT),  # the model has said what it would answer
+        ([Begin(), block("a"), done()], LATE),
+        ([Begin(), block("a"), done()], MustStop(StopReason.cancelled("enough"))),
+        ([Begin(), block("a"), done()], MustStop(StopReason.runtime_closed())),
+    ],
+)
+def test_nobody_is_asked_last_where_nothing_is_known_or_no_time_is_left(
+    before: list[LoopInput], stop: MustStop
+) -> None:
+    assert isinstance(drive(asking(), *before, stop), Conclusion)
+
+
 def test_an_empty_final_as_text_is_no_finish_and_the_model_is_told() -> None:
     contents = said(drive(loop("final"), Begin(), ModelReplied("FINAL()")))
     assert "there was no answer in it" in contents[-2]
@@ -369,18 +456,22 @@ reports = st.sampled_from(
 )
 
 
-@given(st.data(), st.sampled_from(["answer", "final", "both"]), st.integers(1, 6))
+@given(st.data(), st.sampled_from(["answer", "final", "both"]), st.integers(1, 6), st.booleans())
 @settings(max_examples=200)
 def test_every_conversation_ends_and_never_takes_more_turns_than_it_may(
-    data: st.DataObject, dialect: str, iterations_max: int
+    data: st.DataObject, dialect: str, iterations_max: int, asks: bool
 ) -> None:
-    subject = loop(dialect, iterations_max)
+    subject = asking(dialect, iterations_max) if asks else loop(dialect, iterations_max)
     effect = drive(subject, Begin())
-    turns = cells = 0
+    turns = cells = last = 0
     while not isinstance(effect, Conclusion):
         if isinstance(effect, AskModel):
             turns += 1
             assert turns <= iterations_max
+            effect = drive(subject, ModelReplied(data.draw(replies)))
+        elif isinstance(effect, AskLast):
+            last += 1
+            assert last == asks
             effect = drive(subject, ModelReplied(data.draw(replies)))
         else:
             cells += 1

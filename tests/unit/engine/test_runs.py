@@ -19,7 +19,7 @@ from rlm_wasm.host.worker import WorkerSession
 from rlm_wasm.inline.worker import InlineWorker
 from rlm_wasm.outcomes import Outcome, SessionState, StopReason
 from rlm_wasm.providers.base import Completion, Query
-from tests.support.runtime_facts import Events, Script, observant_model, running, small_policy
+from tests.support.runtime_facts import Events, Script, observant_model, running, small_policy, tireless_model
 
 pytestmark = [pytest.mark.guest, pytest.mark.anyio, pytest.mark.usefixtures("guest", "healthy_host")]
 
@@ -104,6 +104,33 @@ async def test_queries_and_batches_go_through_the_ledger(script: Script) -> None
     groups = [data["group"] for data in events.of("query_received") if data["origin"] == "guest"]
     assert groups[0] is None
     assert groups[1] == groups[2] is not None
+    events.assert_complete()
+
+
+@pytest.mark.threat("T-020")
+@pytest.mark.parametrize(
+    ("sections", "reason", "calls"),
+    [
+        ({"budget": {"calls_max": 5}}, "budget: calls", 5),
+        ({"run": {"turns_max": 2}}, "iterations_exhausted", 5),
+        ({"budget": {"calls_max": 5}, "run": {"reserve_percent": 0}}, "budget: calls", 5),
+    ],
+)
+async def test_a_run_that_a_budget_ends_asks_once_for_the_best_answer(
+    tmp_path: Path, sections: dict[str, Any], reason: str, calls: int
+) -> None:
+    events = Events()
+    async with running(small_policy(**sections), tireless_model(tmp_path)) as runtime:
+        result = await runtime.ask("?", sinks=[events.append])
+    asked = sections.get("run", {}).get("reserve_percent") != 0
+    assert (result.answer, result.partial, result.reason) == (
+        "I saw seventeen" if asked else None,
+        True,
+        reason,
+    )
+    assert result.spent["calls"] == calls
+    origins = [data["origin"] for data in events.of("query_received")]
+    assert origins.count("last") == asked
     events.assert_complete()
 
 

@@ -228,10 +228,13 @@ async def test_one_failed_item_of_a_batch_leaves_the_others(server: Loopback) ->
 
 @pytest.mark.threat("T-024")
 async def test_cost_is_reserved_before_a_query_is_sent(server: Loopback) -> None:
-    """With room for the root's call and one more, the second sub-query never reaches the server."""
+    """With room for the root's call and one more, the second sub-query never reaches the server.
+
+    A third call is kept for the root's last.
+    """
     source = "try: FINAL([llm_query(p) for p in 'abc'])\nexcept BudgetExceeded: FINAL('stopped')"
     server.behaviour = conversation(source, answered)
-    async with running(policy_at(server, budget={"calls_max": 2}), environ=ENVIRON) as runtime:
+    async with running(policy_at(server, budget={"calls_max": 3}), environ=ENVIRON) as runtime:
         result = await runtime.ask("?")
     assert (result.answer, result.spent["calls"]) == ("stopped", 2)
     assert len(server.requests) == 2

@@ -112,6 +112,7 @@ def test_permits_are_those_of_the_table_and_a_tenants_part_of_them(strict: Polic
 def test_no_key_of_any_table_has_a_default_except_endpoints_layers_inputs_and_what_one_tenant_may_have():
     """An absent limit is never filled in silently; of the layers all are meant unless some are named.
 
+    What a run may do beyond its budget's end came later than the files of some, and is off there.
     Without a table of tenants there is one, and it has everything. Without a proxy none is used; what an
     endpoint's template takes is no limit, nor is where a price is from. What reads inputs before there is a
     guest has numbers of its own where a policy says none.
@@ -127,6 +128,7 @@ def test_no_key_of_any_table_has_a_default_except_endpoints_layers_inputs_and_wh
         ("Tables", "inputs"),
         ("Tables", "tenants"),
         ("SandboxTable", "lockdown"),
+        ("RunLimits", "reserve_percent"),
         ("ModelsTable", "settings"),
         # Which keys a provider must have depends on its kind: `policy.provider_rules` says so.
         *(("ProviderTable", field.name) for field in dataclasses.fields(ProviderTable)),

@@ -70,6 +70,22 @@ def test_without_a_promise_any_memory_will_do(edited):
     )
 
 
+@pytest.mark.parametrize(
+    ("key", "number", "kept"),
+    [("calls_max", "100", 1), ("requests_max", "1_000", 1), ("output_tokens_max", "200_000", 432)],
+)
+def test_what_is_kept_for_the_last_answer_leaves_a_query(edited, problems_of, line_of, key, number, kept):
+    old, least = f"\n{key} = {number}", 1 if "tokens" not in key else 8_192
+    low = kept + least - 1
+    changed = (old, f"\n{key} = {low}") if key != "output_tokens_max" else (f"calls\n{key}", "")
+    if key == "output_tokens_max":
+        changed = (f"{old}\n# Five", f"\n{key} = {low}\n# Five")
+    (problem,) = problems_of(edited(changed))
+    assert f"run.reserve_percent: keeps {kept} of budget.{key} for the last answer" in problem
+    assert f"(got {low})" in problem
+    Policy.load(edited(changed, ("reserve_percent = 5", "reserve_percent = 0")))
+
+
 def test_lockdown_cannot_be_required_of_inline_isolation(edited, problems_of, line_of):
     old = "require_lockdown = true"
     assert problems_of(edited(('isolation = "session"', 'isolation = "inline"'))) == [

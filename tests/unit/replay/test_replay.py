@@ -26,7 +26,7 @@ from rlm_wasm.replay.recording import Recording
 from rlm_wasm.replay.replay import Replay, answers_from, replay
 from rlm_wasm.scheduler.request import Completed
 from tests.support.provider_loopback import Loopback, completion_body, http, loopback_server
-from tests.support.runtime_facts import Events, Script, running, small_policy, tree_model
+from tests.support.runtime_facts import Events, Script, running, small_policy, tireless_model, tree_model
 from tests.unit.engine.test_runs_over_http import (
     ENVIRON,
     answered,
@@ -288,6 +288,22 @@ async def test_a_budget_that_ran_out_runs_out_again(script: Script, log: Path) -
     script.reply("root", "1")
     await record(log, recorded_policy(budget={"iterations_max": 3}), script.spec)
     assert_same(await replay(Recording.open(log)), log)
+
+
+@pytest.mark.parametrize("sections", [{"budget": {"calls_max": 5}}, {"run": {"turns_max": 2}}])
+async def test_the_last_question_of_a_run_that_a_budget_ends_replays(
+    log: Path, tmp_path: Path, sections: dict[str, dict[str, Any]]
+) -> None:
+    model = tireless_model(tmp_path)
+    assert await record(log, recorded_policy(**sections), model) == "I saw seventeen"
+    assert_same(await replay(Recording.open(log)), log)
+    whole = log.read_text().splitlines(keepends=True)
+    asked = next(at for at, line in enumerate(whole) if '"last"' in line)
+    for end in range(asked - 2, len(whole)):
+        log.write_text("".join(whole[:end]))
+        cut = await replay(Recording.open(log))
+        told_with_the_next = '"query_denied"' in whole[end - 1]
+        assert (cut.difference, cut.events) == (None, end - told_with_the_next)
 
 
 def edit(log: Path, kind: str, change: Callable[[dict[str, Any]], object], nth: int = 0) -> int:
