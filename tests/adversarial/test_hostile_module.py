@@ -322,9 +322,9 @@ def test_a_lie_about_where_the_source_goes_is_a_violation() -> None:
 def test_an_export_that_never_returns_meets_the_limits(export: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from dataclasses import replace
 
-    from rlm_wasm.vm import session as module
+    from rlm_wasm.protocol import cell
 
-    monkeypatch.setattr(module, "_SETUP_LIMITS", replace(module._SETUP_LIMITS, fuel_max=100_000_000))
+    monkeypatch.setattr(cell, "_SETUP", replace(cell._SETUP, fuel_max=100_000_000))
     with session_of("", **{export: "(loop $l (br $l)) (unreachable)"}) as session:
         if export == "alloc":
             end = drive(session.run(Cell("#" * 5_000, cell_limits(fuel_max=100_000_000))), answer)

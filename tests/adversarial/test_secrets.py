@@ -199,7 +199,7 @@ async def test_a_key_is_in_nothing_that_a_run_leaves(
         ({"OTHER": KEY}, {}, UsageError),
         (ENVIRON, {"model": "oracle:x"}, PolicyError),
         (ENVIRON, {"model": "script:missing.toml"}, UsageError),
-        (ENVIRON, {"sub_model": "openai:unpriced"}, PolicyError),
+        (ENVIRON, {"sub_model": "oracle:unpriced"}, PolicyError),
     ],
 )
 async def test_a_key_is_in_no_traceback_of_ours_even_with_its_locals(

@@ -189,9 +189,9 @@ def test_a_set_context_that_never_ends_meets_the_limits_of_a_cell(
     from dataclasses import replace
 
     from rlm_wasm.errors import FuelExhausted
-    from rlm_wasm.vm import session as module
+    from rlm_wasm.protocol import cell
 
-    monkeypatch.setattr(module, "_SETUP_LIMITS", replace(module._SETUP_LIMITS, fuel_max=200_000_000))
+    monkeypatch.setattr(cell, "_SETUP", replace(cell._SETUP, fuel_max=200_000_000))
     completed(
         session,
         "class Slow:\n def __del__(self):\n  while True: pass\nv = Slow()",
