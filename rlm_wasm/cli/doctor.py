@@ -14,8 +14,9 @@ import click
 from rlm_wasm import __version__
 from rlm_wasm.cli import output
 from rlm_wasm.cli.exit_codes import ExitCode
+from rlm_wasm.cli.machine_policy import GRADE_WORDS, machine_policy
 from rlm_wasm.errors import RlmWasmError
-from rlm_wasm.lockdown import LAYERS_OF, Grade, grade_of
+from rlm_wasm.lockdown import Grade
 from rlm_wasm.system.host_limits import HOST_LIMITS, soft_limit
 
 Status = Literal["ok", "missing", "failed"]
@@ -49,7 +50,7 @@ def doctor(as_json: bool, only_policy: bool) -> int:
     With --policy it needs no guest.
     """
     if only_policy:
-        name, why = _policy()
+        name, why = machine_policy()
         output.note(why)
         click.echo(name)
         return int(ExitCode.DONE)
@@ -114,27 +115,11 @@ def _guest() -> DoctorFinding:
     return DoctorFinding("guest", "failed" if wasi else "ok", detail)
 
 
-def _policy() -> tuple[str, str]:
-    """Return the strictest built-in policy that runs here, and one line that says why."""
-    from rlm_wasm.host.machine_grade import INLINE_POLICY, POLICY_OF, layers_here
-
-    try:
-        layers = layers_here()
-    except RlmWasmError as error:
-        return INLINE_POLICY, f"{error.message}: {_INLINE_WORDS}"
-    grade = grade_of({f.layer for f in layers if f.applied})
-    if grade not in POLICY_OF:
-        lacks = next(f for f in layers if not f.applied and f.layer in LAYERS_OF[Grade.FILTERED])
-        return INLINE_POLICY, f"lock-down here: partial ({lacks.layer}: {lacks.detail}): {_INLINE_WORDS}"
-    lacks_one = next((f" ({f.layer}: {f.detail})" for f in layers if not f.applied), "")
-    return POLICY_OF[grade], f"lock-down here: {_GRADE_WORDS[grade]}{lacks_one}: policy {POLICY_OF[grade]}"
-
-
 def _session() -> DoctorFinding:
     from rlm_wasm.api.sandbox import Sandbox
     from rlm_wasm.policy.model import Policy
 
-    name, why = _policy()
+    name, why = machine_policy()
     result = Sandbox(Policy.builtin(name)).exec_sync("6*7")
     detail = f"6*7 is {result.result or result.outcome}, under the policy {name}"
     return DoctorFinding("a session", "ok" if result.result == "42" else "failed", detail, why)
@@ -165,7 +150,7 @@ def _processes() -> list[DoctorFinding]:
     )
     whole = found.grade is Grade.FULL
     hint = None if whole else _GRADE_HINTS.get(found.grade, _LAYER_HINT)
-    words = _GRADE_WORDS[found.grade]
+    words = GRADE_WORDS[found.grade]
     grade = DoctorFinding("lock-down", "ok" if whole else "missing", words, hint, required=False)
     return [first, grade, *layers, *attempts]
 
@@ -195,13 +180,6 @@ def _compiler() -> DoctorFinding:
 # What a machine may lack and still run guests.
 _OPTIONAL: Final = ("isolation in processes",)
 _LAYER_HINT: Final = "policies with sandbox.require_lockdown = true do not run here"
-_INLINE_WORDS: Final = "policy standard, which runs guests in the host's own process, for code you trust"
-_GRADE_WORDS: Final = {
-    Grade.FULL: "full, every layer",
-    Grade.NAMESPACED: "namespaced, every layer but a namespace of users",
-    Grade.FILTERED: "filtered, every layer that needs no namespace",
-    Grade.PARTIAL: "partial, a layer that needs no namespace is missing",
-}
 _GRADE_HINTS: Final = dict.fromkeys(
     (Grade.NAMESPACED, Grade.FILTERED), "the policy container runs here, strict does not"
 )

@@ -60,11 +60,19 @@ class InputOptions:
         return [split(argument) for argument in self.contexts]
 
 
-def input_options(about: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Give a command the options of inputs, and itself their `InputOptions` as `inputs`."""
+def input_options(about: str | None) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Give a command the options of inputs, and itself their `InputOptions` as `inputs`.
+
+    `about` is what is said of the option that names one; None: arguments do, and there is no such option.
+    """
+    named = (
+        click.argument("contexts", nargs=-1, metavar="[[NAME=]FILE|-]…")
+        if about is None
+        else click.option("--context", "contexts", multiple=True, metavar="[NAME=]FILE|-", help=about)
+    )
 
     def decorate(command: Callable[..., int]) -> Callable[..., int]:
-        @click.option("--context", "contexts", multiple=True, metavar="[NAME=]FILE|-", help=about)
+        @named
         @click.option(
             "--as", "kind", type=click.Choice(_KINDS), default="auto",
             help="What inputs are given as; auto: JSON and JSON lines as values, all else as text.",

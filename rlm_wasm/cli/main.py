@@ -25,6 +25,7 @@ _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 # Loaded when they are asked for: `--help` should not wait for a WebAssembly engine.
 _COMMANDS: Final = {
+    "ask": ("rlm_wasm.cli.ask", "ask", "Answer a question about files, with what the environment has."),
     "run": ("rlm_wasm.cli.run", "run", "Answer a question about an input of any size."),
     "replay": ("rlm_wasm.cli.replay", "replay", "Repeat a recorded run and say where it differs."),
     "exec": ("rlm_wasm.cli.execute", "execute", "Run Python in a fresh session."),
@@ -35,7 +36,7 @@ _COMMANDS: Final = {
 }
 
 # These import the sandbox when they run, while the guest is being loaded, and call `ready` themselves.
-_IMPORT_LATER: Final = ("run", "replay", "exec")
+_IMPORT_LATER: Final = ("ask", "run", "replay", "exec")
 
 
 class _Commands(click.Group):

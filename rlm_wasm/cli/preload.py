@@ -7,21 +7,23 @@ import threading
 from rlm_wasm.system.host_limits import check_host_limits
 
 
-def preload_guest(policy_name: str) -> None:
+def preload_guest(policy_name: str, *, inline: bool = False) -> None:
     """Start on another thread what the policy's isolation will need: the guest, or a zygote that loads it.
+
+    `inline` says so of it, whatever the policy says.
 
     Whatever goes wrong there goes wrong again, and is told, where it is wanted.
     """
     # Before anything large is imported: an address space that is too small ends in an abort.
     check_host_limits(processes=False)
-    threading.Thread(target=_load, args=(policy_name,), name="rlm-wasm-preload", daemon=True).start()
+    threading.Thread(target=_load, args=(policy_name, inline), name="rlm-wasm-preload", daemon=True).start()
 
 
-def _load(policy_name: str) -> None:
+def _load(policy_name: str, inline: bool) -> None:
     try:
         from rlm_wasm.policy.extends import isolation_at_a_glance
 
-        if isolation_at_a_glance(policy_name) == "inline":
+        if inline or isolation_at_a_glance(policy_name) == "inline":
             from rlm_wasm.inline.guest_loader import load_guest_program
 
             load_guest_program()
