@@ -26,7 +26,7 @@ InputPaths: TypeAlias = Path | Sequence[Path] | Mapping[str, Path]
 class Inputs(Mapping[str, str | bytes]):
     """Inputs by the names of their variables, as they were read from files.
 
-    A mapping: for `Runtime.ask(question, inputs)`, which tells its model where each came from, and for
+    A mapping: for `Runtime.ask(question, inputs)`, and for
     `SandboxSession.load`, one by one. `items_read` has the files of each.
     """
 
@@ -83,7 +83,7 @@ class Inputs(Mapping[str, str | bytes]):
 
     @property
     def notes(self) -> dict[str, str]:
-        """What a model is told of each input besides its type and size, by variable name."""
+        """What there is to say of each input besides type and size, by variable name; no model is told it."""
         return {item.name: item.note for item in self.items_read}
 
     def as_report(self) -> dict[str, Any]:

@@ -27,7 +27,7 @@ class InputRead:
     """An input: the variable it is bound to, its value, the file or folder it came from.
 
     `kind` is text, json, jsonl, bytes or folder. `file` is the real name, without folders, of the file or
-    folder, and `source` how it was given. `note` is what a model is told of it besides its type and size.
+    folder, and `source` how it was given. `note` is what there is to say of it besides its type and size.
     """
 
     name: str
