@@ -230,7 +230,7 @@ class Ledger:
         """Return what an amount of 1 is refused with once nothing is left of a dimension."""
         place = _PLACE[dimension]
         tightest = min(view.chain, key=lambda each: each.line(place).available)
-        return _refusal(tightest, place, 1)
+        return _refusal(tightest, place, 1, available=0)
 
     def absorb(self, charge: Charge, view: View | None = None) -> None:
         """Count what has already happened, within the limit or beyond it."""
@@ -297,12 +297,12 @@ def _take(amounts: list[int], charge: Charge) -> None:
             amounts[place] -= amount
 
 
-def _refusal(view: View, place: int, amount: int) -> BudgetExceeded:
+def _refusal(view: View, place: int, amount: int, available: int | None = None) -> BudgetExceeded:
     line = view.line(place)
     return BudgetExceeded(
         DIMENSIONS[place].value,
         requested=amount,
-        available=line.available,
+        available=line.available if available is None else available,
         limit=line.limit,
         kept=line.limit - view.room[place],
     )

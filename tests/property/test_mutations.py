@@ -60,8 +60,8 @@ MUTATIONS: list[tuple[type[RuleBasedStateMachine], ModuleType, str, str]] = [
     (
         LedgerMachine,
         ledger,
-        "if amount > each.limit[place] - each.spent[place] - each.reserved[place]:",
-        "if amount > each.limit[place] - each.spent[place]:",
+        "if amount > each.room[place] - each.spent[place] - each.reserved[place]:",
+        "if amount > each.room[place] - each.spent[place]:",
     ),
     (LedgerMachine, ledger, "(self, *(within.chain if within else ()))", "(self,)"),
     (

@@ -41,6 +41,7 @@ def policy_of(**sections: dict[str, Any]) -> Policy:
     limits: dict[str, dict[str, Any]] = {
         "cell": {"requests_max": OF_CELL, "fuel_max": 10**11},
         "boundary": {"batch_items_max": ITEMS, "prompt_bytes_max": 2_000},
+        "run": {"reserve_percent": 0},
         "budget": {"requests_max": OF_RUN, "fuel_max": 10**12, "output_tokens_max": 10**8},
     }
     for name, keys in sections.items():
