@@ -35,6 +35,10 @@ faults count="2000" *seed:
 context-sizes *args:
     .venv/bin/python -m tests.context_sizes {{args}}
 
+# an input of so many GiB in a guest of 512 MiB: found in, counted, sliced, gone through; --folder says where it lies
+large-input gib="20" *more:
+    .venv/bin/python -m tests.bench.large_input {{gib}} {{more}}
+
 # cells as models write them: how many of each area work; --write brings the list of those that do not up to date
 everyday *args:
     .venv/bin/python -m tests.everyday {{args}}

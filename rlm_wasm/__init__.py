@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rlm_wasm.engine.event_stream import EventReader
     from rlm_wasm.engine.session_files import Outputs, SessionFiles
     from rlm_wasm.events import Event, Gap
+    from rlm_wasm.host.input_file import InputFile
     from rlm_wasm.host.pool_metrics import PoolMetrics
     from rlm_wasm.inputs.given import FileRead, InputRead
     from rlm_wasm.outcomes import Outcome, SessionState, StopKind, StopReason
@@ -43,6 +44,7 @@ _WHERE = {
     "FileRead": "rlm_wasm.inputs.given",
     "Gap": "rlm_wasm.events",
     "GuestFile": "rlm_wasm.protocol.file_listing",
+    "InputFile": "rlm_wasm.host.input_file",
     "InputRead": "rlm_wasm.inputs.given",
     "Inputs": "rlm_wasm.api.inputs",
     "Metrics": "rlm_wasm.engine.accounting",
@@ -81,6 +83,7 @@ __all__ = [
     "FileRead",
     "Gap",
     "GuestFile",
+    "InputFile",
     "InputRead",
     "Inputs",
     "Metrics",

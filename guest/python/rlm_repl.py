@@ -19,6 +19,7 @@ import _rlm
 import rlm_asyncio
 import rlm_awaits
 import rlm_display
+import rlm_inputs
 import rlm_pending
 import rlm_queries
 import rlm_threads
@@ -242,7 +243,8 @@ builtins.exit = builtins.quit = _exit
 def set_context(name, value):
     """Bind an input of the run. Nothing else holds it, so a cell that drops it has its memory.
 
-    Under a name that begins with `json:` comes the text of a value; `live:` is no input, and says that the
+    Under a name that begins with `json:` comes the text of a value, after `input:` what is to be known of one
+    that is a file of the host's, too; `live:` is no input, and says that the
     output of the next cell is wanted while it runs.
     """
     global _live
@@ -250,8 +252,16 @@ def set_context(name, value):
     if kind == "live" and mark:
         _live = True
         return
+    about = None
+    if kind == "input" and mark:
+        about = rlm_inputs.read_document(rest)
+        name, mark = about["name"], about["json"]
+    elif mark:
+        name = rest
     if mark:
-        name, value = rest, rlm_values.read(value)
+        value = rlm_values.read(value)
+    if about is not None:
+        value = rlm_inputs.add(about, value)
     _inputs[name] = id(value)
     namespace[name] = value
 

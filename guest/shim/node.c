@@ -1,6 +1,7 @@
 #include "node.h"
 
 #include "host.h"
+#include "host_inputs.h"
 #include "quota.h"
 #include "status.h"
 
@@ -24,7 +25,7 @@ int node_new(struct node **node, enum node_type type) {
 
 void node_release(struct node *node) {
   if (node->names > 0 || node->opens > 0) return;
-  if (node->type == NODE_FILE) {
+  if (node->type == NODE_FILE && node->input == 0) {
     content_resize(&node->content, 0);
   } else if (node->type == NODE_LINK) {
     quota_free(node->target.text, node->target.length);
@@ -37,6 +38,16 @@ void node_release(struct node *node) {
 void node_changed(struct node *node) { node->changed_ns = host_now(); }
 
 void node_modified(struct node *node) { node->modified_ns = node->changed_ns = host_now(); }
+
+int node_size(struct node *node, uint64_t *size) {
+  int status = OK;
+  if (node->input != 0 && !node->sized) {
+    status = host_size(node->input - 1, &node->content.size);
+    node->sized = status == OK;
+  }
+  *size = status == OK ? node->content.size : 0;
+  return status;
+}
 
 void node_settle(struct node *node) {
   if (!node->touched) return;

@@ -16,6 +16,10 @@ struct node {
   /* Its content was written since the times were taken: asking a clock at each write would cost more than
    * the write. They are taken when somebody looks, or closes it. */
   uint8_t touched;
+  /* Its size is known: that of an input is asked for when somebody wants to know it. */
+  uint8_t sized;
+  /* 0, or 1 and the number of the input that it is: then the bytes are the host's, and nobody writes them. */
+  uint32_t input;
   uint32_t names; /* how many it has */
   uint32_t opens; /* how many descriptors */
   int64_t accessed_ns, modified_ns, changed_ns;
@@ -37,6 +41,8 @@ void node_release(struct node *node);
 void node_changed(struct node *node);
 /* Its content was changed. */
 void node_modified(struct node *node);
+/* How many bytes a file has: OK and `*size`, or why an input's is not known. */
+int node_size(struct node *node, uint64_t *size);
 /* Takes the times that were put off. */
 void node_settle(struct node *node);
 

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "files.h"
 #include "path.h"
 #include "status.h"
 
@@ -18,7 +19,7 @@ int __real___wasilibc_find_relpath_alloc(const char *path, const char **prefix, 
 static int with_mode(int status, struct stat *out) {
   if (status != 0) return status;
   if (S_ISDIR(out->st_mode)) out->st_mode |= 0755;
-  if (S_ISREG(out->st_mode)) out->st_mode |= 0644;
+  if (S_ISREG(out->st_mode)) out->st_mode |= out->st_dev == FILES_DEVICE_OF_INPUTS ? 0444 : 0644;
   if (S_ISLNK(out->st_mode)) out->st_mode |= 0777;
   if (S_ISCHR(out->st_mode)) out->st_mode |= 0620;
   out->st_blocks = (out->st_size + 511) / 512;

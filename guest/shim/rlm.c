@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "files.h"
+#include "inputs.h"
 #include "interpreter.h"
 #include "rlm.h"
 
@@ -128,10 +129,15 @@ static PyObject *dup_file(PyObject *self, PyObject *number) {
 }
 
 static PyMethodDef methods[] = {
+    {"add_input", inputs_add, METH_VARARGS, "Have a file be an input of the host's."},
     {"call", call, METH_O, "Hand one request frame to the host and return its response."},
     {"dup", dup_file, METH_O, "Open what a descriptor has open once more."},
+    {"count_characters", inputs_count_characters, METH_VARARGS, "Count an input's characters by MiB."},
     {"emit", emit, METH_VARARGS, "Write bytes to one of the host's output streams."},
+    {"input_size", inputs_size, METH_O, "Return how many bytes an input has."},
     {"progress", progress, METH_O, "Note how far the REPL is with the cell."},
+    {"read_input", inputs_read, METH_VARARGS, "Read a part of an input."},
+    {"search_input", inputs_search, METH_VARARGS, "Search an input for bytes, one step."},
     {"take_interrupt", take_interrupt, METH_NOARGS, "Return and clear the reason of an interrupt."},
     {0}};
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_rlm", 0, -1, methods};

@@ -86,6 +86,7 @@ int tree_open(struct where where, int flags, int writes, enum follow follow, str
   int is_folder = place.node->type == NODE_FOLDER;
   if (is_folder && (writes || flags & (TREE_CREATE | TREE_CUT))) return ISDIR;
   if (!is_folder && flags & TREE_FOLDER) return NOTDIR;
+  if (place.node->input != 0 && (writes || flags & TREE_CUT)) return ACCES;
   if (flags & TREE_CUT) {
     if (!writes) return INVAL;
     content_resize(&place.node->content, 0);
@@ -93,6 +94,21 @@ int tree_open(struct where where, int flags, int writes, enum follow follow, str
   }
   *node = place.node;
   return OK;
+}
+
+int tree_add_input(struct where where, uint32_t number) {
+  struct place place;
+  struct node *node;
+  int status = find(where, STAY_ALWAYS, &place);
+  if (status != OK) return status;
+  if (place.node != NULL) {
+    if (place.node->type == NODE_FOLDER) return ISDIR;
+    detach(&place);
+    lose_name(place.node);
+  }
+  status = make(&place, NODE_FILE, &node);
+  if (status == OK) node->input = number + 1;
+  return status;
 }
 
 int tree_make_folder(struct where where) {

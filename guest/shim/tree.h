@@ -17,6 +17,8 @@ enum { TREE_CREATE = 1, TREE_FOLDER = 2, TREE_NEW = 4, TREE_CUT = 8 }; /* as WAS
 int tree_make(void);
 /* Finds or creates what is to be opened. */
 int tree_open(struct where where, int flags, int writes, enum follow follow, struct node **node);
+/* A file of the host's, in the place of what has its name, if anything. */
+int tree_add_input(struct where where, uint32_t number);
 int tree_make_folder(struct where where);
 int tree_remove_folder(struct where where);
 int tree_make_link(struct where where, const char *target, size_t length);

@@ -5,6 +5,7 @@
 #include "descriptor.h"
 #include "files.h"
 #include "host.h"
+#include "host_inputs.h"
 #include "status.h"
 #include "tree.h"
 
@@ -114,13 +115,13 @@ i32 W(fd_fdstat_set_flags)(i32 fd, i32 flags) {
 
 i32 W(fd_fdstat_set_rights)(i32 fd, i64 base, i64 inheriting) { return BADF; }
 
-static void describe(struct node *node, struct filestat *out) {
+static int describe(struct node *node, struct filestat *out) {
   node_settle(node);
-  uint64_t size = 0;
-  if (node->type == NODE_FILE) size = node->content.size;
-  if (node->type == NODE_LINK) size = node->target.length;
+  uint64_t size = node->type == NODE_LINK ? node->target.length : 0;
+  int status = node->type == NODE_FILE ? node_size(node, &size) : OK;
+  if (status != OK) return status;
   *out = (struct filestat){
-      .device = 1,
+      .device = node->input != 0 ? FILES_DEVICE_OF_INPUTS : 1,
       .id = node->id,
       .type = node->type,
       .names = node->names,
@@ -129,6 +130,7 @@ static void describe(struct node *node, struct filestat *out) {
       .modified_ns = node->modified_ns,
       .changed_ns = node->changed_ns,
   };
+  return OK;
 }
 
 i32 W(fd_filestat_get)(i32 fd, struct filestat *out) {
@@ -138,8 +140,7 @@ i32 W(fd_filestat_get)(i32 fd, struct filestat *out) {
     return OK;
   }
   if (descriptor == NULL) return BADF;
-  describe(descriptor->node, out);
-  return OK;
+  return describe(descriptor->node, out);
 }
 
 i32 W(fd_filestat_set_size)(i32 fd, i64 size) {
@@ -189,14 +190,38 @@ i32 W(fd_prestat_dir_name)(i32 fd, char *path, i32 length) {
 
 /* -- bytes ------------------------------------------------------------------------------------- */
 
-static size_t read_at(const struct descriptor *file, uint64_t offset, const struct vector *vectors, i32 count) {
-  size_t total = 0;
+/* Copies what there is of `bytes` at `offset`; an input's come from the host, at most so many a call. */
+static int read_part(struct node *node, uint64_t offset, void *buffer, size_t bytes, size_t *done) {
+  uint64_t size;
+  *done = 0;
+  if (node->input == 0) {
+    *done = content_read(&node->content, offset, buffer, bytes);
+    return OK;
+  }
+  int status = node_size(node, &size);
+  while (status == OK && *done < bytes && offset + *done < size) {
+    uint64_t left = size - offset - *done;
+    size_t part = bytes - *done < HOST_READ_MAX ? bytes - *done : HOST_READ_MAX;
+    uint32_t count = 0;
+    if (part > left) part = (size_t)left;
+    status = host_read(node->input - 1, offset + *done, (char *)buffer + *done, (uint32_t)part, &count);
+    if (status != OK || count == 0) break;
+    *done += count;
+  }
+  return *done > 0 ? OK : status;
+}
+
+static int read_at(const struct descriptor *file, uint64_t offset, const struct vector *vectors, i32 count,
+                   size_t *total) {
+  *total = 0;
   for (i32 k = 0; k < count; k++) {
-    size_t done = content_read(&file->node->content, offset + total, vectors[k].data, vectors[k].length);
-    total += done;
+    size_t done;
+    int status = read_part(file->node, offset + *total, vectors[k].data, vectors[k].length, &done);
+    if (status != OK) return *total > 0 ? OK : status;
+    *total += done;
     if (done < vectors[k].length) break;
   }
-  return total;
+  return OK;
 }
 
 static int write_at(struct descriptor *file, uint64_t offset, const struct vector *vectors, i32 count, size_t *total) {
@@ -217,8 +242,10 @@ i32 W(fd_pread)(i32 fd, const struct vector *vectors, i32 count, i64 offset, uin
   int status = file_of(fd, READING, &file);
   if (status != OK) return status;
   if (offset < 0) return INVAL;
-  *out = (uint32_t)read_at(file, (uint64_t)offset, vectors, count);
-  return OK;
+  size_t done;
+  status = read_at(file, (uint64_t)offset, vectors, count, &done);
+  *out = (uint32_t)done;
+  return status;
 }
 
 i32 W(fd_pwrite)(i32 fd, const struct vector *vectors, i32 count, i64 offset, uint32_t *out) {
@@ -240,10 +267,11 @@ i32 W(fd_read)(i32 fd, const struct vector *vectors, i32 count, uint32_t *out) {
   struct descriptor *file;
   int status = file_of(fd, READING, &file);
   if (status != OK) return status == SPIPE ? BADF : status;
-  size_t done = read_at(file, file->offset, vectors, count);
+  size_t done;
+  status = read_at(file, file->offset, vectors, count, &done);
   file->offset += done;
   *out = (uint32_t)done;
-  return OK;
+  return status;
 }
 
 static i32 write_stream(i32 fd, const struct vector *vectors, i32 count, uint32_t *out) {
@@ -279,7 +307,10 @@ i32 W(fd_seek)(i32 fd, i64 offset, i32 whence, i64 *out) {
   if (whence == FROM_HERE) {
     from = (i64)file->offset;
   } else if (whence == FROM_END) {
-    from = (i64)file->node->content.size;
+    uint64_t size;
+    status = node_size(file->node, &size);
+    if (status != OK) return status;
+    from = (i64)size;
   } else if (whence != FROM_START) {
     return INVAL;
   }
@@ -384,8 +415,7 @@ static int get(i32 fd, i32 lookup, const char *path, uint32_t length, struct nod
 i32 W(path_filestat_get)(i32 fd, i32 lookup, const char *path, uint32_t length, struct filestat *out) {
   struct node *node;
   int status = get(fd, lookup, path, length, &node);
-  if (status == OK) describe(node, out);
-  return status;
+  return status == OK ? describe(node, out) : status;
 }
 
 i32 W(path_filestat_set_times)(i32 fd, i32 lookup, const char *path, uint32_t length, i64 accessed, i64 modified,
@@ -436,6 +466,10 @@ i32 W(path_unlink_file)(i32 fd, const char *path, uint32_t length) {
   struct where where;
   int status = from(fd, path, length, &where);
   return status == OK ? tree_remove_name(where) : status;
+}
+
+int files_add_input(const char *path, uint32_t number) {
+  return tree_add_input((struct where){path_root, path, strlen(path)}, number);
 }
 
 int files_duplicate(int fd) {

@@ -8,9 +8,10 @@ from dataclasses import asdict
 from typing import Any, Final, Self, TypeAlias
 
 from rlm_wasm.api.arguments import check_policy
-from rlm_wasm.engine.contexts import check_name
+from rlm_wasm.engine.contexts import InputValue, check_name
 from rlm_wasm.errors import UsageError
-from rlm_wasm.inputs.file_input import Reading, read_file_input
+from rlm_wasm.host.input_file import InputFile
+from rlm_wasm.inputs.file_input import Reading, read_file_input, stays_where_it_is
 from rlm_wasm.inputs.given import InputRead
 from rlm_wasm.inputs.kinds import checked_kind
 from rlm_wasm.inputs.open_file import STDIN
@@ -23,16 +24,16 @@ Path: TypeAlias = str | os.PathLike[str]
 InputPaths: TypeAlias = Path | Sequence[Path] | Mapping[str, Path]
 
 
-class Inputs(Mapping[str, str | bytes]):
+class Inputs(Mapping[str, InputValue]):
     """Inputs by the names of their variables, as they were read from files.
 
-    A mapping: for `Runtime.ask(question, inputs)`, and for
-    `SandboxSession.load`, one by one. `items_read` has the files of each.
+    A mapping: for `Runtime.ask(question, inputs, file_names=inputs.file_names)`, whose guests have each as a
+    file of its name, and for `SandboxSession.load`, one by one. `items_read` has the files of each.
     """
 
     def __init__(self, items_read: Sequence[InputRead]) -> None:
         self.items_read: Final = tuple(items_read)
-        self._values = {item.name: item.value for item in items_read}
+        self._values = {item.name: _value(item) for item in items_read}
 
     @classmethod
     def read(
@@ -43,6 +44,8 @@ class Inputs(Mapping[str, str | bytes]):
         Those without a name are called ``context``, ``context_2`` and so on. What is packed (.gz, .zst, .bz2,
         .xz) is unpacked. A byte-order mark says an encoding and is no part of the text; without one it is
         UTF-8, or what `encoding` names, several of which (``"utf-8,cp1252"``) are tried in their order.
+        One that is larger than `sandbox.context_bytes_max` and neither packed nor in another encoding stays
+        where it is, as an `InputFile`.
         `kind` is ``auto`` (JSON and JSON lines as values, by the end of the name, all else as text),
         ``text``, ``json``, ``jsonl`` or ``bytes``. `docs/inputs.md` has a table of what each file becomes.
 
@@ -69,10 +72,14 @@ class Inputs(Mapping[str, str | bytes]):
             check_name(name)
         if [file for _, file in pairs].count(STDIN) > 1:
             raise UsageError("standard input can be read once only")
-        read = [read_file_input(name, file, reading) for name, (_, file) in zip(names, pairs, strict=True)]
-        return cls(read)
+        return cls(
+            [
+                stays_where_it_is(name, file, reading) or read_file_input(name, file, reading)
+                for name, (_, file) in zip(names, pairs, strict=True)
+            ]
+        )
 
-    def __getitem__(self, name: str) -> str | bytes:
+    def __getitem__(self, name: str) -> InputValue:
         return self._values[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -80,6 +87,11 @@ class Inputs(Mapping[str, str | bytes]):
 
     def __len__(self) -> int:
         return len(self._values)
+
+    @property
+    def file_names(self) -> dict[str, str]:
+        """What each input is called in the guest's /inputs, by variable name: as its file is here."""
+        return {item.name: item.file for item in self.items_read}
 
     @property
     def notes(self) -> dict[str, str]:
@@ -98,6 +110,12 @@ class Inputs(Mapping[str, str | bytes]):
             for item in self.items_read
         ]
         return {"inputs": read} if read else {}
+
+
+def _value(item: InputRead) -> InputValue:
+    if item.value is None:
+        return InputFile(item.source, as_bytes=item.kind == "bytes")
+    return item.value
 
 
 def _pairs(files: InputPaths) -> list[tuple[str | None, str]]:

@@ -163,11 +163,16 @@ class Runtime:
         tenant: str = "",
         snapshot: Snapshot | None = None,
         outputs: Outputs | None = None,
+        file_names: Mapping[str, str] | None = None,
     ) -> RunResult:
         """Answer `question` about `context`: a str, bytes or a JSON value, or several by variable name.
 
+        Each is a read-only file in the guest's /inputs as well, called as its variable, or as `file_names`
+        says by variable. An `InputFile` may be larger than the guest's memory: it is read a part at a time.
+
         A list, number or bool becomes the same value in the guest, by the rule of `SandboxSession.set`; so
-        does each value of a mapping that is neither str nor bytes. A mapping is always one of names.
+        does each value of a mapping that is neither str, bytes nor an `InputFile`. A mapping is always one of
+        names.
 
         Runs of one `tenant` share its part of the permits, by the policy's weights. With a `snapshot`,
         every session of the run is forked from it, those of its children as well: what it defines is
@@ -196,7 +201,7 @@ class Runtime:
             HostExhausted: this machine has no more room for a session.
             InternalError: a bug of ours.
         """
-        run = self._prepare(question, context, sinks, tenant, snapshot, outputs)
+        run = self._prepare(question, context, sinks, tenant, snapshot, outputs, file_names)
         try:
             return await run.drive()
         finally:
@@ -210,6 +215,7 @@ class Runtime:
         sinks: Iterable[Callable[[Event], None]] = (),
         tenant: str = "",
         snapshot: Snapshot | None = None,
+        file_names: Mapping[str, str] | None = None,
     ) -> Run:
         """Begin to answer `question` and return at once: events, result and `cancel` are the run's.
 
@@ -220,7 +226,7 @@ class Runtime:
             UsageError or Overloaded: as `ask`, for what can be told at once; all else is raised by the run's
                 `result`.
         """
-        run = self._prepare(question, context, sinks, tenant, snapshot)
+        run = self._prepare(question, context, sinks, tenant, snapshot, file_names=file_names)
         assert self._tasks is not None, "a runtime that takes runs has tasks"
         self._tasks.start_soon(self._drive, run)
         return run
@@ -247,6 +253,7 @@ class Runtime:
         tenant: str,
         snapshot: Snapshot | None,
         outputs: Outputs | None = None,
+        file_names: Mapping[str, str] | None = None,
     ) -> Run:
         if self._broker is None or self._home is None or self._tasks is None:
             raise UsageError("the runtime is not open; use it as an async context manager")
@@ -284,6 +291,7 @@ class Runtime:
             tenant=tenant,
             image=snapshot,
             outputs=outputs,
+            file_names=file_names,
         )
         started = RunStarted(
             run_id=run_id,

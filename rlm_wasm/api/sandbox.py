@@ -19,7 +19,7 @@ from rlm_wasm.api.query_hook import OnQuery, QueryHook
 from rlm_wasm.api.snapshot import Snapshot, check_snapshot, load_snapshot
 from rlm_wasm.api.sync_sandbox import SyncSandbox
 from rlm_wasm.engine.accounting import Accounting, Meter, Metrics
-from rlm_wasm.engine.contexts import REBASE_FROM_UNITS, as_input, check_name
+from rlm_wasm.engine.contexts import REBASE_FROM_UNITS, as_input, check_name, copied_size
 from rlm_wasm.engine.isolation import make_worker
 from rlm_wasm.engine.no_host import nobody_answers
 from rlm_wasm.engine.request_reader import RequestReader
@@ -27,6 +27,7 @@ from rlm_wasm.engine.session_files import SessionFiles
 from rlm_wasm.errors import GuestException, UsageError
 from rlm_wasm.host.affinity import Affinity, require_no_loop
 from rlm_wasm.host.answers import TakeOutput
+from rlm_wasm.host.input_file import InputFile
 from rlm_wasm.host.worker import Worker, WorkerSession, lockdown_of
 from rlm_wasm.limits import CellLimits
 from rlm_wasm.policy.model import Policy
@@ -54,20 +55,25 @@ class SandboxSession:
         """
         return lockdown_of(self._session)
 
-    async def load(self, name: str, value: str | bytes) -> None:
+    async def load(self, name: str, value: str | bytes | InputFile, *, file: str | None = None) -> None:
         """Bind a str or bytes in the guest, in one copy. Cancelling this may lose the session.
+
+        An `InputFile` is bound as a text, or bytes, of which the guest has only what its code looks at. It is
+        the file /inputs/NAME as well; so is any other value for which `file` gives that name, and which is
+        kept here until the session is closed, or another one has its name.
 
         Raises:
             UsageError: the name is no variable's or one of the session's own, the value is neither str nor
-                bytes or exceeds `sandbox.context_bytes_max`, or the session is closed, lost or busy.
+                bytes or exceeds `sandbox.context_bytes_max`, `file` is no name of a file, or the session is
+                closed, lost or busy.
             MemoryExceeded: the guest has no room for it.
             GuestTrap: the guest could not take it.
             WorkerLost: the process that held the session is gone.
             HostExhausted: this machine has no room for a copy of it.
         """
         check_name(name)
-        await self._session.load(name, value)
-        if self._sandbox.policy.sandbox.checkpoint_bytes_max and len(value) > REBASE_FROM_UNITS:
+        await self._session.load(name, value, file=file)
+        if self._sandbox.policy.sandbox.checkpoint_bytes_max and copied_size([value]) > REBASE_FROM_UNITS:
             await self._session.rebase()
 
     async def set(self, name: str, value: object) -> None:
@@ -229,7 +235,8 @@ class SandboxSession:
             HostExhausted: this machine has no more room for a snapshot.
         """
         sandbox = self._sandbox
-        return Snapshot(sandbox.policy, await self._session.snapshot(), self._tenant, sandbox=sandbox)
+        state = await self._session.snapshot()
+        return Snapshot(sandbox.policy, state, self._tenant, sandbox=sandbox, inputs=self._session.inputs)
 
     async def aclose(self) -> None:
         """Free the guest."""
@@ -323,6 +330,8 @@ class Sandbox:
             tenant=tenant,
             start=None if snapshot is None else snapshot.state_for(tenant),
         )
+        if snapshot is not None:
+            made.inputs.begin_with(snapshot.inputs)
         meter.session_opened()
         return SandboxSession(made, self, tenant, meter)
 
@@ -363,7 +372,7 @@ class Sandbox:
         """
         return load_snapshot(self.policy, path, key, tenant, sandbox=self)
 
-    def exec_sync(self, source: str, *, context: str | bytes | None = None) -> CellResult:
+    def exec_sync(self, source: str, *, context: str | bytes | InputFile | None = None) -> CellResult:
         """Run one cell in a fresh session from code that is not async, and stop all that it took.
 
         For more than one, `sync` starts it once.

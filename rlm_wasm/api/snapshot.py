@@ -14,6 +14,7 @@ from rlm_wasm.api.snapshot_key import snapshot_key
 from rlm_wasm.artifacts.installed import find_guest
 from rlm_wasm.engine.isolation import restorable_snapshot
 from rlm_wasm.errors import UsageError
+from rlm_wasm.host.held_inputs import HeldInputs
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.protocol.session_snapshot import SessionSnapshot
 
@@ -31,12 +32,24 @@ class Snapshot:
     """
 
     def __init__(
-        self, policy: Policy, snapshot: SessionSnapshot, tenant: str = "", *, sandbox: Sandbox | None = None
+        self,
+        policy: Policy,
+        snapshot: SessionSnapshot,
+        tenant: str = "",
+        *,
+        sandbox: Sandbox | None = None,
+        inputs: HeldInputs | None = None,
     ) -> None:
         self._policy = policy
         self._sandbox = sandbox
         self._snapshot = snapshot
         self._tenant = tenant
+        self._inputs = HeldInputs() if inputs is None else inputs.copy()
+
+    @property
+    def inputs(self) -> HeldInputs:
+        """What of its inputs lies with the host: none of what was read from a file."""
+        return self._inputs
 
     def state_for(self, tenant: str) -> SessionSnapshot:
         """Return what a worker starts a tenant's session from.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -56,6 +56,7 @@ class SyncRuntime:
         tenant: str = "",
         snapshot: Snapshot | None = None,
         outputs: Outputs | None = None,
+        file_names: Mapping[str, str] | None = None,
     ) -> RunResult:
         """Answer `question`. Takes and raises what `Runtime.ask` does."""
         kept = _KeptExits()
@@ -67,6 +68,7 @@ class SyncRuntime:
             tenant=tenant,
             snapshot=snapshot,
             outputs=outputs,
+            file_names=file_names,
         )
         kept.raise_first()
         return result
@@ -79,6 +81,7 @@ class SyncRuntime:
         sinks: Iterable[Callable[[Event], None]] = (),
         tenant: str = "",
         snapshot: Snapshot | None = None,
+        file_names: Mapping[str, str] | None = None,
     ) -> SyncRun:
         """Begin to answer `question` and return at once. Takes and raises what `Runtime.start` does.
 
@@ -86,7 +89,13 @@ class SyncRuntime:
         """
         kept = _KeptExits()
         run = self._loop.do(
-            self._runtime.start, question, context, sinks=kept.of(sinks), tenant=tenant, snapshot=snapshot
+            self._runtime.start,
+            question,
+            context,
+            sinks=kept.of(sinks),
+            tenant=tenant,
+            snapshot=snapshot,
+            file_names=file_names,
         )
         return SyncRun(run, self._loop, kept)
 

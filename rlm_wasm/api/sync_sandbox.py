@@ -11,6 +11,7 @@ from rlm_wasm.api.background_loop import BackgroundLoop
 from rlm_wasm.api.live_output import OnOutput
 from rlm_wasm.api.snapshot import Snapshot
 from rlm_wasm.engine.accounting import Metrics
+from rlm_wasm.host.input_file import InputFile
 from rlm_wasm.protocol.file_listing import GuestFile
 from rlm_wasm.results import CellResult
 from rlm_wasm.values import Value
@@ -51,7 +52,9 @@ class SyncSandbox:
 
         return SyncSession(self._loop.call(make), self._loop)
 
-    def exec(self, source: str, *, context: str | bytes | None = None, tenant: str = "") -> CellResult:
+    def exec(
+        self, source: str, *, context: str | bytes | InputFile | None = None, tenant: str = ""
+    ) -> CellResult:
         """Run one cell in a fresh session, which is closed after it. Raises what `SyncSession`'s calls do."""
         with self.session(tenant=tenant) as session:
             if context is not None:
@@ -82,9 +85,9 @@ class SyncSession:
         """What stands around the process that holds it, as `SandboxSession.lockdown` says."""
         return self._session.lockdown
 
-    def load(self, name: str, value: str | bytes) -> None:
-        """Bind a str or bytes. Takes and raises what `SandboxSession.load` does."""
-        self._loop.call(self._session.load, name, value)
+    def load(self, name: str, value: str | bytes | InputFile, *, file: str | None = None) -> None:
+        """Bind a str, bytes or file. Takes and raises what `SandboxSession.load` does."""
+        self._loop.call(lambda: self._session.load(name, value, file=file))
 
     def set(self, name: str, value: object) -> None:
         """Bind a value. Takes and raises what `SandboxSession.set` does."""

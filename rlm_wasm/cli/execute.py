@@ -62,7 +62,7 @@ def execute(
     async def main() -> tuple[CellResult, int, str, bool]:
         async with Sandbox(policy) as sandbox, await sandbox.session() as session:
             for name, value in given.items():
-                await session.load(name, value)
+                await session.load(name, value, file=given.file_names[name])
             for name, data in given_files.items():
                 await session.write_file(f"/inputs/{name}", data)
             began = monotonic_ns()

@@ -14,6 +14,7 @@ from rlm_wasm.errors import UsageError
 
 if TYPE_CHECKING:
     from rlm_wasm.api.inputs import Inputs
+    from rlm_wasm.engine.contexts import InputValue
     from rlm_wasm.policy.model import Policy
 
 STDIN: Final = "-"
@@ -41,15 +42,19 @@ class InputOptions:
             raise UsageError("standard input can be read once only")
         return Inputs.read_pairs(policy, pairs, kind=self.kind, encoding=self.encoding)
 
-    def read_again(self, policy: Policy, types: Mapping[str, str]) -> dict[str, str | bytes]:
+    def read_again(self, policy: Policy, types: Mapping[str, str]) -> dict[str, InputValue]:
         """Read inputs of a recorded run, each as what it was then, by the type that it had in the guest."""
         from rlm_wasm.api.inputs import Inputs
+        from rlm_wasm.host.input_file import LAZY_TYPES, InputFile
         from rlm_wasm.inputs.variable_names import named
 
         pairs = self._pairs()
         kinds = {"str": "text", "bytes": "bytes"}
-        found: dict[str, str | bytes] = {}
+        found: dict[str, InputValue] = {}
         for name, (_, file) in zip(named([name for name, _ in pairs]), pairs, strict=True):
+            if types.get(name, "") in LAZY_TYPES:
+                found[name] = InputFile(file, as_bytes=types[name] == "LazyBytes")
+                continue
             kind = kinds.get(types.get(name, ""), self.kind)
             found |= Inputs.read_pairs(policy, [(name, file)], kind=kind, encoding=self.encoding)
         return found

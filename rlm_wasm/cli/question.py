@@ -144,7 +144,11 @@ def answer(given: GivenQuestion, *, told: bool) -> int:
             async with runtime:
                 return await interruptible(
                     lambda: runtime.ask(
-                        given.question, inputs, sinks=sinks, outputs=hand_out if given.folder else None
+                        given.question,
+                        inputs,
+                        sinks=sinks,
+                        outputs=hand_out if given.folder else None,
+                        file_names=inputs.file_names,
                     ),
                     lambda: runtime.cancel(INTERRUPTED),
                 )

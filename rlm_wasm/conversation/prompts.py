@@ -24,6 +24,9 @@ class ContextFacts:
     peek: str
     # Characters or bytes of what holds it, where that is not its length.
     size: int | None = None
+    # Its name in /inputs, if it is a file as well, and whether it stays there because it is too large.
+    file: str = ""
+    lazy: bool = False
 
 
 _WORK: Final = """\
@@ -48,7 +51,8 @@ to /tmp, stay in the session like variables; those that were asked for belong in
 pools do their work in order, one piece after the other.{clock}
 
 The session has, besides the Python standard library:
-- the context variables that the first message lists;
+- the context variables that the first message lists. Each is also a read-only file in /inputs, for open, \
+csv, zipfile and whatever else takes a file;
 - llm_query(prompt, model=None) -> str: ask another language model. It sees the prompt and nothing else, so \
 put the text to read into the prompt. A failure raises an exception;
 - llm_query_batched(prompts, model=None) -> list[str]: the same for many prompts at once, answered in \
@@ -78,6 +82,12 @@ failed raises an exception, as with all of these;
 _IN_PIECES: Final = (
     "That is too much to work on as a whole: the memory holds no second copy of it, nor a list of its words. "
     "Take it in pieces: slices, or the matches of re.finditer one by one."
+)
+_LAZY: Final = (
+    "It is the file {path}, and stays there: it may be larger than the memory. These read only what they "
+    "need of it: `{name}[a:b]`, `for line in {name}`, `{name}.find(s)`, `{name}.count(s)`, `s in {name}`, "
+    "`{name}.finditer(pattern)`, `len({name})`, `{name}.size` (bytes, at once), and `open({path})`. What "
+    "would take all of it into memory raises a MemoryError."
 )
 _FINISH_ANSWER: Final = """\
 To finish, run a block that sets
@@ -128,12 +138,23 @@ def first_user_message(
         lines.append("There is no context variable; answer from the question, with code where it helps.")
     for facts in contexts:
         lines.append(f"`{facts.name}` is a {facts.type_name} of {facts.length} {facts.unit}.")
+        lines += _file_lines(facts)
         if facts.peek:
             lines.append(f"It begins: {facts.peek[:PEEK_CHARS_MAX]!r}")
     sizes = (facts.length if facts.size is None else facts.size for facts in contexts)
     if whole_length_max is not None and sum(sizes) > whole_length_max:
         lines += ["", _IN_PIECES]
     return "\n".join(lines)
+
+
+def _file_lines(facts: ContextFacts) -> list[str]:
+    if not facts.file:
+        return []
+    # The name is whoever's who named the file: as Python writes it, in one line.
+    path = repr(f"/inputs/{facts.file}")
+    if facts.lazy:
+        return [_LAZY.format(name=facts.name, path=path)]
+    return [f"It is the file {path} as well."]
 
 
 def child_question(prompt: str) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from keyword import iskeyword
 from typing import Final, TypeAlias
 from unicodedata import normalize
 
 from rlm_wasm.conversation.prompts import PEEK_CHARS_MAX, ContextFacts
 from rlm_wasm.errors import UsageError
+from rlm_wasm.host.input_file import InputChanged, InputFile
 from rlm_wasm.values import JsonText
 
 DEFAULT_NAME: Final = "context"
@@ -26,14 +27,20 @@ RESERVED: Final = frozenset(
 # each state would have to have room for them.
 REBASE_FROM_UNITS: Final = 1 << 20
 # A mapping is always one of names; each value may be anything that `rlm_wasm.values` takes.
-Contexts: TypeAlias = str | bytes | int | float | bool | Mapping[str, object] | Sequence[object] | None
+Contexts: TypeAlias = (
+    str | bytes | InputFile | int | float | bool | Mapping[str, object] | Sequence[object] | None
+)
+# What a session loads.
+InputValue: TypeAlias = str | bytes | InputFile
+# Of a file that stays where it is, so much is read for the model to see.
+_PEEK_BYTES: Final = 4 * PEEK_CHARS_MAX
 _IS_NAMES: Final = "a mapping gives inputs by name; to give one as a value: {'context': mapping}"
 
 
-def named_contexts(contexts: Contexts) -> dict[str, str | bytes]:
+def named_contexts(contexts: Contexts) -> dict[str, InputValue]:
     """Return the inputs by variable name; a single one is called ``context``.
 
-    What is neither str nor bytes comes as a `JsonText`, which the guest makes a value of.
+    What is neither str nor bytes nor an InputFile comes as a `JsonText`, which the guest makes a value of.
 
     Raises:
         UsageError: a name is no Python identifier, or a value has no JSON form (NoJsonForm).
@@ -46,12 +53,17 @@ def named_contexts(contexts: Contexts) -> dict[str, str | bytes]:
     return {name: as_input(name, value) for name, value in named.items()}
 
 
-def as_input(name: str, value: object) -> str | bytes:
-    """Return what a session loads for a value: a str or bytes, or the JSON of anything else.
+def as_input(name: str, value: object) -> InputValue:
+    """Return what a session loads for a value: a str, bytes or file, or the JSON of anything else.
 
     Raises NoJsonForm.
     """
-    return value if isinstance(value, str | bytes) else JsonText.of(value, name)
+    return value if isinstance(value, str | bytes | InputFile) else JsonText.of(value, name)
+
+
+def file_name(name: str, value: InputValue, file_names: Mapping[str, str]) -> str:
+    """Return what an input is called in /inputs: as its file is, or as its variable where it is of none."""
+    return file_names.get(name) or (value.name if isinstance(value, InputFile) else name)
 
 
 def read_input(name: str, text: str, type_name: str) -> str | bytes:
@@ -70,7 +82,9 @@ def check_name(name: object, *, hint: str | None = None) -> None:
         raise UsageError(f"{name} is a name of the session's own; call the input something else")
 
 
-def describe(named: Mapping[str, str | bytes]) -> tuple[ContextFacts, ...]:
+def describe(
+    named: Mapping[str, InputValue], file_names: Mapping[str, str] | None = None
+) -> tuple[ContextFacts, ...]:
     """Return what the model is told: name, type, length, and the first few hundred characters."""
     return tuple(
         ContextFacts(
@@ -78,24 +92,45 @@ def describe(named: Mapping[str, str | bytes]) -> tuple[ContextFacts, ...]:
             type_name=type_name(value),
             length=length(value),
             unit=_unit(value),
-            peek=value[:PEEK_CHARS_MAX] if isinstance(value, str) else repr(value[: PEEK_CHARS_MAX // 4]),
-            size=len(value),
+            peek=_peek(value),
+            size=0 if isinstance(value, InputFile) else len(value),
+            file=file_name(name, value, file_names or {}),
+            lazy=isinstance(value, InputFile),
         )
         for name, value in named.items()
     )
 
 
-def type_name(value: str | bytes) -> str:
+def type_name(value: InputValue) -> str:
     """Return the type that an input has in the guest."""
-    return value.type_name if isinstance(value, JsonText) else type(value).__name__
+    return value.type_name if isinstance(value, JsonText | InputFile) else type(value).__name__
 
 
-def length(value: str | bytes) -> int:
-    """Return the length that an input has in the guest; of what has none, 1."""
+def length(value: InputValue) -> int:
+    """Return the length that an input has in the guest, of a file in bytes; of what has none, 1."""
     return value.length if isinstance(value, JsonText) else len(value)
 
 
-def _unit(value: str | bytes) -> str:
+def copied_size(values: Iterable[InputValue]) -> int:
+    """Return how many characters and bytes of inputs are in the guest's memory."""
+    return sum(0 if isinstance(value, InputFile) else len(value) for value in values)
+
+
+def _peek(value: InputValue) -> str:
+    if isinstance(value, InputFile):
+        try:
+            head = value.read(0, _PEEK_BYTES)
+        except (InputChanged, OSError):
+            return ""  # whoever reads it is told
+        return repr(head[: PEEK_CHARS_MAX // 4]) if value.as_bytes else _text_of(head)
+    return value[:PEEK_CHARS_MAX] if isinstance(value, str) else repr(value[: PEEK_CHARS_MAX // 4])
+
+
+def _text_of(head: bytes) -> str:
+    return head.decode("utf-8", "replace")[:PEEK_CHARS_MAX]
+
+
+def _unit(value: InputValue) -> str:
     if isinstance(value, JsonText):
         return "items" if value.type_name in ("list", "dict") else "value"
     return "characters" if isinstance(value, str) else "bytes"

@@ -23,10 +23,11 @@ from rlm_wasm.conversation.loop import (
 )
 from rlm_wasm.engine.accounting import Meter
 from rlm_wasm.engine.broker import Broker
-from rlm_wasm.engine.contexts import REBASE_FROM_UNITS, describe
+from rlm_wasm.engine.contexts import REBASE_FROM_UNITS, InputValue, copied_size, describe, file_name
 from rlm_wasm.engine.guest_requests import GuestRequests
 from rlm_wasm.engine.session_files import Outputs, SessionFiles
 from rlm_wasm.errors import FuelExhausted, InternalError, SourceExceeded, WorkerLost
+from rlm_wasm.host.held_inputs import HeldInputs
 from rlm_wasm.host.worker import Measured, Worker, WorkerSession, lockdown_of
 from rlm_wasm.ids import RequestId, RunId
 from rlm_wasm.limits import CellLimits
@@ -62,6 +63,7 @@ class ConversationPlace:
     parent: RequestId | None
     model: str
     start: SessionSnapshot | None = None  # what its session is forked from; None: the guest's base image
+    start_inputs: HeldInputs | None = None  # what of the inputs of that lies with the host
     answer_bytes_max: int | None = None  # of a child: what there is room for where its answer goes
 
 
@@ -92,9 +94,11 @@ class Conversation:
         broker: Broker,
         worker: Worker,
         question: str,
-        contexts: Mapping[str, str | bytes],
+        contexts: Mapping[str, InputValue],
         meter: Meter,
         outputs: Outputs | None = None,
+        *,
+        file_names: Mapping[str, str] | None = None,
     ) -> None:
         self.place = place
         self._outputs = outputs
@@ -107,6 +111,7 @@ class Conversation:
         self._broker = broker
         self._worker = worker
         self._contexts = contexts
+        self._file_names = file_names or {}
         # Made by the task that drives: a conversation begins where there is none, in a callback.
         self._scope: anyio.CancelScope | None = None
         self._hand_out_scope: anyio.CancelScope | None = None
@@ -118,7 +123,7 @@ class Conversation:
         self._cells = 0
         self._began_ns = 0
         self._sessions = 0
-        self._inputs_size = sum(len(value) for value in contexts.values())
+        self._inputs_size = copied_size(contexts.values())
         self._requests = GuestRequests(
             broker=broker,
             run_id=place.run_id,
@@ -133,7 +138,7 @@ class Conversation:
         )
         self._loop = RlmLoop(
             question,
-            describe(contexts),
+            describe(contexts, self._file_names),
             policy.observation.dialect,
             policy.observation,
             turns_max,
@@ -349,8 +354,10 @@ class Conversation:
         self._meter.session_opened()
         self.lockdowns.add(lockdown_of(session))
         try:
+            if self.place.start_inputs is not None:
+                session.inputs.begin_with(self.place.start_inputs)
             for name, value in self._contexts.items():
-                await session.load(name, value)
+                await session.load(name, value, file=file_name(name, value, self._file_names))
             if policy.sandbox.checkpoint_bytes_max and self._inputs_size > REBASE_FROM_UNITS:
                 # Else every checkpoint would copy the inputs again.
                 await session.rebase()

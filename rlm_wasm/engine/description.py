@@ -12,9 +12,10 @@ from functools import cache
 from typing import Final
 
 from rlm_wasm.artifacts.installed import find_guest
-from rlm_wasm.engine.contexts import length, type_name
+from rlm_wasm.engine.contexts import InputValue, file_name, length, type_name
 from rlm_wasm.engine.starting_state import StartingState
-from rlm_wasm.errors import ArtifactError
+from rlm_wasm.errors import ArtifactError, UsageError
+from rlm_wasm.host.input_file import InputChanged, InputFile
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.policy.render import to_toml
 from rlm_wasm.scheduler.pricing import utf8_bytes
@@ -45,8 +46,9 @@ class WrittenPolicy:
 async def description(
     policy: WrittenPolicy,
     question: str,
-    contexts: Mapping[str, str | bytes],
+    contexts: Mapping[str, InputValue],
     start: StartingState | None = None,
+    file_names: Mapping[str, str] | None = None,
 ) -> dict[str, object]:
     """Return the data of `run_described`; `start` is what its sessions are forked from."""
     code, image = _guest_identity()
@@ -66,6 +68,7 @@ async def description(
         "question": question,
         "policy": policy.text,
         "context_sha256": [await _digest(value) for value in contexts.values()],
+        "context_files": [file_name(name, value, file_names or {}) for name, value in contexts.items()],
         "context_texts": [_kept(value) for value in contexts.values()],
         # All of its pages are read, so another thread does it.
         "start_image_sha256": None if start is None else await in_thread(start.digest),
@@ -83,13 +86,23 @@ def answer_bytes(answer: str | None) -> int | None:
     return None if answer is None else utf8_bytes(answer)
 
 
-async def _digest(value: str | bytes) -> str:
+async def _digest(value: InputValue) -> str:
+    if isinstance(value, InputFile):
+        return await in_thread(digest_of, value)
     if len(value) <= _HASHED_AT_ONCE_UNITS:
         return sha256(value)
     return await in_thread(sha256, value)
 
 
-def _kept(value: str | bytes) -> str | None:
+def digest_of(file: InputFile) -> str:
+    """Return the digest of a file. Raises UsageError: it cannot be read, or has changed."""
+    try:
+        return file.sha256()
+    except (InputChanged, OSError) as error:
+        raise UsageError(f"the input {file.path} cannot be read: {error}") from error
+
+
+def _kept(value: InputValue) -> str | None:
     if isinstance(value, str) and len(value) <= CONTEXT_CHARS_KEPT_MAX and _is_writable(value):
         return str.__str__(value)
     return None

@@ -12,7 +12,7 @@ from rlm_wasm.conversation.loop import Conclusion
 from rlm_wasm.conversation.prompts import child_question
 from rlm_wasm.engine.accounting import Meter
 from rlm_wasm.engine.broker import Broker
-from rlm_wasm.engine.contexts import DEFAULT_NAME
+from rlm_wasm.engine.contexts import DEFAULT_NAME, InputValue
 from rlm_wasm.engine.conversation import Conversation, ConversationPlace
 from rlm_wasm.engine.description import WrittenPolicy, answer_bytes, description
 from rlm_wasm.engine.session_files import Outputs
@@ -53,12 +53,13 @@ class ActiveRun:
         broker: Broker,
         worker: Worker,
         question: str,
-        contexts: Mapping[str, str | bytes],
+        contexts: Mapping[str, InputValue],
         meter: Meter,
         *,
         tenant: str = "",
         image: StartingState | None = None,
         outputs: Outputs | None = None,
+        file_names: Mapping[str, str] | None = None,
     ) -> None:
         self.run_id = run_id
         self._policy = policy
@@ -67,12 +68,18 @@ class ActiveRun:
         self._worker = worker
         self._question = question
         self._contexts = contexts
+        self._file_names = file_names or {}
         self._meter = meter
         self._tenant = tenant
         self._image = image
         self._start = start = None if image is None else image.state_for(tenant)
-        root = ConversationPlace(run_id, tenant, depth=0, parent=None, model=policy.models.root, start=start)
-        self._root = Conversation(root, policy, broker, worker, question, contexts, meter, outputs)
+        self._start_inputs = inputs = None if image is None else image.inputs
+        root = ConversationPlace(
+            run_id, tenant, depth=0, parent=None, model=policy.models.root, start=start, start_inputs=inputs
+        )
+        self._root = Conversation(
+            root, policy, broker, worker, question, contexts, meter, outputs, file_names=self._file_names
+        )
         self._children: dict[RequestId, Conversation] = {}
         # What stood around the sessions of all conversations that are over, by the word.
         self._lockdowns: set[str] = set()
@@ -90,7 +97,14 @@ class ActiveRun:
         """Drive a child's conversation, beside those that are under way."""
         number, depth = effect.request_id, effect.depth
         place = ConversationPlace(
-            self.run_id, self._tenant, depth, number, effect.model, self._start, effect.answer_bytes_max
+            self.run_id,
+            self._tenant,
+            depth,
+            number,
+            effect.model,
+            self._start,
+            self._start_inputs,
+            effect.answer_bytes_max,
         )
         contexts = {DEFAULT_NAME: effect.question}
         question = child_question(effect.question)
@@ -113,7 +127,9 @@ class ActiveRun:
         outcome = StopReason.failed()
         result: RunResult | None = None
         try:
-            described = await description(self._written, self._question, self._contexts, self._image)
+            described = await description(
+                self._written, self._question, self._contexts, self._image, self._file_names
+            )
             self._note("run_described", described)
             finish = await self._until_finish()
             outcome = finish.stop

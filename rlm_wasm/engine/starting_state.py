@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from rlm_wasm.host.held_inputs import HeldInputs
 from rlm_wasm.protocol.session_snapshot import SessionSnapshot
 
 
@@ -16,6 +17,11 @@ class StartingState(Protocol):
         Raises:
             UsageError: it is another tenant's.
         """
+        ...
+
+    @property
+    def inputs(self) -> HeldInputs:
+        """What of its inputs lies with the host."""
         ...
 
     def digest(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from time import monotonic_ns
 
 from rlm_wasm.errors import ArtifactError, BoundaryViolation, GuestError
+from rlm_wasm.protocol.input_reads import InputAsked
 from rlm_wasm.vm.instance import Instance
 
 
@@ -15,7 +16,7 @@ class _NoHost:
         self.slice_began_ns = 0
         self.gave_way = False
         self.must_stop = False
-        self.request: bytes | None = None
+        self.request: bytes | InputAsked | None = None
         self.fault: GuestError | None = None
 
     def charge(self, fuel: int) -> None:
@@ -31,6 +32,9 @@ class _NoHost:
 
     def on_call(self, pointer: int, length: int, reply: int, capacity: int) -> None:
         self._refused()
+
+    def on_read(self, number: int, offset: int, pointer: int, length: int) -> int | None:
+        return self._refused()
 
     def on_sleep(self, nanoseconds: int) -> bool:
         return bool(self._refused())

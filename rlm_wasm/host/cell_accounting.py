@@ -26,12 +26,19 @@ class CellCharge:
     executed_ns: int = 0
     waits: bool = False
     refuelled: int = 0
+    # What it pays for work of its host's, which takes none of its time.
+    read_fuel: int = 0
 
     def pause(self, now_ns: int) -> None:
         """Note that the guest waits for its host."""
         if not self.waits:
             self.executed_ns += now_ns - self.since_ns
         self.waits = True
+
+    def wait_for_input(self, fuel: int, now_ns: int) -> None:
+        """Note that the guest waits for something of an input, and what that costs it."""
+        self.read_fuel += fuel
+        self.pause(now_ns)
 
     def resume(self, now_ns: int) -> None:
         """Note that the guest runs again."""
@@ -53,7 +60,7 @@ class CellCharge:
         result = done.result
         if result is None:
             return done
-        fuel_max = FUEL_AT_ONCE_MAX + FUEL_PER_NS_MAX * self.executed_ns
+        fuel_max = FUEL_AT_ONCE_MAX + FUEL_PER_NS_MAX * self.executed_ns + self.read_fuel
         if result.executed_ns <= self.executed_ns and result.fuel_used <= fuel_max:
             return done
         executed_ns = min(result.executed_ns, self.executed_ns)
@@ -63,7 +70,8 @@ class CellCharge:
     def lost(self, error: WorkerLost, now_ns: int) -> CellResult:
         """Return what the cell came to: its worker is gone."""
         self.pause(now_ns)
-        fuel = min(self.limits.fuel_max + self.refuelled, FUEL_PER_NS_MAX * self.executed_ns)
+        used = FUEL_PER_NS_MAX * self.executed_ns + self.read_fuel
+        fuel = min(self.limits.fuel_max + self.refuelled, used)
         return lost_result(error, fuel, executed_ns=self.executed_ns)
 
 

@@ -30,7 +30,7 @@ from rlm_wasm.host.endings import Operation, error_of
 from rlm_wasm.host.lent_files import LentFiles
 from rlm_wasm.host.process_handle import ProcessHandle
 from rlm_wasm.host.readable import while_readable
-from rlm_wasm.host.session_ledger import SessionLedger, SessionPhase
+from rlm_wasm.host.session_ledger import SessionLedger, SessionPhase, asked_of
 from rlm_wasm.ids import SessionId
 from rlm_wasm.protocol import commands as c
 from rlm_wasm.protocol import worker_messages as m
@@ -167,6 +167,11 @@ class Connection:
                     return None, None
                 self._running[session].resume(monotonic_ns())
                 message = m.RespondTo(session, response)
+            case c.AnswerInput(session=session, part=part):
+                if not self._protocol.responding(session):
+                    return None, None
+                self._running[session].resume(monotonic_ns())
+                message = m.GiveInput(session, part.status, part.data)
             case c.Open():
                 return self._open(command)
             case c.Load(value=value):
@@ -243,6 +248,7 @@ class Connection:
             value.encoding.max_char,
             value.read(0, size) if value.file is None else None,
             value.is_json,
+            command.held,
         )
         return message, value.file
 
@@ -380,6 +386,11 @@ class Connection:
                 if self._protocol.state(session) is SessionPhase.WAITING:
                     self._running[session].pause(self.heard_ns)
                     self._sinks[session](c.Requested(request))
+            case m.InputRequest(session=session):
+                if self._protocol.state(session) is SessionPhase.WAITING:
+                    asked = asked_of(report)
+                    self._running[session].wait_for_input(asked.fuel, self.heard_ns)
+                    self._sinks[session](c.InputWanted(asked))
             case m.FuelLow(session=session):
                 if self._protocol.state(session) is SessionPhase.DRY:
                     self._running[session].pause(self.heard_ns)

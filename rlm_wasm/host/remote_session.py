@@ -18,7 +18,7 @@ from rlm_wasm.ids import SessionId
 from rlm_wasm.limits import BoundaryLimits, SessionLimits
 from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.commands import Done, Load, Open, Report
-from rlm_wasm.protocol.input_value import Input
+from rlm_wasm.protocol.input_value import HeldInput, Input
 from rlm_wasm.protocol.session_snapshot import SessionSnapshot
 from rlm_wasm.protocol.text_layout import LaidOut
 from rlm_wasm.results import CellResult
@@ -67,8 +67,7 @@ class ProcessSession(HostSession):
         """Return the CPU time of the process; None if it is not this session's alone, or is gone."""
         return self._connection.child.cpu_ns() if self._alone and self._connection.lost is None else None
 
-    async def load(self, name: str, value: str | bytes) -> None:
-        """Bind an input in the guest. Raises UsageError, MemoryExceeded or another GuestError."""
+    async def _load(self, name: str, value: str | bytes, held: HeldInput | None) -> None:
         # Before a copy is made of it. The worker checks again, for itself.
         wanted = Input.of(name, value, size_max=self._limits.context_bytes_max)
         plain, encoding = wanted.value, wanted.encoding
@@ -85,7 +84,7 @@ class ProcessSession(HostSession):
         except OSError as error:
             failure = wrap_os_error(error, "an input cannot be laid out", ours=True)
             raise failure from failure.__cause__
-        await self._operate(Load(self._number, name, laid_out), None)
+        await self._operate(Load(self._number, name, laid_out, held), None)
 
     async def run(
         self,

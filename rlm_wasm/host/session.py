@@ -21,6 +21,7 @@ from rlm_wasm.errors import (
     GuestError,
     GuestException,
     GuestTrap,
+    HostExhausted,
     InternalError,
     UsageError,
     WorkerLost,
@@ -29,15 +30,21 @@ from rlm_wasm.host.affinity import Affinity
 from rlm_wasm.host.answers import Answer, Answerer, TakeOutput
 from rlm_wasm.host.cell_accounting import unbegun_result
 from rlm_wasm.host.cell_slots import CellSlot
+from rlm_wasm.host.held_inputs import HeldInputs
+from rlm_wasm.host.input_answers import answer as input_answer
+from rlm_wasm.host.input_answers import is_at_hand
+from rlm_wasm.host.input_file import InputFile
 from rlm_wasm.ids import SessionId
 from rlm_wasm.limits import BoundaryLimits
 from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.commands import (
+    AnswerInput,
     AnswerRequest,
     Close,
     Command,
     Done,
     FuelNeeded,
+    InputWanted,
     InterruptOperation,
     Load,
     Open,
@@ -51,10 +58,13 @@ from rlm_wasm.protocol.commands import (
     Wrote,
 )
 from rlm_wasm.protocol.guest_frames import encode_response, response_bytes_max
+from rlm_wasm.protocol.input_reads import FAILED, INTERRUPTED, InputAsked, InputPart
+from rlm_wasm.protocol.input_value import HeldInput
 from rlm_wasm.protocol.pending_output import PendingOutput
 from rlm_wasm.protocol.session_snapshot import SessionSnapshot
 from rlm_wasm.results import CellResult
 from rlm_wasm.scheduler.request import Cancelled
+from rlm_wasm.system.threads import in_thread
 
 # For so long closing waits until the session's place is free. What stands in the way of a worker process is
 # ended long before; nothing can end a thread of this process.
@@ -117,6 +127,7 @@ class HostSession:
         self._number = number
         self._boundary = boundary
         self._home = Affinity()
+        self.inputs = HeldInputs()
         self._mailbox = _Mailbox()
         self._closed = False
         # Nothing is left of the guest, and its place is free.
@@ -133,12 +144,20 @@ class HostSession:
         self._on_output: TakeOutput | None = None
         self.last_result: CellResult | None = None
 
-    async def load(self, name: str, value: str | bytes) -> None:
+    async def load(self, name: str, value: str | bytes | InputFile, *, file: str | None = None) -> None:
         """Bind an input in the guest. Raises UsageError, MemoryExceeded or another GuestError.
 
-        Cancelled once it has begun, it leaves the session lost.
+        It is the file of this name in /inputs as well, which is read here, and so is kept; an `InputFile`
+        is that in any case, and nothing of it is copied. Cancelled once it has begun, it leaves the session
+        lost.
         """
-        await self._operate(Load(self._number, name, value), None)
+        if isinstance(value, InputFile):
+            await self._load(name, b"", self.inputs.add(file or value.name, value))
+        else:
+            await self._load(name, value, None if file is None else self.inputs.add(file, value))
+
+    async def _load(self, name: str, value: str | bytes, held: HeldInput | None) -> None:
+        await self._operate(Load(self._number, name, value, held), None)
 
     async def rebase(self) -> None:
         """Make the present state the session's origin: worth one copy after large inputs were loaded."""
@@ -401,8 +420,25 @@ class HostSession:
         if isinstance(command, Stop) or self._interrupted or self._cell_slot.begin(submit):
             submit()
 
-    async def _answer(self, request: Requested | FuelNeeded, answer: Answer | None) -> Command:
+    async def _read(self, asked: InputAsked) -> InputPart:
+        """Answer what the guest asks of an input: on a thread where that may take longer than a copy."""
+        if self._interrupted:
+            return InputPart(status=INTERRUPTED)  # the guest has to run again for that
+        if is_at_hand(self.inputs, asked):
+            return input_answer(self.inputs, asked)
+        part = InputPart(status=FAILED)
+        with (
+            contextlib.suppress(HostExhausted),  # no thread: the guest may ask again
+            anyio.CancelScope() as self._answering,
+            anyio.move_on_after(self._boundary.host_wait_ms_max / 1000),
+        ):
+            part = await in_thread(input_answer, self.inputs, asked, abandon_on_cancel=True)
+        return InputPart(status=INTERRUPTED) if self._interrupted else part
+
+    async def _answer(self, request: Requested | InputWanted | FuelNeeded, answer: Answer | None) -> Command:
         """Return what to tell the guest: a response, or that its cell is over."""
+        if isinstance(request, InputWanted):
+            return AnswerInput(self._number, await self._read(request.asked))
         if isinstance(request, FuelNeeded):
             # Interrupted: the guest has to run again for that. Or nobody is there who has any.
             return Refuel(self._number, 0)

@@ -16,12 +16,14 @@ from rlm_wasm.host.endings import Operation, check_cell, check_error
 from rlm_wasm.limits import BoundaryLimits, CellLimits, SessionLimits
 from rlm_wasm.outcomes import SessionState
 from rlm_wasm.protocol.cell import FLOOD_FACTOR
+from rlm_wasm.protocol.input_reads import InputAsked
 from rlm_wasm.protocol.worker_messages import (
     TRACEBACK_CHARS_MAX,
     CellOutput,
     FromWorker,
     FuelLow,
     GuestRequest,
+    InputRequest,
     OperationDone,
     Pong,
     Ready,
@@ -111,6 +113,8 @@ class _Entry:
     lost: bool = False
     opened: bool = False
     asked: int = 0
+    # What the cell has paid for what it asked of its inputs.
+    read_fuel: int = 0
     # One request and one end may be on their way when a session is stopped or closed.
     late: int = 0
 
@@ -191,6 +195,7 @@ class SessionLedger:
         entry.refuels = refuels
         entry.live = live
         entry.written = {}
+        entry.read_fuel = 0
         return self._begin(entry)
 
     def _begin(self, entry: _Entry) -> int:
@@ -264,6 +269,8 @@ class SessionLedger:
         match report:
             case GuestRequest():  # the most frequent by far
                 self._asked(report)
+            case InputRequest():
+                self._read(report)
             case FuelLow():
                 self._dried(report)
             case CellOutput():
@@ -307,6 +314,15 @@ class SessionLedger:
             raise BoundaryViolation("more requests than a cell can have")
         if len(report.frame) > entry.boundary.frame_bytes_max:
             raise BoundaryViolation("a request longer than the policy allows")
+
+    def _read(self, report: InputRequest) -> None:
+        entry = self._move(report.session, ReportStep.ASKED)
+        self._is_of(entry, report.operation)
+        self._is_in_time(entry)
+        # The cell has paid for each before it could ask for the next.
+        if entry.cell is None or entry.read_fuel > entry.fuel:
+            raise BoundaryViolation("more read of its inputs than a cell has fuel for")
+        entry.read_fuel += asked_of(report).fuel
 
     def _dried(self, report: FuelLow) -> None:
         entry = self._move(report.session, ReportStep.DRIED)
@@ -369,6 +385,12 @@ class SessionLedger:
     def _is_of(entry: _Entry, operation: int) -> None:
         if operation != entry.operation or operation == 0:
             raise BoundaryViolation("a report about another operation")
+
+
+def asked_of(report: InputRequest) -> InputAsked:
+    """Return what a report asks of an input. Raises BoundaryViolation: it is more than any guest may."""
+    op, number, offset, length, needle = report.op, report.number, report.offset, report.length, report.needle
+    return InputAsked(op, number, offset, length, needle).checked()
 
 
 def _check_result(result: CellResult, cell: CellLimits, session: SessionLimits, fuel_max: int) -> None:

@@ -10,6 +10,8 @@ from types import TracebackType
 from typing import Protocol, Self, runtime_checkable
 
 from rlm_wasm.host.answers import Answer, TakeOutput
+from rlm_wasm.host.held_inputs import HeldInputs
+from rlm_wasm.host.input_file import InputFile
 from rlm_wasm.limits import BoundaryLimits, SessionLimits
 from rlm_wasm.lockdown import Grade
 from rlm_wasm.protocol.cell import Cell
@@ -42,8 +44,15 @@ def lockdown_of(session: WorkerSession) -> str:
 class WorkerSession(Protocol):
     """One guest. Not for concurrent use: one operation at a time. Close it, or use `async with`."""
 
-    async def load(self, name: str, value: str | bytes) -> None:
-        """Bind an input in the guest. Raises UsageError, MemoryExceeded or another GuestError."""
+    @property
+    def inputs(self) -> HeldInputs:
+        """Its inputs that lie with the host."""
+
+    async def load(self, name: str, value: str | bytes | InputFile, *, file: str | None = None) -> None:
+        """Bind an input in the guest, and make it the file of this name, if any, in /inputs.
+
+        Raises UsageError, MemoryExceeded or another GuestError.
+        """
 
     async def rebase(self) -> None:
         """Make the present state the session's origin: worth one copy after large inputs were loaded."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -20,6 +22,9 @@ from rlm_wasm.protocol.text_layout import encoding_of
 
 BYTES_KEY: Final = "sandbox.context_bytes_max"
 _NAME_CHARS_MAX: Final = 200
+# As what a file can be given that is not read whole, and where a NUL says that it is no text.
+_IN_PARTS: Final = frozenset({InputKind.AUTO, InputKind.TEXT, InputKind.BYTES})
+_LOOKED_AT_BYTES: Final = 8_192
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,34 @@ def read_file_input(name: str, file: str, reading: Reading) -> InputRead:
             return _input(name, file, data, "bytes", f"the bytes of {quoted(file)}", read)
         text, read = read_text(opened, reading, reading.bytes_max)
     return _valued(name, file, text, read, reading)
+
+
+def stays_where_it_is(name: str, file: str, reading: Reading) -> InputRead | None:
+    """Return what there is to say of a file that is too large for a guest to hold and can be read in parts.
+
+    That is a regular file as it is, or of text in UTF-8: not packed, without a mark of another encoding. None
+    for any other, which is read whole or refused.
+    """
+    if reading.kind not in _IN_PARTS or reading.encodings or file == STDIN:
+        return None
+    try:
+        found = os.stat(file)
+        if not stat.S_ISREG(found.st_mode) or found.st_size <= reading.bytes_max:
+            return None
+        with open(file, "rb") as opened:
+            head = opened.read(_LOOKED_AT_BYTES)
+    except (OSError, ValueError):
+        return None  # whoever reads it says what is wrong
+    is_bytes = reading.kind is InputKind.BYTES
+    if not is_bytes and (_is_no_utf_8(head) or packing_of(file, head[:HEAD_BYTES]) is not None):
+        return None
+    note = f"{quoted(file)}, which stays where it is and is read a part at a time"
+    read = FileRead(file, found.st_size, found.st_size, encoding=None if is_bytes else "utf-8")
+    return InputRead(name, None, "bytes" if is_bytes else "text", file, _base(file), note, (read,))
+
+
+def _is_no_utf_8(head: bytes) -> bool:
+    return b"\0" in head or head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
 
 
 def read_text(opened: OpenFile, reading: Reading, bytes_max: int) -> TextRead:

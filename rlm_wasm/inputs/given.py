@@ -26,12 +26,13 @@ class FileRead:
 class InputRead:
     """An input: the variable it is bound to, its value, the file or folder it came from.
 
-    `kind` is text, json, jsonl, bytes or folder. `file` is the real name, without folders, of the file or
-    folder, and `source` how it was given. `note` is what there is to say of it besides its type and size.
+    `value` is None of a file that stays where it is, too large for a guest to hold. `kind` is text, json,
+    jsonl, bytes or folder. `file` is the real name, without folders, of the file or folder, and `source` how
+    it was given. `note` is what there is to say of it besides its type and size.
     """
 
     name: str
-    value: str | bytes
+    value: str | bytes | None
     kind: str
     source: str
     file: str

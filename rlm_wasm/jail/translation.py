@@ -12,6 +12,7 @@ from rlm_wasm.ids import SessionId
 from rlm_wasm.jail.adopted_guest import adopted_guest
 from rlm_wasm.protocol import commands as c
 from rlm_wasm.protocol import worker_messages as m
+from rlm_wasm.protocol.input_reads import InputPart
 from rlm_wasm.protocol.session_snapshot import SessionSnapshot
 from rlm_wasm.protocol.snapshot_runs import read_runs, write_runs
 from rlm_wasm.protocol.text_layout import Encoding, LaidOut
@@ -67,7 +68,7 @@ def load_command(message: m.LoadValue, file: MemoryFile | None) -> c.Load:
         raise InternalError("a value came without its file")
     if message.is_json:
         value = replace(value, is_json=True)
-    return c.Load(SessionId(message.session), message.name, value)
+    return c.Load(SessionId(message.session), message.name, value, message.held)
 
 
 def command_of(message: m.ToWorker) -> c.Command:
@@ -75,6 +76,8 @@ def command_of(message: m.ToWorker) -> c.Command:
     match message:
         case m.RespondTo(session=session, response=response):  # the most frequent by far
             return c.AnswerRequest(SessionId(session), response)
+        case m.GiveInput(session=session, status=status, data=data):
+            return c.AnswerInput(SessionId(session), InputPart(data, status))
         case m.RunCell():
             return c.StartCell(SessionId(message.session), message.cell, message.checkpoint_bytes_max)
         case m.RefuelCell(session=session, fuel=fuel):
@@ -99,6 +102,11 @@ def report_of(session: int, operation: int, report: c.Report, into: MemoryFile |
     """Return the message for a report; an image is written into the blank file that was lent for it."""
     if isinstance(report, c.Requested):
         return m.GuestRequest(session, operation, report.frame)
+    if isinstance(report, c.InputWanted):
+        asked = report.asked
+        return m.InputRequest(
+            session, operation, asked.op, asked.number, asked.offset, asked.length, asked.needle
+        )
     if isinstance(report, c.FuelNeeded):
         return m.FuelLow(session, operation)
     if isinstance(report, c.Wrote):

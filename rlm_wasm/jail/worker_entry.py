@@ -16,6 +16,8 @@ from rlm_wasm.limits import BoundaryLimits, CellLimits, SessionLimits, nothing_b
 from rlm_wasm.protocol import worker_messages as m
 from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.frames import Channel
+from rlm_wasm.protocol.input_reads import OK
+from rlm_wasm.protocol.input_value import HeldInput
 from rlm_wasm.protocol.text_layout import LaidOut, encoding_of
 from rlm_wasm.system.memfd import MemoryFile
 from rlm_wasm.vm.warm_pool import WarmPool
@@ -122,7 +124,11 @@ class _Host:
                 value.encoding.max_char, None if value.file else value.read(0, size),
             )  # fmt: skip
             self._do(load, value.file)
-        for source in (*_CELLS, "llm_query('?')"):
+        lazy = m.LoadValue(
+            1, self._next(), "context", False, 0, 1, 127, b"", held=HeldInput(1, b"x", "text")
+        )  # fmt: skip
+        self._do(lazy)
+        for source in (*_CELLS, "llm_query('?')", "context._read(0, 9)"):
             self._do(self._cell(1, source))
         self._do(m.RebaseSession(1, self._next()))
         self._do(m.RunCell(1, self._next(), Cell("while True: pass", _CELL, True, refuels=True), 16 * _MIB))
@@ -170,6 +176,9 @@ class _Host:
                     return report
                 if isinstance(report, m.GuestRequest):
                     self.channel.send(m.encode(m.RespondTo(report.session, _RESPONSE)))
+                elif isinstance(report, m.InputRequest):
+                    data = b"x" * report.length
+                    self.channel.send(m.encode(m.GiveInput(report.session, OK, data)))
                 elif isinstance(report, m.FuelLow):
                     self.channel.send(m.encode(m.RefuelCell(report.session, 0)))
         raise InternalError("a worker's rehearsal does not end")

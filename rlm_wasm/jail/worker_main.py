@@ -154,7 +154,7 @@ class Server:
 
     def _take(self, message: m.ToWorker, file: MemoryFile | None) -> None:
         match message:
-            case m.RespondTo():  # the most frequent by far
+            case m.RespondTo() | m.GiveInput():  # the most frequent by far
                 pass
             case m.Ping(number=number):
                 self._channel.send(m.encode(m.Pong(number)))
@@ -215,7 +215,7 @@ class Server:
             )
             message = report_of(session, self._operations[session], c.Done(error=told))
         self._channel.send(m.encode(message))
-        self._asked = isinstance(report, c.Requested)
+        self._asked = isinstance(report, c.Requested | c.InputWanted)
 
 
 def serve(connection: socket.socket, report: LockdownReport) -> None:

@@ -1,8 +1,8 @@
 """The commands to a session scheduler and its reports, the same inline and behind a socket.
 
 Each names its session. Commands are performed in the order they were given; a session reports in order
-too: any number of `Requested`, `FuelNeeded` and `Wrote`, then one `Done` for every command that begins
-something (Open, Load, StartCell, Rebase, TakeSnapshot).
+too: any number of `Requested`, `InputWanted`, `FuelNeeded` and `Wrote`, then one `Done` for every command
+that begins something (Open, Load, StartCell, Rebase, TakeSnapshot).
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from rlm_wasm.errors import GuestError, RlmWasmError
 from rlm_wasm.ids import SessionId
 from rlm_wasm.limits import BoundaryLimits, SessionLimits
 from rlm_wasm.protocol.cell import Cell
+from rlm_wasm.protocol.input_reads import InputAsked, InputPart
+from rlm_wasm.protocol.input_value import HeldInput
 from rlm_wasm.protocol.session_snapshot import SessionSnapshot
 from rlm_wasm.protocol.text_layout import LaidOut
 from rlm_wasm.results import CellResult
@@ -34,11 +36,12 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Bind an input in the guest."""
+    """Bind an input in the guest. What is `held` is a file as well, which its host reads for it."""
 
     session: SessionId
     name: str
     value: str | bytes | LaidOut
+    held: HeldInput | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,14 @@ class AnswerRequest:
 
     session: SessionId
     response: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerInput:
+    """Answer what the session asked of an input, and waits for."""
+
+    session: SessionId
+    part: InputPart
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +125,7 @@ Command = (
     | Rebase
     | TakeSnapshot
     | AnswerRequest
+    | AnswerInput
     | Refuel
     | InterruptOperation
     | Stop
@@ -126,6 +138,13 @@ class Requested:
     """The guest waits for the response to this frame."""
 
     frame: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class InputWanted:
+    """The guest waits for something of an input that lies with its host."""
+
+    asked: InputAsked
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,4 +175,4 @@ class Wrote:
     chunks: tuple[tuple[int, bytes], ...]
 
 
-Report = Requested | FuelNeeded | Wrote | Done
+Report = Requested | InputWanted | FuelNeeded | Wrote | Done

@@ -17,6 +17,8 @@ from rlm_wasm.errors import BoundaryViolation, GuestError, GuestException, RlmWa
 from rlm_wasm.limits import BoundaryLimits, SessionLimits
 from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.commands import CHUNKS_MAX
+from rlm_wasm.protocol.input_reads import NEEDLE_BYTES_MAX, InputOp
+from rlm_wasm.protocol.input_value import HeldInput
 from rlm_wasm.results import NAME_CHARS_MAX, CellResult
 
 # Bounds that no honest report comes near; the caps of a cell's own limits are checked by who knows them.
@@ -64,6 +66,7 @@ class LoadValue(_Message, frozen=True, tag=2):
     max_char: int
     data: bytes | None
     is_json: bool = False
+    held: HeldInput | None = None
 
 
 class RunCell(_Message, frozen=True, tag=3):
@@ -130,6 +133,14 @@ class RefuelCell(_Message, frozen=True, tag=11):
 
 class LendArena(_Message, frozen=True, tag=12):
     """The file that comes along is for all that the worker keeps in memory files. The first message."""
+
+
+class GiveInput(_Message, frozen=True, tag=13):
+    """Answer what the session asked of an input: the bytes, or why there are none."""
+
+    session: int
+    status: int
+    data: bytes
 
 
 # -- worker to host ---------------------------------------------------------------------------------
@@ -214,11 +225,25 @@ class CellOutput(_Message, frozen=True, tag=38):
     chunks: Annotated[tuple[_Chunk, ...], msgspec.Meta(max_length=CHUNKS_MAX)]
 
 
+class InputRequest(_Message, frozen=True, tag=39):
+    """The guest of this operation asks this of an input, and waits."""
+
+    session: Count
+    operation: Count
+    op: InputOp
+    number: Count
+    offset: Count
+    length: Count
+    needle: Annotated[bytes, msgspec.Meta(max_length=NEEDLE_BYTES_MAX)]
+
+
 ToWorker: TypeAlias = (
     OpenSession | LoadValue | RunCell | RebaseSession | SnapshotSession
-    | RespondTo | RefuelCell | InterruptCell | StopOperation | CloseSession | Ping | LendArena
+    | RespondTo | GiveInput | RefuelCell | InterruptCell | StopOperation | CloseSession | Ping | LendArena
 )  # fmt: skip
-FromWorker: TypeAlias = Ready | GuestRequest | FuelLow | CellOutput | OperationDone | SessionClosed | Pong
+FromWorker: TypeAlias = (
+    Ready | GuestRequest | InputRequest | FuelLow | CellOutput | OperationDone | SessionClosed | Pong
+)
 
 
 def _error_out(value: object) -> object:

@@ -9,11 +9,12 @@ from typing import Final, Self
 
 from rlm_wasm.api.snapshot import Snapshot
 from rlm_wasm.audit.reader import EventLogError, read_events
-from rlm_wasm.engine.contexts import read_input, type_name
-from rlm_wasm.engine.description import sha256
+from rlm_wasm.engine.contexts import InputValue, read_input, type_name
+from rlm_wasm.engine.description import digest_of, sha256
 from rlm_wasm.engine.recorded_answers import BYTES_MAX, EVENTS_MAX, TEXTS_HINT, answers_in
 from rlm_wasm.errors import PolicyError, UsageError
 from rlm_wasm.events import Event
+from rlm_wasm.host.input_file import LAZY_TYPES, InputFile
 from rlm_wasm.ids import RunId, make_run_id
 from rlm_wasm.policy.document import parse_document
 from rlm_wasm.policy.model import Policy
@@ -32,6 +33,13 @@ class RecordedContext:
     length: int
     sha256: str
     text: str | None
+    # What it is called in the guest's /inputs; None: the log is older than that.
+    file: str | None = None
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it was a file that stayed where it was."""
+        return self.type_name in LAZY_TYPES
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,15 +99,15 @@ class Recording:
         except PolicyError as error:
             raise PolicyError(str(error), hint=_POLICY_HINT) from error
 
-    def inputs(self, given: Mapping[str, str | bytes]) -> dict[str, str | bytes]:
+    def inputs(self, given: Mapping[str, InputValue]) -> dict[str, InputValue]:
         """Return the run's inputs: those in the log, and for the others what is `given` by name.
 
         Raises UsageError for one that is missing, is not what was recorded, or is not wanted.
         """
-        found: dict[str, str | bytes] = {}
+        found: dict[str, InputValue] = {}
         for context in self.contexts:
-            value = given.get(context.name, context.text)
-            if isinstance(value, str):
+            value: InputValue | None = given.get(context.name, context.text)
+            if isinstance(value, str) and not context.is_file:
                 value = read_input(context.name, value, context.type_name)
             if value is None:
                 unit = _UNITS.get(context.type_name, "items")
@@ -107,12 +115,17 @@ class Recording:
                     f"the input {context.name} ({context.length} {unit}) is not in {self.path}",
                     hint=f"give the same file again: --context {context.name}=FILE",
                 )
-            if type_name(value) != context.type_name or sha256(value) != context.sha256:
+            if type_name(value) != context.type_name or _digest(value) != context.sha256:
                 raise UsageError(f"the input {context.name} is not the one that was recorded")
             found[context.name] = value
         if unknown := sorted(set(given) - set(found)):
             raise UsageError(f"the recorded run has no input {unknown[0]}")
         return found
+
+    @property
+    def file_names(self) -> dict[str, str]:
+        """Return what the inputs were called in /inputs, by variable."""
+        return {context.name: context.file for context in self.contexts if context.file}
 
     def snapshot(self, given: Snapshot | None) -> Snapshot | None:
         """Return the snapshot that the run's sessions were forked from: what is `given`, checked.
@@ -154,5 +167,14 @@ def _contexts(name: str, data: Mapping[str, object]) -> tuple[RecordedContext, .
     sizes = {len(column) for column in columns if isinstance(column, list)}
     if len(sizes) != 1 or not all(isinstance(column, list) for column in columns):
         raise EventLogError(name, 2, "data: the lists of inputs have different lengths")
+    files = data.get("context_files")
+    if isinstance(files, list):  # else the log is older
+        columns.append(files)
+        if len(files) not in sizes:
+            raise EventLogError(name, 2, "data: the lists of inputs have different lengths")
     rows = zip(*(column for column in columns if isinstance(column, list)), strict=True)
     return tuple(RecordedContext(*row) for row in rows)
+
+
+def _digest(value: InputValue) -> str:
+    return digest_of(value) if isinstance(value, InputFile) else sha256(value)

@@ -16,6 +16,7 @@ from rlm_wasm.artifacts.installed import find_guest
 from rlm_wasm.audit.catalogue import KINDS, unheard_of
 from rlm_wasm.audit.line import encode_line
 from rlm_wasm.engine.broker import HANG_UP_SECONDS_MAX, Router
+from rlm_wasm.engine.contexts import InputValue
 from rlm_wasm.errors import InternalError
 from rlm_wasm.events import Event
 from rlm_wasm.host.worker import Worker
@@ -44,7 +45,7 @@ class Replay:
 
 async def replay(
     recording: Recording,
-    contexts: Mapping[str, str | bytes] | None = None,
+    contexts: Mapping[str, InputValue] | None = None,
     *,
     policy: Policy | None = None,
     snapshot: Snapshot | None = None,
@@ -89,7 +90,12 @@ async def replay(
         tasks.start_soon(_end_if_idle, order, runtime, tasks.cancel_scope)
         try:
             await runtime.ask(
-                recording.question, inputs, sinks=[compare, *sinks], tenant=recording.tenant, snapshot=start
+                recording.question,
+                inputs,
+                sinks=[compare, *sinks],
+                tenant=recording.tenant,
+                snapshot=start,
+                file_names=recording.file_names,
             )
         except Exception as error:  # noqa: BLE001 - raised again below, without the group's wrapping
             failure = error

@@ -22,8 +22,9 @@ from rlm_wasm.errors import (
 )
 from rlm_wasm.limits import CellLimits
 from rlm_wasm.protocol.cell import CANCEL_GRACE_NS
-from rlm_wasm.protocol.commands import Requested
+from rlm_wasm.protocol.commands import InputWanted, Requested
 from rlm_wasm.protocol.guest_facts import GuestFacts
+from rlm_wasm.protocol.input_reads import InputAsked, InputPart
 from rlm_wasm.vm import traps
 from rlm_wasm.vm.call import Call
 from rlm_wasm.vm.import_handler import OperationImports
@@ -40,7 +41,7 @@ _OVERSLEEP_NS: Final = 1_000_000
 # Of what the engine says of a failure.
 _WORDS_MAX: Final = 300
 _T = TypeVar("_T")
-Operation = Generator[Step, bytes | None, _T]
+Operation = Generator[Step, bytes | InputPart | None, _T]
 
 
 class Execution:
@@ -130,8 +131,16 @@ class Execution:
                 while self.fuel_wanted:
                     yield FUEL_NEEDED
                     self._check_limits()
-                if (frame := exchange.take_request()) is not None:
-                    response = yield Requested(frame)
+                request = exchange.take_request()
+                if isinstance(request, InputAsked):
+                    part = yield InputWanted(request)
+                    if not isinstance(part, InputPart):
+                        raise InternalError("a session that waits for an input was resumed without it")
+                    exchange.give(part)
+                    if self.cancel_wanted:
+                        self._check_limits()
+                elif request is not None:
+                    response = yield Requested(request)
                     # Written inside a callback of wasmtime, where an error of ours would end the process.
                     if type(response) is not bytes:
                         raise InternalError("a session that waits for a response was resumed without one")

@@ -1,4 +1,4 @@
-"""The host's side of the six imports, for one operation of a guest.
+"""The host's side of the seven imports, for one operation of a guest.
 
 Made anew for each cell or load, so that nothing pending outlives it. Requests, responses, streams,
 clock, sleep and entropy of exactly one operation live here; limits are counted here.
@@ -15,14 +15,25 @@ from rlm_wasm.errors import (
     BoundaryViolation,
     DeadlineExceeded,
     GuestError,
+    InternalError,
     OutputExceeded,
     RequestsExceeded,
 )
 from rlm_wasm.limits import BoundaryLimits, CellLimits, SessionLimits
 from rlm_wasm.protocol.cell import FLOOD_FACTOR
+from rlm_wasm.protocol.input_reads import (
+    FUEL_PER_CALL,
+    InputAsked,
+    InputOp,
+    InputPart,
+    decode_asked,
+    is_search,
+    request_bytes_max,
+)
 from rlm_wasm.protocol.pending_output import PendingOutput
 from rlm_wasm.vm.imports import ENTROPY_BYTES_MAX
 from rlm_wasm.vm.instance import Instance
+from rlm_wasm.vm.read_ahead import ReadAhead
 
 STDOUT, STDERR, RESULT, ERROR, REPORT, VALUE = 1, 2, 3, 4, 5, 6
 # How the guest says what it left in the inbox: a stream and a length, before as many bytes.
@@ -47,12 +58,13 @@ FUEL_PER_VIRTUAL_NS: Final = 12
 
 
 class OperationImports:
-    """The handler of the six imports for one operation. `in_cell` is False while an input is loaded:
+    """The handler of the seven imports for one operation. `in_cell` is False while an input is loaded:
     every import is refused then.
     """
 
     __slots__ = (
         "_answered",
+        "_asked",
         "_boundary",
         "_cell",
         "_entropy",
@@ -61,6 +73,10 @@ class OperationImports:
         "_instance",
         "_memory",
         "_overflowed",
+        "_read_ahead",
+        "_read_length",
+        "_read_pointer",
+        "_read_result",
         "_reply",
         "_reply_capacity",
         "_requests",
@@ -113,7 +129,12 @@ class OperationImports:
         self.fuel_low = False
         self.fuel_granted = cell.fuel_max
         self._fuel_kept = fuel_kept
-        self.request: bytes | None = None
+        self.request: bytes | InputAsked | None = None
+        # What was asked of an input and is not answered, where the bytes go, and how the answer came out.
+        self._asked: InputAsked | None = None
+        self._read_pointer = self._read_length = 0
+        self._read_result: int | None = None
+        self._read_ahead = ReadAhead()
         self.wake_ns: int | None = None
         self.dropped_bytes = 0
         self._overflowed = STDOUT  # the stream of which something was dropped first
@@ -132,7 +153,7 @@ class OperationImports:
 
     # -- for the session --------------------------------------------------------------------------
 
-    def take_request(self) -> bytes | None:
+    def take_request(self) -> bytes | InputAsked | None:
         """Return the request the guest waits with, once."""
         request, self.request = self.request, None
         return request
@@ -141,6 +162,20 @@ class OperationImports:
         """Let the guest have the response."""
         self._response = response
         self._answered = True
+
+    def give(self, part: InputPart) -> None:
+        """Let the guest have what it asked of an input."""
+        asked, self._asked = self._asked, None
+        if asked is None:
+            raise InternalError("an answer to what was not asked of an input")
+        part = part.checked(asked)
+        data = part.data
+        if asked.op is InputOp.READ and not part.status:
+            self._read_ahead.keep(asked, data)
+            data = data[: self._read_length]
+        # The buffer was checked when the call came; a memory never shrinks.
+        self._memory.write(self._read_pointer, data)
+        self._read_result = -part.status if part.status else len(data)
 
     def fuel_used(self) -> int:
         """Return what the operation has used so far."""
@@ -179,6 +214,9 @@ class OperationImports:
                 return None
             self.wake_ns = None
             return 0
+        if self._read_result is not None:
+            result, self._read_result = self._read_result, None
+            return result
         if not self._answered or self._response is None:
             return None
         length = len(self._response)
@@ -318,6 +356,26 @@ class OperationImports:
         self._memory.check(pointer, length, length_max=ENTROPY_BYTES_MAX)
         self._memory.write(pointer, self._entropy(length))
         return 0
+
+    def on_read(self, number: int, offset: int, pointer: int, length: int) -> int | None:
+        """Answer from what was read ahead, or note what is asked and wait; paid by the byte."""
+        self._only_in_cell()
+        most = request_bytes_max(number)
+        self._read_pointer = self._memory.check(pointer, length, length_max=most)
+        given = self._memory.read(pointer, length, length_max=most) if is_search(number) else b""
+        asked = decode_asked(number, offset, length & 0xFFFF_FFFF, given)
+        if asked.op is InputOp.READ:
+            self.charge(asked.length)
+            if (data := self._read_ahead.take(asked)) is not None:
+                self._memory.write(pointer, data)
+                return len(data)
+            self._read_length = asked.length
+            asked = self._read_ahead.wanted(asked)
+        self.charge(asked.fuel - FUEL_PER_CALL)
+        self._asked = self.request = asked
+        self._answered = False
+        self._read_result = None
+        return None
 
     def on_sleep(self, nanoseconds: int) -> bool:
         """Start a sleep. On the virtual clock it is over at once, and the clock has moved.

@@ -1,4 +1,4 @@
-"""The six functions a guest can call: the whole of what it can touch outside its own memory.
+"""The seven functions a guest can call: the whole of what it can touch outside its own memory.
 
 They run on the guest's fiber, inside wasmtime. So they only check bounds, copy at most what a cap
 allows, and note what the guest wants; decoding and answering happen later, on the host's stack.
@@ -20,6 +20,7 @@ import wasmtime
 from wasmtime import _bindings as ffi
 
 from rlm_wasm.errors import GuestError, InternalError
+from rlm_wasm.protocol.input_reads import InputAsked
 from rlm_wasm.vm.fatal import guarded
 
 MODULE: Final = "rlm"
@@ -43,7 +44,7 @@ class ImportHandler(Protocol):
     # Whether the owner wants to look at the guest before it goes on.
     must_stop: bool
     # What the guest asked and the owner has not taken yet.
-    request: bytes | None
+    request: bytes | InputAsked | None
 
     def charge(self, fuel: int) -> None:
         """Take `fuel` from what the guest has left, down to nothing."""
@@ -65,6 +66,9 @@ class ImportHandler(Protocol):
 
     def on_entropy(self, pointer: int, length: int) -> int:
         """The guest asks for random bytes."""
+
+    def on_read(self, number: int, offset: int, pointer: int, length: int) -> int | None:
+        """The guest asks something of an input, and pays for it; None if it has to wait for its host."""
 
     def on_sleep(self, nanoseconds: int) -> bool:
         """The guest sleeps; False if there is nothing to wait for."""
@@ -205,6 +209,12 @@ def _sleep(handler: ImportHandler, args: Any) -> tuple[int, bool]:
     return 0, handler.on_sleep(args[0].of.i64)
 
 
+def _read(handler: ImportHandler, args: Any) -> tuple[int, bool]:
+    handler.charge(FUEL_PER_CALL)
+    result = handler.on_read(args[0].of.i32, args[1].of.i64, args[2].of.i32, args[3].of.i32)
+    return result or 0, result is None
+
+
 # name: parameters, result, callback. threat_model/host_imports.toml says why each exists.
 IMPORTS: Final[dict[str, tuple[list[wasmtime.ValType], wasmtime.ValType, Any]]] = {
     "call": ([_I32(), _I32(), _I32(), _I32()], _I32(), _define(_KIND_I32, _call)),
@@ -213,12 +223,13 @@ IMPORTS: Final[dict[str, tuple[list[wasmtime.ValType], wasmtime.ValType, Any]]] 
     "clock": ([_I32()], _I64(), _define(_KIND_I64, _clock)),
     "entropy": ([_I32(), _I32()], _I32(), _define(_KIND_I32, _entropy)),
     "sleep": ([_I64()], _I32(), _define(_KIND_I32, _sleep)),
+    "read": ([_I32(), _I64(), _I32(), _I32()], _I32(), _define(_KIND_I32, _read)),
 }
 _NO_FINALIZER = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(0)
 
 
 def define_imports(linker: wasmtime.Linker) -> None:
-    """Define the six functions, and nothing else, in `linker`."""
+    """Define the seven functions, and nothing else, in `linker`."""
     for name, (parameters, result, callback) in IMPORTS.items():
         kind = wasmtime.FuncType(parameters, [result])  # kept until the call has returned
         error = ffi.wasmtime_linker_define_async_func(

@@ -43,7 +43,7 @@ class FirstTouched:
 
 
 class Program:
-    """Compiled code, linked to the six imports, over one image. Shared by all its instances.
+    """Compiled code, linked to the seven imports, over one image. Shared by all its instances.
 
     `image` may be a function that waits for the contents, so that reading them overlaps with loading the
     code; in a process that may read no file it comes as a sealed memory file. `close` frees the image; the
@@ -61,7 +61,7 @@ class Program:
             self._linker.ptr(), self._module.ptr(), ctypes.byref(self._pre)
         )
         if error:
-            # For example an import that is none of the six: refused here, before anything runs.
+            # For example an import that is none of the seven: refused here, before anything runs.
             raise PolicyError(f"the guest does not link: {wasmtime.WasmtimeError._from_ptr(error)}")
         self.image: Final = image if isinstance(image, ImageSource) else _mapped_file(image)
         # Learned by the first who wants to know (`page_profile.py`).

@@ -6,6 +6,8 @@ from collections.abc import Generator
 
 from rlm_wasm.errors import GuestError
 from rlm_wasm.protocol.cell import Cell
+from rlm_wasm.protocol.input_reads import InputPart
+from rlm_wasm.protocol.input_value import HeldInput
 from rlm_wasm.protocol.text_layout import LaidOut
 from rlm_wasm.results import CellResult
 from rlm_wasm.vm.cell_decoding import decode_cell
@@ -16,7 +18,7 @@ from rlm_wasm.vm.steps import SLICE, Step
 from rlm_wasm.vm.upkeep import Upkeep
 
 Ended = CellResult | MemorySnapshot | None
-SessionOperation = Generator[Step, bytes | None, Ended]
+SessionOperation = Generator[Step, bytes | InputPart | None, Ended]
 
 
 def run_cell(
@@ -47,9 +49,11 @@ def run_cell(
     return (checkpoints or Checkpoints()).settle(session, checkpoint, end, result)
 
 
-def load(session: Session, name: str, value: str | bytes | LaidOut) -> Operation[Ended]:
+def load(
+    session: Session, name: str, value: str | bytes | LaidOut, held: HeldInput | None = None
+) -> Operation[Ended]:
     """Bind an input in the guest."""
-    yield from session.load(name, value)
+    yield from session.load(name, value, held)
     return None
 
 

@@ -22,7 +22,7 @@ from rlm_wasm.errors import (
 from rlm_wasm.limits import BoundaryLimits, CellLimits, SessionLimits
 from rlm_wasm.protocol.cell import Cell, setup_limits
 from rlm_wasm.protocol.guest_facts import GuestFacts
-from rlm_wasm.protocol.input_value import Input
+from rlm_wasm.protocol.input_value import HeldInput, Input
 from rlm_wasm.protocol.pending_output import PendingOutput
 from rlm_wasm.protocol.text_layout import LaidOut, chunks
 from rlm_wasm.vm import traps
@@ -174,15 +174,17 @@ class Session:
             value_bytes=execution.exchange.value_bytes if cell.report_value else 0,
         )
 
-    def load(self, name: str, value: str | bytes | LaidOut) -> Operation[None]:
+    def load(self, name: str, value: str | bytes | LaidOut, held: HeldInput | None = None) -> Operation[None]:
         """Bind `value` to `name` in the guest, copying it once, straight into the guest's own object.
+
+        One that is `held` by the host is a file of the guest's, too; of a lazy one there is no other value.
 
         Raises:
             UsageError: the name is no identifier, or the value is larger than the policy allows.
             MemoryExceeded: the guest has no room for it.
             GuestError: the guest failed otherwise; the session is lost.
         """
-        wanted = Input.of(name, value, size_max=self._limits.context_bytes_max)
+        wanted = Input.of(name, value, size_max=self._limits.context_bytes_max, held=held)
         execution = self._start(setup_limits(wanted.size if wanted.is_json else 0), in_cell=False)
         lost = True
         try:

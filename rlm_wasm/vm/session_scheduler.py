@@ -16,11 +16,13 @@ from typing import Final
 from rlm_wasm.errors import GuestError, RlmWasmError, UsageError
 from rlm_wasm.ids import SessionId
 from rlm_wasm.protocol.commands import (
+    AnswerInput,
     AnswerRequest,
     Close,
     Command,
     Done,
     FuelNeeded,
+    InputWanted,
     InterruptOperation,
     Load,
     Open,
@@ -33,6 +35,7 @@ from rlm_wasm.protocol.commands import (
     TakeSnapshot,
     Wrote,
 )
+from rlm_wasm.protocol.input_reads import InputPart
 from rlm_wasm.results import CellResult
 from rlm_wasm.system.os_errors import wrap_os_error
 from rlm_wasm.vm import operations, steps
@@ -62,7 +65,7 @@ class _Driven:
     sink: Callable[[Report], None]
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
     operation: SessionOperation | None = None
-    response: bytes | None = None
+    response: bytes | InputPart | None = None
     waits_for_host: bool = False
     # Whether what it waits for is fuel, and not the response to a request.
     wants_fuel: bool = False
@@ -168,8 +171,8 @@ class SessionScheduler:
                 self._tell_closed(command)
             return  # closed meanwhile; its sink has been told
         match command:
-            case Load(name=name, value=value):
-                self._begin(command.session, driven, operations.load(driven.session, name, value))
+            case Load(name=name, value=value, held=held):
+                self._begin(command.session, driven, operations.load(driven.session, name, value, held))
             case StartCell(cell=cell, checkpoint_bytes_max=bytes_max):
                 self._begin(
                     command.session,
@@ -180,7 +183,7 @@ class SessionScheduler:
                 self._begin(command.session, driven, operations.rebase(driven.session, driven.checkpoints))
             case TakeSnapshot():
                 self._begin(command.session, driven, operations.take_snapshot(driven.session))
-            case AnswerRequest(response=response):
+            case AnswerRequest(response=response) | AnswerInput(part=response):
                 if driven.waits_for_host and not driven.wants_fuel:
                     driven.waits_for_host = False
                     driven.response = response
@@ -307,6 +310,9 @@ class SessionScheduler:
                 case Requested():
                     driven.waits_for_host = True
                     driven.briefs = driven.briefs + 1 if driven.brief else 0
+                    self._tell(session, driven, step)
+                case InputWanted():
+                    driven.waits_for_host = True
                     self._tell(session, driven, step)
                 case steps.Sleep(until_ns=until_ns):
                     heapq.heappush(self._sleepers, (until_ns, session))

@@ -7,7 +7,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from rlm_wasm.errors import GuestError
-from rlm_wasm.protocol.commands import FuelNeeded, Requested, Wrote
+from rlm_wasm.protocol.commands import FuelNeeded, InputWanted, Requested, Wrote
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Sleep:
 
 
 # A session that waits for its host, or has written something, yields the report that its host gets.
-Step = Slice | Requested | Sleep | FuelNeeded | Wrote
+Step = Slice | Requested | InputWanted | Sleep | FuelNeeded | Wrote
 SLICE = Slice()
 FUEL_NEEDED = FuelNeeded()
 

@@ -1,4 +1,4 @@
-"""A guest that is all attacker: a module of a few instructions that abuses the six imports."""
+"""A guest that is all attacker: a module of a few instructions that abuses the seven imports."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from rlm_wasm.errors import (
     DeadlineExceeded,
     FuelExhausted,
     GuestTrap,
+    InternalError,
     MemoryExceeded,
     OutputExceeded,
     PolicyError,
 )
 from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.commands import Requested
+from rlm_wasm.protocol.input_reads import InputAsked, InputPart, encode_found
 from rlm_wasm.vm.import_handler import CONTROL_STREAM_BYTES_MAX, ERROR, LEFT_BYTES_MAX, REPORT, RESULT, STDOUT
 from rlm_wasm.vm.imports import FUEL_PER_REQUEST_BYTE, SLICE_WALL_NS
 from rlm_wasm.vm.session import Session, drive
@@ -567,3 +569,69 @@ def test_a_program_closed_twice_and_used_afterwards_is_no_crash() -> None:
         program.close()
         with pytest.raises(InternalError, match="closed"):
             _ = program.pre
+
+
+READ_SOME = f"(drop (call $read (i32.const 7) (i64.const 0) {INTO} (i32.const 10)))"
+MIB = 1 << 20
+
+
+@pytest.mark.threat("T-202")
+@pytest.mark.parametrize(("pointer", "length"), OUTSIDE)
+def test_what_is_read_of_an_input_goes_nowhere_but_into_guest_memory(pointer: int, length: int) -> None:
+    body = f"(drop (call $read (i32.const 7) (i64.const 0) (i32.const {pointer}) (i32.const {length})))"
+    assert isinstance(fault_of(body), BoundaryViolation)
+
+
+@pytest.mark.threat("T-202")
+@pytest.mark.parametrize("input_number", [0, 8, (1 << 24) - 1])
+def test_an_input_that_is_not_there_is_told_and_costs_no_session(input_number: int) -> None:
+    body = f"""(call $read (i32.const {input_number}) (i64.const 0) {INTO} (i32.const 10))
+               (if (i32.ne (i32.const -44)) (then unreachable))"""
+    with session_of(body) as session:
+        assert run(session).fault is None
+
+
+@pytest.mark.threat("T-202")
+def test_an_answer_of_the_host_longer_than_was_asked_never_reaches_the_guest() -> None:
+    with session_of(READ_SOME) as session, pytest.raises(InternalError):
+        drive(session.run(Cell("", cell_limits())), answer, lambda asked: InputPart(b"x" * 11))
+
+
+@pytest.mark.threat("T-202")
+def test_a_loop_of_reads_ends_with_its_fuel() -> None:
+    body = f"(loop $again {READ_SOME} (br $again))"
+    asked: list[InputAsked] = []
+
+    def read(wanted: InputAsked) -> InputPart:
+        asked.append(wanted)
+        return InputPart(b"x" * wanted.length)
+
+    with session_of(body) as session:
+        end = drive(session.run(Cell("", cell_limits(fuel_max=30_000_000))), answer, read)
+    assert isinstance(end.fault, FuelExhausted)
+    assert len(asked) <= 30_000_000 // 100_000 + 1
+
+
+@pytest.mark.threat("T-202")
+def test_searching_is_charged_by_the_byte_that_is_looked_at() -> None:
+    # A search for one byte in 64 MiB: 17 bytes at FREE, of which the first eight are its end.
+    body = f"""(i64.store {INTO} (i64.const {64 * MIB}))
+               (i32.store8 (i32.add {INTO} (i32.const 16)) (i32.const 120))
+               (loop $again (drop (call $read (i32.const {2 << 24 | 7}) (i64.const 0) {INTO} (i32.const 17)))
+                 (i64.store {INTO} (i64.const {64 * MIB})) (br $again))"""
+    asked: list[InputAsked] = []
+
+    def read(wanted: InputAsked) -> InputPart:
+        asked.append(wanted)
+        return InputPart(encode_found(-1, 64 * MIB))
+
+    with session_of(body) as session:
+        end = drive(session.run(Cell("", cell_limits(fuel_max=10 * 4 * 64 * MIB))), answer, read)
+    assert isinstance(end.fault, FuelExhausted)
+    assert 9 <= len(asked) <= 10
+
+
+@pytest.mark.threat("T-202")
+def test_no_input_is_read_while_one_is_loaded() -> None:
+    with session_of(commit=f"{READ_SOME} (i32.const 0)") as session, pytest.raises(BoundaryViolation):
+        drive(session.load("x", "y"))

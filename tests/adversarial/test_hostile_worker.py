@@ -28,6 +28,7 @@ from rlm_wasm.protocol import commands as c
 from rlm_wasm.protocol import worker_messages as m
 from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.frames import Channel
+from rlm_wasm.protocol.input_reads import InputOp
 from rlm_wasm.protocol.snapshot_runs import WorkerSnapshot
 from rlm_wasm.results import CellResult
 from rlm_wasm.system.memfd import MemoryFile
@@ -143,6 +144,11 @@ _ATTACKS: dict[str, Callable[[Attacker], object]] = {
     "ready again": _reports(m.Ready()),
     "a pong": _reports(m.Pong(1)),
     "a session closed that was not": _reports(m.SessionClosed(1)),
+    "a read of an input for another session": _reports(m.InputRequest(2, 2, InputOp.READ, 1, 0, 1, b"")),
+    "a read of an input that is too long": _reports(m.InputRequest(1, 2, InputOp.READ, 1, 0, 2**40, b"")),
+    "two reads of an input": _reports(
+        m.InputRequest(1, 2, InputOp.READ, 1, 0, 1, b""), m.InputRequest(1, 2, InputOp.READ, 1, 0, 1, b"")
+    ),
     "two requests": _reports(m.GuestRequest(1, 2, b"?"), m.GuestRequest(1, 2, b"?")),
     "an error of no name": _reports(m.OperationDone(1, 2, error=m.ErrorReport("SystemExit", "x"))),
     "no result": _reports(m.OperationDone(1, 2)),

@@ -34,6 +34,7 @@ from rlm_wasm.protocol import commands as c
 from rlm_wasm.protocol import worker_messages as m
 from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.frames import Channel, PeerGone
+from rlm_wasm.protocol.input_reads import MISSING, InputOp, InputPart
 from rlm_wasm.protocol.text_layout import LaidOut, encoding_of
 from rlm_wasm.results import CellResult
 from rlm_wasm.system.memfd import MemoryFile
@@ -75,7 +76,7 @@ class Peer:
                     self.closing.append(session)
                 case m.Ping(number=number):
                     self.ping = number
-                case m.RespondTo() | m.RefuelCell() | m.StopOperation():
+                case m.RespondTo() | m.GiveInput() | m.RefuelCell() | m.StopOperation():
                     self.waiting.discard(message.session)
                 case m.OpenSession() | m.LoadValue() | m.RunCell() | m.RebaseSession() | m.SnapshotSession():
                     self.due[message.session] = message
@@ -99,8 +100,12 @@ class Peer:
     def _what_is_due(self, session: int, told: Any) -> None:
         draw = self.draw
         if isinstance(told, m.RunCell) and draw.random() < 0.4:
-            again = (m.GuestRequest(session, told.operation, b"?"), m.FuelLow(session, told.operation))
-            self._send(again[told.cell.refuels and draw.random() < 0.3])
+            if draw.random() < 0.3:
+                self._send(_asked_of_an_input(draw, session, told.operation))
+            elif told.cell.refuels and draw.random() < 0.3:
+                self._send(m.FuelLow(session, told.operation))
+            else:
+                self._send(m.GuestRequest(session, told.operation, b"?"))
             self.waiting.add(session)
             return
         del self.due[session]
@@ -139,6 +144,7 @@ class Peer:
             m.SessionClosed(session),
             m.FuelLow(session, operation),
             m.GuestRequest(session, operation, draw.randbytes(5)),
+            _asked_of_an_input(draw, session, operation, most=2**62),
             m.OperationDone(
                 session,
                 operation,
@@ -157,6 +163,12 @@ class Peer:
 
     def _send(self, report: m.FromWorker) -> None:
         self.channel.send(m.encode(report))
+
+
+def _asked_of_an_input(draw: Random, session: int, operation: int, most: int = 2**20) -> m.InputRequest:
+    op, length = draw.choice(list(InputOp)), draw.choice([0, 1, most])
+    needle = b"x" * (op in (InputOp.FIND, InputOp.COUNT))
+    return m.InputRequest(session, operation, op, draw.randrange(3), draw.choice([0, most]), length, needle)
 
 
 class Fuzz:
@@ -308,8 +320,12 @@ class Fuzz:
             self.asked.pop(session, None)
             self.connection.submit(c.Stop(session, error))
         elif session in self.asked:
-            fuel = self.asked.pop(session) is c.FuelNeeded
-            self.connection.submit(c.Refuel(session, 7) if fuel else c.AnswerRequest(session, b"{}"))
+            replies = {
+                c.FuelNeeded: c.Refuel(session, 7),
+                c.InputWanted: c.AnswerInput(session, InputPart(status=MISSING)),
+                c.Requested: c.AnswerRequest(session, b"{}"),
+            }
+            self.connection.submit(replies[self.asked.pop(session)])
         elif session not in self.busy:
             self._begin(draw.choice((self._run, self._load, c.Rebase, c.TakeSnapshot))(session))
 
@@ -332,6 +348,7 @@ class Fuzz:
                 c.InterruptOperation(session),
                 c.AnswerRequest(session, b""),
                 c.Refuel(session, 1),
+                c.AnswerInput(session, InputPart(b"x")),
             ):
                 self.connection.submit(command)
             for begins in (c.Rebase(session), c.TakeSnapshot(session), self._run(session)):

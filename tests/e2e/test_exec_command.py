@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import pty
 import shutil
@@ -147,8 +148,8 @@ def test_bytes_contexts_are_bytes(tmp_path: Path) -> None:
 
 
 def _big(path: Path) -> Path:
-    (path / "big").write_text("x" * 1_001)
-    return path / "big"
+    (path / "big.gz").write_bytes(gzip.compress(bytes(range(256)) * 5))  # packed, so it is read whole
+    return path / "big.gz"
 
 
 def _latin(path: Path) -> Path:
@@ -162,7 +163,7 @@ def _latin(path: Path) -> Path:
         (lambda path: path / "none", "cannot read"),
         (lambda path: path, "cannot read"),
         (_latin, "not UTF-8 text (byte 2)"),
-        (_big, "larger than the 1000 bytes"),
+        (_big, "sandbox.context_bytes_max"),
     ],
 )
 def test_a_context_that_cannot_be_used_is_a_usage_error(
@@ -328,3 +329,20 @@ def test_a_full_disk_under_stdout_is_told_and_no_bug(options: tuple[str, ...]) -
         )  # fmt: skip
     assert ended.returncode == 2
     assert b"No space left on device" in ended.stderr
+
+
+def test_a_file_larger_than_a_guest_may_hold_stays_where_it_is(policy: Path, tmp_path: Path) -> None:
+    path = tmp_path / "big.log"
+    path.write_text("".join(f"line {number}\n" for number in range(1_000)))
+    source = "type(context).__name__, context.find('line 999'), context[:6], open('/inputs/big.log').read(6)"
+    ended = rlm_wasm("exec", "-", "--policy", str(policy), "--context", str(path), stdin=source)
+    found = path.read_text().find("line 999")
+    assert ended.stdout.decode() == f"{('LazyText', found, 'line 0', 'line 0')}\n", ended.stderr
+
+
+def test_an_input_is_a_file_of_its_name(policy: Path, tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("a,b\n")
+    source = "import os\nos.listdir('/inputs'), open('/inputs/x.csv').read() == rows"
+    ended = rlm_wasm("exec", "-", "--policy", str(policy), "--context", f"rows={path}", stdin=source)
+    assert ended.stdout == b"(['x.csv'], True)\n", ended.stderr

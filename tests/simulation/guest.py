@@ -30,6 +30,7 @@ from rlm_wasm.errors import (
 from rlm_wasm.limits import BoundaryLimits, CellLimits, SessionLimits
 from rlm_wasm.protocol.cell import CANCEL_GRACE_NS, FLOOD_FACTOR, Cell, setup_limits
 from rlm_wasm.protocol.commands import Requested
+from rlm_wasm.protocol.input_value import HeldInput
 from rlm_wasm.vm.instance import SLICE_FUEL
 from rlm_wasm.vm.interrupt import Reason
 from rlm_wasm.vm.snapshot import MemorySnapshot
@@ -213,7 +214,10 @@ class SimulatedSession:
             executed_ns=self._executed_ns,
         )
 
-    def load(self, name: str, value: str | bytes) -> Generator[Step, bytes | None, None]:
+    def load(
+        self, name: str, value: str | bytes, held: HeldInput | None = None
+    ) -> Generator[Step, bytes | None, None]:
+        # Its code opens no file, so that what is held for it is never read.
         if not isinstance(name, str) or not name.isidentifier():
             raise UsageError(f"{name!a} is not a variable name")
         if not isinstance(value, str | bytes):

@@ -9,6 +9,7 @@
 
 #include "files.h"
 #include "host.h"
+#include "host_inputs.h"
 #include "quota.h"
 
 typedef int32_t i32;
@@ -52,6 +53,26 @@ static int64_t now = 1000;
 int64_t host_now(void) { return ++now; }
 int host_write(int32_t stream, const void *data, uint32_t length) {
   return fwrite(data, 1, length, stderr) == length && stream > 0 ? 0 : 29;
+}
+
+/* Inputs: 0 has 5 GiB and 7 bytes, each told by its place, and gives them in parts; 1 has a size and cannot be
+ * read; of 2 not even the size is known; 3 ends before its size. */
+#define INPUT_BYTES ((5ull << 30) + 7)
+static unsigned asked;
+int host_size(uint32_t input, uint64_t *size) {
+  asked++;
+  *size = input == 0 ? INPUT_BYTES : 1000;
+  return input == 2 ? 44 : 0;
+}
+int host_read(uint32_t input, uint64_t offset, void *buffer, uint32_t length, uint32_t *done) {
+  asked++;
+  *done = 0;
+  if (length > HOST_READ_MAX || offset >= INPUT_BYTES || length > INPUT_BYTES - offset) exit(3);
+  if (input == 1) return 72;
+  if (input == 3 && offset >= 10) return 0;
+  *done = input == 3 && length > 10 ? 10 : length;
+  for (uint32_t k = 0; k < *done; k++) ((unsigned char *)buffer)[k] = (unsigned char)((offset + k) % 251);
+  return 0;
 }
 
 struct bytes { char *data; uint32_t length; };
@@ -222,6 +243,15 @@ static void answer(const char *name) {
     limits.bytes = (uint32_t)number();
     limits.files = (uint32_t)number();
     printf("0");
+  } else if (is(name, "input")) {
+    char path[512];
+    first = bytes();
+    if (first.length >= sizeof path) exit(2);
+    memcpy(path, first.data, first.length);
+    path[first.length] = 0;
+    printf("%d", files_add_input(path, (uint32_t)number()));
+  } else if (is(name, "asked")) {
+    printf("0 %u", asked);
   } else if (is(name, "used")) {
     printf("0 %u %u", quota_used.bytes, quota_used.files);
   } else {

@@ -31,6 +31,7 @@ _MODULE = """
   (import "rlm" "clock" (func $clock (param i32) (result i64)))
   (import "rlm" "entropy" (func $entropy (param i32 i32) (result i32)))
   (import "rlm" "sleep" (func $sleep (param i64) (result i32)))
+  (import "rlm" "read" (func $read (param i32 i64 i32 i32) (result i32)))
   {more_imports}
   (memory (export "memory") {pages})
   (global (export "__stack_pointer") (mut i32) (i32.const 65536))

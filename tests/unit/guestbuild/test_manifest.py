@@ -15,7 +15,7 @@ def test_the_shipped_manifest_pins_two_pythons_and_two_toolchains() -> None:
     manifest = load_manifest()
     assert [pin.series for pin in manifest.pythons] == ["3.14", "3.13"]
     assert len(manifest.toolchains) == 2
-    assert manifest.boundary.imports == ("call", "clock", "emit", "entropy", "sleep", "take")
+    assert manifest.boundary.imports == ("call", "clock", "emit", "entropy", "read", "sleep", "take")
 
 
 def test_every_shipped_source_has_an_origin_beside_a_local_file() -> None:

@@ -28,10 +28,12 @@ from rlm_wasm.host.session_ledger import (
     ReportStep,
     SessionLedger,
     SessionPhase,
+    asked_of,
     report_bytes_max,
 )
 from rlm_wasm.outcomes import SessionState
 from rlm_wasm.protocol import worker_messages as m
+from rlm_wasm.protocol.input_reads import InputOp
 from rlm_wasm.results import CellResult
 from tests.support.sandbox_facts import boundary_limits, cell_limits, session_limits
 
@@ -70,6 +72,63 @@ def test_a_cell_asks_is_answered_and_ends():
     assert not books.responding(1)
     books.check(done(operation))
     assert books.state(1) is SessionPhase.IDLE
+
+
+def asks_an_input(operation: int, **changed: Any) -> m.InputRequest:
+    asked = m.InputRequest(1, operation, InputOp.READ, 1, 0, 1 << 20, b"")
+    return structs.replace(asked, **changed)
+
+
+@pytest.mark.threat("T-204")
+def test_what_a_cell_asks_of_its_inputs_is_answered_before_it_goes_on():
+    books, operation = running()
+    books.check(asks_an_input(operation))
+    assert books.state(1) is SessionPhase.WAITING
+    with pytest.raises(BoundaryViolation):
+        books.check(asks_an_input(operation))
+    assert books.responding(1)
+    books.check(done(operation))
+
+
+@pytest.mark.threat("T-204")
+def test_a_worker_asks_for_no_more_of_inputs_than_the_cell_has_fuel_for():
+    books, operation = running()
+    each = asked_of(asks_an_input(operation)).fuel
+    for _ in range(CELL.fuel_max // each + 1):
+        books.check(asks_an_input(operation))
+        assert books.responding(1)
+    with pytest.raises(BoundaryViolation, match="fuel"):
+        books.check(asks_an_input(operation))
+
+
+@pytest.mark.threat("T-204")
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"length": (1 << 20) + 1},
+        {"op": InputOp.FIND},
+        {"op": InputOp.FIND, "needle": b"x" * 4097},
+        {"op": InputOp.COUNT, "needle": b"x", "length": (64 << 20) + 1},
+        {"op": InputOp.SIZE},
+        {"op": InputOp.CHARACTERS, "length": 7},
+        {"needle": b"x"},
+        {"offset": (1 << 62) + 1},
+        {"number": 1 << 24},
+        {"operation": 99},
+    ],
+)
+def test_a_worker_asks_nothing_of_an_input_that_no_guest_could(changed: dict[str, Any]):
+    books, operation = running()
+    with pytest.raises(BoundaryViolation):
+        books.check(asks_an_input(**{"operation": operation} | changed))
+
+
+@pytest.mark.threat("T-204")
+def test_nothing_is_asked_of_inputs_outside_a_cell():
+    books = opened()
+    operation = books.beginning(1, Operation.LOAD)
+    with pytest.raises(BoundaryViolation):
+        books.check(asks_an_input(operation))
 
 
 def test_a_stopped_cell_may_ask_once_more_and_no_more():

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rlm_wasm.errors import InputDamaged, InputError, InputNotText, InputTooLarge
-from rlm_wasm.inputs.file_input import Reading, read_file_input
+from rlm_wasm.inputs.file_input import Reading, read_file_input, stays_where_it_is
 from rlm_wasm.inputs.given import FileRead, InputRead
 from rlm_wasm.inputs.kinds import InputKind
 from rlm_wasm.limits import InputLimits
@@ -121,3 +124,40 @@ def test_a_note_is_one_short_line_whatever_a_file_is_called_or_holds(tmp_path: P
     assert found.note.isprintable()
     assert len(found.note) < 4_000
     assert "200 columns" in found.note
+
+
+@pytest.mark.parametrize("kind", [InputKind.AUTO, InputKind.TEXT, InputKind.BYTES])
+@pytest.mark.parametrize("name", ["x.log", "x.json"])
+def test_a_file_that_no_guest_could_hold_stays_where_it_is(
+    tmp_path: Path, kind: InputKind, name: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"line\n" * 3_000)
+    found = stays_where_it_is("context", str(path), Reading(10_000, LIMITS, kind))
+    assert found is not None
+    assert (found.value, found.file) == (None, name)
+    assert found.kind == ("bytes" if kind is InputKind.BYTES else "text")
+    assert found.files[0].bytes == 15_000
+    assert "stays where it is" in found.note
+
+
+@pytest.mark.parametrize(
+    ("data", "more"),
+    [
+        (b"x" * 10_000, {}),
+        (gzip.compress(os.urandom(20_000)), {}),
+        (b"\0" + b"x" * 20_000, {}),
+        (codecs.BOM_UTF16_LE + b"x" * 20_000, {}),
+        (b"x" * 20_000, {"encodings": ("cp1252",)}),
+        (b"x" * 20_000, {"kind": InputKind.JSON}),
+    ],
+    ids=["small", "packed", "binary", "marked", "another-encoding", "value"],
+)
+def test_what_cannot_be_read_in_parts_is_read_whole_or_refused(
+    tmp_path: Path, data: bytes, more: dict[str, Any]
+) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(data)
+    assert stays_where_it_is("context", str(path), Reading(10_000, LIMITS, **more)) is None
+    assert stays_where_it_is("context", "-", Reading(10_000, LIMITS)) is None
+    assert stays_where_it_is("context", str(tmp_path / "missing"), Reading(10_000, LIMITS)) is None

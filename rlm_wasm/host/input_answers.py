@@ -1,0 +1,129 @@
+"""The answers to what a guest asks of an input: parts of it, where something begins, how often it is there.
+
+Each answer is one bounded piece of work, so that a guest that goes through all of an input can be stopped
+between any two. It is done in pieces that hold the interpreter for about a millisecond each.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rlm_wasm.host.held_inputs import HeldInputs, InputInMemory, InputSource
+from rlm_wasm.host.input_file import InputChanged
+from rlm_wasm.protocol.input_reads import (
+    CHANGED,
+    FAILED,
+    MISSING,
+    PAGE_BYTES,
+    InputAsked,
+    InputOp,
+    InputPart,
+    encode_counts,
+    encode_found,
+    encode_size,
+)
+
+_PIECE_BYTES: Final = 1 << 20
+# Bytes that go on with a character of UTF-8.
+_CONTINUATION: Final = bytes(range(0x80, 0xC0))
+
+
+def answer(inputs: HeldInputs, asked: InputAsked) -> InputPart:
+    """Answer what a guest asks; what is wrong with the input is part of the answer."""
+    source = inputs.get(asked.number)
+    if source is None:
+        return InputPart(status=MISSING)
+    try:
+        return InputPart(_answered(source, asked))
+    except InputChanged:
+        return InputPart(status=CHANGED)
+    except OSError:
+        return InputPart(status=FAILED)
+
+
+def is_at_hand(inputs: HeldInputs, asked: InputAsked) -> bool:
+    """Whether an answer takes no longer than a copy, so that no thread has to be asked for it."""
+    source = inputs.get(asked.number)
+    return (
+        asked.op is InputOp.SIZE
+        or source is None
+        or (isinstance(source, InputInMemory) and asked.op is InputOp.READ)
+    )
+
+
+def _answered(source: InputSource, asked: InputAsked) -> bytes:
+    match asked.op:
+        case InputOp.READ:
+            buffer = bytearray(max(0, min(asked.length, source.size - asked.offset)))
+            return bytes(memoryview(buffer)[: source.read_into(asked.offset, buffer)])
+        case InputOp.SIZE:
+            return encode_size(source.size)
+        case InputOp.CHARACTERS:
+            return encode_counts(_characters(source, asked))
+        case InputOp.FIND:
+            return encode_found(*_find(source, asked))
+        case InputOp.COUNT:
+            return encode_found(*_count(source, asked))
+
+
+def _end(source: InputSource, asked: InputAsked) -> int:
+    return min(asked.offset + asked.length, source.size)
+
+
+def _characters(source: InputSource, asked: InputAsked) -> list[int]:
+    counts, buffer = [], bytearray(PAGE_BYTES)
+    for offset in range(asked.offset, asked.offset + asked.length, PAGE_BYTES):
+        count = source.read_into(offset, buffer)
+        page = buffer if count == PAGE_BYTES else buffer[:count]
+        counts.append(count if page.isascii() else len(page.translate(None, _CONTINUATION)))
+    return counts
+
+
+def _find(source: InputSource, asked: InputAsked) -> tuple[int, int]:
+    """Return where the needle begins first, or -1, and how far was looked."""
+    end, needle = _end(source, asked), asked.needle
+    # What begins in a piece may end in the next one.
+    buffer = bytearray(_PIECE_BYTES + len(needle) - 1)
+    for offset in range(asked.offset, end, _PIECE_BYTES):
+        limit = min(_PIECE_BYTES, end - offset) + len(needle) - 1
+        there = source.read_into(offset, memoryview(buffer)[:limit])
+        found = buffer.find(needle, 0, there)
+        if found >= 0:
+            return offset + found, offset + found + 1
+    return -1, end
+
+
+def _count(source: InputSource, asked: InputAsked) -> tuple[int, int]:
+    """Return how often the needle is there, no two overlapping, and where to go on."""
+    end, needle = _end(source, asked), asked.needle
+    overlaps = _may_overlap(needle)
+    buffer = bytearray(_PIECE_BYTES + len(needle) - 1)
+    total, at = 0, asked.offset
+    while at < end:
+        piece = min(_PIECE_BYTES, end - at)
+        there = source.read_into(at, memoryview(buffer)[: piece + len(needle) - 1])
+        count = buffer.count(needle, 0, there)
+        total += count
+        step = piece
+        if count and overlaps:
+            step = max(piece, _last_end(buffer, needle, there, count))
+        at += step
+    return total, max(at, end) if asked.length else end
+
+
+def _may_overlap(needle: bytes) -> bool:
+    return any(needle.endswith(needle[:length]) for length in range(1, len(needle)))
+
+
+def _last_end(buffer: bytearray, needle: bytes, there: int, count: int) -> int:
+    """Return where the last of `count` occurrences ends that are counted from the left."""
+    # It is the shortest part of the buffer that holds as many, and the last place of all lies in it.
+    low = buffer.rfind(needle, 0, there) + 1
+    high = low - 1 + len(needle)
+    while low < high:
+        middle = (low + high) // 2
+        if buffer.count(needle, 0, middle) == count:
+            high = middle
+        else:
+            low = middle + 1
+    return low
