@@ -80,6 +80,7 @@ class CellFinished:
     result: CellResult
     answer: str | None = None
     answered: tuple[AnsweredQuery, ...] = ()
+    answers_cut: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +293,7 @@ class RlmLoop:
             self._variables = result.variables
         self._draft = result.draft or self._draft
         variables = result.variables if alive else self._variables
-        self._ran.append(RanCell(self._running, result, variables, given.answered))
+        self._ran.append(RanCell(self._running, result, variables, given.answered, given.answers_cut))
         if not alive and self._pending:
             # The blocks behind it were written for a session that no longer is.
             self._notes.append(f"{len(self._pending)} later blocks of that reply did not run.")

@@ -107,6 +107,7 @@ def format_observation(cell: RanCell, limits: ObservationLimits) -> str:
         _part(cell.result.stderr),
         _part(error_text(cell.result.error)),
         _part("\n".join(_notes(cell.result))),
+        _part(_cut_answers(cell.answers_cut)),
         _part(_answers(cell)),
         _variables(cell.variables, limits.variables_max),
     ]
@@ -167,6 +168,14 @@ def _notes(result: CellResult) -> list[str]:
     if result.session_state in _STATE_NOTES:
         notes.append(_STATE_NOTES[result.session_state])
     return notes
+
+
+def _cut_answers(count: int) -> str:
+    """Return that answers end in the middle: the code that got them may not have noticed."""
+    if not count:
+        return ""
+    which = "An answer to a query of this cell was" if count == 1 else f"{count} answers to queries were"
+    return f"{which} cut off: each reached the most tokens that an answer may have. Ask for shorter ones."
 
 
 def _answers(cell: RanCell) -> str:

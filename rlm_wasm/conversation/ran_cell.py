@@ -20,10 +20,11 @@ class RanCell:
     """A block and what it came to. `variables` are those of the session now, whatever the cell did to it.
 
     `answered` are the first of its queries that were answered: where the session no longer knows of them, the
-    model is told, and nobody pays for them twice.
+    model is told, and nobody pays for them twice. `answers_cut` is how many answers a cap on tokens cut off.
     """
 
     source: str
     result: CellResult
     variables: tuple[str, ...] = ()
     answered: tuple[AnsweredQuery, ...] = ()
+    answers_cut: int = 0

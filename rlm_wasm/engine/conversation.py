@@ -303,7 +303,8 @@ class Conversation:
         if result.session_state is SessionState.LOST:
             await self._close_session()
         alive = result.session_state is SessionState.ALIVE
-        return CellFinished(result, self._requests.finish, () if alive else self._requests.answered)
+        requests = self._requests
+        return CellFinished(result, requests.finish, () if alive else requests.answered, requests.cut)
 
     async def _hand_out(self) -> None:
         """Await what is to be done with the session's files, until the run ends at the latest."""

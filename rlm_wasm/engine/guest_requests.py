@@ -27,7 +27,7 @@ from rlm_wasm.protocol.guest_frames import (
     encode_finish_response,
     encode_response,
 )
-from rlm_wasm.scheduler.messages import Message
+from rlm_wasm.scheduler.messages import FinishReason, Message
 from rlm_wasm.scheduler.pricing import utf8_bytes
 from rlm_wasm.scheduler.request import Cancelled, Completed, Denied, Response
 from rlm_wasm.scheduler.scheduler import (
@@ -78,6 +78,8 @@ class GuestRequests(Answerer):
     closed: bool = False
     # Prompt and text. Plain pairs: many cells keep many of them, and the collector passes over these.
     _kept: list[tuple[str, str]] = field(default_factory=list)
+    # How many answers of the cell their cap on tokens cut off.
+    cut: int = 0
     _open: _Asked | None = None
     _reader: RequestReader = field(init=False)
 
@@ -94,6 +96,7 @@ class GuestRequests(Answerer):
         self.cell = cell
         self.finish = None
         self._kept = []
+        self.cut = 0
         self._reader.begin_cell()
 
     def end_cell(self) -> None:
@@ -231,6 +234,10 @@ class GuestRequests(Answerer):
         """Take what was answered: nothing waits for it any more, and a lost session is told of it."""
         if self._open is asked:
             self._open = None
+        self.cut += sum(
+            isinstance(response, Completed) and response.finish is FinishReason.LENGTH
+            for response in responses
+        )
         # What there was no room for has no response of its own, and stands last.
         for prompt, response in zip(asked.prompts, responses, strict=False):
             if len(self._kept) >= ANSWERED_KEPT_MAX:

@@ -280,3 +280,35 @@ async def test_a_missing_key_is_told_before_any_guest_runs(server: Loopback) -> 
         async with Runtime(policy_at(server), environ={}):
             pass
     assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    ("finishes", "told"),
+    [
+        (["stop", "stop"], None),
+        (["length", "stop"], "An answer to a query of this cell was cut off"),
+        (["length", "length"], "2 answers to queries were cut off"),
+    ],
+)
+async def test_answers_that_their_cap_cut_off_are_told_to_the_model_of_the_code(
+    server: Loopback, finishes: list[str], told: str | None
+) -> None:
+    turns = ["parts = llm_query_batched(['a', 'b'])\nprint(parts)", "FINAL('done')"]
+    observed: list[str] = []
+
+    def behave(seen: Seen, write: Write) -> None:
+        messages = seen.body["messages"]
+        if messages[0]["role"] == "system":
+            observed.append(messages[-1]["content"])
+            write(http("200 OK", completion_body(f"```repl\n{turns.pop(0)}\n```")))
+        else:
+            finish = finishes["ab".index(messages[-1]["content"])]
+            choice = {"index": 0, "message": {"content": "x"}, "finish_reason": finish}
+            write(http("200 OK", completion_body(choices=[choice])))
+
+    server.behaviour = behave
+    async with running(policy_at(server), environ=ENVIRON) as runtime:
+        assert (await runtime.ask("?")).answer == "done"
+    assert "['x', 'x']" in observed[1]
+    assert ("cut off" in observed[1]) is (told is not None)
+    assert told is None or told in observed[1]
