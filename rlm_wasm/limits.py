@@ -231,6 +231,8 @@ class RunLimits:
     events_max: Annotated[int, Range(ge=16, le=10_000_000)]
     # What of the budget is kept for the last question to the root's model: see `reserve_of`. 0: nothing.
     reserve_percent: ReservePercent = 0
+    # How often in a row a turn may be repeated: the same code, asking and showing the same. 0: any number.
+    repeats_max: Annotated[int, Range(ge=0, le=10_000)] = 0
 
 
 @dataclass(frozen=True, slots=True)

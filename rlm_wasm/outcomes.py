@@ -58,6 +58,7 @@ class StopKind(StrEnum):
     FINISHED = "finished"  # its code declared the answer
     FINAL = "final"  # the model declared it as text
     ITERATIONS = "iterations_exhausted"
+    REPEATS = "no_progress"  # it ran the same code and saw the same, again and again
     BUDGET = "budget"  # what was to come next did not fit
     OVERDRAFT = "overdraft"  # what happened cost more than there was
     DEADLINE = "deadline"
@@ -72,11 +73,15 @@ class StopKind(StrEnum):
 
 
 _DECLARED: Final = frozenset((StopKind.FINISHED, StopKind.FINAL))
-_BY_LIMIT: Final = frozenset((StopKind.ITERATIONS, StopKind.BUDGET, StopKind.OVERDRAFT, StopKind.DEADLINE))
+_BY_LIMIT: Final = frozenset(
+    (StopKind.ITERATIONS, StopKind.REPEATS, StopKind.BUDGET, StopKind.OVERDRAFT, StopKind.DEADLINE)
+)
 # The causes that the event `run_stopping` knows by name; all else is somebody's word from outside.
-_CAUSES: Final = frozenset((StopKind.BUDGET, StopKind.OVERDRAFT, StopKind.DEADLINE, StopKind.ITERATIONS))
+_CAUSES: Final = _BY_LIMIT
 # After these there is still time, and perhaps a reserve, for one more question.
-_BEFORE_THE_LAST: Final = frozenset((StopKind.BUDGET, StopKind.OVERDRAFT, StopKind.ITERATIONS))
+_BEFORE_THE_LAST: Final = frozenset(
+    (StopKind.BUDGET, StopKind.OVERDRAFT, StopKind.ITERATIONS, StopKind.REPEATS)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +150,11 @@ class StopReason:
     def iterations(cls, limit: int, key: str) -> StopReason:
         """The model had all of its turns."""
         return cls(StopKind.ITERATIONS, "iterations_exhausted", key, limit)
+
+    @classmethod
+    def no_progress(cls, limit: int) -> StopReason:
+        """The model did the same and was shown the same, more often in a row than it may."""
+        return cls(StopKind.REPEATS, "no_progress", "run.repeats_max", limit)
 
     @classmethod
     def budget(cls, dimension: str, limit: int) -> StopReason:
@@ -228,6 +238,7 @@ _WHOLE: Final = {
         StopReason.finished(),
         StopReason.final(),
         StopReason.iterations(0, ""),
+        StopReason.no_progress(0),
         StopReason.child_deadline(0),
         StopReason.runtime_closed(),
         StopReason.abandoned(),

@@ -321,7 +321,9 @@ KINDS: Final[dict[str, Kind]] = {
     "run_stopping": Kind(
         "The run must end; its open queries are cancelled.",
         {
-            "cause": Field("str", "cancelled, deadline, budget, overdraft or iterations_exhausted"),
+            "cause": Field(
+                "str", "cancelled, deadline, budget, overdraft, iterations_exhausted or no_progress"
+            ),
             "reason": Field("str", "why, in words"),
         },
     ),

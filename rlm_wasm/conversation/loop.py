@@ -17,6 +17,7 @@ from rlm_wasm.conversation.observations import (
     THINKS_ON_NOTE,
     UNCLOSED_NOTE,
     observation_messages,
+    repeated_note,
 )
 from rlm_wasm.conversation.prompts import (
     ContextFacts,
@@ -26,6 +27,7 @@ from rlm_wasm.conversation.prompts import (
     turn_prompt,
 )
 from rlm_wasm.conversation.ran_cell import AnsweredQuery, RanCell
+from rlm_wasm.conversation.repeats import Repeats
 from rlm_wasm.conversation.replies import parse_reply
 from rlm_wasm.errors import BudgetExceeded, InternalError, NoText, QueryError
 from rlm_wasm.limits import ObservationLimits
@@ -75,12 +77,16 @@ class ModelFailed:
 
 @dataclass(frozen=True, slots=True)
 class CellFinished:
-    """The cell of RunBlock is over. `answer` is the one that its code declared, if it did."""
+    """The cell of RunBlock is over. `answer` is the one that its code declared, if it did.
+
+    `asked` is a digest of all that it asked models.
+    """
 
     result: CellResult
     answer: str | None = None
     answered: tuple[AnsweredQuery, ...] = ()
     answers_cut: int = 0
+    asked: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +185,9 @@ class RlmLoop:
         virtual_clock: bool = False,
         whole_length_max: int | None = None,
         asks_last: bool = False,
+        repeats_max: int = 0,
     ) -> None:
+        self._repeats: Final = Repeats(repeats_max)
         self._asks_last: Final = asks_last
         self._stop: StopReason | None = None  # why the last question is asked
         self._dialect: Final = Dialect(dialect)
@@ -199,8 +207,10 @@ class RlmLoop:
         self._observed_bytes = 0
         self._unread = 0  # how many of the last messages it has not answered yet
         self._silent = 0  # how often in a row it answered without a word
+        self._said = ""  # its last reply
         self._pending: deque[str] = deque()
         self._ran: list[RanCell] = []
+        self._asked: list[str] = []  # what each of them asked models, as a digest
         self._running = ""
         self._notes: list[str] = []
         # What the model would answer, as far as it said so, and the last that it said in prose.
@@ -242,6 +252,7 @@ class RlmLoop:
 
     def _replied(self, text: str, finish: FinishReason | None) -> LoopEffect:
         self._history.append(Message("assistant", text))
+        self._said = text
         reply = parse_reply(text, self._lenient, ended=finish is FinishReason.STOP)
         self._silent = self._unread = 0
         self._prose = reply.prose or self._prose
@@ -280,7 +291,8 @@ class RlmLoop:
             return self._give_up(_reason_of(error))
         self._silent += 1
         self._notes.append(NO_TEXT_NOTE)
-        return self._next_cell_or_turn()
+        self._observe()
+        return self._ask()
 
     def _cell_finished(self, given: CellFinished) -> LoopEffect:
         if given.answer is not None:
@@ -294,6 +306,7 @@ class RlmLoop:
         self._draft = result.draft or self._draft
         variables = result.variables if alive else self._variables
         self._ran.append(RanCell(self._running, result, variables, given.answered, given.answers_cut))
+        self._asked.append(given.asked)
         if not alive and self._pending:
             # The blocks behind it were written for a session that no longer is.
             self._notes.append(f"{len(self._pending)} later blocks of that reply did not run.")
@@ -305,8 +318,25 @@ class RlmLoop:
             self._running = self._pending.popleft()
             self._phase = _Phase.CELL
             return RunBlock(self._running)
+        repeats = self._repeats
+        if repeats.most:
+            repeats.turn(self._done_in_turn())
+        if repeats.too_many:
+            return self._give_up(StopReason.no_progress(repeats.most))
+        if repeats.must_be_told:
+            left = repeats.most - repeats.times
+            self._notes.append(repeated_note(repeats.times + 1, left))
         self._observe()
         return self._ask()
+
+    def _done_in_turn(self) -> tuple[str, ...]:
+        """Return a turn's code, or its words where it has none, what that asked models, and what it showed.
+
+        Code that asks for the next piece each time gets further, though it prints nothing.
+        """
+        code = [cell.source for cell in self._ran] or [self._said]
+        seen = observation_messages(self._ran, self._notes, self._dialect, self._limits)
+        return (*code, *self._asked, "", *(message.content for message in seen))
 
     def _observe(self) -> None:
         """Write down what the model is to see of the cells that ran."""
@@ -315,6 +345,7 @@ class RlmLoop:
         self._unread += len(observations)
         self._history += observations
         self._ran.clear()
+        self._asked.clear()
         self._notes.clear()
 
     def _conclude(self, answer: str | None, stop: StopReason) -> Conclusion:

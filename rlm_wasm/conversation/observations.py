@@ -68,8 +68,8 @@ EARLY_FINAL_NOTE: Final = (
     "The FINAL(...) in that reply was not accepted, because it was written before the output of its code "
     "was known. Check the output above, then finish."
 )
-
 EMPTY_FINAL_NOTE: Final = "The FINAL() in that reply was not accepted: there was no answer in it."
+
 # Of a query and its answer that a lost session is told of.
 _PROMPT_BYTES_MAX: Final = 200
 _TEXT_BYTES_MAX: Final = 2_000
@@ -98,6 +98,16 @@ def observation_messages(
     elif notes:
         contents = ["\n\n".join(notes)]
     return tuple(Message("user", content) for content in contents)
+
+
+def repeated_note(times: int, left: int) -> str:
+    """Return what a model is told that has done the same `times` times; `left` more are let pass."""
+    end = f"After {left} more the task ends." if left else "Once more ends the task."
+    return (
+        f"You have now sent the same {times} times in a row and been shown the same each time. {end} Do "
+        "something else, or finish with what you have. If the code does get further each time, have it print "
+        "how far."
+    )
 
 
 def format_observation(cell: RanCell, limits: ObservationLimits) -> str:

@@ -147,6 +147,7 @@ class Conversation:
             recursive=place.depth < policy.run.depth_max and policy.budget.children_max > 0,
             virtual_clock=policy.sandbox.clock == "virtual",
             whole_length_max=policy.sandbox.whole_context_chars_max,
+            repeats_max=policy.run.repeats_max,
             asks_last=place.parent is None and policy.run.reserve_percent > 0,
         )
 
@@ -304,7 +305,8 @@ class Conversation:
             await self._close_session()
         alive = result.session_state is SessionState.ALIVE
         requests = self._requests
-        return CellFinished(result, requests.finish, () if alive else requests.answered, requests.cut)
+        answered = () if alive else requests.answered
+        return CellFinished(result, requests.finish, answered, requests.cut, requests.asked)
 
     async def _hand_out(self) -> None:
         """Await what is to be done with the session's files, until the run ends at the latest."""

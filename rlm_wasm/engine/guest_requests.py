@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -80,6 +81,7 @@ class GuestRequests(Answerer):
     _kept: list[tuple[str, str]] = field(default_factory=list)
     # How many answers of the cell their cap on tokens cut off.
     cut: int = 0
+    _asked: bytes = b""  # a digest of all prompts of the cell so far
     _open: _Asked | None = None
     _reader: RequestReader = field(init=False)
 
@@ -91,12 +93,18 @@ class GuestRequests(Answerer):
         """The first queries of the cell that were answered."""
         return tuple(AnsweredQuery(prompt, text) for prompt, text in self._kept)
 
+    @property
+    def asked(self) -> str:
+        """A digest of all that the cell asked models, in its order; empty if it asked nothing."""
+        return self._asked.hex()
+
     def begin_cell(self, cell: int) -> None:
         """Forget what the last cell asked; `cell` is the number of the one that begins."""
         self.cell = cell
         self.finish = None
         self._kept = []
         self.cut = 0
+        self._asked = b""
         self._reader.begin_cell()
 
     def end_cell(self) -> None:
@@ -222,6 +230,8 @@ class GuestRequests(Answerer):
     ) -> None:
         # A guest that asks again waits for nothing else: it was interrupted in what it asked before.
         self.end_cell()
+        for prompt in prompts:
+            self._asked = hashlib.sha256(self._asked + prompt.encode("utf-8", "surrogatepass")).digest()
         numbers = tuple([each.request_id for each in batch])
         asked = self._open = _Asked(self, prompts, batched, reply, numbers)
         surplus = None

@@ -31,6 +31,7 @@ REASONS = [
     (StopReason.finished(), "finished"),
     (StopReason.final(), "final"),
     (StopReason.iterations(5, "run.turns_max"), "iterations_exhausted"),
+    (StopReason.no_progress(5), "no_progress"),
     (StopReason.budget("calls", 5), "budget: calls"),
     (StopReason.budget("cell.requests", 5), "budget: cell.requests"),
     (StopReason.overdraft(("fuel", "output_tokens"), 5), "overdraft: fuel, output_tokens"),

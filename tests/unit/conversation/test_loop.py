@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -345,6 +347,64 @@ def test_nobody_is_asked_last_where_nothing_is_known_or_no_time_is_left(
     before: list[LoopInput], stop: MustStop
 ) -> None:
     assert isinstance(drive(asking(), *before, stop), Conclusion)
+
+
+def stubborn(repeats_max: int, *, asks: bool = False) -> RlmLoop:
+    return RlmLoop("why?", CONTEXT, "both", observation(), 50, asks_last=asks, repeats_max=repeats_max)
+
+
+def test_a_model_that_gets_no_further_is_told_so_and_then_stopped() -> None:
+    subject = stubborn(4)
+    drive(subject, Begin())
+    turns = [said(drive(subject, block("a"), done("1\n")))[-2] for _ in range(5)]
+    assert ["the same" in shown for shown in turns] == [False, False, True, True, True]
+    assert "the same 3 times" in turns[2]
+    assert "After 2 more the task ends." in turns[2]
+    assert "Once more ends the task." in turns[4]
+    assert drive(subject, block("a"), done("1\n")) == Conclusion("Look:", StopReason.no_progress(4))
+    assert StopReason.no_progress(4).is_limit
+
+
+def test_a_model_that_gets_no_further_is_asked_for_its_best_answer() -> None:
+    subject = stubborn(1, asks=True)
+    effect = drive(subject, Begin(), *[block("a"), done("1\n")] * 3)
+    assert isinstance(effect, AskLast)
+    assert "1\n" in effect.messages[-2].content
+    assert drive(subject, ModelReplied("It is 1.")) == Conclusion("It is 1.", StopReason.no_progress(1))
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [
+        [("a", "1\n", ""), ("b", "1\n", "")],  # other code
+        [("a", "1\n", ""), ("a", "2\n", "")],  # another output
+        [("a", "", "first"), ("a", "", "second")],  # it asks models for another piece each time
+        [("a", "1\n", ""), ("a", "1\n", ""), ("a", "1\n", ""), ("b", "1\n", "")],  # told, and heeded
+    ],
+)
+def test_a_turn_that_differs_begins_the_count_anew(turns: list[tuple[str, str, str]]) -> None:
+    subject = stubborn(2)
+    drive(subject, Begin())
+    for source, stdout, asked in turns * 4:
+        ended = replace(done(stdout), asked=asked)
+        assert isinstance(drive(subject, block(source), ended), AskModel)
+
+
+def test_code_that_asks_models_the_same_and_learns_nothing_is_no_progress() -> None:
+    subject = stubborn(1)
+    ended = replace(done(), asked="the same")
+    drive(subject, Begin(), *[block("a"), ended] * 2)
+    assert drive(subject, block("a"), ended) == Conclusion("Look:", StopReason.no_progress(1))
+
+
+def test_words_that_come_again_and_again_are_no_progress_either_and_without_a_limit_nothing_is() -> None:
+    subject = stubborn(2)
+    drive(subject, Begin(), *[ModelReplied("I think.")] * 3)
+    assert drive(subject, ModelReplied("I think.")) == Conclusion("I think.", StopReason.no_progress(2))
+    subject = stubborn(0)
+    drive(subject, Begin())
+    for _ in range(40):
+        assert isinstance(drive(subject, block("a"), done("1\n")), AskModel)
 
 
 def test_an_empty_final_as_text_is_no_finish_and_the_model_is_told() -> None:

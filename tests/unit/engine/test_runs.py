@@ -107,6 +107,35 @@ async def test_queries_and_batches_go_through_the_ledger(script: Script) -> None
     events.assert_complete()
 
 
+async def test_code_that_gets_further_in_silence_is_not_stopped_for_being_the_same(script: Script) -> None:
+    script.reply("root", "todo, done = list('abcdefgh'), []", turn=1)
+    script.reply("root", "FINAL(done)", turn=10)
+    script.reply("root", "done.append(llm_query(todo.pop()))")
+    script.reply("sub", r"<\1>", pattern=r"^(\w+)$")
+    async with running(small_policy(run={"repeats_max": 1}), script.spec) as runtime:
+        result = await runtime.ask("?")
+    assert result.answer == str([f"<{letter}>" for letter in "hgfedcba"])
+
+
+async def test_code_that_asks_and_shows_the_same_is_stopped_after_a_warning(tmp_path: Path) -> None:
+    path = tmp_path / "stuck.py"
+    path.write_text(
+        "def reply(messages, model):\n"
+        "    if messages[0]['role'] != 'system': return 'seventeen'\n"
+        "    if 'must end now' in messages[-1]['content']:\n"
+        "        return 'told ' + str(sum('now sent the same' in m['content'] for m in messages))\n"
+        "    return '```repl\\nx = llm_query(\"how many?\")\\n```'\n"
+    )
+    events = Events()
+    async with running(small_policy(run={"repeats_max": 4}), f"script:{path}") as runtime:
+        result = await runtime.ask("?", sinks=[events.append])
+    assert (result.answer, result.reason, result.partial) == ("told 3", "no_progress", True)
+    assert result.spent["iterations"] == 6
+    (stopping,) = events.of("run_stopping")
+    assert stopping == {"cause": "no_progress", "reason": "no_progress"}
+    events.assert_complete()
+
+
 @pytest.mark.threat("T-020")
 @pytest.mark.parametrize(
     ("sections", "reason", "calls"),
