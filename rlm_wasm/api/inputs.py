@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any, Final, Self, TypeAlias
 
 from rlm_wasm.api.arguments import check_policy
-from rlm_wasm.engine.contexts import InputValue, check_name
+from rlm_wasm.engine.contexts import InputValue, apart, check_name
 from rlm_wasm.errors import UsageError
 from rlm_wasm.host.input_file import InputFile
 from rlm_wasm.inputs.file_input import Reading, read_file_input, stays_where_it_is
@@ -90,8 +90,11 @@ class Inputs(Mapping[str, InputValue]):
 
     @property
     def file_names(self) -> dict[str, str]:
-        """What each input is called in the guest's /inputs, by variable name: as its file is here."""
-        return {item.name: item.file for item in self.items_read}
+        """What each input is called in the guest's /inputs, by variable name: as its file is here.
+
+        No two are the same: of ``a/x.csv`` and ``b/x.csv`` the second is ``x-2.csv``.
+        """
+        return apart({item.name: item.file for item in self.items_read})
 
     @property
     def notes(self) -> dict[str, str]:

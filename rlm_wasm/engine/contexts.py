@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import count
 from keyword import iskeyword
 from typing import Final, TypeAlias
 from unicodedata import normalize
@@ -61,9 +62,30 @@ def as_input(name: str, value: object) -> InputValue:
     return value if isinstance(value, str | bytes | InputFile) else JsonText.of(value, name)
 
 
-def file_name(name: str, value: InputValue, file_names: Mapping[str, str]) -> str:
-    """Return what an input is called in /inputs: as its file is, or as its variable where it is of none."""
-    return file_names.get(name) or (value.name if isinstance(value, InputFile) else name)
+def files_of(named: Mapping[str, InputValue], given: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return what each input is called in /inputs, by variable: no two the same.
+
+    It is what is `given`, or as its file is, or as its variable where it is of none.
+    """
+    return apart(
+        {
+            name: (given or {}).get(name) or (value.name if isinstance(value, InputFile) else name)
+            for name, value in named.items()
+        }
+    )
+
+
+def apart(names: Mapping[str, str]) -> dict[str, str]:
+    """Return names of files of which no two are the same: of two x.csv the second is x-2.csv."""
+    taken, used, made = set(names.values()), set[str](), dict[str, str]()
+    for variable, name in names.items():
+        if name in used:
+            stem, dot, ending = name.partition(".") if not name.startswith(".") else (name, "", "")
+            name = next(n for i in count(2) if (n := f"{stem}-{i}{dot}{ending}") not in taken)
+            taken.add(name)
+        used.add(name)
+        made[variable] = name
+    return made
 
 
 def read_input(name: str, text: str, type_name: str) -> str | bytes:
@@ -83,9 +105,13 @@ def check_name(name: object, *, hint: str | None = None) -> None:
 
 
 def describe(
-    named: Mapping[str, InputValue], file_names: Mapping[str, str] | None = None
+    named: Mapping[str, InputValue], files: Mapping[str, str] | None = None
 ) -> tuple[ContextFacts, ...]:
-    """Return what the model is told: name, type, length, and the first few hundred characters."""
+    """Return what the model is told: name, type, length, and the first few hundred characters.
+
+    `files` is what each is called in /inputs, where that is known.
+    """
+    files = files_of(named) if files is None else files
     return tuple(
         ContextFacts(
             name=name,
@@ -94,7 +120,7 @@ def describe(
             unit=_unit(value),
             peek=_peek(value),
             size=0 if isinstance(value, InputFile) else len(value),
-            file=file_name(name, value, file_names or {}),
+            file=files[name],
             lazy=isinstance(value, InputFile),
         )
         for name, value in named.items()

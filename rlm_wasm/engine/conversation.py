@@ -23,7 +23,7 @@ from rlm_wasm.conversation.loop import (
 )
 from rlm_wasm.engine.accounting import Meter
 from rlm_wasm.engine.broker import Broker
-from rlm_wasm.engine.contexts import REBASE_FROM_UNITS, InputValue, copied_size, describe, file_name
+from rlm_wasm.engine.contexts import REBASE_FROM_UNITS, InputValue, copied_size, describe, files_of
 from rlm_wasm.engine.guest_requests import GuestRequests
 from rlm_wasm.engine.session_files import Outputs, SessionFiles
 from rlm_wasm.errors import FuelExhausted, InternalError, SourceExceeded, WorkerLost
@@ -98,7 +98,7 @@ class Conversation:
         meter: Meter,
         outputs: Outputs | None = None,
         *,
-        file_names: Mapping[str, str] | None = None,
+        files: Mapping[str, str] | None = None,
     ) -> None:
         self.place = place
         self._outputs = outputs
@@ -111,7 +111,8 @@ class Conversation:
         self._broker = broker
         self._worker = worker
         self._contexts = contexts
-        self._file_names = file_names or {}
+        # What each input is called in /inputs.
+        self._file_names = files_of(contexts) if files is None else files
         # Made by the task that drives: a conversation begins where there is none, in a callback.
         self._scope: anyio.CancelScope | None = None
         self._hand_out_scope: anyio.CancelScope | None = None
@@ -360,7 +361,7 @@ class Conversation:
             if self.place.start_inputs is not None:
                 session.inputs.begin_with(self.place.start_inputs)
             for name, value in self._contexts.items():
-                await session.load(name, value, file=file_name(name, value, self._file_names))
+                await session.load(name, value, file=self._file_names[name])
             if policy.sandbox.checkpoint_bytes_max and self._inputs_size > REBASE_FROM_UNITS:
                 # Else every checkpoint would copy the inputs again.
                 await session.rebase()

@@ -6,16 +6,17 @@ Without texts there are no digests of them either: whoever can guess a short tex
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
 from rlm_wasm.artifacts.installed import find_guest
-from rlm_wasm.engine.contexts import InputValue, file_name, length, type_name
+from rlm_wasm.engine.contexts import InputValue, length, type_name
 from rlm_wasm.engine.starting_state import StartingState
 from rlm_wasm.errors import ArtifactError, UsageError
-from rlm_wasm.host.input_file import InputChanged, InputFile
+from rlm_wasm.host.input_file import HASHED_AT_ONCE_BYTES, InputChanged, InputFile
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.policy.render import to_toml
 from rlm_wasm.scheduler.pricing import utf8_bytes
@@ -48,9 +49,13 @@ async def description(
     question: str,
     contexts: Mapping[str, InputValue],
     start: StartingState | None = None,
-    file_names: Mapping[str, str] | None = None,
+    *,
+    files: Mapping[str, str],
 ) -> dict[str, object]:
-    """Return the data of `run_described`; `start` is what its sessions are forked from."""
+    """Return the data of `run_described`.
+
+    `start` is what its sessions are forked from, and `files` what each input is called in /inputs.
+    """
     code, image = _guest_identity()
     data: dict[str, object] = {
         "version": VERSION,
@@ -68,7 +73,7 @@ async def description(
         "question": question,
         "policy": policy.text,
         "context_sha256": [await _digest(value) for value in contexts.values()],
-        "context_files": [file_name(name, value, file_names or {}) for name, value in contexts.items()],
+        "context_files": [files[name] for name in contexts],
         "context_texts": [_kept(value) for value in contexts.values()],
         # All of its pages are read, so another thread does it.
         "start_image_sha256": None if start is None else await in_thread(start.digest),
@@ -88,16 +93,30 @@ def answer_bytes(answer: str | None) -> int | None:
 
 async def _digest(value: InputValue) -> str:
     if isinstance(value, InputFile):
-        return await in_thread(digest_of, value)
+        return await _digest_of_file(value)
     if len(value) <= _HASHED_AT_ONCE_UNITS:
         return sha256(value)
     return await in_thread(sha256, value)
 
 
+async def _digest_of_file(file: InputFile) -> str:
+    digest = hashlib.sha256()
+    for offset in range(0, file.size, HASHED_AT_ONCE_BYTES):
+        with _as_usage_error(file):
+            await in_thread(file.hash_into, digest.update, offset)
+    return digest.hexdigest()
+
+
 def digest_of(file: InputFile) -> str:
     """Return the digest of a file. Raises UsageError: it cannot be read, or has changed."""
-    try:
+    with _as_usage_error(file):
         return file.sha256()
+
+
+@contextmanager
+def _as_usage_error(file: InputFile) -> Iterator[None]:
+    try:
+        yield
     except (InputChanged, OSError) as error:
         raise UsageError(f"the input {file.path} cannot be read: {error}") from error
 

@@ -12,7 +12,7 @@ from rlm_wasm.conversation.loop import Conclusion
 from rlm_wasm.conversation.prompts import child_question
 from rlm_wasm.engine.accounting import Meter
 from rlm_wasm.engine.broker import Broker
-from rlm_wasm.engine.contexts import DEFAULT_NAME, InputValue
+from rlm_wasm.engine.contexts import DEFAULT_NAME, InputValue, files_of
 from rlm_wasm.engine.conversation import Conversation, ConversationPlace
 from rlm_wasm.engine.description import WrittenPolicy, answer_bytes, description
 from rlm_wasm.engine.session_files import Outputs
@@ -68,7 +68,7 @@ class ActiveRun:
         self._worker = worker
         self._question = question
         self._contexts = contexts
-        self._file_names = file_names or {}
+        self._files = files_of(contexts, file_names)
         self._meter = meter
         self._tenant = tenant
         self._image = image
@@ -78,7 +78,7 @@ class ActiveRun:
             run_id, tenant, depth=0, parent=None, model=policy.models.root, start=start, start_inputs=inputs
         )
         self._root = Conversation(
-            root, policy, broker, worker, question, contexts, meter, outputs, file_names=self._file_names
+            root, policy, broker, worker, question, contexts, meter, outputs, files=self._files
         )
         self._children: dict[RequestId, Conversation] = {}
         # What stood around the sessions of all conversations that are over, by the word.
@@ -128,7 +128,7 @@ class ActiveRun:
         result: RunResult | None = None
         try:
             described = await description(
-                self._written, self._question, self._contexts, self._image, self._file_names
+                self._written, self._question, self._contexts, self._image, files=self._files
             )
             self._note("run_described", described)
             finish = await self._until_finish()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from dataclasses import dataclass
+from functools import partial
 from typing import Final, Protocol
 
 from rlm_wasm.errors import UsageError
@@ -10,6 +13,8 @@ from rlm_wasm.protocol.input_value import FILE_NAME_BYTES_MAX, HeldInput
 
 # So many files a session's inputs can be.
 INPUTS_MAX: Final = 10_000
+# Of a str, the bytes of so many characters are made at a time.
+_PAGE_CHARS: Final = 1 << 16
 
 
 class InputSource(Protocol):
@@ -23,40 +28,108 @@ class InputSource(Protocol):
         """Fill a buffer from `offset` on; return how much of it there was. Raises InputChanged, OSError."""
 
 
-class InputInMemory:
-    """A str or bytes that the host has. A str is the file of its UTF-8, which is made when somebody asks."""
+class BytesInMemory:
+    """Bytes that the host has."""
 
-    def __init__(self, value: str | bytes) -> None:
-        self._value = value
+    is_counted: Final = True
+
+    def __init__(self, value: bytes) -> None:
+        self._view: Final = memoryview(value)
 
     @property
     def size(self) -> int:
         """How many bytes it has."""
-        return len(self._bytes())
+        return len(self._view)
 
     def read_into(self, offset: int, buffer: bytearray | memoryview) -> int:
         """Fill a buffer from `offset` on; return how much of it there was."""
-        part = memoryview(self._bytes())[offset : offset + len(buffer)]
-        buffer[: len(part)] = part
-        return len(part)
+        return _copied(self._view[offset : offset + len(buffer)], buffer)
 
-    def _bytes(self) -> bytes:
-        if isinstance(self._value, str):
-            self._value = str.encode(self._value, "utf-8", "surrogatepass")
-        return self._value
+
+class TextInMemory:
+    """A str that the host has, as the file of its UTF-8.
+
+    Parts of that are made as they are asked for, so that nobody has to have all of it twice.
+    """
+
+    def __init__(self, value: str) -> None:
+        # A subclass may answer otherwise than a str does.
+        self._slice: Final = partial(str.__getitem__, value)
+        self._length: Final = str.__len__(value)
+        # Where in the UTF-8 each page of characters begins, and its end; nothing until somebody asks.
+        self._begins: list[int] | None = None
+        self._is_ascii: Final = str.isascii(value)
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether its size is known; else whoever asks waits for all of its characters to be looked at."""
+        return self._is_ascii or self._begins is not None
+
+    @property
+    def size(self) -> int:
+        """How many bytes it has."""
+        return self._length if self._is_ascii else self._page_begins()[-1]
+
+    def read_into(self, offset: int, buffer: bytearray | memoryview) -> int:
+        """Fill a buffer from `offset` on; return how much of it there was."""
+        if self._is_ascii:
+            return _copied(self._slice(slice(offset, offset + len(buffer))).encode(), buffer)
+        begins = self._page_begins()
+        view, done, page = memoryview(buffer), 0, bisect_right(begins, offset) - 1
+        while done < len(view) and page < len(begins) - 1:
+            part = memoryview(self._page(page))[offset + done - begins[page] :]
+            done += _copied(part[: len(view) - done], view[done:])
+            page += 1
+        return done
+
+    def _page_begins(self) -> list[int]:
+        if self._begins is None:
+            begins = [0]
+            for page in range(-(-self._length // _PAGE_CHARS)):
+                begins.append(begins[-1] + len(self._page(page)))
+            self._begins = begins
+        return self._begins
+
+    def _page(self, page: int) -> bytes:
+        part = self._slice(slice(page * _PAGE_CHARS, (page + 1) * _PAGE_CHARS))
+        return part.encode("utf-8", "surrogatepass")
+
+
+def _copied(part: bytes | memoryview, buffer: bytearray | memoryview) -> int:
+    buffer[: len(part)] = part
+    return len(part)
+
+
+def _source(value: str | bytes | InputFile) -> InputSource:
+    if isinstance(value, InputFile):
+        return value
+    return BytesInMemory(value) if isinstance(value, bytes) else TextInMemory(value)
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    source: InputSource
+    variable: str
+    file: bytes
 
 
 class HeldInputs:
-    """The inputs that a guest can read from its host. A fork begins with those of its origin."""
+    """The inputs that a guest can read from its host. A fork begins with those of its origin.
+
+    One is there as long as its variable or its file is: another one of the variable's name takes the one's
+    place, another one of the file's name the other's.
+    """
 
     def __init__(self) -> None:
-        self._sources: dict[int, InputSource] = {}
-        self._numbers: dict[str, int] = {}
+        self._entries: dict[int, _Held] = {}
+        self._by_variable: dict[str, int] = {}
+        self._by_file: dict[bytes, int] = {}
         self._last = 0
 
     def begin_with(self, held: HeldInputs) -> None:
         """Have the inputs of what this session is a fork of, under their numbers."""
-        self._sources, self._numbers, self._last = dict(held._sources), dict(held._numbers), held._last
+        self._entries, self._last = dict(held._entries), held._last
+        self._by_variable, self._by_file = dict(held._by_variable), dict(held._by_file)
 
     def copy(self) -> HeldInputs:
         """Return the inputs as they are now, for a snapshot."""
@@ -64,8 +137,8 @@ class HeldInputs:
         made.begin_with(self)
         return made
 
-    def add(self, file: str, value: str | bytes | InputFile) -> HeldInput:
-        """Take an input as the file of this name, in the place of the one that had it before.
+    def add(self, variable: str, file: str, value: str | bytes | InputFile) -> HeldInput:
+        """Take an input under a number of its own, until it is `keep`t in the place of another, or `drop`ped.
 
         Raises:
             UsageError: no file can be called so, or there are too many.
@@ -73,17 +146,45 @@ class HeldInputs:
         raw = file.encode("utf-8", "replace")
         if not 0 < len(raw) <= FILE_NAME_BYTES_MAX or b"/" in raw or b"\0" in raw or raw in (b".", b".."):
             raise UsageError(f"{file!a:.300} is no name of a file of at most {FILE_NAME_BYTES_MAX} bytes")
-        if len(self._sources) >= INPUTS_MAX and file not in self._numbers:
+        if len(self._entries) - len(self._replaced(variable, raw)) >= INPUTS_MAX:
             raise UsageError(f"a session has at most {INPUTS_MAX} inputs")
-        self._sources.pop(self._numbers.pop(file, 0), None)
         self._last += 1
-        self._numbers[file] = self._last
+        self._entries[self._last] = _Held(_source(value), variable, raw)
         if isinstance(value, InputFile):
-            self._sources[self._last] = value
             return HeldInput(self._last, raw, "bytes" if value.as_bytes else "text")
-        self._sources[self._last] = InputInMemory(value)
         return HeldInput(self._last, raw)
+
+    def keep(self, number: int) -> None:
+        """Make an input what its variable and its file are: the guest has it."""
+        entry = self._entries.get(number)
+        if entry is None:
+            return  # the session was closed meanwhile
+        for replaced in self._replaced(entry.variable, entry.file):
+            del self._entries[replaced]
+        self._by_variable[entry.variable] = self._by_file[entry.file] = number
+
+    def drop(self, number: int) -> None:
+        """Forget an input that did not come to be."""
+        self._entries.pop(number, None)
+
+    def clear(self) -> None:
+        """Forget all of them: the session is over."""
+        self._entries, self._by_variable, self._by_file = {}, {}, {}
 
     def get(self, number: int) -> InputSource | None:
         """Return an input, if it is there: a snapshot that was read from a file has none."""
-        return self._sources.get(number)
+        entry = self._entries.get(number)
+        return None if entry is None else entry.source
+
+    def _replaced(self, variable: str, file: bytes) -> set[int]:
+        """Return what is neither a variable nor a file any more once these two are another's."""
+        gone = set[int]()
+        for number in (self._by_variable.get(variable), self._by_file.get(file)):
+            if number is None:
+                continue
+            entry = self._entries[number]
+            variable_stays = entry.variable != variable and self._by_variable[entry.variable] == number
+            file_stays = entry.file != file and self._by_file[entry.file] == number
+            if not variable_stays and not file_stays:
+                gone.add(number)
+        return gone

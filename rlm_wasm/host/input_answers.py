@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from rlm_wasm.host.held_inputs import HeldInputs, InputInMemory, InputSource
+from rlm_wasm.host.held_inputs import BytesInMemory, HeldInputs, InputSource, TextInMemory
 from rlm_wasm.host.input_file import InputChanged
 from rlm_wasm.protocol.input_reads import (
     CHANGED,
@@ -44,11 +44,9 @@ def answer(inputs: HeldInputs, asked: InputAsked) -> InputPart:
 def is_at_hand(inputs: HeldInputs, asked: InputAsked) -> bool:
     """Whether an answer takes no longer than a copy, so that no thread has to be asked for it."""
     source = inputs.get(asked.number)
-    return (
-        asked.op is InputOp.SIZE
-        or source is None
-        or (isinstance(source, InputInMemory) and asked.op is InputOp.READ)
-    )
+    if isinstance(source, BytesInMemory | TextInMemory):
+        return source.is_counted and asked.op in (InputOp.SIZE, InputOp.READ)
+    return source is None or asked.op is InputOp.SIZE
 
 
 def _answered(source: InputSource, asked: InputAsked) -> bytes:
@@ -96,7 +94,6 @@ def _find(source: InputSource, asked: InputAsked) -> tuple[int, int]:
 def _count(source: InputSource, asked: InputAsked) -> tuple[int, int]:
     """Return how often the needle is there, no two overlapping, and where to go on."""
     end, needle = _end(source, asked), asked.needle
-    overlaps = _may_overlap(needle)
     buffer = bytearray(_PIECE_BYTES + len(needle) - 1)
     total, at = 0, asked.offset
     while at < end:
@@ -104,22 +101,17 @@ def _count(source: InputSource, asked: InputAsked) -> tuple[int, int]:
         there = source.read_into(at, memoryview(buffer)[: piece + len(needle) - 1])
         count = buffer.count(needle, 0, there)
         total += count
-        step = piece
-        if count and overlaps:
-            step = max(piece, _last_end(buffer, needle, there, count))
-        at += step
+        at += _counted_to(buffer, needle, piece, there, count)
     return total, max(at, end) if asked.length else end
 
 
-def _may_overlap(needle: bytes) -> bool:
-    return any(needle.endswith(needle[:length]) for length in range(1, len(needle)))
-
-
-def _last_end(buffer: bytearray, needle: bytes, there: int, count: int) -> int:
-    """Return where the last of `count` occurrences ends that are counted from the left."""
-    # It is the shortest part of the buffer that holds as many, and the last place of all lies in it.
-    low = buffer.rfind(needle, 0, there) + 1
-    high = low - 1 + len(needle)
+def _counted_to(buffer: bytearray, needle: bytes, piece: int, there: int, count: int) -> int:
+    """Return where counting from the left goes on: at the piece's end, or where what crosses it ends."""
+    if there <= piece or buffer.count(needle, 0, piece) == count:
+        return piece
+    # The shortest part of the buffer that holds as many ends there. Only forwards: to look for the last place
+    # takes bytearray as long as all places times the needle.
+    low, high = piece + 1, there
     while low < high:
         middle = (low + high) // 2
         if buffer.count(needle, 0, middle) == count:

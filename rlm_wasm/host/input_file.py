@@ -11,6 +11,7 @@ import os
 import stat
 import weakref
 from codecs import BOM_UTF8
+from collections.abc import Callable
 from typing import Final
 
 from rlm_wasm.errors import UsageError
@@ -18,6 +19,8 @@ from rlm_wasm.errors import UsageError
 # What the variables of such inputs are in the guest: of bytes, and of text.
 LAZY_TYPES: Final = ("LazyBytes", "LazyText")
 _HASHED_BYTES: Final = 1 << 20
+# A digest is made in steps of so much, between which whoever waits for it can be cancelled.
+HASHED_AT_ONCE_BYTES: Final = 64 << 20
 
 
 class InputChanged(Exception):
@@ -98,10 +101,19 @@ class InputFile:
 
     def sha256(self) -> str:
         """Return the digest of the whole file. Raises what `read_into` raises."""
-        digest, buffer = hashlib.sha256(), bytearray(_HASHED_BYTES)
-        for offset in range(0, self.size, _HASHED_BYTES):
-            digest.update(memoryview(buffer)[: self.read_into(offset, buffer)])
+        digest = hashlib.sha256()
+        for offset in range(0, self.size, HASHED_AT_ONCE_BYTES):
+            self.hash_into(digest.update, offset)
         return digest.hexdigest()
+
+    def hash_into(self, update: Callable[[memoryview], None], offset: int) -> None:
+        """Give a digest what there is from `offset` on, at most HASHED_AT_ONCE_BYTES.
+
+        Raises what `read_into` raises.
+        """
+        end, buffer = min(offset + HASHED_AT_ONCE_BYTES, self.size), bytearray(_HASHED_BYTES)
+        for at in range(offset, end, _HASHED_BYTES):
+            update(memoryview(buffer)[: self.read_into(at, memoryview(buffer)[: end - at])])
 
 
 def _identity(found: os.stat_result) -> tuple[int, int, int, int]:

@@ -151,10 +151,19 @@ class HostSession:
         is that in any case, and nothing of it is copied. Cancelled once it has begun, it leaves the session
         lost.
         """
+        copied: str | bytes = b"" if isinstance(value, InputFile) else value
         if isinstance(value, InputFile):
-            await self._load(name, b"", self.inputs.add(file or value.name, value))
-        else:
-            await self._load(name, value, None if file is None else self.inputs.add(file, value))
+            file = file or value.name
+        if file is None:
+            await self._load(name, copied, None)
+            return
+        held = self.inputs.add(name, file, value)
+        try:
+            await self._load(name, copied, held)
+        except BaseException:
+            self.inputs.drop(held.number)  # what was there before is there still
+            raise
+        self.inputs.keep(held.number)
 
     async def _load(self, name: str, value: str | bytes, held: HeldInput | None) -> None:
         await self._operate(Load(self._number, name, value, held), None)
@@ -222,6 +231,7 @@ class HostSession:
         if not self._closed and not self._home.inherited:
             self._home.check("the session")
             self._closed = True
+            self.inputs.clear()
             try:
                 self._commands.submit(Close(self._number, self._notice_of_end()))
             except UsageError:  # the worker is closed, and so are its guests

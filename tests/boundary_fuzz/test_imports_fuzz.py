@@ -113,7 +113,7 @@ def run(program: Program, steps: list[tuple[int, int, int, int, int]], response:
         )  # fmt: skip
         held = HeldInputs()
         for number in range(1, 8):
-            assert held.add(f"{number}", INPUT).number == number
+            assert held.add(f"v{number}", f"{number}", INPUT).number == number
         asked: list[InputAsked] = []
 
         def read(wanted: InputAsked) -> InputPart:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 import anyio
+import anyio.from_thread
 import pytest
 
 from rlm_wasm import InputFile, Policy, Runtime, Sandbox
 from rlm_wasm.audit.sink import JsonlSink
-from rlm_wasm.errors import CellCancelled, UsageError
+from rlm_wasm.errors import CellCancelled, RlmWasmError, UsageError
 from rlm_wasm.replay.recording import Recording
 from rlm_wasm.replay.replay import replay
 from tests.support.runtime_facts import Events, Script, running, small_policy
@@ -207,3 +211,83 @@ def test_the_calls_that_are_not_async_take_files(path: Path) -> None:
 def test_a_runtime_asks_about_a_file_without_async(path: Path, tmp_path: Path) -> None:
     runtime = Runtime(small_policy(), model=Script(tmp_path).reply("root", "FINAL(context[:6])").spec)
     assert runtime.ask_sync("?", InputFile(path)).answer == "line 0"
+
+
+async def test_two_files_of_one_name_are_two_inputs(policy: Policy, tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.csv").write_text(f"of {folder}")
+    code = (
+        "import os\nFINAL(str((a[:], b[:], sorted(os.listdir('/inputs')), open('/inputs/x-2.csv').read())))"
+    )
+    script = Script(tmp_path).reply("root", code)
+    inputs = {name: InputFile(tmp_path / name / "x.csv") for name in "ab"}
+    async with Runtime(policy, model=script.spec) as runtime:
+        result = await runtime.ask("?", inputs)
+    assert result.answer == str(("of a", "of b", ["x-2.csv", "x.csv"], "of b"))
+
+
+async def test_in_a_session_the_first_variable_stays_readable(policy: Policy, tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.csv").write_text(f"of {folder}")
+    async with Sandbox(policy) as box, box.session() as session:
+        for name in "ab":
+            await session.load(name, InputFile(tmp_path / name / "x.csv"))
+        assert (await session.exec("a[:], b[:], open('/inputs/x.csv').read()")).result == str(
+            ("of a", "of b", "of b")
+        )
+
+
+async def test_a_load_that_fails_leaves_the_input_that_was_there(policy: Policy, path: Path) -> None:
+    async with Sandbox(policy) as box, box.session() as session:
+        await session.load("context", InputFile(path))
+        too_large = "x" * (policy.sandbox.memory_bytes_max + 1)
+        with pytest.raises(RlmWasmError):
+            await session.load("context", too_large, file="big.log")
+        assert (await session.exec("context[:6], open('/inputs/big.log').read(6)")).result == str(
+            ("line 0", "line 0")
+        )
+
+
+async def test_a_closed_session_keeps_no_input(policy: Policy, path: Path) -> None:
+    given = InputFile(path)
+    kept = weakref.ref(given)
+    async with Sandbox(policy) as box:
+        async with box.session() as session:
+            await session.load("context", given)
+            del given
+            gc.collect()
+            assert kept() is not None
+        gc.collect()
+        assert kept() is None
+        with pytest.raises(UsageError):
+            await session.exec("1")
+
+
+class Told(InputFile):
+    """A file that says when its digest is being made."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.begun = anyio.Event()
+        self.steps = 0
+
+    def hash_into(self, update: Callable[[memoryview], None], offset: int) -> None:
+        self.steps += 1
+        anyio.from_thread.run_sync(self.begun.set)
+        super().hash_into(update, offset)
+
+
+async def test_a_run_is_cancelled_while_a_large_input_is_hashed(tmp_path: Path) -> None:
+    path = tmp_path / "sparse"
+    path.touch()
+    os.truncate(path, 1 << 43)  # hours of it
+    given = Told(path)
+    policy = small_policy(events={"texts": True})
+    async with Runtime(policy, model=Script(tmp_path).reply("root", "FINAL('x')").spec) as runtime:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(runtime.ask, "?", given)
+            await given.begun.wait()
+            tasks.cancel_scope.cancel()
+    assert given.steps <= 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rlm_wasm.engine.contexts import RESERVED, describe, named_contexts
+from rlm_wasm.engine.contexts import RESERVED, apart, describe, files_of, named_contexts
 from rlm_wasm.errors import NoJsonForm, UsageError
 
 
@@ -31,6 +31,17 @@ def test_what_is_neither_text_nor_bytes_goes_in_as_json():
         ("dict", 1, "items"),
     ]
     assert facts[0].peek == '["a","b"]'
+
+
+def test_no_two_inputs_are_called_the_same_in_inputs():
+    same = {"a": "x.tar.gz", "b": "x.tar.gz", "c": "x-2.tar.gz", "d": "x.tar.gz", "e": ".env", "f": ".env"}
+    assert list(apart(same).values()) == [
+        "x.tar.gz", "x-3.tar.gz", "x-2.tar.gz", "x-4.tar.gz", ".env", ".env-2"
+    ]  # fmt: skip
+    assert apart(apart(same)) == apart(same)
+    assert files_of({"a": "1", "b": "2", "c": "3"}, {"a": "b"}) == {"a": "b", "b": "b-2", "c": "c"}
+    facts = describe({"a": "1", "b": "2"}, files_of({"a": "1", "b": "2"}, {"a": "x", "b": "x"}))
+    assert [fact.file for fact in facts] == ["x", "x-2"]
 
 
 def test_an_input_without_a_json_form_is_refused_by_its_name():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlm_wasm.errors import UsageError
+from rlm_wasm.host import held_inputs, input_answers
 from rlm_wasm.host.held_inputs import HeldInputs
 from rlm_wasm.host.input_answers import answer, is_at_hand
 from rlm_wasm.host.input_file import InputFile
@@ -31,7 +33,32 @@ MIB = 1 << 20
 
 def held(value: bytes | str | InputFile) -> tuple[HeldInputs, int]:
     inputs = HeldInputs()
-    return inputs, inputs.add("f", value).number
+    return inputs, kept(inputs, "context", "f", value)
+
+
+def kept(inputs: HeldInputs, variable: str, file: str, value: bytes | str | InputFile) -> int:
+    number = inputs.add(variable, file, value).number
+    inputs.keep(number)
+    return number
+
+
+def is_there(inputs: HeldInputs, number: int) -> bool:
+    return answer(inputs, InputAsked(InputOp.READ, number, 0, 1)).status == 0
+
+
+class Watched(bytearray):
+    """A buffer that says how much of it was looked through, and that looks through nothing from behind."""
+
+    looked_at = 0
+
+    def count(self, needle: bytes, start: int = 0, end: int = 1 << 62, /) -> int:  # type: ignore[override]
+        Watched.looked_at += min(end, len(self)) - start
+        return super().count(needle, start, end)
+
+    def rfind(self, *arguments: object) -> int:
+        raise AssertionError("from behind it takes all places times the needle")
+
+    rindex = rfind
 
 
 def found(part: InputPart) -> tuple[int, int]:
@@ -87,6 +114,32 @@ def test_counting_by_steps_is_counting_at_once(data: bytes, needle: bytes, step:
     assert find_all(data, needle) == data.find(needle)
 
 
+@settings(deadline=None)
+@given(
+    data=st.text("ab", max_size=120).map(str.encode),
+    needle=st.text("ab", min_size=1, max_size=9).map(str.encode),
+    piece=st.integers(1, 30),
+)
+def test_counting_by_pieces_is_counting_at_once(data: bytes, needle: bytes, piece: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(input_answers, "_PIECE_BYTES", piece)
+        assert count_all(data, needle, SEARCHED_BYTES_MAX) == data.count(needle)
+
+
+@pytest.mark.parametrize(
+    "needle", [b"ab" + b"a" * 4094, b"a" * 4094 + b"ba", b"a" * 4096, b"ab" * 2048], ids=range(4)
+)
+def test_counting_looks_at_each_byte_a_few_times_whatever_the_needle(
+    needle: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(input_answers, "bytearray", Watched, raising=False)
+    monkeypatch.setattr(Watched, "looked_at", 0)
+    for data in (b"a" * 3 * MIB, needle * (3 * MIB // len(needle)), b"a" * (MIB - 2000) + needle * 500):
+        before = Watched.looked_at
+        assert count_all(data, needle, SEARCHED_BYTES_MAX) == data.count(needle)
+        assert Watched.looked_at - before <= 16 * len(data)
+
+
 @pytest.mark.parametrize("needle", [b"aa", b"aba", b"ab"])
 def test_what_overlaps_itself_is_counted_across_pieces(needle: bytes) -> None:
     data = (b"a" * 7 + b"b") * (2 * MIB // 8 + 3) + b"a" * 11
@@ -137,27 +190,100 @@ def test_only_what_is_in_memory_is_answered_without_a_thread(tmp_path: Path) -> 
     assert not is_at_hand(inputs, InputAsked(InputOp.FIND, number, 0, 1, b"x"))
     inputs, number = held(InputFile(path))
     assert not is_at_hand(inputs, InputAsked(InputOp.READ, number, 0, 1))
+    assert is_at_hand(inputs, InputAsked(InputOp.SIZE, number, 0, 0))
+
+
+def test_the_characters_of_a_text_are_looked_at_on_a_thread_and_once() -> None:
+    size, read = (InputAsked(op, 1, 0, 1) for op in (InputOp.SIZE, InputOp.READ))
+    inputs, _ = held("x" * MIB)
+    assert is_at_hand(inputs, size)
+    assert is_at_hand(inputs, read)
+    inputs, _ = held("x" * MIB + "é")
+    assert not is_at_hand(inputs, size)
+    assert not is_at_hand(inputs, read)
+    assert answer(inputs, size).data == struct.pack("<q", MIB + 2)
+    assert is_at_hand(inputs, size)
+    assert is_at_hand(inputs, read)
+
+
+def test_of_a_text_only_the_part_is_encoded_that_is_asked_for() -> None:
+    for letter in ("x", "漢"):
+        inputs, number = held(text := letter * 8 * MIB)
+        answer(inputs, InputAsked(InputOp.SIZE, number, 0, 0))
+        tracemalloc.start()
+        part = answer(inputs, InputAsked(InputOp.READ, number, 4 * MIB, 1000)).data
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert part == text.encode()[4 * MIB : 4 * MIB + 1000]
+        assert most < MIB
+
+
+@settings(deadline=None)
+@given(
+    text=st.text(st.sampled_from("aé漢🙂\ud800"), max_size=40),
+    offset=st.integers(0, 170),
+    length=st.integers(0, 40),
+)
+def test_a_part_of_a_text_is_the_part_of_its_bytes(text: str, offset: int, length: int) -> None:
+    data = text.encode("utf-8", "surrogatepass")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(held_inputs, "_PAGE_CHARS", 3)
+        inputs, number = held(text)
+        part = answer(inputs, InputAsked(InputOp.READ, number, offset, length)).data
+        assert part == data[offset : offset + length]
+        assert answer(inputs, InputAsked(InputOp.SIZE, number, 0, 0)).data == struct.pack("<q", len(data))
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\0b", "x" * 256, "é" * 128])
 def test_an_input_is_called_as_a_file_can_be(name: str) -> None:
     with pytest.raises(UsageError):
-        HeldInputs().add(name, b"")
+        HeldInputs().add("context", name, b"")
 
 
-def test_another_input_of_the_name_takes_its_place() -> None:
-    inputs = HeldInputs()
-    first, second = inputs.add("f", b"1").number, inputs.add("f", b"2").number
-    assert answer(inputs, InputAsked(InputOp.READ, first, 0, 1)).status == MISSING
+def test_another_input_takes_the_place_of_one_when_the_guest_has_it() -> None:
+    inputs, first = held(b"1")
+    second = inputs.add("context", "f", b"2").number
+    assert is_there(inputs, first)
+    inputs.keep(second)
+    assert not is_there(inputs, first)
+    inputs.drop(third := inputs.add("context", "f", b"3").number)
+    assert not is_there(inputs, third)
     assert answer(inputs, InputAsked(InputOp.READ, second, 0, 1)).data == b"2"
+
+
+def test_an_input_is_there_as_long_as_its_variable_or_its_file_is() -> None:
+    inputs = HeldInputs()
+    first, second = kept(inputs, "a", "x.csv", b"1"), kept(inputs, "b", "x.csv", b"2")
+    assert is_there(inputs, first)
+    third = kept(inputs, "b", "y.csv", b"3")
+    assert is_there(inputs, second)
+    fourth = kept(inputs, "a", "x.csv", b"4")
+    assert not is_there(inputs, first)
+    assert not is_there(inputs, second)
+    assert is_there(inputs, third)
+    assert is_there(inputs, fourth)
+    inputs.clear()
+    assert not is_there(inputs, fourth)
+
+
+def test_so_many_inputs_there_are_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(held_inputs, "INPUTS_MAX", 3)
+    inputs = HeldInputs()
+    for number in range(3):
+        kept(inputs, f"v{number}", f"{number}", b"")
+    with pytest.raises(UsageError, match="at most 3 inputs"):
+        inputs.add("v3", "3", b"")
+    with pytest.raises(UsageError):
+        inputs.add("v3", "0", b"")  # which is v0's still
+    kept(inputs, "v0", "0", b"")
 
 
 def test_a_fork_has_the_inputs_of_its_origin_and_its_own() -> None:
     origin = HeldInputs()
-    number = origin.add("f", b"1").number
+    number = kept(origin, "a", "f", b"1")
     fork = HeldInputs()
     fork.begin_with(origin.copy())
-    other = fork.add("g", b"2").number
+    other = kept(fork, "b", "g", b"2")
     assert other != number
     assert answer(fork, InputAsked(InputOp.READ, number, 0, 1)).data == b"1"
     assert origin.get(other) is None

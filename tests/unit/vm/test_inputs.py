@@ -36,8 +36,9 @@ class Host:
         self.asked: list[InputAsked] = []
 
     def load(self, name: str, value: str | bytes | InputFile, file: str) -> None:
-        held = self.inputs.add(file, value)
+        held = self.inputs.add(name, file, value)
         drive(self.session.load(name, b"" if isinstance(value, InputFile) else value, held))
+        self.inputs.keep(held.number)
 
     def run(self, source: str, **limits: int) -> CellResult:
         cell = Cell(source, cell_limits(**{"fuel_max": 20_000_000_000, **limits}))
