@@ -21,7 +21,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-import zstandard
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
@@ -30,6 +29,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from rlm_wasm.artifacts.files import read_owned, write_private
 from rlm_wasm.artifacts.guest import PAGE_BYTES
 from rlm_wasm.errors import ArtifactError, UsageError
+from rlm_wasm.system.zstd import ZstdCompressor, ZstdError, bounded_decompressor
 from rlm_wasm.tenant import checked_tenant
 
 KEY_BYTES: Final = 32
@@ -41,7 +41,7 @@ _CHUNK_BYTES: Final = 1 << 20
 _TAG_BYTES: Final = 16
 _SALT_BYTES: Final = 32
 # The window of what we write has 2 MiB.
-_WINDOW_BYTES_MAX: Final = 8 << 20
+_WINDOW_LOG_MAX: Final = 23
 _LENGTH: Final = struct.Struct("<I")
 _RUN: Final = struct.Struct("<QQ")
 _RUN_ALIGN: Final = 4_096
@@ -159,7 +159,7 @@ def _sealed(text: bytes, cipher: ChaCha20Poly1305, runs: Runs) -> Iterator[bytes
 
 def _compressed(runs: Runs) -> Iterator[bytes]:
     """Yield the zstd stream of the runs in chunks of exactly _CHUNK_BYTES but for the last."""
-    compressor = zstandard.ZstdCompressor(level=3).compressobj()
+    compressor = ZstdCompressor(level=3)
     buffer = bytearray()
 
     def pieces() -> Iterator[bytes]:
@@ -218,16 +218,19 @@ class _Payload:
 
     def __init__(self, path: Path, compressed: bytes) -> None:
         self._path = path
-        self._reader = zstandard.ZstdDecompressor(max_window_size=_WINDOW_BYTES_MAX).stream_reader(compressed)
+        self._stream = bounded_decompressor(_WINDOW_LOG_MAX)
+        self._fed = compressed  # until it is taken
 
     def read(self, count: int) -> bytes:
         """Return so many bytes, or what there is."""
         parts = []
         try:
-            while count and (part := self._reader.read(min(count, _CHUNK_BYTES))):
+            while count and not self._stream.eof and (self._fed or not self._stream.needs_input):
+                part = self._stream.decompress(self._fed, min(count, _CHUNK_BYTES))
+                self._fed = b""
                 parts.append(part)
                 count -= len(part)
-        except zstandard.ZstdError as error:
+        except ZstdError as error:
             raise ArtifactError(f"{self._path} does not decompress") from error
         return parts[0] if len(parts) == 1 else b"".join(parts)
 

@@ -13,16 +13,13 @@ from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from typing import Any, Final, Protocol
 
-import zstandard
-
 from rlm_wasm.errors import InputDamaged, InputTooLarge
 from rlm_wasm.inputs.open_file import shown, too_large
 from rlm_wasm.limits import INPUT_RATIO_FROM_BYTES, INPUT_UNPACKING_BYTES_MAX
+from rlm_wasm.system.zstd import ZstdError, bounded_decompressor
 
 PIECE_BYTES: Final = 1 << 20
 _STEP_BYTES: Final = 16_384
-# zstd cannot be told how much to give. A block of 4 bytes can give 128 KiB: this much, 16 MiB at most.
-_ZSTD_STEP_BYTES: Final = 512
 
 
 class Packing(Enum):
@@ -129,7 +126,7 @@ def _step(decoder: _Decoder, packing: Packing, file: str) -> bytes:
         return decoder.step()
     except MemoryError as error:
         raise _too_much_work(file) from error
-    except (zlib.error, lzma.LZMAError, zstandard.ZstdError, OSError, EOFError, ValueError) as error:
+    except (zlib.error, lzma.LZMAError, ZstdError, OSError, EOFError, ValueError) as error:
         if "memory" in str(error).lower():
             raise _too_much_work(file) from error
         raise _damaged(packing, file, "it is damaged") from error
@@ -182,7 +179,7 @@ class _Gzip:
 
 
 class _Blocks:
-    """What bzip2 and xz have in common: they keep what they were fed and have not used."""
+    """What bzip2, xz and zstd have in common: they keep what they were fed and have not used."""
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner
@@ -200,28 +197,9 @@ class _Blocks:
         return piece
 
 
-class _Zstd:
-    def __init__(self) -> None:
-        made = zstandard.ZstdDecompressor(max_window_size=INPUT_UNPACKING_BYTES_MAX)
-        self._inner = made.decompressobj()
-        self._data = memoryview(b"")
-        self.hungry, self.ended, self.rest = True, False, b""
-
-    def feed(self, data: bytes) -> None:
-        self._data, self.hungry = memoryview(data), False
-
-    def step(self) -> bytes:
-        piece: bytes = self._inner.decompress(self._data[:_ZSTD_STEP_BYTES])
-        self._data = self._data[_ZSTD_STEP_BYTES:]
-        self.ended, self.hungry = self._inner.eof, not self._data
-        if self.ended:
-            self.rest = self._inner.unused_data + bytes(self._data)
-        return piece
-
-
 _DECODERS: Final[dict[Packing, Callable[[], _Decoder]]] = {
     Packing.GZIP: _Gzip,
-    Packing.ZSTD: _Zstd,
+    Packing.ZSTD: lambda: _Blocks(bounded_decompressor(INPUT_UNPACKING_BYTES_MAX.bit_length() - 1)),
     Packing.BZIP2: lambda: _Blocks(bz2.BZ2Decompressor()),
     Packing.XZ: lambda: _Blocks(lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=INPUT_UNPACKING_BYTES_MAX)),
 }

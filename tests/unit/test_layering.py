@@ -57,7 +57,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
     # the host's side
     "host": frozenset({"artifacts", "protocol", "scheduler", "system"}),
     "inline": frozenset({"artifacts", "host", "protocol", "system", "vm"}),
-    "inputs": frozenset({"protocol"}),
+    "inputs": frozenset({"protocol", "system"}),
     "providers": frozenset({"policy", "protocol", "scheduler"}),
     "audit": frozenset({"protocol", "scheduler"}),
     "engine": frozenset(
@@ -180,17 +180,20 @@ THIRD_PARTY: Final[dict[str, tuple[frozenset[str], str]]] = {
     ),
     "pydantic_core": (frozenset({"policy"}), "one place that reads what the operator wrote"),
     "cryptography": (frozenset({"audit", "artifacts"}), "keys and MACs stay with what they authenticate"),
-    "zstandard": (
-        frozenset({"artifacts", "guestbuild", "inputs"}),
-        "who unpacks what lies on disk: what is ours, sources, and what users name",
+    "backports": (
+        frozenset({"system.zstd"}),
+        "zstd before Python 3.14; who packs or unpacks what lies on disk takes it from there",
     ),
     "click": (frozenset({"cli"}), "a library must not parse command lines"),
     "rich": (frozenset({"cli"}), "a library must not draw on terminals"),
     "platformdirs": (frozenset({"artifacts.paths"}), "one place that decides where files of ours live"),
 }
 
+# Of the standard library of newer Pythons than the oldest that runs this.
+NEWER_STDLIB: Final = frozenset({"compression"})
+
 # Packages that are installed under another name than they are imported.
-INSTALLED_AS: Final = {"genai_prices": "genai-prices", "re2": "pyre2"}
+INSTALLED_AS: Final = {"backports": "backports.zstd", "genai_prices": "genai-prices", "re2": "pyre2"}
 
 # Modules that load others by name, and why. The names are strings in them, and are read as imports.
 BY_NAME: Final[dict[str, str]] = {
@@ -345,7 +348,7 @@ def faults(imports: list[Import]) -> list[str]:
                     and (importer not in LEAVES or LEAF_ORDER[importer] > LEAF_ORDER[imported])
                 )
             )
-        elif top in sys.stdlib_module_names:
+        elif top in sys.stdlib_module_names or top in NEWER_STDLIB:
             allowed = importer not in PURE or each.imported in PURE_STDLIB
         else:
             who = THIRD_PARTY.get(top, (frozenset[str](), ""))[0]

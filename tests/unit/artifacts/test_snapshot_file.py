@@ -8,13 +8,13 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rlm_wasm.artifacts import snapshot_file
 from rlm_wasm.artifacts.snapshot_file import read_snapshot_file, write_snapshot_file
 from rlm_wasm.errors import ArtifactError, UsageError
+from rlm_wasm.system.zstd import CompressionParameter, ZstdCompressor
 
 KEY = bytes(range(32))
 GUEST = ("c" * 64, "i" * 64)
@@ -148,14 +148,17 @@ def test_an_impossible_header_is_refused_before_anything_is_opened(saved: Path, 
         opened(saved)
 
 
-def sealed(path: Path, payload: bytes, **header: int) -> None:
+def sealed(path: Path, payload: bytes, window_log: int = 21, **header: int) -> None:
     """Write an image that whoever has the key could write: any stream under any header."""
+    stream = ZstdCompressor(options={CompressionParameter.window_log: window_log})
+    # In two steps: who knows the size beforehand takes a smaller window.
+    packed = stream.compress(payload) + stream.flush()
     facts = dict(format=1, tenant="one", size=SIZE, virtual_ns=0, payload_bytes=len(payload), salt="00" * 32)
     facts |= dict(code_sha256=GUEST[0], image_sha256=GUEST[1]) | header
     made = snapshot_file.SnapshotHeader(**facts)
     text = json.dumps(facts, sort_keys=True).encode()
     cipher = snapshot_file._cipher(KEY, made, text)
-    chunk = cipher.encrypt(snapshot_file._nonce(0, last=True), zstandard.compress(payload), None)
+    chunk = cipher.encrypt(snapshot_file._nonce(0, last=True), packed, None)
     path.write_bytes(b"RLMIMAGE" + len(text).to_bytes(4, "little") + text + chunk)
     path.chmod(0o600)
 
@@ -197,12 +200,7 @@ def test_an_image_of_a_larger_memory_than_is_allowed_is_not_opened(saved: Path, 
 
 def test_a_window_that_we_would_not_write_is_refused(tmp_path: Path):
     path = tmp_path / "window"
-    wide = zstandard.ZstdCompressionParameters(window_log=27, compression_level=3)
-    stream = zstandard.ZstdCompressor(compression_params=wide).compressobj()
-    payload = stream.compress(bytes(PAGE + 16)) + stream.flush()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(zstandard, "compress", lambda _: payload)
-        sealed(path, bytes(PAGE + 16))
+    sealed(path, bytes(PAGE + 16), window_log=27)
     with pytest.raises(ArtifactError, match="does not decompress"):
         opened(path)
 

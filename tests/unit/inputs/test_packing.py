@@ -10,17 +10,17 @@ import tracemalloc
 from collections.abc import Callable
 
 import pytest
-import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rlm_wasm.errors import InputDamaged, InputError, InputTooLarge
 from rlm_wasm.inputs.packing import Packing, packing_of, unpacked
+from rlm_wasm.system.zstd import ZstdCompressor
 from tests.unit.inputs.calm import CALM
 
 PACK: dict[Packing, Callable[[bytes], bytes]] = {
     Packing.GZIP: lambda data: gzip.compress(data, mtime=0),
-    Packing.ZSTD: lambda data: zstandard.ZstdCompressor().compress(data),
+    Packing.ZSTD: lambda data: ZstdCompressor().compress(data, ZstdCompressor.FLUSH_FRAME),
     Packing.BZIP2: bz2.compress,
     Packing.XZ: lzma.compress,
 }
