@@ -320,6 +320,8 @@ class QueryLimits:
     output_tokens_max: Annotated[int, Range(gt=0, le=10_000_000)]
     response_bytes_max: Bytes64M
     batch: Literal["all", "part"]
+    # The cap with which an answer that `output_tokens_max` cut off is asked for once more. 0: it is not.
+    output_tokens_retry_max: Annotated[int, Range(ge=0, le=10_000_000)] = 0
 
 
 @dataclass(frozen=True, slots=True)

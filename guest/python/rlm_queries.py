@@ -90,7 +90,18 @@ def _failure(item):
 
 
 def _outcome(item):
-    return item["text"] if item["status"] == "completed" else _failure(item)
+    if item["status"] != "completed":
+        return _failure(item)
+    return CutAnswer(item["text"]) if "cut" in item else item["text"]
+
+
+def _said(response):
+    """The answer to a query that stands alone, or an exception."""
+    if response["status"] != "completed":
+        raise _failure(response)
+    if "cut" in response:
+        return CutAnswer(response["text"])
+    return Answer(response["text"]) if _may_be_awaited or _get_running_loop() is not None else response["text"]
 
 
 def _results(results, return_exceptions):
@@ -137,10 +148,7 @@ def llm_query(prompt, model=None):
         if rlm_pending.is_last_act(sys._getframe(1), llm_query.__code__):
             return rlm_pending.Pending(_group("llm_query", model), prompt)
         response = _ask({"type": "llm_query", "prompt": prompt, "model": model})
-    if response["status"] != "completed":
-        raise _failure(response)
-    text = response["text"]
-    return Answer(text) if _may_be_awaited or _get_running_loop() is not None else text
+    return _said(response)
 
 
 def llm_query_batched(prompts, model=None, return_exceptions=False):
@@ -200,11 +208,7 @@ def rlm_query(prompt, model=None, budget=None):
     request["prompt"] = _text(prompt, "prompt", "; rlm_query_batched takes a list of prompts")
     if rlm_pending.is_last_act(sys._getframe(1), rlm_query.__code__):
         return rlm_pending.Pending(_group(**request), request["prompt"])
-    response = _ask(request)
-    if response["status"] != "completed":
-        raise _failure(response)
-    text = response["text"]
-    return Answer(text) if _may_be_awaited or _get_running_loop() is not None else text
+    return _said(_ask(request))
 
 
 def rlm_query_batched(prompts, model=None, return_exceptions=False, budget=None):
@@ -386,6 +390,15 @@ class Answer(_Here, str):
 
     def _plain(self):
         return str.__str__(self)
+
+
+class CutAnswer(Answer):
+    """An answer that ends in the middle, because it reached the most tokens that one may have: a str all the same."""
+
+    __slots__ = ()
+
+    def _plain(self):
+        return self
 
 
 class Answers(_Here, list):

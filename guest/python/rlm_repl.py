@@ -160,6 +160,7 @@ _SCAFFOLD = {
     "FINAL": FINAL,
     "FINAL_VAR": FINAL_VAR,
     "SHOW_VARS": SHOW_VARS,
+    "CutAnswer": rlm_queries.CutAnswer,
     "QueryError": rlm_queries.QueryError,
     "LimitExceeded": rlm_queries.LimitExceeded,
     "BudgetExceeded": rlm_queries.BudgetExceeded,

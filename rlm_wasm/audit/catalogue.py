@@ -187,6 +187,18 @@ KINDS: Final[dict[str, Kind]] = {
         "The wait before the next attempt is over; the query waits for a permit again.",
         {"request": _REQUEST, "attempt": Field("int", "the one to come")},
     ),
+    "query_lengthened": Kind(
+        "The cap on tokens cut an answer off: it is asked for once more, with query.output_tokens_retry_max.",
+        {
+            "request": _REQUEST,
+            "attempt": Field("int", "the one that was cut off"),
+            **_REPORTED,
+            "finish": Field("str", "length"),
+            "reserved_output_tokens": Field("int", "an upper bound of the next attempt"),
+            "reserved_cost_microdollars": Field("int", "an upper bound of the next attempt"),
+            "text": Field("str", "the answer as it is", text=True, optional=True),
+        },
+    ),
     "query_answered": Kind(
         "The one terminal response of a query.",
         {
@@ -200,6 +212,11 @@ KINDS: Final[dict[str, Kind]] = {
             "finish": Field(
                 "str|null",
                 "of an answer, if the provider said so: stop, the model had ended; length, a cap cut it off",
+                later=True,
+            ),
+            "longer": Field(
+                "str|null",
+                "of an answer that stays cut off: how its longer attempt ended, failed or timed_out",
                 later=True,
             ),
             **_COST,

@@ -90,7 +90,7 @@ class OtelExporter:
         match event.kind:
             case "query_received":
                 run.queries[data["request"]] = self._start_query(run, event, at)
-            case "query_sent" | "query_retry" | "query_requeued":
+            case "query_sent" | "query_retry" | "query_requeued" | "query_lengthened":
                 if (span := run.queries.get(data["request"])) is not None:
                     span.add_event(event.kind, _attributes(data, "attempt", "delay_ms", "error"), at)
             case "query_answered":

@@ -54,7 +54,8 @@ The session has, besides the Python standard library:
 - the context variables that the first message lists. Each is also a read-only file in /inputs, for open, \
 csv, zipfile and whatever else takes a file;
 - llm_query(prompt, model=None) -> str: ask another language model. It sees the prompt and nothing else, so \
-put the text to read into the prompt. A failure raises an exception;
+put the text to read into the prompt. A failure raises an exception. An answer that reached the most tokens \
+it may have ends in the middle: such a str is a CutAnswer, `isinstance(text, CutAnswer)`;
 - llm_query_batched(prompts, model=None) -> list[str]: the same for many prompts at once, answered in \
 parallel and returned in order. Prefer it to a loop. What asyncio.gather awaits, and what a pool of threads \
 asks, is answered in parallel as well;

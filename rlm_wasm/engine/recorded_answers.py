@@ -58,8 +58,9 @@ def provider_error(event: Event) -> ProviderError:
 
 def _answer(event: Event, model: str, digest: bytes, sent_at_ns: int | None) -> RecordedAnswer | None:
     data = event.data
-    ended = event.kind == "query_answered" and data["status"] in ("completed", "failed")
-    if sent_at_ns is None or not (ended or event.kind == "query_retry"):
+    longer = data.get("longer")  # the text is of the attempt before then, and told with that
+    ended = event.kind == "query_answered" and (longer or data["status"]) in ("completed", "failed")
+    if sent_at_ns is None or not (ended or event.kind in ("query_retry", "query_lengthened")):
         return None
     tokens = [data.get(f"reported_{which}_tokens") for which in ("input", "output")]
     text, after = data.get("text"), data.get("retry_after_ms")
@@ -67,7 +68,7 @@ def _answer(event: Event, model: str, digest: bytes, sent_at_ns: int | None) -> 
         model=model,
         digest=digest,
         latency_ns=event.at_ns - sent_at_ns,
-        text=text if isinstance(text, str) else None,
+        text=text if isinstance(text, str) and longer is None else None,
         input_tokens=tokens[0] if isinstance(tokens[0], int) else None,
         output_tokens=tokens[1] if isinstance(tokens[1], int) else None,
         error=provider_error(event),

@@ -50,6 +50,7 @@ def violations(policy: Tables) -> list[Problem]:
         *_order(policy),
         *_context(policy),
         *_reserve(policy),
+        *_retry_cap(policy),
         *_isolation(policy),
         *_models(policy),
         *provider_problems(policy),
@@ -106,6 +107,22 @@ def _reserve(policy: Tables) -> Iterator[Problem]:
                 f"which one query takes (got {getattr(policy.budget, name)}); raise that, or keep 0",
                 (("budget", name),),
             )
+
+
+def _retry_cap(policy: Tables) -> Iterator[Problem]:
+    first, again = policy.query.output_tokens_max, policy.query.output_tokens_retry_max
+    if 0 < again <= first:
+        yield Problem(
+            ("query", "output_tokens_retry_max"),
+            f"must be above the {first} that output_tokens_max gives a first try, or 0: none (got {again})",
+            (("query", "output_tokens_max"),),
+        )
+    if again > (most := policy.budget.output_tokens_max):
+        yield Problem(
+            ("query", "output_tokens_retry_max"),
+            f"must be at most budget.output_tokens_max: it is a query too (got {again}, over {most})",
+            (("budget", "output_tokens_max"),),
+        )
 
 
 def _isolation(policy: Tables) -> Iterator[Problem]:

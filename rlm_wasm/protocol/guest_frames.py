@@ -18,6 +18,7 @@ import msgspec
 from rlm_wasm.errors import BoundaryViolation, ChildFailed, LimitExceeded, ProviderError, QueryError
 from rlm_wasm.limits import BoundaryLimits, BudgetLimits, ceilings
 from rlm_wasm.scheduler.ledger import Dimension, DimensionView
+from rlm_wasm.scheduler.messages import FinishReason
 from rlm_wasm.scheduler.pricing import utf8_bytes
 from rlm_wasm.scheduler.request import Completed, Response, error_of
 
@@ -225,7 +226,10 @@ def response_bytes_max(limits: BoundaryLimits) -> int:
 
 
 def encode_response(response: Response) -> bytes:
-    """Encode the answer to LlmQuery: `status`, and `text` or `error` with its type and message."""
+    """Encode the answer to LlmQuery: `status`, and `text` or `error` with its type and message.
+
+    A text that its cap on tokens cut off is marked as `cut`.
+    """
     return _ENCODER.encode(_response_document(response))
 
 
@@ -252,20 +256,21 @@ def encode_finish_response() -> bytes:
 
 def _response_document(response: Response) -> dict[str, object]:
     if isinstance(response, Completed):
-        return {"status": response.status, "text": _encodable(response.text)}
+        document: dict[str, object] = {"status": response.status, "text": _encodable(response.text)}
+        return document | {"cut": True} if response.finish is FinishReason.LENGTH else document
     error = error_of(response)
     message = str(error)
     if len(message) > _MESSAGE_CHARS_MAX:
         message = message[:_MESSAGE_CHARS_MAX] + "…"
     # The guest knows no kinds of it.
     kind = ProviderError if isinstance(error, ProviderError) else type(error)
-    document: dict[str, object] = {"type": kind.__name__, "message": _encodable(message)}
+    told: dict[str, object] = {"type": kind.__name__, "message": _encodable(message)}
     if isinstance(error, LimitExceeded):
         # For code that can keep to the limit: a batch is sent again in parts.
-        document |= {"key": error.key, "limit": error.limit}
+        told |= {"key": error.key, "limit": error.limit}
     if isinstance(error, ChildFailed) and error.partial is not None:
-        document["partial"] = _encodable(error.partial)
-    return {"status": response.status, "error": document}
+        told["partial"] = _encodable(error.partial)
+    return {"status": response.status, "error": told}
 
 
 def _encodable(text: str) -> str:

@@ -81,6 +81,8 @@ def cause_of(event: Event, *, stopped: bool) -> Input | None:
             return _failure(event, int_in(event, "attempt"), retryable=True)
         case "query_requeued":
             return TimerFired(run_id, f"query_backoff:{request_in(event)}")
+        case "query_lengthened":
+            return _answer(event, int_in(event, "attempt"))
         case "query_answered":
             return _cause_of_answer(event)
         case "late_result" if data["answered"]:
@@ -104,17 +106,9 @@ def cause_of(event: Event, *, stopped: bool) -> Input | None:
 
 def _cause_of_answer(event: Event) -> Input | None:
     data, run_id, number = event.data, event.run_id, request_in(event)
-    match data["status"]:
+    match data.get("longer") or data["status"]:
         case "completed":
-            text = str(data.get("text", ""))
-            return ProviderAnswered(
-                run_id,
-                number,
-                int_in(event, "attempts"),
-                text,
-                _usage(event),
-                finish_of(data.get("finish")),
-            )
+            return _answer(event, int_in(event, "attempts"))
         case "failed":
             return _failure(event, int_in(event, "attempts"), retryable=False)
         case "timed_out":
@@ -123,6 +117,12 @@ def _cause_of_answer(event: Event) -> Input | None:
             # The budget refused the attempt after the backoff.
             return TimerFired(run_id, f"query_backoff:{number}")
     return None
+
+
+def _answer(event: Event, attempt: int) -> ProviderAnswered:
+    data = event.data
+    text, finish = str(data.get("text", "")), finish_of(data.get("finish"))
+    return ProviderAnswered(event.run_id, request_in(event), attempt, text, _usage(event), finish)
 
 
 def _failure(event: Event, attempt: int, *, retryable: bool) -> ProviderFailed:

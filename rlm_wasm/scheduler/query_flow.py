@@ -18,6 +18,7 @@ from rlm_wasm.scheduler.effect_buffer import EffectBuffer
 from rlm_wasm.scheduler.effects import CancelQuery, Respond, SendQuery
 from rlm_wasm.scheduler.inputs import ChildRequested, ProviderAnswered, ProviderFailed, QueryReceived
 from rlm_wasm.scheduler.ledger import NOTHING, Dimension
+from rlm_wasm.scheduler.messages import FinishReason
 from rlm_wasm.scheduler.permits import Permits
 from rlm_wasm.scheduler.pricing import affordable_output, input_tokens_bound, reservation_charge, usage_charge
 from rlm_wasm.scheduler.request import (
@@ -131,7 +132,9 @@ class QueryFlow:
         request.bill(actual or request.charge, assumed=actual is None)
         self._permits.release(run.run_id, request.request_id)
         self._permits.answered(request.query.model)
-        self._answer(run, request, Completed(given.text, given.usage if actual else None, given.finish))
+        answer = Completed(given.text, given.usage if actual else None, given.finish)
+        if not self._lengthen(run, request, answer):
+            self._answer(run, request, answer)
 
     def failed(self, run: RunState, given: ProviderFailed) -> None:
         """Plan the next attempt, or deliver the failure; a late one only corrects the account."""
@@ -149,6 +152,9 @@ class QueryFlow:
         self._permits.release(run.run_id, request.request_id)
         if given.throttled:
             self._throttled(run, request)
+        if request.cut is not None:
+            self._answer(run, request, request.cut, given, longer="failed")
+            return
         delay_ms = self._delay_before_retry(run, request, given)
         if delay_ms is None:
             self._answer(run, request, Failed(given.error), given)
@@ -186,7 +192,40 @@ class QueryFlow:
         elif request.state is RequestState.QUEUED:
             run.ledger.release(request.take_reservation())
             self._permits.withdraw(run.run_id, request.request_id)
-        self._answer(run, request, response)
+        if request.cut is not None and isinstance(response, TimedOut):
+            self._answer(run, request, request.cut, longer="timed_out")
+        else:
+            self._answer(run, request, response)
+
+    def _lengthen(self, run: RunState, request: OpenRequest, cut: Completed) -> bool:
+        """Ask again for an answer that its cap cut off; return False where it is to stand as it is.
+
+        That is a call of its own, reserved anew with the larger cap, one of the attempts, and made once.
+        """
+        query, conversation, limits = request.query, request.conversation, run.facts.query
+        most = limits.output_tokens_retry_max
+        if (
+            cut.finish is not FinishReason.LENGTH
+            or request.cut is not None
+            or query.origin == "last"  # it had what there was
+            or query.output_tokens_max is not None
+            or most <= request.charge.output_tokens
+            or request.attempt >= limits.attempts_max
+        ):
+            return False
+        price = run.facts.prices[query.model]
+        charge = reservation_charge(price, request.charge.input_tokens, most)
+        try:
+            reservation = run.ledger.reserve(charge, conversation.view)
+        except BudgetExceeded:
+            return False
+        request.cut, request.charge = cut, charge
+        request.step(RequestStep.BACK_OFF)
+        request.hold(reservation)
+        data = run_events.query_lengthened(run, request, cut)
+        self._buffer.record(run, "query_lengthened", data, query.depth, query.parent)
+        self._permits.request(run.run_id, request.request_id, query.model)
+        return True
 
     def _answer(
         self,
@@ -194,6 +233,7 @@ class QueryFlow:
         request: OpenRequest,
         response: Response,
         failure: ProviderFailed | None = None,
+        longer: str | None = None,
     ) -> None:
         waited = request.state is RequestState.BACKOFF
         request.step(RequestStep.ANSWER)
@@ -203,7 +243,7 @@ class QueryFlow:
         self._buffer.clear_timer(run, request.deadline_timer)
         if waited:
             self._buffer.clear_timer(run, request.backoff_timer)
-        data = run_events.query_answered(run, request, response, failure)
+        data = run_events.query_answered(run, request, response, failure, longer)
         self._buffer.record(run, "query_answered", data, query.depth, query.parent)
         self._buffer.add(Respond(run.run_id, request.request_id, response))
 

@@ -14,7 +14,7 @@ from rlm_wasm.outcomes import StopReason
 from rlm_wasm.scheduler.conversation import ConversationState
 from rlm_wasm.scheduler.inputs import ChildRequested, ProviderAnswered, ProviderFailed
 from rlm_wasm.scheduler.ledger import DIMENSIONS, Charge, Dimension, View
-from rlm_wasm.scheduler.messages import Usage
+from rlm_wasm.scheduler.messages import FinishReason, Usage
 from rlm_wasm.scheduler.pricing import utf8_bytes
 from rlm_wasm.scheduler.request import Completed, Response, error_of
 from rlm_wasm.scheduler.run_state import OpenRequest, RunState
@@ -86,15 +86,35 @@ def query_requeued(request: OpenRequest) -> Data:
     return {"request": request.request_id, "attempt": request.attempt + 1}
 
 
+def query_lengthened(run: RunState, request: OpenRequest, cut: Completed) -> Data:
+    """An answer that its cap cut off: it is asked for again with a larger one, which is reserved."""
+    data: Data = {
+        "request": request.request_id,
+        "attempt": request.attempt,
+        **_usage(cut.usage),
+        "finish": FinishReason.LENGTH.value,
+        "reserved_output_tokens": request.charge.output_tokens,
+        "reserved_cost_microdollars": request.charge.cost_microdollars,
+    }
+    return data | {"text": cut.text} if run.facts.texts else data
+
+
 def query_answered(
-    run: RunState, request: OpenRequest, response: Response, failure: ProviderFailed | None = None
+    run: RunState,
+    request: OpenRequest,
+    response: Response,
+    failure: ProviderFailed | None = None,
+    longer: str | None = None,
 ) -> Data:
     """The one terminal response. `assumed`: the cost holds reservations that no bill confirmed.
 
-    `failure` is how the last attempt failed, where that ended the query.
+    `failure` is how the last attempt failed, where that ended the query. `longer` is what became of an
+    attempt with a larger cap that came to nothing, so that the answer of the one before it stands.
     """
     completed = response if isinstance(response, Completed) else None
-    usage = completed.usage if completed else failure.usage if failure else None
+    usage = None if longer or completed is None else completed.usage
+    if failure is not None:
+        usage = failure.usage
     billed = request.billed
     data: Data = {
         "request": request.request_id,
@@ -105,6 +125,7 @@ def query_answered(
         "throttled": failure.throttled if failure else None,
         **_usage(usage),
         "finish": completed.finish.value if completed and completed.finish else None,
+        "longer": longer,
         "input_tokens": billed.input_tokens,
         "output_tokens": billed.output_tokens,
         "cost_microdollars": billed.cost_microdollars,
@@ -115,6 +136,8 @@ def query_answered(
             data |= _error(run, error)
     elif run.facts.texts:
         data["text"] = completed.text
+        if failure is not None:
+            data |= _error(run, failure.error)
     return data
 
 

@@ -13,7 +13,7 @@ from rlm_wasm.scheduler.conversation import ConversationState
 from rlm_wasm.scheduler.event_recorder import EventRecorder
 from rlm_wasm.scheduler.inputs import QueryReceived, RunStarted
 from rlm_wasm.scheduler.ledger import NOTHING, Charge, Dimension, Ledger
-from rlm_wasm.scheduler.request import RequestState, RequestStep, next_state
+from rlm_wasm.scheduler.request import Completed, RequestState, RequestStep, next_state
 
 NS_PER_MS: Final = 1_000_000
 RUN_DEADLINE: Final = "run_deadline"
@@ -34,6 +34,8 @@ class OpenRequest:
     sent_ns: int = 0  # when it began
     billed: Charge = NOTHING  # over all attempts, so far
     assumed: bool = False  # whether `billed` holds a reservation instead of a bill
+    # An answer that a cap cut off, while a larger one is tried: it stands if that comes to nothing.
+    cut: Completed | None = None
     _reservation: int | None = None
 
     @property

@@ -30,6 +30,8 @@ class Request:
     where: str
     deadline_ns: int = 0
     attempts: int = 0
+    # Whether it is asked for with a larger cap, after an answer that stands if that comes to nothing.
+    longer: bool = False
 
     @property
     def node(self) -> Node:
@@ -221,6 +223,19 @@ class RunAccount:
         where = "queued" if accepted else "refused"
         self.requests[asked.request_id] = Request(asked, bound, where, deadline_ns)
         return accepted
+
+    def lengthen(self, number: RequestId) -> None:
+        """Take in that an answer was cut off: it is asked for once more where it may and can be."""
+        request, limits = self.requests[number], self.facts.query
+        asked = request.asked
+        assert isinstance(asked, QueryReceived)
+        most = limits.output_tokens_retry_max
+        own_cap = asked.origin == "last" or asked.output_tokens_max is not None
+        if own_cap or request.longer or request.attempts >= limits.attempts_max:
+            return
+        bound = cost(self.facts.prices[asked.model], request.bound["input_tokens"], most)
+        if most > request.bound["output_tokens"] and self.fits(bound, request.node):
+            request.bound, request.where, request.longer = bound, "queued", True
 
     def _admit_child(self, asked: ChildRequested, now_ns: int) -> bool:
         facts, parent = self.facts, self.talks[asked.parent]

@@ -47,7 +47,7 @@ from rlm_wasm.scheduler.inputs import (
     Surplus,
     TimerFired,
 )
-from rlm_wasm.scheduler.messages import Usage
+from rlm_wasm.scheduler.messages import FinishReason, Usage
 from rlm_wasm.scheduler.request import Cancelled, Completed, Denied
 from tests.simulation.accounts import OPEN, OPEN_QUERY, Amounts, Node, Request, RunAccount, cost
 
@@ -129,10 +129,13 @@ class Books:
                     self._surplus(run, surplus)
             case ProviderAnswered(request_id=number, attempt=attempt):
                 self._reported(run, number, attempt, self._bill(run, number, given.usage), "answering")
+                if run.requests[number].where == "answering" and given.finish is FinishReason.LENGTH:
+                    run.lengthen(number)
             case ProviderFailed(request_id=number, attempt=attempt):
                 if given.throttled:
                     self._throttled.add(_provider(run.requests[number]))
-                self._reported(run, number, attempt, None if given.sent else {}, "failing")
+                becomes = "answering" if run.requests[number].longer else "failing"
+                self._reported(run, number, attempt, None if given.sent else {}, becomes)
             case ChildFinished(request_id=number):
                 self._child_finished(run, number)
             case TimerFired(timer_id=timer_id):
@@ -363,7 +366,9 @@ class Books:
             return
         self.check(request.where != "flying", "3: answered while it holds its permit and reservation")
         if isinstance(response, Completed):
-            self.check(request.where == "answering", f"3: {request.where} and completed")
+            in_time = self._now_ns < request.deadline_ns
+            stands = request.longer and not in_time and request.where in ("queued", "cancelled")
+            self.check(stands or request.where == "answering", f"3: {request.where} and completed")
         elif request.where == "answering":
             self.check(request.is_child, "3: answered by its provider and not completed")
         if isinstance(response, Denied):

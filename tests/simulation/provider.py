@@ -10,7 +10,7 @@ import anyio
 
 from rlm_wasm.errors import ProviderError
 from rlm_wasm.providers.base import Completion, ProviderFailure, Query
-from rlm_wasm.scheduler.messages import Message
+from rlm_wasm.scheduler.messages import FinishReason, Message
 from tests.simulation.network import openai_over
 from tests.simulation.programs import root_reply
 
@@ -139,7 +139,9 @@ class SimulatedProvider:
             case "half_a_character":
                 return Completion(text + "\ud800", *known)
             case _:
-                return Completion(text, *known)
+                # Now and then its cap cuts an answer off.
+                cut = FinishReason.LENGTH if known[1] % 5 == 4 else None
+                return Completion(text, *known, cut)
 
 
 def _failure(random: Random, *, retryable: bool) -> ProviderFailure:

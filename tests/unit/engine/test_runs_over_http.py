@@ -312,3 +312,55 @@ async def test_answers_that_their_cap_cut_off_are_told_to_the_model_of_the_code(
     assert "['x', 'x']" in observed[1]
     assert ("cut off" in observed[1]) is (told is not None)
     assert told is None or told in observed[1]
+
+
+def template_refusal(messages: list[dict[str, str]], *, knows_system: bool) -> str | None:
+    """Return what a chat template says of messages that it does not take."""
+    roles = [message["role"] for message in messages]
+    if "system" in roles[1 if knows_system else 0 :]:
+        return "System role must come first" if knows_system else "System role not supported"
+    said = roles[roles[0] == "system" :]
+    if said != ["user", "assistant"] * (len(said) // 2) + ["user"] * (len(said) % 2) or len(said) % 2 == 0:
+        return "Conversation roles must alternate user/assistant/user/assistant/..."
+    return None
+
+
+@pytest.mark.parametrize("dialect", ["answer", "final", "both"])
+@pytest.mark.parametrize("roles", ["alternating", "no_system", None, "as_given"])
+async def test_templates_that_want_roles_in_turn_or_know_no_system_have_what_they_want(
+    server: Loopback, roles: str | None, dialect: str
+) -> None:
+    turns = [
+        "Two of them:\n```repl\nprint(llm_query('a'))\n```\n```repl\n1/0\n```",
+        "No code at all.",
+        "```repl\nFINAL(llm_query_batched(['b', 'c']))\n```",
+    ]
+    last: list[str] = []
+
+    def behave(seen: Seen, write: Write) -> None:
+        messages = seen.body["messages"]
+        refusal = template_refusal(messages, knows_system=roles != "no_system")
+        if refusal is not None:
+            write(http("400 Bad Request", json.dumps({"object": "error", "message": refusal, "code": 400})))
+        elif len(messages[-1]["content"]) == 1:
+            write(answered(messages[-1]["content"]))
+        else:
+            last.append(messages[-1]["content"])
+            write(http("200 OK", completion_body(turns.pop(0))))
+
+    server.behaviour = behave
+    policy = policy_at(server, observation={"dialect": dialect})
+    policy = policy.replace(providers={"openai": {"roles": roles}})
+    async with running(policy, environ=ENVIRON) as runtime:
+        result = await runtime.ask("How many?")
+    if roles == "as_given":  # the first turn's line is a second message of the user's
+        assert result.answer is None
+        assert "roles must alternate" in result.reason
+        return
+    assert (result.answer, result.partial) == ("['B', 'C']", False)
+    # The turn's line is the end of what the user says, and with no system its words are the beginning.
+    assert [each.rpartition("\n\n")[2] for each in last] == [
+        f"Turn {n}/{policy.run.turns_max}:" for n in (1, 2, 3)
+    ]
+    assert "Question: How many?" in last[0]
+    assert last[0].startswith("You answer") is (roles == "no_system")

@@ -33,7 +33,7 @@ from rlm_wasm.protocol.guest_frames import (
     encode_response,
 )
 from rlm_wasm.scheduler.ledger import Charge, Dimension, Ledger
-from rlm_wasm.scheduler.messages import Usage
+from rlm_wasm.scheduler.messages import FinishReason, Usage
 from rlm_wasm.scheduler.request import Cancelled, Completed, Denied, Failed, Response, TimedOut
 from tests.support.core_facts import boundary, budget
 
@@ -229,6 +229,8 @@ def test_a_violation_does_not_quote_the_frame() -> None:
 
 RESPONSES: list[tuple[Response, dict[str, Any]]] = [
     (Completed("text", Usage(1, 2)), {"status": "completed", "text": "text"}),
+    (Completed("te", None, FinishReason.LENGTH), {"status": "completed", "text": "te", "cut": True}),
+    (Completed("text", None, FinishReason.STOP), {"status": "completed", "text": "text"}),
     (
         Failed(ProviderError("down")),
         {"status": "failed", "error": {"type": "ProviderError", "message": "down"}},

@@ -25,7 +25,7 @@ from rlm_wasm.providers.base import Completion, Query
 from rlm_wasm.replay.recording import Recording
 from rlm_wasm.replay.replay import Replay, answers_from, replay
 from rlm_wasm.scheduler.request import Completed
-from tests.support.provider_loopback import Loopback, completion_body, http, loopback_server
+from tests.support.provider_loopback import Loopback, Seen, Write, completion_body, http, loopback_server
 from tests.support.runtime_facts import Events, Script, running, small_policy, tireless_model, tree_model
 from tests.unit.engine.test_runs_over_http import (
     ENVIRON,
@@ -236,6 +236,40 @@ async def test_silence_and_estimates_replay_to_the_same_bytes(
         assert_same(await replay(Recording.open(log), sinks=[sink.write]), log)
     assert again.read_bytes() == log.read_bytes()
     assert [answer.error.__class__.__name__ for answer in Recording.open(log).answers()][:2] == ["NoText"] * 2
+
+
+async def test_answers_that_were_cut_off_are_asked_for_again_and_replay(server: Loopback, log: Path) -> None:
+    """One comes whole with the larger cap, one fails then, so that its cut text stands."""
+    asked: list[tuple[str, int]] = []
+
+    def behave(seen: Seen, write: Write) -> None:
+        prompt, cap = seen.body["messages"][-1]["content"], seen.body["max_completion_tokens"]
+        if seen.body["messages"][0]["role"] == "system":
+            write(http("200 OK", completion_body(f"```repl\n{source}\n```")))
+            return
+        asked.append((prompt, cap))
+        if cap > first and prompt == "b":
+            write(http("400 Bad Request", '{"error": {"message": "a cap too large"}}'))
+            return
+        finish, text = ("stop", "whole") if cap > first else ("length", "cut")
+        choice = {"index": 0, "message": {"content": text}, "finish_reason": finish}
+        write(http("200 OK", completion_body(choices=[choice])))
+
+    source = (
+        "a, b = llm_query('a'), llm_query('b')\n"
+        "FINAL([a, b, isinstance(a, CutAnswer), isinstance(b, CutAnswer)])"
+    )
+    server.behaviour = behave
+    policy = policy_at(server, **RECORDED, query={"output_tokens_max": 512, "output_tokens_retry_max": 900})
+    first = policy.query.output_tokens_max
+    answer = await record(log, policy, None, environ=ENVIRON)
+    assert answer == "['whole', 'cut', False, True]"
+    assert asked == [("a", first), ("a", 900), ("b", first), ("b", 900)]
+    assert_same(await replay(Recording.open(log)), log)
+    # A model that answers as the log tells gives both attempts again, too.
+    route = answers_from(Recording.open(log))
+    async with running(policy, None, route=route) as runtime:
+        assert (await runtime.ask("?")).answer == answer
 
 
 async def test_a_query_that_timed_out_times_out_again_without_the_wait(server: Loopback, log: Path) -> None:

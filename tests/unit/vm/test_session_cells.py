@@ -422,6 +422,33 @@ def test_a_child_that_failed_gives_its_best_with_the_exception(session: Session)
     assert run_cell(session, source, failed).stdout == "out of turns / a draft\n"
 
 
+def test_an_answer_that_was_cut_off_is_a_str_that_says_so(session: Session) -> None:
+    def cut(frame: bytes) -> bytes:
+        told = {"status": "completed", "text": "in the mid", "cut": True}
+        if b"batch" in frame:
+            told = {"status": "completed", "items": [told, {"status": "completed", "text": "whole"}]}
+        return json.dumps(told).encode()
+
+    source = (
+        "import json, pickle\n"
+        "one, (two, whole) = llm_query('a'), llm_query_batched(['a', 'b'])\n"
+        "kept = pickle.loads(pickle.dumps(one))\n"
+        "print([isinstance(each, CutAnswer) for each in (one, two, whole, kept)], type(whole) is str)\n"
+        "print(one == 'in the mid', {one: 1}['in the mid'], json.dumps([one]))\n"
+        "print(repr(one), f'{one}!', one + '.')\n"
+        "async def later(): return isinstance(await llm_query('c'), CutAnswer)\n"
+        "import asyncio\n"
+        "asyncio.run(later())"
+    )
+    ended = run_cell(session, source, cut)
+    assert ended.stdout.splitlines() == [
+        "[True, True, False, True] True",
+        'True 1 ["in the mid"]',
+        "'in the mid' in the mid! in the mid.",
+    ]
+    assert ended.result == "True"
+
+
 def test_an_empty_batch_asks_nobody(session: Session) -> None:
     host = Recorder()
     assert run_cell(session, "llm_query_batched([])", host).result == "[]"
