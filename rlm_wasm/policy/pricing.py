@@ -6,20 +6,18 @@ of a policy alone.
 
 from __future__ import annotations
 
-import ipaddress
 import re
-import socket
 from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal
 from types import MappingProxyType
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from rlm_wasm.errors import UsageError
 from rlm_wasm.policy.price_list import list_name, listed_price
 from rlm_wasm.policy.problems import dotted
 from rlm_wasm.policy.tables import PriceTable, Tables
+from rlm_wasm.policy.this_machine import is_this_machine
 
 FREE: Final = "free"
 OF_THE_POLICY: Final = "policy"
@@ -89,7 +87,7 @@ def _found(spec: str, tables: Tables) -> PriceTable | None:
     endpoint = _endpoint(spec, tables)
     if endpoint is None:
         return None
-    if _is_this_machine(endpoint):
+    if is_this_machine(endpoint):
         return PriceTable(0, 0, LOOPBACK, endpoint)
     price = listed_price(spec.partition(":")[2], endpoint)
     if price is None:
@@ -103,14 +101,3 @@ def _endpoint(spec: str, tables: Tables) -> str | None:
     """Return the URL that a model's queries go to, or None where they go nowhere or by way of a proxy."""
     endpoint = tables.providers.get(spec.partition(":")[0])
     return None if endpoint is None or endpoint.proxy else endpoint.base_url
-
-
-def _is_this_machine(url: str) -> bool:
-    """Whether every address that the URL's host has is one of this machine's own."""
-    try:
-        host, port = urlsplit(url).hostname, urlsplit(url).port
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM) if host else []
-    except (OSError, ValueError):  # no URL, no such name: told where it is used
-        return False
-    addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
-    return bool(addresses) and all(address.is_loopback for address in addresses)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import re
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from rlm_wasm.policy.provider_tables import (
     kind_of,
 )
 from rlm_wasm.policy.tables import Tables, as_data
+from rlm_wasm.policy.this_machine import is_this_machine
 
 _URL_CHARS: Final = re.compile(r"[!-~]+")
 _CHOICE_OF_KINDS: Final = f"there are {', '.join(KINDS)}"
@@ -124,7 +124,7 @@ def _base_url_fault(endpoint: ProviderTable, text: str) -> str | None:
     url = _split_url(text, "https://api.openai.com/v1")
     if isinstance(url, str):
         return url
-    if url.scheme == "http" and endpoint.api_key_env and (endpoint.proxy or not _is_loopback(url)):
+    if url.scheme == "http" and endpoint.api_key_env and (endpoint.proxy or not is_this_machine(text)):
         return "must be https: a key would cross the network in the clear"
     return None
 
@@ -145,13 +145,3 @@ def _split_url(text: str, example: str) -> SplitResult | str:
     if any(_KEY_NAME.search(name) for name, _ in parse_qsl(url.query, keep_blank_values=True)):
         return "must not hold a key in its query; name the key's variable in api_key_env"
     return url
-
-
-def _is_loopback(url: SplitResult) -> bool:
-    host = url.hostname or ""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

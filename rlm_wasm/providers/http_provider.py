@@ -16,6 +16,7 @@ import anyio
 import httpx
 
 from rlm_wasm.errors import NoText, ProviderError
+from rlm_wasm.policy.this_machine import is_loopback, is_this_machine
 from rlm_wasm.providers.answer_body import EventBody, WholeBody, body_for
 from rlm_wasm.providers.base import Completion, ProviderFailure, Query
 from rlm_wasm.providers.endpoint import Endpoint
@@ -57,6 +58,8 @@ class HttpProvider:
         self._proxy: Final = _address(httpx.URL(endpoint.proxy)) if endpoint.proxy else None
         # Of a connection that fails nobody says which of the two it was.
         self._route: Final = self._address + (f", by the proxy at {self._proxy}," if self._proxy else "")
+        # It is free, or has a key in the clear, because it is this machine: so it has to be.
+        self._local: Final = endpoint.proxy is None and is_this_machine(self._url)
         self._connect_s: Final = endpoint.connect_timeout_ms / 1000
         self._key: Final = key
         self._response_bytes_max: Final = response_bytes_max
@@ -80,7 +83,7 @@ class HttpProvider:
 
     async def complete(self, query: Query) -> Completion:
         """Send one attempt. Raises ProviderFailure; cancellation closes the connection."""
-        exchange = _Exchange()
+        exchange = _Exchange(local=self._local)
         with anyio.move_on_after(query.timeout_ms / 1000) as scope:
             result = await self._attempt(query, exchange)
         if scope.cancelled_caught:
@@ -109,6 +112,9 @@ class HttpProvider:
                 extensions={"trace": exchange.trace},
             ) as response:
                 return await self._read(response)
+        except _Elsewhere as error:
+            reason = f"is not on this machine, as its name says: that is {error}; nothing was sent to it"
+            return self._failure(Trouble(reason, retryable=False, sent=False), at=self._address)
         except httpx.ConnectTimeout:
             late = f"could not be connected to within {self._connect_s:g} s"
             return self._failure(Trouble(late, retryable=True, sent=exchange.sent), at=self._route)
@@ -186,15 +192,30 @@ class _KeyAuth(httpx.Auth):
         yield request
 
 
-class _Exchange:
-    """How far one attempt got on the wire, as the transport reports it."""
+class _Elsewhere(Exception):
+    """A name that means this machine has led to another one. Its text is the address."""
 
-    def __init__(self) -> None:
+
+class _Exchange:
+    """How far one attempt got on the wire, as the transport reports it. `local`: to this machine alone."""
+
+    def __init__(self, *, local: bool) -> None:
+        self._local: Final = local
         self.sent = False
         self.answered = False
 
-    async def trace(self, event: str, _info: Mapping[str, Any]) -> None:
-        """Take one of httpcore's trace events, such as ``http11.send_request_headers.started``."""
+    async def trace(self, event: str, info: Mapping[str, Any]) -> None:
+        """Take one of httpcore's trace events, such as ``http11.send_request_headers.started``.
+
+        Raises _Elsewhere, before anything is sent, for a connection that leaves the machine and must not.
+        """
+        if self._local and event.endswith(".connect_tcp.complete"):
+            stream = info["return_value"]
+            other_end = stream.get_extra_info("server_addr")
+            address = str(other_end[0]) if other_end else "unknown"
+            if not is_loopback(address):
+                await stream.aclose()  # nobody else has it yet
+                raise _Elsewhere(address)
         if event.endswith(".send_request_headers.started"):
             self.sent = True
         elif event.endswith(".receive_response_headers.complete"):

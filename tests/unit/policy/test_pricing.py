@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+import socket
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -85,11 +86,30 @@ def test_the_policys_own_price_is_taken_before_any(strict: Policy) -> None:
         assert found.price_source("openai:gpt-4o") == "policy"
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.8.7", "[::1]", "localhost", "LOCALHOST"])
+LOCAL = ["127.0.0.1", "127.9.8.7", "[::1]", "[::ffff:127.0.0.1]", "localhost", "LOCALHOST"]
+
+
+@pytest.mark.parametrize("host", LOCAL)
 def test_a_model_on_this_machine_is_free(strict: Policy, host: str) -> None:
     found = at(strict, f"http://{host}:8000/v1", "openai:gpt-4o")
     assert found.price("openai:gpt-4o") == ModelPrice(0, 0)
     assert found.price_source("openai:gpt-4o") == "free: the endpoint is this machine"
+
+
+@pytest.mark.threat("T-243")
+@pytest.mark.parametrize("host", [*LOCAL, "my-own-name", "name.invalid", "localhost.example"])
+def test_nobody_is_asked_for_the_addresses_of_a_name(
+    strict: Policy, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who answers for a name may change his mind, or take his time: a policy is read without him."""
+    asked: list[object] = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *name, **_: asked.append(name) or [])
+    if host in LOCAL:
+        at(strict, f"http://{host}:8000/v1", "openai:mine")
+    else:
+        with pytest.raises(PolicyError, match=r"models\.root: has no price"):
+            at(strict, f"http://{host}:8000/v1", "openai:mine")
+    assert asked == []
 
 
 @pytest.mark.parametrize("url", ["http://10.0.0.5:8000/v1", "http://0.0.0.0:1/v1", "http://name.invalid/v1"])
