@@ -130,7 +130,7 @@ class RunResult:
     over all depths. `lockdown` is what stood around the worker processes of its sessions, of those that had
     less than others: the word that the event `session_ended` has; empty where there was none. `prices` has
     the price of every model that the run could ask, with its source: "policy", a list and its version,
-    "--price", or why it is free.
+    "--price", or why it is free. `answered_by` is how many answers each model gave.
     """
 
     run_id: RunId
@@ -141,6 +141,7 @@ class RunResult:
     lockdown: str = ""
     unwritten: StopReason | None = None
     prices: Mapping[str, PriceInForce] = field(default_factory=dict)
+    answered_by: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def partial(self) -> bool:

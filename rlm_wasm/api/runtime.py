@@ -35,6 +35,7 @@ from rlm_wasm.policy.model import Policy
 from rlm_wasm.providers.registry import ProviderSet
 from rlm_wasm.providers.secret import Keys
 from rlm_wasm.results import RunResult
+from rlm_wasm.scheduler.routing import Routing
 from rlm_wasm.scheduler.scheduler import RunStarted
 from rlm_wasm.tenant import checked_tenant
 
@@ -122,8 +123,7 @@ class Runtime:
             stack.callback(self._forget_broker)
             stack.push_async_callback(self._providers.aclose)
             # Before any guest runs: a missing key or a broken script is the operator's to know at once.
-            models = self.policy.models
-            for name in {models.root, models.sub, *models.child}:
+            for name in self.policy.models.asked:
                 self._route(name)
             self._home = Affinity()
             self._broker = self._world.make_broker(self.policy.permit_limits(), self._world.clock)
@@ -300,6 +300,7 @@ class Runtime:
             query=policy.query,
             boundary=policy.boundary,
             prices=policy.prices(),
+            routing=Routing.of(policy.models.fallback, policy.models.sub_up_to_bytes),
             cell_requests_max=policy.cell.requests_max,
             cell_fuel_max=policy.cell.fuel_max,
             seed=policy.sandbox.seed,

@@ -157,7 +157,7 @@ KINDS: Final[dict[str, Kind]] = {
                 "str",
                 "root: a turn of the loop; guest: llm_query; last: for the best answer there is",
             ),
-            "model": Field("str", "as the policy names it"),
+            "model": Field("str", "the one that is asked first, as the policy names it"),
             "messages": Field("int", "how many"),
             "prompt_bytes": Field("int", "of all messages, as UTF-8"),
             "timeout_ms": Field("int", "for all attempts together"),
@@ -183,6 +183,20 @@ KINDS: Final[dict[str, Kind]] = {
             "message": _MESSAGE,
         },
     ),
+    "query_rerouted": Kind(
+        "An attempt failed, or its provider asked for fewer requests; another model is asked at once.",
+        {
+            "request": _REQUEST,
+            "attempt": Field("int", "the one that failed"),
+            "model": Field("str", "the one that is asked now, as the policy names it"),
+            "sent": Field("bool", "whether the provider may bill for it"),
+            "throttled": Field("bool", "whether the provider asked for fewer requests"),
+            "retry_after_ms": Field("int|null", "what the provider asked for"),
+            **_REPORTED,
+            "error": Field("str", "the type of the error"),
+            "message": _MESSAGE,
+        },
+    ),
     "query_requeued": Kind(
         "The wait before the next attempt is over; the query waits for a permit again.",
         {"request": _REQUEST, "attempt": Field("int", "the one to come")},
@@ -204,6 +218,7 @@ KINDS: Final[dict[str, Kind]] = {
         {
             "request": _REQUEST,
             "status": Field("str", "completed, failed, denied, timed_out or cancelled"),
+            "model": Field("str", "the one that answered, or was asked last", later=True),
             "attempts": Field("int", "how many were made"),
             "assumed": Field("bool", "whether the charge holds reservations that no bill confirmed"),
             "sent": Field("bool|null", "of a failure: whether the last attempt may be billed"),

@@ -90,9 +90,9 @@ class OtelExporter:
         match event.kind:
             case "query_received":
                 run.queries[data["request"]] = self._start_query(run, event, at)
-            case "query_sent" | "query_retry" | "query_requeued" | "query_lengthened":
+            case "query_sent" | "query_retry" | "query_requeued" | "query_lengthened" | "query_rerouted":
                 if (span := run.queries.get(data["request"])) is not None:
-                    span.add_event(event.kind, _attributes(data, "attempt", "delay_ms", "error"), at)
+                    span.add_event(event.kind, _attributes(data, "attempt", "delay_ms", "model", "error"), at)
             case "query_answered":
                 if (span := run.queries.pop(data["request"], None)) is not None:
                     self._end_query(span, event, at)

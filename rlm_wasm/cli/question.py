@@ -192,4 +192,5 @@ def _document(result: RunResult) -> dict[str, Any]:
         "wall_ms": result.wall_ms,
         "lockdown": result.lockdown,
         "prices": {spec: asdict(price) for spec, price in result.prices.items()},
+        "answered_by": dict(result.answered_by),
     }

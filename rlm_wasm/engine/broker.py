@@ -230,6 +230,10 @@ class Broker:
         """Return the account of an open run, as one of its conversations sees it."""
         return self._scheduler.budget_view(run_id, parent)
 
+    def answered_by(self, run_id: RunId) -> dict[str, int]:
+        """Return how many answers each model has given in an open run."""
+        return self._scheduler.answered_by(run_id)
+
     def standing(self, run_id: RunId, parent: RequestId | None) -> dict[str, DimensionView]:
         """Return all that bounds a conversation, for its guest to see."""
         return self._scheduler.standing(run_id, parent, self.clock())

@@ -186,6 +186,7 @@ class GuestRequests(Answerer):
                 group,
                 self.parent,
                 self.boundary.response_bytes_max // len(prompts),
+                by_size=model is None,
             )
             for prompt in prompts[:room]
         ]

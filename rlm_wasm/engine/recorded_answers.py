@@ -15,6 +15,8 @@ from rlm_wasm.scheduler.messages import finish_of
 # A recording is held in memory, at up to a kilobyte an event beside its texts.
 EVENTS_MAX: Final = 1_000_000
 BYTES_MAX: Final = 1 << 30
+# Of attempts that another one follows.
+_ENDS_OF_ATTEMPTS: Final = ("query_retry", "query_rerouted", "query_lengthened")
 TEXTS_HINT: Final = "record the run under a policy with `texts = true` in [events]"
 
 
@@ -47,6 +49,8 @@ def answers_in(events: Iterable[Event]) -> list[RecordedAnswer]:
             sent_at_ns[number] = event.at_ns
         elif number in asked and (answer := _answer(event, *asked[number], sent_at_ns.get(number))):
             found.append(answer)
+            if event.kind == "query_rerouted":
+                asked[number] = (str(data["model"]), asked[number][1])
     return found
 
 
@@ -60,7 +64,7 @@ def _answer(event: Event, model: str, digest: bytes, sent_at_ns: int | None) -> 
     data = event.data
     longer = data.get("longer")  # the text is of the attempt before then, and told with that
     ended = event.kind == "query_answered" and (longer or data["status"]) in ("completed", "failed")
-    if sent_at_ns is None or not (ended or event.kind in ("query_retry", "query_lengthened")):
+    if sent_at_ns is None or not (ended or event.kind in _ENDS_OF_ATTEMPTS):
         return None
     tokens = [data.get(f"reported_{which}_tokens") for which in ("input", "output")]
     text, after = data.get("text"), data.get("retry_after_ms")

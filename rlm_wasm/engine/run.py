@@ -146,6 +146,7 @@ class ActiveRun:
                 wall_ms,
                 "" if grade is None else grade.value,
                 prices=_prices_in_force(self._policy),
+                answered_by=self._broker.answered_by(self.run_id),
             )
         finally:
             with anyio.CancelScope(shield=True):

@@ -104,9 +104,11 @@ class Policy(Tables):
         """
         if root is None and sub is None and not prices:
             return self
-        models: dict[str, Any] = {} if root is None else {"root": root, "sub": root, "child": [root]}
+        models: dict[str, Any] = {}
+        if root is not None:
+            models = {"root": root, "sub": root, "child": [root], "fallback": None, "sub_up_to_bytes": None}
         if sub is not None:
-            models["sub"] = sub
+            models |= {"sub": sub, "sub_up_to_bytes": None}
         if prices:
             models["prices"] = {**self.models.prices, **prices}
         return self.from_mapping(changed(self, {"models": models}), origin="model override")
@@ -157,13 +159,13 @@ class Policy(Tables):
         return "free: answers come from a file" if price is None else source_of(price)
 
     def prices(self) -> dict[str, ModelPrice]:
-        """Return the price of every model a run may ask: root, sub, and all that have a price.
+        """Return the price of every model a run may ask: those that it names, and all that have a price.
 
         This is the allow-list for model names that come from the guest: a name outside it, a
         ``script:`` path above all, must never reach a provider.
         """
         models = self.models
-        return {spec: self.price(spec) for spec in (models.root, models.sub, *models.child, *models.prices)}
+        return {spec: self.price(spec) for spec in (*models.asked, *models.prices)}
 
 
 def _tables(data: Mapping[str, Any], origin: str = "policy", places: Places = _NOWHERE) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def spelled_out(data: Mapping[str, Any]) -> dict[str, Any]:
 def with_prices(tables: Tables) -> Tables:
     """Return the tables with a price for each model that the policy names and that one can be found for."""
     models = tables.models
-    named = dict.fromkeys((models.root, models.sub, *models.child))
+    named = models.asked
     prices = {
         spec: price
         for spec, price in models.prices.items()

@@ -142,7 +142,17 @@ def _isolation(policy: Tables) -> Iterator[Problem]:
 
 def _models(policy: Tables) -> Iterator[Problem]:
     models = policy.models
-    named = [("root", models.root), ("sub", models.sub), *(("child", spec) for spec in models.child)]
+    named: list[tuple[Key, str]] = [
+        (("models", "root"), models.root),
+        (("models", "sub"), models.sub),
+        *((("models", "child"), spec) for spec in models.child),
+        *((("models", "sub_up_to_bytes", spec), spec) for spec in models.sub_up_to_bytes or ()),
+        *(
+            (("models", "fallback", of), spec)
+            for of, specs in (models.fallback or {}).items()
+            for spec in specs
+        ),
+    ]
     for spec in models.prices:
         if (provider := spec.partition(":")[0]) in FILE_KINDS:
             yield Problem(("models", "prices", spec), f"a {provider} model is free by rule; remove its price")
@@ -156,10 +166,24 @@ def _models(policy: Tables) -> Iterator[Problem]:
                 if getattr(settings, name) is not None and name not in KEYS_OF[kind][1]:
                     message = f'is no key of a model whose provider is of kind "{kind}"'
                     yield Problem(("models", "settings", spec, name), message)
-    for field, spec in named:
+    for key, spec in named:
+        told = f"{dotted((spec,))} " if key[1] == "fallback" else ""
         kind = kind_behind(spec, policy.providers)
         if kind not in FILE_KINDS and spec not in models.prices:
-            yield Problem(("models", field), what_to_add(spec, policy))
+            yield Problem(key, told + what_to_add(spec, policy))
         name = spec.partition(":")[0]
         if name not in FILE_KINDS and name not in policy.providers:
-            yield Problem(("models", field), f"needs the table [providers.{name}]")
+            yield Problem(key, f"{told}needs the table [providers.{name}]")
+    for of, specs in (models.fallback or {}).items():
+        if of not in models.prices and of not in models.asked:
+            yield Problem(("models", "fallback", of), "is no model of this policy: it has no price")
+        if of in specs or len({*specs}) < len(specs):
+            yield Problem(("models", "fallback", of), "names a model twice, or itself")
+    for spec, most in (models.sub_up_to_bytes or {}).items():
+        if most > policy.boundary.prompt_bytes_max:
+            yield Problem(
+                ("models", "sub_up_to_bytes", spec),
+                f"must be at most boundary.prompt_bytes_max, the longest prompt (got {most}, which is over "
+                f"{policy.boundary.prompt_bytes_max})",
+                (("boundary", "prompt_bytes_max"),),
+            )

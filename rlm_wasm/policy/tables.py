@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from rlm_wasm.limits import (
     BoundaryLimits,
     BudgetLimits,
+    Bytes64M,
     CellLimits,
     EventLimits,
     InputLimits,
@@ -29,6 +30,7 @@ from rlm_wasm.policy.provider_tables import EnvName, ProviderName, ProviderTable
 ModelSpec: TypeAlias = Annotated[
     str, Text(r"^[a-z][a-z0-9_-]{0,31}:[^\x00-\x20\x7f][^\x00-\x1f\x7f]{0,511}$")
 ]
+Fallbacks: TypeAlias = Annotated[tuple[ModelSpec, ...], Entries(4, least=1)]
 TenantName: TypeAlias = Annotated[str, Text(least=1, most=256)]
 Lockdown: TypeAlias = Annotated[str | tuple[str, ...], CheckedBy(check_lockdown)]
 
@@ -79,8 +81,20 @@ class ModelsTable:
     sub: ModelSpec
     child: Annotated[tuple[ModelSpec, ...], Entries(16, least=1)]
     prices: Annotated[Mapping[ModelSpec, PriceTable], Entries(256)]
+    # Who is asked in the place of a model that fails or is at its limit, in this order.
+    fallback: Annotated[Mapping[ModelSpec, Fallbacks], Entries(64)] | None = None
+    # Who answers prompts of up to so many bytes in the place of `sub`, where code names no model.
+    sub_up_to_bytes: Annotated[Mapping[ModelSpec, Bytes64M], Entries(16)] | None = None
     # What goes with the requests of one model, beside what its provider's table says.
     settings: Annotated[Mapping[ModelSpec, RequestSettings], Entries(256)] | None = None
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """Every model that a run may ask without its code naming one, each once."""
+        others = (spec for specs in (self.fallback or {}).values() for spec in specs)
+        return tuple(
+            dict.fromkeys((self.root, self.sub, *self.child, *others, *(self.sub_up_to_bytes or ())))
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Which URLs mean this machine: told by the URL alone, without asking anybody for a name's addresses.
+"""URLs that mean this machine: told by the URL alone, without asking anybody for the addresses of a name.
 
 Whoever connects to one of them looks at the other end, and refuses one that is elsewhere.
 """

@@ -79,6 +79,8 @@ def cause_of(event: Event, *, stopped: bool) -> Input | None:
     match event.kind:
         case "query_retry":
             return _failure(event, int_in(event, "attempt"), retryable=True)
+        case "query_rerouted":
+            return _failure(event, int_in(event, "attempt"), retryable=False)
         case "query_requeued":
             return TimerFired(run_id, f"query_backoff:{request_in(event)}")
         case "query_lengthened":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from rlm_wasm.errors import ProviderError, QueryError
 from rlm_wasm.ids import RequestId, RunId
@@ -16,6 +16,9 @@ from rlm_wasm.limits import BoundaryLimits, BudgetLimits, ModelPrice, QueryLimit
 from rlm_wasm.outcomes import StopReason
 from rlm_wasm.scheduler.ledger import Dimension
 from rlm_wasm.scheduler.messages import FinishReason, Message, Usage
+
+if TYPE_CHECKING:
+    from rlm_wasm.scheduler.routing import Routing
 
 Origin = Literal["root", "guest", "last"]
 
@@ -42,6 +45,8 @@ class RunStarted:
     texts: bool = False
     tenant: str = ""
     weight: int = 1
+    # Which models answer in the place of others. None: each for itself.
+    routing: Routing | None = None
 
 
 class IterationStarted(NamedTuple):
@@ -84,6 +89,8 @@ class QueryReceived(NamedTuple):
     Origin "last" is the root's question for the best answer there is, asked once, when a limit has ended the
     run, or is about to: `ending` says which. It may use what is kept for it. `observed_bytes` of it were not
     announced by ObservationMade.
+
+    `by_size`: the code named no model, so that the policy may choose one by the prompt's size.
     """
 
     run_id: RunId
@@ -98,6 +105,7 @@ class QueryReceived(NamedTuple):
     answer_bytes_max: int | None = None
     ending: StopReason | None = None
     observed_bytes: int = 0
+    by_size: bool = False
 
 
 class ChildRequested(NamedTuple):

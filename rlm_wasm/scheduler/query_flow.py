@@ -8,6 +8,8 @@ After every method:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rlm_wasm.errors import BudgetExceeded, InternalError, QueryError
 from rlm_wasm.ids import RequestId
 from rlm_wasm.limits import ModelPrice
@@ -17,8 +19,8 @@ from rlm_wasm.scheduler.conversation import ConversationState
 from rlm_wasm.scheduler.effect_buffer import EffectBuffer
 from rlm_wasm.scheduler.effects import CancelQuery, Respond, SendQuery
 from rlm_wasm.scheduler.inputs import ChildRequested, ProviderAnswered, ProviderFailed, QueryReceived
-from rlm_wasm.scheduler.ledger import NOTHING, Dimension
-from rlm_wasm.scheduler.messages import FinishReason
+from rlm_wasm.scheduler.ledger import NOTHING, Charge, Dimension
+from rlm_wasm.scheduler.messages import FinishReason, Usage
 from rlm_wasm.scheduler.permits import Permits
 from rlm_wasm.scheduler.pricing import affordable_output, input_tokens_bound, reservation_charge, usage_charge
 from rlm_wasm.scheduler.request import (
@@ -61,8 +63,9 @@ class QueryFlow:
             conversation, of_guest=given.origin == "guest"
         )  # first: a refused request counts too
         facts = run.facts
-        price = facts.prices.get(given.model)
-        if price is None:
+        routing, prices = facts.routing, facts.prices
+        models = (given.model,) if routing is None else routing.candidates(given, prices)
+        if models[0] not in prices:
             raise unknown_model(run)
         output_tokens_max = facts.query.output_tokens_max
         if given.output_tokens_max is not None:
@@ -70,8 +73,10 @@ class QueryFlow:
         input_tokens = input_tokens_bound(given.prompt_messages, facts.query.input_overhead_tokens)
         if given.origin == "last":
             # A shorter answer is better than none.
-            output_tokens_max = _covered(run, price, input_tokens, output_tokens_max)
-        charge = reservation_charge(price, input_tokens, output_tokens_max)
+            output_tokens_max = min(
+                _covered(run, prices[model], input_tokens, output_tokens_max) for model in models
+            )
+        charge = _dearest(run, models, input_tokens, output_tokens_max)
         reservation = run.ledger.reserve(charge, conversation.view)
         timeout_ms = facts.query.timeout_ms_max
         if given.origin == "guest":
@@ -81,7 +86,14 @@ class QueryFlow:
             timeout_ms = max(1, min(timeout_ms, left_ms))
         timer = f"query_deadline:{given.request_id}"
         request = OpenRequest(
-            given, conversation, charge, timeout_ms, self._buffer.after_ms(timeout_ms), timer
+            given,
+            conversation,
+            charge,
+            timeout_ms,
+            self._buffer.after_ms(timeout_ms),
+            timer,
+            models=models,
+            model=models[0],
         )
         request.hold(reservation)
         return request
@@ -98,12 +110,13 @@ class QueryFlow:
         data = run_events.query_received(run, request)
         self._buffer.record(run, "query_received", data, query.depth, query.parent)
         self._buffer.set_timer(run, request.deadline_timer, query.request_id, request.deadline_ns)
-        self._permits.request(query.run_id, query.request_id, query.model)
+        self._permits.request(query.run_id, query.request_id, request.model)
 
     def dispatch(self, run: RunState, request: OpenRequest) -> None:
         """Send a request that has just been granted its permit."""
         request.step(RequestStep.DISPATCH)
         request.attempt += 1
+        request.tries += 1
         request.sent_ns = self._buffer.now_ns
         query = request.query
         data: dict[str, object] = {"request": query.request_id, "attempt": request.attempt}
@@ -113,7 +126,7 @@ class QueryFlow:
                 query.run_id,
                 query.request_id,
                 request.attempt,
-                query.model,
+                request.model,
                 query.prompt_messages,
                 output_tokens_max=request.charge.output_tokens,
                 timeout_ms=max(1, (request.deadline_ns - self._buffer.now_ns) // NS_PER_MS),
@@ -127,11 +140,9 @@ class QueryFlow:
         if request is None:
             self._late_result(run, given)
             return
-        actual = usage_charge(run.facts.prices[request.query.model], given.usage)
-        run.ledger.settle(request.take_reservation(), actual)
-        request.bill(actual or request.charge, assumed=actual is None)
+        actual = self._settle(run, request, given.usage)
         self._permits.release(run.run_id, request.request_id)
-        self._permits.answered(request.query.model)
+        self._permits.answered(request.model)
         answer = Completed(given.text, given.usage if actual else None, given.finish)
         if not self._lengthen(run, request, answer):
             self._answer(run, request, answer)
@@ -143,9 +154,7 @@ class QueryFlow:
             self._late_result(run, given)
             return
         if given.sent:
-            actual = usage_charge(run.facts.prices[request.query.model], given.usage)
-            run.ledger.settle(request.take_reservation(), actual)
-            request.bill(actual or request.charge, assumed=actual is None)
+            self._settle(run, request, given.usage)
         else:
             run.ledger.release(request.take_reservation())
         # No permit is held during the backoff: others may use it.
@@ -156,6 +165,8 @@ class QueryFlow:
             self._answer(run, request, request.cut, given, longer="failed")
             return
         delay_ms = self._delay_before_retry(run, request, given)
+        if (delay_ms is None or given.throttled) and self._reroute(run, request, given):
+            return
         if delay_ms is None:
             self._answer(run, request, Failed(given.error), given)
             return
@@ -178,14 +189,14 @@ class QueryFlow:
             request.hold(reservation)
             data = run_events.query_requeued(request)
             self._buffer.record(run, "query_requeued", data, request.query.depth, request.query.parent)
-            self._permits.request(run.run_id, request.request_id, request.query.model)
+            self._permits.request(run.run_id, request.request_id, request.model)
 
     def abandon(self, run: RunState, request: OpenRequest, response: Response) -> None:
         """End a request from outside: give back what it holds, then answer it."""
         if request.state is RequestState.DISPATCHED:
             reservation = request.take_reservation()
             run.ledger.settle_unconfirmed(reservation)
-            run.unconfirmed[request.request_id, request.attempt] = (request.query, reservation)
+            run.unconfirmed[request.request_id, request.attempt] = (request, reservation)
             request.bill(request.charge, assumed=True)
             self._permits.release(run.run_id, request.request_id)
             self._buffer.add(CancelQuery(run.run_id, request.request_id, request.attempt))
@@ -196,6 +207,38 @@ class QueryFlow:
             self._answer(run, request, request.cut, longer="timed_out")
         else:
             self._answer(run, request, response)
+
+    def _settle(self, run: RunState, request: OpenRequest, usage: Usage | None) -> Charge | None:
+        """Charge an attempt at the price of the model that was asked; return None if its bill is not known.
+
+        Then it costs all that it may have: what is reserved may be for a dearer model.
+        """
+        price = run.facts.prices[request.model]
+        actual = usage_charge(price, usage)
+        bound = request.charge
+        if actual is None and len(request.models) > 1:
+            bound = reservation_charge(price, bound.input_tokens, bound.output_tokens)
+        run.ledger.settle(request.take_reservation(), actual or bound)
+        request.bill(actual or bound, assumed=actual is None)
+        return actual
+
+    def _reroute(self, run: RunState, request: OpenRequest, given: ProviderFailed) -> bool:
+        """Ask the next model at once, if there is one and the budget covers it."""
+        place = request.models.index(request.model) + 1
+        if place == len(request.models):
+            return False
+        try:
+            reservation = run.ledger.reserve(request.charge, request.conversation.view)
+        except BudgetExceeded:
+            return False
+        request.model, request.tries = request.models[place], 0
+        request.step(RequestStep.BACK_OFF)
+        request.hold(reservation)
+        query = request.query
+        data = run_events.query_rerouted(run, request, given)
+        self._buffer.record(run, "query_rerouted", data, query.depth, query.parent)
+        self._permits.request(run.run_id, request.request_id, request.model)
+        return True
 
     def _lengthen(self, run: RunState, request: OpenRequest, cut: Completed) -> bool:
         """Ask again for an answer that its cap cut off; return False where it is to stand as it is.
@@ -210,11 +253,10 @@ class QueryFlow:
             or query.origin == "last"  # it had what there was
             or query.output_tokens_max is not None
             or most <= request.charge.output_tokens
-            or request.attempt >= limits.attempts_max
+            or request.tries >= limits.attempts_max
         ):
             return False
-        price = run.facts.prices[query.model]
-        charge = reservation_charge(price, request.charge.input_tokens, most)
+        charge = _dearest(run, request.models, request.charge.input_tokens, most)
         try:
             reservation = run.ledger.reserve(charge, conversation.view)
         except BudgetExceeded:
@@ -224,7 +266,7 @@ class QueryFlow:
         request.hold(reservation)
         data = run_events.query_lengthened(run, request, cut)
         self._buffer.record(run, "query_lengthened", data, query.depth, query.parent)
-        self._permits.request(run.run_id, request.request_id, query.model)
+        self._permits.request(run.run_id, request.request_id, request.model)
         return True
 
     def _answer(
@@ -238,6 +280,8 @@ class QueryFlow:
         waited = request.state is RequestState.BACKOFF
         request.step(RequestStep.ANSWER)
         query = request.query
+        if isinstance(response, Completed):
+            run.answered_by[request.model] += 1
         del run.requests[query.request_id]
         del request.conversation.open[query.request_id]
         self._buffer.clear_timer(run, request.deadline_timer)
@@ -250,10 +294,10 @@ class QueryFlow:
     def _delay_before_retry(self, run: RunState, request: OpenRequest, given: ProviderFailed) -> int | None:
         """Return how long to wait, or None if there is no next attempt before the deadline."""
         limits = run.facts.query
-        if not given.retryable or request.attempt >= limits.attempts_max:
+        if not given.retryable or request.tries >= limits.attempts_max:
             return None
         unit = jitter_unit(run.facts.seed, request.request_id, request.attempt)
-        delay_ms = max(backoff_ms(request.attempt, limits, unit), given.retry_after_ms or 0)
+        delay_ms = max(backoff_ms(request.tries, limits, unit), given.retry_after_ms or 0)
         return delay_ms if self._buffer.after_ms(delay_ms) < request.deadline_ns else None
 
     def _late_result(self, run: RunState, given: ProviderAnswered | ProviderFailed) -> None:
@@ -261,12 +305,11 @@ class QueryFlow:
         entry = run.unconfirmed.pop((given.request_id, given.attempt), None)
         if entry is None:
             return
-        query, reservation = entry
-        if isinstance(given, ProviderAnswered):
-            usage, actual = given.usage, usage_charge(run.facts.prices[query.model], given.usage)
-        else:
-            usage = given.usage
-            actual = usage_charge(run.facts.prices[query.model], usage) if given.sent else NOTHING
+        request, reservation = entry
+        query, usage = request.query, given.usage
+        actual = usage_charge(run.facts.prices[request.model], usage)
+        if isinstance(given, ProviderFailed) and not given.sent:
+            actual = NOTHING
         billed = run.ledger.correct(reservation, actual)
         data = run_events.late_result(given, usage, billed)
         self._buffer.record(run, "late_result", data, query.depth, query.parent)
@@ -274,15 +317,22 @@ class QueryFlow:
     def _throttled(self, run: RunState, request: OpenRequest) -> None:
         """Give a provider that asks for fewer requests fewer permits, and say so where that is news."""
         query = request.query
-        permits = self._permits.refused(query.model, request.sent_ns, self._buffer.now_ns)
+        permits = self._permits.refused(request.model, request.sent_ns, self._buffer.now_ns)
         if permits is not None:
-            data: dict[str, object] = {"provider": query.model.partition(":")[0], "permits": permits}
+            data: dict[str, object] = {"provider": request.model.partition(":")[0], "permits": permits}
             self._buffer.record(run, "provider_throttled", data, query.depth, query.parent)
 
 
 def _answer_bytes_max(run: RunState, query: QueryReceived) -> int:
     most, part = run.facts.query.response_bytes_max, query.answer_bytes_max
     return most if part is None else min(most, part)
+
+
+def _dearest(run: RunState, models: Sequence[str], input_tokens: int, output_tokens_max: int) -> Charge:
+    """Return what an attempt may cost, whichever of the models answers."""
+    prices = run.facts.prices
+    charges = [reservation_charge(prices[model], input_tokens, output_tokens_max) for model in models]
+    return charges[0] if len(charges) == 1 else max(charges, key=lambda charge: charge.cost_microdollars)
 
 
 def _covered(run: RunState, price: ModelPrice, input_tokens: int, output_tokens_max: int) -> int:

@@ -53,7 +53,7 @@ def query_received(run: RunState, request: OpenRequest) -> Data:
         "request": query.request_id,
         "group": query.group,
         "origin": query.origin,
-        "model": query.model,
+        "model": request.model,
         "messages": len(query.prompt_messages),
         "prompt_bytes": sum([utf8_bytes(message.content) for message in query.prompt_messages]),
         "timeout_ms": request.timeout_ms,
@@ -73,6 +73,20 @@ def query_retry(run: RunState, request: OpenRequest, given: ProviderFailed, dela
         "request": request.request_id,
         "attempt": request.attempt,
         "delay_ms": delay_ms,
+        "sent": given.sent,
+        "throttled": given.throttled,
+        "retry_after_ms": given.retry_after_ms,
+        **_usage(given.usage),
+    }
+    return data | _error(run, given.error)
+
+
+def query_rerouted(run: RunState, request: OpenRequest, given: ProviderFailed) -> Data:
+    """A failed attempt after which another model is asked at once."""
+    data: Data = {
+        "request": request.request_id,
+        "attempt": request.attempt,
+        "model": request.model,
         "sent": given.sent,
         "throttled": given.throttled,
         "retry_after_ms": given.retry_after_ms,
@@ -119,6 +133,7 @@ def query_answered(
     data: Data = {
         "request": request.request_id,
         "status": response.status,
+        "model": request.model,
         "attempts": request.attempt,
         "assumed": request.assumed,
         "sent": failure.sent if failure else None,

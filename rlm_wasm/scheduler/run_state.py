@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -21,7 +22,7 @@ RUN_DEADLINE: Final = "run_deadline"
 
 @dataclass(slots=True)
 class OpenRequest:
-    """One query without a terminal response yet. `charge` is what one attempt may cost."""
+    """One query without a terminal response yet. `charge` is what one attempt may cost, whoever answers."""
 
     query: QueryReceived
     conversation: ConversationState
@@ -36,6 +37,10 @@ class OpenRequest:
     assumed: bool = False  # whether `billed` holds a reservation instead of a bill
     # An answer that a cap cut off, while a larger one is tried: it stands if that comes to nothing.
     cut: Completed | None = None
+    # The models that may answer, in order: the first is asked, each next one where that one does not answer.
+    models: tuple[str, ...] = ()
+    model: str = ""
+    tries: int = 0  # how many attempts of this model there were
     _reservation: int | None = None
 
     @property
@@ -86,8 +91,10 @@ class RunState:
     children: dict[RequestId, ConversationState] = field(default_factory=dict)
     requests: dict[RequestId, OpenRequest] = field(default_factory=dict)
     timers: dict[str, RequestId | None] = field(default_factory=dict)
-    unconfirmed: dict[tuple[RequestId, int], tuple[QueryReceived, int]] = field(default_factory=dict)
+    unconfirmed: dict[tuple[RequestId, int], tuple[OpenRequest, int]] = field(default_factory=dict)
     stopping: StopReason | None = None
+    # How many answers each model gave.
+    answered_by: Counter[str] = field(default_factory=Counter)
     # Whether the question for the best answer was asked, or may not be any more.
     last_asked: bool = False
 

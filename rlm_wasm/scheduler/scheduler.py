@@ -164,6 +164,10 @@ class Scheduler:
             "cell_children": _line(limits.fanout_max, conversation.cell_children),
         }
 
+    def answered_by(self, run_id: RunId) -> dict[str, int]:
+        """Return how many answers each model has given in an open run."""
+        return dict(self._open_conversation(run_id, None)[0].answered_by)
+
     def _open_conversation(
         self, run_id: RunId, parent: RequestId | None
     ) -> tuple[RunState, ConversationState]:

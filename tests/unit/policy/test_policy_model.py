@@ -131,6 +131,8 @@ def test_no_key_of_any_table_has_a_default_except_endpoints_layers_inputs_and_wh
         ("RunLimits", "repeats_max"),
         ("RunLimits", "reserve_percent"),
         ("QueryLimits", "output_tokens_retry_max"),
+        ("ModelsTable", "fallback"),
+        ("ModelsTable", "sub_up_to_bytes"),
         ("ModelsTable", "settings"),
         # Which keys a provider must have depends on its kind: `policy.provider_rules` says so.
         *(("ProviderTable", field.name) for field in dataclasses.fields(ProviderTable)),

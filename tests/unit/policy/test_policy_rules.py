@@ -86,6 +86,64 @@ def test_what_is_kept_for_the_last_answer_leaves_a_query(edited, problems_of, li
     Policy.load(edited(changed, ("reserve_percent = 5", "reserve_percent = 0")))
 
 
+def test_a_second_try_with_a_larger_cap_has_a_larger_cap(edited, problems_of):
+    off = "output_tokens_retry_max = 0"
+    (problem,) = problems_of(edited((off, "output_tokens_retry_max = 8_192")))
+    assert "query.output_tokens_retry_max: must be above the 8192 that output_tokens_max gives" in problem
+    (problem,) = problems_of(edited((off, "output_tokens_retry_max = 200_001")))
+    assert "query.output_tokens_retry_max: must be at most budget.output_tokens_max" in problem
+    Policy.load(edited((off, "output_tokens_retry_max = 8_193")))
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        (
+            '[models.fallback]\n"openai:gpt-5" = ["openai:other"]',
+            'models.fallback."openai:gpt-5": "openai:other" has no price; add the table',
+        ),
+        (
+            '[models.fallback]\n"openai:gpt-5" = ["nobody:x"]\n[models.prices."nobody:x"]\n'
+            "input_microdollars_per_mtok = 1\noutput_microdollars_per_mtok = 1",
+            'models.fallback."openai:gpt-5": "nobody:x" needs the table [providers.nobody]',
+        ),
+        (
+            '[models.fallback]\n"openai:gpt-5" = ["openai:gpt-5"]',
+            'models.fallback."openai:gpt-5": names a model twice, or itself',
+        ),
+        (
+            '[models.fallback]\n"openai:gone" = ["openai:gpt-5"]',
+            'models.fallback."openai:gone": is no model of this policy',
+        ),
+        ('[models.fallback]\n"openai:gpt-5" = []', 'models.fallback."openai:gpt-5"'),
+        (
+            '[models.sub_up_to_bytes]\n"openai:other" = 9',
+            'models.sub_up_to_bytes."openai:other": has no price; add the table',
+        ),
+        (
+            '[models.sub_up_to_bytes]\n"openai:gpt-5-mini" = 1_048_577',
+            'models.sub_up_to_bytes."openai:gpt-5-mini": must be at most boundary.prompt_bytes_max',
+        ),
+    ],
+)
+def test_models_of_rules_are_models_that_may_be_asked(edited, problems_of, lines, told):
+    (problem,) = problems_of(edited(("[providers.openai]", f"{lines}\n\n[providers.openai]")))
+    assert told in problem
+
+
+def test_a_model_that_somebody_names_is_asked_alone():
+    policy = Policy.builtin("strict").replace(
+        models={
+            "fallback": {"openai:gpt-5": ["openai:gpt-5-mini"]},
+            "sub_up_to_bytes": {"openai:gpt-5-mini": 100},
+        }
+    )
+    assert policy.with_models(sub="openai:gpt-5").models.sub_up_to_bytes is None
+    assert policy.with_models(sub="openai:gpt-5").models.fallback is not None
+    alone = policy.with_models(root="openai:gpt-5").models
+    assert (alone.fallback, alone.sub_up_to_bytes, alone.asked) == (None, None, ("openai:gpt-5",))
+
+
 def test_lockdown_cannot_be_required_of_inline_isolation(edited, problems_of, line_of):
     old = "require_lockdown = true"
     assert problems_of(edited(('isolation = "session"', 'isolation = "inline"'))) == [

@@ -272,6 +272,54 @@ async def test_answers_that_were_cut_off_are_asked_for_again_and_replay(server: 
         assert (await runtime.ask("?")).answer == answer
 
 
+@pytest.mark.threat("T-085")
+async def test_models_in_the_place_of_others_answer_at_their_own_price_and_replay(
+    server: Loopback, log: Path
+) -> None:
+    """One model is at its limit, one is gone, short prompts go to a third: the log says who answered."""
+    small, middle, large = "openai:small", "openai:gpt-5-mini", "openai:gpt-5"
+
+    def behave(seen: Seen, write: Write) -> None:
+        model, prompt = seen.body["model"], seen.body["messages"][-1]["content"]
+        if seen.body["messages"][0]["role"] == "system":
+            write(http("200 OK", completion_body(f"```repl\n{source}\n```")))
+        elif model == "gpt-5-mini":
+            refusal = "429 Too Many Requests" if "limit" in prompt else "404 Not Found"
+            write(http(refusal, "{}", "Retry-After: 600"))
+        else:
+            write(http("200 OK", completion_body(f"{model} {prompt}")))
+
+    prompts = ["a", "one at its limit", "one that is gone"]
+    source = f"FINAL([*llm_query_batched({prompts!r}), llm_query('a', model='openai:gpt-5')])"
+    server.behaviour = behave
+    price = {"input_microdollars_per_mtok": 1_000_000, "output_microdollars_per_mtok": 1_000_000}
+    policy = policy_at(server, **RECORDED)
+    policy = policy.replace(
+        models={
+            "prices": {**policy.models.prices, small: price},
+            "fallback": {middle: [small, large]},
+            "sub_up_to_bytes": {small: 4},
+        }
+    )
+    with JsonlSink(log) as sink:
+        async with running(policy, environ=ENVIRON) as runtime:
+            result = await runtime.ask("?", sinks=[sink.write])
+    texts = ["small a", "small one at its limit", "small one that is gone", "gpt-5 a"]
+    assert result.answer == str(texts)
+    assert result.answered_by == {large: 2, small: 3}
+    # 11 tokens in and 7 out each: three at 1 and 1 micro-dollars, two at 1.25 and 10, rounded up each.
+    assert result.spent["cost_microdollars"] == 3 * 18 + 2 * 84
+    assert result.spent["calls"] == 5, "what a model refuses unseen is no call"
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    rerouted = [e["data"] for e in events if e["kind"] == "query_rerouted"]
+    assert [(data["model"], data["throttled"]) for data in rerouted] == [(small, True), (small, False)]
+    answered_by = [e["data"]["model"] for e in events if e["kind"] == "query_answered"]
+    assert sorted(answered_by) == sorted([large, small, small, small, large])
+    assert_same(await replay(Recording.open(log)), log)
+    async with running(policy, route=answers_from(Recording.open(log))) as runtime:
+        assert (await runtime.ask("?")).answer == str(texts)
+
+
 async def test_a_query_that_timed_out_times_out_again_without_the_wait(server: Loopback, log: Path) -> None:
     source = "try: llm_query('a')\nexcept QueryTimeout: FINAL('timed out')"
     server.behaviour = conversation(source, lambda prompt: b"")

@@ -1,0 +1,149 @@
+"""Which model is asked, and which in its place: each attempt is reserved anew, and paid at its own price."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rlm_wasm.ids import RequestId
+from rlm_wasm.limits import ModelPrice
+from rlm_wasm.scheduler.effects import SendQuery
+from rlm_wasm.scheduler.inputs import RunEnded
+from rlm_wasm.scheduler.ledger import Dimension
+from rlm_wasm.scheduler.messages import FinishReason, Usage
+from rlm_wasm.scheduler.request import Completed, Denied, Failed, TimedOut
+from rlm_wasm.scheduler.routing import Routing
+from tests.support.core_facts import PRICE, RUN, budget, query, query_limits, started
+from tests.support.scheduler_driver import Driver, answered, events, failed, fired, of, responses
+
+MTOK = 1_000_000
+DEAR = ModelPrice(10 * MTOK, 20 * MTOK)
+CHEAP = ModelPrice(MTOK, MTOK)
+PRICES = {"m": PRICE, "a:dear": DEAR, "b:cheap": CHEAP}
+D = Dimension
+
+
+def begun(fallback: Any = None, small: Any = None, **over: Any) -> Driver:
+    driver = Driver()
+    limits = query_limits(**over.pop("query", {}))
+    routing = Routing.of(fallback, small)
+    driver.give(started(prices=PRICES, routing=routing, query=limits, budget=budget(**over)))
+    return driver
+
+
+def line(driver: Driver, dimension: Dimension) -> tuple[int, int]:
+    found = driver.scheduler.budget_view(RUN)[dimension]
+    return found.spent, found.reserved
+
+
+def asked(driver: Driver) -> list[str]:
+    return [effect.model for effect in of(SendQuery, driver.said)]
+
+
+@pytest.mark.threat("T-020")
+def test_a_model_that_fails_is_replaced_and_each_is_paid_at_its_own_price() -> None:
+    driver = begun({"m": ("a:dear", "b:cheap")})
+    driver.give(query(1))
+    bound = driver.events("query_received")[0].data
+    assert (bound["model"], bound["reserved_cost_microdollars"]) == ("m", 15 * 10 + 100 * 20)
+    driver.give(failed(1, 1, retryable=False, sent=True))  # nobody says what it cost: what `m` may cost
+    assert line(driver, D.COST) == (15 * 2 + 100 * 4, 15 * 10 + 100 * 20)
+    driver.give(failed(1, 2, retryable=False)._replace(sent=True, usage=Usage(3, 0)))
+    effects = driver.give(answered(1, 3, usage=Usage(5, 7)))
+    assert responses(effects) == {1: Completed("yes", Usage(5, 7))}
+    assert line(driver, D.COST) == (430 + 3 * 10 + 5 + 7, 0)
+    assert line(driver, D.CALLS) == (3, 0)
+    assert asked(driver) == ["m", "a:dear", "b:cheap"]
+    first, second = driver.events("query_rerouted")
+    assert (first.data["model"], first.data["attempt"], first.data["error"]) == ("a:dear", 1, "ProviderError")
+    assert (second.data["model"], second.data["reported_input_tokens"]) == ("b:cheap", 3)
+    [end] = driver.events("query_answered")
+    assert (end.data["model"], end.data["attempts"], end.data["cost_microdollars"]) == ("b:cheap", 3, 472)
+    assert driver.scheduler.answered_by(RUN) == {"b:cheap": 1}
+
+
+def test_each_model_has_all_its_attempts_and_the_last_failure_is_told() -> None:
+    driver = begun({"m": ("b:cheap",)}, query={"attempts_max": 2})
+    driver.give(query(1))
+    for attempt in (1, 2, 3, 4):
+        effects = driver.give(failed(1, attempt))
+        if attempt in (1, 3):
+            driver.give(fired("query_backoff:1"), after_ms=40)
+    assert asked(driver) == ["m", "m", "b:cheap", "b:cheap"]
+    assert isinstance(responses(effects)[RequestId(1)], Failed)
+    assert len(driver.events("query_retry")) == 2
+    driver.give(RunEnded(RUN))
+
+
+def test_one_at_its_limit_is_replaced_at_once_and_the_last_one_waits() -> None:
+    driver = begun({"m": ("b:cheap",)})
+    driver.give(query(1))
+    too_many = failed(1, 1, retry_after_ms=500)._replace(throttled=True)
+    driver.give(too_many)
+    assert asked(driver) == ["m", "b:cheap"]
+    driver.give(too_many._replace(attempt=2))
+    assert asked(driver) == ["m", "b:cheap"]
+    assert driver.timer_due_ms("query_backoff:1") == 500
+
+
+def test_what_the_budget_does_not_cover_is_not_asked() -> None:
+    # One attempt may cost 2,150 with the dear one in reserve; the first has cost 430 of 2,200.
+    driver = begun({"m": ("a:dear",)}, cost_microdollars_max=2_200)
+    driver.give(query(1))
+    effects = driver.give(failed(1, 1, retryable=False, sent=True))
+    assert isinstance(responses(effects)[RequestId(1)], Failed)
+    assert asked(driver) == ["m"]
+    refused = responses(driver.give(query(2)))[RequestId(2)]
+    assert isinstance(refused, Denied), "the reservation covers the dearest that may answer"
+
+
+def test_a_late_bill_is_at_the_price_of_the_model_that_was_asked() -> None:
+    driver = begun({"m": ("a:dear",)})
+    driver.give(query(1), failed(1, 1, retryable=False))
+    effects = driver.give(fired("query_deadline:1"), after_ms=1_000)
+    assert responses(effects) == {1: TimedOut(1_000)}
+    driver.give(answered(1, 2, usage=Usage(2, 3)))
+    assert line(driver, D.COST) == (2 * 10 + 3 * 20, 0)
+
+
+def test_a_longer_attempt_is_reserved_for_the_dearest_too() -> None:
+    driver = begun({"m": ("a:dear",)}, query={"output_tokens_retry_max": 200})
+    driver.give(query(1), answered(1, usage=Usage(1, 100))._replace(finish=FinishReason.LENGTH))
+    assert line(driver, D.COST) == (2 + 400, 15 * 10 + 200 * 20)
+
+
+@pytest.mark.parametrize(
+    ("size", "named", "model"),
+    [(4, False, "b:cheap"), (5, False, "a:dear"), (9, False, "a:dear"), (10, False, "m"), (4, True, "m")],
+)
+def test_a_smaller_prompt_goes_to_a_cheaper_model_unless_code_named_one(
+    size: int, named: bool, model: str
+) -> None:
+    driver = begun(small={"a:dear": 9, "b:cheap": 4})
+    driver.give(query(1, prompt="é" + "x" * (size - 2), by_size=not named))
+    assert asked(driver) == [model]
+    [received] = driver.events("query_received")
+    assert received.data["model"] == model
+
+
+def test_a_name_that_is_none_is_refused_with_and_without_rules() -> None:
+    driver = begun({"nobody": ("b:cheap",)})
+    refused = responses(driver.give(query(1, model="nobody")))[RequestId(1)]
+    assert isinstance(refused, Denied)
+    assert "there are: a:dear, b:cheap, m" in refused.error.message
+
+
+def test_a_place_without_a_price_is_left_out_and_nobody_is_asked_twice() -> None:
+    rules = Routing.of({"m": ("x", "b:cheap", "m", "b:cheap")}, None)
+    assert rules.candidates(query(1), PRICES) == ("m", "b:cheap")
+
+
+def test_the_same_inputs_give_the_same_events() -> None:
+    def told() -> list[object]:
+        driver = begun({"m": ("a:dear", "b:cheap")}, small={"b:cheap": 3})
+        driver.give(query(1), query(2, prompt="x", by_size=True), failed(1, 1, retryable=False))
+        driver.give(answered(1, 2, usage=Usage(1, 1)), answered(2))
+        return list(events(driver.said))
+
+    assert told() == told()
