@@ -54,6 +54,10 @@ guest-build *args:
 guest-verify:
     .venv/bin/rlm-wasm guest verify
 
+# dist/: the wheel with the guest in it, and the sdist (docs/releasing.md)
+wheel:
+    sh scripts/wheel.sh
+
 # the 50 MB example, end to end
 run-example:
     sh scripts/first-light.sh

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from rlm_wasm.artifacts.files import read_owned, write_private
+from rlm_wasm.artifacts.first_use import once
 from rlm_wasm.artifacts.machine_key import MAC_BYTES, mac, machine_key, same
 from rlm_wasm.artifacts.paths import compiled_dir
 from rlm_wasm.errors import ArtifactError
@@ -40,7 +41,8 @@ def native_code(
     found = _authenticated(path, key, identity)
     if found is not None:
         return found
-    native = compile_native(code)
+    with once("compiling the guest for this machine"):
+        native = compile_native(code)
     with contextlib.suppress(ArtifactError):
         write_private(path, [mac(key, _PURPOSE, identity, native), native])
     return native

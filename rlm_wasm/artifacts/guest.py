@@ -38,27 +38,32 @@ class Guest:
 
     folder: Path
     facts: GuestFacts
+    # What to do where a file of it is damaged.
+    hint: str
 
     def read_code(self) -> bytes:
         """Return the code module, checked against its hash."""
-        code = _read(self.folder / CODE_FILE, _CODE_BYTES_MAX)
+        code = self._read(CODE_FILE, _CODE_BYTES_MAX)
         if hashlib.sha256(code).hexdigest() != self.facts.code_sha256:
-            raise ArtifactError(f"{self.folder / CODE_FILE} does not match its hash", hint=BUILD_HINT)
+            raise ArtifactError(f"{self.folder / CODE_FILE} does not match its hash", hint=self.hint)
         return code
 
     def read_image(self) -> bytes:
         """Return the base image's bytes, checked against their MAC (faster than the hash, same promise)."""
-        image = _read(self.folder / IMAGE_FILE, _IMAGE_BYTES_MAX)
+        image = self._read(IMAGE_FILE, _IMAGE_BYTES_MAX)
         if len(image) != self.facts.image_bytes or image_mac(image) != self.facts.image_mac:
-            raise ArtifactError(f"{self.folder / IMAGE_FILE} does not match its MAC", hint=BUILD_HINT)
+            raise ArtifactError(f"{self.folder / IMAGE_FILE} does not match its MAC", hint=self.hint)
         return image
 
     def read_raw(self) -> bytes:
         """Return the linker's output, checked against its hash."""
-        raw = _read(self.folder / RAW_FILE, _CODE_BYTES_MAX)
+        raw = self._read(RAW_FILE, _CODE_BYTES_MAX)
         if hashlib.sha256(raw).hexdigest() != self.facts.raw_sha256:
-            raise ArtifactError(f"{self.folder / RAW_FILE} does not match its hash", hint=BUILD_HINT)
+            raise ArtifactError(f"{self.folder / RAW_FILE} does not match its hash", hint=self.hint)
         return raw
+
+    def _read(self, name: str, bytes_max: int) -> bytes:
+        return _read(self.folder / name, bytes_max, self.hint)
 
 
 def image_mac(image: bytes) -> str:
@@ -73,28 +78,28 @@ def save_facts(folder: Path, facts: GuestFacts) -> None:
     write_private(folder / MAC_FILE, [mac(machine_key(), _PURPOSE, text)])
 
 
-def load_guest(folder: Path) -> Guest:
-    """Return the guest in `folder` after checking the MAC of its facts.
+def load_guest(folder: Path, *, hint: str = BUILD_HINT) -> Guest:
+    """Return the guest in `folder` after checking the MAC of its facts; `hint` says what to do if not.
 
     Raises:
         ArtifactError: there is no guest, or its facts are not what this machine wrote.
     """
-    text = _read(folder / FACTS_FILE, _FACTS_BYTES_MAX)
-    if not same(_read(folder / MAC_FILE, 64), mac(machine_key(), _PURPOSE, text)):
-        raise ArtifactError(f"{folder / FACTS_FILE} was not written by this machine", hint=BUILD_HINT)
+    text = _read(folder / FACTS_FILE, _FACTS_BYTES_MAX, hint)
+    if not same(_read(folder / MAC_FILE, 64, hint), mac(machine_key(), _PURPOSE, text)):
+        raise ArtifactError(f"{folder / FACTS_FILE} was not written by this machine", hint=hint)
     values = json.loads(text)
     if set(values) != {f.name for f in fields(GuestFacts)} or values["format"] != FORMAT:
-        raise ArtifactError(f"{folder / FACTS_FILE} has another format", hint=BUILD_HINT)
+        raise ArtifactError(f"{folder / FACTS_FILE} has another format", hint=hint)
     for name in ("imports", "exports"):
         values[name] = tuple(values[name])
     facts = GuestFacts(**values)
     if facts.image_bytes % PAGE_BYTES or not 0 < facts.stack_pointer <= facts.image_bytes:
-        raise ArtifactError(f"{folder / FACTS_FILE} describes an impossible image", hint=BUILD_HINT)
-    return Guest(folder, facts)
+        raise ArtifactError(f"{folder / FACTS_FILE} describes an impossible image", hint=hint)
+    return Guest(folder, facts, hint)
 
 
-def _read(path: Path, bytes_max: int) -> bytes:
+def _read(path: Path, bytes_max: int, hint: str) -> bytes:
     try:
         return read_owned(path, bytes_max=bytes_max)
     except FileNotFoundError as error:
-        raise ArtifactError(f"{path} is missing", hint=BUILD_HINT) from error
+        raise ArtifactError(f"{path} is missing", hint=hint) from error

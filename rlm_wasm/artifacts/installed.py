@@ -1,4 +1,4 @@
-"""The built guest that this program runs: the one that its own sources make, and no other.
+"""The built guest that this program runs: what it carries, or what its own sources make, and no other.
 
 Several checkouts and versions share a cache, so the newest guest may be another's, and after an upgrade
 it is an old one. The name of a guest is the hash of its recipe; working that out takes the whole build,
@@ -22,6 +22,7 @@ from rlm_wasm.artifacts.files import read_owned, write_private
 from rlm_wasm.artifacts.guest import BUILD_HINT, FACTS_FILE, Guest, load_guest
 from rlm_wasm.artifacts.guest_sources import guest_dir
 from rlm_wasm.artifacts.paths import guests_dir
+from rlm_wasm.artifacts.shipped import ShippedGuest, shipped_guest
 from rlm_wasm.errors import ArtifactError
 from rlm_wasm.system.interpreter import interpreter_command
 from rlm_wasm.system.standard_descriptors import hold_standard_descriptors
@@ -39,9 +40,11 @@ _NAMING: Final = ("compilation.py", "manifest.py", "patches.py", "recipe.py", "s
 
 
 def find_guest() -> Guest:
-    """Return the guest that `RLM_WASM_GUEST` names, or else the one that this program's sources make.
+    """Return the guest that `RLM_WASM_GUEST` names, else the one that this installation carries, else the one
+    that this program's sources make.
 
-    An installation without the guest's sources cannot tell, and takes the newest.
+    One that is carried is unpacked at its first use, and again where what was unpacked is damaged. An
+    installation without the guest's sources cannot tell, and takes the newest.
 
     Raises:
         ArtifactError: there is none; the hint says how to build it.
@@ -49,6 +52,9 @@ def find_guest() -> Guest:
     override = os.environ.get("RLM_WASM_GUEST")
     if override:
         return load_guest(Path(override))
+    carried = shipped_guest()
+    if carried is not None:
+        return _unpacked(carried)
     built = _built()
     try:
         sources = guest_dir()
@@ -77,7 +83,20 @@ def newest_guest() -> Guest:
         ArtifactError: none is built.
     """
     override = os.environ.get("RLM_WASM_GUEST")
-    return load_guest(Path(override) if override else _built()[0])
+    if override:
+        return load_guest(Path(override))
+    carried = shipped_guest()
+    return load_guest(_built()[0]) if carried is None else _unpacked(carried)
+
+
+def _unpacked(carried: ShippedGuest) -> Guest:
+    """Return the guest that this installation carries, unpacked."""
+    folder = guests_dir() / carried.facts.recipe
+    try:
+        return load_guest(folder, hint=f"remove it, and it is unpacked again: rm -r {folder}")
+    except ArtifactError:
+        carried.unpack(folder)
+    return load_guest(folder)
 
 
 def _built() -> list[Path]:

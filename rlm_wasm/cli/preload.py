@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+from rlm_wasm.cli.first_use import show_first_use
 from rlm_wasm.system.host_limits import check_host_limits
 
 
@@ -14,6 +15,7 @@ def preload_guest(policy_name: str, *, inline: bool = False) -> None:
 
     Whatever goes wrong there goes wrong again, and is told, where it is wanted.
     """
+    show_first_use()
     # Before anything large is imported: an address space that is too small ends in an abort.
     check_host_limits(processes=False)
     threading.Thread(target=_load, args=(policy_name, inline), name="rlm-wasm-preload", daemon=True).start()

@@ -13,6 +13,7 @@ import click
 from rlm_wasm.cli import output
 from rlm_wasm.cli.early_interrupt import ready
 from rlm_wasm.cli.exit_codes import INTERRUPTED, ExitCode, of_run
+from rlm_wasm.cli.first_use import wait_for_first_use
 from rlm_wasm.cli.inputs import InputOptions, spare_what_is_read
 from rlm_wasm.cli.out_folder import LEFT_IN, copy_and_tell
 from rlm_wasm.cli.preload import preload_guest
@@ -126,6 +127,7 @@ def answer(given: GivenQuestion, *, told: bool) -> int:
         output.note("isolation: inline: the guest runs in this process, behind the wasm wall only")
 
     copied: bool | None = None  # not yet
+    wait_for_first_use()
     with ExitStack() as stack:
         progress = stack.enter_context(RunProgress(policy))
         sinks = [progress.__call__]
