@@ -305,3 +305,24 @@ class NoText(ProviderError):
 
     A conversation goes on and says so to its model. A guest sees a ProviderError.
     """
+
+
+class WindowExceeded(ProviderError):
+    """The messages, or the answer that was allowed, are too long for the model, as its endpoint says.
+
+    ``window_tokens`` is what it holds, ``prompt_tokens`` what the messages took, ``answer_tokens_max`` the
+    most that an answer may be; None: it did not say. A guest sees a ProviderError.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        window_tokens: int | None = None,
+        prompt_tokens: int | None = None,
+        answer_tokens_max: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.window_tokens: Final = window_tokens
+        self.prompt_tokens: Final = prompt_tokens
+        self.answer_tokens_max: Final = answer_tokens_max

@@ -86,6 +86,7 @@ SmallCount: TypeAlias = Annotated[int, Range(gt=0, le=10_000)]
 CountOrNone: TypeAlias = Annotated[int, Range(ge=0, le=10_000_000)]
 Percent: TypeAlias = Annotated[int, Range(gt=0, le=100)]
 # Half of a budget is the most that can wait for its last question.
+WindowTokens: TypeAlias = Annotated[int, Range(ge=256, le=100_000_000)]
 ReservePercent: TypeAlias = Annotated[int, Range(ge=0, le=50)]
 Attempts: TypeAlias = Annotated[int, Range(gt=0, le=20)]
 # 0 means no child runs at all.
@@ -233,6 +234,10 @@ class RunLimits:
     reserve_percent: ReservePercent = 0
     # How often in a row a turn may be repeated: the same code, asking and showing the same. 0: any number.
     repeats_max: Annotated[int, Range(ge=0, le=10_000)] = 0
+    # A history that fills so much of its model's window is made shorter. 0: it is not, and a refusal ends it.
+    compact_percent: Annotated[int, Range(ge=0, le=90)] = 0
+    # How often a conversation may ask its model for a summary of what is to be left out of its history.
+    summaries_max: Annotated[int, Range(ge=0, le=1_000)] = 0
 
 
 @dataclass(frozen=True, slots=True)

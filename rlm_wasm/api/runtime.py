@@ -308,6 +308,7 @@ class Runtime:
             texts=policy.events.texts,
             tenant=tenant,
             weight=policy.permits.weights.get(tenant, 1),
+            windows=policy.windows(),
         )
         run = Run(
             started,

@@ -76,6 +76,11 @@ _ATTEMPT: Final = Field("int", "which attempt, from 1")
 _CELL: Final = Field("int", "which cell of its session's owner, from 1")
 _ERROR: Final = Field("str", "the type of the error", optional=True)
 _MESSAGE: Final = Field("str", "what the error says", text=True, optional=True)
+_WINDOW: Final = {
+    "window_tokens": Field("int|null", "of a WindowExceeded: what the model holds", optional=True),
+    "prompt_tokens": Field("int|null", "of a WindowExceeded: what the messages took", optional=True),
+    "answer_tokens_max": Field("int|null", "of a WindowExceeded: the most of an answer", optional=True),
+}
 _COST: Final = {
     "input_tokens": Field("int", "charged"),
     "output_tokens": Field("int", "charged"),
@@ -148,6 +153,18 @@ KINDS: Final[dict[str, Kind]] = {
         "A root model is about to get its next turn.",
         {"iteration": Field("int", "how many turns this part of the run has had, this one included")},
     ),
+    "history_compacted": Kind(
+        "What a model is shown of its conversation was made shorter, before its next turn.",
+        {
+            "window_tokens": Field("int|null", "what the model holds, as far as that is known"),
+            "refused": Field("bool", "whether its endpoint had refused the history as too long"),
+            "summarised": Field("bool", "whether a summary of its own stands for earlier turns"),
+            "messages_before": Field("int", "how many it had"),
+            "messages_after": Field("int", "how many it has"),
+            "bytes_before": Field("int", "of all of them, as UTF-8"),
+            "bytes_after": Field("int", "of all of them, as UTF-8"),
+        },
+    ),
     "query_received": Kind(
         "A query was accepted and its cost reserved.",
         {
@@ -180,6 +197,7 @@ KINDS: Final[dict[str, Kind]] = {
             "retry_after_ms": Field("int|null", "what the provider asked for"),
             **_REPORTED_LATER,
             "error": Field("str", "the type of the error"),
+            **_WINDOW,
             "message": _MESSAGE,
         },
     ),
@@ -194,12 +212,19 @@ KINDS: Final[dict[str, Kind]] = {
             "retry_after_ms": Field("int|null", "what the provider asked for"),
             **_REPORTED,
             "error": Field("str", "the type of the error"),
+            **_WINDOW,
             "message": _MESSAGE,
         },
     ),
     "query_requeued": Kind(
         "The wait before the next attempt is over; the query waits for a permit again.",
-        {"request": _REQUEST, "attempt": Field("int", "the one to come")},
+        {
+            "request": _REQUEST,
+            "attempt": Field("int", "the one to come"),
+            "reserved_output_tokens": Field(
+                "int", "an upper bound of it: less than before where that was too much", later=True
+            ),
+        },
     ),
     "query_lengthened": Kind(
         "The cap on tokens cut an answer off: it is asked for once more, with query.output_tokens_retry_max.",
@@ -236,6 +261,7 @@ KINDS: Final[dict[str, Kind]] = {
             ),
             **_COST,
             "error": _ERROR,
+            **_WINDOW,
             "message": _MESSAGE,
             "text": Field("str", "the answer", text=True, optional=True),
         },

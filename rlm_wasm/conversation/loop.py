@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, TypeAlias
 
+from rlm_wasm.conversation.compaction import SUMMARY_BYTES_MAX, SUMMARY_PROMPT, Compaction
 from rlm_wasm.conversation.dialect import Dialect
+from rlm_wasm.conversation.history_room import HistoryRoom
 from rlm_wasm.conversation.observations import (
     CUT_NOTE,
     EARLY_FINAL_NOTE,
@@ -16,6 +18,7 @@ from rlm_wasm.conversation.observations import (
     NUDGE,
     THINKS_ON_NOTE,
     UNCLOSED_NOTE,
+    cut_text,
     observation_messages,
     repeated_note,
 )
@@ -29,7 +32,7 @@ from rlm_wasm.conversation.prompts import (
 from rlm_wasm.conversation.ran_cell import AnsweredQuery, RanCell
 from rlm_wasm.conversation.repeats import Repeats
 from rlm_wasm.conversation.replies import parse_reply
-from rlm_wasm.errors import BudgetExceeded, InternalError, NoText, QueryError
+from rlm_wasm.errors import BudgetExceeded, InternalError, NoText, QueryError, WindowExceeded
 from rlm_wasm.limits import ObservationLimits
 from rlm_wasm.outcomes import Outcome, SessionState, StopReason, budget_key
 from rlm_wasm.results import CellResult
@@ -40,6 +43,7 @@ __all__ = [
     "AnsweredQuery",
     "AskLast",
     "AskModel",
+    "AskSummary",
     "Begin",
     "CellFinished",
     "Conclusion",
@@ -62,10 +66,16 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class ModelReplied:
-    """The root model answered AskModel. `finish` is why its text ends there, if the provider said so."""
+    """The root model answered AskModel. `finish` is why its text ends there, if the provider said so.
+
+    `input_tokens` is what the provider counted of the messages, `window_tokens` what the model is known
+    to hold.
+    """
 
     text: str
     finish: FinishReason | None = None
+    input_tokens: int | None = None
+    window_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +113,20 @@ LoopInput: TypeAlias = Begin | ModelReplied | ModelFailed | CellFinished | MustS
 class AskModel:
     """Ask the model; answer with ModelReplied or ModelFailed. One turn of the run's iterations.
 
-    `observed_bytes` is how much of the messages is observations that it has not seen before.
+    `observed_bytes` is how much of the messages is observations that it has not seen before. `compacted` is
+    what the history lost since the last time.
     """
 
     messages: tuple[Message, ...]
     observed_bytes: int = 0
+    compacted: Compaction | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AskSummary:
+    """Ask the model what of the earlier turns matters; answer with ModelReplied or ModelFailed. No turn."""
+
+    messages: tuple[Message, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,15 +153,16 @@ class Conclusion:
 class AskLast:
     """Ask the model once more, for the best answer it has, of a run that `stop` ends.
 
-    Answer with ModelReplied or ModelFailed. `observed_bytes` is as in AskModel.
+    Answer with ModelReplied or ModelFailed. `observed_bytes` and `compacted` are as in AskModel.
     """
 
     messages: tuple[Message, ...]
     stop: StopReason
     observed_bytes: int = 0
+    compacted: Compaction | None = None
 
 
-LoopEffect: TypeAlias = AskModel | AskLast | RunBlock | Conclusion
+LoopEffect: TypeAlias = AskModel | AskSummary | AskLast | RunBlock | Conclusion
 
 
 OBSERVATION_KEY: Final = budget_key("observation_bytes")
@@ -155,6 +175,7 @@ class _Phase(Enum):
 
     START = "begin"
     MODEL = "the model's reply"
+    SUMMARY = "the model's summary"
     CELL = "the cell"
     LAST = "the model's last reply"
     DONE = "nothing"
@@ -168,7 +189,8 @@ class RlmLoop:
     do not run. Anything but a declared answer ends with the best there is, marked partial: the last draft
     that was declared, in code or as text, or else what the model last said beside its code. Never the code.
     With `asks_last`, a limit of the run's own ends it with one more question where there is no draft: for the
-    best answer from what is known.
+    best answer from what is known. A history that nears its model's window (`compact_percent` of it), or that
+    its endpoint refuses as too long, is made shorter, and the model asked again.
     """
 
     def __init__(
@@ -186,7 +208,12 @@ class RlmLoop:
         whole_length_max: int | None = None,
         asks_last: bool = False,
         repeats_max: int = 0,
+        window_tokens: int | None = None,
+        compact_percent: int = 0,
+        summaries_max: int = 0,
     ) -> None:
+        self._room: Final = HistoryRoom(window_tokens, compact_percent, summaries_max)
+        self._compacted: Compaction | None = None  # of what no event tells yet
         self._repeats: Final = Repeats(repeats_max)
         self._asks_last: Final = asks_last
         self._stop: StopReason | None = None  # why the last question is asked
@@ -227,7 +254,12 @@ class RlmLoop:
             case Begin(), _Phase.START:
                 return [self._ask()]
             case ModelReplied(text, finish), _Phase.MODEL:
+                self._room.answered(given.input_tokens, given.window_tokens)
                 return [self._replied(text, finish)]
+            case ModelReplied(text), _Phase.SUMMARY:
+                return [self._summarised(text)]
+            case ModelFailed(), _Phase.SUMMARY:
+                return [self._summarised(None)]
             case ModelFailed(error), _Phase.MODEL:
                 return [self._failed(error)]
             case CellFinished(), _Phase.CELL:
@@ -243,12 +275,42 @@ class RlmLoop:
     def _ask(self) -> LoopEffect:
         if self._turn >= self._turns_max:
             return self._give_up(StopReason.iterations(self._turns_max, self._turns_key))
+        if self._room.is_full(self._history):
+            shorter, enough = self._room.shortened(self._history, self._unread)
+            if not enough and self._room.may_summarise(shorter):
+                self._phase = _Phase.SUMMARY
+                messages = (*shorter, Message("user", SUMMARY_PROMPT))
+                self._room.sends(messages)
+                return AskSummary(messages)
+            self._make_shorter()
         self._turn += 1
         self._phase = _Phase.MODEL
         # The turn line is not kept: it says what is true now.
-        turn = Message("user", turn_prompt(self._turn, self._turns_max))
+        messages = (*self._history, Message("user", turn_prompt(self._turn, self._turns_max)))
+        self._room.sends(messages)
         observed, self._observed_bytes = self._observed_bytes, 0
-        return AskModel((*self._history, turn), observed)
+        compacted, self._compacted = self._compacted, None
+        return AskModel(messages, observed, compacted)
+
+    def _make_shorter(self, summary: str | None = None) -> bool:
+        """Leave out of the history what there is no room for; return whether it is shorter."""
+        shorter, enough = self._room.shortened(self._history, self._unread)
+        if not enough:
+            shorter = self._room.without_turns(shorter, self._unread, summary)
+        summarised = summary is not None and not enough
+        lost = self._room.compaction(self._history, shorter, summarised=summarised)
+        if lost is None:
+            return False
+        self._history = shorter
+        self._compacted = lost if self._compacted is None else self._compacted.followed_by(lost)
+        return True
+
+    def _summarised(self, text: str | None) -> LoopEffect:
+        """Put what the model wrote down in the place of its earlier turns, and go on."""
+        if text is not None:
+            text = cut_text(parse_reply(text, self._lenient).prose or text, SUMMARY_BYTES_MAX)
+        self._make_shorter(text)
+        return self._ask()
 
     def _replied(self, text: str, finish: FinishReason | None) -> LoopEffect:
         self._history.append(Message("assistant", text))
@@ -287,6 +349,8 @@ class RlmLoop:
         return self._next_cell_or_turn()
 
     def _failed(self, error: QueryError) -> LoopEffect:
+        if isinstance(error, WindowExceeded) and self._room.refused(error) and self._make_shorter():
+            return self._ask()
         if not isinstance(error, NoText) or self._silent >= _SILENT_MAX:
             return self._give_up(_reason_of(error))
         self._silent += 1
@@ -366,8 +430,10 @@ class RlmLoop:
             self._observed_bytes = 0
         else:
             self._observe()
+        if self._room.is_full(self._history):
+            self._make_shorter()
         question = Message("user", last_prompt(str(stop)))
-        return AskLast((*self._history, question), stop, self._observed_bytes)
+        return AskLast((*self._history, question), stop, self._observed_bytes, self._compacted)
 
     def _replied_last(self, text: str) -> Conclusion:
         reply = parse_reply(text, self._lenient)

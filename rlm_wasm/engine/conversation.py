@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 
 import anyio
 
+from rlm_wasm.conversation.compaction import Compaction
 from rlm_wasm.conversation.loop import (
     AskLast,
     AskModel,
+    AskSummary,
     Begin,
     CellFinished,
     Conclusion,
@@ -36,6 +38,7 @@ from rlm_wasm.policy.model import Policy
 from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.session_snapshot import SessionSnapshot
 from rlm_wasm.results import CellResult
+from rlm_wasm.scheduler.messages import Message
 from rlm_wasm.scheduler.pricing import utf8_bytes
 from rlm_wasm.scheduler.request import Completed, Response, error_of
 from rlm_wasm.scheduler.scheduler import (
@@ -149,6 +152,9 @@ class Conversation:
             virtual_clock=policy.sandbox.clock == "virtual",
             whole_length_max=policy.sandbox.whole_context_chars_max,
             repeats_max=policy.run.repeats_max,
+            window_tokens=policy.windows().get(place.model),
+            compact_percent=policy.run.compact_percent,
+            summaries_max=policy.run.summaries_max,
             asks_last=place.parent is None and policy.run.reserve_percent > 0,
         )
 
@@ -199,6 +205,8 @@ class Conversation:
             with self._scope:
                 if isinstance(effect, AskModel):
                     given = await self._ask_model(effect)
+                elif isinstance(effect, AskSummary):
+                    given = await self._ask_summary(effect)
                 elif isinstance(effect, RunBlock):
                     given = await self._run_cell(effect)
                 else:
@@ -218,11 +226,20 @@ class Conversation:
     async def _ask_model(self, effect: AskModel) -> LoopInput:
         place, broker = self.place, self._broker
         await broker.turn(place.parent)
+        self._note_compaction(effect.compacted)
         if effect.observed_bytes:
             broker.submit(ObservationMade(place.run_id, effect.observed_bytes, place.parent))
         broker.submit(IterationStarted(place.run_id, place.parent))
         if self._ending is not None:
             return MustStop(self._ending)
+        return await self._reply_to(effect.messages)
+
+    async def _ask_summary(self, effect: AskSummary) -> LoopInput:
+        await self._broker.turn(self.place.parent)
+        return await self._reply_to(effect.messages)
+
+    async def _reply_to(self, messages: tuple[Message, ...]) -> LoopInput:
+        place, broker = self.place, self._broker
         response = await broker.query(
             QueryReceived(
                 run_id=place.run_id,
@@ -230,11 +247,15 @@ class Conversation:
                 depth=place.depth,
                 origin="root",
                 model=place.model,
-                prompt_messages=effect.messages,
+                prompt_messages=messages,
                 parent=place.parent,
             )
         )
         return _reply_of(response)
+
+    def _note_compaction(self, compacted: Compaction | None) -> None:
+        if compacted is not None:
+            self._note("history_compacted", compacted.data())
 
     async def _ask_last(self, effect: AskLast) -> LoopInput:
         """Ask once more in a run that ends: from now on the scheduler refuses everything else."""
@@ -244,6 +265,7 @@ class Conversation:
             self._requests.close()
         with anyio.CancelScope() as self._last_scope:
             await broker.turn(place.parent)
+            self._note_compaction(effect.compacted)
             response = await broker.query(
                 QueryReceived(
                     run_id=place.run_id,
@@ -383,7 +405,9 @@ class Conversation:
 
 def _reply_of(response: Response) -> ModelReplied | ModelFailed:
     if isinstance(response, Completed):
-        return ModelReplied(response.text, response.finish)
+        usage = response.usage
+        counted = None if usage is None or usage.input_estimated else usage.input_tokens
+        return ModelReplied(response.text, response.finish, counted, response.window_tokens)
     error = error_of(response)
     if error is None:
         raise InternalError("a response is neither an answer nor an error")

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Final
 
 from rlm_wasm.audit.reader import read_events
-from rlm_wasm.errors import NoText, ProviderError, UsageError
+from rlm_wasm.errors import NoText, ProviderError, UsageError, WindowExceeded
 from rlm_wasm.events import Event
 from rlm_wasm.providers.recorded import RecordedAnswer, ReplayProvider, messages_digest
 from rlm_wasm.scheduler.messages import finish_of
+from rlm_wasm.scheduler.run_events import WINDOW_FACTS
 
 # A recording is held in memory, at up to a kilobyte an event beside its texts.
 EVENTS_MAX: Final = 1_000_000
@@ -56,8 +57,11 @@ def answers_in(events: Iterable[Event]) -> list[RecordedAnswer]:
 
 def provider_error(event: Event) -> ProviderError:
     """Return how an attempt failed, of the type that was recorded."""
-    kind = NoText if event.data.get("error") == NoText.__name__ else ProviderError
-    return kind(str(event.data.get("message", "")))
+    kind, message = event.data.get("error"), str(event.data.get("message", ""))
+    if kind == WindowExceeded.__name__:
+        facts = {name: event.data.get(name) for name in WINDOW_FACTS}
+        return WindowExceeded(message, **{name: n if type(n) is int else None for name, n in facts.items()})
+    return NoText(message) if kind == NoText.__name__ else ProviderError(message)
 
 
 def _answer(event: Event, model: str, digest: bytes, sent_at_ns: int | None) -> RecordedAnswer | None:

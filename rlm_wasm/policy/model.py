@@ -158,6 +158,12 @@ class Policy(Tables):
         price = self.models.prices.get(spec)
         return "free: answers come from a file" if price is None else source_of(price)
 
+    def windows(self) -> dict[str, int]:
+        """Return how many tokens each model holds of which the policy, or the list, says so."""
+        models = self.models
+        found = {spec: price.window_tokens for spec, price in models.prices.items() if price.window_tokens}
+        return found | dict(models.windows or {})
+
     def prices(self) -> dict[str, ModelPrice]:
         """Return the price of every model a run may ask: those that it names, and all that have a price.
 

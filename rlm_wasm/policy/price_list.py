@@ -14,6 +14,17 @@ _DISTRIBUTION: Final = "genai-prices"
 _MICRODOLLARS: Final = 1_000_000
 
 
+def listed_window(model: str, base_url: str) -> int | None:
+    """Return how many tokens `model` at `base_url` holds, or None if the list does not say."""
+    from genai_prices.data_snapshot import get_snapshot
+
+    try:
+        _, found = get_snapshot().find_provider_model(model, None, None, base_url)
+    except LookupError:
+        return None
+    return found.context_window
+
+
 def listed_price(model: str, base_url: str) -> ModelPrice | None:
     """Return what the provider at `base_url` asks for `model`, or None if the list does not say.
 

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from rlm_wasm.errors import UsageError
-from rlm_wasm.policy.price_list import list_name, listed_price
+from rlm_wasm.policy.price_list import list_name, listed_price, listed_window
 from rlm_wasm.policy.problems import dotted
 from rlm_wasm.policy.tables import PriceTable, Tables
 from rlm_wasm.policy.this_machine import is_this_machine
@@ -89,11 +89,16 @@ def _found(spec: str, tables: Tables) -> PriceTable | None:
         return None
     if is_this_machine(endpoint):
         return PriceTable(0, 0, LOOPBACK, endpoint)
-    price = listed_price(spec.partition(":")[2], endpoint)
+    model = spec.partition(":")[2]
+    price = listed_price(model, endpoint)
     if price is None:
         return None
     return PriceTable(
-        price.input_microdollars_per_mtok, price.output_microdollars_per_mtok, list_name(), endpoint
+        price.input_microdollars_per_mtok,
+        price.output_microdollars_per_mtok,
+        list_name(),
+        endpoint,
+        listed_window(model, endpoint),
     )
 
 

@@ -51,6 +51,7 @@ _PATTERN_WORDS: Final = {
     "sub": 'must be "provider:model", for example "openai:gpt-5-mini"',
     "child": 'each must be "provider:model", for example "openai:gpt-5-mini"',
     "prices": 'each key must be "provider:model", for example "openai:gpt-5"',
+    "windows": 'each key must be "provider:model", for example "openai:gpt-5"',
     "settings": 'each key must be "provider:model", for example "openai:gpt-5"',
     "headers": "must be the name of a header and a text of printable ASCII, without spaces around it",
     "providers": "must be a name of small letters, digits, _ and -, a letter first",
@@ -174,7 +175,7 @@ def _field_of(key: Key) -> str:
     """Return the field that a key belongs to: free keys are called as they like."""
     if key[0] == "providers" and len(key) == 2:
         return "providers"
-    tables = ("headers", "settings", "prices", "child")
+    tables = ("headers", "settings", "windows", "prices", "child")
     return next((name for name in tables if name in key[1:-1]), str(key[-1]))
 
 

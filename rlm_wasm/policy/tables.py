@@ -21,6 +21,7 @@ from rlm_wasm.limits import (
     SandboxLimits,
     SmallCount,
     TenantLimits,
+    WindowTokens,
     WorkerLimits,
 )
 from rlm_wasm.policy.lockdown import check_lockdown
@@ -63,11 +64,12 @@ class ObservationTable(ObservationLimits):
 class PriceTable(ModelPrice):
     """A price and where it is from; absent: whoever wrote the policy.
 
-    One that was found holds for one `endpoint`.
+    One that was found holds for one `endpoint`, and so does the model's window that was found with it.
     """
 
     source: Annotated[str, Text(least=1, most=200)] | None = None
     endpoint: Url | None = None
+    window_tokens: WindowTokens | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,9 @@ class ModelsTable:
     sub_up_to_bytes: Annotated[Mapping[ModelSpec, Bytes64M], Entries(16)] | None = None
     # What goes with the requests of one model, beside what its provider's table says.
     settings: Annotated[Mapping[ModelSpec, RequestSettings], Entries(256)] | None = None
+    # What a model holds, messages and answer together; of any model, also one that is not asked. Absent: what
+    # the list says, or its endpoint.
+    windows: Annotated[Mapping[ModelSpec, WindowTokens], Entries(256)] | None = None
 
     @property
     def asked(self) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from typing import Any, Final
 import anyio
 import httpx
 
-from rlm_wasm.errors import NoText, ProviderError
+from rlm_wasm.errors import NoText, ProviderError, WindowExceeded
 from rlm_wasm.policy.this_machine import is_loopback, is_this_machine
 from rlm_wasm.providers.answer_body import EventBody, WholeBody, body_for
 from rlm_wasm.providers.base import Completion, ProviderFailure, Query
@@ -167,8 +167,11 @@ class HttpProvider:
     def _failure(self, trouble: Trouble, *, at: str | None = None) -> ProviderFailure:
         # Redact, then cut: the other way round, the cut could leave half a key.
         reason = trouble.reason if self._key is None else self._key.redact(trouble.reason)
-        kind = NoText if trouble.no_text else ProviderError
-        error = kind(f"the provider at {at or self._host} {reason[:_REASON_CHARS_MAX]}")
+        told = f"the provider at {at or self._host} {reason[:_REASON_CHARS_MAX]}"
+        if trouble.too_long is not None:
+            error: ProviderError = WindowExceeded(told, **trouble.too_long._asdict())
+        else:
+            error = NoText(told) if trouble.no_text else ProviderError(told)
         return ProviderFailure(
             error,
             retryable=trouble.retryable,

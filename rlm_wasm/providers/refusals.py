@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 
 from rlm_wasm.providers.json_body import first, member, printable
 from rlm_wasm.providers.retry_after import retry_after_ms
+from rlm_wasm.providers.window_refusal import RefusedLength, too_long
 
 # How gateways say "again, please": a timeout, a conflict, too early, calm down, too many requests, and a
 # client that gave up, as one in between did.
@@ -66,6 +67,8 @@ _NESTED_MAX: Final = 4
 class Trouble(NamedTuple):
     """Why there is no answer; the fields are those of ProviderFailure. `no_text`: its error is a NoText.
 
+    `too_long`: its error is a WindowExceeded, which says that.
+
     The reason may hold the endpoint's words: it is not cut yet, and the key may be in it.
     """
 
@@ -75,6 +78,7 @@ class Trouble(NamedTuple):
     retry_after_ms: int | None = None
     throttled: bool = False
     no_text: bool = False
+    too_long: RefusedLength | None = None
     input_tokens: int | None = None
     output_tokens: int | None = None
 
@@ -108,13 +112,16 @@ def _refused(status: int, told: str, headers: Mapping[str, str], document: objec
     out_of_money = any(_word(member(error, name)) in _OUT_OF_MONEY for name in _CODES)
     # Only a field that is meant for people; a raw body could be a page, or an echo of the request.
     words = _words(error) or _words(document)
+    # Said with a 500 by some. What says to come back later is no matter of length.
+    length = None if status in _THROTTLED_STATUS else too_long(error, words)
     return Trouble(
         f"{told}: {printable(words)}" if words else told,
-        retryable=_is_retryable(status) and not out_of_money,
+        retryable=_is_retryable(status) and not out_of_money and length is None,
         # A 4xx says that nothing was done; a 5xx may come after the work, so it may be billed.
         sent=not 400 <= status < 500,
         retry_after_ms=retry_after_ms(headers),
         throttled=status in _THROTTLED_STATUS and not out_of_money,
+        too_long=length,
     )
 
 

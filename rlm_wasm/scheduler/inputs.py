@@ -7,7 +7,7 @@ conversation it is about by `parent`, the request that this conversation answers
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from rlm_wasm.errors import ProviderError, QueryError
@@ -29,7 +29,8 @@ class RunStarted:
 
     A model without an entry in `prices` is refused. `child_models` drive child runs at depth 1, 2 and
     so on, the last of them all deeper ones. `texts` puts prompts and answers into events. `weight` is
-    that of the tenant where permits are shared.
+    that of the tenant where permits are shared. `windows` has the tokens that a model holds, where they are
+    known.
     """
 
     run_id: RunId
@@ -47,6 +48,7 @@ class RunStarted:
     weight: int = 1
     # Which models answer in the place of others. None: each for itself.
     routing: Routing | None = None
+    windows: Mapping[str, int] = field(default_factory=dict)
 
 
 class IterationStarted(NamedTuple):

@@ -23,10 +23,12 @@ def input_tokens_bound(messages: Iterable[Message], overhead_tokens: int) -> int
     A tokenizer that works on bytes never makes more tokens than there are bytes. Role names and
     `overhead_tokens` stand for what the provider's chat template adds.
     """
-    bound = overhead_tokens
-    for message in messages:
-        bound += utf8_bytes(message.role) + utf8_bytes(message.content)
-    return bound
+    return overhead_tokens + prompt_bytes(messages)
+
+
+def prompt_bytes(messages: Iterable[Message]) -> int:
+    """Return the bytes of messages, their roles' names included."""
+    return sum([utf8_bytes(message.role) + utf8_bytes(message.content) for message in messages])
 
 
 def usage_or_estimate(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rlm_wasm.errors import BudgetExceeded, InternalError, QueryError
+from rlm_wasm.errors import BudgetExceeded, InternalError, QueryError, WindowExceeded
 from rlm_wasm.ids import RequestId
 from rlm_wasm.limits import ModelPrice
 from rlm_wasm.outcomes import StopReason
@@ -22,7 +22,13 @@ from rlm_wasm.scheduler.inputs import ChildRequested, ProviderAnswered, Provider
 from rlm_wasm.scheduler.ledger import NOTHING, Charge, Dimension
 from rlm_wasm.scheduler.messages import FinishReason, Usage
 from rlm_wasm.scheduler.permits import Permits
-from rlm_wasm.scheduler.pricing import affordable_output, input_tokens_bound, reservation_charge, usage_charge
+from rlm_wasm.scheduler.pricing import (
+    affordable_output,
+    input_tokens_bound,
+    prompt_bytes,
+    reservation_charge,
+    usage_charge,
+)
 from rlm_wasm.scheduler.request import (
     Cancelled,
     Completed,
@@ -71,6 +77,7 @@ class QueryFlow:
         if given.output_tokens_max is not None:
             output_tokens_max = min(output_tokens_max, given.output_tokens_max)
         input_tokens = input_tokens_bound(given.prompt_messages, facts.query.input_overhead_tokens)
+        output_tokens_max = run.window(models[0]).cap(prompt_bytes(given.prompt_messages), output_tokens_max)
         if given.origin == "last":
             # A shorter answer is better than none.
             output_tokens_max = min(
@@ -143,7 +150,11 @@ class QueryFlow:
         actual = self._settle(run, request, given.usage)
         self._permits.release(run.run_id, request.request_id)
         self._permits.answered(request.model)
-        answer = Completed(given.text, given.usage if actual else None, given.finish)
+        if actual is not None and given.usage is not None and not given.usage.input_estimated:
+            size = prompt_bytes(request.query.prompt_messages)
+            run.window(request.model).counted(size, actual.input_tokens)
+        window_tokens = run.window(request.models[0]).tokens
+        answer = Completed(given.text, given.usage if actual else None, given.finish, window_tokens)
         if not self._lengthen(run, request, answer):
             self._answer(run, request, answer)
 
@@ -246,7 +257,8 @@ class QueryFlow:
         That is a call of its own, reserved anew with the larger cap, one of the attempts, and made once.
         """
         query, conversation, limits = request.query, request.conversation, run.facts.query
-        most = limits.output_tokens_retry_max
+        window = run.window(request.model)
+        most = window.cap(prompt_bytes(query.prompt_messages), max(1, limits.output_tokens_retry_max))
         if (
             cut.finish is not FinishReason.LENGTH
             or request.cut is not None
@@ -294,11 +306,24 @@ class QueryFlow:
     def _delay_before_retry(self, run: RunState, request: OpenRequest, given: ProviderFailed) -> int | None:
         """Return how long to wait, or None if there is no next attempt before the deadline."""
         limits = run.facts.query
+        if isinstance(given.error, WindowExceeded):
+            return 0 if self._fits_after(run, request, given.error) else None
         if not given.retryable or request.tries >= limits.attempts_max:
             return None
         unit = jitter_unit(run.facts.seed, request.request_id, request.attempt)
         delay_ms = max(backoff_ms(request.tries, limits, unit), given.retry_after_ms or 0)
         return delay_ms if self._buffer.after_ms(delay_ms) < request.deadline_ns else None
+
+    def _fits_after(self, run: RunState, request: OpenRequest, error: WindowExceeded) -> bool:
+        """Learn from what was too long, and allow the next attempt a shorter answer, if that can help."""
+        query, cap = request.query, request.charge.output_tokens
+        size, window = prompt_bytes(query.prompt_messages), run.window(request.model)
+        window.refused(error, size)
+        smaller = window.smaller_cap(error, size, cap)
+        if smaller is None or request.tries >= run.facts.query.attempts_max:
+            return False
+        request.charge = _dearest(run, request.models, request.charge.input_tokens, smaller)
+        return True
 
     def _late_result(self, run: RunState, given: ProviderAnswered | ProviderFailed) -> None:
         """Correct the account by a result that nobody waits for. A second report of it is ignored."""

@@ -65,12 +65,16 @@ def next_state(state: RequestState, step: RequestStep) -> RequestState:
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """The model answered. `usage` is None when the provider did not say, or said nonsense."""
+    """The model answered. `usage` is None when the provider did not say, or said nonsense.
+
+    `window_tokens` is what the model holds, as far as that is known by then.
+    """
 
     status: ClassVar[str] = "completed"
     text: str
     usage: Usage | None
     finish: FinishReason | None = None
+    window_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Final
 
-from rlm_wasm.errors import QueryError
+from rlm_wasm.errors import QueryError, WindowExceeded
 from rlm_wasm.limits import BudgetLimits, QueryLimits, RunLimits
 from rlm_wasm.outcomes import StopReason
 from rlm_wasm.scheduler.conversation import ConversationState
@@ -20,6 +20,8 @@ from rlm_wasm.scheduler.request import Completed, Response, error_of
 from rlm_wasm.scheduler.run_state import OpenRequest, RunState
 
 Data = dict[str, object]
+# What a WindowExceeded knows, by the names of its attributes.
+WINDOW_FACTS: Final = ("window_tokens", "prompt_tokens", "answer_tokens_max")
 _NO_USAGE: Final[Data] = dict.fromkeys(
     f"{kind}_{which}_tokens" for kind in ("reported", "estimated") for which in ("input", "output")
 )
@@ -97,7 +99,11 @@ def query_rerouted(run: RunState, request: OpenRequest, given: ProviderFailed) -
 
 def query_requeued(request: OpenRequest) -> Data:
     """A query whose wait before its next attempt is over: it waits for a permit again."""
-    return {"request": request.request_id, "attempt": request.attempt + 1}
+    return {
+        "request": request.request_id,
+        "attempt": request.attempt + 1,
+        "reserved_output_tokens": request.charge.output_tokens,
+    }
 
 
 def query_lengthened(run: RunState, request: OpenRequest, cut: Completed) -> Data:
@@ -250,6 +256,9 @@ def _usage(usage: Usage | None) -> Data:
 
 def _error(run: RunState, error: QueryError) -> Data:
     data: Data = {"error": type(error).__name__}
+    if isinstance(error, WindowExceeded):
+        for name in WINDOW_FACTS:
+            data[name] = getattr(error, name)
     if run.facts.texts:
         data["message"] = error.message
     return data

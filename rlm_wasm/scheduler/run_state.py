@@ -15,6 +15,7 @@ from rlm_wasm.scheduler.event_recorder import EventRecorder
 from rlm_wasm.scheduler.inputs import QueryReceived, RunStarted
 from rlm_wasm.scheduler.ledger import NOTHING, Charge, Dimension, Ledger
 from rlm_wasm.scheduler.request import Completed, RequestState, RequestStep, next_state
+from rlm_wasm.scheduler.window import ModelWindow
 
 NS_PER_MS: Final = 1_000_000
 RUN_DEADLINE: Final = "run_deadline"
@@ -95,6 +96,8 @@ class RunState:
     stopping: StopReason | None = None
     # How many answers each model gave.
     answered_by: Counter[str] = field(default_factory=Counter)
+    # Of each model that anything is known of.
+    windows: dict[str, ModelWindow] = field(default_factory=dict)
     # Whether the question for the best answer was asked, or may not be any more.
     last_asked: bool = False
 
@@ -107,7 +110,8 @@ class RunState:
         root = ConversationState(
             depth=0, view=ledger.root, deadline_ns=now_ns + facts.run.wall_ms_max * NS_PER_MS
         )
-        return cls(facts, ledger, recorder, root)
+        windows = {model: ModelWindow(tokens) for model, tokens in facts.windows.items()}
+        return cls(facts, ledger, recorder, root, windows=windows)
 
     @property
     def run_id(self) -> RunId:
@@ -117,6 +121,10 @@ class RunState:
     def conversation(self, parent: RequestId | None) -> ConversationState | None:
         """Return the conversation that answers `parent`, or None if its session is gone."""
         return self.root if parent is None else self.children.get(parent)
+
+    def window(self, model: str) -> ModelWindow:
+        """Return what is known of the window of a model that the run may ask."""
+        return self.windows.setdefault(model, ModelWindow())
 
     def wait_ms_max(self) -> int:
         """Return how long a guest may wait for one request."""

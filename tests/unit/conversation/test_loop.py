@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from rlm_wasm.conversation.loop import (
     AskLast,
     AskModel,
+    AskSummary,
     Begin,
     CellFinished,
     Conclusion,
@@ -32,11 +33,13 @@ from rlm_wasm.errors import (
     NoText,
     ProviderError,
     SourceExceeded,
+    WindowExceeded,
     WorkerLost,
 )
 from rlm_wasm.outcomes import SessionState, StopReason
 from rlm_wasm.results import CellResult
 from rlm_wasm.scheduler.messages import FinishReason
+from rlm_wasm.scheduler.pricing import prompt_bytes
 from tests.support.core_facts import observation
 
 RESTORED = CellResult(GuestTrap("x"), session_state=SessionState.RESTORED)
@@ -560,3 +563,100 @@ def test_the_turns_bound_a_model_that_says_nothing() -> None:
     effect = drive(loop(iterations_max=1), Begin(), ModelFailed(NoText("the provider at h sent no text")))
     assert isinstance(effect, Conclusion)
     assert effect.stop == StopReason.iterations(1, "run.turns_max")
+
+
+def long_talk(window: int | None, *, percent: int = 75, summaries: int = 0) -> RlmLoop:
+    return RlmLoop(
+        "why?", CONTEXT, "both", observation(bytes_max=4_000), 60,
+        window_tokens=window, compact_percent=percent, summaries_max=summaries,
+    )  # fmt: skip
+
+
+def talk(subject: RlmLoop, turns: int) -> list[LoopEffect]:
+    """Print a page in each of so many turns, and return what was asked."""
+    asked = [drive(subject, Begin())]
+    for number in range(turns):
+        effect = drive(subject, block(f"a{number}"), done("page " * 200 + f"{number}\n"))
+        if isinstance(effect, AskSummary):
+            asked.append(effect)
+            effect = drive(subject, ModelReplied("What I found is in `a`."))
+        asked.append(effect)
+    return asked
+
+
+def lost(effects: list[LoopEffect]) -> list[bool]:
+    told = [effect.compacted for effect in effects if isinstance(effect, AskModel)]
+    return [compacted.summarised for compacted in told if compacted is not None]
+
+
+def test_a_history_never_grows_beyond_the_window_and_keeps_rules_question_and_last_output() -> None:
+    asked = talk(long_talk(6_000), 30)
+    assert len(lost(asked)) >= 2
+    for number, effect in enumerate(asked):
+        assert isinstance(effect, AskModel)
+        assert prompt_bytes(effect.messages) / 3 < 6_000
+        assert "why?" in effect.messages[1].content
+        if number:
+            assert f"page {number - 1}\n" in effect.messages[-2].content
+
+
+def test_a_model_is_asked_for_a_summary_as_often_as_it_may_be() -> None:
+    asked = talk(long_talk(6_000, summaries=1), 30)
+    summaries = [effect for effect in asked if isinstance(effect, AskSummary)]
+    assert len(summaries) == 1
+    assert lost(asked).count(True) == 1
+    last = asked[-1]
+    assert isinstance(last, AskModel)
+    assert "What I found is in `a`." in last.messages[2].content
+
+
+def test_without_its_summary_a_history_is_made_shorter_all_the_same() -> None:
+    subject = long_talk(6_000, summaries=1)
+    effect = drive(subject, Begin())
+    while not isinstance(effect, AskSummary):
+        effect = drive(subject, block("a"), done("page " * 200))
+    effect = drive(subject, ModelFailed(ProviderError("no")))
+    assert isinstance(effect, AskModel)
+    assert effect.compacted is not None
+    assert not effect.compacted.summarised
+
+
+def test_a_stop_while_a_summary_is_written_ends_the_run() -> None:
+    subject = long_talk(6_000, summaries=1)
+    effect = drive(subject, Begin())
+    while not isinstance(effect, AskSummary):
+        effect = drive(subject, block("a"), done("page " * 200))
+    assert drive(subject, LATE) == Conclusion("Look:", LATE.stop)
+
+
+def test_refusals_make_it_shorter_a_few_times_and_then_end_it() -> None:
+    subject = long_talk(None)
+    talk(subject, 12)
+    refusal = ModelFailed(WindowExceeded("too long"))
+    sizes = []
+    for _ in range(3):
+        effect = drive(subject, refusal)
+        assert isinstance(effect, AskModel)
+        sizes.append(prompt_bytes(effect.messages))
+    assert sizes == sorted(sizes, reverse=True)
+    effect = drive(subject, refusal)
+    assert isinstance(effect, Conclusion)
+    assert (effect.answer, str(effect.stop)) == ("Look:", "model_failed: WindowExceeded: too long")
+
+
+def test_what_a_refusal_says_is_known_from_then_on() -> None:
+    subject = long_talk(None)
+    size = prompt_bytes(talk(subject, 12)[-1].messages)  # type: ignore[union-attr]
+    refusal = WindowExceeded("too long", window_tokens=size // 8, prompt_tokens=size // 4)
+    effect = drive(subject, ModelFailed(refusal))
+    assert isinstance(effect, AskModel)
+    assert effect.compacted is not None
+    assert (effect.compacted.refused, effect.compacted.window_tokens) == (True, size // 8)
+    assert prompt_bytes(effect.messages) / 4 < size // 8
+
+
+def test_a_question_that_is_too_long_by_itself_ends_at_once() -> None:
+    subject = long_talk(None)
+    drive(subject, Begin())
+    effect = drive(subject, ModelFailed(WindowExceeded("too long", window_tokens=100, prompt_tokens=900)))
+    assert isinstance(effect, Conclusion)

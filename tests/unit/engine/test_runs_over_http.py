@@ -20,6 +20,7 @@ from tests.support.provider_loopback import (
     loopback_server,
 )
 from tests.support.runtime_facts import Events, running, small_policy
+from tests.support.small_window import small_window, talkative
 
 pytestmark = [pytest.mark.guest, pytest.mark.anyio, pytest.mark.usefixtures("guest", "healthy_host")]
 
@@ -364,3 +365,95 @@ async def test_templates_that_want_roles_in_turn_or_know_no_system_have_what_the
     ]
     assert "Question: How many?" in last[0]
     assert last[0].startswith("You answer") is (roles == "no_system")
+
+
+COMPACTED = {"run": {"compact_percent": 75, "summaries_max": 0}, "query": {"output_tokens_max": 16_384}}
+
+
+def messages_of(server: Loopback) -> list[list[dict[str, str]]]:
+    return [seen.body["messages"] for seen in server.requests]
+
+
+async def test_a_run_outlives_the_window_of_its_model_which_its_endpoint_tells(server: Loopback) -> None:
+    server.behaviour = small_window(3_000, talkative(9))
+    events = Events()
+    async with running(policy_at(server, **COMPACTED), environ=ENVIRON) as runtime:
+        result = await runtime.ask("How many pages?", sinks=[events.append])
+    assert (result.answer, result.partial) == ("[8, 'about a page']", False)
+    # One refusal told the window: the cap, for root and guest alike, fits from then on.
+    retries = events.of("query_retry")
+    assert [(each["error"], each["window_tokens"]) for each in retries] == [("WindowExceeded", 3_000)] * 2
+    compacted = events.of("history_compacted")
+    assert compacted
+    assert all(each["bytes_after"] < each["bytes_before"] for each in compacted)
+    assert not any(each["refused"] or each["summarised"] for each in compacted)
+    last = [messages for messages in messages_of(server) if messages[0]["role"] == "system"][-1]
+    assert last[0] == messages_of(server)[0][0]
+    assert last[1]["content"].startswith("Question: How many pages?")
+    events.assert_complete()
+
+
+async def test_a_window_that_the_policy_names_is_never_met(server: Loopback) -> None:
+    server.behaviour = small_window(3_000, talkative(9))
+    windows = {"openai:gpt-5": 3_000, "openai:gpt-5-mini": 3_000}
+    events = Events()
+    policy = policy_at(server, **COMPACTED, models={"windows": windows})
+    async with running(policy, environ=ENVIRON) as runtime:
+        result = await runtime.ask("How many pages?", sinks=[events.append])
+    assert result.answer == "[8, 'about a page']"
+    assert events.of("query_retry") == []
+    assert events.of("history_compacted")
+    events.assert_complete()
+
+
+async def test_a_model_may_write_down_what_matters_before_turns_are_left_out(server: Loopback) -> None:
+    server.behaviour = small_window(3_000, talkative(16))
+    events = Events()
+    sections = COMPACTED | {"run": {"compact_percent": 75, "summaries_max": 1, "turns_max": 20}}
+    async with running(policy_at(server, **sections), environ=ENVIRON) as runtime:
+        result = await runtime.ask("How many pages?", sinks=[events.append])
+    assert result.answer == "[15, 'about a page']"
+    told = [each["summarised"] for each in events.of("history_compacted")]
+    assert told.count(True) == 1
+    asked = [messages for messages in messages_of(server) if messages[0]["role"] == "system"]
+    assert sum("Write down now" in messages[-1]["content"] for messages in asked) == 1
+    assert any("`seen` holds their numbers." in message["content"] for message in asked[-1])
+    # A summary is a call and no turn.
+    assert result.spent["iterations"] == 17
+    events.assert_complete()
+
+
+async def test_refusals_without_a_number_shorten_the_history_too(server: Loopback) -> None:
+    server.behaviour = small_window(3_000, talkative(9), numbers=False)
+    events = Events()
+    sections = COMPACTED | {"query": {"output_tokens_max": 700, "attempts_max": 1}}
+    async with running(policy_at(server, **sections), environ=ENVIRON) as runtime:
+        result = await runtime.ask("How many pages?", sinks=[events.append])
+    assert result.partial is False
+    assert any(each["refused"] for each in events.of("history_compacted"))
+    events.assert_complete()
+
+
+@pytest.mark.parametrize("numbers", [True, False])
+async def test_a_model_that_cannot_hold_the_rules_ends_the_run_with_what_it_is_and_no_loop(
+    server: Loopback, numbers: bool
+) -> None:
+    server.behaviour = small_window(300, talkative(9), numbers=numbers)
+    events = Events()
+    async with running(policy_at(server, **COMPACTED), environ=ENVIRON) as runtime:
+        result = await runtime.ask("How many pages?", sinks=[events.append])
+    assert (result.answer, result.partial) == (None, True)
+    assert result.reason.startswith("model_failed: WindowExceeded")
+    assert len(server.requests) <= 4
+    events.assert_complete()
+
+
+async def test_without_the_key_a_refused_history_ends_the_run(server: Loopback) -> None:
+    server.behaviour = small_window(3_000, talkative(9))
+    sections = COMPACTED | {"run": {"compact_percent": 0, "summaries_max": 0}}
+    async with running(policy_at(server, **sections), environ=ENVIRON) as runtime:
+        result = await runtime.ask("How many pages?")
+    assert result.partial
+    assert result.reason.startswith("model_failed: WindowExceeded")
+    assert result.answer is not None
+    assert result.answer.startswith("I read page")

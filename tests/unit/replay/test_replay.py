@@ -27,6 +27,7 @@ from rlm_wasm.replay.replay import Replay, answers_from, replay
 from rlm_wasm.scheduler.request import Completed
 from tests.support.provider_loopback import Loopback, Seen, Write, completion_body, http, loopback_server
 from tests.support.runtime_facts import Events, Script, running, small_policy, tireless_model, tree_model
+from tests.support.small_window import small_window, talkative
 from tests.unit.engine.test_runs_over_http import (
     ENVIRON,
     answered,
@@ -598,3 +599,20 @@ async def test_a_log_without_texts_is_no_provider(script: Script, log: Path) -> 
     await record(log, small_policy(), script.spec)
     with pytest.raises(UsageError, match="holds no texts, so no answers"):
         await record(log.with_name("b.jsonl"), small_policy(), f"replay:{log}")
+
+
+async def test_a_history_that_met_its_models_window_replays_to_the_same_bytes(
+    server: Loopback, log: Path, tmp_path: Path
+) -> None:
+    server.behaviour = small_window(3_000, talkative(9))
+    sections = {**RECORDED, "run": {"compact_percent": 75, "summaries_max": 1}}
+    policy = policy_at(server, **sections, query={"output_tokens_max": 16_384})
+    assert await record(log, policy, None, environ=ENVIRON) == "[8, 'about a page']"
+    asked = len(server.requests)
+    again = tmp_path / "again.jsonl"
+    with JsonlSink(again) as sink:
+        assert_same(await replay(Recording.open(log), sinks=[sink.write]), log)
+    assert again.read_bytes() == log.read_bytes()
+    assert b'"kind":"history_compacted"' in log.read_bytes()
+    assert b'"error":"WindowExceeded"' in log.read_bytes()
+    assert len(server.requests) == asked
