@@ -51,6 +51,12 @@ lint:
 guest-build *args:
     .venv/bin/rlm-wasm guest build {{args}}
 
+# the guest that has numpy: built (some minutes), tested, and held against numpy's own tests (an hour)
+numpy *args:
+    .venv/bin/rlm-wasm guest build --image numpy {{args}}
+    .venv/bin/python -m pytest tests/unit/vm/test_numpy.py tests/e2e/test_numpy_guest.py
+    .venv/bin/rlm-wasm guest conformance --numpy
+
 guest-verify:
     .venv/bin/rlm-wasm guest verify
 

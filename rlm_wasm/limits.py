@@ -30,6 +30,10 @@ GIB: Final = 1024 * MIB
 WASM_MEMORY_BYTES: Final = 4 * GIB - 64 * KIB
 DAY_MS: Final = 24 * 60 * 60 * 1000
 
+# The image without packages, and what the name of any other looks like.
+BASE_IMAGE: Final = "base"
+IMAGE_NAME: Final = r"[a-z][a-z0-9_-]{0,63}"
+
 Table = TypeVar("Table")
 
 
@@ -115,6 +119,8 @@ class SandboxLimits:
     clock: Literal["virtual", "real"]
     entropy: Literal["seeded", "fresh"]
     seed: Seed
+    # Which packages a session has: those of the image of this name.
+    image: str = BASE_IMAGE
 
 
 # Up to here no ratio is asked about: a short text of blanks packs better than any bomb.

@@ -41,6 +41,8 @@ NAME_CHARS = 200
 DRAFT_CHARS = 32_768
 RESERVE_BYTES = 1 << 20
 
+# What is given a number of the host's before the first cell of a session and of a fork.
+reseeds = [random.seed]
 _dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 main = types.ModuleType("__main__")
 namespace = main.__dict__
@@ -364,7 +366,9 @@ def _run_cell(source, seed, report):
     status = 0
     try:
         if seed is not None:
-            random.seed(int.from_bytes(seed, "little"))
+            number = int.from_bytes(seed, "little")
+            for reseed in reseeds:
+                reseed(number)
         _cells += 1
         _restore()
         if _live:

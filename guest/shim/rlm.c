@@ -15,6 +15,12 @@
 #include "interpreter.h"
 #include "rlm.h"
 
+/* In a variant of the guest that has packages the build writes this file: their modules in C. */
+#if __has_include("packages.h")
+#include "packages.h"
+#define HAS_PACKAGES 1
+#endif
+
 /* For what is written while the image is made. */
 #define FILES_BYTES_IN_IMAGE (16 << 20)
 #define FILES_IN_IMAGE 1000
@@ -147,6 +153,11 @@ static PyObject *init_module(void) { return PyModule_Create(&module); }
 
 RLM_EXPORT(rlm_init) void rlm_init(void) {
   PyImport_AppendInittab("_rlm", init_module);
+#if HAS_PACKAGES
+  for (const struct _inittab *each = extensions; each->name != NULL; each++) {
+    PyImport_AppendInittab(each->name, each->initfunc);
+  }
+#endif
   if (files_start() != 0) rlm_die("the folders could not be made");
   rlm_start();
 
@@ -155,6 +166,10 @@ RLM_EXPORT(rlm_init) void rlm_init(void) {
   run_cell = PyObject_GetAttrString(boot, "run_cell");
   set_context = PyObject_GetAttrString(boot, "set_context");
   if (run_cell == NULL || set_context == NULL) rlm_die("rlm_boot is incomplete");
+
+#if HAS_PACKAGES
+  if (PyImport_ImportModule("rlm_packages") == NULL) rlm_die("import of rlm_packages failed");
+#endif
 
   rlm_immortalise();
   PyObject *settled = PyObject_CallMethod(boot, "settle", NULL);

@@ -268,7 +268,7 @@ class Runtime:
         if outputs is not None:
             check_callable("outputs", outputs)
         if snapshot is not None:
-            check_snapshot(snapshot)
+            check_snapshot(snapshot, self.policy)
         contexts = named_contexts(context)
         meter = self._accounting.meter(tenant)
         runs_max = policy.tenant_limits().runs_max

@@ -312,7 +312,8 @@ class Sandbox:
             Overloaded: the policy's sessions, workers, zygotes or memory are used up, or the tenant's part.
             HostExhausted: this machine has no more room for a session.
             UsageError: the sandbox is not open, or on another event loop; the snapshot is another
-                tenant's, or of another kind of worker; or the tenant's name is too long or no text.
+                tenant's, of another image, or of another kind of worker; or the tenant's name is too long or
+                no text.
             WorkerLost: the process that was to hold the session is gone.
         """
         return SessionOpening(lambda: self._open_session(snapshot, tenant))
@@ -322,7 +323,7 @@ class Sandbox:
             self._home.check("the sandbox")
         tenant = checked_tenant(tenant)
         if snapshot is not None:
-            check_snapshot(snapshot)
+            check_snapshot(snapshot, self.policy)
         meter = self._accounting.meter(tenant)
         made = await self._worker.session(
             self.policy.session_limits(),

@@ -62,6 +62,11 @@ class Snapshot:
         return self._snapshot
 
     @property
+    def image(self) -> str:
+        """The image that it was started from, as `sandbox.image` names it; no other can start it."""
+        return self._policy.sandbox.image
+
+    @property
     def bytes_held(self) -> int:
         """The memory that the pages this snapshot adds to its origin take."""
         return self._snapshot.bytes_held
@@ -116,7 +121,7 @@ class Snapshot:
         write_snapshot_file(
             host_path(path),
             snapshot_key(self._policy, key),
-            guest=guest_identity(),
+            guest=guest_identity(self.image),
             tenant=self._tenant if tenant is None else tenant,
             size=snapshot.size,
             virtual_ns=snapshot.virtual_ns,
@@ -124,12 +129,16 @@ class Snapshot:
         )
 
 
-def check_snapshot(snapshot: object) -> None:
-    """Raise UsageError for what is no snapshot."""
+def check_snapshot(snapshot: object, policy: Policy) -> None:
+    """Raise UsageError for what is no snapshot, or one of another image than the policy's."""
     if not isinstance(snapshot, Snapshot):
         raise UsageError(
             f"a snapshot is a Snapshot, not a {type(snapshot).__name__}",
             hint="`session.snapshot()` gives one, `load_snapshot(path)` a saved one",
+        )
+    if snapshot.image != policy.sandbox.image:
+        raise UsageError(
+            f"the snapshot is one of the image {snapshot.image}, and sandbox.image is {policy.sandbox.image}"
         )
 
 
@@ -143,7 +152,7 @@ def load_snapshot(
     header, runs = read_snapshot_file(
         host_path(path),
         snapshot_key(policy, key),
-        guest=guest_identity(),
+        guest=guest_identity(policy.sandbox.image),
         tenant=tenant,
         memory_bytes_max=policy.sandbox.memory_bytes_max,
     )
@@ -158,7 +167,7 @@ def host_path(path: object) -> Path:
     return Path(path)
 
 
-def guest_identity() -> tuple[str, str]:
-    """Return what binds a snapshot to its guest: the hashes of code and base image."""
-    facts = find_guest().facts
+def guest_identity(image: str) -> tuple[str, str]:
+    """Return what binds a snapshot to its guest: the hashes of the code and of the image."""
+    facts = find_guest(image).facts
     return facts.code_sha256, facts.image_sha256

@@ -29,6 +29,7 @@ _FACTS_BYTES_MAX: Final = 1 << 20
 _CODE_BYTES_MAX: Final = 256 << 20
 _IMAGE_BYTES_MAX: Final = 1 << 30
 _PURPOSE: Final = "guest-facts"
+_PACKAGES: Final = "packages"
 BUILD_HINT: Final = "build it with: rlm-wasm guest build"
 
 
@@ -73,7 +74,10 @@ def image_mac(image: bytes) -> str:
 
 def save_facts(folder: Path, facts: GuestFacts) -> None:
     """Write `facts` and their MAC into `folder`."""
-    text = json.dumps(asdict(facts), indent=1, sort_keys=True).encode()
+    values = asdict(facts)
+    if not facts.packages:
+        del values[_PACKAGES]
+    text = json.dumps(values, indent=1, sort_keys=True).encode()
     write_private(folder / FACTS_FILE, [text])
     write_private(folder / MAC_FILE, [mac(machine_key(), _PURPOSE, text)])
 
@@ -87,10 +91,11 @@ def load_guest(folder: Path, *, hint: str = BUILD_HINT) -> Guest:
     text = _read(folder / FACTS_FILE, _FACTS_BYTES_MAX, hint)
     if not same(_read(folder / MAC_FILE, 64, hint), mac(machine_key(), _PURPOSE, text)):
         raise ArtifactError(f"{folder / FACTS_FILE} was not written by this machine", hint=hint)
-    values = json.loads(text)
+    # The guest without packages says nothing of them.
+    values = {_PACKAGES: []} | json.loads(text)
     if set(values) != {f.name for f in fields(GuestFacts)} or values["format"] != FORMAT:
         raise ArtifactError(f"{folder / FACTS_FILE} has another format", hint=hint)
-    for name in ("imports", "exports"):
+    for name in ("imports", "exports", _PACKAGES):
         values[name] = tuple(values[name])
     facts = GuestFacts(**values)
     if facts.image_bytes % PAGE_BYTES or not 0 < facts.stack_pointer <= facts.image_bytes:

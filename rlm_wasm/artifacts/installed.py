@@ -24,6 +24,7 @@ from rlm_wasm.artifacts.guest_sources import guest_dir
 from rlm_wasm.artifacts.paths import guests_dir
 from rlm_wasm.artifacts.shipped import ShippedGuest, shipped_guest
 from rlm_wasm.errors import ArtifactError
+from rlm_wasm.limits import BASE_IMAGE
 from rlm_wasm.system.interpreter import interpreter_command
 from rlm_wasm.system.standard_descriptors import hold_standard_descriptors
 
@@ -39,36 +40,39 @@ _UNNAMED: Final = "it cannot be worked out which guest is this program's"
 _NAMING: Final = ("compilation.py", "manifest.py", "patches.py", "recipe.py", "stage_cache.py", "stages.py")
 
 
-def find_guest() -> Guest:
+def find_guest(image: str = BASE_IMAGE) -> Guest:
     """Return the guest that `RLM_WASM_GUEST` names, else the one that this installation carries, else the one
     that this program's sources make.
 
-    One that is carried is unpacked at its first use, and again where what was unpacked is damaged. An
-    installation without the guest's sources cannot tell, and takes the newest.
+    One that is carried is unpacked at its first use, and again where what was unpacked is damaged. With an
+    image such as "numpy" it is the variant that was built with that package; none is carried. An installation
+    without the guest's sources cannot tell what they make, and takes the newest.
 
     Raises:
-        ArtifactError: there is none; the hint says how to build it.
+        ArtifactError: there is none, or none of that image; the hint says how to build it.
     """
+    packages = image_packages(image)
     override = os.environ.get("RLM_WASM_GUEST")
     if override:
-        return load_guest(Path(override))
-    carried = shipped_guest()
-    if carried is not None:
+        return _with_packages(load_guest(Path(override)), packages)
+    if not packages and (carried := shipped_guest()) is not None:
         return _unpacked(carried)
-    built = _built()
     try:
         sources = guest_dir()
     except ArtifactError:
-        return load_guest(built[0])
-    digest = _digest(sources)
+        return newest_guest(image)
+    built = _built(image)
+    digest = _digest(sources, packages)
     for folder in built:
         if digest in _noted(folder):
             return load_guest(folder)
-    names = _names(sources)
+    names = _names(sources, packages)
     for folder in built:
-        if not names or folder.name in names:
+        if folder.name in names or (not names and _has_packages(folder, packages)):
             _note(folder, digest)
             return load_guest(folder)
+    if packages:
+        raise _no_image(image)
     raise ArtifactError(
         f"no guest is built from the sources in {sources}; what is built is of other ones, "
         "of another version perhaps",
@@ -76,17 +80,23 @@ def find_guest() -> Guest:
     )
 
 
-def newest_guest() -> Guest:
-    """Return the guest that `RLM_WASM_GUEST` names, or the newest one built, whatever it was made of.
+def newest_guest(image: str = BASE_IMAGE) -> Guest:
+    """Return the guest that `RLM_WASM_GUEST` names, or the newest of an image, whatever its sources.
 
     Raises:
         ArtifactError: none is built.
     """
+    packages = image_packages(image)
     override = os.environ.get("RLM_WASM_GUEST")
     if override:
-        return load_guest(Path(override))
-    carried = shipped_guest()
-    return load_guest(_built()[0]) if carried is None else _unpacked(carried)
+        return _with_packages(load_guest(Path(override)), packages)
+    if not packages and (carried := shipped_guest()) is not None:
+        return _unpacked(carried)
+    for folder in _built(image):
+        guest = load_guest(folder)
+        if guest.facts.packages == packages:
+            return guest
+    raise _no_image(image)
 
 
 def _unpacked(carried: ShippedGuest) -> Guest:
@@ -99,19 +109,52 @@ def _unpacked(carried: ShippedGuest) -> Guest:
     return load_guest(folder)
 
 
-def _built() -> list[Path]:
-    """The folders of built guests, newest first."""
+def image_packages(image: str) -> tuple[str, ...]:
+    """Return which packages with C the guest of an image has: a variant has the name of its package."""
+    return () if image == BASE_IMAGE else (image,)
+
+
+def _with_packages(guest: Guest, packages: tuple[str, ...]) -> Guest:
+    """Return a guest that was named, if it is of the wanted kind."""
+    if guest.facts.packages == packages:
+        return guest
+    raise ArtifactError(
+        f"the guest in {guest.folder} is of the image {_image(guest.facts.packages)}, "
+        f"and {_image(packages)} is wanted",
+        hint="sandbox.image of the policy, or --image, says which image a session has",
+    )
+
+
+def _has_packages(folder: Path, packages: tuple[str, ...]) -> bool:
+    try:
+        return load_guest(folder).facts.packages == packages
+    except ArtifactError:
+        return False
+
+
+def _image(packages: tuple[str, ...]) -> str:
+    return "+".join(packages) or BASE_IMAGE
+
+
+def _no_image(image: str) -> ArtifactError:
+    if image == BASE_IMAGE:
+        return ArtifactError(f"no guest is built (looked in {guests_dir()})", hint=BUILD_HINT)
+    return ArtifactError(f"the image {image} is not built", hint=f"{BUILD_HINT} --image {image}")
+
+
+def _built(image: str) -> list[Path]:
+    """The folders of built guests, newest first; ArtifactError if there are none at all."""
     root = guests_dir()
     built = [p for p in root.iterdir() if (p / FACTS_FILE).is_file() and not p.name.startswith(".")]
     if not built:
-        raise ArtifactError(f"no guest is built (looked in {root})", hint=BUILD_HINT)
+        raise _no_image(image)
     return sorted(built, key=lambda p: (p / FACTS_FILE).stat().st_mtime_ns, reverse=True)
 
 
-def _digest(sources: Path) -> str:
+def _digest(sources: Path, packages: tuple[str, ...]) -> str:
     """Return a hash of everything that the names of this program's guests depend on."""
     code = Path(__file__).parent.parent / "guestbuild"
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(json.dumps(sorted(packages)).encode())
     for path in (*(code / name for name in _NAMING), *_files(sources)):
         content = path.read_bytes()
         # The length stands before the bytes: no two lists of files look the same one after the other.
@@ -129,13 +172,13 @@ def _files(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _names(sources: Path) -> frozenset[str]:
-    """Return the names of all guests that the sources may make; none where no build is possible here.
+def _names(sources: Path, packages: tuple[str, ...]) -> frozenset[str]:
+    """Return the names of all guests with these packages that the sources may make; none without a toolchain.
 
     Raises:
         ArtifactError: the sources are incomplete, or it cannot be worked out.
     """
-    command = interpreter_command(_NAMES, str(sources))
+    command = interpreter_command(_NAMES, str(sources), *packages)
     if command is None:
         raise ArtifactError(f"{_UNNAMED}: this Python does not know its own executable", hint=BUILD_HINT)
     hold_standard_descriptors()

@@ -14,7 +14,7 @@ from rlm_wasm.cli.early_interrupt import ready
 from rlm_wasm.cli.exit_codes import ExitCode, of_outcome
 from rlm_wasm.cli.inputs import STDIN, InputOptions, input_options, read_files, read_source
 from rlm_wasm.cli.out_folder import LEFT_IN, copy_and_tell
-from rlm_wasm.cli.preload import preload_guest
+from rlm_wasm.cli.preload import preload_guest, with_image
 from rlm_wasm.errors import GuestError, GuestException
 from rlm_wasm.outcomes import SessionState
 
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 @click.option(
     "--policy", "policy_name", default="standard", show_default=True, help="A built-in policy or a file."
 )
+@click.option(
+    "--image", "image", metavar="NAME",
+    help="Use the packages of this image, in the place of the policy's `sandbox.image`.",
+)  # fmt: skip
 @input_options("An input for the guest.")
 @click.option("--in", "files", multiple=True, metavar="FILE", help="A file for the guest, in /inputs.")
 @click.option("--out", "folder", metavar="DIR", help="Copy what the code leaves in /out into DIR.")
@@ -35,6 +39,7 @@ if TYPE_CHECKING:
 def execute(
     file: str,
     policy_name: str,
+    image: str | None,
     inputs: InputOptions,
     files: tuple[str, ...],
     folder: str | None,
@@ -44,7 +49,7 @@ def execute(
 
     The last expression's value is shown. The exit status tells the outcome.
     """
-    preload_guest(policy_name)
+    preload_guest(policy_name, image)
     import anyio
 
     from rlm_wasm.api.sandbox import Sandbox
@@ -52,7 +57,7 @@ def execute(
     from rlm_wasm.engine.isolation import import_worker
     from rlm_wasm.policy.model import Policy
 
-    policy = Policy.open(policy_name)
+    policy = with_image(Policy.open(policy_name), image)
     import_worker(policy)
     ready()
     source = read_source(file, bytes_max=policy.cell.source_bytes_max)

@@ -14,17 +14,18 @@ import click
 
 from rlm_wasm.artifacts.guest import Guest
 from rlm_wasm.artifacts.guest_sources import guest_dir
-from rlm_wasm.artifacts.installed import newest_guest
+from rlm_wasm.artifacts.installed import image_packages, newest_guest
 from rlm_wasm.artifacts.paths import cache_dir
 from rlm_wasm.cli import output
 from rlm_wasm.cli.build_progress import build_progress
 from rlm_wasm.cli.conformance import conformance
-from rlm_wasm.errors import ArtifactError
+from rlm_wasm.errors import ArtifactError, UsageError
 from rlm_wasm.guestbuild.build import build_guest
 from rlm_wasm.guestbuild.manifest import load_manifest
 from rlm_wasm.guestbuild.names import guest_names
 from rlm_wasm.guestbuild.recipe import DEFAULT_SERIES, recipes
 from rlm_wasm.guestbuild.verify import verify_guest
+from rlm_wasm.limits import BASE_IMAGE
 
 
 @click.group("guest")
@@ -35,10 +36,19 @@ def guest() -> None:
 guest.add_command(conformance)
 
 
+_of_image = click.option(
+    "--image", default=BASE_IMAGE, show_default=True, metavar="NAME", help="The guest of this image."
+)
+
+
 @guest.command("build")
 @click.option(
     "--python", "series", default=DEFAULT_SERIES, show_default=True, metavar="SERIES",
     help="The CPython series to build, one of those pinned in guest/manifest.toml.",
+)  # fmt: skip
+@click.option(
+    "--image", default=BASE_IMAGE, show_default=True, metavar="NAME",
+    help="Build the guest that has a package with C in it, such as numpy, beside the one without.",
 )  # fmt: skip
 @click.option(
     "--jobs", type=click.IntRange(min=1), metavar="N", help="Compile N files at once (default: one per CPU)."
@@ -49,7 +59,9 @@ guest.add_command(conformance)
 )  # fmt: skip
 @click.option("--force", is_flag=True, help="Link and prepare again although nothing has changed.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document about the result.")
-def build(series: str, jobs: int | None, sources: Path | None, force: bool, as_json: bool) -> None:
+def build(
+    series: str, image: str, jobs: int | None, sources: Path | None, force: bool, as_json: bool
+) -> None:
     """Build the guest from pinned sources; needs a C compiler, nothing else, and no root.
 
     The first build takes some minutes. After a change of the shim or the guest's Python it takes
@@ -63,7 +75,7 @@ def build(series: str, jobs: int | None, sources: Path | None, force: bool, as_j
     with build_progress() as progress, _interruptible():
         try:
             built = build_guest(
-                list(recipes(load_manifest(), series)),
+                list(recipes(load_manifest(), series, image_packages(image))),
                 prepare_guest,
                 train_guest,
                 cache=cache_dir(),
@@ -82,6 +94,7 @@ def build(series: str, jobs: int | None, sources: Path | None, force: bool, as_j
             "cpython": built.recipe.cpython.version,
             "libraries": {pin.name: release.version for pin, release in built.recipe.libraries},
             "zones": built.recipe.zones.version,
+            "packages": {pin.name: pin.version for pin in built.recipe.packages},
             "toolchain": built.recipe.toolchain.name,
             "reused": built.reused,
             "wall_ms": int((time.monotonic() - started) * 1000),
@@ -94,10 +107,11 @@ def build(series: str, jobs: int | None, sources: Path | None, force: bool, as_j
 
 
 @guest.command("verify")
+@_of_image
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document about the result.")
-def verify(as_json: bool) -> None:
+def verify(image: str, as_json: bool) -> None:
     """Prove hashes, imports and exports of the guest that is installed."""
-    installed = newest_guest()
+    installed = newest_guest(image)
     checks = verify_guest(installed, load_manifest().boundary)
     if as_json:
         output.document({"folder": str(installed.folder), "verified": list(checks)})
@@ -107,10 +121,11 @@ def verify(as_json: bool) -> None:
 
 
 @guest.command("info")
+@_of_image
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def info(as_json: bool) -> None:
+def info(image: str, as_json: bool) -> None:
     """Show what the installed guest was made from, and every function that crosses its boundary."""
-    installed = newest_guest()
+    installed = newest_guest(image)
     document = _describe(installed)
     if as_json:
         output.document(document)
@@ -125,8 +140,8 @@ def info(as_json: bool) -> None:
 def _is_current(installed: Guest) -> bool:
     """Whether this program's sources would give the same guest."""
     try:
-        return installed.facts.recipe in guest_names(guest_dir())
-    except ArtifactError:
+        return installed.facts.recipe in guest_names(guest_dir(), installed.facts.packages)
+    except (ArtifactError, UsageError):
         return False
 
 
@@ -137,6 +152,7 @@ def _describe(installed: Guest) -> dict[str, str | int | list[str]]:
         "recipe": facts.recipe,
         "up_to_date": _is_current(installed),
         "cpython": facts.cpython,
+        "packages": list(facts.packages),
         "wasmtime": facts.wasmtime,
         "raw_sha256": facts.raw_sha256,
         "code_sha256": facts.code_sha256,

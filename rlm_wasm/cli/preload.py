@@ -3,35 +3,48 @@
 from __future__ import annotations
 
 import threading
+from typing import TYPE_CHECKING
 
 from rlm_wasm.cli.first_use import show_first_use
+from rlm_wasm.limits import BASE_IMAGE
 from rlm_wasm.system.host_limits import check_host_limits
 
+if TYPE_CHECKING:
+    from rlm_wasm.policy.model import Policy
 
-def preload_guest(policy_name: str, *, inline: bool = False) -> None:
+
+def preload_guest(policy_name: str, image: str | None = None, *, inline: bool = False) -> None:
     """Start on another thread what the policy's isolation will need: the guest, or a zygote that loads it.
 
-    `inline` says so of it, whatever the policy says.
+    `image` is used in the place of the policy's; `inline` says so of it, whatever the policy says.
 
     Whatever goes wrong there goes wrong again, and is told, where it is wanted.
     """
     show_first_use()
     # Before anything large is imported: an address space that is too small ends in an abort.
     check_host_limits(processes=False)
-    threading.Thread(target=_load, args=(policy_name, inline), name="rlm-wasm-preload", daemon=True).start()
+    threading.Thread(
+        target=_load, args=(policy_name, image, inline), name="rlm-wasm-preload", daemon=True
+    ).start()
 
 
-def _load(policy_name: str, inline: bool) -> None:
+def _load(policy_name: str, image: str | None, inline: bool) -> None:
     try:
-        from rlm_wasm.policy.extends import isolation_at_a_glance
+        from rlm_wasm.policy.extends import sandbox_at_a_glance
 
-        if inline or isolation_at_a_glance(policy_name) == "inline":
+        image = image or str(sandbox_at_a_glance(policy_name, "image") or BASE_IMAGE)
+        if inline or sandbox_at_a_glance(policy_name, "isolation") == "inline":
             from rlm_wasm.inline.guest_loader import load_guest_program
 
-            load_guest_program()
+            load_guest_program(image)
         else:
             from rlm_wasm.host.zygote_launch import prelaunch
 
-            prelaunch()
+            prelaunch(image)
     except Exception:  # noqa: BLE001, S110 - told by the caller's own attempt
         pass
+
+
+def with_image(policy: Policy, image: str | None) -> Policy:
+    """Return the policy with another image, if one is named. Raises PolicyError: that is no image's name."""
+    return policy if image is None else policy.replace(sandbox={"image": image})

@@ -16,7 +16,7 @@ from rlm_wasm.cli.exit_codes import INTERRUPTED, ExitCode, of_run
 from rlm_wasm.cli.first_use import wait_for_first_use
 from rlm_wasm.cli.inputs import InputOptions, spare_what_is_read
 from rlm_wasm.cli.out_folder import LEFT_IN, copy_and_tell
-from rlm_wasm.cli.preload import preload_guest
+from rlm_wasm.cli.preload import preload_guest, with_image
 from rlm_wasm.cli.progress import RunProgress
 from rlm_wasm.errors import UsageError
 
@@ -33,6 +33,10 @@ _OPTIONS: Final = (
         "--policy", "policy_name", metavar="P",
         help="A built-in policy or a file. Without: strict, or container where the machine gives no more, "
         "with the models and keys that the environment names.",
+    ),
+    click.option(
+        "--image", "image", metavar="NAME",
+        help="Use the packages of this image, in the place of the policy's `sandbox.image`.",
     ),
     click.option(
         "--inline", is_flag=True,
@@ -80,6 +84,7 @@ class GivenQuestion:
     question: str
     inputs: InputOptions
     policy_name: str | None
+    image: str | None
     inline: bool
     model: str | None
     sub_model: str | None
@@ -100,7 +105,7 @@ class GivenQuestion:
 
 def answer(given: GivenQuestion, *, told: bool) -> int:
     """Answer a question and return the exit status. `told`: say in a line what was taken."""
-    preload_guest(given.policy_name or _LIKELY_POLICY, inline=given.inline)
+    preload_guest(given.policy_name or _LIKELY_POLICY, given.image, inline=given.inline)
     import anyio
 
     from rlm_wasm.api.runtime import Runtime
@@ -112,7 +117,7 @@ def answer(given: GivenQuestion, *, told: bool) -> int:
     from rlm_wasm.replay.replay import answers_from
 
     taken = who_answers(given)
-    policy = taken.policy
+    policy = with_image(taken.policy, given.image)
     import_worker(policy)
     ready()
     route = None if given.answers_file is None else answers_from(Recording.open(given.answers_file))

@@ -110,7 +110,9 @@ def render(modules: Mapping[str, Expected]) -> str:
     """Return the file's text."""
     parts = [_HEAD]
     for name, module in sorted(modules.items()):
-        lines = [f"\n[{name}]", f"passed = {module.passed}", f"skipped = {module.skipped}"]
+        # A name may have dots: TOML would take it for tables in tables.
+        table = name if name.isidentifier() else _text(name)
+        lines = [f"\n[{table}]", f"passed = {module.passed}", f"skipped = {module.skipped}"]
         if module.whole:
             lines.append(f"whole = {_text(module.whole)}")
         lines += [f"failed.{_text(test)} = {_text(said)}" for test, said in sorted(module.failed.items())]

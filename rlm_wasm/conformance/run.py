@@ -21,7 +21,6 @@ from rlm_wasm.vm.session import Session
 from rlm_wasm.vm.snapshot import MemorySnapshot
 from rlm_wasm.vm.steps import CellEnd
 
-_PROGRAM: Final = "run_tests.py"
 # A test that ends its guest is left out of another try; a module that does so more often is given up.
 _TRIES_MAX: Final = 12
 
@@ -30,7 +29,7 @@ class ConformanceRun:
     """The package `test`, laid out once. Close it, or use it as a context manager."""
 
     def __init__(
-        self, loaded: LoadedGuest, folder: Path, files: TestFiles, session: SessionLimits,
+        self, loaded: LoadedGuest, program: Path, files: TestFiles, session: SessionLimits,
         boundary: BoundaryLimits, cell: CellLimits,
     ) -> None:  # fmt: skip
         self._loaded = loaded
@@ -40,7 +39,7 @@ class ConformanceRun:
         self._base: Session | None = self._session(None)
         try:
             drive(self._base.load("package", files.package))
-            end = self._run(self._base, (folder / _PROGRAM).read_text(encoding="utf-8"))
+            end = self._run(self._base, program.read_text(encoding="utf-8"))
             if end.raised or end.fault is not None:
                 raise GuestBuildError(f"the tests cannot be laid out: {said(end)}")
             drive(self._base.rebase())

@@ -36,12 +36,13 @@ class WrittenPolicy:
     text: str
     sha256: str
     texts: bool
+    image: str
 
     @classmethod
     def of(cls, policy: Policy) -> WrittenPolicy:
         """Return what the logs of runs under `policy` say of it."""
         text = to_toml(policy)
-        return cls(text, sha256(text), policy.events.texts)
+        return cls(text, sha256(text), policy.events.texts, policy.sandbox.image)
 
 
 async def description(
@@ -56,7 +57,7 @@ async def description(
 
     `start` is what its sessions are forked from, and `files` what each input is called in /inputs.
     """
-    code, image = _guest_identity()
+    code, image = _guest_identity(policy.image)
     data: dict[str, object] = {
         "version": VERSION,
         "policy_sha256": policy.sha256,
@@ -136,14 +137,14 @@ def _is_writable(value: str) -> bool:
     return True
 
 
-def _guest_identity() -> tuple[str, str]:
+def _guest_identity(image: str) -> tuple[str, str]:
     try:
-        return _identity_of_built_guest()
+        return _identity_of_built_guest(image)
     except (ArtifactError, OSError):
         return "", ""  # told where the guest is wanted, if it is
 
 
 @cache
-def _identity_of_built_guest() -> tuple[str, str]:
-    facts = find_guest().facts
+def _identity_of_built_guest(image: str) -> tuple[str, str]:
+    facts = find_guest(image).facts
     return facts.code_sha256, facts.image_sha256

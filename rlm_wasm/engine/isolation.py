@@ -18,7 +18,7 @@ def make_worker(policy: Policy, accounting: Accounting) -> Worker:
     if isolation == "inline":
         from rlm_wasm.inline.worker import InlineWorker
 
-        return InlineWorker(cells_max=policy.tenant_limits().cells_max)
+        return InlineWorker(cells_max=policy.tenant_limits().cells_max, image=policy.sandbox.image)
     from rlm_wasm.host.pool import PoolLimits, WorkerPool
 
     pool = WorkerPool(
@@ -30,6 +30,7 @@ def make_worker(policy: Policy, accounting: Accounting) -> Worker:
             cell=policy.cell,
             boundary=policy.boundary,
             required_layers=policy.required_layers(),
+            image=policy.sandbox.image,
         ),
         charge=lambda tenant, cpu_ns: accounting.meter(tenant).worker_ran(cpu_ns),
     )
@@ -52,7 +53,7 @@ def restorable_snapshot(
     if policy.sandbox.isolation == "inline":
         from rlm_wasm.inline.loaded_snapshot import loaded_snapshot
 
-        return loaded_snapshot(runs, size=size, virtual_ns=virtual_ns)
+        return loaded_snapshot(runs, size=size, virtual_ns=virtual_ns, image=policy.sandbox.image)
     from rlm_wasm.protocol.snapshot_runs import WorkerSnapshot
 
     domain = "" if policy.sandbox.isolation == "shared" else tenant

@@ -15,6 +15,13 @@ from rlm_wasm.errors import GuestBuildError
 from rlm_wasm.guestbuild.boundary_check import check_boundary
 from rlm_wasm.guestbuild.build_context import BuildContext, Needs, prefix_maps, wasm_env, write_files
 from rlm_wasm.guestbuild.build_host import clean_env
+from rlm_wasm.guestbuild.packages import (
+    EXTENSIONS_FILE,
+    extension_table,
+    linked_files,
+    package_archives,
+    package_modules,
+)
 from rlm_wasm.guestbuild.recipe import LIBRARY_FOLDER, Recipe
 from rlm_wasm.guestbuild.zones import zone_modules
 
@@ -30,6 +37,8 @@ def make_stdlib(recipe: Recipe, context: BuildContext, out: Path, needs: Needs) 
 
 def make_frozen(recipe: Recipe, context: BuildContext, out: Path, needs: Needs) -> None:
     ours = {**recipe.modules, **zone_modules(context.store.fetch_any(recipe.zones.files))}
+    if recipe.packages:
+        ours |= package_modules(recipe, needs)
     patched = _patched_library(recipe, out / "patched", needs["python-src"])
     freeze_with_stdlib(recipe, context, out, needs, "guest", ours, patched)
 
@@ -39,6 +48,11 @@ def make_link(recipe: Recipe, context: BuildContext, out: Path, needs: Needs) ->
     for name in (BLOB_FILE, TABLE_FILE):
         files[name] = (needs["frozen"] / name).read_bytes()
     wrapped = [f"-Wl,--wrap={name}" for name in recipe.manifest.link.wrap]
+    if recipe.packages:
+        files[EXTENSIONS_FILE] = extension_table(recipe.packages)
+        # Two functions of one name and different types would be one that traps.
+        wrapped += ["-Wl,--fatal-warnings", *package_archives(recipe, needs)]
+        files |= linked_files(recipe)
     link_module(recipe, context, out, needs, needs["libpython"], files, "link", wrapped)
     check_boundary((out / RAW_FILE).read_bytes(), recipe.manifest.boundary)
 

@@ -37,7 +37,9 @@ _TEMPORARY: Final = ".making-"
 class Prepare(Protocol):
     """Turns the linked module into the files of a guest folder."""
 
-    def __call__(self, raw: Path, folder: Path, /, *, recipe: str, cpython: str) -> object: ...
+    def __call__(
+        self, raw: Path, folder: Path, /, *, recipe: str, cpython: str, packages: tuple[str, ...]
+    ) -> object: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,13 @@ def build_guest(
         folder = cache / "guests" / last.key
         raw = stages.ensure(last) / RAW_FILE
         progress.begin("image", "starting the interpreter once and taking its memory")
-        _publish(folder, lambda making: prepare(raw, making, recipe=last.key, cpython=recipe.cpython.version))
+        packages = tuple(pin.name for pin in recipe.packages)
+        _publish(
+            folder,
+            lambda making: prepare(
+                raw, making, recipe=last.key, cpython=recipe.cpython.version, packages=packages
+            ),
+        )
         progress.end()
         return Built(folder, recipe, last.key, reused=False)
 

@@ -67,13 +67,14 @@ class BuildContext:
 
     def make_command(self, recipe: Recipe, work: Path) -> list[str]:
         """Return `make -jN`; where the machine has no make, the pinned package's, unpacked below `work`."""
-        found = find_make()
-        if found is None:
-            tool = next(tool for tool in recipe.manifest.host_tools if tool.name == "make")
-            folder = work / "host-tools"
-            unpack_deb(self.store.fetch(tool.file), folder, lambda name: name if name == tool.path else None)
-            found = str(folder / tool.path)
-        return [found, f"-j{self.jobs}"]
+        return [find_make() or self.pinned_tool(recipe, "make", work), f"-j{self.jobs}"]
+
+    def pinned_tool(self, recipe: Recipe, name: str, work: Path) -> str:
+        """Return the path of a program of the manifest's, unpacked below `work`."""
+        tool = next(tool for tool in recipe.manifest.host_tools if tool.name == name)
+        folder = work / "host-tools"
+        unpack_deb(self.store.fetch(tool.file), folder, lambda each: each if each == tool.path else None)
+        return str(folder / tool.path)
 
 
 def wasm_env(recipe: Recipe, extra: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -16,10 +16,12 @@ from typing import Final
 from rlm_wasm.artifacts.guest_sources import MANIFEST_FILE, guest_dir
 from rlm_wasm.errors import ArtifactError, UsageError
 from rlm_wasm.guestbuild.toml_table import Table
+from rlm_wasm.limits import BASE_IMAGE
 
 FORMAT: Final = 1
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _WHEEL: Final = re.compile(r"[A-Za-z0-9_]+-[A-Za-z0-9_.]+-(py2\.)?py3-none-any\.whl")
+_SDIST: Final = re.compile(r"[A-Za-z0-9_]+-[A-Za-z0-9_.]+\.tar\.gz")
 _POOL: Final = re.compile(r"pool/[A-Za-z0-9+.~_/-]+")
 
 
@@ -32,11 +34,14 @@ class PinnedFile:
     pool: str | None
     urls: tuple[str, ...]
     wheel: str | None = None
+    # A source distribution, and the module that its pyproject.toml names as build backend.
+    sdist: str | None = None
+    backend: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:
         """The names a local copy may have."""
-        paths = (self.pool, self.wheel, *self.urls)
+        paths = (self.pool, self.wheel, self.sdist, *self.urls)
         return tuple(dict.fromkeys(path.rpartition("/")[2] for path in paths if path))
 
     @property
@@ -95,6 +100,42 @@ class ToolchainPin:
     cflags: tuple[str, ...]
     packages: tuple[PinnedFile, ...]
     wasi_libc: PinnedFile
+
+
+@dataclass(frozen=True, slots=True)
+class CxxPin:
+    """The C++ library for what the toolchain of this name compiles."""
+
+    toolchain: str
+    files: tuple[PinnedFile, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PackagePin:
+    """A package with C in it, that a variant of the guest has. It is built by the meson that it brings.
+
+    `meson` is that program below the tarball's folder, `options` are for it, and `flags` for both compilers.
+    `extensions` are its modules in C, `imports` what is imported before the image is taken, `leave` what is
+    not frozen. `archives` are linked as well. `cython` is a tool of the build; `test_wheels` are what its own
+    tests need.
+    """
+
+    name: str
+    version: str
+    licence: str
+    meson: str
+    options: tuple[str, ...]
+    flags: tuple[str, ...]
+    cxx_flags: tuple[str, ...]
+    patches: tuple[str, ...]
+    extensions: tuple[str, ...]
+    imports: tuple[str, ...]
+    leave: tuple[str, ...]
+    archives: tuple[str, ...]
+    seconds: int
+    cython: PinnedFile
+    files: tuple[PinnedFile, ...]
+    test_wheels: tuple[PinnedFile, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +206,8 @@ class Manifest:
     libraries: tuple[LibraryPin, ...]
     zones: tuple[Release, ...]
     toolchains: tuple[ToolchainPin, ...]
+    cxx: tuple[CxxPin, ...]
+    packages: tuple[PackagePin, ...]
     host_tools: tuple[HostFile, ...]
     host_libraries: tuple[HostFile, ...]
 
@@ -175,6 +218,14 @@ class Manifest:
                 return pin
         known = ", ".join(pin.series for pin in self.pythons)
         raise UsageError(f"no CPython {series} is pinned (there is: {known})")
+
+    def package(self, name: str) -> PackagePin:
+        """Return the pin of a package such as "numpy"; UsageError lists what there is."""
+        for pin in self.packages:
+            if pin.name == name:
+                return pin
+        known = ", ".join([BASE_IMAGE, *(pin.name for pin in self.packages)])
+        raise UsageError(f"there is no image {name} (there are: {known})")
 
 
 def load_manifest(folder: Path | None = None) -> Manifest:
@@ -203,24 +254,28 @@ def load_manifest(folder: Path | None = None) -> Manifest:
         libraries=top.each("library", _library),
         zones=top.each("zones", _release),
         toolchains=top.each("toolchain", _toolchain),
+        cxx=top.each("cxx", _cxx) if top.has("cxx") else (),
+        packages=top.each("package", _package) if top.has("package") else (),
         host_tools=top.each("host_tool", _host_tool),
         host_libraries=top.each("host_library", _host_library),
     )
     top.only(
         "format", "boundary", "compile", "training", "link", "stdlib", "python", "library", "zones",
-        "toolchain", "host_tool", "host_library",
+        "toolchain", "cxx", "package", "host_tool", "host_library",
     )  # fmt: skip
     return manifest
 
 
 def _file(table: Table) -> PinnedFile:
-    table.only("pool", "urls", "wheel", "bytes", "sha256")
+    table.only("pool", "urls", "wheel", "sdist", "backend", "bytes", "sha256")
     pin = PinnedFile(
         sha256=table.text("sha256"),
         size_bytes=table.integer("bytes"),
         pool=table.text("pool") if table.has("pool") else None,
         urls=table.strings("urls") if table.has("urls") else (),
         wheel=table.text("wheel") if table.has("wheel") else None,
+        sdist=table.text("sdist") if table.has("sdist") else None,
+        backend=table.text("backend") if table.has("backend") else "",
     )
     if not _SHA256.fullmatch(pin.sha256):
         raise table.fail("sha256", "must be 64 hexadecimal digits")
@@ -232,8 +287,12 @@ def _file(table: Table) -> PinnedFile:
         raise table.fail("urls", "must be https")
     if pin.wheel is not None and not _WHEEL.fullmatch(pin.wheel):
         raise table.fail("wheel", "must be the name of a wheel of pure Python")
+    if pin.sdist is not None and not _SDIST.fullmatch(pin.sdist):
+        raise table.fail("sdist", "must be the name of a source distribution")
+    if (pin.backend and not pin.backend.isidentifier()) or bool(pin.backend) != (pin.sdist is not None):
+        raise table.fail("backend", "must be a module's name, and belongs to an sdist")
     if not pin.names:
-        raise table.fail("pool", "a file needs a pool path, a url or the name of a wheel")
+        raise table.fail("pool", "a file needs a pool path, a url or the name of a wheel or sdist")
     return pin
 
 
@@ -251,6 +310,16 @@ def _library(table: Table) -> LibraryPin:
 
 def _toolchain(table: Table) -> ToolchainPin:
     return table.record(ToolchainPin, packages=_files(table), wasi_libc=lambda key: _file(table.table(key)))
+
+
+def _cxx(table: Table) -> CxxPin:
+    return table.record(CxxPin, files=_files(table))
+
+
+def _package(table: Table) -> PackagePin:
+    return table.record(
+        PackagePin, files=_files(table), test_wheels=_files(table), cython=lambda key: _file(table.table(key))
+    )
 
 
 def _files(table: Table) -> Callable[[str], tuple[PinnedFile, ...]]:

@@ -30,7 +30,9 @@ _FACTS: Final = struct.Struct("<12I")
 _FACTS_VERSION: Final = 4
 
 
-def prepare_guest(raw_path: Path, folder: Path, *, recipe: str, cpython: str) -> GuestFacts:
+def prepare_guest(
+    raw_path: Path, folder: Path, *, recipe: str, cpython: str, packages: tuple[str, ...] = ()
+) -> GuestFacts:
     """Write code.wasm, base.img, raw.wasm and guest.json into `folder` from the linked module.
 
     Raises:
@@ -72,6 +74,7 @@ def prepare_guest(raw_path: Path, folder: Path, *, recipe: str, cpython: str) ->
         files_limits=files,
         imports=tuple(f"{module}.{name}" for module, name, _ in read_imports(raw)),
         exports=tuple(name for name, _ in read_exports(raw)),
+        packages=packages,
     )
     write_private(folder / artifact.RAW_FILE, [raw])
     write_private(folder / artifact.CODE_FILE, [code])

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from rlm_wasm.errors import ArtifactError, GuestBuildError
-from rlm_wasm.guestbuild.manifest import LibraryPin, Manifest, PythonPin, Release, ToolchainPin
+from rlm_wasm.guestbuild.manifest import (
+    CxxPin,
+    LibraryPin,
+    Manifest,
+    PackagePin,
+    PythonPin,
+    Release,
+    ToolchainPin,
+)
 from rlm_wasm.guestbuild.patches import Patch, load_patches
 
 DEFAULT_SERIES: Final = "3.14"
@@ -36,6 +44,11 @@ class Recipe:
     modules: Mapping[str, bytes]
     training: Mapping[str, bytes]
     tools: Mapping[str, bytes]
+    # Of a variant: its packages, the patches to each, files of ours for them, and the C++ library.
+    packages: tuple[PackagePin, ...] = ()
+    package_patches: Mapping[str, tuple[Patch, ...]] = field(default_factory=dict)
+    package_files: Mapping[str, bytes] = field(default_factory=dict)
+    cxx: CxxPin | None = None
 
     @property
     def training_shim(self) -> dict[str, bytes]:
@@ -49,14 +62,19 @@ class Recipe:
     def text(self) -> str:
         """The choices, for people."""
         libraries = "".join(f", {pin.name} {release.version}" for pin, release in self.libraries)
-        return f"CPython {self.cpython.version}{libraries}, {self.toolchain.name}"
+        packages = "".join(f", {pin.name} {pin.version}" for pin in self.packages)
+        return f"CPython {self.cpython.version}{libraries}{packages}, {self.toolchain.name}"
 
 
-def recipes(manifest: Manifest, series: str = DEFAULT_SERIES) -> Iterator[Recipe]:
+def recipes(
+    manifest: Manifest, series: str = DEFAULT_SERIES, packages: Sequence[str] = ()
+) -> Iterator[Recipe]:
     """Yield every recipe the manifest allows on this machine, the preferred one first.
 
+    With `packages` they are those of the variant of the guest that has these.
+
     Raises:
-        ArtifactError: the guest folder is incomplete. UsageError: the series is not pinned.
+        ArtifactError: the guest folder is incomplete. UsageError: the series or a package is not pinned.
         GuestBuildError: no toolchain is pinned for this kind of machine.
     """
     cpython = manifest.python(series)
@@ -71,6 +89,11 @@ def recipes(manifest: Manifest, series: str = DEFAULT_SERIES) -> Iterator[Recipe
     patches = [patch for name in cpython.patches for patch in load_patches(folder, name)]
     in_python = tuple(patch for patch in patches if patch.file.startswith(LIBRARY_FOLDER))
     in_c = tuple(patch for patch in patches if not patch.file.startswith(LIBRARY_FOLDER))
+    pins = tuple(manifest.package(name) for name in sorted(set(packages)))
+    package_patches = {
+        pin.name: tuple(patch for name in pin.patches for patch in load_patches(folder, name)) for pin in pins
+    }
+    package_files = _read_folder(manifest.folder / "packages", (".c", ".h", ".py")) if pins else {}
     additions = _read_folder(manifest.folder / "libraries", (".c", ".h"))
     shim = _read_folder(manifest.folder / "shim", (".c", ".h"))
     modules = _read_folder(manifest.folder / "python", (".py",))
@@ -79,11 +102,14 @@ def recipes(manifest: Manifest, series: str = DEFAULT_SERIES) -> Iterator[Recipe
     # One after the other, not each with each: where a newest release is gone, its elders are taken of all.
     rounds = max(len(pin.releases) for pin in manifest.libraries)
     for toolchain in toolchains:
+        cxx = next((pin for pin in manifest.cxx if pins and pin.toolchain == toolchain.name), None)
+        if pins and cxx is None:
+            continue
         for turn in range(rounds):
             libraries = tuple((pin, _release(pin.releases, turn)) for pin in manifest.libraries)
             yield Recipe(
                 manifest, cpython, libraries, _release(manifest.zones, turn), toolchain, in_c, in_python,
-                additions, shim, modules, training, tools,
+                additions, shim, modules, training, tools, pins, package_patches, package_files, cxx,
             )  # fmt: skip
 
 

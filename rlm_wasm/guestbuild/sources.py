@@ -16,7 +16,7 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -139,6 +139,8 @@ class SourceStore:
                 yield url, lambda url=url, proxy=mirror.proxy: self._download(url, proxy, pin, report)  # type: ignore[misc]
         if pin.wheel is not None:
             yield f"pip ({pin.wheel})", lambda: self._copy_wheel(pin)
+        if pin.sdist is not None:
+            yield f"pip ({pin.sdist})", lambda: self._copy_sdist(pin)
         for url in pin.urls:
             yield url, lambda url=url: self._download(url, None, pin, report)  # type: ignore[misc]
 
@@ -154,6 +156,12 @@ class SourceStore:
         with tempfile.TemporaryDirectory() as folder:
             download_wheel(pin.wheel, pin.sha256, Path(folder))
             self._copy(Path(folder, pin.wheel), pin)
+
+    def _copy_sdist(self, pin: PinnedFile) -> None:
+        assert pin.sdist is not None
+        with tempfile.TemporaryDirectory() as folder:
+            download_sdist(pin.sdist, pin.backend, pin.sha256, Path(folder))
+            self._copy(Path(folder, pin.sdist), pin)
 
     def _download(self, url: str, proxy: str | None, pin: PinnedFile, report: Report) -> None:
         if url.startswith("file:/"):
@@ -225,19 +233,49 @@ class SourceStore:
 def download_wheel(wheel: str, sha256: str, folder: Path) -> None:
     """Put the wheel of this name into `folder`, by the pip of the running Python; pip checks its hash."""
     name, version = wheel.split("-")[:2]
+    _pip_download(f"{name}=={version}", sha256, wheel, ["--only-binary=:all:"], folder)
+
+
+# pip asks a source distribution's build backend for the package's name before it keeps the file. This one
+# stands in the backend's place and answers from the file's name: nothing of what was fetched runs.
+_BACKEND: Final = """
+import os
+
+def prepare_metadata_for_build_wheel(folder, config_settings=None):
+    os.mkdir(os.path.join(folder, "{name}-{version}.dist-info"))
+    with open(os.path.join(folder, "{name}-{version}.dist-info", "METADATA"), "w") as stream:
+        stream.write("Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\n")
+    return "{name}-{version}.dist-info"
+"""
+
+
+def download_sdist(sdist: str, backend: str, sha256: str, folder: Path) -> None:
+    """Put the source distribution of this name into `folder`, by the pip of the running Python."""
+    name, _, version = sdist.removesuffix(".tar.gz").rpartition("-")
+    stand_in = folder / "backend"
+    stand_in.mkdir()
+    (stand_in / f"{backend}.py").write_text(_BACKEND.format(name=name, version=version), encoding="ascii")
+    flags = ["--no-binary=:all:", "--no-build-isolation"]
+    _pip_download(f"{name}=={version}", sha256, sdist, flags, folder, {"PYTHONPATH": str(stand_in)})
+
+
+def _pip_download(
+    requirement: str, sha256: str, file: str, flags: Sequence[str], folder: Path,
+    env: Mapping[str, str] | None = None,
+) -> None:  # fmt: skip
     wanted = folder / "wanted.txt"
-    wanted.write_text(f"{name}=={version} --hash=sha256:{sha256}\n", encoding="ascii")
+    wanted.write_text(f"{requirement} --hash=sha256:{sha256}\n", encoding="ascii")
     argv = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-input", "--quiet",
-            "--no-deps", "--only-binary=:all:", "--require-hashes", "--dest", str(folder),
+            "--no-deps", *flags, "--require-hashes", "--dest", str(folder),
             "--requirement", str(wanted)]  # fmt: skip
     try:
         done = subprocess.run(
             argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
-            timeout=_PIP_TIMEOUT_S, check=False,
+            timeout=_PIP_TIMEOUT_S, check=False, env={**os.environ, **(env or {})},
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
         raise _Refused(f"pip: {error}") from error
-    if done.returncode != 0 or not (folder / wheel).is_file():
+    if done.returncode != 0 or not (folder / file).is_file():
         said = (done.stderr or done.stdout).strip().splitlines()
         raise _Refused(f"pip: {said[-1] if said else 'it brought another file'}")
 

@@ -13,6 +13,9 @@
              |       frozen    + guest/python, time zones
              |       /
              link              + guest/shim
+
+A variant has a stage more for each of its packages, from `toolchain`, `instrumented` (for CPython's headers)
+and `cxx`, the C++ library; its `frozen` and `link` take them in, and all other stages are the same ones.
 """
 
 from __future__ import annotations
@@ -23,18 +26,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from rlm_wasm.guestbuild import assembly, compilation, libraries
+from rlm_wasm.guestbuild import assembly, compilation, libraries, packages
 from rlm_wasm.guestbuild import training_stage as training
 from rlm_wasm.guestbuild.build_context import BuildContext, Needs
 from rlm_wasm.guestbuild.build_host import find_compiler
-from rlm_wasm.guestbuild.manifest import PinnedFile
+from rlm_wasm.guestbuild.manifest import PackagePin, PinnedFile
+from rlm_wasm.guestbuild.patches import Patch
 from rlm_wasm.guestbuild.recipe import Recipe, hashes
 from rlm_wasm.guestbuild.stage_cache import Stage, stage_key
 
 # Raised when the code of a stage changes what it makes, so that old results are not taken for new.
 _REVISION: Final = {
     "toolchain": 2, "python-src": 1, "native": 1, "libraries": 1, "instrumented": 1,
-    "profile": 1, "libpython": 2, "stdlib": 1, "frozen": 2, "link": 1,
+    "profile": 1, "libpython": 2, "stdlib": 1, "frozen": 2, "link": 1, "cxx": 1, "package": 1,
 }  # fmt: skip
 
 _Make = Callable[[Recipe, BuildContext, Path, Needs], None]
@@ -48,9 +52,10 @@ def plan_stages(recipe: Recipe, context: BuildContext) -> Stage:
     def stage(
         name: str, text: str, seconds: int, needs: Sequence[Stage], make: _Make, inputs: Any,
         files: Sequence[tuple[PinnedFile, ...]] = (), check: Callable[[], object] | None = None,
+        kind: str | None = None,
     ) -> Stage:  # fmt: skip
         pins = [sorted(file.sha256 for file in group) for group in files]
-        key = stage_key(name, [_REVISION[name], [need.key for need in needs], pins, inputs])
+        key = stage_key(name, [_REVISION[kind or name], [need.key for need in needs], pins, inputs])
         maker = partial(make, recipe, context)
         return Stage(name, text, key, seconds, tuple(needs), tuple(files), maker, check)
 
@@ -97,13 +102,55 @@ def plan_stages(recipe: Recipe, context: BuildContext) -> Stage:
         [toolchain, python_src, native, compiled, instrumented, profile], compilation.make_libpython,
         [*compiling, manifest.training.use, manifest.training.merge, manifest.training.alone],
     )  # fmt: skip
+    built: list[Stage] = []
+    variant: list[Any] = []
+    if recipe.packages:
+        assert recipe.cxx is not None
+        cxx = stage(
+            "cxx", "unpacking the C++ library", 2, [toolchain], packages.make_cxx,
+            [flags.target, toolchain_pin.llvm], [(file,) for file in recipe.cxx.files],
+        )  # fmt: skip
+        built = [
+            stage(
+                pin.name, f"compiling {pin.name} {pin.version}", pin.seconds, [toolchain, cxx, instrumented],
+                partial(packages.make_package, pin),
+                [_choices(pin), flags.opt, toolchain_pin.cflags, flags.source_date_epoch,
+                 _changes(recipe.package_patches[pin.name]),
+                 hashes(_compiled_with(recipe, pin))],
+                [pin.files, (pin.cython,)], check=find_compiler, kind="package",
+            )
+            for pin in recipe.packages
+        ]  # fmt: skip
+        variant = [hashes(recipe.package_files), [[pin.name, pin.imports] for pin in recipe.packages]]
     frozen = stage(
-        "frozen", "freezing the guest's modules", 1, [python_src, native, stdlib], assembly.make_frozen,
-        [hashes(recipe.modules), hashes(recipe.tools), recipe.zones.version,
-         [[patch.file, patch.search, patch.replace] for patch in recipe.library_patches]],
+        "frozen", "freezing the guest's modules", 1, [python_src, native, stdlib, *built],
+        assembly.make_frozen,
+        [hashes(recipe.modules), hashes(recipe.tools), recipe.zones.version, _changes(recipe.library_patches),
+         *variant],
         [recipe.zones.files],
     )  # fmt: skip
+    more = [cxx, *built] if recipe.packages else []
     return stage(
-        "link", "linking", 5, [toolchain, compiled, libpython, frozen], assembly.make_link,
-        [*linking, link_flags.wrap, hashes(recipe.shim), boundary.module, boundary.imports, boundary.exports],
+        "link", "linking", 5, [toolchain, compiled, libpython, frozen, *more], assembly.make_link,
+        [*linking, link_flags.wrap, hashes(recipe.shim), boundary.module, boundary.imports, boundary.exports,
+         *variant],
     )  # fmt: skip
+
+
+def _choices(pin: PackagePin) -> dict[str, Any]:
+    """What of a package's pin decides what its own stage makes."""
+    choices = {name: value for name, value in asdict(pin).items() if name != "test_wheels"}
+    return choices | dict.fromkeys(("files", "cython", "seconds", "imports"))
+
+
+def _changes(patches: Sequence[Patch]) -> list[list[str]]:
+    return [[patch.file, patch.search, patch.replace] for patch in patches]
+
+
+def _compiled_with(recipe: Recipe, pin: PackagePin) -> dict[str, bytes]:
+    """The files of ours that a package is compiled with: the others are only frozen or linked."""
+    return {
+        name: text
+        for name, text in recipe.package_files.items()
+        if name == "describe.py" or (name.startswith(f"{pin.name}/") and name.endswith(".h"))
+    }

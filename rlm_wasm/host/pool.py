@@ -28,7 +28,14 @@ from rlm_wasm.host.remote_session import ProcessSession
 from rlm_wasm.host.session_ledger import report_bytes_max
 from rlm_wasm.host.zygote_client import ZygoteClient
 from rlm_wasm.ids import SessionId
-from rlm_wasm.limits import BoundaryLimits, CellLimits, SessionLimits, TenantLimits, WorkerLimits
+from rlm_wasm.limits import (
+    BASE_IMAGE,
+    BoundaryLimits,
+    CellLimits,
+    SessionLimits,
+    TenantLimits,
+    WorkerLimits,
+)
 from rlm_wasm.lockdown import weakest
 from rlm_wasm.protocol.process_limits import ProcessLimits
 from rlm_wasm.protocol.session_snapshot import SessionSnapshot
@@ -54,6 +61,8 @@ class PoolLimits:
     boundary: BoundaryLimits
     # The layers of the lock-down without which no worker is started.
     required_layers: tuple[str, ...]
+    # Which packages its sessions have.
+    image: str = BASE_IMAGE
 
     def process(self) -> ProcessLimits:
         """Return what the kernel lets one worker process have."""
@@ -206,7 +215,7 @@ class WorkerPool:
             self._tasks.start_soon(self._start, place.worker, slot, self._zygote_client(domain))
         try:
             slot, connection = await self._served(place.worker)
-            _require_room(limits, start)
+            _require_room(self._limits.image, limits, start)
         except BaseException:
             self._left(place.worker, tenant)
             raise
@@ -305,6 +314,7 @@ class WorkerPool:
                 self._tasks,
                 hang_ms_max=self._limits.workers.hang_ms_max,
                 places=self._zygotes,
+                image=self._limits.image,
                 on_start=self._counters.zygote_started,
             )
         return zygote_client
@@ -474,9 +484,9 @@ class WorkerPool:
         await self.aclose()
 
 
-def _require_room(limits: SessionLimits, start: SessionSnapshot | None) -> None:
+def _require_room(image: str, limits: SessionLimits, start: SessionSnapshot | None) -> None:
     """Check that a session's memory holds what it starts from. The guest was read when its zygote started."""
-    size = guest_files().guest.facts.image_bytes if start is None else start.size
+    size = guest_files(image).guest.facts.image_bytes if start is None else start.size
     if limits.memory_bytes_max < size:
         raise PolicyError(
             f"sandbox.memory_bytes_max is {limits.memory_bytes_max}, below the image's {size} bytes"

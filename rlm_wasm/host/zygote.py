@@ -34,6 +34,7 @@ from rlm_wasm.errors import InternalError
 from rlm_wasm.host.guest_files import GuestFiles, guest_files
 from rlm_wasm.host.process_handle import cpu_ms_of
 from rlm_wasm.host.zygote_launch import disown, launch
+from rlm_wasm.limits import BASE_IMAGE
 from rlm_wasm.lockdown import LAYERS, Finding, Grade, grade_of
 from rlm_wasm.protocol import zygote_messages as messages
 from rlm_wasm.protocol.process_limits import ProcessLimits
@@ -87,8 +88,12 @@ class Zygote:
         return zygote
 
     @classmethod
-    def launch(cls, entry: str, limits: ProcessLimits, *, required: Iterable[str]) -> Zygote:
+    def launch(
+        cls, entry: str, limits: ProcessLimits, *, required: Iterable[str], image: str = BASE_IMAGE
+    ) -> Zygote:
         """Start a zygote's process and tell it what it is for; `ready` says when it has come so far.
+
+        `image` names the packages that its workers' sessions have.
 
         Raises:
             ArtifactError: no guest is built, or its files are not what was built.
@@ -99,7 +104,7 @@ class Zygote:
         required = frozenset(required)
         if unknown := required - set(LAYERS):
             raise InternalError(f"no layers of a lock-down: {', '.join(sorted(unknown))}")
-        artifacts = guest_files()
+        artifacts = guest_files(image)
         zygote = cls(*launch())
         try:
             zygote._begin(entry, limits, required, artifacts)

@@ -27,6 +27,7 @@ from rlm_wasm.host.process_handle import ProcessHandle
 from rlm_wasm.host.readiness import told_in_time
 from rlm_wasm.host.zygote import CLOSE_SECONDS_MAX, START_SECONDS_MAX, Zygote
 from rlm_wasm.host.zygote_start import ZygoteStart
+from rlm_wasm.limits import BASE_IMAGE
 from rlm_wasm.lockdown import Finding, Grade
 from rlm_wasm.protocol.process_limits import ProcessLimits
 from rlm_wasm.protocol.zygote_reports import Exited, Gone, Spawned, Unheld, ZygoteGone
@@ -88,7 +89,9 @@ class ZygoteClient:
         hang_ms_max: int,
         places: anyio.Semaphore | None = None,
         on_start: Callable[[], None] = lambda: None,
+        image: str = BASE_IMAGE,
     ) -> None:
+        self._image: Final = image
         self._limits: Final = limits
         self._hang_ms_max: Final = hang_ms_max
         self._on_start: Final = on_start
@@ -229,7 +232,7 @@ class ZygoteClient:
 
     async def _start(self, life: _Life) -> None:
         """Start a zygote: an interpreter, a guest to load, a warm-up."""
-        start = ZygoteStart(ENTRY, self._limits, self._required)
+        start = ZygoteStart(ENTRY, self._limits, self._required, self._image)
         try:
             await in_thread(start.run, abandon_on_cancel=True)
         finally:

@@ -14,6 +14,7 @@ from typing import Final
 
 from rlm_wasm.host.guest_files import guest_files
 from rlm_wasm.host.interpreter import execute
+from rlm_wasm.limits import BASE_IMAGE
 from rlm_wasm.system import forks
 from rlm_wasm.system.standard_descriptors import hold_standard_descriptors
 
@@ -24,7 +25,7 @@ _launched: Final[list[tuple[subprocess.Popen[bytes], socket.socket]]] = []
 _launching: Final = forks.module_lock()
 
 
-def prelaunch() -> None:
+def prelaunch(image: str = BASE_IMAGE) -> None:
     """Start the next zygote's process now, and read what it will be given, before its limits are known.
 
     For a command that will want one zygote: the interpreter starts while the command is still imported.
@@ -39,7 +40,7 @@ def prelaunch() -> None:
         if not _launched:
             _launched.append(_launch())
             atexit.register(_discard_launched)
-    guest_files()
+    guest_files(image)
 
 
 def disown(process: subprocess.Popen[bytes], channel: socket.socket) -> None:

@@ -8,6 +8,7 @@ from typing import Final
 
 from rlm_wasm.host.guest_files import guest_files
 from rlm_wasm.host.zygote import Zygote
+from rlm_wasm.limits import BASE_IMAGE
 from rlm_wasm.protocol.process_limits import ProcessLimits
 
 
@@ -18,7 +19,10 @@ class ZygoteStart:
     be made first; starting an interpreter takes some tens.
     """
 
-    def __init__(self, entry: str, limits: ProcessLimits, required: Iterable[str]) -> None:
+    def __init__(
+        self, entry: str, limits: ProcessLimits, required: Iterable[str], image: str = BASE_IMAGE
+    ) -> None:
+        self._image: Final = image
         self._entry: Final = entry
         self._limits: Final = limits
         self._required: Final = tuple(required)
@@ -30,13 +34,13 @@ class ZygoteStart:
 
     def run(self) -> None:
         """Make the process. Raises what `Zygote.launch` raises."""
-        guest_files()
+        guest_files(self._image)
         with self._handing_over:
             if self._dropped:
                 return
             self.making = True
         try:
-            zygote = Zygote.launch(self._entry, self._limits, required=self._required)
+            zygote = Zygote.launch(self._entry, self._limits, required=self._required, image=self._image)
             with self._handing_over:
                 if not self._dropped:
                     self._zygote = zygote

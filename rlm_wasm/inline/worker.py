@@ -23,7 +23,7 @@ from rlm_wasm.ids import SessionId
 from rlm_wasm.inline.connection import InlineConnection
 from rlm_wasm.inline.loop_mailbox import LoopMailbox
 from rlm_wasm.inline.worker_loop import WorkerLoop
-from rlm_wasm.limits import NO_TENANT_LIMITS, BoundaryLimits, SessionLimits
+from rlm_wasm.limits import BASE_IMAGE, NO_TENANT_LIMITS, BoundaryLimits, SessionLimits
 from rlm_wasm.protocol.commands import Open
 from rlm_wasm.protocol.session_snapshot import SessionSnapshot
 from rlm_wasm.system.host_limits import check_host_limits
@@ -58,15 +58,20 @@ class InlineWorker:
     Closed, it makes none until it is entered again: who asks late would start a thread that is nobody's.
 
     `clock` gives nanoseconds and decides who has a turn, and for how long. Of one tenant `cells_max` cells
-    compute at one moment.
+    compute at one moment. `image` names the packages that its sessions have.
     """
 
     def __init__(
-        self, *, clock: Callable[[], int] = monotonic_ns, cells_max: int = NO_TENANT_LIMITS.cells_max
+        self,
+        *,
+        clock: Callable[[], int] = monotonic_ns,
+        cells_max: int = NO_TENANT_LIMITS.cells_max,
+        image: str = BASE_IMAGE,
     ) -> None:
+        self._image = image
         self._cell_slots = CellSlots(cells_max)
         self._clock = clock
-        self._loop = WorkerLoop(clock=clock)
+        self._loop = WorkerLoop(clock=clock, image=image)
         self._numbers = itertools.count(1)
         self._started = False
         self._closed = False
@@ -119,7 +124,7 @@ class InlineWorker:
         self._closed = True
         if self._started:
             self._started = False
-            loop, self._loop = self._loop, WorkerLoop(clock=self._clock)
+            loop, self._loop = self._loop, WorkerLoop(clock=self._clock, image=self._image)
             self._link = None
             with anyio.CancelScope(shield=True):
                 try:

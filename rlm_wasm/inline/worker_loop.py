@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from typing import Final
 
 from rlm_wasm.errors import InternalError, UsageError
 from rlm_wasm.inline.guest_loader import load_guest_program
+from rlm_wasm.limits import BASE_IMAGE
 from rlm_wasm.protocol.commands import Command
 from rlm_wasm.system import forks
 from rlm_wasm.system.os_errors import wrap_os_error
@@ -45,12 +47,15 @@ class WorkerLoop:
     """Runs sessions on a thread of its own, where no signal handler runs, and lends them for a moment.
 
     While it has nothing to do it prepares sessions ahead of need, at most `prepared_max`. `clock` gives
-    nanoseconds.
+    nanoseconds; `image` names the packages that its sessions have.
     """
 
-    def __init__(self, *, prepared_max: int = PREPARED_MAX, clock: Callable[[], int]) -> None:
+    def __init__(
+        self, *, prepared_max: int = PREPARED_MAX, clock: Callable[[], int], image: str = BASE_IMAGE
+    ) -> None:
         self._commands: queue.SimpleQueue[Command | _Word] = queue.SimpleQueue()
-        self._scheduler = SessionScheduler(load_guest_program, prepared_max=prepared_max, clock=clock)
+        load = functools.partial(load_guest_program, image)
+        self._scheduler = SessionScheduler(load, prepared_max=prepared_max, clock=clock)
         # Whoever holds it may touch the scheduler: the thread whenever it does not wait, or who borrows them.
         self._baton = threading.Lock()
         # Somebody wants to borrow. Without it the thread would take the baton again before he had a chance.

@@ -20,16 +20,16 @@ def extended_path(name: str, path: Path) -> Path:
     return builtin_path(name) if name in builtin_names() else path.parent / name
 
 
-def isolation_at_a_glance(name_or_path: str) -> object:
-    """Return what a policy will say of isolation, unchecked: nothing is decided by it but what begins early.
+def sandbox_at_a_glance(name_or_path: str, key: str) -> object:
+    """Return what a policy will say for a key of [sandbox], unchecked; None if it says nothing.
 
-    Whatever exception comes means that it is not known.
+    Nothing is decided by it but what begins early. Whatever exception comes means that it is not known.
     """
     path = extended_path(name_or_path, Path("_"))
     for _ in range(EXTENDS_DEPTH_MAX + 1):
         with path.open(encoding="utf-8") as file:
             data = tomllib.loads(file.read(_GLANCE_CHARS_MAX))
-        if (found := data.get("sandbox", {}).get("isolation")) is not None:
+        if (found := data.get("sandbox", {}).get(key)) is not None or EXTENDS not in data:
             return found
         path = extended_path(data[EXTENDS], path)
     return None

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Annotated, Any, Literal, TypeAlias
 
 from rlm_wasm.limits import (
+    BASE_IMAGE,
+    IMAGE_NAME,
     BoundaryLimits,
     BudgetLimits,
     Bytes64M,
@@ -33,6 +35,7 @@ ModelSpec: TypeAlias = Annotated[
 ]
 Fallbacks: TypeAlias = Annotated[tuple[ModelSpec, ...], Entries(4, least=1)]
 TenantName: TypeAlias = Annotated[str, Text(least=1, most=256)]
+ImageName: TypeAlias = Annotated[str, Text(f"^{IMAGE_NAME}$")]
 Lockdown: TypeAlias = Annotated[str | tuple[str, ...], CheckedBy(check_lockdown)]
 
 
@@ -41,6 +44,7 @@ class SandboxTable(SandboxLimits):
     """What a session is and what it is granted."""
 
     lockdown: Lockdown | None = None
+    image: ImageName = BASE_IMAGE
     # Of the key that saved snapshots are encrypted with; empty: the caller gives it each time.
     snapshot_key_env: EnvName
 

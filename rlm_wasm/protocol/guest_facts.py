@@ -32,3 +32,5 @@ class GuestFacts:
     files_limits: int
     imports: tuple[str, ...]
     exports: tuple[str, ...]
+    # With C in them, linked in: those of a variant of the guest.
+    packages: tuple[str, ...] = ()

@@ -66,7 +66,8 @@ async def replay(
     """
     inputs = recording.inputs(contexts or {})
     if worker is None:
-        find_guest()  # one that is missing would else be a difference, where the run says what it had
+        image = (recording.policy if policy is None else policy).sandbox.image
+        find_guest(image)  # one that is missing would else be a difference, where the run says what it had
     start = recording.snapshot(snapshot)
     unstated = unheard_of(recording.events) | ({} if policy is None else _policy_fields(recording))
     order = RecordedOrder(recording.events, unstated)

@@ -187,3 +187,15 @@ async def test_a_runtime_loads_a_snapshot_by_itself_and_forks_it_in_its_runs(
         snapshot.session()
     with pytest.raises(ArtifactError):
         runtime.load_snapshot(tmp_path / "saved", key=key)
+
+
+@pytest.mark.threat("T-260")
+async def test_a_snapshot_starts_no_session_of_another_image(strict: Policy) -> None:
+    other = strict.replace(sandbox={"image": "numpy"})
+    async with Sandbox(strict) as box, Sandbox(other) as other_box, await box.session() as session:
+        snapshot = await session.snapshot()
+        assert snapshot.image == "base"
+        with pytest.raises(UsageError, match=r"of the image base, and sandbox\.image is numpy"):
+            await other_box.session(snapshot=snapshot)
+        with pytest.raises(UsageError, match=r"of the image base, and sandbox\.image is numpy"):
+            await Runtime(other).ask("?", "", snapshot=snapshot)

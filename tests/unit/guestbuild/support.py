@@ -234,3 +234,48 @@ def guest_folder(folder: Path, changes: dict[str, str] | None = None) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content, encoding="utf-8")
     return folder
+
+
+_PACKAGE = """
+[[cxx]]
+toolchain = "clang-22"
+files = [{{ pool = "pool/main/c/libcxx.deb", bytes = 3, sha256 = "{a}" }}]
+[[package]]
+name = "arrays"
+version = "1.0"
+licence = "MIT"
+meson = "meson.py"
+options = ["-Dx=1"]
+flags = ["-O2"]
+cxx_flags = []
+patches = ["arrays-one"]
+extensions = ["arrays._core", "arrays.sub._more"]
+imports = ["arrays"]
+leave = []
+archives = ["-lmore"]
+seconds = 9
+cython = {{ wheel = "cython-1.0-py3-none-any.whl", bytes = 3, sha256 = "{b}" }}
+files = [{{ sdist = "arrays-1.0.tar.gz", backend = "mesonpy", bytes = 3, sha256 = "{c}" }}]
+test_wheels = [{{ wheel = "pytest-1.0-py3-none-any.whl", bytes = 3, sha256 = "{d}" }}]
+""".format(a="a" * 64, b="b" * 64, c="c" * 64, d="d" * 64)
+_PATCH = 'file = "a.c"\nsearch = "old"\nreplace = "new"\n'
+
+
+def folder_with_package(folder: Path, changes: dict[str, str] | None = None) -> Path:
+    guest_folder(folder)
+    text = _PACKAGE
+    for old, new in (changes or {}).items():
+        assert old in text
+        text = text.replace(old, new)
+    path = folder / "manifest.toml"
+    path.write_text(path.read_text() + text)
+    for name, content in {
+        "patches/arrays-one.toml": _PATCH,
+        "packages/describe.py": "print()\n",
+        "packages/rlm_packages.py": '"""First."""\n',
+        "packages/arrays/flags.h": "int flag;\n",
+        "packages/arrays/flags.c": "int flag;\n",
+    }.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+    return folder

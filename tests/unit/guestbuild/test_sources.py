@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import resource
 import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -267,3 +269,39 @@ def test_a_file_size_limit_is_reported_as_a_full_disk(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}, cwd=Path(__file__).parents[3],
     )  # fmt: skip
     assert "GuestBuildError: the disk is full" in done.stderr
+
+
+def sdist(path: Path, trace: Path) -> bytes:
+    """A source distribution that leaves a trace if any of it runs."""
+    text = f"open({str(trace)!r}, 'w')\n"
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in {
+            "pyproject.toml": '[build-system]\nrequires = ["absent"]\nbuild-backend = "mesonpy"\n',
+            "PKG-INFO": "Metadata-Version: 2.1\nName: arrays\nVersion: 1.0\n",
+            "mesonpy.py": text,
+            "setup.py": text,
+        }.items():
+            info = tarfile.TarInfo(f"arrays-1.0/{name}")
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content.encode()))
+    return path.read_bytes()
+
+
+def test_a_source_distribution_comes_by_pip_and_nothing_of_it_runs(tmp_path: Path, index: Path) -> None:
+    trace = tmp_path / "trace"
+    content = sdist(index / "arrays-1.0.tar.gz", trace)
+    digest = hashlib.sha256(content).hexdigest()
+    file = PinnedFile(digest, len(content), None, (), sdist="arrays-1.0.tar.gz", backend="mesonpy")
+    assert store(tmp_path / "down").fetch(file).read_bytes() == content
+    assert not trace.exists()
+
+
+def test_a_source_distribution_with_other_bytes_is_refused_before_it_is_unpacked(
+    tmp_path: Path, index: Path
+) -> None:
+    trace = tmp_path / "trace"
+    content = sdist(index / "arrays-1.0.tar.gz", trace)
+    file = PinnedFile("f" * 64, len(content), None, (), sdist="arrays-1.0.tar.gz", backend="mesonpy")
+    with pytest.raises(SourceUnavailable, match=r"pip \(arrays-1\.0\.tar\.gz\): pip: "):
+        store(tmp_path / "down").fetch(file)
+    assert not trace.exists()

@@ -12,7 +12,7 @@ import pytest
 
 from rlm_wasm.errors import PolicyError
 from rlm_wasm.policy.builtin import builtin_names, builtin_path
-from rlm_wasm.policy.extends import EXTENDS_DEPTH_MAX, isolation_at_a_glance
+from rlm_wasm.policy.extends import EXTENDS_DEPTH_MAX, sandbox_at_a_glance
 from rlm_wasm.policy.inherit import read_inherited
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.policy.render import to_toml, with_comments
@@ -200,11 +200,11 @@ def test_the_text_in_force_is_the_whole_policy_without_a_word_of_extends(write: 
 
 
 def test_a_glance_follows_what_is_extended(write: Write) -> None:
-    assert isolation_at_a_glance("strict") == "session"
+    assert sandbox_at_a_glance("strict", "isolation") == "session"
     write('extends = "standard"\n[sandbox]\nisolation = "inline"\n', "base.toml")
-    assert isolation_at_a_glance(str(write('extends = "base.toml"\n'))) == "inline"
+    assert sandbox_at_a_glance(str(write('extends = "base.toml"\n')), "isolation") == "inline"
     circle = write('extends = "p.toml"\n')
-    assert isolation_at_a_glance(str(circle)) is None
+    assert sandbox_at_a_glance(str(circle), "isolation") is None
 
 
 def shown(path: Path) -> list[str]:

@@ -137,6 +137,7 @@ def test_no_key_of_any_table_has_a_default_except_endpoints_layers_inputs_and_wh
         ("QueryLimits", "output_tokens_retry_max"),
         ("ModelsTable", "fallback"),
         ("ModelsTable", "sub_up_to_bytes"),
+        ("SandboxTable", "image"),
         ("ModelsTable", "settings"),
         # Which keys a provider must have depends on its kind: `policy.provider_rules` says so.
         *(("ProviderTable", field.name) for field in dataclasses.fields(ProviderTable)),
@@ -426,3 +427,11 @@ def test_no_override_changes_nothing(strict):
 def test_bad_override_is_refused(strict, spec):
     with pytest.raises(PolicyError, match=r"^model override: models\.root: "):
         strict.with_models(root=spec)
+
+
+@pytest.mark.parametrize("name", ["", "Numpy", "../numpy", "numpy\n", "a" * 65, "-x", 7, None, ["numpy"]])
+def test_an_image_has_a_plain_name(strict: Policy, name: object) -> None:
+    assert strict.sandbox.image == "base"
+    assert strict.replace(sandbox={"image": "numpy"}).sandbox.image == "numpy"
+    with pytest.raises(PolicyError, match=r"sandbox\.image"):
+        strict.replace(sandbox={"image": name})
