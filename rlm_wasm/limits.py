@@ -127,6 +127,8 @@ class SandboxLimits:
 INPUT_RATIO_FROM_BYTES: Final = MIB
 # What a decompressor may take for its own work: enough for what `xz -9` and `zstd --long` write.
 INPUT_UNPACKING_BYTES_MAX: Final = 128 * MIB
+# The largest .gitignore that is read in a folder.
+INPUT_IGNORE_BYTES_MAX: Final = 64 * KIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +139,17 @@ class InputLimits:
     ratio_max: Annotated[int, Range(gt=0, le=1_000_000)]
     # How many values a JSON file may hold and still be given as a value: the host makes an object of each.
     json_values_max: Count
+    # How many files one folder, or one path with wildcards, may give.
+    files_max: Count
+    # How many entries of folders, and lines of their ignore files, are looked at for one input, and how deep.
+    entries_max: Count
+    depth_max: Annotated[int, Range(gt=0, le=200)]
 
 
 # Of a policy without the table.
-COMMON_INPUT_LIMITS: Final = InputLimits(ratio_max=200, json_values_max=2_000_000)
+COMMON_INPUT_LIMITS: Final = InputLimits(
+    ratio_max=200, json_values_max=2_000_000, files_max=5_000, entries_max=100_000, depth_max=64
+)
 
 
 @dataclass(frozen=True, slots=True)

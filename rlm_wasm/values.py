@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from datetime import date, datetime, time
 from enum import Enum
 from itertools import accumulate
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Self, TypeAlias
 
 import msgspec
 
@@ -45,7 +45,7 @@ class JsonText(str):
     length: int
 
     @classmethod
-    def of(cls, value: object, name: str = "value") -> JsonText:
+    def of(cls, value: object, name: str = "value") -> Self:
         """Return the text of a value, by the rule above. Raises NoJsonForm, which calls it by its name."""
         plain = _plain(value, name, 0)
         try:
@@ -58,7 +58,7 @@ class JsonText(str):
         return made
 
     @classmethod
-    def recorded(cls, text: str, name: str) -> JsonText:
+    def recorded(cls, text: str, name: str) -> Self:
         """Return the text of a value again that was written out. Raises NoJsonForm: it is no JSON."""
         try:
             return cls.of(json.loads(text), name)

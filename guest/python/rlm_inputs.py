@@ -26,19 +26,28 @@ def read_document(text):
 
 
 def add(about, value):
-    """Make the file of an input, and return what its variable is bound to."""
+    """Make the file of an input, or the files of a folder, and return what its variable is bound to."""
     name = bytes.fromhex(about["file"])
     path = b"/inputs/" + name
-    try:
-        _rlm.add_input(path, about["number"])
-    except OSError:
-        pass  # the cells before have removed the folder, or made one of that name: it is theirs
+    if about["folder"]:
+        # The files are the texts of the dict, in its order.
+        for number, below in enumerate(value, about["number"]):
+            _add_file(path + b"/" + os.fsencode(below), number)
+        return value
+    _add_file(path, about["number"])
     if not about["lazy"]:
         return value
     _teach_len()
     _teach_re()
     kind = LazyText if about["lazy"] == "text" else LazyBytes
     return kind(about["number"], os.fsdecode(path), about["name"])
+
+
+def _add_file(path, number):
+    try:
+        _rlm.add_input(path, number)
+    except OSError:
+        pass  # the cells before have removed the folder, or made one of that name: it is theirs
 
 
 class _File(io.RawIOBase):

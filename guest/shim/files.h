@@ -7,7 +7,8 @@
 /* Makes the folders that every session has, and opens the root for wasi-libc. Once, before any path is
  * used: OK, or a status. */
 int files_start(void);
-/* Makes a file of input `number`, in the place of what has its name: OK, or a status. */
+/* Makes a file of input `number`, in the place of what has its name, and the folders between /inputs and it:
+ * OK, or a status. */
 int files_add_input(const char *path, uint32_t number);
 /* By which a file that is an input is told from all others. */
 #define FILES_DEVICE_OF_INPUTS 2

@@ -469,6 +469,13 @@ i32 W(path_unlink_file)(i32 fd, const char *path, uint32_t length) {
 }
 
 int files_add_input(const char *path, uint32_t number) {
+  /* The folders between /inputs, which a cell may have removed for good, and the file. */
+  const char *slash = strchr(path, '/');
+  slash = slash != NULL ? strchr(slash + 1, '/') : NULL;
+  while (slash != NULL && (slash = strchr(slash + 1, '/')) != NULL) {
+    int status = tree_make_folder((struct where){path_root, path, (size_t)(slash - path)});
+    if (status != OK && status != EXIST) return status;
+  }
   return tree_add_input((struct where){path_root, path, strlen(path)}, number);
 }
 

@@ -11,10 +11,12 @@ from rlm_wasm.api.arguments import check_policy
 from rlm_wasm.engine.contexts import InputValue, apart, check_name
 from rlm_wasm.errors import UsageError
 from rlm_wasm.host.input_file import InputFile
-from rlm_wasm.inputs.file_input import Reading, read_file_input, stays_where_it_is
+from rlm_wasm.inputs.file_input import Reading, stays_where_it_is
+from rlm_wasm.inputs.folder_choice import FolderChoice
 from rlm_wasm.inputs.given import InputRead
 from rlm_wasm.inputs.kinds import checked_kind
 from rlm_wasm.inputs.open_file import STDIN
+from rlm_wasm.inputs.place import read_input_at
 from rlm_wasm.inputs.text_encoding import checked_encodings
 from rlm_wasm.inputs.variable_names import named
 from rlm_wasm.policy.model import Policy
@@ -37,7 +39,15 @@ class Inputs(Mapping[str, InputValue]):
 
     @classmethod
     def read(
-        cls, policy: Policy, files: InputPaths, *, kind: str = "auto", encoding: str | None = None
+        cls,
+        policy: Policy,
+        files: InputPaths,
+        *,
+        kind: str = "auto",
+        encoding: str | None = None,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        everything: bool = False,
     ) -> Self:
         """Read `files`: one path, several, or a mapping of variable names to paths; ``-`` is standard input.
 
@@ -49,24 +59,38 @@ class Inputs(Mapping[str, InputValue]):
         `kind` is ``auto`` (JSON and JSON lines as values, by the end of the name, all else as text),
         ``text``, ``json``, ``jsonl`` or ``bytes``. `docs/inputs.md` has a table of what each file becomes.
 
+        A folder, or a path with wildcards, is one input: a dict of its files' texts by their paths. Links,
+        sockets, pipes and devices in it are left out, and so are `.git`, `.env*` and what its .gitignore
+        files name, unless `everything` is wanted. `include` and `exclude` are patterns as those have them.
+
         Raises:
-            InputTooLarge: a file is larger than `sandbox.context_bytes_max`, is packed more densely than
-                `inputs.ratio_max`, or takes too much memory to be unpacked.
+            InputTooLarge: a file or folder is larger than `sandbox.context_bytes_max`, is packed more densely
+                than `inputs.ratio_max`, takes too much memory to be unpacked, or has more files, entries or
+                levels than the table [inputs] or `sandbox.files_max` allows.
             InputDamaged: a packed file does not unpack.
             InputNotText: a file is binary, or text in another encoding.
             InputError: a file cannot be read, changed meanwhile, or is no JSON and was to be.
             UsageError: an argument is none of these; a name or standard input is used twice.
         """
         check_policy(policy)
-        return cls.read_pairs(policy, _pairs(files), kind=kind, encoding=encoding)
+        choice = FolderChoice(_patterns(include), _patterns(exclude), everything)
+        return cls.read_pairs(policy, _pairs(files), kind=kind, encoding=encoding, choice=choice)
 
     @classmethod
     def read_pairs(
-        cls, policy: Policy, pairs: Sequence[tuple[str | None, str]], *, kind: str, encoding: str | None
+        cls,
+        policy: Policy,
+        pairs: Sequence[tuple[str | None, str]],
+        *,
+        kind: str,
+        encoding: str | None,
+        choice: FolderChoice,
     ) -> Self:
         """Read files of which some were given a variable name, the others None. Raises as `read` does."""
         bounds = policy.sandbox.context_bytes_max, policy.input_limits()
-        reading = Reading(*bounds, checked_kind(kind), checked_encodings(encoding))
+        reading = Reading(
+            *bounds, checked_kind(kind), checked_encodings(encoding), choice, policy.sandbox.files_max
+        )
         names = named([name for name, _ in pairs])
         for name in names:
             check_name(name)
@@ -74,7 +98,7 @@ class Inputs(Mapping[str, InputValue]):
             raise UsageError("standard input can be read once only")
         return cls(
             [
-                stays_where_it_is(name, file, reading) or read_file_input(name, file, reading)
+                stays_where_it_is(name, file, reading) or read_input_at(name, file, reading)
                 for name, (_, file) in zip(names, pairs, strict=True)
             ]
         )
@@ -110,6 +134,7 @@ class Inputs(Mapping[str, InputValue]):
                 "source": item.source,
                 "files": [asdict(file) for file in item.files],
             }
+            | ({"left_out": _left_out(item)} if item.kind == "folder" else {})
             for item in self.items_read
         ]
         return {"inputs": read} if read else {}
@@ -119,6 +144,16 @@ def _value(item: InputRead) -> InputValue:
     if item.value is None:
         return InputFile(item.source, as_bytes=item.kind == "bytes")
     return item.value
+
+
+def _left_out(item: InputRead) -> list[dict[str, Any]]:
+    return [{"reason": reason} | asdict(found) for reason, found in item.left_out.items()]
+
+
+def _patterns(patterns: object) -> tuple[str, ...]:
+    if isinstance(patterns, str) or not isinstance(patterns, Sequence):
+        raise UsageError("include and exclude are several patterns, such as a list of them")
+    return tuple(map(str, patterns))
 
 
 def _pairs(files: InputPaths) -> list[tuple[str | None, str]]:

@@ -134,7 +134,10 @@ KINDS: Final[dict[str, Kind]] = {
             "guest_image_sha256": Field("str", "of the guest's base image"),
             "question_chars": Field("int", "length of the question"),
             "contexts": Field("[str]", "names of the inputs"),
-            "context_types": Field("[str]", "str, bytes, LazyText, …; list, … of one that came as JSON"),
+            "context_types": Field(
+                "[str]",
+                "str, bytes, LazyText, …; list, … of one that came as JSON; folder of the texts of one",
+            ),
             "context_lengths": Field("[int]", "in characters or bytes; a lazy one's in bytes"),
             "question": Field("str", "the question", text=True, optional=True),
             "policy": Field("str", "the policy as TOML", text=True, optional=True),

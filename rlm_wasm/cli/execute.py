@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     help="Use the packages of this image, in the place of the policy's `sandbox.image`.",
 )  # fmt: skip
 @input_options("An input for the guest.")
-@click.option("--in", "files", multiple=True, metavar="FILE", help="A file for the guest, in /inputs.")
+@click.option("--in", "files", multiple=True, metavar="PATH", help="A file or folder for /inputs.")
 @click.option("--out", "folder", metavar="DIR", help="Copy what the code leaves in /out into DIR.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def execute(
@@ -62,7 +62,7 @@ def execute(
     ready()
     source = read_source(file, bytes_max=policy.cell.source_bytes_max)
     given = inputs.read(policy, stdin_taken=file == STDIN)
-    given_files = read_files(files, bytes_max=policy.sandbox.files_bytes_max)
+    given_files = read_files(files, inputs.choice(), policy)
 
     async def main() -> tuple[CellResult, int, str, bool]:
         async with Sandbox(policy) as sandbox, await sandbox.session() as session:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from rlm_wasm.cli.output import note
 from rlm_wasm.errors import UsageError
 
 if TYPE_CHECKING:
     from rlm_wasm.api.inputs import Inputs
     from rlm_wasm.engine.contexts import InputValue
+    from rlm_wasm.inputs.folder_choice import FolderChoice
     from rlm_wasm.policy.model import Policy
 
 STDIN: Final = "-"
@@ -28,6 +30,9 @@ class InputOptions:
     contexts: tuple[str, ...]
     kind: str
     encoding: str | None
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    everything: bool
 
     def read(self, policy: Policy, *, stdin_taken: bool = False) -> Inputs:
         """Read them. `stdin_taken` says that standard input was something else already.
@@ -36,11 +41,16 @@ class InputOptions:
             UsageError: as `rlm_wasm.Inputs.read`.
         """
         from rlm_wasm.api.inputs import Inputs
+        from rlm_wasm.inputs.folder_input import told_of_left_out
 
         pairs = self._pairs()
         if stdin_taken and any(file == STDIN for _, file in pairs):
             raise UsageError("standard input can be read once only")
-        return Inputs.read_pairs(policy, pairs, kind=self.kind, encoding=self.encoding)
+        read = Inputs.read_pairs(policy, pairs, kind=self.kind, encoding=self.encoding, choice=self.choice())
+        for item in read.items_read:
+            if told := told_of_left_out(item.source, len(item.files), item.left_out):
+                note(told)
+        return read
 
     def read_again(self, policy: Policy, types: Mapping[str, str]) -> dict[str, InputValue]:
         """Read inputs of a recorded run, each as what it was then, by the type that it had in the guest."""
@@ -56,8 +66,16 @@ class InputOptions:
                 found[name] = InputFile(file, as_bytes=types[name] == "LazyBytes")
                 continue
             kind = kinds.get(types.get(name, ""), self.kind)
-            found |= Inputs.read_pairs(policy, [(name, file)], kind=kind, encoding=self.encoding)
+            found |= Inputs.read_pairs(
+                policy, [(name, file)], kind=kind, encoding=self.encoding, choice=self.choice()
+            )
         return found
+
+    def choice(self) -> FolderChoice:
+        """Return what of folders is wanted. Raises UsageError for what is no pattern."""
+        from rlm_wasm.inputs.folder_choice import FolderChoice
+
+        return FolderChoice(self.include, self.exclude, self.everything)
 
     def _pairs(self) -> list[tuple[str | None, str]]:
         from rlm_wasm.inputs.variable_names import split
@@ -71,9 +89,9 @@ def input_options(about: str | None) -> Callable[[Callable[..., int]], Callable[
     `about` is what is said of the option that names one; None: arguments do, and there is no such option.
     """
     named = (
-        click.argument("contexts", nargs=-1, metavar="[[NAME=]FILE|-]…")
+        click.argument("contexts", nargs=-1, metavar="[[NAME=]PATH|-]…")
         if about is None
-        else click.option("--context", "contexts", multiple=True, metavar="[NAME=]FILE|-", help=about)
+        else click.option("--context", "contexts", multiple=True, metavar="[NAME=]PATH|-", help=about)
     )
 
     def decorate(command: Callable[..., int]) -> Callable[..., int]:
@@ -87,31 +105,54 @@ def input_options(about: str | None) -> Callable[[Callable[..., int]], Callable[
             "--encoding", metavar="NAME[,NAME…]",
             help="Encodings to try on texts without a byte-order mark, in the place of UTF-8.",
         )  # fmt: skip
+        @click.option("--include", multiple=True, metavar="PATTERN", help="Of a folder, these files alone.")
+        @click.option("--exclude", multiple=True, metavar="PATTERN", help="Of a folder, not these files.")
+        @click.option(
+            "--all", "everything", is_flag=True,
+            help="Of a folder, also .git, .env* and what its .gitignore files name.",
+        )  # fmt: skip
         @wraps(command)
-        def wrapped(
-            *, contexts: tuple[str, ...], kind: str, as_bytes: bool, encoding: str | None, **others: Any
-        ) -> int:
-            return command(inputs=InputOptions(contexts, "bytes" if as_bytes else kind, encoding), **others)
+        def wrapped(*, kind: str, as_bytes: bool, **others: Any) -> int:
+            own = {
+                field.name: others.pop(field.name) for field in fields(InputOptions) if field.name != "kind"
+            }
+            return command(inputs=InputOptions(kind="bytes" if as_bytes else kind, **own), **others)
 
         return wrapped
 
     return decorate
 
 
-def read_files(arguments: tuple[str, ...], *, bytes_max: int) -> dict[str, bytes]:
-    """Return the contents of files by their names without folders.
+def read_files(arguments: tuple[str, ...], choice: FolderChoice, policy: Policy) -> dict[str, bytes]:
+    """Return the contents of files, and of the files of folders, by their names below /inputs.
 
     Raises:
-        UsageError: a file is missing, unreadable or too large, or two have one name.
+        UsageError: one is missing, unreadable or too large, they are too many, or two have one name.
     """
+    from rlm_wasm.inputs.folder_input import FILES_KEY, read_folder_files, told_of_left_out
     from rlm_wasm.inputs.open_file import read_whole
 
+    bytes_max = policy.sandbox.files_bytes_max
     files: dict[str, bytes] = {}
+    names = set()
     for argument in arguments:
-        name = os.path.basename(argument)
-        if name in files:
-            raise UsageError(f"two files are called {name!a}")
-        files[name] = read_whole(argument, bytes_max, "sandbox.files_bytes_max")
+        if os.path.isdir(argument):
+            name, found, left_out = read_folder_files(
+                argument,
+                choice,
+                policy.input_limits(),
+                bytes_max=bytes_max,
+                files_max=policy.sandbox.files_max,
+            )
+            if told := told_of_left_out(argument, len(found), left_out):
+                note(told)
+            files |= {f"{name}/{path}": data for path, data in found.items()}
+        else:
+            name = os.path.basename(argument)
+            files[name] = read_whole(argument, bytes_max, FILES_KEY)
+        if name in names:
+            raise UsageError(f"two files or folders are called {name!a}")
+        names.add(name)
     return files
 
 

@@ -11,6 +11,19 @@ from rlm_wasm.limits import ObservationLimits
 
 PEEK_CHARS_MAX: Final = 500
 CHILD_QUESTION_CHARS_MAX: Final = 4_000
+# Of a folder, so many files are listed, and so much is written of each name and of all of them.
+FILES_SHOWN_MAX: Final = 50
+_PATH_CHARS_MAX: Final = 200
+_LISTING_CHARS_MAX: Final = 8_000
+
+
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """What the model is told of a file of a folder: its path, its characters, of a table its first line."""
+
+    path: str
+    length: int
+    first_line: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +40,8 @@ class ContextFacts:
     # Its name in /inputs, if it is a file as well, and whether it stays there because it is too large.
     file: str = ""
     lazy: bool = False
+    # Of a folder: its first files. The variable is a dict of the texts of all.
+    listing: tuple[FileFacts, ...] = ()
 
 
 _WORK: Final = """\
@@ -89,6 +104,10 @@ _LAZY: Final = (
     "need of it: `{name}[a:b]`, `for line in {name}`, `{name}.find(s)`, `{name}.count(s)`, `s in {name}`, "
     "`{name}.finditer(pattern)`, `len({name})`, `{name}.size` (bytes, at once), and `open({path})`. What "
     "would take all of it into memory raises a MemoryError."
+)
+_FOLDER: Final = (
+    "It is a folder: `{name}[path]` is the text of a file, a str, by its path in there. Each is a file as "
+    "well, in the folder {path}. Its files:"
 )
 _FINISH_ANSWER: Final = """\
 To finish, run a block that sets
@@ -153,9 +172,27 @@ def _file_lines(facts: ContextFacts) -> list[str]:
         return []
     # The name is whoever's who named the file: as Python writes it, in one line.
     path = repr(f"/inputs/{facts.file}")
+    if facts.listing:
+        return [_FOLDER.format(name=facts.name, path=path), *_listing(facts)]
     if facts.lazy:
         return [_LAZY.format(name=facts.name, path=path)]
     return [f"It is the file {path} as well."]
+
+
+def _listing(facts: ContextFacts) -> list[str]:
+    lines, left = [], _LISTING_CHARS_MAX
+    for file in facts.listing[:FILES_SHOWN_MAX]:
+        # Names and first lines are whoever's who made the files: as Python writes them, in one line each.
+        path = repr(file.path) if len(file.path) <= _PATH_CHARS_MAX else f"{file.path[:_PATH_CHARS_MAX]!r}…"
+        first = f", whose first line is {file.first_line[:_PATH_CHARS_MAX]!r}" if file.first_line else ""
+        line = f"- {path}: {file.length} characters{first}"
+        left -= len(line)
+        if left < 0:
+            break
+        lines.append(line)
+    if (more := facts.length - len(lines)) > 0:
+        lines.append(f"- and {more} more: sorted({facts.name}) has all paths")
+    return lines
 
 
 def child_question(prompt: str) -> str:

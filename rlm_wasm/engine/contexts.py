@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import count
+from itertools import count, islice
 from keyword import iskeyword
 from typing import Final, TypeAlias
 from unicodedata import normalize
 
-from rlm_wasm.conversation.prompts import PEEK_CHARS_MAX, ContextFacts
+from rlm_wasm.conversation.prompts import FILES_SHOWN_MAX, PEEK_CHARS_MAX, ContextFacts, FileFacts
 from rlm_wasm.errors import UsageError
+from rlm_wasm.folder_text import FOLDER_TYPE, FolderText
 from rlm_wasm.host.input_file import InputChanged, InputFile
 from rlm_wasm.values import JsonText
 
@@ -35,6 +36,8 @@ Contexts: TypeAlias = (
 InputValue: TypeAlias = str | bytes | InputFile
 # Of a file that stays where it is, so much is read for the model to see.
 _PEEK_BYTES: Final = 4 * PEEK_CHARS_MAX
+# Whose first line names what is in the others.
+_TABLES: Final = (".csv", ".tsv")
 _IS_NAMES: Final = "a mapping gives inputs by name; to give one as a value: {'context': mapping}"
 
 
@@ -90,6 +93,8 @@ def apart(names: Mapping[str, str]) -> dict[str, str]:
 
 def read_input(name: str, text: str, type_name: str) -> str | bytes:
     """Return the input of this type whose text was recorded, or is given again. Raises NoJsonForm."""
+    if type_name == FOLDER_TYPE:
+        return FolderText.recorded(text, name)
     return text if type_name in ("str", "bytes") else JsonText.recorded(text, name)
 
 
@@ -122,6 +127,7 @@ def describe(
             size=0 if isinstance(value, InputFile) else len(value),
             file=files[name],
             lazy=isinstance(value, InputFile),
+            listing=_listing(value) if isinstance(value, FolderText) else (),
         )
         for name, value in named.items()
     )
@@ -130,6 +136,11 @@ def describe(
 def type_name(value: InputValue) -> str:
     """Return the type that an input has in the guest."""
     return value.type_name if isinstance(value, JsonText | InputFile) else type(value).__name__
+
+
+def recorded_type(value: InputValue) -> str:
+    """Return the type that a log has of an input: by it a folder is told from a dict."""
+    return FOLDER_TYPE if isinstance(value, FolderText) else type_name(value)
 
 
 def length(value: InputValue) -> int:
@@ -142,7 +153,21 @@ def copied_size(values: Iterable[InputValue]) -> int:
     return sum(0 if isinstance(value, InputFile) else len(value) for value in values)
 
 
+def _listing(folder: FolderText) -> tuple[FileFacts, ...]:
+    return tuple(
+        FileFacts(path, len(text), _first_line(path, text))
+        for path, text in islice(folder.files.items(), FILES_SHOWN_MAX)
+    )
+
+
+def _first_line(path: str, text: str) -> str:
+    is_table = path.lower().rpartition("/")[2].removesuffix(".gz").endswith(_TABLES)
+    return text[:PEEK_CHARS_MAX].partition("\n")[0].rstrip("\r") if is_table else ""
+
+
 def _peek(value: InputValue) -> str:
+    if isinstance(value, FolderText):
+        return ""
     if isinstance(value, InputFile):
         try:
             head = value.read(0, _PEEK_BYTES)

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Final
 
 from rlm_wasm.artifacts.installed import find_guest
-from rlm_wasm.engine.contexts import InputValue, length, type_name
+from rlm_wasm.engine.contexts import InputValue, length, recorded_type
 from rlm_wasm.engine.starting_state import StartingState
 from rlm_wasm.errors import ArtifactError, UsageError
 from rlm_wasm.host.input_file import HASHED_AT_ONCE_BYTES, InputChanged, InputFile
@@ -65,7 +65,7 @@ async def description(
         "guest_image_sha256": image,
         "question_chars": len(question),
         "contexts": list(contexts),
-        "context_types": [type_name(value) for value in contexts.values()],
+        "context_types": [recorded_type(value) for value in contexts.values()],
         "context_lengths": [length(value) for value in contexts.values()],
     }
     if not policy.texts:

@@ -8,11 +8,12 @@ from functools import partial
 from typing import Final, Protocol
 
 from rlm_wasm.errors import UsageError
+from rlm_wasm.folder_text import FolderText
 from rlm_wasm.host.input_file import InputFile
 from rlm_wasm.protocol.input_value import FILE_NAME_BYTES_MAX, HeldInput
 
-# So many files a session's inputs can be.
-INPUTS_MAX: Final = 10_000
+# So many files a session's inputs can be: several folders of as many as one may have.
+INPUTS_MAX: Final = 50_000
 # Of a str, the bytes of so many characters are made at a time.
 _PAGE_CHARS: Final = 1 << 16
 
@@ -100,17 +101,20 @@ def _copied(part: bytes | memoryview, buffer: bytearray | memoryview) -> int:
     return len(part)
 
 
-def _source(value: str | bytes | InputFile) -> InputSource:
+def _sources(value: str | bytes | InputFile) -> list[InputSource]:
     if isinstance(value, InputFile):
-        return value
-    return BytesInMemory(value) if isinstance(value, bytes) else TextInMemory(value)
+        return [value]
+    if isinstance(value, FolderText):
+        return [TextInMemory(text) for text in value.files.values()]
+    return [BytesInMemory(value) if isinstance(value, bytes) else TextInMemory(value)]
 
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    source: InputSource
     variable: str
     file: bytes
+    # One, or those of a folder's files.
+    numbers: range
 
 
 class HeldInputs:
@@ -122,13 +126,14 @@ class HeldInputs:
 
     def __init__(self) -> None:
         self._entries: dict[int, _Held] = {}
+        self._sources: dict[int, InputSource] = {}
         self._by_variable: dict[str, int] = {}
         self._by_file: dict[bytes, int] = {}
         self._last = 0
 
     def begin_with(self, held: HeldInputs) -> None:
         """Have the inputs of what this session is a fork of, under their numbers."""
-        self._entries, self._last = dict(held._entries), held._last
+        self._entries, self._sources, self._last = dict(held._entries), dict(held._sources), held._last
         self._by_variable, self._by_file = dict(held._by_variable), dict(held._by_file)
 
     def copy(self) -> HeldInputs:
@@ -140,19 +145,25 @@ class HeldInputs:
     def add(self, variable: str, file: str, value: str | bytes | InputFile) -> HeldInput:
         """Take an input under a number of its own, until it is `keep`t in the place of another, or `drop`ped.
 
+        The files of a folder have the numbers from that one on.
+
         Raises:
             UsageError: no file can be called so, or there are too many.
         """
         raw = file.encode("utf-8", "replace")
         if not 0 < len(raw) <= FILE_NAME_BYTES_MAX or b"/" in raw or b"\0" in raw or raw in (b".", b".."):
             raise UsageError(f"{file!a:.300} is no name of a file of at most {FILE_NAME_BYTES_MAX} bytes")
-        if len(self._entries) - len(self._replaced(variable, raw)) >= INPUTS_MAX:
+        sources = _sources(value)
+        replaced = sum(len(self._entries[number].numbers) for number in self._replaced(variable, raw))
+        if len(self._sources) - replaced + len(sources) > INPUTS_MAX:
             raise UsageError(f"a session has at most {INPUTS_MAX} inputs")
-        self._last += 1
-        self._entries[self._last] = _Held(_source(value), variable, raw)
+        numbers = range(self._last + 1, self._last + 1 + max(1, len(sources)))
+        self._last = numbers[-1]
+        self._entries[numbers[0]] = _Held(variable, raw, numbers)
+        self._sources |= zip(numbers, sources, strict=False)
         if isinstance(value, InputFile):
-            return HeldInput(self._last, raw, "bytes" if value.as_bytes else "text")
-        return HeldInput(self._last, raw)
+            return HeldInput(numbers[0], raw, "bytes" if value.as_bytes else "text")
+        return HeldInput(numbers[0], raw, folder=isinstance(value, FolderText))
 
     def keep(self, number: int) -> None:
         """Make an input what its variable and its file are: the guest has it."""
@@ -160,21 +171,22 @@ class HeldInputs:
         if entry is None:
             return  # the session was closed meanwhile
         for replaced in self._replaced(entry.variable, entry.file):
-            del self._entries[replaced]
+            self.drop(replaced)
         self._by_variable[entry.variable] = self._by_file[entry.file] = number
 
     def drop(self, number: int) -> None:
         """Forget an input that did not come to be."""
-        self._entries.pop(number, None)
+        entry = self._entries.pop(number, None)
+        for each in entry.numbers if entry is not None else ():
+            self._sources.pop(each, None)
 
     def clear(self) -> None:
         """Forget all of them: the session is over."""
-        self._entries, self._by_variable, self._by_file = {}, {}, {}
+        self._entries, self._sources, self._by_variable, self._by_file = {}, {}, {}, {}
 
     def get(self, number: int) -> InputSource | None:
         """Return an input, if it is there: a snapshot that was read from a file has none."""
-        entry = self._entries.get(number)
-        return None if entry is None else entry.source
+        return self._sources.get(number)
 
     def _replaced(self, variable: str, file: bytes) -> set[int]:
         """Return what is neither a variable nor a file any more once these two are another's."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from rlm_wasm.errors import InputError
+from rlm_wasm.inputs.folder_choice import ANY_FILE, FolderChoice
 from rlm_wasm.inputs.given import FileRead, InputRead
 from rlm_wasm.inputs.json_values import NoValue, json_value
 from rlm_wasm.inputs.kinds import InputKind, is_table, kind_by_name
@@ -35,6 +36,9 @@ class Reading:
     limits: InputLimits
     kind: InputKind = InputKind.AUTO
     encodings: tuple[str, ...] = ()
+    choice: FolderChoice = ANY_FILE
+    # How many files and folders a guest may have.
+    guest_files_max: int = 0
 
 
 class TextRead(NamedTuple):
@@ -81,7 +85,7 @@ def stays_where_it_is(name: str, file: str, reading: Reading) -> InputRead | Non
         return None
     note = f"{quoted(file)}, which stays where it is and is read a part at a time"
     read = FileRead(file, found.st_size, found.st_size, encoding=None if is_bytes else "utf-8")
-    return InputRead(name, None, "bytes" if is_bytes else "text", file, _base(file), note, (read,))
+    return InputRead(name, None, "bytes" if is_bytes else "text", file, base_name(file), note, (read,))
 
 
 def _is_no_utf_8(head: bytes) -> bool:
@@ -107,10 +111,11 @@ def read_text(opened: OpenFile, reading: Reading, bytes_max: int) -> TextRead:
 
 def quoted(file: str) -> str:
     """Return a file's name for a note: one line of bounded length, whatever it holds."""
-    return shown(file) if file == STDIN else repr(_base(file)[:_NAME_CHARS_MAX])
+    return shown(file) if file == STDIN else repr(base_name(file)[:_NAME_CHARS_MAX])
 
 
-def _base(file: str) -> str:
+def base_name(file: str) -> str:
+    """Return a file's real name, without folders."""
     return "stdin" if file == STDIN else os.path.basename(os.path.normpath(file))
 
 
@@ -157,4 +162,4 @@ def _valued(name: str, file: str, text: str, read: FileRead, reading: Reading) -
 
 
 def _input(name: str, file: str, value: str | bytes, kind: str, note: str, read: FileRead) -> InputRead:
-    return InputRead(name, value, kind, file, _base(file), note, (read,))
+    return InputRead(name, value, kind, file, base_name(file), note, (read,))

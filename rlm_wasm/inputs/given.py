@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,13 +23,22 @@ class FileRead:
     grew: bool = False
 
 
+@dataclass(slots=True)
+class LeftOutFiles:
+    """Files or folders that were left out for one reason: how many, and which came first."""
+
+    count: int
+    first: str
+
+
 @dataclass(frozen=True, slots=True)
 class InputRead:
     """An input: the variable it is bound to, its value, the file or folder it came from.
 
     `value` is None of a file that stays where it is, too large for a guest to hold. `kind` is text, json,
     jsonl, bytes or folder. `file` is the real name, without folders, of the file or folder, and `source` how
-    it was given. `note` is what there is to say of it besides its type and size.
+    it was given. `note` is what there is to say of it besides its type and size. Of a folder, `left_out` says
+    what was not read: how many files, and the first of them, by the reason.
     """
 
     name: str
@@ -38,3 +48,4 @@ class InputRead:
     file: str
     note: str
     files: tuple[FileRead, ...]
+    left_out: Mapping[str, LeftOutFiles] = field(default_factory=dict)

@@ -77,6 +77,13 @@ class OpenFile:
         if not self._borrowed:
             os.close(self._descriptor)
 
+    def head(self, bytes_max: int) -> bytes:
+        """Return how a regular file begins, without reading on from there. Raises InputError."""
+        try:
+            return os.pread(self._descriptor, bytes_max, 0)
+        except OSError as error:
+            raise unreadable(self.file, error) from error
+
     def pieces(self, bytes_max: int, key: str) -> Iterator[bytes]:
         """Yield what it holds; at most `bytes_max` bytes, the limit that the policy calls `key`.
 

@@ -28,7 +28,7 @@ _NOTATIONS: Final = frozenset(
     {"idna", "punycode", "raw_unicode_escape", "undefined", "unicode_escape", "utf-7", "mbcs", "oem"}
 )
 # Where a NUL says that a file is no text.
-_LOOKED_AT_BYTES: Final = 8_192
+LOOKED_AT_BYTES: Final = 8_192
 _BEGINNINGS: Final = (
     (b"%PDF-", "a PDF"),
     (b"PK\x03\x04", "a ZIP archive, or a document that is one"),
@@ -100,12 +100,17 @@ def decoded(data: bytes, file: str, encodings: tuple[str, ...] = ()) -> DecodedT
     )
 
 
+def is_binary(head: bytes) -> bool:
+    """Whether a file that begins so is no text, for whoever names no encoding."""
+    return not head.startswith(tuple(mark for mark, _ in _MARKS)) and _binary(head) is not None
+
+
 def _binary(data: bytes) -> str | None:
     """Return what a file is that is no text by its beginning; None of what may be text."""
     for beginning, kind in _BEGINNINGS:
         if data.startswith(beginning):
             return kind
-    head = data[:_LOOKED_AT_BYTES]
+    head = data[:LOOKED_AT_BYTES]
     if b"\0" not in head:
         return None
     for encoding, zeros in (("utf-16-le", head[1::2]), ("utf-16-be", head[::2])):

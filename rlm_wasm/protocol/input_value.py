@@ -23,12 +23,15 @@ _FILE_MARK: Final = b"input:"
 class HeldInput:
     """What of an input lies with the host, under a number: the file of this name in /inputs.
 
-    `lazy` is "text" or "bytes" where the variable is no copy of it either, and empty where it is one.
+    `lazy` is "text" or "bytes" where the variable is no copy of it either, and empty where it is one. Of a
+    `folder` the files are the texts of the dict that comes with it, in its order, by the numbers from
+    `number` on.
     """
 
     number: int
     file: bytes
     lazy: Literal["", "text", "bytes"] = ""
+    folder: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,5 +98,6 @@ def _key(name: bytes, is_json: bool, held: HeldInput | None) -> bytes:
         "number": held.number,
         "file": held.file.hex(),
         "lazy": held.lazy,
+        "folder": held.folder,
     }
     return _FILE_MARK + json.dumps(about).encode()

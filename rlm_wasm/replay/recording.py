@@ -9,7 +9,7 @@ from typing import Final, Self
 
 from rlm_wasm.api.snapshot import Snapshot
 from rlm_wasm.audit.reader import EventLogError, read_events
-from rlm_wasm.engine.contexts import InputValue, read_input, type_name
+from rlm_wasm.engine.contexts import InputValue, read_input, recorded_type
 from rlm_wasm.engine.description import digest_of, sha256
 from rlm_wasm.engine.recorded_answers import BYTES_MAX, EVENTS_MAX, TEXTS_HINT, answers_in
 from rlm_wasm.errors import PolicyError, UsageError
@@ -115,7 +115,7 @@ class Recording:
                     f"the input {context.name} ({context.length} {unit}) is not in {self.path}",
                     hint=f"give the same file again: --context {context.name}=FILE",
                 )
-            if type_name(value) != context.type_name or _digest(value) != context.sha256:
+            if recorded_type(value) != context.type_name or _digest(value) != context.sha256:
                 raise UsageError(f"the input {context.name} is not the one that was recorded")
             found[context.name] = value
         if unknown := sorted(set(given) - set(found)):

@@ -138,8 +138,7 @@ class Session:
                 seed = bytearray(self._entropy(SEED_BYTES))
                 seed[-1] |= 0x80
                 self._memory.write(self._facts.seed, bytes(seed))
-                files = _FILES_LIMITS.pack(self._limits.files_bytes_max, self._limits.files_max)
-                self._memory.write(self._facts.files_limits, files)
+                self._allow_files()
                 self._seeded = True
                 flags |= _RESEED
             returned = yield from execution.invoke("rlm_exec", (pointer, len(source), flags), 1)
@@ -207,6 +206,8 @@ class Session:
                 pointer += length
                 del keep
                 yield SLICE
+            if held is not None and held.folder:
+                self._allow_files()  # before the first cell there may be a few only
             self._memory.write(self._facts.inbox, wanted.key)
             bound = (yield from execution.invoke("rlm_commit", (len(wanted.key),), 1)) == 0
             lost = not (bound or wanted.is_json)
@@ -218,6 +219,11 @@ class Session:
                 )
         finally:
             self._finish(execution, lost=lost)
+
+    def _allow_files(self) -> None:
+        """Tell the guest how many files and bytes of them its policy allows."""
+        files = _FILES_LIMITS.pack(self._limits.files_bytes_max, self._limits.files_max)
+        self._memory.write(self._facts.files_limits, files)
 
     def snapshot(
         self, *, bytes_max: int | None = None, upkeep: Upkeep | None = None

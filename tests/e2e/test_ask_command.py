@@ -165,3 +165,31 @@ def test_every_model_may_be_a_script(note: Path, bare: None) -> None:
     assert (ended.returncode, ended.stdout.strip()) == (0, b"7"), ended.stderr
     assert re.search(r"· nothing to pay, at most 100 model calls, 15 minutes\n$", ended.stderr.decode())
     assert os.environ.get("OPENAI_API_KEY") is None
+
+
+@pytest.fixture
+def docs(tmp_path: Path) -> Path:
+    folder = tmp_path / "docs"
+    (folder / "sub").mkdir(parents=True)
+    for number in range(10):
+        (folder / "sub" / f"{number}.txt").write_text(f"note {number}")
+    (folder / ".env").write_text("KEY=1")
+    return folder
+
+
+def test_a_question_about_a_folder_and_about_what_wildcards_match(server: Loopback, docs: Path) -> None:
+    environment = {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": KEY, "OPENAI_MODEL": "small"}
+    code = "```repl\nimport os\nFINAL([len(context), context.get('sub/7.txt'), os.listdir('/inputs')])\n```"
+    server.behaviour = lambda seen, write: write(http("200 OK", completion_body(code)))
+    ended = rlm_wasm("ask", *INLINE, "?", docs, **environment)
+    assert (ended.returncode, ended.stdout) == (0, b"[10, 'note 7', ['docs']]\n"), ended.stderr
+    left_out, _ = ended.stderr.decode().splitlines()
+    assert left_out == f"{docs}: 10 files taken; left out: .env: private (--all takes it)"
+    first = str(server.requests[0].body["messages"])
+    assert "- 'sub/7.txt': 6 characters" in first
+    assert "KEY=1" not in first
+    ended = rlm_wasm("ask", *INLINE, "?", f"{docs}/*/[78].txt", "--json", "--exclude", "8.*", **environment)
+    found = document(ended)
+    assert found["answer"] == "[1, 'note 7', ['docs']]", ended.stderr
+    assert [file["path"] for file in found["inputs"][0]["files"]] == ["sub/7.txt"]
+    assert (found["inputs"][0]["kind"], found["inputs"][0]["left_out"]) == ("folder", [])

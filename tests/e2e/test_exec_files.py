@@ -53,6 +53,28 @@ os.listdir('/inputs')
     }
 
 
+def test_a_folder_goes_in_with_its_paths_and_without_what_is_private(tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    (docs / "a" / "b").mkdir(parents=True)
+    (docs / "a" / "b" / "x.bin").write_bytes(b"\0\xff")
+    (docs / "x.txt").write_text("one")
+    (docs / ".env").write_text("KEY")
+    (docs / "link").symlink_to(tmp_path)
+    source = "import os\nsorted(os.walk('/inputs')), open('/inputs/docs/a/b/x.bin', 'rb').read()"
+    code, shown, told = run(source, "--in", docs)
+    tree_of_it = [
+        ("/inputs", ["docs"], []),
+        ("/inputs/docs", ["a"], ["x.txt"]),
+        ("/inputs/docs/a", ["b"], []),
+        ("/inputs/docs/a/b", [], ["x.bin"]),
+    ]
+    assert (code, shown) == (0, str((tree_of_it, b"\0\xff")) + "\n")
+    assert told == f"{docs}: 2 files taken; left out: .env: private (--all takes it); link: a link\n"
+    code, _, told = run("1", "--in", docs, "--in", docs)
+    assert code == 2
+    assert "two files or folders are called 'docs'" in told
+
+
 def test_what_failed_code_left_comes_out_too(tmp_path: Path) -> None:
     code, _, _ = run("open('/out/f', 'w').write('so far'); 1/0", "--out", tmp_path)
     assert (code, tree(tmp_path)) == (1, {"f": b"so far"})

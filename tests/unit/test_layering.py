@@ -35,6 +35,7 @@ LEAF_ORDER: Final = {
     "events": 1,
     "json_text": 1,
     "values": 2,
+    "folder_text": 3,
     "results": 3,
     "tenant": 3,
 }
@@ -171,9 +172,10 @@ THIRD_PARTY: Final[dict[str, tuple[frozenset[str], str]]] = {
         "an extra; whoever does not ask for it does not load it",
     ),
     "re2": (
-        frozenset({"providers"}),
-        "an operator's pattern meets a guest's text: linear in it, whatever it holds",
+        frozenset({"providers", "inputs"}),
+        "a pattern meets a guest's text, or a folder's own patterns its names: linear, whatever they hold",
     ),
+    "pathspec": (frozenset({"inputs"}), "one place that reads patterns of paths"),
     "genai_prices": (
         frozenset({"policy.price_list"}),
         "it could fetch a newer list: nobody but the one who asks the installed one loads it",

@@ -6,8 +6,10 @@ import pytest
 
 from rlm_wasm.conversation.dialect import Dialect
 from rlm_wasm.conversation.prompts import (
+    FILES_SHOWN_MAX,
     PEEK_CHARS_MAX,
     ContextFacts,
+    FileFacts,
     first_user_message,
     system_prompt,
     turn_prompt,
@@ -90,3 +92,27 @@ def test_of_more_than_the_memory_holds_twice_the_model_is_told(lengths: tuple[in
     assert "Take it in pieces" in first_user_message("q", contexts, 1_000)
     assert "pieces" not in first_user_message("q", contexts, sum(lengths))
     assert "pieces" not in first_user_message("q", contexts)
+
+
+@pytest.mark.threat("T-216")
+def test_the_files_of_a_folder_are_listed_in_bounded_lines() -> None:
+    files = tuple(FileFacts(f"{n}\n" + "x" * 4_000, n, "\n" + "y" * 4_000) for n in range(FILES_SHOWN_MAX))
+    facts = ContextFacts("context", "dict", 5_000, "items", "", 1, "docs\n", listing=files)
+    message = first_user_message("q", [facts])
+    lines = message.splitlines()
+    assert "'/inputs/docs\\n'" in message
+    assert lines[4].startswith("- '0\\nxxx")
+    assert lines[4].endswith("'…: 0 characters, whose first line is '\\n" + "y" * 199 + "'")
+    listed = [line for line in lines if line.startswith("- '")]
+    assert len(message) < 10_000
+    assert lines[-1] == f"- and {5_000 - len(listed)} more: sorted(context) has all paths"
+
+
+def test_a_folder_says_how_its_texts_are_got_at() -> None:
+    facts = ContextFacts("docs", "dict", 1, "items", "", 1, "d", listing=(FileFacts("a/x.txt", 3),))
+    assert first_user_message("q", [facts]).splitlines()[2:] == [
+        "`docs` is a dict of 1 items.",
+        "It is a folder: `docs[path]` is the text of a file, a str, by its path in there. Each is a file as "
+        "well, in the folder '/inputs/d'. Its files:",
+        "- 'a/x.txt': 3 characters",
+    ]

@@ -139,3 +139,19 @@ def test_it_takes_the_place_of_a_file_and_not_of_a_folder(files: NativeFiles) ->
     files.ask("rmdir", b"/inputs/folder")
     files.ask("rmdir", b"/inputs")
     assert fails(errno.ENOENT, "input", PATH, 0, of=files)
+
+
+def test_the_folders_between_are_made_and_what_is_in_the_way_is_left(files: NativeFiles) -> None:
+    files.ask("input", b"/inputs/docs/a/b.txt", WHOLE)
+    files.ask("input", b"/inputs/docs/a/c.txt", WHOLE)
+    assert files.list(b"/inputs/docs/a") == [b"b.txt", b"c.txt"]
+    assert files.stat(b"/inputs/docs/a/c.txt").size == SIZE
+    files.write(files.open(b"/inputs/mine", CREATE, WRITE), b"mine")
+    assert fails(errno.ENOTDIR, "input", b"/inputs/mine/x", 0, of=files)
+    files.ask("unlink", b"/inputs/docs/a/b.txt")
+    files.ask("unlink", b"/inputs/docs/a/c.txt")
+    for path in (b"/inputs/docs/a", b"/inputs/docs"):
+        files.ask("rmdir", path)
+    files.ask("unlink", b"/inputs/mine")
+    files.ask("rmdir", b"/inputs")
+    assert fails(errno.ENOENT, "input", b"/inputs/docs/a/b.txt", 0, of=files)

@@ -18,7 +18,7 @@ from rlm_wasm.inputs.kinds import InputKind
 from rlm_wasm.limits import InputLimits
 from rlm_wasm.values import JsonText
 
-LIMITS = InputLimits(ratio_max=100, json_values_max=1_000)
+LIMITS = InputLimits(ratio_max=100, json_values_max=1_000, files_max=9, entries_max=99, depth_max=9)
 
 
 def read(path: Path, data: bytes, **more: object) -> InputRead:
