@@ -114,7 +114,7 @@ def test_the_build_is_not_loaded_once_a_guest_was_found(
     folder = built(named(sources)[0])
     find_guest()
 
-    def unexpected(sources: Path) -> frozenset[str]:
+    def unexpected(sources: Path, packages: tuple[str, ...]) -> frozenset[str]:
         raise AssertionError("the recipes were read again")
 
     monkeypatch.setattr(installed, "_names", unexpected)

@@ -46,7 +46,9 @@ class Preparing:
     def __init__(self, fail: BaseException | None = None) -> None:
         self.fail, self.calls = fail, 0
 
-    def __call__(self, raw: Path, folder: Path, /, *, recipe: str, cpython: str) -> None:
+    def __call__(
+        self, raw: Path, folder: Path, /, *, recipe: str, cpython: str, packages: tuple[str, ...]
+    ) -> None:
         self.calls += 1
         code, image = strip_data(raw.read_bytes())[0], bytes(artifact.PAGE_BYTES)
         for name, content in ((artifact.RAW_FILE, RAW), (CODE_FILE, code), (IMAGE_FILE, image)):
@@ -61,6 +63,7 @@ class Preparing:
             "image_sha256": hashlib.sha256(image).hexdigest(), "image_bytes": len(image),
             "image_mac": image_mac(image), "stack_pointer": 16,
             "imports": ("rlm.call", "rlm.take"), "exports": ("memory", "rlm_exec"),
+            "packages": packages,
         }  # fmt: skip
         facts = GuestFacts(**values)
         save_facts(folder, facts)
