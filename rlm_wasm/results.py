@@ -111,6 +111,26 @@ class CellResult(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 
 
 @dataclass(frozen=True, slots=True)
+class CellRecord:
+    """A cell of a run's root: its code, what the model was shown of it, how it ended, its fuel."""
+
+    turn: int
+    code: str
+    observation: str
+    outcome: Outcome
+    fuel_used: int
+
+
+@dataclass(frozen=True, slots=True)
+class TurnRecord:
+    """A turn of a run's root: its number from 1, the model's reply, and the cells that ran for it."""
+
+    number: int
+    reply: str
+    cells: tuple[CellRecord, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class PriceInForce:
     """What a model's tokens are charged at, in micro-dollars for a million, and where that number is from."""
 
@@ -131,6 +151,7 @@ class RunResult:
     less than others: the word that the event `session_ended` has; empty where there was none. `prices` has
     the price of every model that the run could ask, with its source: "policy", a list and its version,
     "--price", or why it is free. `answered_by` is how many answers each model gave.
+    `transcript` has the turns of the root's conversation, whole, whatever the policy lets the log say.
     """
 
     run_id: RunId
@@ -142,6 +163,7 @@ class RunResult:
     unwritten: StopReason | None = None
     prices: Mapping[str, PriceInForce] = field(default_factory=dict)
     answered_by: Mapping[str, int] = field(default_factory=dict)
+    transcript: tuple[TurnRecord, ...] = ()
 
     @property
     def partial(self) -> bool:

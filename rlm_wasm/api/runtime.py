@@ -12,7 +12,7 @@ from typing import Self
 import anyio
 from anyio.abc import TaskGroup
 
-from rlm_wasm.api.arguments import check_callable, check_policy, checked_sinks
+from rlm_wasm.api.arguments import check_callable, check_plain_function, check_policy, checked_sinks
 from rlm_wasm.api.run_handle import Run
 from rlm_wasm.api.snapshot import Snapshot, check_snapshot, load_snapshot
 from rlm_wasm.api.sync_runtime import SyncRuntime
@@ -25,6 +25,7 @@ from rlm_wasm.engine.isolation import make_worker
 from rlm_wasm.engine.recorded_answers import open_recording
 from rlm_wasm.engine.run import ActiveRun
 from rlm_wasm.engine.session_files import Outputs
+from rlm_wasm.engine.transcript import Watch
 from rlm_wasm.errors import Overloaded, UsageError
 from rlm_wasm.events import Event
 from rlm_wasm.host.affinity import Affinity, require_no_loop
@@ -164,6 +165,7 @@ class Runtime:
         snapshot: Snapshot | None = None,
         outputs: Outputs | None = None,
         file_names: Mapping[str, str] | None = None,
+        watch: Watch | None = None,
     ) -> RunResult:
         """Answer `question` about `context`: a str, bytes or a JSON value, or several by variable name.
 
@@ -187,6 +189,9 @@ class Runtime:
         that session is still there; what it raises is raised here. It is cancelled at `run.wall_ms_max`
         and by `cancel`; of a run that one of them ended already, after 10 seconds.
 
+        `watch` is called with each turn of the root when its reply is there, and with each of its cells when
+        that has ended: what `RunResult.transcript` will have. What it raises ends the run and is raised here.
+
         Raises:
             UsageError: the runtime is not open, or on another event loop; the question is empty; a tenant's
                 or an input's name is none, or an input exceeds `sandbox.context_bytes_max` or has no JSON
@@ -201,7 +206,7 @@ class Runtime:
             HostExhausted: this machine has no more room for a session.
             InternalError: a bug of ours.
         """
-        run = self._prepare(question, context, sinks, tenant, snapshot, outputs, file_names)
+        run = self._prepare(question, context, sinks, tenant, snapshot, outputs, file_names, watch)
         try:
             return await run.drive()
         finally:
@@ -254,6 +259,7 @@ class Runtime:
         snapshot: Snapshot | None,
         outputs: Outputs | None = None,
         file_names: Mapping[str, str] | None = None,
+        watch: Watch | None = None,
     ) -> Run:
         if self._broker is None or self._home is None or self._tasks is None:
             raise UsageError("the runtime is not open; use it as an async context manager")
@@ -267,6 +273,8 @@ class Runtime:
         checked = checked_sinks(sinks)
         if outputs is not None:
             check_callable("outputs", outputs)
+        if watch is not None:
+            check_plain_function("watch", watch)
         if snapshot is not None:
             check_snapshot(snapshot, self.policy)
         contexts = named_contexts(context)
@@ -292,6 +300,7 @@ class Runtime:
             image=snapshot,
             outputs=outputs,
             file_names=file_names,
+            watch=watch,
         )
         started = RunStarted(
             run_id=run_id,

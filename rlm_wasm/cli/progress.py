@@ -6,6 +6,7 @@ import sys
 from types import TracebackType
 from typing import Self
 
+from rlm_wasm.cli.output import note
 from rlm_wasm.events import Event
 from rlm_wasm.policy.model import Policy
 
@@ -49,6 +50,13 @@ class RunProgress:
                 self._fuel = _number(data.get("total"))
         if self._status is not None:
             self._status.update(self.line())
+
+    def above(self, line: str) -> None:
+        """Write a line that stays: above the live one, where there is one."""
+        if self._status is None:
+            note(line)
+        else:
+            self._status.console.print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
     def line(self) -> str:
         """Return the line: iteration, children at work, calls, tokens, cost, fuel."""

@@ -18,6 +18,7 @@ from rlm_wasm.cli.inputs import InputOptions, spare_what_is_read
 from rlm_wasm.cli.out_folder import LEFT_IN, copy_and_tell
 from rlm_wasm.cli.preload import preload_guest, with_image
 from rlm_wasm.cli.progress import RunProgress
+from rlm_wasm.cli.run_view import RunView
 from rlm_wasm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -66,6 +67,9 @@ _OPTIONS: Final = (
     click.option(
         "--out", "folder", metavar="DIR", help="Copy what the model's code leaves in /out into DIR."
     ),
+    click.option(
+        "-v", "--verbose", is_flag=True, help="Show each turn on stderr: reply, code, what that showed."
+    ),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the answer."),
 )  # fmt: skip
 
@@ -94,6 +98,7 @@ class GivenQuestion:
     events_file: str | None
     answers_file: str | None
     folder: str | None
+    verbose: bool
     as_json: bool
 
     def __post_init__(self) -> None:
@@ -156,6 +161,7 @@ def answer(given: GivenQuestion, *, told: bool) -> int:
                         sinks=sinks,
                         outputs=hand_out if given.folder else None,
                         file_names=inputs.file_names,
+                        watch=RunView(progress.above) if given.verbose else None,
                     ),
                     lambda: runtime.cancel(INTERRUPTED),
                 )
@@ -198,6 +204,7 @@ def _document(result: RunResult) -> dict[str, Any]:
         "spent": result.spent,
         "wall_ms": result.wall_ms,
         "lockdown": result.lockdown,
+        "transcript": [asdict(turn) for turn in result.transcript],
         "prices": {spec: asdict(price) for spec, price in result.prices.items()},
         "answered_by": dict(result.answered_by),
     }

@@ -28,6 +28,7 @@ from rlm_wasm.engine.broker import Broker
 from rlm_wasm.engine.contexts import REBASE_FROM_UNITS, InputValue, copied_size, describe, files_of
 from rlm_wasm.engine.guest_requests import GuestRequests
 from rlm_wasm.engine.session_files import Outputs, SessionFiles
+from rlm_wasm.engine.transcript import Transcript, Watch
 from rlm_wasm.errors import FuelExhausted, InternalError, SourceExceeded, WorkerLost
 from rlm_wasm.host.held_inputs import HeldInputs
 from rlm_wasm.host.worker import Measured, Worker, WorkerSession, lockdown_of
@@ -102,7 +103,9 @@ class Conversation:
         outputs: Outputs | None = None,
         *,
         files: Mapping[str, str] | None = None,
+        watch: Watch | None = None,
     ) -> None:
+        self.transcript = Transcript(policy.observation, watch)
         self.place = place
         self._outputs = outputs
         self._meter = meter
@@ -209,6 +212,7 @@ class Conversation:
                     given = await self._ask_summary(effect)
                 elif isinstance(effect, RunBlock):
                     given = await self._run_cell(effect)
+                    self.transcript.ran(effect.source, given)
                 else:
                     raise InternalError(f"the loop wants {type(effect).__name__}")
             self._scope = None
@@ -251,7 +255,10 @@ class Conversation:
                 parent=place.parent,
             )
         )
-        return _reply_of(response)
+        reply = _reply_of(response)
+        if isinstance(reply, ModelReplied):
+            self.transcript.replied(reply.text)
+        return reply
 
     def _note_compaction(self, compacted: Compaction | None) -> None:
         if compacted is not None:
@@ -285,7 +292,7 @@ class Conversation:
 
     # -- the session --------------------------------------------------------------------------------
 
-    async def _run_cell(self, effect: RunBlock) -> LoopInput:
+    async def _run_cell(self, effect: RunBlock) -> CellFinished:
         place = self.place
         try:
             session = self._session or await self._open_session()

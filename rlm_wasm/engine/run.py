@@ -18,6 +18,7 @@ from rlm_wasm.engine.description import WrittenPolicy, answer_bytes, description
 from rlm_wasm.engine.session_files import Outputs
 from rlm_wasm.engine.starting_state import StartingState
 from rlm_wasm.engine.task_pool import TaskPool
+from rlm_wasm.engine.transcript import Watch
 from rlm_wasm.errors import (
     ArtifactError,
     ChildFailed,
@@ -60,6 +61,7 @@ class ActiveRun:
         image: StartingState | None = None,
         outputs: Outputs | None = None,
         file_names: Mapping[str, str] | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self.run_id = run_id
         self._policy = policy
@@ -78,7 +80,7 @@ class ActiveRun:
             run_id, tenant, depth=0, parent=None, model=policy.models.root, start=start, start_inputs=inputs
         )
         self._root = Conversation(
-            root, policy, broker, worker, question, contexts, meter, outputs, files=self._files
+            root, policy, broker, worker, question, contexts, meter, outputs, files=self._files, watch=watch
         )
         self._children: dict[RequestId, Conversation] = {}
         # What stood around the sessions of all conversations that are over, by the word.
@@ -147,6 +149,7 @@ class ActiveRun:
                 "" if grade is None else grade.value,
                 prices=_prices_in_force(self._policy),
                 answered_by=self._broker.answered_by(self.run_id),
+                transcript=self._root.transcript.turns,
             )
         finally:
             with anyio.CancelScope(shield=True):
