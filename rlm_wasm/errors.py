@@ -82,6 +82,10 @@ class ArtifactError(RlmWasmError):
     """A guest, image or cache file failed its hash, MAC, version or format check; nothing was loaded."""
 
 
+class CacheUnusable(ArtifactError):
+    """The cache of answers is locked, damaged or not ours. A run goes on without it; the result says so."""
+
+
 class GuestBuildError(ArtifactError):
     """The guest could not be built: a source, a tool or a compile step failed."""
 

@@ -345,6 +345,14 @@ class QueryLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheLimits:
+    """The numbers of the table [cache]: answers of models that are kept, of all tenants together."""
+
+    entries_max: Count
+    bytes_max: Bytes4G
+
+
+@dataclass(frozen=True, slots=True)
 class EventLimits:
     """The table [events]: what events hold, and what is kept of them for a reader slower than its run.
 

@@ -9,7 +9,7 @@ from typing import Annotated, Final, Self
 import msgspec
 from msgspec import structs
 
-from rlm_wasm.errors import GuestError, NoJsonForm, RunLimitReached, RunStopped, ValueTooLarge
+from rlm_wasm.errors import CacheUnusable, GuestError, NoJsonForm, RunLimitReached, RunStopped, ValueTooLarge
 from rlm_wasm.ids import RunId
 from rlm_wasm.outcomes import Outcome, SessionState, StopKind, StopReason
 from rlm_wasm.values import Value, decode_value
@@ -150,7 +150,8 @@ class RunResult:
     over all depths. `lockdown` is what stood around the worker processes of its sessions, of those that had
     less than others: the word that the event `session_ended` has; empty where there was none. `prices` has
     the price of every model that the run could ask, with its source: "policy", a list and its version,
-    "--price", or why it is free. `answered_by` is how many answers each model gave.
+    "--price", or why it is free. `answered_by` is how many answers each model gave, `cached` how
+    many of these a cache had, at no cost, and `cache_fault` why that was of no use at the end, if it was not.
     `transcript` has the turns of the root's conversation, whole, whatever the policy lets the log say.
     """
 
@@ -164,6 +165,8 @@ class RunResult:
     prices: Mapping[str, PriceInForce] = field(default_factory=dict)
     answered_by: Mapping[str, int] = field(default_factory=dict)
     transcript: tuple[TurnRecord, ...] = ()
+    cached: int = 0
+    cache_fault: CacheUnusable | None = None
 
     @property
     def partial(self) -> bool:

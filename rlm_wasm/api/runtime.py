@@ -12,6 +12,7 @@ from typing import Self
 import anyio
 from anyio.abc import TaskGroup
 
+from rlm_wasm.api.answers_cache import cache_of, through_cache
 from rlm_wasm.api.arguments import check_callable, check_plain_function, check_policy, checked_sinks
 from rlm_wasm.api.run_handle import Run
 from rlm_wasm.api.snapshot import Snapshot, check_snapshot, load_snapshot
@@ -34,6 +35,7 @@ from rlm_wasm.ids import RunId, make_run_id
 from rlm_wasm.outcomes import StopReason
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.providers.registry import ProviderSet
+from rlm_wasm.providers.response_cache import ResponseCache
 from rlm_wasm.providers.secret import Keys
 from rlm_wasm.results import RunResult
 from rlm_wasm.scheduler.routing import Routing
@@ -102,6 +104,7 @@ class Runtime:
         self._written = WrittenPolicy.of(self.policy)
         self._providers = ProviderSet(self.policy, keys, open_recording)
         self._route: Router = route or self._providers.get
+        self._cache: ResponseCache | None = None
         self._world = world
         self._accounting = Accounting()
         self._worker: Worker = world.worker or make_worker(self.policy, self._accounting)
@@ -123,6 +126,9 @@ class Runtime:
             # Also when opening fails: then it is not open.
             stack.callback(self._forget_broker)
             stack.push_async_callback(self._providers.aclose)
+            if (cache := cache_of(self.policy)) is not None:
+                stack.callback(cache.close)
+            self._cache = cache
             # Before any guest runs: a missing key or a broken script is the operator's to know at once.
             for name in self.policy.models.asked:
                 self._route(name)
@@ -301,6 +307,7 @@ class Runtime:
             outputs=outputs,
             file_names=file_names,
             watch=watch,
+            cache=self._cache,
         )
         started = RunStarted(
             run_id=run_id,
@@ -323,7 +330,7 @@ class Runtime:
             started,
             active,
             self._broker,
-            self._route,
+            self._route if self._cache is None else through_cache(self._route, self._cache, policy, tenant),
             [meter.take, *checked],
             policy.events,
             self._home,

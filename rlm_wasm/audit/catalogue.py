@@ -93,6 +93,11 @@ _REPORTED: Final = {
     "estimated_input_tokens": Field("int|null", _ESTIMATED, later=True),
     "estimated_output_tokens": Field("int|null", _ESTIMATED, later=True),
 }
+_CACHE: Final = Field(
+    "str|null",
+    "of an answer for which a cache was asked: hit, it costs nothing; miss; unusable, the cache was",
+    later=True,
+)
 _REPORTED_LATER: Final = {name: replace(field, later=True) for name, field in _REPORTED.items()}
 
 _CHILD_END: Final = {
@@ -262,6 +267,7 @@ KINDS: Final[dict[str, Kind]] = {
                 "of an answer that stays cut off: how its longer attempt ended, failed or timed_out",
                 later=True,
             ),
+            "cache": _CACHE,
             **_COST,
             "error": _ERROR,
             **_WINDOW,
@@ -314,6 +320,7 @@ KINDS: Final[dict[str, Kind]] = {
             "attempt": _ATTEMPT,
             "answered": Field("bool", "an answer, or a failure"),
             "sent": Field("bool|null", "of a failure: whether it may be billed"),
+            "cache": _CACHE,
             **_REPORTED,
             **_COST,
         },

@@ -177,6 +177,8 @@ def answer(given: GivenQuestion, *, told: bool) -> int:
 
 
 def _show(result: RunResult, inputs: Inputs, *, as_json: bool) -> None:
+    if result.cache_fault is not None:
+        output.note(str(result.cache_fault))
     if as_json:
         output.document(_document(result) | inputs.as_report())
         return
@@ -207,4 +209,6 @@ def _document(result: RunResult) -> dict[str, Any]:
         "transcript": [asdict(turn) for turn in result.transcript],
         "prices": {spec: asdict(price) for spec, price in result.prices.items()},
         "answered_by": dict(result.answered_by),
+        "cached": result.cached,
+        "cache_fault": None if result.cache_fault is None else result.cache_fault.message,
     }

@@ -24,7 +24,7 @@ from rlm_wasm.outcomes import StopReason
 from rlm_wasm.protocol.guest_frames import text_bytes
 from rlm_wasm.providers.base import Completion, Provider, ProviderFailure, Query
 from rlm_wasm.scheduler.ledger import Dimension, DimensionView
-from rlm_wasm.scheduler.messages import TOKENS_PLAUSIBLE_MAX, Usage, finish_of
+from rlm_wasm.scheduler.messages import TOKENS_PLAUSIBLE_MAX, Usage, cache_use_of, finish_of
 from rlm_wasm.scheduler.pricing import usage_or_estimate
 from rlm_wasm.scheduler.request import Cancelled, Response
 from rlm_wasm.scheduler.scheduler import (
@@ -234,6 +234,10 @@ class Broker:
         """Return how many answers each model has given in an open run."""
         return self._scheduler.answered_by(run_id)
 
+    def cached(self, run_id: RunId) -> int:
+        """Return how many answers of an open run a cache had."""
+        return self._scheduler.cached(run_id)
+
     def standing(self, run_id: RunId, parent: RequestId | None) -> dict[str, DimensionView]:
         """Return all that bounds a conversation, for its guest to see."""
         return self._scheduler.standing(run_id, parent, self.clock())
@@ -405,7 +409,8 @@ class Broker:
                     "or its part of boundary.response_bytes_max"
                 )
                 return ProviderFailed(run_id, number, attempt, too_much, retryable=False, sent=True)
-            usage = _usage(completion, effect)
+            cache = cache_use_of(completion.cache)
+            usage = None if cache == "hit" else _usage(completion, effect)
         except ProviderFailure as failure:
             return ProviderFailed(
                 run_id,
@@ -428,7 +433,8 @@ class Broker:
             # Its text may hold anything, a key included: only the type is told.
             broken = ProviderError(f"the provider failed with {type(error).__name__}")
             return ProviderFailed(run_id, number, attempt, broken, retryable=False, sent=True)
-        return ProviderAnswered(run_id, number, attempt, completion.text, usage, finish_of(completion.finish))
+        finish = finish_of(completion.finish)
+        return ProviderAnswered(run_id, number, attempt, completion.text, usage, finish, cache)
 
 
 def _usage(completion: Completion, effect: SendQuery) -> Usage:

@@ -36,6 +36,7 @@ from rlm_wasm.lockdown import Grade, weakest
 from rlm_wasm.outcomes import StopReason
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.protocol.guest_frames import text_bytes
+from rlm_wasm.providers.response_cache import ResponseCache
 from rlm_wasm.results import PriceInForce, RunResult
 from rlm_wasm.scheduler.scheduler import ChildFinished, Noted, RunEnded, StartChild, StopChild
 
@@ -62,6 +63,7 @@ class ActiveRun:
         outputs: Outputs | None = None,
         file_names: Mapping[str, str] | None = None,
         watch: Watch | None = None,
+        cache: ResponseCache | None = None,
     ) -> None:
         self.run_id = run_id
         self._policy = policy
@@ -72,6 +74,7 @@ class ActiveRun:
         self._contexts = contexts
         self._files = files_of(contexts, file_names)
         self._meter = meter
+        self._cache = cache
         self._tenant = tenant
         self._image = image
         self._start = start = None if image is None else image.state_for(tenant)
@@ -150,6 +153,8 @@ class ActiveRun:
                 prices=_prices_in_force(self._policy),
                 answered_by=self._broker.answered_by(self.run_id),
                 transcript=self._root.transcript.turns,
+                cached=self._broker.cached(self.run_id),
+                cache_fault=None if self._cache is None else self._cache.fault,
             )
         finally:
             with anyio.CancelScope(shield=True):

@@ -12,6 +12,7 @@ from rlm_wasm.limits import (
     BoundaryLimits,
     BudgetLimits,
     Bytes64M,
+    CacheLimits,
     CellLimits,
     EventLimits,
     InputLimits,
@@ -62,6 +63,18 @@ class ObservationTable(ObservationLimits):
 
     dialect: Literal["answer", "final", "both"]
     lenient_fences: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CacheTable(CacheLimits):
+    """Which answers of models are given again to who asks exactly the same. Absent: none.
+
+    `file` is a database that outlives the process; empty: memory. `sampled`: whether answers are kept that
+    chance decided too, which are those of a model without `temperature = 0`.
+    """
+
+    file: Annotated[str, Text(r"^[^\x00-\x1f\x7f]*$", most=1024)]
+    sampled: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +134,7 @@ class Tables:
     boundary: BoundaryLimits
     observation: ObservationTable
     query: QueryLimits
+    cache: CacheTable | None = None
     events: EventLimits
     models: ModelsTable
     # The endpoints that the models need, by their names. Absent: that provider cannot be used.

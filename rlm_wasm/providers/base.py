@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple, Protocol
 
 from rlm_wasm.errors import ProviderError
-from rlm_wasm.scheduler.messages import FinishReason, Message
+from rlm_wasm.scheduler.messages import CacheUse, FinishReason, Message
 
 
 class Query(NamedTuple):
@@ -21,6 +21,7 @@ class Completion(NamedTuple):
     """A model's answer. A token count is None when the provider did not state a believable one.
 
     `thought_bytes` is how much came of thoughts beside the text: what an estimate of the output counts too.
+    `cache` is what came of asking a cache for it: a hit was answered before, and costs nothing.
     """
 
     text: str
@@ -28,6 +29,7 @@ class Completion(NamedTuple):
     output_tokens: int | None
     finish: FinishReason | None = None
     thought_bytes: int = 0
+    cache: CacheUse | None = None
 
 
 class ProviderFailure(Exception):

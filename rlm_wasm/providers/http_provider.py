@@ -7,6 +7,7 @@ is put on the wire by one object, and is withheld from everything that leaves th
 
 from __future__ import annotations
 
+import hashlib
 import json
 import ssl
 from collections.abc import Callable, Generator, Mapping
@@ -19,6 +20,7 @@ from rlm_wasm.errors import NoText, ProviderError, WindowExceeded
 from rlm_wasm.policy.this_machine import is_loopback, is_this_machine
 from rlm_wasm.providers.answer_body import EventBody, WholeBody, body_for
 from rlm_wasm.providers.base import Completion, ProviderFailure, Query
+from rlm_wasm.providers.cached_provider import Fingerprint
 from rlm_wasm.providers.endpoint import Endpoint
 from rlm_wasm.providers.json_body import printable, read_json
 from rlm_wasm.providers.log_guard import LogGuard
@@ -156,6 +158,17 @@ class HttpProvider:
         if self._key is not None and self._key.is_in(result.text):
             return self._failure(Trouble("sent the API key back in its answer; withheld", retryable=False))
         return result
+
+    def fingerprint(self, query: Query) -> Fingerprint:
+        """Return a digest of what goes where, the key aside, and whether chance decides as well."""
+        along, endpoint = self._endpoint.sent_along(query.model), self._endpoint
+        sent = {**self._wire.headers, **along.headers}
+        where = [self._url, endpoint.proxy, endpoint.api_key_header, sorted(sent.items())]
+        digest = hashlib.sha256(json.dumps([type(self._wire).__name__, *where]).encode())
+        digest.update(b"\0" + self._body(query))
+        temperature = along.members.get("temperature")
+        chance = isinstance(temperature, bool) or temperature != 0
+        return Fingerprint(digest.digest(), chance)
 
     def _body(self, query: Query) -> bytes:
         along = self._endpoint.sent_along(query.model).members

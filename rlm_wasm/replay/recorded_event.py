@@ -21,7 +21,7 @@ from rlm_wasm.scheduler.inputs import (
     RunCancelled,
     TimerFired,
 )
-from rlm_wasm.scheduler.messages import Usage, finish_of
+from rlm_wasm.scheduler.messages import Usage, cache_use_of, finish_of
 from rlm_wasm.scheduler.run_state import RUN_DEADLINE
 
 # A conversation, by the request that it answers; None: the root's.
@@ -88,7 +88,7 @@ def cause_of(event: Event, *, stopped: bool) -> Input | None:
         case "query_answered":
             return _cause_of_answer(event)
         case "late_result" if data["answered"]:
-            return ProviderAnswered(run_id, request_in(event), int_in(event, "attempt"), "", _usage(event))
+            return _answer(event, int_in(event, "attempt"))
         case "late_result":
             return _failure(event, int_in(event, "attempt"), retryable=False)
         case "run_stopping" if data["cause"] == "deadline":
@@ -124,7 +124,8 @@ def _cause_of_answer(event: Event) -> Input | None:
 def _answer(event: Event, attempt: int) -> ProviderAnswered:
     data = event.data
     text, finish = str(data.get("text", "")), finish_of(data.get("finish"))
-    return ProviderAnswered(event.run_id, request_in(event), attempt, text, _usage(event), finish)
+    cache = cache_use_of(data.get("cache"))
+    return ProviderAnswered(event.run_id, request_in(event), attempt, text, _usage(event), finish, cache)
 
 
 def _failure(event: Event, attempt: int, *, retryable: bool) -> ProviderFailed:

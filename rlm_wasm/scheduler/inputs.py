@@ -15,7 +15,7 @@ from rlm_wasm.ids import RequestId, RunId
 from rlm_wasm.limits import BoundaryLimits, BudgetLimits, ModelPrice, QueryLimits, RunLimits
 from rlm_wasm.outcomes import StopReason
 from rlm_wasm.scheduler.ledger import Dimension
-from rlm_wasm.scheduler.messages import FinishReason, Message, Usage
+from rlm_wasm.scheduler.messages import CacheUse, FinishReason, Message, Usage
 
 if TYPE_CHECKING:
     from rlm_wasm.scheduler.routing import Routing
@@ -173,7 +173,10 @@ class RequestAbandoned(NamedTuple):
 
 
 class ProviderAnswered(NamedTuple):
-    """An attempt brought text. It may be late: after the deadline, or after a cancellation."""
+    """An attempt brought text. It may be late: after the deadline, or after a cancellation.
+
+    `cache` is what came of asking a cache for it; a hit costs nothing.
+    """
 
     run_id: RunId
     request_id: RequestId
@@ -181,6 +184,7 @@ class ProviderAnswered(NamedTuple):
     text: str
     usage: Usage | None
     finish: FinishReason | None = None
+    cache: CacheUse | None = None
 
 
 class ProviderFailed(NamedTuple):

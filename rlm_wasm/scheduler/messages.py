@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, get_args
 
 Role = Literal["system", "user", "assistant"]
 
@@ -16,6 +16,16 @@ class Message(NamedTuple):
 
     role: Role
     content: str
+
+
+# What came of asking a cache for an answer: there, not there, or the cache is of no use.
+CacheUse = Literal["hit", "miss", "unusable"]
+CACHE_USES: Final[tuple[CacheUse, ...]] = get_args(CacheUse)
+
+
+def cache_use_of(stated: object) -> CacheUse | None:
+    """Return what a provider or a log says of a cache, if it is a word that is known."""
+    return next((use for use in CACHE_USES if use == stated), None)
 
 
 class FinishReason(StrEnum):

@@ -147,9 +147,14 @@ class QueryFlow:
         if request is None:
             self._late_result(run, given)
             return
-        actual = self._settle(run, request, given.usage)
+        if given.cache == "hit":  # nobody was asked
+            run.ledger.release(request.take_reservation())
+            actual = None
+        else:
+            actual = self._settle(run, request, given.usage)
         self._permits.release(run.run_id, request.request_id)
         self._permits.answered(request.model)
+        request.cache = given.cache
         if actual is not None and given.usage is not None and not given.usage.input_estimated:
             size = prompt_bytes(request.query.prompt_messages)
             run.window(request.model).counted(size, actual.input_tokens)
@@ -294,6 +299,7 @@ class QueryFlow:
         query = request.query
         if isinstance(response, Completed):
             run.answered_by[request.model] += 1
+            run.cached += request.cache == "hit"
         del run.requests[query.request_id]
         del request.conversation.open[query.request_id]
         self._buffer.clear_timer(run, request.deadline_timer)
@@ -333,7 +339,7 @@ class QueryFlow:
         request, reservation = entry
         query, usage = request.query, given.usage
         actual = usage_charge(run.facts.prices[request.model], usage)
-        if isinstance(given, ProviderFailed) and not given.sent:
+        if not given.sent if isinstance(given, ProviderFailed) else given.cache == "hit":
             actual = NOTHING
         billed = run.ledger.correct(reservation, actual)
         data = run_events.late_result(given, usage, billed)

@@ -14,6 +14,7 @@ from rlm_wasm.scheduler.conversation import ConversationState
 from rlm_wasm.scheduler.event_recorder import EventRecorder
 from rlm_wasm.scheduler.inputs import QueryReceived, RunStarted
 from rlm_wasm.scheduler.ledger import NOTHING, Charge, Dimension, Ledger
+from rlm_wasm.scheduler.messages import CacheUse
 from rlm_wasm.scheduler.request import Completed, RequestState, RequestStep, next_state
 from rlm_wasm.scheduler.window import ModelWindow
 
@@ -41,6 +42,8 @@ class OpenRequest:
     # The models that may answer, in order: the first is asked, each next one where that one does not answer.
     models: tuple[str, ...] = ()
     model: str = ""
+    # What came of asking a cache for the answer.
+    cache: CacheUse | None = None
     tries: int = 0  # how many attempts of this model there were
     _reservation: int | None = None
 
@@ -94,7 +97,8 @@ class RunState:
     timers: dict[str, RequestId | None] = field(default_factory=dict)
     unconfirmed: dict[tuple[RequestId, int], tuple[OpenRequest, int]] = field(default_factory=dict)
     stopping: StopReason | None = None
-    # How many answers each model gave.
+    # How many answers each model gave, and how many of them a cache had.
+    cached: int = 0
     answered_by: Counter[str] = field(default_factory=Counter)
     # Of each model that anything is known of.
     windows: dict[str, ModelWindow] = field(default_factory=dict)

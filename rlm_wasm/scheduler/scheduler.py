@@ -168,6 +168,10 @@ class Scheduler:
         """Return how many answers each model has given in an open run."""
         return dict(self._open_conversation(run_id, None)[0].answered_by)
 
+    def cached(self, run_id: RunId) -> int:
+        """Return how many answers of an open run a cache had."""
+        return self._open_conversation(run_id, None)[0].cached
+
     def _open_conversation(
         self, run_id: RunId, parent: RequestId | None
     ) -> tuple[RunState, ConversationState]:

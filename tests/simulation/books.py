@@ -128,7 +128,7 @@ class Books:
                 if surplus is not None:
                     self._surplus(run, surplus)
             case ProviderAnswered(request_id=number, attempt=attempt):
-                self._reported(run, number, attempt, self._bill(run, number, given.usage), "answering")
+                self._reported(run, number, attempt, self._answer_bill(run, given), "answering")
                 if run.requests[number].where == "answering" and given.finish is FinishReason.LENGTH:
                     run.lengthen(number)
             case ProviderFailed(request_id=number, attempt=attempt):
@@ -212,6 +212,9 @@ class Books:
             return None
         asked = run.requests[number].asked
         return cost(run.facts.prices[str(asked.model)], usage.input_tokens, usage.output_tokens)
+
+    def _answer_bill(self, run: RunAccount, given: ProviderAnswered) -> Amounts | None:
+        return {} if given.cache == "hit" else self._bill(run, given.request_id, given.usage)
 
     def _reported(
         self, run: RunAccount, number: RequestId, attempt: int, bill: Amounts | None, becomes: str

@@ -88,7 +88,7 @@ def _tables_in(hint: Any) -> Iterator[type]:
 
 
 def test_every_table_is_found() -> None:
-    assert len(set(tables(Tables))) == 17
+    assert len(set(tables(Tables))) == 18
     assert {PriceTable, ProviderTable} <= set(tables(Tables))
 
 
@@ -126,6 +126,7 @@ def test_no_key_of_any_table_has_a_default_except_endpoints_layers_inputs_and_wh
     assert optional == {
         ("Tables", "providers"),
         ("Tables", "inputs"),
+        ("Tables", "cache"),
         ("Tables", "tenants"),
         ("SandboxTable", "lockdown"),
         ("RunLimits", "repeats_max"),

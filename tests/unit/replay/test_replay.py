@@ -321,6 +321,72 @@ async def test_models_in_the_place_of_others_answer_at_their_own_price_and_repla
         assert (await runtime.ask("?")).answer == str(texts)
 
 
+@pytest.mark.threat("T-085")
+@pytest.mark.threat("T-244")
+async def test_answers_of_a_cache_cost_nothing_are_each_tenants_own_and_replay(
+    server: Loopback, log: Path, tmp_path: Path
+) -> None:
+    """The second run of a tenant asks nobody; what was cut off, and another tenant's, is asked for again."""
+
+    def behave(seen: Seen, write: Write) -> None:
+        prompt = seen.body["messages"][-1]["content"]
+        if seen.body["messages"][0]["role"] == "system":
+            write(http("200 OK", completion_body(f"```repl\n{source}\n```")))
+            return
+        finish = "length" if prompt == "cut" else "stop"
+        choice = {"index": 0, "message": {"content": prompt.upper()}, "finish_reason": finish}
+        write(http("200 OK", completion_body(choices=[choice])))
+
+    source = "FINAL(llm_query_batched(['a', 'cut']) + llm_query_batched(['a']))"
+    server.behaviour = behave
+    policy = policy_at(server, **RECORDED).replace(
+        cache={"file": str(tmp_path / "answers.db"), "entries_max": 9, "bytes_max": 99_999, "sampled": False},
+        models={"settings": {"openai:gpt-5": {"temperature": 0}, "openai:gpt-5-mini": {"temperature": 0}}},
+    )
+    asked: list[int] = []
+    with JsonlSink(log) as sink:
+        async with running(policy, environ=ENVIRON) as runtime:
+            for tenant, sinks in (("a", []), ("b", []), ("a", [sink.write])):
+                result = await runtime.ask("?", tenant=tenant, sinks=sinks)
+                assert result.answer == "['A', 'CUT', 'A']"
+                asked.append(len(server.requests))
+    assert asked == [3, 6, 7], "each its own three, and then one that was cut off"
+    assert (result.cached, result.cache_fault) == (3, None)
+    assert (result.spent["calls"], result.spent["input_tokens"], result.spent["requests"]) == (1, 11, 4)
+    events = [json.loads(line)["data"] for line in log.read_text().splitlines() if "query_answered" in line]
+    assert sorted(str(data["cache"]) for data in events) == ["hit", "hit", "hit", "miss"]
+    assert sum(data["cost_microdollars"] for data in events) == result.spent["cost_microdollars"]
+    assert_same(await replay(Recording.open(log)), log)
+    assert len(server.requests) == 7
+    # It outlives the runtime, and holds for what is sent alone.
+    async with running(policy, environ=ENVIRON) as runtime:
+        assert (await runtime.ask("?", tenant="a")).cached == 3
+    warmer = policy.replace(models={"settings": {"openai:gpt-5-mini": {"temperature": 0.7}}})
+    async with running(warmer, environ=ENVIRON) as runtime:
+        assert (await runtime.ask("?", tenant="a")).cached == 0, "chance has a part in them"
+
+
+@pytest.mark.threat("T-245")
+async def test_a_cache_that_cannot_be_used_costs_a_run_nothing_but_its_answers(
+    server: Loopback, log: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "answers.db"
+    file.write_bytes(b"no database" * 999)
+    file.chmod(0o600)
+    server.behaviour = conversation("FINAL(llm_query('a'))", answered)
+    policy = policy_at(server, **RECORDED).replace(
+        cache={"file": str(file), "entries_max": 9, "bytes_max": 99_999, "sampled": True}
+    )
+    with JsonlSink(log) as sink:
+        async with running(policy, environ=ENVIRON) as runtime:
+            result = await runtime.ask("?", sinks=[sink.write])
+    assert (result.answer, result.cached) == ("A", 0)
+    assert result.cache_fault is not None
+    assert str(file) in result.cache_fault.message
+    assert log.read_text().count('"cache":"unusable"') == 2
+    assert_same(await replay(Recording.open(log)), log)
+
+
 async def test_a_query_that_timed_out_times_out_again_without_the_wait(server: Loopback, log: Path) -> None:
     source = "try: llm_query('a')\nexcept QueryTimeout: FINAL('timed out')"
     server.behaviour = conversation(source, lambda prompt: b"")
