@@ -32,6 +32,7 @@ from rlm_wasm.events import Event
 from rlm_wasm.host.affinity import Affinity, require_no_loop
 from rlm_wasm.host.worker import Worker
 from rlm_wasm.ids import RunId, make_run_id
+from rlm_wasm.integrations.litellm import open_litellm
 from rlm_wasm.outcomes import StopReason
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.providers.registry import ProviderSet
@@ -102,7 +103,7 @@ class Runtime:
         check_policy(policy)
         self.policy = policy.with_models(root=model, sub=sub_model)
         self._written = WrittenPolicy.of(self.policy)
-        self._providers = ProviderSet(self.policy, keys, open_recording)
+        self._providers = ProviderSet(self.policy, keys, open_recording, {"litellm": open_litellm})
         self._route: Router = route or self._providers.get
         self._cache: ResponseCache | None = None
         self._world = world

@@ -16,6 +16,7 @@ from typing import Any, Final
 from rlm_wasm.errors import UsageError
 from rlm_wasm.policy.price_list import list_name, listed_price, listed_window
 from rlm_wasm.policy.problems import dotted
+from rlm_wasm.policy.provider_tables import kind_behind
 from rlm_wasm.policy.tables import PriceTable, Tables
 from rlm_wasm.policy.this_machine import is_this_machine
 
@@ -103,6 +104,8 @@ def _found(spec: str, tables: Tables) -> PriceTable | None:
 
 
 def _endpoint(spec: str, tables: Tables) -> str | None:
-    """Return the URL that a model's queries go to, or None where they go nowhere or by way of a proxy."""
+    """Return the URL that a model's queries go to; None: they go nowhere, or by a way that is not ours."""
     endpoint = tables.providers.get(spec.partition(":")[0])
-    return None if endpoint is None or endpoint.proxy else endpoint.base_url
+    if endpoint is None or endpoint.proxy or kind_behind(spec, tables.providers) == "litellm":
+        return None
+    return endpoint.base_url

@@ -10,7 +10,7 @@ from rlm_wasm.limits import Milliseconds
 from rlm_wasm.policy.free_values import check_extra_body, fraction_to
 from rlm_wasm.policy.marks import CheckedBy, Entries, Text
 
-Kind: TypeAlias = Literal["openai", "openai-responses", "anthropic", "script", "replay"]
+Kind: TypeAlias = Literal["openai", "openai-responses", "anthropic", "litellm", "script", "replay"]
 KINDS: Final[tuple[str, ...]] = get_args(Kind)
 # The kinds that answer from a file. ``script:FILE`` and ``replay:FILE`` need no table.
 FILE_KINDS: Final = ("script", "replay")
@@ -68,6 +68,7 @@ KEYS_OF: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     "openai": ((*_ENDPOINT, "output_tokens_field"), (*_MAY_HAVE, *SAMPLING, "roles")),
     "openai-responses": (_ENDPOINT, (*_MAY_HAVE, *SAMPLING, "roles")),
     "anthropic": (_ENDPOINT, _MAY_HAVE),
+    "litellm": ((), ("base_url", "api_key_env", "headers", "extra_body", *SAMPLING, "roles")),
     "script": (("file",), ()),
     "replay": (("file",), ()),
 }

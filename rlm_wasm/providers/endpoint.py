@@ -35,6 +35,17 @@ class SentAlong:
         return cls(headers, members)
 
 
+def sent_along_of(name: str, table: ProviderTable, policy: Policy) -> tuple[SentAlong, dict[str, SentAlong]]:
+    """Return what goes with each request to a provider, and what to those of its models that have more."""
+    settings = policy.models.settings or {}
+    own = {
+        spec.partition(":")[2]: SentAlong.of(table, given)
+        for spec, given in settings.items()
+        if spec.partition(":")[0] == name
+    }
+    return SentAlong.of(table), own
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
     """Where requests go and what they look like. `api_key_header` is None where the kind's own is meant."""
@@ -54,12 +65,7 @@ class Endpoint:
         """Return the endpoint of the provider `name`, whose table has all keys that its kind needs."""
         if table.base_url is None or table.connect_timeout_ms is None:
             raise AssertionError("a policy without these keys is none")
-        settings = policy.models.settings or {}
-        own = {
-            spec.partition(":")[2]: SentAlong.of(table, given)
-            for spec, given in settings.items()
-            if spec.partition(":")[0] == name
-        }
+        along, own = sent_along_of(name, table, policy)
         return cls(
             base_url=table.base_url,
             connect_timeout_ms=table.connect_timeout_ms,
@@ -67,7 +73,7 @@ class Endpoint:
             output_tokens_field=table.output_tokens_field or "max_tokens",
             roles=table.roles or "alternating",
             proxy=table.proxy or None,
-            along=SentAlong.of(table),
+            along=along,
             along_of=own,
         )
 

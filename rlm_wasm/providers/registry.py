@@ -24,6 +24,8 @@ from rlm_wasm.providers.wire_format import WireFormat
 
 # From an event log to what answers as it tells. It is read above this part, where logs are known.
 OpenRecording = Callable[[Path], Provider]
+# From a table of a kind that another package talks to, to what asks that.
+OpenLibrary = Callable[[str, ProviderTable, Policy, Keys], Provider]
 _WIRE_FORMATS: Final[Mapping[str, Callable[[], WireFormat]]] = {
     "openai": ChatFormat,
     "openai-responses": ResponsesFormat,
@@ -39,10 +41,12 @@ class ProviderSet:
         policy: Policy,
         keys: Keys | Mapping[str, str] | None = None,
         open_recording: OpenRecording | None = None,
+        libraries: Mapping[str, OpenLibrary] | None = None,
     ) -> None:
         self._policy: Final = policy
         self._keys: Final = keys if isinstance(keys, Keys) else Keys(keys)
         self._open_recording: Final = open_recording
+        self._libraries: Final = libraries or {}
         self._open: Final[dict[str, Provider]] = {}
 
     def get(self, spec: str) -> tuple[Provider, str]:
@@ -58,7 +62,9 @@ class ProviderSet:
         name, model = split_spec(spec)
         shared = spec if name in FILE_KINDS else name
         if shared not in self._open:
-            self._open[shared], model = _open(spec, self._policy, self._keys, self._open_recording)
+            self._open[shared], model = _open(
+                spec, self._policy, self._keys, self._open_recording, self._libraries
+            )
         return self._open[shared], model
 
     async def aclose(self) -> None:
@@ -80,7 +86,7 @@ def open_provider(
     """
     keys = Keys(environ)
     del environ  # not in this frame when something is raised
-    return _open(spec, policy, keys, open_recording)
+    return _open(spec, policy, keys, open_recording, {})
 
 
 def split_spec(spec: str) -> tuple[str, str]:
@@ -95,7 +101,11 @@ def split_spec(spec: str) -> tuple[str, str]:
 
 
 def _open(
-    spec: str, policy: Policy, keys: Keys, open_recording: OpenRecording | None
+    spec: str,
+    policy: Policy,
+    keys: Keys,
+    open_recording: OpenRecording | None,
+    libraries: Mapping[str, OpenLibrary],
 ) -> tuple[Provider, str]:
     name, model = split_spec(spec)
     if name in FILE_KINDS:
@@ -106,6 +116,8 @@ def _open(
     kind = kind_of(name, table)
     if kind is not None and kind in FILE_KINDS and table.file is not None:
         return _open_file(kind, table.file, policy, open_recording), model
+    if kind is not None and kind in libraries:
+        return libraries[kind](name, table, policy, keys), model
     if kind is None or kind not in _WIRE_FORMATS:
         raise InternalError(f"a policy has a provider of kind {kind}")
     return _open_endpoint(name, table, _WIRE_FORMATS[kind](), policy, keys), model

@@ -25,6 +25,7 @@ PROCESS: Final[dict[str, str]] = {
     "host": "host",
     "inline": "host",
     "inputs": "host",
+    "integrations": "host",
     "jail": "worker",
     "policy": "host",
     "protocol": "host and worker",

@@ -60,6 +60,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
     "inline": frozenset({"artifacts", "host", "protocol", "system", "vm"}),
     "inputs": frozenset({"protocol", "system"}),
     "providers": frozenset({"policy", "protocol", "scheduler"}),
+    "integrations": frozenset({"policy", "providers"}),
     "audit": frozenset({"protocol", "scheduler"}),
     "engine": frozenset(
         {
@@ -76,7 +77,17 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         }
     ),
     "api": frozenset(
-        {"artifacts", "engine", "host", "inputs", "policy", "protocol", "providers", "scheduler"}
+        {
+            "artifacts",
+            "engine",
+            "host",
+            "inputs",
+            "integrations",
+            "policy",
+            "protocol",
+            "providers",
+            "scheduler",
+        }
     ),
     "replay": frozenset({"api", "artifacts", "audit", "engine", "host", "policy", "providers", "scheduler"}),
     "guestbuild": frozenset({"artifacts", "protocol", "vm"}),
@@ -119,6 +130,7 @@ _KEYS: Final = frozenset(
         "httpx",
         "inline",
         "inputs",
+        "integrations",
         "platformdirs",
         "policy",
         "providers",
@@ -158,7 +170,20 @@ THIRD_PARTY: Final[dict[str, tuple[frozenset[str], str]]] = {
     ),
     "httpx": (frozenset({"providers"}), "one place through which anything leaves the machine"),
     "anyio": (
-        frozenset({"api", "engine", "host", "inline", "system", "replay", "providers", "bench", "cli"}),
+        frozenset(
+            {
+                "api",
+                "engine",
+                "host",
+                "inline",
+                "integrations",
+                "system",
+                "replay",
+                "providers",
+                "bench",
+                "cli",
+            }
+        ),
         "decisions are pure; only the shell waits; the command line and benchmarks start the shell's loop",
     ),
     "msgspec": (
@@ -170,6 +195,10 @@ THIRD_PARTY: Final[dict[str, tuple[frozenset[str], str]]] = {
     "prometheus_client": (
         frozenset({"api.prometheus"}),
         "an extra; whoever does not ask for it does not load it",
+    ),
+    "litellm": (
+        frozenset({"integrations.litellm"}),
+        "an extra that talks to the network; whoever does not ask for it does not load it",
     ),
     "re2": (
         frozenset({"providers", "inputs"}),

@@ -81,7 +81,7 @@ def test_what_goes_with_requests_is_shown_and_read_back_whatever_it_is_called() 
 @pytest.mark.parametrize(
     ("table", "problem"),
     [
-        ({}, "kind: is missing: there are openai, openai-responses, anthropic, script, replay"),
+        ({}, "kind: is missing: there are openai, openai-responses, anthropic, litellm, script, replay"),
         ({"kind": "gemini"}, "kind: must be 'openai', 'openai-responses', 'anthropic', "),
         (
             {"kind": "anthropic"} | ENDPOINT | {"roles": "no_system"},
