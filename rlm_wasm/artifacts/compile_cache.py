@@ -16,12 +16,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from rlm_wasm.artifacts.files import read_owned, write_private
+from rlm_wasm.artifacts.files import read_owned, stamp_use, write_private, write_readable
 from rlm_wasm.artifacts.first_use import once
 from rlm_wasm.artifacts.machine_key import MAC_BYTES, mac, machine_key, same
 from rlm_wasm.artifacts.paths import compiled_dir
+from rlm_wasm.artifacts.shared_cache import SharedCache, shared_cache
 from rlm_wasm.errors import ArtifactError
 from rlm_wasm.protocol.native_form import CONFIGURATION, METER
+from rlm_wasm.system.processor import processor_features
 
 _PURPOSE: Final = "compiled-module"
 COMPILED_BYTES_MAX: Final = 1 << 30
@@ -32,14 +34,25 @@ def native_code(
 ) -> bytes | memoryview:
     """Return the native form of a module: from the cache if its MAC fits, else compiled now and kept there.
 
-    A file whose MAC does not fit is removed and never used. A cache that cannot be written costs
-    the next start a compilation, nothing more.
+    The cache that users share is asked first. In this user's own, a file whose MAC does not fit is removed
+    and never used. A cache that cannot be written costs the next start a compilation, nothing more.
     """
-    key = machine_key()
+    shared = shared_cache()
+    if shared is not None and (kept := _shared_code(shared, code, configuration)) is not None:
+        return kept
+    try:
+        key = machine_key()
+    except ArtifactError:
+        if shared is None:
+            raise
+        # Nothing of this user's can be written; the guest is the shared one, made for another processor.
+        with once("compiling the guest for this machine"):
+            return compile_native(code)
     identity = _identity(code, configuration)
     path = cache_path(code, configuration)
     found = _authenticated(path, key, identity)
     if found is not None:
+        stamp_use(path)
         return found
     with once("compiling the guest for this machine"):
         native = compile_native(code)
@@ -48,9 +61,27 @@ def native_code(
     return native
 
 
+def share_code(shared: SharedCache, code: bytes, native: bytes | memoryview) -> Path:
+    """Put the native form of `code` into a shared cache; return its file. Raises ArtifactError: it cannot."""
+    identity = _shared_identity(code, CONFIGURATION)
+    path = shared.compiled / _file_name(identity)
+    write_readable(path, [mac(shared.key, _PURPOSE, identity, native), bytes(native)])
+    return path
+
+
+def _shared_code(shared: SharedCache, code: bytes, configuration: str) -> memoryview | None:
+    shared.check_compiled()
+    identity = _shared_identity(code, configuration)
+    return _authenticated(shared.compiled / _file_name(identity), shared.key, identity, shared=True)
+
+
 def cache_path(code: bytes, configuration: str = CONFIGURATION) -> Path:
     """Return where the native form of `code` lies for this wasmtime and what it is compiled for."""
-    return compiled_dir() / f"{_identity(code, configuration).hex()[:32]}.cwasm"
+    return compiled_dir() / _file_name(_identity(code, configuration))
+
+
+def _file_name(identity: bytes) -> str:
+    return f"{identity.hex()[:32]}.cwasm"
 
 
 def is_cached(code: bytes, configuration: str = CONFIGURATION) -> bool:
@@ -82,23 +113,40 @@ def _wasmtime_identity() -> bytes:
 
 
 def _identity(code: bytes, configuration: str) -> bytes:
+    return _identity_for(_wasmtime_identity(), code, configuration)
+
+
+def _shared_identity(code: bytes, configuration: str) -> bytes:
+    # No path and no time: those of an image's layers are not those of the folders that it was made from.
+    wasmtime = f"{wasmtime_version()} {processor_features()}"
+    return _identity_for(wasmtime.encode(), code, configuration)
+
+
+def _identity_for(wasmtime: bytes, code: bytes, configuration: str) -> bytes:
     digest = hashlib.blake2b(digest_size=32)
-    for part in (_wasmtime_identity(), METER.encode(), configuration.encode(), hashlib.sha256(code).digest()):
+    for part in (wasmtime, METER.encode(), configuration.encode(), hashlib.sha256(code).digest()):
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
     return digest.digest()
 
 
-def _authenticated(path: Path, key: bytes, identity: bytes) -> memoryview | None:
+def _authenticated(path: Path, key: bytes, identity: bytes, *, shared: bool = False) -> memoryview | None:
+    """Return what lies there, if it is what it should be. What is not is removed, or, shared, an error."""
     try:
-        data = read_owned(path, bytes_max=COMPILED_BYTES_MAX)
+        data = read_owned(path, bytes_max=COMPILED_BYTES_MAX, or_roots=shared)
     except FileNotFoundError:
         return None
     except ArtifactError:
+        if shared:
+            raise
         _remove(path)
         return None
     found, native = data[:MAC_BYTES], memoryview(data)[MAC_BYTES:]
     if not same(found, mac(key, _PURPOSE, identity, native)):
+        if shared:
+            raise ArtifactError(
+                f"{path} does not match its MAC", hint=f"rlm-wasm cache share {path.parent.parent}"
+            )
         _remove(path)
         return None
     return native

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import secrets
@@ -12,8 +13,10 @@ from pathlib import Path
 from rlm_wasm.errors import ArtifactError
 
 
-def read_owned(path: Path, *, bytes_max: int) -> bytes:
+def read_owned(path: Path, *, bytes_max: int, or_roots: bool = False) -> bytes:
     """Read a regular file that this user owns and no other may write, whole, through one descriptor.
+
+    `or_roots`: or that root owns, who may write it in any case.
 
     Symbolic links are not followed. FileNotFoundError passes through; every other failure is an
     ArtifactError.
@@ -26,8 +29,9 @@ def read_owned(path: Path, *, bytes_max: int) -> bytes:
         raise ArtifactError(f"cannot open {path}: {error.strerror}") from error
     try:
         facts = os.fstat(fd)
-        if not stat.S_ISREG(facts.st_mode) or facts.st_uid != os.geteuid():
-            raise ArtifactError(f"{path} is not a regular file of this user")
+        owners = (os.geteuid(), 0) if or_roots else (os.geteuid(),)
+        if not stat.S_ISREG(facts.st_mode) or facts.st_uid not in owners:
+            raise ArtifactError(f"{path} is not a regular file of this user{' or of root' * or_roots}")
         if facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise ArtifactError(f"{path} can be written by another user")
         if facts.st_size > bytes_max:
@@ -50,10 +54,26 @@ def write_private(path: Path, parts: Iterable[bytes]) -> None:
     Raises:
         ArtifactError: the file could not be written (a full disk, say); nothing is left behind.
     """
+    _write(path, parts, 0o600)
+
+
+def stamp_use(path: Path) -> None:
+    """Give a file of a cache this moment's time, so that it is not taken for one that nobody uses."""
+    with contextlib.suppress(OSError):  # a cache that cannot be written is pruned by nobody
+        os.utime(path, follow_symlinks=False)
+
+
+def write_readable(path: Path, parts: Iterable[bytes]) -> None:
+    """Like `write_private`, of mode 0644: whoever may come to it may read it."""
+    _write(path, parts, 0o644)
+
+
+def _write(path: Path, parts: Iterable[bytes], mode: int) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "wb") as stream:
+            os.fchmod(fd, mode)  # whatever the umask
             for part in parts:
                 stream.write(part)
             stream.flush()

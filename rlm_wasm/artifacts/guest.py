@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Final
 
-from rlm_wasm.artifacts.files import read_owned, write_private
+from rlm_wasm.artifacts.files import read_owned, stamp_use, write_private
 from rlm_wasm.artifacts.machine_key import mac, machine_key, same
 from rlm_wasm.errors import ArtifactError
 from rlm_wasm.protocol.guest_facts import GuestFacts
@@ -41,6 +41,9 @@ class Guest:
     facts: GuestFacts
     # What to do where a file of it is damaged.
     hint: str
+    # What vouches for it: this machine's key, or that of the cache that users share.
+    key: bytes
+    shared: bool
 
     def read_code(self) -> bytes:
         """Return the code module, checked against its hash."""
@@ -52,7 +55,7 @@ class Guest:
     def read_image(self) -> bytes:
         """Return the base image's bytes, checked against their MAC (faster than the hash, same promise)."""
         image = self._read(IMAGE_FILE, _IMAGE_BYTES_MAX)
-        if len(image) != self.facts.image_bytes or image_mac(image) != self.facts.image_mac:
+        if len(image) != self.facts.image_bytes or image_mac(image, self.key) != self.facts.image_mac:
             raise ArtifactError(f"{self.folder / IMAGE_FILE} does not match its MAC", hint=self.hint)
         return image
 
@@ -64,32 +67,41 @@ class Guest:
         return raw
 
     def _read(self, name: str, bytes_max: int) -> bytes:
-        return _read(self.folder / name, bytes_max, self.hint)
+        return _read(self.folder / name, bytes_max, self.hint, shared=self.shared)
 
 
-def image_mac(image: bytes) -> str:
-    """Return the MAC of a base image under this machine's key, in hexadecimal."""
-    return mac(machine_key(), "base-image", image).hex()
+def image_mac(image: bytes, key: bytes | None = None) -> str:
+    """Return the MAC of a base image, in hexadecimal: under this machine's key, unless another is given."""
+    return mac(machine_key() if key is None else key, "base-image", image).hex()
 
 
 def save_facts(folder: Path, facts: GuestFacts) -> None:
     """Write `facts` and their MAC into `folder`."""
+    for name, content in facts_files(facts, machine_key()).items():
+        write_private(folder / name, [content])
+
+
+def facts_files(facts: GuestFacts, key: bytes) -> dict[str, bytes]:
+    """Return the files of `facts`, authenticated by `key`, by their names."""
     values = asdict(facts)
     if not facts.packages:
         del values[_PACKAGES]
     text = json.dumps(values, indent=1, sort_keys=True).encode()
-    write_private(folder / FACTS_FILE, [text])
-    write_private(folder / MAC_FILE, [mac(machine_key(), _PURPOSE, text)])
+    return {FACTS_FILE: text, MAC_FILE: mac(key, _PURPOSE, text)}
 
 
-def load_guest(folder: Path, *, hint: str = BUILD_HINT) -> Guest:
+def load_guest(folder: Path, *, hint: str = BUILD_HINT, shared_key: bytes | None = None) -> Guest:
     """Return the guest in `folder` after checking the MAC of its facts; `hint` says what to do if not.
+
+    `shared_key`: the folder is in the cache that users share, whose key that is.
 
     Raises:
         ArtifactError: there is no guest, or its facts are not what this machine wrote.
     """
-    text = _read(folder / FACTS_FILE, _FACTS_BYTES_MAX, hint)
-    if not same(_read(folder / MAC_FILE, 64, hint), mac(machine_key(), _PURPOSE, text)):
+    shared = shared_key is not None
+    key = machine_key() if shared_key is None else shared_key
+    text = _read(folder / FACTS_FILE, _FACTS_BYTES_MAX, hint, shared=shared)
+    if not same(_read(folder / MAC_FILE, 64, hint, shared=shared), mac(key, _PURPOSE, text)):
         raise ArtifactError(f"{folder / FACTS_FILE} was not written by this machine", hint=hint)
     # The guest without packages says nothing of them.
     values = {_PACKAGES: []} | json.loads(text)
@@ -100,11 +112,13 @@ def load_guest(folder: Path, *, hint: str = BUILD_HINT) -> Guest:
     facts = GuestFacts(**values)
     if facts.image_bytes % PAGE_BYTES or not 0 < facts.stack_pointer <= facts.image_bytes:
         raise ArtifactError(f"{folder / FACTS_FILE} describes an impossible image", hint=hint)
-    return Guest(folder, facts, hint)
+    if not shared:
+        stamp_use(folder / MAC_FILE)  # the facts' own time says which guest is the newest
+    return Guest(folder, facts, hint, key, shared)
 
 
-def _read(path: Path, bytes_max: int, hint: str) -> bytes:
+def _read(path: Path, bytes_max: int, hint: str, *, shared: bool) -> bytes:
     try:
-        return read_owned(path, bytes_max=bytes_max)
+        return read_owned(path, bytes_max=bytes_max, or_roots=shared)
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} is missing", hint=hint) from error

@@ -22,6 +22,7 @@ from rlm_wasm.artifacts.files import read_owned, write_private
 from rlm_wasm.artifacts.guest import BUILD_HINT, FACTS_FILE, Guest, load_guest
 from rlm_wasm.artifacts.guest_sources import guest_dir
 from rlm_wasm.artifacts.paths import guests_dir
+from rlm_wasm.artifacts.shared_cache import SharedCache, shared_cache
 from rlm_wasm.artifacts.shipped import ShippedGuest, shipped_guest
 from rlm_wasm.errors import ArtifactError
 from rlm_wasm.limits import BASE_IMAGE
@@ -55,8 +56,12 @@ def find_guest(image: str = BASE_IMAGE) -> Guest:
     override = os.environ.get("RLM_WASM_GUEST")
     if override:
         return _with_packages(load_guest(Path(override)), packages)
+    shared = shared_cache()
     if not packages and (carried := shipped_guest()) is not None:
-        return _unpacked(carried)
+        found = None if shared is None else shared.guest(carried.facts.recipe)
+        return found or _unpacked(carried)
+    if shared is not None and (found := _of_shared(shared, packages)) is not None:
+        return found
     try:
         sources = guest_dir()
     except ArtifactError:
@@ -90,13 +95,26 @@ def newest_guest(image: str = BASE_IMAGE) -> Guest:
     override = os.environ.get("RLM_WASM_GUEST")
     if override:
         return _with_packages(load_guest(Path(override)), packages)
-    if not packages and (carried := shipped_guest()) is not None:
-        return _unpacked(carried)
+    if not packages and shipped_guest() is not None:
+        return find_guest()
     for folder in _built(image):
         guest = load_guest(folder)
         if guest.facts.packages == packages:
             return guest
     raise _no_image(image)
+
+
+def _of_shared(shared: SharedCache, packages: tuple[str, ...]) -> Guest | None:
+    """Return the guest of the shared cache that this program's sources make; None: it has none."""
+    guests = [guest for name in shared.names() if (guest := shared.guest(name)) is not None]
+    fitting = [guest for guest in guests if guest.facts.packages == packages]
+    if not fitting:
+        return None
+    try:
+        names = _names(guest_dir(), packages)
+    except ArtifactError:
+        names = frozenset[str]()
+    return next((guest for guest in fitting if not names or guest.facts.recipe in names), None)
 
 
 def _unpacked(carried: ShippedGuest) -> Guest:

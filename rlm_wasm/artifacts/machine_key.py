@@ -43,7 +43,7 @@ def _make(path: Path) -> None:
     try:
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "wb") as stream:
-            stream.write(secrets.token_bytes(KEY_BYTES))
+            stream.write(new_key())
         with contextlib.suppress(FileExistsError):
             os.link(temporary, path)
     except OSError as error:
@@ -52,6 +52,11 @@ def _make(path: Path) -> None:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def new_key() -> bytes:
+    """Return a key that nobody has."""
+    return secrets.token_bytes(KEY_BYTES)
 
 
 def _read(path: Path) -> bytes:

@@ -92,7 +92,11 @@ def _wasmtime() -> DoctorFinding:
 
 def _cache() -> DoctorFinding:
     from rlm_wasm.artifacts.paths import cache_dir
+    from rlm_wasm.artifacts.shared_cache import shared_cache
 
+    shared = shared_cache()
+    if shared is not None:
+        return DoctorFinding("cache", "ok", f"{shared.folder}, which the users of this machine share")
     path = cache_dir()
     free = shutil.disk_usage(path).free
     return DoctorFinding("cache", "ok", f"{path} ({free / 1e9:.1f} GB free)")
@@ -101,7 +105,11 @@ def _cache() -> DoctorFinding:
 def _key() -> DoctorFinding:
     from rlm_wasm.artifacts.machine_key import machine_key
     from rlm_wasm.artifacts.paths import state_dir
+    from rlm_wasm.artifacts.shared_cache import KEY_FILE, shared_cache
 
+    shared = shared_cache()
+    if shared is not None:
+        return DoctorFinding("machine key", "ok", f"{shared.folder / KEY_FILE}, that of the shared cache")
     machine_key()
     return DoctorFinding("machine key", "ok", f"{state_dir() / 'machine.key'} (0600)")
 

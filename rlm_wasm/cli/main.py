@@ -31,6 +31,7 @@ _COMMANDS: Final = {
     "exec": ("rlm_wasm.cli.execute", "execute", "Run Python in a fresh session."),
     "guest": ("rlm_wasm.cli.guest", "guest", "Build, verify and describe the guest."),
     "policy": ("rlm_wasm.cli.policy", "policy", "Begin and check policy files, show the limits in force."),
+    "cache": ("rlm_wasm.cli.cache", "cache", "Show, clean and share what is kept on disk."),
     "doctor": ("rlm_wasm.cli.doctor", "doctor", "Say what this machine can do."),
     "bench": ("rlm_wasm.cli.bench", "bench", "Measure this machine."),
 }

@@ -12,5 +12,6 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Point cache and state into the test's folder; return it."""
     monkeypatch.setenv("RLM_WASM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("RLM_WASM_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("RLM_WASM_SHARED_CACHE", "")
     monkeypatch.delenv("RLM_WASM_GUEST", raising=False)
     return tmp_path

@@ -258,6 +258,7 @@ CLOCKS: Final[dict[str, str]] = {
     "audit.otel": "the wall clock's time of a trace",
     "policy.price_list": "which of a model's prices holds today",
     "cli.build_progress": "shown to a person",
+    "cli.cache": "how long nobody used what lies there",
     "cli.execute": "shown to a person",
     "cli.guest": "shown to a person",
     "bench.density_bench": "measures",

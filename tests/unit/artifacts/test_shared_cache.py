@@ -1,0 +1,237 @@
+"""The cache that users share: made by root, read by all, and refused where anybody else may write it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rlm_wasm.artifacts import compile_cache, installed, shared_cache
+from rlm_wasm.artifacts import guest as artifact
+from rlm_wasm.artifacts.compile_cache import native_code, share_code
+from rlm_wasm.artifacts.files import write_private
+from rlm_wasm.artifacts.guest import Guest, image_mac, load_guest, save_facts
+from rlm_wasm.artifacts.installed import find_guest
+from rlm_wasm.artifacts.paths import guests_dir
+from rlm_wasm.artifacts.shared_cache import DEFAULT, KEY_FILE, SharedCache, prepare, put_guest
+from rlm_wasm.errors import ArtifactError
+from tests.support.wat_guest import MEMORY_BYTES, assemble, facts
+
+pytestmark = [pytest.mark.threat("T-331"), pytest.mark.usefixtures("own_folders")]
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+
+RAW, CODE, IMAGE = b"raw bytes", assemble(""), b"image" + bytes(MEMORY_BYTES - 5)
+NATIVE = b"native code"
+
+
+@pytest.fixture
+def built() -> Guest:
+    folder = guests_dir() / "abc123"
+    folder.mkdir(mode=0o700)
+    for file, data in ((artifact.RAW_FILE, RAW), (artifact.CODE_FILE, CODE), (artifact.IMAGE_FILE, IMAGE)):
+        write_private(folder / file, [data])
+    sums = {
+        f"{name}_sha256": hashlib.sha256(data).hexdigest()
+        for name, data in (("raw", RAW), ("code", CODE), ("image", IMAGE))
+    }
+    save_facts(
+        folder,
+        replace(facts(), format=artifact.FORMAT, recipe="abc123", image_mac=image_mac(IMAGE), **sums),
+    )
+    return load_guest(folder)
+
+
+@pytest.fixture
+def shared(built: Guest, own_folders: Path, monkeypatch: pytest.MonkeyPatch) -> SharedCache:
+    """A shared cache with a guest and its native code, named by the environment of a user who has nothing."""
+    made = prepare(own_folders / "shared")
+    put_guest(made, built)
+    share_code(made, CODE, NATIVE)
+    monkeypatch.setenv("RLM_WASM_SHARED_CACHE", str(made.folder))
+    for variable in ("RLM_WASM_CACHE", "RLM_WASM_STATE"):
+        monkeypatch.setenv(variable, "/dev/null/none")  # and who cannot have any
+    monkeypatch.setattr(installed, "_names", lambda sources, packages: frozenset({"abc123"}))
+    return made
+
+
+def unexpected(code: bytes) -> bytes:
+    raise AssertionError("it was compiled")
+
+
+def use() -> None:
+    """Take guest and native code, as a process does that starts."""
+    guest = find_guest()
+    assert (guest.read_raw(), guest.read_code(), guest.read_image()) == (RAW, CODE, IMAGE)
+    assert bytes(native_code(CODE, unexpected)) == NATIVE
+
+
+def test_who_has_no_cache_and_no_key_runs_what_is_shared(shared: SharedCache) -> None:
+    use()
+    assert find_guest().folder == shared.folder / "guests" / "abc123"
+
+
+def test_everybody_may_read_it_whatever_the_umask_of_who_made_it(built: Guest, own_folders: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        made = prepare(own_folders / "other")
+        put_guest(made, built)
+        share_code(made, CODE, NATIVE)
+    finally:
+        os.umask(before)
+    modes = {path.stat().st_mode & 0o777 for path in made.folder.rglob("*") if path.is_file()}
+    folders = {
+        path.stat().st_mode & 0o777 for path in (made.folder, *made.folder.rglob("*")) if path.is_dir()
+    }
+    assert (modes, folders) == ({0o644}, {0o755})
+
+
+def test_making_it_again_keeps_its_key_and_mends_it(shared: SharedCache, own_folders: Path) -> None:
+    kept = (shared.folder / KEY_FILE).read_bytes()
+    (shared.folder / "guests" / "abc123" / artifact.FACTS_FILE).unlink()
+    os.environ["RLM_WASM_CACHE"] = str(own_folders / "cache")
+    os.environ["RLM_WASM_STATE"] = str(own_folders / "state")
+    put_guest(prepare(shared.folder), load_guest(own_folders / "cache" / "guests" / "abc123"))
+    use()
+    assert (shared.folder / KEY_FILE).read_bytes() == kept
+
+
+def mode(bits: int) -> Callable[[Path], None]:
+    return lambda path: path.chmod(path.stat().st_mode | bits)
+
+
+def give_away(path: Path) -> None:
+    os.chown(path, 12_345, -1)
+
+
+WRITERS = [
+    pytest.param(mode(0o020), id="group"),
+    pytest.param(mode(0o002), id="others"),
+    pytest.param(give_away, id="owner", marks=needs_root),
+]
+
+
+@pytest.mark.parametrize("let_in", WRITERS)
+@pytest.mark.parametrize("place", [".", "guests", "guests/abc123", "compiled"])
+def test_a_folder_that_another_user_may_write_is_refused(
+    shared: SharedCache, place: str, let_in: Callable[[Path], None]
+) -> None:
+    let_in(shared.folder / place)
+    with pytest.raises(ArtifactError, match="cannot be trusted: another user than root may write"):
+        use()
+
+
+@pytest.mark.parametrize("let_in", WRITERS)
+@pytest.mark.parametrize(
+    "place",
+    [
+        KEY_FILE,
+        *(f"guests/abc123/{name}" for name in (artifact.FACTS_FILE, artifact.IMAGE_FILE)),
+        "compiled/*",
+    ],
+)
+def test_a_file_that_another_user_may_write_is_refused(
+    shared: SharedCache, place: str, let_in: Callable[[Path], None]
+) -> None:
+    (path,) = shared.folder.glob(place)
+    let_in(path)
+    with pytest.raises(ArtifactError, match=r"of this user or of root|written by another user"):
+        use()
+
+
+@pytest.mark.parametrize("let_in", WRITERS)
+def test_a_folder_above_it_that_another_user_may_write_is_refused(
+    built: Guest, own_folders: Path, monkeypatch: pytest.MonkeyPatch, let_in: Callable[[Path], None]
+) -> None:
+    above = own_folders / "above"
+    above.mkdir()
+    made = prepare(above / "shared")
+    monkeypatch.setenv("RLM_WASM_SHARED_CACHE", str(made.folder))
+    let_in(above)
+    with pytest.raises(ArtifactError, match=f"another user than root may write {above}"):
+        shared_cache.shared_cache()
+
+
+def test_a_sticky_folder_above_it_is_as_good_as_one_that_nobody_writes(
+    own_folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    above = own_folders / "above"
+    above.mkdir()
+    made = prepare(above / "shared")
+    above.chmod(0o1777)
+    monkeypatch.setenv("RLM_WASM_SHARED_CACHE", str(made.folder))
+    assert shared_cache.shared_cache() == made
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def link(path: Path) -> None:
+    path.rename(path.with_name("real"))
+    path.symlink_to("real")
+
+
+@pytest.mark.parametrize("tamper", [flip, cut, link])
+@pytest.mark.parametrize(
+    "place",
+    [
+        KEY_FILE, "compiled/*",
+        *(f"guests/abc123/{name}" for name in (
+            artifact.FACTS_FILE, artifact.MAC_FILE, artifact.RAW_FILE, artifact.CODE_FILE, artifact.IMAGE_FILE
+        )),
+    ],
+)  # fmt: skip
+def test_any_change_to_any_file_of_it_is_an_error_that_says_how_to_mend_it(
+    shared: SharedCache, place: str, tamper: Callable[[Path], None]
+) -> None:
+    (path,) = shared.folder.glob(place)
+    tamper(path)
+    with pytest.raises(ArtifactError):
+        use()
+
+
+def test_another_processor_finds_no_native_code_and_compiles(
+    shared: SharedCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compile_cache, "processor_features", lambda: "fewer")
+    assert find_guest().read_code() == CODE
+    assert native_code(CODE, lambda code: b"made here") == b"made here"
+
+
+def test_a_named_folder_that_is_none_is_an_error_and_the_default_may_be_missing(
+    own_folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RLM_WASM_SHARED_CACHE", str(own_folders / "none"))
+    with pytest.raises(ArtifactError, match="is no folder") as missing:
+        shared_cache.shared_cache()
+    assert f"rlm-wasm cache share {own_folders}/none" in str(missing.value.hint)
+    (own_folders / "none").mkdir()
+    with pytest.raises(ArtifactError, match="is no shared cache"):
+        shared_cache.shared_cache()
+    monkeypatch.setenv("RLM_WASM_SHARED_CACHE", "")
+    assert shared_cache.shared_cache() is None
+    monkeypatch.delenv("RLM_WASM_SHARED_CACHE")
+    monkeypatch.setattr(shared_cache, "DEFAULT", own_folders / "missing")
+    assert shared_cache.shared_cache() is None
+    assert Path("/var/cache/rlm-wasm") == DEFAULT
+
+
+def test_the_default_is_looked_at_without_being_named(
+    shared: SharedCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RLM_WASM_SHARED_CACHE")
+    monkeypatch.setattr(shared_cache, "DEFAULT", shared.folder)
+    use()
+    mode(0o002)(shared.folder)
+    with pytest.raises(ArtifactError, match="cannot be trusted"):
+        use()
