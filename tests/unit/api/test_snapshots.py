@@ -190,12 +190,15 @@ async def test_a_runtime_loads_a_snapshot_by_itself_and_forks_it_in_its_runs(
 
 
 @pytest.mark.threat("T-260")
-async def test_a_snapshot_starts_no_session_of_another_image(strict: Policy) -> None:
+async def test_a_snapshot_starts_no_session_of_another_image(tmp_path: Path, strict: Policy) -> None:
+    model = tmp_path / "model.toml"
+    model.write_text("[[reply]]\nrole = 'root'\ntext = 'no code'\n")
     other = strict.replace(sandbox={"image": "numpy"})
     async with Sandbox(strict) as box, Sandbox(other) as other_box, await box.session() as session:
         snapshot = await session.snapshot()
         assert snapshot.image == "base"
         with pytest.raises(UsageError, match=r"of the image base, and sandbox\.image is numpy"):
             await other_box.session(snapshot=snapshot)
-        with pytest.raises(UsageError, match=r"of the image base, and sandbox\.image is numpy"):
-            await Runtime(other).ask("?", "", snapshot=snapshot)
+        async with Runtime(other, model=f"script:{model}") as runtime:
+            with pytest.raises(UsageError, match=r"of the image base, and sandbox\.image is numpy"):
+                await runtime.ask("?", snapshot=snapshot)
