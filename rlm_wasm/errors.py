@@ -311,6 +311,14 @@ class NoText(ProviderError):
     """
 
 
+class LostInFlight(ProviderError):
+    """An attempt was under way when its run's process ended; the run was taken up since.
+
+    It counts as spent and is made again, whatever the attempts that the policy allows. A guest sees a
+    ProviderError.
+    """
+
+
 class WindowExceeded(ProviderError):
     """The messages, or the answer that was allowed, are too long for the model, as its endpoint says.
 

@@ -386,6 +386,13 @@ KINDS: Final[dict[str, Kind]] = {
         "What happened cost more than its limit; the run stops.",
         {"dimensions": Field("[str]", "of the ledger")},
     ),
+    "run_resumed": Kind(
+        "The run's process was gone, and another one took the run up: all before this is its log.",
+        {
+            "events": Field("int", "how many came again"),
+            "in_flight": Field("int", "attempts that no answer is known of: spent, and made again"),
+        },
+    ),
     "run_stopping": Kind(
         "The run must end; its open queries are cancelled.",
         {

@@ -9,6 +9,7 @@ from typing import BinaryIO, Final
 
 from rlm_wasm.audit.catalogue import fault_of
 from rlm_wasm.audit.line import decode_line, encode_line
+from rlm_wasm.audit.log_lock import is_being_written
 from rlm_wasm.audit.shape import shape_fault
 from rlm_wasm.errors import UsageError
 from rlm_wasm.events import Event
@@ -40,22 +41,29 @@ class LoggedEvent:
 
 
 def read_events(
-    path: str | os.PathLike[str], *, events_max: int = EVENTS_MAX, bytes_max: int = LOG_BYTES_MAX
+    path: str | os.PathLike[str],
+    *,
+    events_max: int = EVENTS_MAX,
+    bytes_max: int = LOG_BYTES_MAX,
+    killed: bool = False,
 ) -> Iterator[LoggedEvent]:
     """Yield the events of one run's log, in order; EventLogError for the first thing that is wrong.
 
-    A log may stop before `run_ended`, where its run was killed; never within a line. It has no more lines
+    A log may stop before `run_ended`, where its run was killed, and within a line only where `killed` says
+    so: that line is left out, and whoever wrote the log must be gone. It has no more lines
     than its own `run.events_max` says, and none is decoded that cannot be an event by its shape.
     """
     name = os.fspath(path)
     try:
         with open(name, "rb") as file:
-            yield from _events(name, _lines(name, file, bytes_max), events_max)
+            if killed and is_being_written(file.fileno()):
+                raise EventLogError(name, 0, "a process writes this log: its run is not over")
+            yield from _events(name, _lines(name, file, bytes_max, killed=killed), events_max)
     except OSError as exc:
         raise EventLogError(name, 0, f"cannot be read: {exc.strerror}") from exc
 
 
-def _lines(name: str, file: BinaryIO, bytes_max: int) -> Iterator[tuple[int, bytes]]:
+def _lines(name: str, file: BinaryIO, bytes_max: int, *, killed: bool) -> Iterator[tuple[int, bytes]]:
     number, total = 0, 0
     while line := file.readline(LINE_BYTES_MAX + 1):
         number += 1
@@ -63,6 +71,8 @@ def _lines(name: str, file: BinaryIO, bytes_max: int) -> Iterator[tuple[int, byt
         if len(line) > LINE_BYTES_MAX or total > bytes_max:
             raise EventLogError(name, number, "is too long for an event log")
         if not line.endswith(b"\n"):
+            if killed and number > 1:
+                return
             raise EventLogError(name, number, "the line is cut off")
         yield number, line
     if not number:

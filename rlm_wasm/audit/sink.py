@@ -8,12 +8,13 @@ from types import TracebackType
 from typing import Final
 
 from rlm_wasm.audit.line import encode_line
+from rlm_wasm.audit.log_lock import hold
 from rlm_wasm.errors import RlmWasmError
 from rlm_wasm.events import Event
 
 
 class JsonlSink:
-    """Writes events to `path`, which is created or emptied, readable by its owner only.
+    """Writes events to `path`, which is created or emptied, readable by its owner only, and locked.
 
     Each event is one `write`, so a run that is interrupted leaves a file complete up to there. A
     write that fails (a full disk) takes its half line back and raises RlmWasmError, then and ever after.
@@ -25,13 +26,17 @@ class JsonlSink:
         self._fd: int | None = None
         try:
             # No O_EXCL: writing a log again to the same place is what its owner asked for.
-            fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOCTTY, 0o600)
+            fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY, 0o600)
         except OSError as exc:
             raise RlmWasmError(f"{self.path}: cannot open the event log: {exc.strerror}") from exc
         self._is_file = stat.S_ISREG(os.fstat(fd).st_mode)
-        self._fd = fd
         if self._is_file:
+            if not hold(fd):
+                os.close(fd)
+                raise RlmWasmError(f"{self.path}: another run writes this event log")
+            os.ftruncate(fd, 0)
             os.fchmod(fd, 0o600)  # it may have been there, open to others
+        self._fd = fd
 
     def write(self, event: Event) -> None:
         """Append one event."""

@@ -167,7 +167,7 @@ def answer(given: GivenQuestion, *, told: bool) -> int:
                 )
 
         result = anyio.run(main)
-    _show(result, inputs, as_json=given.as_json)
+    show(result, inputs, as_json=given.as_json)
     status = of_run(result.stop, partial=result.partial)
     if given.folder is not None and not copied:
         if copied is None:
@@ -176,7 +176,8 @@ def answer(given: GivenQuestion, *, told: bool) -> int:
     return int(status)
 
 
-def _show(result: RunResult, inputs: Inputs, *, as_json: bool) -> None:
+def show(result: RunResult, inputs: Inputs, *, as_json: bool) -> None:
+    """Show what a run came to."""
     if result.cache_fault is not None:
         output.note(str(result.cache_fault))
     if as_json:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from rlm_wasm.audit.reader import read_events
-from rlm_wasm.errors import NoText, ProviderError, UsageError, WindowExceeded
+from rlm_wasm.errors import LostInFlight, NoText, ProviderError, UsageError, WindowExceeded
 from rlm_wasm.events import Event
 from rlm_wasm.providers.recorded import RecordedAnswer, ReplayProvider, messages_digest
 from rlm_wasm.scheduler.messages import finish_of
@@ -61,7 +61,8 @@ def provider_error(event: Event) -> ProviderError:
     if kind == WindowExceeded.__name__:
         facts = {name: event.data.get(name) for name in WINDOW_FACTS}
         return WindowExceeded(message, **{name: n if type(n) is int else None for name, n in facts.items()})
-    return NoText(message) if kind == NoText.__name__ else ProviderError(message)
+    known = {each.__name__: each for each in (NoText, LostInFlight)}
+    return known.get(str(kind), ProviderError)(message)
 
 
 def _answer(event: Event, model: str, digest: bytes, sent_at_ns: int | None) -> RecordedAnswer | None:

@@ -99,6 +99,8 @@ def cause_of(event: Event, *, stopped: bool) -> Input | None:
             return TimerFired(run_id, f"child_deadline:{request_in(event)}")
         case "child_gone":
             return _finished(event)
+        case "run_resumed":
+            return Noted(run_id, event.kind, dict(data))
         case "cell_ended" | "session_ended" if stopped:
             return Noted(run_id, event.kind, dict(data), event.depth, parent_of(event))
         case "fuel_used" if stopped:

@@ -123,6 +123,11 @@ class RecordedOrder:
         return self._next
 
     @property
+    def came_to_its_end(self) -> bool:
+        """Whether all that the recording holds of its run came again."""
+        return self.difference is None and self._next >= self._end
+
+    @property
     def over(self) -> bool:
         """Whether there is nothing more to give or to compare."""
         return self.difference is not None or self.ended is not None or self._next >= self._end

@@ -57,15 +57,15 @@ class Recording:
     image_sha256: str | None
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Self:
-        """Read a log.
+    def open(cls, path: str | os.PathLike[str], *, killed: bool = False) -> Self:
+        """Read a log. Of a run that was `killed`, the last line may be cut off: it counts for nothing.
 
         Raises:
             EventLogError: the file is not the log of a run, or has over EVENTS_MAX events or BYTES_MAX bytes.
             UsageError: it has no texts, so that nothing can be repeated from it.
         """
         name = os.fspath(path)
-        lines = read_events(name, events_max=EVENTS_MAX, bytes_max=BYTES_MAX)
+        lines = read_events(name, events_max=EVENTS_MAX, bytes_max=BYTES_MAX, killed=killed)
         events = tuple(line.event for line in lines)
         started = events[0]
         if not started.data["texts"]:

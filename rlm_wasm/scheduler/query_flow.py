@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rlm_wasm.errors import BudgetExceeded, InternalError, QueryError, WindowExceeded
+from rlm_wasm.errors import BudgetExceeded, InternalError, LostInFlight, QueryError, WindowExceeded
 from rlm_wasm.ids import RequestId
 from rlm_wasm.limits import ModelPrice
 from rlm_wasm.outcomes import StopReason
@@ -312,6 +312,8 @@ class QueryFlow:
     def _delay_before_retry(self, run: RunState, request: OpenRequest, given: ProviderFailed) -> int | None:
         """Return how long to wait, or None if there is no next attempt before the deadline."""
         limits = run.facts.query
+        if isinstance(given.error, LostInFlight):
+            return 0  # no fault of the provider's
         if isinstance(given.error, WindowExceeded):
             return 0 if self._fits_after(run, request, given.error) else None
         if not given.retryable or request.tries >= limits.attempts_max:

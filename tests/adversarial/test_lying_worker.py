@@ -148,7 +148,8 @@ async def test_a_worker_that_fills_what_it_is_lent_is_seen_and_ended() -> None:
         (connection,) = made.connections
         before = connection.memory_bytes()
         await run(session, lie(hoard=120 * MIB))
-        assert connection.memory_bytes() - before >= 120 * MIB
+        # On a busy machine it may have been ended by now.
+        assert connection.lost is not None or connection.memory_bytes() - before >= 120 * MIB
         await until(lambda: connection.lost is not None)
         assert "more memory than a worker may" in str(connection.lost)
 

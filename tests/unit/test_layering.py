@@ -236,6 +236,7 @@ BY_NAME: Final[dict[str, str]] = {
 
 # Who reads a clock of the machine, and why. Everybody else is given one, so that it can be a virtual one.
 CLOCKS: Final[dict[str, str]] = {
+    "replay.resume": "the times of a run that goes on behind its log",
     "api.sandbox": "the outermost caller: how long a session's requests take to read",
     "api.world": "the outermost constructor: the default of its argument",
     "inline.worker": "the outermost constructor: the default of its argument",

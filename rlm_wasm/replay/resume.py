@@ -1,0 +1,193 @@
+"""Taking up a run whose process was killed, where its log ends: what is in the log is not asked again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from time import monotonic_ns
+from typing import Final
+
+import anyio
+
+from rlm_wasm.api.runtime import Runtime
+from rlm_wasm.api.snapshot import Snapshot
+from rlm_wasm.api.world import World
+from rlm_wasm.artifacts.installed import find_guest
+from rlm_wasm.engine.broker import HANG_UP_SECONDS_MAX, Router
+from rlm_wasm.engine.contexts import InputValue
+from rlm_wasm.errors import UsageError
+from rlm_wasm.events import Event
+from rlm_wasm.host.worker import Worker
+from rlm_wasm.policy.model import Policy
+from rlm_wasm.policy.render import to_toml
+from rlm_wasm.replay.recorded_order import RecordedOrder
+from rlm_wasm.replay.recording import Recording
+from rlm_wasm.replay.resuming_broker import ResumingBroker
+from rlm_wasm.results import RunResult
+
+
+class ResumedRun:
+    """A run that is taken up where its log ends: `drive` it once.
+
+    Guests and loops do again what the log holds, with the answers that it holds: nothing of that is asked or
+    paid for again. Then the run goes on, with what is left of its budget and time. What was in flight counts
+    as spent, unconfirmed, and is asked again. Each of `sinks` gets all events of the run, those of the log
+    first, and none before the run goes on.
+
+    `contexts` are the inputs that are too large for the log, `snapshot` what the run's sessions were forked
+    from. A `policy` must be the recorded one.
+
+    Raises:
+        UsageError: the run is over, or an input, the snapshot or the policy is not the recorded one.
+        PolicyError: the recorded policy is none of this version's.
+        ArtifactError: no guest is built, or it is not what was built.
+    """
+
+    def __init__(
+        self,
+        recording: Recording,
+        contexts: Mapping[str, InputValue] | None = None,
+        *,
+        policy: Policy | None = None,
+        snapshot: Snapshot | None = None,
+        sinks: Iterable[Callable[[Event], None]] = (),
+        environ: Mapping[str, str] | None = None,
+        route: Router | None = None,
+        worker: Worker | None = None,
+    ) -> None:
+        check_can_be_resumed(recording, policy)
+        self._recording: Final = recording
+        self._inputs: Final = recording.inputs(contexts or {})
+        self._start: Final = recording.snapshot(snapshot)
+        if worker is None:
+            find_guest()  # one that is missing would else be a difference, where the run says what it had
+        self._order: Final = RecordedOrder(recording.events)
+        self._clock: Final = _LogThenMachine(self._order)
+        self._gate: Final = _HeldEvents(recording.events, list(sinks))
+        recorded = recording.policy
+        self._broker: Final = ResumingBroker(
+            self._order, recording, recorded.permit_limits(), self._clock, self._goes_on
+        )
+        world = World(
+            worker=worker,
+            clock=self._clock,
+            entropy=lambda count: bytes.fromhex(recording.run_id.removeprefix("run_"))[:count],
+            make_broker=lambda _permits, _clock: self._broker,
+        )
+        self._runtime: Final = Runtime.in_world(recorded, world, environ=environ, route=route)
+
+    async def drive(self) -> RunResult:
+        """Return what the run comes to.
+
+        Raises UsageError where what the log holds does not come again, as where the guest is another one, or
+        was told the real time; and what `Runtime.ask` raises.
+        """
+        recording, result = self._recording, None
+        failure: Exception | None = None
+        async with self._runtime, anyio.create_task_group() as tasks:
+            tasks.start_soon(self._end_if_idle, tasks.cancel_scope)
+            try:
+                result = await self._runtime.ask(
+                    recording.question,
+                    self._inputs,
+                    sinks=[self._gate.take],
+                    tenant=recording.tenant,
+                    snapshot=self._start,
+                    file_names=recording.file_names,
+                )
+            except Exception as error:  # noqa: BLE001 - raised again below, without the group's wrapping
+                failure = error
+            tasks.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        if not self._broker.live or result is None:
+            raise _does_not_come_again(recording, self._order)
+        return result
+
+    def cancel(self, reason: str = "cancelled") -> None:
+        """Ask the run to end now, with its best partial answer."""
+        self._runtime.cancel(reason)
+
+    def _goes_on(self, events: int) -> None:
+        self._clock.goes_on()
+        self._gate.opens(events)
+
+    async def _end_if_idle(self, scope: anyio.CancelScope) -> None:
+        """End a run of whose log nothing comes again for as long as a whole run may take."""
+        idle_ms_max = self._runtime.policy.run.wall_ms_max
+        seen = -1
+        while not self._broker.live and seen != self._order.progress:
+            seen = self._order.progress
+            await anyio.sleep(idle_ms_max / 1000)
+        if self._broker.live:
+            return
+        self._order.give_up(idle_ms_max)
+        self._runtime.cancel("the log came no further")
+        await anyio.sleep(HANG_UP_SECONDS_MAX)
+        scope.cancel()
+
+
+def check_can_be_resumed(recording: Recording, policy: Policy | None = None) -> None:
+    """Refuse a run that is over or whose log is not whole, and a policy that is not the recorded one."""
+    last, path = recording.events[-1], recording.path
+    if last.kind == "run_ended":
+        raise UsageError(f"{path}: this run is over ({last.data['outcome']}); there is nothing to take up")
+    if any(event.kind == "events_truncated" for event in recording.events):
+        raise UsageError(f"{path}: the log is cut off by run.events_max: what came after it is not known")
+    if policy is not None and to_toml(policy) != recording.policy_text:
+        raise UsageError(
+            f"{path}: the run was begun under another policy, and goes on under that alone",
+            hint="leave --policy out",
+        )
+
+
+def _does_not_come_again(recording: Recording, order: RecordedOrder) -> UsageError:
+    found = order.difference
+    if found is None:
+        return UsageError(f"{recording.path}: the run cannot be taken up: {order.ended}")
+    return UsageError(
+        f"{recording.path}: the run cannot be taken up: event {found.seq} ({found.kind}) does not come again "
+        f"as it was, by its {found.field}",
+        hint="rlm-wasm replay shows both; the guest must be the same, and be told no real time or chance",
+    )
+
+
+class _LogThenMachine:
+    """The times of the log until the run goes on, and then the machine's, from there."""
+
+    def __init__(self, order: RecordedOrder) -> None:
+        self._order: Final = order
+        self._from: tuple[int, int] | None = None
+
+    def __call__(self) -> int:
+        if self._from is None:
+            return self._order.now_ns()
+        then, began = self._from
+        return then + monotonic_ns() - began
+
+    def goes_on(self) -> None:
+        """Go on from the log's last time: while nobody ran it, no time of the run's own passed."""
+        self._from = self._order.now_ns(), monotonic_ns()
+
+
+class _HeldEvents:
+    """Gives sinks nothing until the run goes on, and then all of its events."""
+
+    def __init__(self, events: Sequence[Event], sinks: Sequence[Callable[[Event], None]]) -> None:
+        self._events: Final = events
+        self._sinks: Final = sinks
+        self._open = False
+        self._owed = 0
+
+    def opens(self, events: int) -> None:
+        """With the next event, so many of the log's go first."""
+        self._open, self._owed = True, events
+
+    def take(self, event: Event) -> None:
+        """Hand an event on."""
+        if not self._open:
+            return
+        owed, self._owed = self._owed, 0
+        for sink in self._sinks:
+            for earlier in self._events[:owed]:
+                sink(earlier)
+            sink(event)

@@ -1,0 +1,107 @@
+"""A broker that repeats a run as far as its log goes, and then performs what the scheduler decides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from rlm_wasm.engine.broker import Broker
+from rlm_wasm.errors import LostInFlight
+from rlm_wasm.ids import RequestId, RunId
+from rlm_wasm.limits import PermitLimits
+from rlm_wasm.replay.broker import ReplayBroker
+from rlm_wasm.replay.recorded_event import int_in, request_in
+from rlm_wasm.replay.recorded_order import RecordedOrder
+from rlm_wasm.replay.recording import Recording
+from rlm_wasm.scheduler.scheduler import (
+    CancelQuery,
+    ClearTimer,
+    Effect,
+    Input,
+    Noted,
+    ProviderAnswered,
+    ProviderFailed,
+    SendQuery,
+    SetTimer,
+    TimerFired,
+)
+
+
+class ResumingBroker(ReplayBroker):
+    """A broker for the one run that `recording` is of, which goes on where that ends.
+
+    Until then the timers that are set and the attempts that are under way are only kept. `goes_on` is called
+    once, with the number of events that came again.
+    """
+
+    def __init__(
+        self,
+        order: RecordedOrder,
+        recording: Recording,
+        permits: PermitLimits,
+        clock: Callable[[], int],
+        goes_on: Callable[[int], None],
+    ) -> None:
+        super().__init__(order, permits, clock)
+        self.live = False
+        self._run_id: Final = recording.run_id
+        self._goes_on: Final = goes_on
+        self._due: dict[tuple[RunId, str], SetTimer] = {}
+        self._under_way: dict[tuple[RequestId, int], SendQuery] = {}
+        # Whatever else is under way then was decided, and not sent: its event comes first.
+        self._sent: Final = {
+            (request_in(event), int_in(event, "attempt"))
+            for event in recording.events
+            if event.kind == "query_sent"
+        }
+
+    def _handle(self, given: Input) -> None:
+        if self.live:
+            Broker._handle(self, given)
+            return
+        self._take_back(given)
+        effects = self._scheduler.handle(self._recorded.restated(given), self.clock())
+        for effect in effects:
+            self._recorded.performed(effect)
+            self._keep(effect)
+            if not isinstance(effect, SendQuery | CancelQuery | SetTimer | ClearTimer):
+                self._performs[type(effect)](effect)
+        if not self._inputs:
+            self._follow()
+
+    def _take_back(self, given: Input) -> None:
+        if isinstance(given, TimerFired):
+            self._due.pop((given.run_id, given.timer_id), None)
+        elif isinstance(given, ProviderAnswered | ProviderFailed):
+            self._under_way.pop((given.request_id, given.attempt), None)
+
+    def _keep(self, effect: Effect) -> None:
+        match effect:
+            case SetTimer():
+                self._due[effect.run_id, effect.timer_id] = effect
+            case ClearTimer():
+                self._due.pop((effect.run_id, effect.timer_id), None)
+            case SendQuery():
+                self._under_way[effect.request_id, effect.attempt] = effect
+            case CancelQuery():
+                self._under_way.pop((effect.request_id, effect.attempt), None)
+
+    def _end_replay(self) -> None:
+        if self.live:
+            return
+        if not self._recorded.came_to_its_end:
+            super()._end_replay()
+            return
+        self.live = True
+        self._goes_on(self._recorded.compared)
+        lost = [key for key in self._under_way if key in self._sent]
+        data: dict[str, object] = {"events": self._recorded.compared, "in_flight": len(lost)}
+        self.submit(Noted(self._run_id, "run_resumed", data))
+        for timer in self._due.values():
+            self._set_timer(timer)
+        for key, effect in self._under_way.items():
+            if key not in self._sent:
+                self._send_soon(effect)
+        for number, attempt in lost:
+            gone = LostInFlight("the run's process ended before an answer came")
+            self.submit(ProviderFailed(self._run_id, number, attempt, gone, retryable=True, sent=True))

@@ -1,0 +1,74 @@
+"""`rlm-wasm run --resume`: a process is killed in the middle of a run, and another one takes it up."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.command_line import document, rlm_wasm, start
+from tests.support.policy_file import write_policy
+from tests.support.provider_loopback import Seen, Write, completion_body, http, loopback_server
+
+pytestmark = pytest.mark.guest
+
+
+def test_a_run_whose_process_was_killed_is_taken_up_by_another_one(tmp_path: Path) -> None:
+    """It dies while its second sub-query is under way: the first one is not asked again."""
+    arrived = threading.Event()
+    dying = threading.Event()
+    asked: list[str] = []
+
+    def behave(seen: Seen, write: Write) -> None:
+        messages: Any = seen.body["messages"]
+        if messages[0]["role"] == "system":
+            text = "```repl\nfirst = llm_query('a')\nFINAL(first + llm_query('b'))\n```"
+        else:
+            text = messages[-1]["content"].upper()
+            asked.append(text)
+            if text == "B" and not dying.is_set():
+                arrived.set()
+                dying.wait(600)
+                return
+        write(http("200 OK", completion_body(text)))
+
+    log, new = tmp_path / "events.jsonl", tmp_path / "new.jsonl"
+    with loopback_server() as server:
+        server.behaviour = behave
+        policy = write_policy(
+            tmp_path / "p.toml",
+            events={"texts": True},
+            sandbox={"entropy": "seeded", "clock": "virtual"},
+            **{"providers.openai": {"base_url": server.url, "api_key_env": ""}},
+        )
+        run = start("run", "How?", "--policy", policy, "--events", log)
+        assert arrived.wait(600)
+        refused = rlm_wasm("run", "--resume", log, "--events", new)
+        assert refused.returncode == 2
+        assert b"a process writes this log: its run is not over" in refused.stderr
+        os.kill(run.pid, signal.SIGKILL)
+        run.wait()
+        dying.set()
+        ended = rlm_wasm("run", "--resume", log, "--events", new, "--json")
+        assert ended.returncode == 0, ended.stderr
+        assert document(ended)["answer"] == "AB"
+        assert asked == ["A", "B", "B"]
+        over = rlm_wasm("run", "--resume", new)
+        assert over.returncode == 2
+        assert b"this run is over (finished); there is nothing to take up" in over.stderr
+    lines = [json.loads(line) for line in new.read_text().splitlines()]
+    assert [line["data"]["in_flight"] for line in lines if line["kind"] == "run_resumed"] == [1]
+    assert rlm_wasm("replay", new).stdout.startswith(b"the same: ")
+
+
+def test_what_would_change_a_run_that_is_taken_up_is_refused(tmp_path: Path) -> None:
+    for more, said in ((["why?"], b"takes no question"), (["--sub-model", "x:y"], b"takes no --sub-model")):
+        refused = rlm_wasm("run", *more, "--resume", tmp_path / "none.jsonl")
+        assert refused.returncode == 2
+        assert said in refused.stderr
+    assert b"there is no question" in rlm_wasm("run").stderr
