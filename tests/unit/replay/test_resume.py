@@ -22,8 +22,7 @@ from tests.support.runtime_facts import Script
 from tests.unit.engine.test_runs_over_http import ENVIRON, policy_at
 from tests.unit.replay.test_replay import RECORDED, record, recorded_policy
 
-# Whether a run leaves anything behind is asked where one is made; here several are, one after another.
-pytestmark = [pytest.mark.guest, pytest.mark.anyio, pytest.mark.usefixtures("guest")]
+pytestmark = [pytest.mark.guest, pytest.mark.anyio, pytest.mark.usefixtures("guest", "healthy_host")]
 
 
 @pytest.fixture
