@@ -258,4 +258,4 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "f").write_bytes(b"")
     code, _, told = run("1", "--in", tmp_path / "f", "--in", tmp_path / "d" / "f")
-    assert (code, told) == (2, "error: two files are called 'f'\n")
+    assert (code, told) == (2, "error: two files or folders are called 'f'\n")
