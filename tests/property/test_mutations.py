@@ -122,8 +122,9 @@ MUTATIONS: list[tuple[type[RuleBasedStateMachine], ModuleType, str, str]] = [
     (
         SchedulerMachine,
         query_flow,
-        "reservation = run.ledger.reserve(request.charge, request.conversation.view)",
-        "reservation = 1",
+        "reservation = run.ledger.reserve(request.charge, request.conversation.view)\n"
+        "        except BudgetExceeded as exc:",
+        "reservation = 1\n        except BudgetExceeded as exc:",
     ),
     (
         SchedulerMachine,
