@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
-from rlm_wasm.api.arguments import checked_sinks
+from rlm_wasm.api.arguments import check_plain_function, checked_sinks
 from rlm_wasm.api.background_loop import BackgroundLoop
 from rlm_wasm.api.snapshot import Snapshot
 from rlm_wasm.engine.accounting import Metrics
 from rlm_wasm.engine.contexts import Contexts
 from rlm_wasm.engine.session_files import Outputs
+from rlm_wasm.engine.transcript import Watch
 from rlm_wasm.errors import RlmWasmError
 from rlm_wasm.events import Event, Gap
 from rlm_wasm.results import RunResult
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from rlm_wasm.api.runtime import Runtime
     from rlm_wasm.engine.event_stream import EventReader
     from rlm_wasm.ids import RunId
+
+_T = TypeVar("_T")
 
 
 class SyncRuntime:
@@ -57,19 +60,25 @@ class SyncRuntime:
         snapshot: Snapshot | None = None,
         outputs: Outputs | None = None,
         file_names: Mapping[str, str] | None = None,
+        watch: Watch | None = None,
     ) -> RunResult:
         """Answer `question`. Takes and raises what `Runtime.ask` does."""
         kept = _KeptExits()
-        result = self._loop.call(
-            self._runtime.ask,
-            question,
-            context,
-            sinks=kept.of(sinks),
-            tenant=tenant,
-            snapshot=snapshot,
-            outputs=outputs,
-            file_names=file_names,
-        )
+        try:
+            result = self._loop.call(
+                self._runtime.ask,
+                question,
+                context,
+                sinks=kept.of(sinks),
+                tenant=tenant,
+                snapshot=snapshot,
+                outputs=outputs,
+                file_names=file_names,
+                watch=kept.watcher(watch),
+            )
+        except RlmWasmError:
+            kept.raise_first()  # of a watcher
+            raise
         kept.raise_first()
         return result
 
@@ -154,24 +163,30 @@ class SyncRun:
 
 
 class _KeptExits:
-    """Keeps what sinks raise that ends a program, for the thread that waits: it would end the loop.
+    """Keeps what sinks and watchers raise that ends a program, for the thread that waits.
 
-    The run ends as one whose sink has failed.
+    It would end the loop. The run ends as one whose sink has failed.
     """
 
     def __init__(self) -> None:
         self._errors: list[BaseException] = []
 
     def of(self, sinks: Iterable[Callable[[Event], None]]) -> list[Callable[[Event], None]]:
-        return [self._guarded(sink) for sink in checked_sinks(sinks)]
+        return [self._guarded(sink, "a sink") for sink in checked_sinks(sinks)]
 
-    def _guarded(self, sink: Callable[[Event], None]) -> Callable[[Event], None]:
-        def guarded(event: Event) -> None:
+    def watcher(self, watch: Watch | None) -> Watch | None:
+        if watch is None:
+            return None
+        check_plain_function("watch", watch)
+        return self._guarded(watch, "watch")
+
+    def _guarded(self, function: Callable[[_T], None], name: str) -> Callable[[_T], None]:
+        def guarded(given: _T) -> None:
             try:
-                sink(event)
+                function(given)
             except (KeyboardInterrupt, SystemExit) as error:
                 self._errors.append(error)
-                raise RlmWasmError(f"a sink raised {type(error).__name__}") from error
+                raise RlmWasmError(f"{name} raised {type(error).__name__}") from error
 
         return guarded
 

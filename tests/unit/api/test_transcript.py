@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from rlm_wasm import Runtime
 from rlm_wasm.errors import UsageError
 from rlm_wasm.outcomes import Outcome
 from rlm_wasm.results import CellRecord, TurnRecord
@@ -47,3 +48,24 @@ async def test_what_a_watcher_raises_ends_the_run_and_is_raised(tmp_path: Path) 
         assert (await runtime.ask("?")).answer == "2"
         with pytest.raises(UsageError, match="watch is called on the event loop's thread"):
             await runtime.ask("?", watch=waits)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
+def test_code_that_is_not_async_watches_too_and_may_end_its_program(
+    tmp_path: Path, kind: type[BaseException]
+) -> None:
+    def stop(step: object) -> None:
+        raise kind
+
+    async def waits(step: object) -> None:
+        raise AssertionError("nobody awaits this")
+
+    steps: list[object] = []
+    script = Script(tmp_path).reply("root", "FINAL(2)")
+    with Runtime(small_policy(), model=script.spec).sync() as runtime:
+        with pytest.raises(kind):
+            runtime.ask("?", watch=stop)
+        assert runtime.ask("?", watch=steps.append).answer == "2"
+        assert len(steps) == 2
+        with pytest.raises(UsageError, match="watch is called on the event loop's thread"):
+            runtime.ask("?", watch=waits)  # type: ignore[arg-type]
