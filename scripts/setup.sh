@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes .venv with the pinned dependencies and this checkout in it, and builds the guest; with the
-# argument "venv", not the guest. Does nothing that is already done, and says everything that the machine
+# Makes .venv with the pinned dependencies and this checkout in it, and builds the guest and its image `data`;
+# with the argument "venv", neither. Does nothing that is already done, and says everything that the machine
 # lacks at once. PYTHON names the interpreter (3.11 to 3.15, not 3.14.0).
 set -eu
 cd "$(dirname "$0")/.."
@@ -58,4 +58,9 @@ if [ "$(cat .venv/.installed 2>/dev/null || true)" != "$stamp" ]; then
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
   echo "$stamp" > .venv/.installed
 fi
-[ "${1:-}" = venv ] || .venv/bin/rlm-wasm guest build
+if [ "${1:-}" != venv ]; then
+  .venv/bin/rlm-wasm guest build
+  # What tests of packages use; all else works without.
+  .venv/bin/rlm-wasm guest image data ||
+    echo "note: the image data was not made, which only its own tests and users need" >&2
+fi

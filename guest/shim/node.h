@@ -10,6 +10,9 @@
 /* As WASI numbers them. */
 enum node_type { NODE_FOLDER = 3, NODE_FILE = 4, NODE_LINK = 7 };
 
+/* What a change of a fixed node comes to. It stands here because CPython is trained with status.h. */
+enum { ROFS = 69 };
+
 struct node {
   uint64_t id;
   uint8_t type;
@@ -20,6 +23,8 @@ struct node {
   uint8_t sized;
   /* 0, or 1 and the number of the input that it is: then the bytes are the host's, and nobody writes them. */
   uint32_t input;
+  /* Of the image: nothing changes it, whoever asks, and it counts against nobody's quota. */
+  uint8_t fixed;
   uint32_t names; /* how many it has */
   uint32_t opens; /* how many descriptors */
   int64_t accessed_ns, modified_ns, changed_ns;

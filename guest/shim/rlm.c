@@ -229,6 +229,12 @@ RLM_EXPORT(rlm_bytes_new) void *rlm_bytes_new(int32_t length) {
   return PyBytes_AS_STRING(incoming);
 }
 
+PyObject *rlm_take_incoming(void) {
+  PyObject *taken = incoming;
+  incoming = NULL;
+  return taken;
+}
+
 /* Binds what was filled to the name (UTF-8) in the inbox. 0, or 1 if the guest could not. */
 RLM_EXPORT(rlm_commit) int32_t rlm_commit(int32_t name_length) {
   rlm_shared.live = 1;

@@ -3,6 +3,8 @@
 #ifndef RLM_H
 #define RLM_H
 
+#include <Python.h>
+
 #include "boundary.h"
 #include "quota.h"
 
@@ -27,6 +29,8 @@ extern struct rlm_shared {
   unsigned char inbox[RLM_INBOX_BYTES];
 } rlm_shared;
 
+/* The str or bytes that the host has filled, the caller's from now on; NULL if there is none. */
+PyObject *rlm_take_incoming(void);
 /* Uses up what is free inside the image; 0, or -1 if it could not. */
 int rlm_fill_gaps(void);
 

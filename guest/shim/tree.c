@@ -25,6 +25,7 @@ static int find_free(struct where where, struct place *place) {
 static int attach(const struct place *place, struct node *node) {
   /* A folder that was removed, but is open or the current one, takes nothing in. */
   if (place->folder->names == 0) return NOENT;
+  if (place->folder->fixed) return ROFS;
   int status = directory_add(&place->folder->directory, place->name, place->length, node);
   if (status != OK) return status;
   node->names++;
@@ -32,6 +33,9 @@ static int attach(const struct place *place, struct node *node) {
   node_modified(place->folder);
   return OK;
 }
+
+/* Whether what is at a place may be taken from there. */
+static int is_fixed(const struct place *place) { return place->folder->fixed || place->node->fixed; }
 
 static void detach(const struct place *place) {
   struct directory *directory = &place->folder->directory;
@@ -87,6 +91,7 @@ int tree_open(struct where where, int flags, int writes, enum follow follow, str
   if (is_folder && (writes || flags & (TREE_CREATE | TREE_CUT))) return ISDIR;
   if (!is_folder && flags & TREE_FOLDER) return NOTDIR;
   if (place.node->input != 0 && (writes || flags & TREE_CUT)) return ACCES;
+  if (place.node->fixed && (writes || flags & TREE_CUT)) return ROFS;
   if (flags & TREE_CUT) {
     if (!writes) return INVAL;
     content_resize(&place.node->content, 0);
@@ -103,6 +108,7 @@ int tree_add_input(struct where where, uint32_t number) {
   if (status != OK) return status;
   if (place.node != NULL) {
     if (place.node->type == NODE_FOLDER) return ISDIR;
+    if (is_fixed(&place)) return ROFS;
     detach(&place);
     lose_name(place.node);
   }
@@ -126,6 +132,7 @@ int tree_remove_folder(struct where where) {
   if (place.node->type != NODE_FOLDER) return NOTDIR;
   if (place.node == path_root) return BUSY;
   if (place.name == NULL) return INVAL;
+  if (is_fixed(&place)) return ROFS;
   if (place.node->directory.live > 0) return NOTEMPTY;
   detach(&place);
   lose_name(place.node);
@@ -163,6 +170,7 @@ int tree_add_name(struct where from, struct where to, enum follow follow) {
   if (status != OK) return status;
   if (place.slash) return NOENT;
   if (node->type == NODE_FOLDER) return PERM;
+  if (node->fixed) return ROFS;
   status = attach(&place, node);
   if (status == OK) node_changed(node);
   return status;
@@ -174,6 +182,7 @@ int tree_remove_name(struct where where) {
   if (status != OK) return status;
   if (place.node == NULL) return NOENT;
   if (place.node->type == NODE_FOLDER) return ISDIR;
+  if (is_fixed(&place)) return ROFS;
   detach(&place);
   lose_name(place.node);
   return OK;
@@ -196,6 +205,7 @@ int tree_rename(struct where from, struct where to) {
   if (is_folder && is_within(new.folder, old.node)) return INVAL;
   if (new.node == old.node) return OK;
   if (new.node != NULL && is_folder != (new.node->type == NODE_FOLDER)) return is_folder ? NOTDIR : ISDIR;
+  if (is_fixed(&old) || (new.node != NULL && is_fixed(&new))) return ROFS;
   if (new.node == NULL) {
     status = attach(&new, old.node);
     if (status != OK) return status;
@@ -212,4 +222,13 @@ int tree_rename(struct where from, struct where to) {
   old.node->names--;
   node_changed(old.node);
   return OK;
+}
+
+void tree_fix(struct node *node) {
+  /* As deep as the folders are, which whoever made them has bounded. */
+  node_settle(node);
+  node->fixed = 1;
+  if (node->type != NODE_FOLDER) return;
+  const struct name *name = directory_after(&node->directory, 0);
+  for (; name != NULL; name = directory_after(&node->directory, name->order)) tree_fix(name->node);
 }

@@ -26,5 +26,7 @@ int tree_make_link(struct where where, const char *target, size_t length);
 int tree_add_name(struct where from, struct where to, enum follow follow);
 int tree_remove_name(struct where where);
 int tree_rename(struct where from, struct where to);
+/* From now on nothing changes or removes a file or folder, nor what lies below it. */
+void tree_fix(struct node *node);
 
 #endif

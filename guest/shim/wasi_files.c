@@ -159,6 +159,7 @@ static i32 set_times(struct node *node, i64 accessed, i64 modified, i32 which) {
       (which & TIME_MODIFIED && which & TIME_MODIFIED_NOW)) {
     return INVAL;
   }
+  if (node->fixed) return ROFS;
   node_settle(node);
   int64_t now = host_now();
   if (which & TIME_ACCESSED) node->accessed_ns = accessed;
@@ -495,5 +496,16 @@ int files_start(void) {
   if (status == OK) {
     descriptor_open(DESCRIPTOR_ROOT, &(struct descriptor){.node = path_root, .reads = 1, .writes = 1});
   }
+  return status;
+}
+
+int files_make_folder(const char *path) {
+  return tree_make_folder((struct where){path_root, path, strlen(path)});
+}
+
+int files_fix(const char *path) {
+  struct node *node;
+  int status = path_get(path_root, path, strlen(path), STAY, &node);
+  if (status == OK) tree_fix(node);
   return status;
 }

@@ -30,12 +30,16 @@ _CODE_BYTES_MAX: Final = 256 << 20
 _IMAGE_BYTES_MAX: Final = 1 << 30
 _PURPOSE: Final = "guest-facts"
 _PACKAGES: Final = "packages"
+MAC_BYTES_MAX: Final = 64
 BUILD_HINT: Final = "build it with: rlm-wasm guest build"
 
 
 @dataclass(frozen=True, slots=True)
 class Guest:
-    """A guest whose facts are authenticated. The files are checked when they are read."""
+    """A guest whose facts are authenticated. The files are checked when they are read.
+
+    With packages in it, its memory lies in a file of its own; `hint` says how that is made.
+    """
 
     folder: Path
     facts: GuestFacts
@@ -44,6 +48,7 @@ class Guest:
     # What vouches for it: this machine's key, or that of the cache that users share.
     key: bytes
     shared: bool
+    image_file: Path | None = None
 
     def read_code(self) -> bytes:
         """Return the code module, checked against its hash."""
@@ -53,10 +58,11 @@ class Guest:
         return code
 
     def read_image(self) -> bytes:
-        """Return the base image's bytes, checked against their MAC (faster than the hash, same promise)."""
-        image = self._read(IMAGE_FILE, _IMAGE_BYTES_MAX)
+        """Return the image's bytes, checked against their MAC (faster than the hash, same promise)."""
+        file = self.image_file or self.folder / IMAGE_FILE
+        image = read_file(file, _IMAGE_BYTES_MAX, self.hint, shared=self.shared)
         if len(image) != self.facts.image_bytes or image_mac(image, self.key) != self.facts.image_mac:
-            raise ArtifactError(f"{self.folder / IMAGE_FILE} does not match its MAC", hint=self.hint)
+            raise ArtifactError(f"{file} does not match its MAC", hint=self.hint)
         return image
 
     def read_raw(self) -> bytes:
@@ -67,7 +73,7 @@ class Guest:
         return raw
 
     def _read(self, name: str, bytes_max: int) -> bytes:
-        return _read(self.folder / name, bytes_max, self.hint, shared=self.shared)
+        return read_file(self.folder / name, bytes_max, self.hint, shared=self.shared)
 
 
 def image_mac(image: bytes, key: bytes | None = None) -> str:
@@ -100,8 +106,9 @@ def load_guest(folder: Path, *, hint: str = BUILD_HINT, shared_key: bytes | None
     """
     shared = shared_key is not None
     key = machine_key() if shared_key is None else shared_key
-    text = _read(folder / FACTS_FILE, _FACTS_BYTES_MAX, hint, shared=shared)
-    if not same(_read(folder / MAC_FILE, 64, hint, shared=shared), mac(key, _PURPOSE, text)):
+    text = read_file(folder / FACTS_FILE, _FACTS_BYTES_MAX, hint, shared=shared)
+    found_mac = read_file(folder / MAC_FILE, MAC_BYTES_MAX, hint, shared=shared)
+    if not same(found_mac, mac(key, _PURPOSE, text)):
         raise ArtifactError(f"{folder / FACTS_FILE} was not written by this machine", hint=hint)
     # The guest without packages says nothing of them.
     values = {_PACKAGES: []} | json.loads(text)
@@ -117,7 +124,8 @@ def load_guest(folder: Path, *, hint: str = BUILD_HINT, shared_key: bytes | None
     return Guest(folder, facts, hint, key, shared)
 
 
-def _read(path: Path, bytes_max: int, hint: str, *, shared: bool) -> bytes:
+def read_file(path: Path, bytes_max: int, hint: str, *, shared: bool) -> bytes:
+    """Return a file of a guest, shared or this user's. Raises ArtifactError, also where it is missing."""
     try:
         return read_owned(path, bytes_max=bytes_max, or_roots=shared)
     except FileNotFoundError as error:

@@ -21,6 +21,7 @@ from typing import Final
 from rlm_wasm.artifacts.files import read_owned, write_private
 from rlm_wasm.artifacts.guest import BUILD_HINT, FACTS_FILE, Guest, load_guest
 from rlm_wasm.artifacts.guest_sources import guest_dir
+from rlm_wasm.artifacts.image import VARIANTS, PackagesImage, image_hint, load_image
 from rlm_wasm.artifacts.paths import guests_dir
 from rlm_wasm.artifacts.shared_cache import SharedCache, shared_cache
 from rlm_wasm.artifacts.shipped import ShippedGuest, shipped_guest
@@ -30,6 +31,8 @@ from rlm_wasm.system.interpreter import interpreter_command
 from rlm_wasm.system.standard_descriptors import hold_standard_descriptors
 
 NOTE_FILE: Final = "sources.txt"
+# Below the guest's sources: what the images are made of that this program knows.
+LOCKS_FOLDER: Final = "images"
 # Checkouts that differ in a comment only make one guest; more of them than this take the longer way.
 _NOTED_MAX: Final = 8
 _NOTE_BYTES_MAX: Final = 4096
@@ -45,14 +48,47 @@ def find_guest(image: str = BASE_IMAGE) -> Guest:
     """Return the guest that `RLM_WASM_GUEST` names, else the one that this installation carries, else the one
     that this program's sources make.
 
-    One that is carried is unpacked at its first use, and again where what was unpacked is damaged. With an
-    image such as "numpy" it is the variant that was built with that package; none is carried. An installation
-    without the guest's sources cannot tell what they make, and takes the newest.
+    One that is carried is unpacked at its first use, and again where what was unpacked is damaged. The image
+    "numpy" is the variant that was built with that package; none is carried. Any other is a memory with
+    packages, over the guest that has none. An installation without the guest's sources cannot tell what they
+    make, and takes the newest.
 
     Raises:
-        ArtifactError: there is none, or none of that image; the hint says how to build it.
+        ArtifactError: there is none, or none of that image; the hint says how to make it.
     """
     packages = image_packages(image)
+    guest = _find_guest(image if packages else BASE_IMAGE, packages)
+    return guest if packages or image == BASE_IMAGE else find_image(guest, image).guest
+
+
+def find_image(guest: Guest, name: str) -> PackagesImage:
+    """Return an image over `guest`; one that this program has a lock for, only if it was made from that.
+
+    Raises:
+        ArtifactError: there is none, or it is an older one.
+    """
+    image = load_image(guest, name)
+    if image.manifest.lock_sha256 and image.manifest.lock_sha256 != _lock_sha256(name):
+        raise ArtifactError(
+            f"the image {name} holds other packages than this program's", hint=image_hint(name)
+        )
+    return image
+
+
+def lock_file(sources: Path, name: str) -> Path:
+    """Return where the lock of an image that this program knows lies below the guest's sources."""
+    return sources / LOCKS_FOLDER / f"{name}.toml"
+
+
+def _lock_sha256(name: str) -> str:
+    """Return the hash of this program's lock for an image; "" where it has none, or no sources at all."""
+    try:
+        return hashlib.sha256(lock_file(guest_dir(), name).read_bytes()).hexdigest()
+    except (ArtifactError, FileNotFoundError):
+        return ""
+
+
+def _find_guest(image: str, packages: tuple[str, ...]) -> Guest:
     override = os.environ.get("RLM_WASM_GUEST")
     if override:
         return _with_packages(load_guest(Path(override)), packages)
@@ -129,7 +165,7 @@ def _unpacked(carried: ShippedGuest) -> Guest:
 
 def image_packages(image: str) -> tuple[str, ...]:
     """Return which packages with C the guest of an image has: a variant has the name of its package."""
-    return () if image == BASE_IMAGE else (image,)
+    return (image,) if image in VARIANTS else ()
 
 
 def _with_packages(guest: Guest, packages: tuple[str, ...]) -> Guest:

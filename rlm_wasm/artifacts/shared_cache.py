@@ -57,7 +57,7 @@ class SharedCache:
         if not folder.exists():
             return None
         for each in (self.guests, folder):
-            _check_folder(each)
+            check_folder(each)
         return load_guest(
             folder,
             shared_key=self.key,
@@ -68,13 +68,13 @@ class SharedCache:
         """Return the names of its guests."""
         if not self.guests.exists():
             return []
-        _check_folder(self.guests)
+        check_folder(self.guests)
         return sorted(path.name for path in self.guests.iterdir() if (path / artifact.FACTS_FILE).is_file())
 
     def check_compiled(self) -> None:
         """Raise ArtifactError where somebody else may write its folder of native code."""
         if self.compiled.exists():
-            _check_folder(self.compiled)
+            check_folder(self.compiled)
 
 
 def shared_cache() -> SharedCache | None:
@@ -150,7 +150,7 @@ def _checked(folder: Path) -> Path:
         raise ArtifactError(
             f"the shared cache {folder} is no folder", hint=f"make it: rlm-wasm cache share {folder}"
         )
-    _check_folder(real)
+    check_folder(real)
     for above in real.parents:
         facts = above.stat()
         # In a sticky folder nobody moves what is another's.
@@ -161,7 +161,8 @@ def _checked(folder: Path) -> Path:
     return real
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
+    """Raise ArtifactError where somebody else than root and this user may write a folder."""
     facts = folder.lstat()
     owned = facts.st_uid in (0, os.geteuid())
     if not stat.S_ISDIR(facts.st_mode) or not owned or facts.st_mode & _OTHERS_WRITE:

@@ -12,9 +12,10 @@ import click
 from rlm_wasm.cli import output
 from rlm_wasm.cli.early_interrupt import ready
 from rlm_wasm.cli.exit_codes import ExitCode, of_outcome
+from rlm_wasm.cli.image_option import image_option, with_image
 from rlm_wasm.cli.inputs import STDIN, InputOptions, input_options, read_files, read_source
 from rlm_wasm.cli.out_folder import LEFT_IN, copy_and_tell
-from rlm_wasm.cli.preload import preload_guest, with_image
+from rlm_wasm.cli.preload import preload_guest
 from rlm_wasm.errors import GuestError, GuestException
 from rlm_wasm.outcomes import SessionState
 
@@ -28,10 +29,7 @@ if TYPE_CHECKING:
 @click.option(
     "--policy", "policy_name", default="standard", show_default=True, help="A built-in policy or a file."
 )
-@click.option(
-    "--image", "image", metavar="NAME",
-    help="Use the packages of this image, in the place of the policy's `sandbox.image`.",
-)  # fmt: skip
+@image_option
 @input_options("An input for the guest.")
 @click.option("--in", "files", multiple=True, metavar="PATH", help="A file or folder for /inputs.")
 @click.option("--out", "folder", metavar="DIR", help="Copy what the code leaves in /out into DIR.")
@@ -49,7 +47,7 @@ def execute(
 
     The last expression's value is shown. The exit status tells the outcome.
     """
-    preload_guest(policy_name, image)
+    preload_guest(policy_name, image=image)
     import anyio
 
     from rlm_wasm.api.sandbox import Sandbox

@@ -14,17 +14,19 @@ import click
 
 from rlm_wasm.artifacts.guest import Guest
 from rlm_wasm.artifacts.guest_sources import guest_dir
-from rlm_wasm.artifacts.installed import image_packages, newest_guest
+from rlm_wasm.artifacts.image import VARIANTS, checked_image_name, image_hint, image_names
+from rlm_wasm.artifacts.installed import find_guest, find_image, image_packages, newest_guest
 from rlm_wasm.artifacts.paths import cache_dir
 from rlm_wasm.cli import output
 from rlm_wasm.cli.build_progress import build_progress
 from rlm_wasm.cli.conformance import conformance
+from rlm_wasm.cli.image import image, show_image
 from rlm_wasm.errors import ArtifactError, UsageError
 from rlm_wasm.guestbuild.build import build_guest
 from rlm_wasm.guestbuild.manifest import load_manifest
 from rlm_wasm.guestbuild.names import guest_names
 from rlm_wasm.guestbuild.recipe import DEFAULT_SERIES, recipes
-from rlm_wasm.guestbuild.verify import verify_guest
+from rlm_wasm.guestbuild.verify import verify_guest, verify_image
 from rlm_wasm.limits import BASE_IMAGE
 
 
@@ -34,6 +36,7 @@ def guest() -> None:
 
 
 guest.add_command(conformance)
+guest.add_command(image)
 
 
 _of_image = click.option(
@@ -67,6 +70,8 @@ def build(
     The first build takes some minutes. After a change of the shim or the guest's Python it takes
     seconds; when nothing has changed, nothing runs. An interrupted build continues where it was.
     """
+    if image != BASE_IMAGE and image not in VARIANTS:
+        raise UsageError(f"the image {image} is no guest of its own", hint=image_hint(image))
     # Here and not above: wasmtime and the sandbox are needed only where the guest itself runs.
     from rlm_wasm.guestbuild.prepare import prepare_guest
     from rlm_wasm.guestbuild.training_run import train_guest
@@ -110,9 +115,10 @@ def build(
 @_of_image
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document about the result.")
 def verify(image: str, as_json: bool) -> None:
-    """Prove hashes, imports and exports of the guest that is installed."""
+    """Prove hashes, imports and exports of the guest that is installed, and the hashes of its images."""
     installed = newest_guest(image)
     checks = verify_guest(installed, load_manifest().boundary)
+    checks += tuple(verify_image(find_image(installed, name)) for name in image_names(installed))
     if as_json:
         output.document({"folder": str(installed.folder), "verified": list(checks)})
         return
@@ -124,7 +130,13 @@ def verify(image: str, as_json: bool) -> None:
 @_of_image
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def info(image: str, as_json: bool) -> None:
-    """Show what the installed guest was made from, and every function that crosses its boundary."""
+    """Show what the installed guest was made from, and every function that crosses its boundary.
+
+    Of an image that was made of packages, what is in it.
+    """
+    if image != BASE_IMAGE and image not in VARIANTS:
+        show_image(find_image(find_guest(), checked_image_name(image)), as_json=as_json)
+        return
     installed = newest_guest(image)
     document = _describe(installed)
     if as_json:
@@ -161,6 +173,7 @@ def _describe(installed: Guest) -> dict[str, str | int | list[str]]:
         "wasi_imports": sum("wasi" in name for name in facts.imports),
         "imports": list(facts.imports),
         "exports": list(facts.exports),
+        "images": image_names(installed),
     }
 
 

@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
 
 from rlm_wasm.cli.first_use import show_first_use
 from rlm_wasm.limits import BASE_IMAGE
 from rlm_wasm.system.host_limits import check_host_limits
 
-if TYPE_CHECKING:
-    from rlm_wasm.policy.model import Policy
 
-
-def preload_guest(policy_name: str, image: str | None = None, *, inline: bool = False) -> None:
+def preload_guest(policy_name: str, *, inline: bool = False, image: str | None = None) -> None:
     """Start on another thread what the policy's isolation will need: the guest, or a zygote that loads it.
 
-    `image` is used in the place of the policy's; `inline` says so of it, whatever the policy says.
+    `inline` and `image` say so of it, whatever the policy says.
 
     Whatever goes wrong there goes wrong again, and is told, where it is wanted.
     """
     show_first_use()
     # Before anything large is imported: an address space that is too small ends in an abort.
     check_host_limits(processes=False)
-    threading.Thread(
-        target=_load, args=(policy_name, image, inline), name="rlm-wasm-preload", daemon=True
-    ).start()
+    given = (policy_name, inline, image)
+    threading.Thread(target=_load, args=given, name="rlm-wasm-preload", daemon=True).start()
 
 
-def _load(policy_name: str, image: str | None, inline: bool) -> None:
+def _load(policy_name: str, inline: bool, image: str | None) -> None:
     try:
         from rlm_wasm.policy.extends import sandbox_at_a_glance
 
@@ -43,8 +38,3 @@ def _load(policy_name: str, image: str | None, inline: bool) -> None:
             prelaunch(image)
     except Exception:  # noqa: BLE001, S110 - told by the caller's own attempt
         pass
-
-
-def with_image(policy: Policy, image: str | None) -> Policy:
-    """Return the policy with another image, if one is named. Raises PolicyError: that is no image's name."""
-    return policy if image is None else policy.replace(sandbox={"image": image})

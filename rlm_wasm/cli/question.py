@@ -14,9 +14,10 @@ from rlm_wasm.cli import output
 from rlm_wasm.cli.early_interrupt import ready
 from rlm_wasm.cli.exit_codes import INTERRUPTED, ExitCode, of_run
 from rlm_wasm.cli.first_use import wait_for_first_use
+from rlm_wasm.cli.image_option import image_option, with_image
 from rlm_wasm.cli.inputs import InputOptions, spare_what_is_read
 from rlm_wasm.cli.out_folder import LEFT_IN, copy_and_tell
-from rlm_wasm.cli.preload import preload_guest, with_image
+from rlm_wasm.cli.preload import preload_guest
 from rlm_wasm.cli.progress import RunProgress
 from rlm_wasm.cli.run_view import RunView
 from rlm_wasm.errors import UsageError
@@ -36,13 +37,10 @@ _OPTIONS: Final = (
         "with the models and keys that the environment names.",
     ),
     click.option(
-        "--image", "image", metavar="NAME",
-        help="Use the packages of this image, in the place of the policy's `sandbox.image`.",
-    ),
-    click.option(
         "--inline", is_flag=True,
         help="Without --policy: run the guest in this process, behind the wasm wall only.",
     ),
+    image_option,
     click.option(
         "--model", metavar="M",
         help="The root model, as provider:name; also the sub-model if that is not given.",
@@ -110,7 +108,7 @@ class GivenQuestion:
 
 def answer(given: GivenQuestion, *, told: bool) -> int:
     """Answer a question and return the exit status. `told`: say in a line what was taken."""
-    preload_guest(given.policy_name or _LIKELY_POLICY, given.image, inline=given.inline)
+    preload_guest(given.policy_name or _LIKELY_POLICY, inline=given.inline, image=given.image)
     import anyio
 
     from rlm_wasm.api.runtime import Runtime

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, TypeAlias
@@ -205,6 +206,7 @@ class RlmLoop:
         lenient_fences: bool = False,
         recursive: bool = False,
         virtual_clock: bool = False,
+        packages: Sequence[str] = (),
         whole_length_max: int | None = None,
         asks_last: bool = False,
         repeats_max: int = 0,
@@ -226,7 +228,13 @@ class RlmLoop:
         self._history = [
             Message(
                 "system",
-                system_prompt(self._dialect, observation, recursive=recursive, virtual_clock=virtual_clock),
+                system_prompt(
+                    self._dialect,
+                    observation,
+                    recursive=recursive,
+                    virtual_clock=virtual_clock,
+                    packages=packages,
+                ),
             ),
             Message("user", first_user_message(question, contexts, whole_length_max)),
         ]

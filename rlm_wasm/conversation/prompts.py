@@ -60,10 +60,10 @@ imports stay, and what you assigned before an error stays too. After your reply 
 blocks printed, the value of the last expression, any traceback, and the names you have defined. You see \
 at most about {bytes_max} bytes of that per block, so print what you need to know, not everything you have.
 
-It is Python 3 with its whole standard library, sqlite3 and the time zones among it, in a box of its own. \
-There is no network, no shell and no other process, and nothing can be installed. Files that you write, say \
-to /tmp, stay in the session like variables; those that were asked for belong in /out. Threads, timers and \
-pools do their work in order, one piece after the other.{clock}
+It is Python 3 with its whole standard library, sqlite3 and the time zones among it, in a box of its \
+own.{packages} There is no network, no shell and no other process, and nothing can be installed. Files that \
+you write, say to /tmp, stay in the session like variables; those that were asked for belong in /out. \
+Threads, timers and pools do their work in order, one piece after the other.{clock}
 
 The session has, besides the Python standard library:
 - the context variables that the first message lists. Each is also a read-only file in /inputs, for open, \
@@ -82,6 +82,7 @@ search, split, count, sort. Use llm_query where text has to be understood, on pi
 gather the results in variables. Check what you found before you finish.
 """
 
+_PACKAGES: Final = " These packages are installed as well: {}."
 _VIRTUAL_CLOCK: Final = (
     " The clock is virtual: it starts at a fixed date and runs with computing, so it does not tell today's "
     "date, and a sleep takes no time."
@@ -133,16 +134,23 @@ _FINISH: Final[dict[Dialect, str]] = {
 
 
 def system_prompt(
-    dialect: Dialect, limits: ObservationLimits, *, recursive: bool = False, virtual_clock: bool = False
+    dialect: Dialect,
+    limits: ObservationLimits,
+    *,
+    recursive: bool = False,
+    virtual_clock: bool = False,
+    packages: Sequence[str] = (),
 ) -> str:
     """Return the standing instructions; they do not depend on question or context, so they cache well.
 
     `recursive`: whether this run may have children. One that may not is told nothing of them.
-    `virtual_clock`: whether the session's clock is not the world's.
+    `virtual_clock`: whether the session's clock is not the world's. `packages`: what it has beside the
+    standard library.
     """
     recursion = _RECURSION if recursive else ""
     clock = _VIRTUAL_CLOCK if virtual_clock else ""
-    work = _WORK.format(bytes_max=limits.bytes_max, recursion=recursion, clock=clock)
+    installed = _PACKAGES.format(", ".join(packages)) if packages else ""
+    work = _WORK.format(bytes_max=limits.bytes_max, recursion=recursion, clock=clock, packages=installed)
     return work + "\n" + _FINISH[dialect]
 
 

@@ -27,6 +27,7 @@ from rlm_wasm.engine.accounting import Meter
 from rlm_wasm.engine.broker import Broker
 from rlm_wasm.engine.contexts import REBASE_FROM_UNITS, InputValue, copied_size, describe, files_of
 from rlm_wasm.engine.guest_requests import GuestRequests
+from rlm_wasm.engine.packages import packages_of
 from rlm_wasm.engine.session_files import Outputs, SessionFiles
 from rlm_wasm.engine.transcript import Transcript, Watch
 from rlm_wasm.errors import FuelExhausted, InternalError, SourceExceeded, WorkerLost
@@ -153,6 +154,7 @@ class Conversation:
             lenient_fences=policy.observation.lenient_fences,
             recursive=place.depth < policy.run.depth_max and policy.budget.children_max > 0,
             virtual_clock=policy.sandbox.clock == "virtual",
+            packages=packages_of(policy.sandbox.image),
             whole_length_max=policy.sandbox.whole_context_chars_max,
             repeats_max=policy.run.repeats_max,
             window_tokens=policy.windows().get(place.model),

@@ -43,14 +43,14 @@ class _NoHost:
         return None
 
 
-def call_without_host(instance: Instance, name: str, results_n: int) -> int:
+def call_without_host(instance: Instance, name: str, results_n: int, arguments: tuple[int, ...] = ()) -> int:
     """Run the exported function `name` to its end and return its result (0 if it has none).
 
     Raises:
         ArtifactError: it trapped, or called the host.
     """
     handler = _NoHost()
-    call = instance.begin(handler, name, (), results_n)
+    call = instance.begin(handler, name, arguments, results_n)
     try:
         while True:
             handler.slice_began_ns = monotonic_ns()

@@ -20,7 +20,7 @@ from rlm_wasm.limits import BASE_IMAGE
 
 FORMAT: Final = 1
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
-_WHEEL: Final = re.compile(r"[A-Za-z0-9_]+-[A-Za-z0-9_.]+-(py2\.)?py3-none-any\.whl")
+_WHEEL: Final = re.compile(r"[A-Za-z0-9._]+-[A-Za-z0-9_.!+]+-(py2\.)?py3-none-any\.whl")
 _SDIST: Final = re.compile(r"[A-Za-z0-9_]+-[A-Za-z0-9_.]+\.tar\.gz")
 _POOL: Final = re.compile(r"pool/[A-Za-z0-9+.~_/-]+")
 
@@ -266,7 +266,8 @@ def load_manifest(folder: Path | None = None) -> Manifest:
     return manifest
 
 
-def _file(table: Table) -> PinnedFile:
+def read_pin(table: Table) -> PinnedFile:
+    """Return the file that a table pins. Raises ArtifactError, which names the key."""
     table.only("pool", "urls", "wheel", "sdist", "backend", "bytes", "sha256")
     pin = PinnedFile(
         sha256=table.text("sha256"),
@@ -309,7 +310,9 @@ def _library(table: Table) -> LibraryPin:
 
 
 def _toolchain(table: Table) -> ToolchainPin:
-    return table.record(ToolchainPin, packages=_files(table), wasi_libc=lambda key: _file(table.table(key)))
+    return table.record(
+        ToolchainPin, packages=_files(table), wasi_libc=lambda key: read_pin(table.table(key))
+    )
 
 
 def _cxx(table: Table) -> CxxPin:
@@ -318,22 +321,25 @@ def _cxx(table: Table) -> CxxPin:
 
 def _package(table: Table) -> PackagePin:
     return table.record(
-        PackagePin, files=_files(table), test_wheels=_files(table), cython=lambda key: _file(table.table(key))
+        PackagePin,
+        files=_files(table),
+        test_wheels=_files(table),
+        cython=lambda key: read_pin(table.table(key)),
     )
 
 
 def _files(table: Table) -> Callable[[str], tuple[PinnedFile, ...]]:
-    return lambda key: table.each(key, _file)
+    return lambda key: table.each(key, read_pin)
 
 
 def _host_tool(table: Table) -> HostFile:
     table.only("name", "path", "file")
-    return HostFile(table.text("name"), table.text("path"), _file(table.table("file")))
+    return HostFile(table.text("name"), table.text("path"), read_pin(table.table("file")))
 
 
 def _host_library(table: Table) -> HostFile:
     table.only("soname", "file")
-    return HostFile(table.text("soname"), "", _file(table.table("file")))
+    return HostFile(table.text("soname"), "", read_pin(table.table("file")))
 
 
 def _boundary(table: Table) -> Boundary:

@@ -6,6 +6,7 @@ mirror needs no trust; whatever does not match is thrown away.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import os
@@ -100,6 +101,34 @@ class SourceStore:
             "apt's sources for a Debian mirror and try again; what was downloaded is kept",
         )
         raise self._failed[identity]
+
+    def fetch_wheels(self, pins: Sequence[PinnedFile], python: str) -> None:
+        """Have pip fetch all wheels of pure Python that are missing, at once; `fetch` says what is wrong.
+
+        `python` is the version that they are for.
+        """
+        missing = [pin for pin in pins if pin.wheel is not None and not self.on_hand(pin)]
+        if not missing:
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            with contextlib.suppress(_Refused):  # each alone then, and told
+                download_wheels([(str(pin.wheel), pin.sha256) for pin in missing], Path(folder), python)
+            for pin in missing:
+                if (path := Path(folder, str(pin.wheel))).is_file():
+                    self.keep(pin, path)
+
+    def keep(self, pin: PinnedFile, path: Path) -> None:
+        """Keep a copy of a file that is here, as if it had been fetched.
+
+        Raises:
+            GuestBuildError: it is not the pinned one, or cannot be stored.
+        """
+        with storing("downloads", self._folder):
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            try:
+                self._get(lambda: self._copy(path, pin), pin)
+            except _Refused as refusal:
+                raise GuestBuildError(f"{path}: {refusal}") from refusal
 
     def _path(self, pin: PinnedFile) -> Path:
         return self._folder / f"{pin.sha256[:16]}-{pin.name}"
@@ -232,8 +261,16 @@ class SourceStore:
 
 def download_wheel(wheel: str, sha256: str, folder: Path) -> None:
     """Put the wheel of this name into `folder`, by the pip of the running Python; pip checks its hash."""
-    name, version = wheel.split("-")[:2]
-    _pip_download(f"{name}=={version}", sha256, wheel, ["--only-binary=:all:"], folder)
+    download_wheels([(wheel, sha256)], folder)
+    if not (folder / wheel).is_file():
+        raise _Refused("pip: it brought another file")
+
+
+def download_wheels(wheels: Sequence[tuple[str, str]], folder: Path, python: str | None = None) -> None:
+    """Put wheels of pure Python, by name and hash, into `folder`: for the version `python`, or for ours."""
+    wanted = ["{}=={} --hash=sha256:{}".format(*name.split("-")[:2], sha256) for name, sha256 in wheels]
+    flags = ["--only-binary=:all:", "--implementation=py", "--abi=none", "--platform=any"]
+    _pip_download(wanted, [*flags, *([] if python is None else [f"--python-version={python}"])], folder)
 
 
 # pip asks a source distribution's build backend for the package's name before it keeps the file. This one
@@ -256,15 +293,17 @@ def download_sdist(sdist: str, backend: str, sha256: str, folder: Path) -> None:
     stand_in.mkdir()
     (stand_in / f"{backend}.py").write_text(_BACKEND.format(name=name, version=version), encoding="ascii")
     flags = ["--no-binary=:all:", "--no-build-isolation"]
-    _pip_download(f"{name}=={version}", sha256, sdist, flags, folder, {"PYTHONPATH": str(stand_in)})
+    wanted = [f"{name}=={version} --hash=sha256:{sha256}"]
+    _pip_download(wanted, flags, folder, {"PYTHONPATH": str(stand_in)})
+    if not (folder / sdist).is_file():
+        raise _Refused("pip: it brought another file")
 
 
 def _pip_download(
-    requirement: str, sha256: str, file: str, flags: Sequence[str], folder: Path,
-    env: Mapping[str, str] | None = None,
-) -> None:  # fmt: skip
+    requirements: Sequence[str], flags: Sequence[str], folder: Path, env: Mapping[str, str] | None = None
+) -> None:
     wanted = folder / "wanted.txt"
-    wanted.write_text(f"{requirement} --hash=sha256:{sha256}\n", encoding="ascii")
+    wanted.write_text("".join(f"{line}\n" for line in requirements), encoding="ascii")
     argv = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-input", "--quiet",
             "--no-deps", *flags, "--require-hashes", "--dest", str(folder),
             "--requirement", str(wanted)]  # fmt: skip
@@ -275,9 +314,9 @@ def _pip_download(
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
         raise _Refused(f"pip: {error}") from error
-    if done.returncode != 0 or not (folder / file).is_file():
+    if done.returncode != 0:
         said = (done.stderr or done.stdout).strip().splitlines()
-        raise _Refused(f"pip: {said[-1] if said else 'it brought another file'}")
+        raise _Refused(f"pip: {said[-1] if said else done.returncode}")
 
 
 def hash_file(path: Path) -> str:

@@ -5,10 +5,26 @@ from __future__ import annotations
 import hashlib
 
 from rlm_wasm.artifacts.guest import Guest
+from rlm_wasm.artifacts.image import PackagesImage
 from rlm_wasm.errors import ArtifactError
 from rlm_wasm.guestbuild.boundary_check import check_boundary
 from rlm_wasm.guestbuild.manifest import Boundary
 from rlm_wasm.vm.wasm_format import read_exports, read_imports, strip_data
+
+
+def verify_image(image: PackagesImage) -> str:
+    """Check the memory of an image from its bytes; return what was proven, as one sentence.
+
+    Raises:
+        ArtifactError: it is not as it should be.
+    """
+    manifest = image.manifest
+    if hashlib.sha256(image.guest.read_image()).hexdigest() != manifest.image_sha256:
+        raise ArtifactError(f"the image {manifest.name} does not match its hash", hint=image.guest.hint)
+    return (
+        f"the image {manifest.name} has sha256 {manifest.image_sha256}, "
+        f"and its list of {len(manifest.packages)} packages was written by this machine"
+    )
 
 
 def verify_guest(guest: Guest, boundary: Boundary) -> tuple[str, ...]:

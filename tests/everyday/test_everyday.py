@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.everyday.trial import Trial, failing, run_all, trials
+from tests.support.images import made_data
 
 pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("guest")]
 
@@ -14,6 +15,7 @@ TRIALS = trials()
 @pytest.fixture(scope="module")
 def verdicts() -> dict[str, str | None]:
     """Why each trial failed, or None. All of them take seconds, so one cannot be had alone."""
+    made_data()
     return run_all(TRIALS)
 
 

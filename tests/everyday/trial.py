@@ -13,7 +13,7 @@ import anyio
 
 from rlm_wasm import Policy, Sandbox
 from rlm_wasm.errors import GuestException, QueryError
-from rlm_wasm.limits import BoundaryLimits
+from rlm_wasm.limits import BASE_IMAGE, BoundaryLimits
 from rlm_wasm.outcomes import SessionState
 from rlm_wasm.protocol.guest_frames import (
     LlmQuery,
@@ -37,6 +37,7 @@ class Trial:
     name: str
     cells: tuple[str, ...]
     context: str | None
+    image: str
     want: dict[str, Any]
 
     @property
@@ -82,7 +83,8 @@ def trials() -> list[Trial]:
         for cell in tomllib.loads(file.read_text("utf-8"))["cell"]:
             cells = cell.pop("cells", None) or [cell.pop("code")]
             area = cell.pop("area", file.stem)
-            found.append(Trial(area, cell.pop("name"), tuple(cells), cell.pop("context", None), cell))
+            context, image = cell.pop("context", None), cell.pop("image", BASE_IMAGE)
+            found.append(Trial(area, cell.pop("name"), tuple(cells), context, image, cell))
             unknown = cell.keys() - _CHECKS.keys()
             assert not unknown, (file.name, unknown)
             assert cell.keys() - {"fails_before_the_last"}, f"{found[-1].title} wants nothing"
@@ -97,18 +99,23 @@ def failing() -> dict[str, str]:
 
 
 def run_all(chosen: Sequence[Trial]) -> dict[str, str | None]:
-    """Run trials in one sandbox of this process. Return for each why it failed, or None."""
+    """Run trials in this process, in one sandbox for each image. Return for each why it failed, or None."""
     return anyio.run(_run_all, chosen)
 
 
-def policy() -> Policy:
+def policy(image: str) -> Policy:
     """Return strict, without the process that this needs no other of."""
-    return Policy.builtin("strict").replace(sandbox={"isolation": "inline", "require_lockdown": False})
+    return Policy.builtin("strict").replace(
+        sandbox={"isolation": "inline", "require_lockdown": False, "image": image}
+    )
 
 
 async def _run_all(chosen: Sequence[Trial]) -> dict[str, str | None]:
-    async with Sandbox(policy()) as sandbox:
-        return {trial.title: await _run(sandbox, trial) for trial in chosen}
+    verdicts: dict[str, str | None] = {}
+    for image in sorted({trial.image for trial in chosen}):
+        async with Sandbox(policy(image)) as sandbox:
+            verdicts |= {t.title: await _run(sandbox, t) for t in chosen if t.image == image}
+    return verdicts
 
 
 async def _run(sandbox: Sandbox, trial: Trial) -> str | None:

@@ -237,6 +237,12 @@ static void answer(const char *name) {
     i32 status = W(path_readlink)(3, first.data, first.length, target, sizeof target, &length);
     printf("%d", status);
     if (status == 0) show(target, length);
+  } else if (is(name, "fix")) {
+    char path[64] = {0};
+    first = bytes();
+    if (first.length >= sizeof path) exit(2);
+    memcpy(path, first.data, first.length);
+    printf("%d", files_fix(path));
   } else if (is(name, "list")) {
     list();
   } else if (is(name, "limits")) {

@@ -23,6 +23,7 @@ PROCESS: Final[dict[str, str]] = {
     "guestbuild": "build",
     "conformance": "build",
     "host": "host",
+    "images": "build",
     "inline": "host",
     "inputs": "host",
     "integrations": "host",

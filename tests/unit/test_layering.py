@@ -92,6 +92,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
     "replay": frozenset({"api", "artifacts", "audit", "engine", "host", "policy", "providers", "scheduler"}),
     "guestbuild": frozenset({"artifacts", "protocol", "vm"}),
     "conformance": frozenset({"protocol", "vm"}),
+    "images": frozenset({"artifacts", "guestbuild", "protocol", "vm"}),
     # what a user starts
     PACKAGE: frozenset({"api", "engine", "host", "inputs", "policy", "protocol"}),
     "bench": frozenset({"api", "engine", "host", "inline", "policy", "protocol", "providers", "vm"}),
@@ -106,6 +107,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
             "engine",
             "guestbuild",
             "host",
+            "images",
             "inline",
             "inputs",
             "policy",
@@ -144,7 +146,7 @@ NEVER_REACHES: Final[dict[str, tuple[frozenset[str], str]]] = {
     "vm": (_KEYS | {"jail"}, "the machine that guests run in is the same in every process"),
 }
 # Who builds the guest; everybody else runs what is built.
-BUILDERS: Final = frozenset({"cli", "guestbuild"})
+BUILDERS: Final = frozenset({"cli", "guestbuild", "images"})
 
 # The packages that decide: no clock, randomness, thread, file or socket.
 PURE: Final = frozenset(
@@ -262,6 +264,7 @@ CLOCKS: Final[dict[str, str]] = {
     "cli.cache": "how long nobody used what lies there",
     "cli.execute": "shown to a person",
     "cli.guest": "shown to a person",
+    "cli.image": "shown to a person",
     "bench.density_bench": "measures",
     "bench.measurement": "measures",
     "bench.peer_bench": "measures",

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rlm_wasm.artifacts import guest as artifact
-from rlm_wasm.artifacts import installed
+from rlm_wasm.artifacts import image, installed
 from rlm_wasm.artifacts.guest import load_guest, save_facts
 from rlm_wasm.artifacts.installed import find_guest, newest_guest
 from rlm_wasm.artifacts.paths import guests_dir
@@ -45,6 +45,12 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def arrays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the name of the test's package that of an image which is a guest of its own."""
+    monkeypatch.setattr(installed, "VARIANTS", frozenset({"arrays"}))
+
+
 def test_each_image_has_its_own_guest(sources: Path) -> None:
     base, arrays = built(named(sources)), built(named(sources, "arrays"), "arrays")
     for _ in range(2):  # by its name, then by its note
@@ -63,9 +69,14 @@ def test_an_image_that_is_not_built_is_never_the_guest_without_it(sources: Path)
 
 def test_an_image_that_nobody_knows_is_told_with_what_there_is(sources: Path) -> None:
     built(named(sources))
-    with pytest.raises(ArtifactError, match="there is no image matrices") as missing:
+    with pytest.raises(
+        ArtifactError, match="there is no image matrices over the guest of this program, but base"
+    ):
         find_guest("matrices")
-    assert "base, arrays" in str(missing.value)
+
+
+def test_the_images_that_are_guests_of_their_own_are_those_that_the_guests_manifest_builds() -> None:
+    assert {package.name for package in load_manifest().packages} == image.VARIANTS
 
 
 def test_without_sources_the_newest_of_the_image_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,10 +15,15 @@ from rlm_wasm.artifacts import guest as artifact
 from rlm_wasm.artifacts.compile_cache import native_code, share_code
 from rlm_wasm.artifacts.files import write_private
 from rlm_wasm.artifacts.guest import Guest, image_mac, load_guest, save_facts
+from rlm_wasm.artifacts.image import IMAGES_FOLDER, MANIFEST_FILE, MEMORY_FILE, load_image
 from rlm_wasm.artifacts.installed import find_guest
 from rlm_wasm.artifacts.paths import guests_dir
 from rlm_wasm.artifacts.shared_cache import DEFAULT, KEY_FILE, SharedCache, prepare, put_guest
-from rlm_wasm.errors import ArtifactError
+from rlm_wasm.errors import ArtifactError, GuestBuildError
+from rlm_wasm.guestbuild.progress import Silent
+from rlm_wasm.guestbuild.sources import SourceStore
+from rlm_wasm.images.lock import ImageLock
+from rlm_wasm.images.making import make_image
 from tests.support.wat_guest import MEMORY_BYTES, assemble, facts
 
 pytestmark = [pytest.mark.threat("T-331"), pytest.mark.usefixtures("own_folders")]
@@ -235,3 +240,77 @@ def test_the_default_is_looked_at_without_being_named(
     mode(0o002)(shared.folder)
     with pytest.raises(ArtifactError, match="cannot be trusted"):
         use()
+
+
+PACKAGES = b"packages" + bytes(MEMORY_BYTES - 8)
+
+
+@pytest.fixture
+def image(shared: SharedCache, tmp_path: Path) -> Path:
+    """The folder of an image over the shared guest, made by the user who owns that."""
+    before = os.umask(0o077)
+    try:
+        make_image(
+            find_guest(), "mine", ImageLock("base", (), ()), SourceStore(tmp_path / "downloads"),
+            lambda guest, files, preload: PACKAGES, Silent(),
+        )  # fmt: skip
+    finally:
+        os.umask(before)
+    return shared.folder / "guests" / "abc123" / IMAGES_FOLDER / "mine"
+
+
+def test_an_image_over_it_is_for_everybody_too_and_needs_nobodys_key(image: Path) -> None:
+    guest = find_guest("mine")
+    assert (guest.read_image(), guest.read_code()) == (PACKAGES, CODE)
+    assert {path.stat().st_mode & 0o777 for path in image.iterdir()} == {0o644}
+    assert {folder.stat().st_mode & 0o777 for folder in (image, image.parent)} == {0o755}
+
+
+@pytest.mark.parametrize("let_in", WRITERS)
+@pytest.mark.parametrize("place", ["..", ".", MANIFEST_FILE, MANIFEST_FILE + ".mac", MEMORY_FILE])
+def test_an_image_over_it_that_another_user_may_write_is_refused(
+    image: Path, place: str, let_in: Callable[[Path], None]
+) -> None:
+    let_in(image / place)
+    with pytest.raises(ArtifactError, match=r"of this user or of root|written by another user|be trusted"):
+        find_guest("mine").read_image()
+
+
+@pytest.mark.parametrize("tamper", [flip, cut, link])
+@pytest.mark.parametrize("place", [MANIFEST_FILE, MANIFEST_FILE + ".mac", MEMORY_FILE])
+def test_an_image_over_it_that_is_changed_is_an_error(
+    image: Path, place: str, tamper: Callable[[Path], None]
+) -> None:
+    tamper(image / place)
+    with pytest.raises(ArtifactError):
+        find_guest("mine").read_image()
+
+
+def test_an_image_that_a_machines_own_key_vouches_for_is_none_of_a_shared_guests(
+    built: Guest, shared: SharedCache, own_folders: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with monkeypatch.context() as own:
+        own.setenv("RLM_WASM_STATE", str(own_folders / "state"))
+        make_image(
+            built, "mine", ImageLock("base", (), ()), SourceStore(tmp_path / "downloads"),
+            lambda guest, files, preload: PACKAGES, Silent(),
+        )  # fmt: skip
+    images = shared.folder / "guests" / "abc123" / IMAGES_FOLDER
+    (built.folder / IMAGES_FOLDER).rename(images)
+    for path in (images, images / "mine", *(images / "mine").iterdir()):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    with pytest.raises(ArtifactError, match="was not written by this machine"):
+        load_image(find_guest(), "mine")
+
+
+def test_who_may_not_write_there_is_told_who_makes_an_image(
+    shared: SharedCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
+    with pytest.raises(GuestBuildError, match="this user may not put an image there") as caught:
+        make_image(
+            find_guest(), "mine", ImageLock("base", (), ()), SourceStore(tmp_path / "downloads"),
+            lambda guest, files, preload: PACKAGES, Silent(),
+        )  # fmt: skip
+    assert caught.value.hint is not None
+    assert "RLM_WASM_SHARED_CACHE" in caught.value.hint

@@ -43,6 +43,12 @@ def test_what_is_missing_is_said_and_of_the_clock_what_is_true() -> None:
     assert "The clock is virtual" in system_prompt(Dialect.BOTH, observation(), virtual_clock=True)
 
 
+def test_packages_are_named_where_there_are_any() -> None:
+    assert "packages" not in system_prompt(Dialect.BOTH, observation())
+    prompt = system_prompt(Dialect.BOTH, observation(), packages=("PyYAML 6.0.2", "openpyxl 3.1.5"))
+    assert "These packages are installed as well: PyYAML 6.0.2, openpyxl 3.1.5." in prompt
+
+
 def test_each_dialect_teaches_its_own_way_to_finish() -> None:
     answer, final, both = (system_prompt(d, observation()) for d in Dialect)
     assert 'answer["ready"] = True' in answer

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.native_files import CREATE, FOLDER_TYPE, NEW, READ, ROOT, WRITE, NativeFiles
+from tests.support.native_files import CREATE, CUT, FOLDER_TYPE, NEW, READ, ROOT, WRITE, NativeFiles
 
 BLOCK = 16_384
 BOTH = READ | WRITE
@@ -360,3 +360,39 @@ def test_whatever_finds_no_room_leaves_all_as_it_was(files: NativeFiles, seed: i
     for path in reversed(_tree(files, b"/tmp")):
         files.ask("rmdir" if files.stat(path, follow=False).type == FOLDER_TYPE else "unlink", path)
     assert files.used() == before
+
+
+@pytest.mark.threat("T-272")
+def test_what_is_fixed_is_read_and_neither_written_moved_nor_removed(files: NativeFiles) -> None:
+    files.ask("mkdir", b"/tmp/p")
+    files.write(files.open(b"/tmp/p/f", CREATE, BOTH), b"text")
+    files.ask("mkdir", b"/tmp/p/empty")
+    files.ask("symlink", b"f", b"/tmp/p/link")
+    open_before = files.open(b"/tmp/p/f")
+    files.ask("fix", b"/tmp/p")
+    before = files.stat(b"/tmp/p"), files.stat(b"/tmp/p/f"), files.used()
+    assert files.pread(open_before, 10, 0) == files.pread(files.open(b"/tmp/p/link"), 10, 0) == b"text"
+    other = files.open(b"/tmp/other", CREATE | NEW, BOTH)
+    for words in (
+        ("open", 1, b"/tmp/p/f", 0, WRITE, 0),
+        ("open", 1, b"/tmp/p/f", CUT, BOTH, 0),
+        ("open", 1, b"/tmp/p/new", CREATE, BOTH, 0),
+        ("mkdir", b"/tmp/p/new"),
+        ("rmdir", b"/tmp/p/empty"),
+        ("unlink", b"/tmp/p/f"),
+        ("unlink", b"/tmp/p/link"),
+        ("rename", b"/tmp/p", b"/tmp/q"),
+        ("rename", b"/tmp/p/f", b"/tmp/f"),
+        ("rename", b"/tmp/other", b"/tmp/p/f"),
+        ("rename", b"/tmp/other", b"/tmp/p/new"),
+        ("link", b"/tmp/p/f", b"/tmp/name"),
+        ("link", b"/tmp/other", b"/tmp/p/name"),
+        ("symlink", b"f", b"/tmp/p/more"),
+        ("times", open_before, 5),
+    ):
+        assert fails(errno.EROFS, *words, of=files), words
+    files.ask("close", open_before)
+    files.ask("close", other)
+    files.ask("unlink", b"/tmp/other")
+    assert (files.stat(b"/tmp/p"), files.stat(b"/tmp/p/f")) == before[:2]
+    assert files.used() == before[2]

@@ -115,7 +115,7 @@ def test_no_key_of_any_table_has_a_default_except_endpoints_layers_inputs_and_wh
     What a run may do beyond its budget's end came later than the files of some, and is off there.
     Without a table of tenants there is one, and it has everything. Without a proxy none is used; what an
     endpoint's template takes is no limit, nor is where a price is from. What reads inputs before there is a
-    guest has numbers of its own where a policy says none.
+    guest has numbers of its own where a policy says none. Without the name of an image there are no packages.
     """
     optional = {
         (table.__name__, field.name)

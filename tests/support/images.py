@@ -1,0 +1,47 @@
+"""A guest's folder without a guest, for what only reads files; and the guest with the packages of `data`."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+from rlm_wasm.artifacts import guest as artifact
+from rlm_wasm.artifacts.files import write_private
+from rlm_wasm.artifacts.guest import Guest, image_mac, save_facts
+from rlm_wasm.artifacts.installed import find_guest
+from rlm_wasm.artifacts.paths import guests_dir
+from rlm_wasm.errors import ArtifactError
+from tests.support.command_line import rlm_wasm
+from tests.support.wat_guest import MEMORY_BYTES, facts
+
+
+def made_guest(name: str = "one") -> Path:
+    """Write a guest as the build does, of bytes that mean nothing."""
+    folder = guests_dir() / name
+    folder.mkdir(mode=0o700)
+    raw, code, image = b"raw", name.encode(), name.encode() + bytes(MEMORY_BYTES - len(name))
+    for file, data in (
+        (artifact.RAW_FILE, raw),
+        (artifact.CODE_FILE, code),
+        (artifact.IMAGE_FILE, image),
+    ):
+        write_private(folder / file, [data])
+    hashes = {
+        "raw_sha256": hashlib.sha256(raw).hexdigest(),
+        "code_sha256": hashlib.sha256(code).hexdigest(),
+        "image_sha256": hashlib.sha256(image).hexdigest(),
+    }
+    save_facts(folder, replace(facts(), format=artifact.FORMAT, image_mac=image_mac(image), **hashes))
+    return folder
+
+
+def made_data() -> Guest:
+    """Return the guest with the packages of `data`, made now where it is not there."""
+    try:
+        return find_guest("data")
+    except ArtifactError:
+        # As whoever reads the error would; several processes of tests wait for one another there.
+        made = rlm_wasm("guest", "image", "data")
+        assert made.returncode == 0, made.stderr.decode()
+        return find_guest("data")
