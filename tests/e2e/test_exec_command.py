@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import pty
 import shutil
 import subprocess
 from pathlib import Path
@@ -16,6 +15,7 @@ from rlm_wasm.policy.model import Policy
 from tests.support.command_line import COMMAND, document, environment, rlm_wasm
 from tests.support.machine_grade import POLICY_HERE
 from tests.support.policy_file import write_policy
+from tests.support.terminal import open_terminal, written
 
 pytestmark = pytest.mark.guest
 
@@ -246,10 +246,7 @@ def test_a_guest_of_other_sources_is_not_run(tmp_path: Path) -> None:
 def test_control_characters_reach_a_pipe_and_no_terminal() -> None:
     source = "print('\\x1b[2J\\x07red\\u202e\\tend')\n'\\x1b[31m'.join('ab')\nprint('\\x9b1m')"
     assert b"\x1b[2J\x07red" in rlm_wasm("exec", "-", stdin=source).stdout
-    try:
-        ours, theirs = pty.openpty()
-    except OSError as error:
-        pytest.skip(f"needs a pseudo-terminal: {error}")
+    ours, theirs = open_terminal()
     process = subprocess.Popen(
         [*COMMAND, "exec", "-"], env=environment(), stdin=subprocess.PIPE, stdout=theirs, stderr=theirs
     )
@@ -257,15 +254,8 @@ def test_control_characters_reach_a_pipe_and_no_terminal() -> None:
     assert process.stdin is not None
     process.stdin.write(source.encode())
     process.stdin.close()
-    shown = b""
-    try:
-        while part := os.read(ours, 4_096):
-            shown += part
-    except OSError:  # how a terminal says that the other side has gone
-        pass
-    finally:
-        os.close(ours)
-        assert process.wait(60) == 0
+    shown = written(ours)
+    assert process.wait(60) == 0
     text = shown.decode()
     assert "\ufffd[2J\ufffdred\ufffd\tend" in text
     assert not set(text) & {"\x1b", "\x07", "\x9b", "\u202e"}

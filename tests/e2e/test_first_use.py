@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import pty
 import subprocess
 import sys
-from contextlib import suppress
 
 from tests.support.command_line import SECONDS_MAX, environment
+from tests.support.terminal import open_terminal, written
 
 PROGRAM = """
 from rlm_wasm.artifacts.first_use import once
@@ -29,15 +28,6 @@ def run(stderr: int) -> bytes:
     ).stdout  # fmt: skip
 
 
-def all_of(terminal: int) -> bytes:
-    """Return what was written to a terminal that nobody has open any more: one read gives a part."""
-    parts = []
-    with suppress(OSError):
-        while part := os.read(terminal, 65_536):
-            parts.append(part)
-    return b"".join(parts)
-
-
 def test_where_there_is_no_terminal_it_is_one_line() -> None:
     reader, writer = os.pipe()
     assert run(writer) == b"done\n"
@@ -49,11 +39,10 @@ def test_where_there_is_no_terminal_it_is_one_line() -> None:
 
 
 def test_on_a_terminal_it_is_a_bar_that_goes_away() -> None:
-    ours, theirs = pty.openpty()
+    ours, theirs = open_terminal()
     assert run(theirs) == b"done\n"
     os.close(theirs)
-    shown = all_of(ours).decode()
-    os.close(ours)
+    shown = written(ours).decode()
     assert "compiling the guest for this machine, once" in shown
     assert "0:00:0" in shown
     assert shown.rstrip().endswith("\x1b[2K")  # the line is taken away at the end

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import pty
 from pathlib import Path
 
 import pytest
 
 from tests.support.command_line import document, rlm_wasm, start
 from tests.support.policy_file import write_policy
+from tests.support.terminal import open_terminal, written
 
 pytestmark = pytest.mark.guest
 REPLY = "Looking.\x1b]0;evil\x07\n```repl\nprint('seen', chr(27) + '[2J', chr(0x202e), end='!')\n```"
@@ -50,16 +50,10 @@ def test_where_there_is_no_terminal_they_are_plain_lines(arguments: list[str | P
 
 @pytest.mark.threat("T-217")
 def test_a_terminal_gets_no_sequence_of_a_models_or_guests(arguments: list[str | Path]) -> None:
-    ours, theirs = pty.openpty()
+    ours, theirs = open_terminal()
     with start(*arguments, "-v", stderr=theirs, stdout=theirs) as running:
         os.close(theirs)
-        shown = b""
-        try:
-            while piece := os.read(ours, 65_536):
-                shown += piece
-        except OSError:  # the other end is closed
-            pass
-    os.close(ours)
+        shown = written(ours)
     assert running.returncode == 0
     text = shown.decode()
     for line in LINES:
