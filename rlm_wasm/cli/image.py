@@ -152,7 +152,8 @@ def show_image(image: PackagesImage, *, as_json: bool) -> None:
     click.echo(f"preload ({len(manifest.preload)}): {', '.join(manifest.preload)}")
     click.echo(f"packages ({len(manifest.packages)}):")
     for package in manifest.packages:
-        click.echo(f"  {package.name} {package.version} ({package.licence}), {package.file}")
+        told = f"{package.name} {package.version} ({package.licence}), {package.file}"
+        click.echo(f"  {output.clean(told)}")
 
 
 def describe_image(image: PackagesImage) -> dict[str, object]:

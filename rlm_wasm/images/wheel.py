@@ -230,6 +230,8 @@ def _headers(members: Mapping[str, bytes], name: str, file: str) -> dict[str, st
 def _licence(about: Mapping[str, str]) -> str:
     classifier = about.get("License classifier", "").rpartition(" :: ")[2]
     said = about.get("License-Expression") or about.get("License") or classifier or "not said"
+    # It is shown to people, on their terminals too.
+    said = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in said)
     return said if len(said) <= 200 else said[:197] + "..."
 
 

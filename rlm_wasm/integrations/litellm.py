@@ -14,14 +14,14 @@ from typing import Any, Final
 
 import anyio
 
-from rlm_wasm.errors import NoText, ProviderError, UsageError
+from rlm_wasm.errors import UsageError
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.policy.provider_tables import ProviderTable
 from rlm_wasm.providers.base import Completion, ProviderFailure, Query
 from rlm_wasm.providers.chat_answer import completion_of
 from rlm_wasm.providers.endpoint import sent_along_of
 from rlm_wasm.providers.log_guard import LogGuard
-from rlm_wasm.providers.refusals import Trouble, refusal
+from rlm_wasm.providers.refusals import Trouble, failure_of, refusal
 from rlm_wasm.providers.roles import messages_in
 from rlm_wasm.providers.secret import Keys, Secret
 
@@ -108,16 +108,7 @@ class LiteLlmProvider:
 
     def _failure(self, trouble: Trouble) -> ProviderFailure:
         reason = trouble.reason if self._key is None else self._key.redact(trouble.reason)
-        kind = NoText if trouble.no_text else ProviderError
-        return ProviderFailure(
-            kind(f"the provider {self._name}, by litellm, {reason[:_REASON_CHARS_MAX]}"),
-            retryable=trouble.retryable,
-            sent=trouble.sent,
-            retry_after_ms=trouble.retry_after_ms,
-            throttled=trouble.throttled,
-            input_tokens=trouble.input_tokens,
-            output_tokens=trouble.output_tokens,
-        )
+        return failure_of(trouble, f"the provider {self._name}, by litellm, {reason[:_REASON_CHARS_MAX]}")
 
 
 def _trouble_of(error: Exception) -> Trouble:

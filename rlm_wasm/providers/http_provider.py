@@ -16,7 +16,6 @@ from typing import Any, Final
 import anyio
 import httpx
 
-from rlm_wasm.errors import NoText, ProviderError, WindowExceeded
 from rlm_wasm.policy.this_machine import is_loopback, is_this_machine
 from rlm_wasm.providers.answer_body import EventBody, WholeBody, body_for
 from rlm_wasm.providers.base import Completion, ProviderFailure, Query
@@ -24,7 +23,7 @@ from rlm_wasm.providers.cached_provider import Fingerprint
 from rlm_wasm.providers.endpoint import Endpoint
 from rlm_wasm.providers.json_body import printable, read_json
 from rlm_wasm.providers.log_guard import LogGuard
-from rlm_wasm.providers.refusals import Trouble, refusal
+from rlm_wasm.providers.refusals import Trouble, failure_of, refusal
 from rlm_wasm.providers.secret import Secret
 from rlm_wasm.providers.unreachable import why_unreachable
 from rlm_wasm.providers.wire_format import KeyHeader, WireFormat
@@ -180,20 +179,7 @@ class HttpProvider:
     def _failure(self, trouble: Trouble, *, at: str | None = None) -> ProviderFailure:
         # Redact, then cut: the other way round, the cut could leave half a key.
         reason = trouble.reason if self._key is None else self._key.redact(trouble.reason)
-        told = f"the provider at {at or self._host} {reason[:_REASON_CHARS_MAX]}"
-        if trouble.too_long is not None:
-            error: ProviderError = WindowExceeded(told, **trouble.too_long._asdict())
-        else:
-            error = NoText(told) if trouble.no_text else ProviderError(told)
-        return ProviderFailure(
-            error,
-            retryable=trouble.retryable,
-            sent=trouble.sent,
-            retry_after_ms=trouble.retry_after_ms,
-            throttled=trouble.throttled,
-            input_tokens=trouble.input_tokens,
-            output_tokens=trouble.output_tokens,
-        )
+        return failure_of(trouble, f"the provider at {at or self._host} {reason[:_REASON_CHARS_MAX]}")
 
 
 class _KeyAuth(httpx.Auth):

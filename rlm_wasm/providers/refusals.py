@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from rlm_wasm.errors import NoText, ProviderError, WindowExceeded
+from rlm_wasm.providers.base import ProviderFailure
 from rlm_wasm.providers.json_body import first, member, printable
 from rlm_wasm.providers.retry_after import retry_after_ms
 from rlm_wasm.providers.window_refusal import RefusedLength, too_long
@@ -81,6 +83,23 @@ class Trouble(NamedTuple):
     too_long: RefusedLength | None = None
     input_tokens: int | None = None
     output_tokens: int | None = None
+
+
+def failure_of(trouble: Trouble, told: str) -> ProviderFailure:
+    """Return the failure that a trouble is; `told` are its words, without the key and cut."""
+    if trouble.too_long is not None:
+        error: ProviderError = WindowExceeded(told, **trouble.too_long._asdict())
+    else:
+        error = NoText(told) if trouble.no_text else ProviderError(told)
+    return ProviderFailure(
+        error,
+        retryable=trouble.retryable,
+        sent=trouble.sent,
+        retry_after_ms=trouble.retry_after_ms,
+        throttled=trouble.throttled,
+        input_tokens=trouble.input_tokens,
+        output_tokens=trouble.output_tokens,
+    )
 
 
 def refusal(status: int, headers: Mapping[str, str], document: object) -> Trouble:

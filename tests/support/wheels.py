@@ -17,10 +17,10 @@ def digest(data: bytes) -> str:
 
 
 def wheel_files(name: str, version: str, modules: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Return what a wheel of these modules holds, its RECORD aside."""
+    """Return what a wheel of these modules holds, its RECORD aside; they may say otherwise what it is."""
     info = f"{name}-{version}.dist-info"
     about = {f"{info}/METADATA": ABOUT.format(name, version).encode(), f"{info}/WHEEL": PURE.encode()}
-    return {**modules, **about}
+    return {**about, **modules}
 
 
 def record_of(files: Mapping[str, bytes], info: str) -> bytes:

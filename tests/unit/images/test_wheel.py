@@ -260,3 +260,10 @@ def test_damage_anywhere_is_one_error_or_none(
     except GuestBuildError:
         return
     assert {name: read.files[name] for name in MODULES} == MODULES
+
+
+def test_a_licence_says_nothing_to_a_terminal(tmp_path: Path) -> None:
+    about = wheel_files("thing", "1.0", {})[f"{INFO}/METADATA"]
+    odd = about.replace(b": MIT", b": MIT\x1b]0;owned\x07\x1b[2J")
+    path = make_wheel(tmp_path, {**MODULES, f"{INFO}/METADATA": odd})
+    assert read_wheel(path).licence == "MIT\ufffd]0;owned\ufffd\ufffd[2J"

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from rlm_wasm.api.runtime import Runtime
-from rlm_wasm.errors import NoText, PolicyError, UsageError
-from rlm_wasm.integrations.litellm import open_litellm
+from rlm_wasm.errors import NoText, PolicyError, UsageError, WindowExceeded
+from rlm_wasm.integrations.litellm import LiteLlmProvider, open_litellm
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.providers.base import Completion, ProviderFailure, Query
 from rlm_wasm.providers.secret import Keys
@@ -90,6 +90,30 @@ def test_its_models_have_no_price_but_the_policys() -> None:
     for table in ({}, {"base_url": "http://127.0.0.1:1/v1"}):
         with pytest.raises(PolicyError, match=r"models\.root: has no price; add"):
             policy_of(table, root="any:openai/another")
+
+
+class Refusing(Exception):
+    """As the package raises what an endpoint refused."""
+
+    status_code = 400
+    message = (
+        "This model's maximum context length is 8192 tokens. However, your messages resulted in 9000 tokens."
+    )
+
+
+class RefusingLibrary:
+    async def acompletion(self, **request: object) -> object:
+        raise Refusing
+
+
+@pytest.mark.anyio
+async def test_what_is_too_long_for_a_model_is_told_as_that() -> None:
+    policy = policy_of()
+    provider = LiteLlmProvider("any", policy.providers["any"], policy, None, RefusingLibrary())
+    with pytest.raises(ProviderFailure) as caught:
+        await provider.complete(Query("openai/some-model", (Message("user", "x"),), 64, 1_000))
+    assert isinstance(caught.value.error, WindowExceeded)
+    assert caught.value.error.window_tokens == 8192
 
 
 @pytest.mark.parametrize("key", ["proxy", "ca_file", "connect_timeout_ms", "api_key_header"])
