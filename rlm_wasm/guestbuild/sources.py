@@ -12,23 +12,22 @@ import http.client
 import os
 import shutil
 import ssl
-import subprocess
-import sys
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from rlm_wasm.errors import GuestBuildError
 from rlm_wasm.guestbuild.manifest import PinnedFile
 from rlm_wasm.guestbuild.mirrors import Mirror, configured_mirrors
+from rlm_wasm.guestbuild.pip import PipFailed, pip_download, pip_download_with_backend
 from rlm_wasm.guestbuild.storage import storing
 
 _CHUNK_BYTES: Final = 1 << 18
 _TIMEOUT_S: Final = 30
-_PIP_TIMEOUT_S: Final = 180
+_PIP_SECONDS_MAX: Final = 180
 # A connection that broke is taken up again as long as it brought something, this many times.
 _RESUMES_MAX: Final = 5
 
@@ -270,7 +269,8 @@ def download_wheels(wheels: Sequence[tuple[str, str]], folder: Path, python: str
     """Put wheels of pure Python, by name and hash, into `folder`: for the version `python`, or for ours."""
     wanted = ["{}=={} --hash=sha256:{}".format(*name.split("-")[:2], sha256) for name, sha256 in wheels]
     flags = ["--only-binary=:all:", "--implementation=py", "--abi=none", "--platform=any"]
-    _pip_download(wanted, [*flags, *([] if python is None else [f"--python-version={python}"])], folder)
+    version = [] if python is None else [f"--python-version={python}"]
+    _download_pinned(wanted, [*flags, *version], folder, None)
 
 
 # pip asks a source distribution's build backend for the package's name before it keeps the file. This one
@@ -294,29 +294,24 @@ def download_sdist(sdist: str, backend: str, sha256: str, folder: Path) -> None:
     (stand_in / f"{backend}.py").write_text(_BACKEND.format(name=name, version=version), encoding="ascii")
     flags = ["--no-binary=:all:", "--no-build-isolation"]
     wanted = [f"{name}=={version} --hash=sha256:{sha256}"]
-    _pip_download(wanted, flags, folder, {"PYTHONPATH": str(stand_in)})
+    _download_pinned(wanted, flags, folder, stand_in)
     if not (folder / sdist).is_file():
         raise _Refused("pip: it brought another file")
 
 
-def _pip_download(
-    requirements: Sequence[str], flags: Sequence[str], folder: Path, env: Mapping[str, str] | None = None
+def _download_pinned(
+    requirements: Sequence[str], flags: Sequence[str], folder: Path, modules: Path | None
 ) -> None:
     wanted = folder / "wanted.txt"
     wanted.write_text("".join(f"{line}\n" for line in requirements), encoding="ascii")
-    argv = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-input", "--quiet",
-            "--no-deps", *flags, "--require-hashes", "--dest", str(folder),
-            "--requirement", str(wanted)]  # fmt: skip
+    arguments = ["--no-deps", *flags, "--require-hashes", "--dest", str(folder), "--requirement", str(wanted)]
     try:
-        done = subprocess.run(
-            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
-            timeout=_PIP_TIMEOUT_S, check=False, env={**os.environ, **(env or {})},
-        )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired) as error:
+        if modules is None:
+            pip_download(arguments, seconds_max=_PIP_SECONDS_MAX)
+        else:
+            pip_download_with_backend(arguments, modules=str(modules), seconds_max=_PIP_SECONDS_MAX)
+    except PipFailed as error:
         raise _Refused(f"pip: {error}") from error
-    if done.returncode != 0:
-        said = (done.stderr or done.stdout).strip().splitlines()
-        raise _Refused(f"pip: {said[-1] if said else done.returncode}")
 
 
 def hash_file(path: Path) -> str:

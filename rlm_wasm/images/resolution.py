@@ -1,21 +1,21 @@
 """From the packages that somebody asks for to exact files: pip finds the wheels, of pure Python only.
 
-pip runs none of their code: it is told to take wheels alone. What has no pure wheel and a recipe of ours is
-offered to it as one (`offered`).
+None of their code runs: pip is told to take wheels alone, and where one of them points at a source archive
+all the same, it can start no build. What has no pure wheel and a recipe of ours is offered to it as one
+(`offered`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from rlm_wasm.errors import GuestBuildError, UsageError
 from rlm_wasm.guestbuild.manifest import PinnedFile
+from rlm_wasm.guestbuild.pip import PipFailed, pip_download
 from rlm_wasm.images.lock import PACKAGES_MAX, LockedPackage
 from rlm_wasm.images.wheel import canonical, read_wheel
 
@@ -25,13 +25,15 @@ _WANTED: Final = re.compile(
     r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}(\[[A-Za-z0-9,._-]{1,128}\])?"
     r"( *(==|>=|<=|~=|!=|<|>) *[A-Za-z0-9.*+!_-]{1,64},?){0,8}"
 )
+# What ends so is a file of the current folder to pip, if there is one, extras behind it or not.
+_ARCHIVE: Final = re.compile(r".*\.(whl|zip|tar|tar\.\w+|tgz|tbz|txz|tlz)(\[[^]]*\])?", re.IGNORECASE)
 # What the guest has itself.
 PROVIDED: Final = frozenset({"tzdata"})
 
 
 def checked_wanted(wanted: str) -> str:
     """Return a package as pip may be asked for it. Raises UsageError."""
-    if not _WANTED.fullmatch(wanted):
+    if not _WANTED.fullmatch(wanted) or _ARCHIVE.fullmatch(wanted):
         raise UsageError(
             f"{wanted!a:.200} is not a package: give its name, with a version if need be (openpyxl==3.1.5)"
         )
@@ -50,25 +52,17 @@ def resolve(
     Raises:
         GuestBuildError: there is no such package, or no wheel of pure Python of it or of what it needs.
     """
-    argv = [
-        sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-input", "--quiet",
+    arguments = [
         "--only-binary=:all:", "--implementation=py", "--abi=none", "--platform=any",
         f"--python-version={series}", f"--find-links={offers}", f"--dest={folder}", "--", *wanted,
     ]  # fmt: skip
     try:
-        done = subprocess.run(
-            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
-            timeout=_SECONDS_MAX, check=False,
-        )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise GuestBuildError(f"pip: {error}") from error
-    if done.returncode != 0:
-        said = [line for line in (done.stderr or done.stdout).splitlines() if line.startswith("ERROR: ")]
-        why = said[-1].removeprefix("ERROR: ") if said else f"exit status {done.returncode}"
+        pip_download(arguments, seconds_max=_SECONDS_MAX)
+    except PipFailed as error:
         raise GuestBuildError(
-            f"no wheels of pure Python for {', '.join(wanted)}: {why}",
+            f"no wheels of pure Python for {', '.join(wanted)}: {error}",
             hint="an image takes pure Python only; what needs native code has to be linked into the guest",
-        )
+        ) from error
     files = sorted(path for path in folder.iterdir() if path.suffix == ".whl")
     if len(files) > PACKAGES_MAX:
         raise GuestBuildError(f"{len(files)} packages are needed; at most {PACKAGES_MAX} are allowed")

@@ -16,11 +16,13 @@ def digest(data: bytes) -> str:
     return "sha256=" + base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
 
 
-def wheel_files(name: str, version: str, modules: Mapping[str, bytes]) -> dict[str, bytes]:
+def wheel_files(
+    name: str, version: str, modules: Mapping[str, bytes], needs: Iterable[str] = ()
+) -> dict[str, bytes]:
     """Return what a wheel of these modules holds, its RECORD aside; they may say otherwise what it is."""
     info = f"{name}-{version}.dist-info"
-    about = {f"{info}/METADATA": ABOUT.format(name, version).encode(), f"{info}/WHEEL": PURE.encode()}
-    return {**about, **modules}
+    about = ABOUT.format(name, version) + "".join(f"Requires-Dist: {need}\n" for need in needs)
+    return {f"{info}/METADATA": about.encode(), f"{info}/WHEEL": PURE.encode(), **modules}
 
 
 def record_of(files: Mapping[str, bytes], info: str) -> bytes:
@@ -42,10 +44,11 @@ def make_wheel(
     version: str = "1.0",
     *,
     tag: str = "py3-none-any",
+    needs: Iterable[str] = (),
     instead: Mapping[str, bytes | None] | None = None,
 ) -> Path:
     """Write a wheel; `instead` takes the place of files in it after its RECORD was made, or takes out."""
-    files = wheel_files(name, version, modules)
+    files = wheel_files(name, version, modules, needs)
     info = f"{name}-{version}.dist-info"
     files[f"{info}/RECORD"] = record_of(files, info)
     changed = {**files, **(instead or {})}

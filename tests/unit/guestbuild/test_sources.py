@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import resource
 import signal
 import socket
 import subprocess
 import sys
-import tarfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +19,7 @@ from rlm_wasm.errors import GuestBuildError
 from rlm_wasm.guestbuild.manifest import PinnedFile
 from rlm_wasm.guestbuild.mirrors import Mirror
 from rlm_wasm.guestbuild.sources import SourceStore, SourceUnavailable
+from tests.support.pip_index import make_false_pip, make_sdist, pip_index
 from tests.unit.guestbuild.support import Site, pin, serve
 
 CONTENT = bytes(range(256)) * 4096
@@ -86,14 +85,7 @@ def wheel(path: Path) -> bytes:
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that is all that pip knows of."""
-    folder = tmp_path / "index"
-    folder.mkdir()
-    for name in [name for name in os.environ if name.startswith("PIP_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
-    return folder
+    return pip_index(tmp_path / "index", monkeypatch)
 
 
 def test_a_wheel_comes_from_the_index_that_pip_is_set_up_for(tmp_path: Path, index: Path) -> None:
@@ -271,25 +263,9 @@ def test_a_file_size_limit_is_reported_as_a_full_disk(tmp_path: Path) -> None:
     assert "GuestBuildError: the disk is full" in done.stderr
 
 
-def sdist(path: Path, trace: Path) -> bytes:
-    """A source distribution that leaves a trace if any of it runs."""
-    text = f"open({str(trace)!r}, 'w')\n"
-    with tarfile.open(path, "w:gz") as archive:
-        for name, content in {
-            "pyproject.toml": '[build-system]\nrequires = ["absent"]\nbuild-backend = "mesonpy"\n',
-            "PKG-INFO": "Metadata-Version: 2.1\nName: arrays\nVersion: 1.0\n",
-            "mesonpy.py": text,
-            "setup.py": text,
-        }.items():
-            info = tarfile.TarInfo(f"arrays-1.0/{name}")
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content.encode()))
-    return path.read_bytes()
-
-
 def test_a_source_distribution_comes_by_pip_and_nothing_of_it_runs(tmp_path: Path, index: Path) -> None:
     trace = tmp_path / "trace"
-    content = sdist(index / "arrays-1.0.tar.gz", trace)
+    content = make_sdist(index / "arrays-1.0.tar.gz", trace).read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     file = PinnedFile(digest, len(content), None, (), sdist="arrays-1.0.tar.gz", backend="mesonpy")
     assert store(tmp_path / "down").fetch(file).read_bytes() == content
@@ -300,8 +276,25 @@ def test_a_source_distribution_with_other_bytes_is_refused_before_it_is_unpacked
     tmp_path: Path, index: Path
 ) -> None:
     trace = tmp_path / "trace"
-    content = sdist(index / "arrays-1.0.tar.gz", trace)
+    content = make_sdist(index / "arrays-1.0.tar.gz", trace).read_bytes()
     file = PinnedFile("f" * 64, len(content), None, (), sdist="arrays-1.0.tar.gz", backend="mesonpy")
     with pytest.raises(SourceUnavailable, match=r"pip \(arrays-1\.0\.tar\.gz\): pip: "):
         store(tmp_path / "down").fetch(file)
+    assert not trace.exists()
+
+
+@pytest.mark.threat("T-270")
+def test_pip_is_not_the_one_of_the_current_folder(
+    tmp_path: Path, index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace = tmp_path / "trace"
+    make_false_pip(tmp_path, trace)
+    monkeypatch.chdir(tmp_path)
+    content = wheel(index / WHEEL)
+    pins = [PinnedFile(hashlib.sha256(content).hexdigest(), len(content), None, (), WHEEL)]
+    content = make_sdist(index / "arrays-1.0.tar.gz", trace).read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    pins += [PinnedFile(digest, len(content), None, (), sdist="arrays-1.0.tar.gz", backend="mesonpy")]
+    for file in pins:
+        assert hashlib.sha256(store(tmp_path / "down").fetch(file).read_bytes()).hexdigest() == file.sha256
     assert not trace.exists()
