@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from rlm_wasm.api.opening import SessionOpening
 from rlm_wasm.api.snapshot_key import snapshot_key
-from rlm_wasm.artifacts.installed import find_guest
+from rlm_wasm.artifacts.process_guest import process_guest
 from rlm_wasm.engine.isolation import restorable_snapshot
 from rlm_wasm.errors import UsageError
 from rlm_wasm.host.held_inputs import HeldInputs
@@ -112,7 +112,7 @@ class Snapshot:
 
         Raises:
             UsageError: there is no key, or it has another length; or the tenant's name is too long.
-            ArtifactError: the file cannot be written, or the guest is no longer there.
+            ArtifactError: the file cannot be written.
         """
         # Here and not above: most sessions are never saved, and compression and ciphers take time to load.
         from rlm_wasm.artifacts.snapshot_file import write_snapshot_file
@@ -121,7 +121,7 @@ class Snapshot:
         write_snapshot_file(
             host_path(path),
             snapshot_key(self._policy, key),
-            guest=guest_identity(self.image),
+            guest=process_guest(self.image, keep=True).identity,
             tenant=self._tenant if tenant is None else tenant,
             size=snapshot.size,
             virtual_ns=snapshot.virtual_ns,
@@ -152,7 +152,7 @@ def load_snapshot(
     header, runs = read_snapshot_file(
         host_path(path),
         snapshot_key(policy, key),
-        guest=guest_identity(policy.sandbox.image),
+        guest=process_guest(policy.sandbox.image, keep=True).identity,
         tenant=tenant,
         memory_bytes_max=policy.sandbox.memory_bytes_max,
     )
@@ -165,9 +165,3 @@ def host_path(path: object) -> Path:
     if not isinstance(path, str | PathLike) or "\0" in str(path):
         raise UsageError(f"a snapshot's path is a str or a Path without a NUL, not {path!a:.200}")
     return Path(path)
-
-
-def guest_identity(image: str) -> tuple[str, str]:
-    """Return what binds a snapshot to its guest: the hashes of the code and of the image."""
-    facts = find_guest(image).facts
-    return facts.code_sha256, facts.image_sha256

@@ -49,6 +49,13 @@ class Guest:
     key: bytes
     shared: bool
     image_file: Path | None = None
+    # Name and version of each package that came from a wheel.
+    wheels: tuple[str, ...] = ()
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """What binds a snapshot to it: the hashes of its code and of its image."""
+        return self.facts.code_sha256, self.facts.image_sha256
 
     def read_code(self) -> bytes:
         """Return the code module, checked against its hash."""

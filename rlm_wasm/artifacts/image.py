@@ -128,7 +128,10 @@ def load_image(guest: Guest, name: str) -> PackagesImage:
         image_bytes=manifest.image_bytes,
         image_mac=manifest.image_mac,
     )
-    return PackagesImage(manifest, replace(guest, facts=facts, hint=hint, image_file=folder / MEMORY_FILE))
+    wheels = tuple(f"{package.name} {package.version}" for package in manifest.packages)
+    return PackagesImage(
+        manifest, replace(guest, facts=facts, hint=hint, image_file=folder / MEMORY_FILE, wheels=wheels)
+    )
 
 
 def save_image(folder: Path, manifest: ImageManifest, memory: bytes, guest: Guest) -> None:

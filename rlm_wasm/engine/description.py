@@ -9,10 +9,9 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from typing import Final
 
-from rlm_wasm.artifacts.installed import find_guest
+from rlm_wasm.artifacts.process_guest import process_guest
 from rlm_wasm.engine.contexts import InputValue, length, recorded_type
 from rlm_wasm.engine.starting_state import StartingState
 from rlm_wasm.errors import ArtifactError, UsageError
@@ -139,12 +138,6 @@ def _is_writable(value: str) -> bool:
 
 def _guest_identity(image: str) -> tuple[str, str]:
     try:
-        return _identity_of_built_guest(image)
+        return process_guest(image).identity
     except (ArtifactError, OSError):
         return "", ""  # told where the guest is wanted, if it is
-
-
-@cache
-def _identity_of_built_guest(image: str) -> tuple[str, str]:
-    facts = find_guest(image).facts
-    return facts.code_sha256, facts.image_sha256

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from functools import cache
-
-from rlm_wasm.artifacts.installed import find_guest, find_image, image_packages
+from rlm_wasm.artifacts.installed import image_packages
+from rlm_wasm.artifacts.process_guest import process_guest
 from rlm_wasm.errors import ArtifactError
 from rlm_wasm.limits import BASE_IMAGE
 
@@ -19,12 +18,6 @@ def packages_of(image: str) -> tuple[str, ...]:
     if linked := image_packages(image):
         return linked
     try:
-        return _packages(image)
+        return process_guest(image).wheels
     except (ArtifactError, OSError):
         return ()
-
-
-@cache
-def _packages(image: str) -> tuple[str, ...]:
-    made = find_image(find_guest(), image).manifest.packages
-    return tuple(f"{package.name} {package.version}" for package in made)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from typing import Final
 
 from rlm_wasm.artifacts.compile_cache import native_code
 from rlm_wasm.artifacts.guest import Guest
-from rlm_wasm.artifacts.installed import find_guest
+from rlm_wasm.artifacts.process_guest import loading_guest
 from rlm_wasm.host.compilation import compile_apart
 from rlm_wasm.limits import BASE_IMAGE
-from rlm_wasm.system import forks
 from rlm_wasm.system.memfd import MemoryFile, sealed_memfd
 
 
@@ -24,7 +22,7 @@ class GuestFiles:
     image: MemoryFile
 
 
-_reading: Final = forks.module_lock()
+_read: Final[dict[str, GuestFiles]] = {}
 
 
 def guest_files(image: str = BASE_IMAGE) -> GuestFiles:
@@ -33,15 +31,13 @@ def guest_files(image: str = BASE_IMAGE) -> GuestFiles:
     Raises:
         ArtifactError: no guest is built, or no such image, or its files are not what was built.
     """
-    with _reading:  # two threads would else read everything twice
-        return _read_guest_files(image)
-
-
-@functools.cache
-def _read_guest_files(image: str) -> GuestFiles:
-    guest = find_guest(image)
-    code = _code_file(guest)
-    return GuestFiles(guest, code, MemoryFile(sealed_memfd("rlm-image", guest.read_image())))
+    if (files := _read.get(image)) is not None:
+        return files
+    with loading_guest(image) as guest:
+        if image not in _read:  # by another thread meanwhile
+            code = _code_file(guest)
+            _read[image] = GuestFiles(guest, code, MemoryFile(sealed_memfd("rlm-image", guest.read_image())))
+        return _read[image]
 
 
 # The code of an image is its guest's: one file in memory for all of them.

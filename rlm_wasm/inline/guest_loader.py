@@ -6,14 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from rlm_wasm.artifacts.compile_cache import native_code
-from rlm_wasm.artifacts.installed import find_guest
+from rlm_wasm.artifacts.process_guest import loading_guest
 from rlm_wasm.limits import BASE_IMAGE
-from rlm_wasm.system import forks
 from rlm_wasm.vm.instance import Program
 from rlm_wasm.vm.loaded_guest import LoadedGuest
 from rlm_wasm.vm.native_code import load_native
 
-_lock: Final = forks.module_lock()
 _loaded: Final[dict[str, LoadedGuest]] = {}
 
 
@@ -23,9 +21,10 @@ def load_guest_program(image: str = BASE_IMAGE) -> LoadedGuest:
     Raises:
         ArtifactError: no guest is built, or no such image, or its files are not what was built.
     """
-    with _lock:
-        if image not in _loaded:
-            guest = find_guest(image)
+    if (loaded := _loaded.get(image)) is not None:
+        return loaded
+    with loading_guest(image) as guest:
+        if image not in _loaded:  # by another thread meanwhile
             # Two files of many megabytes to authenticate: at the same time, on two cores.
             with ThreadPoolExecutor(1) as reader:
                 memory = reader.submit(guest.read_image)

@@ -12,7 +12,7 @@ import anyio
 from rlm_wasm.api.runtime import Runtime
 from rlm_wasm.api.snapshot import Snapshot
 from rlm_wasm.api.world import World
-from rlm_wasm.artifacts.installed import find_guest
+from rlm_wasm.artifacts.process_guest import process_guest
 from rlm_wasm.audit.catalogue import KINDS, unheard_of
 from rlm_wasm.audit.line import encode_line
 from rlm_wasm.engine.broker import HANG_UP_SECONDS_MAX, Router
@@ -67,7 +67,7 @@ async def replay(
     inputs = recording.inputs(contexts or {})
     if worker is None:
         image = (recording.policy if policy is None else policy).sandbox.image
-        find_guest(image)  # one that is missing would else be a difference, where the run says what it had
+        process_guest(image)  # one that is missing would else be a difference, where the run says what it had
     start = recording.snapshot(snapshot)
     unstated = unheard_of(recording.events) | ({} if policy is None else _policy_fields(recording))
     order = RecordedOrder(recording.events, unstated)

@@ -11,7 +11,7 @@ import anyio
 from rlm_wasm.api.runtime import Runtime
 from rlm_wasm.api.snapshot import Snapshot
 from rlm_wasm.api.world import World
-from rlm_wasm.artifacts.installed import find_guest
+from rlm_wasm.artifacts.process_guest import process_guest
 from rlm_wasm.engine.broker import HANG_UP_SECONDS_MAX, Router
 from rlm_wasm.engine.contexts import InputValue
 from rlm_wasm.errors import UsageError
@@ -59,7 +59,8 @@ class ResumedRun:
         self._inputs: Final = recording.inputs(contexts or {})
         self._start: Final = recording.snapshot(snapshot)
         if worker is None:
-            find_guest()  # one that is missing would else be a difference, where the run says what it had
+            # One that is missing would else be a difference, where the run says what it had.
+            process_guest(recording.policy.sandbox.image)
         self._order: Final = RecordedOrder(recording.events)
         self._clock: Final = _LogThenMachine(self._order)
         self._gate: Final = _HeldEvents(recording.events, list(sinks))

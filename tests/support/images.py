@@ -9,11 +9,15 @@ from pathlib import Path
 from rlm_wasm.artifacts import guest as artifact
 from rlm_wasm.artifacts.files import write_private
 from rlm_wasm.artifacts.guest import Guest, image_mac, save_facts
+from rlm_wasm.artifacts.image import ImagePackage
 from rlm_wasm.artifacts.installed import find_guest
 from rlm_wasm.artifacts.paths import guests_dir
 from rlm_wasm.errors import ArtifactError
 from tests.support.command_line import rlm_wasm
 from tests.support.wat_guest import MEMORY_BYTES, facts
+
+# What the manifest of an image may say of a package of its.
+IMAGE_PACKAGE = ImagePackage("thing", "1.0", "thing-1.0-py3-none-any.whl", 10, "0" * 64, "MIT")
 
 
 def made_guest(name: str = "one") -> Path:

@@ -17,7 +17,6 @@ from rlm_wasm.artifacts.image import (
     MANIFEST_FILE,
     MEMORY_FILE,
     ImageManifest,
-    ImagePackage,
     checked_image_name,
     image_names,
     load_image,
@@ -25,13 +24,12 @@ from rlm_wasm.artifacts.image import (
 )
 from rlm_wasm.artifacts.installed import find_guest
 from rlm_wasm.errors import ArtifactError, UsageError
-from tests.support.images import made_guest
+from tests.support.images import IMAGE_PACKAGE, made_guest
 from tests.support.wat_guest import MEMORY_BYTES
 
 pytestmark = [pytest.mark.threat("T-271"), pytest.mark.usefixtures("own_folders")]
 
 MEMORY = b"packages" + bytes(MEMORY_BYTES - 8)
-PACKAGE = ImagePackage("thing", "1.0", "thing-1.0-py3-none-any.whl", 10, "0" * 64, "MIT")
 MAC_FILE = MANIFEST_FILE + ".mac"
 
 
@@ -49,7 +47,7 @@ def make(guest: Guest, name: str = "mine", **over: object) -> Path:
         image_mac="",
         lock_sha256="",
         preload=("thing",),
-        packages=(PACKAGE,),
+        packages=(IMAGE_PACKAGE,),
     )
     save_image(folder, replace(manifest, **over), MEMORY, guest)  # type: ignore[arg-type]
     return folder
@@ -75,7 +73,7 @@ def refused(guest: Guest, name: str = "mine") -> bool:
 def test_an_image_is_read_as_it_was_written_and_its_code_is_the_guests(guest: Guest) -> None:
     make(guest)
     image = load_image(guest, "mine")
-    assert image.manifest.packages == (PACKAGE,)
+    assert image.manifest.packages == (IMAGE_PACKAGE,)
     assert image.guest.read_image() == MEMORY
     assert image.guest.read_code() == guest.read_code()
     assert image_names(guest) == ["mine"]
