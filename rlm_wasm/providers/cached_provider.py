@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple, Protocol, runtime_checkable
+
+import anyio
 
 from rlm_wasm.providers.base import Completion, Provider, Query
 from rlm_wasm.providers.response_cache import ResponseCache
 from rlm_wasm.scheduler.messages import FinishReason
 
+# How long an answer that has come waits for others to be put away before it; then it is not kept.
+_PUT_S_MAX: Final = 1.0
 
-class Fingerprint(NamedTuple):
-    """A digest of all that decides an answer, and whether chance decides as well."""
+
+class PreparedQuery(NamedTuple):
+    """One attempt before it is sent: a digest of all that decides its answer, whether chance decides as well,
+    and what sends it.
+    """
 
     digest: bytes
     sampled: bool
+    complete: Callable[[], Awaitable[Completion]]
 
 
 @runtime_checkable
-class Fingerprinted(Protocol):
+class Prepares(Protocol):
     """A provider that can tell what decides its answers. Of others nothing is kept."""
 
-    def fingerprint(self, query: Query) -> Fingerprint:
-        """Return the fingerprint of one attempt."""
+    def prepare(self, query: Query) -> PreparedQuery:
+        """Return one attempt, which `complete` of it sends as the provider's own does."""
         ...
 
 
@@ -41,15 +50,19 @@ class CachedProvider:
     async def complete(self, query: Query) -> Completion:
         """Answer as before if that was kept, and else as the provider does; raises what that raises."""
         provider = self._provider
-        fingerprint = provider.fingerprint(query) if isinstance(provider, Fingerprinted) else None
-        if fingerprint is None or (fingerprint.sampled and not self._sampled):
+        if not isinstance(provider, Prepares):
             return await provider.complete(query)
-        text = await self._cache.get(self._tenant, fingerprint.digest)
+        digest, sampled, complete = provider.prepare(query)
+        if sampled and not self._sampled:
+            return await complete()
+        text = await self._cache.get(self._tenant, digest)
         if text is not None:
             return Completion(text, 0, 0, FinishReason.STOP, cache="hit")
-        completion = await provider.complete(query)
+        completion = await complete()
         if completion.finish is FinishReason.STOP and isinstance(completion.text, str):
-            await self._cache.put(self._tenant, fingerprint.digest, completion.text)
+            # It has come and is paid for: who is cancelled now loses neither it nor its place in the cache.
+            with anyio.move_on_after(_PUT_S_MAX, shield=True):
+                await self._cache.put(self._tenant, digest, completion.text)
         return completion._replace(cache="miss" if self._cache.fault is None else "unusable")
 
     async def aclose(self) -> None:

@@ -19,7 +19,7 @@ import httpx
 from rlm_wasm.policy.this_machine import is_loopback, is_this_machine
 from rlm_wasm.providers.answer_body import EventBody, WholeBody, body_for
 from rlm_wasm.providers.base import Completion, ProviderFailure, Query
-from rlm_wasm.providers.cached_provider import Fingerprint
+from rlm_wasm.providers.cached_provider import PreparedQuery
 from rlm_wasm.providers.endpoint import Endpoint
 from rlm_wasm.providers.json_body import printable, read_json
 from rlm_wasm.providers.log_guard import LogGuard
@@ -84,9 +84,12 @@ class HttpProvider:
 
     async def complete(self, query: Query) -> Completion:
         """Send one attempt. Raises ProviderFailure; cancellation closes the connection."""
+        return await self._complete(query, self._body(query))
+
+    async def _complete(self, query: Query, body: bytes) -> Completion:
         exchange = _Exchange(local=self._local)
         with anyio.move_on_after(query.timeout_ms / 1000) as scope:
-            result = await self._attempt(query, exchange)
+            result = await self._attempt(query, body, exchange)
         if scope.cancelled_caught:
             late = f"did not answer within {query.timeout_ms} ms"
             result = self._failure(Trouble(late, retryable=True, sent=exchange.sent))
@@ -101,13 +104,13 @@ class HttpProvider:
         if self._guard is not None:
             self._guard.close()
 
-    async def _attempt(self, query: Query, exchange: _Exchange) -> Completion | ProviderFailure:
+    async def _attempt(self, query: Query, body: bytes, exchange: _Exchange) -> Completion | ProviderFailure:
         along = self._endpoint.sent_along(query.model)
         try:
             async with self._client.stream(
                 "POST",
                 self._url,
-                content=self._body(query),
+                content=body,
                 headers={**along.headers, "Content-Type": "application/json"},
                 timeout=httpx.Timeout(None, connect=self._connect_s),
                 extensions={"trace": exchange.trace},
@@ -158,16 +161,17 @@ class HttpProvider:
             return self._failure(Trouble("sent the API key back in its answer; withheld", retryable=False))
         return result
 
-    def fingerprint(self, query: Query) -> Fingerprint:
-        """Return a digest of what goes where, the key aside, and whether chance decides as well."""
+    def prepare(self, query: Query) -> PreparedQuery:
+        """Return one attempt with a digest of what goes where, the key aside."""
         along, endpoint = self._endpoint.sent_along(query.model), self._endpoint
         sent = {**self._wire.headers, **along.headers}
         where = [self._url, endpoint.proxy, endpoint.api_key_header, sorted(sent.items())]
         digest = hashlib.sha256(json.dumps([type(self._wire).__name__, *where]).encode())
-        digest.update(b"\0" + self._body(query))
+        body = self._body(query)
+        digest.update(b"\0" + body)
         temperature = along.members.get("temperature")
         chance = isinstance(temperature, bool) or temperature != 0
-        return Fingerprint(digest.digest(), chance)
+        return PreparedQuery(digest.digest(), chance, lambda: self._complete(query, body))
 
     def _body(self, query: Query) -> bytes:
         along = self._endpoint.sent_along(query.model).members

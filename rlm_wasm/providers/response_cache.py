@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
+import anyio
 import anyio.to_thread
 
 from rlm_wasm.errors import ArtifactError, CacheUnusable
@@ -30,8 +31,9 @@ _MAC_BYTES: Final = 32
 _SCHEMA: Final = (
     "CREATE TABLE answers (key BLOB PRIMARY KEY, tenant BLOB NOT NULL, used INTEGER NOT NULL, "
     "size INTEGER NOT NULL, answer BLOB NOT NULL, seal BLOB NOT NULL)",
-    "CREATE INDEX by_tenant ON answers (tenant, used)",
-    "CREATE INDEX by_use ON answers (used)",
+    # With the size, so that they are added up without a look at the answers.
+    "CREATE INDEX by_tenant ON answers (tenant, used, size)",
+    "CREATE INDEX by_use ON answers (used, size)",
 )
 # How much there is, and what of it was used longest ago.
 _OF_TENANT: Final = (
@@ -44,8 +46,8 @@ _OF_ALL: Final = (
 )
 # What an entry takes beside its answer: key, seal, numbers, its places in the indexes.
 _ENTRY_BYTES: Final = 256
-# What a file may be larger than its answers by: pages that are half full, and those of indexes.
-_FILE_OVERHEAD: Final = 2
+# How many times as large as its answers a file may be: pages that are half full, and those of indexes.
+_FILE_OVERHEAD: Final = 4
 _PAGE_BYTES: Final = 4_096
 # How long another process may hold the file.
 _LOCKED_S_MAX: Final = 0.2
@@ -74,55 +76,91 @@ class ResponseCache:
         self._file: Final = file
         self._secret: Final = secret
         self._answer_bytes_max: Final = answer_bytes_max
+        # One at a time, in a thread that nothing else of the process waits for.
+        self._turn: Final = anyio.CapacityLimiter(1)
         self._lock: Final = threading.Lock()
         self._key = b""
         self._database: sqlite3.Connection | None = None
         self._steps = 0
+        self._times_locked = 0
         self._closed = False
         # Why it is of no use now. One that is only locked may be of use again.
         self.fault: CacheUnusable | None = None
         self._broken = False
 
     async def get(self, tenant: str, digest: bytes) -> str | None:
-        """Return what was answered, or None; also where the cache is of no use: `fault` says so."""
+        """Return what was answered, or None; also where the cache is of no use: `fault` says so.
+
+        Cancelled, it waits no longer for those before it; what it has begun itself it ends.
+        """
         return await self._do(lambda: self._get(tenant, digest))
 
     async def put(self, tenant: str, digest: bytes, text: str) -> None:
-        """Keep an answer, in the place of those that were used longest ago."""
+        """Keep an answer, in the place of those that were used longest ago. Of cancellations: as `get`."""
         await self._do(lambda: self._put(tenant, digest, text.encode("utf-8", "replace")))
 
     def close(self) -> None:
-        """Close it for good; calling it twice is harmless."""
-        with self._lock:
-            self._closed = True
-            self._forget()
+        """Close it for good, waiting for nobody; calling it twice is harmless."""
+        self._closed = True
+        self._close_unless_used()
+
+    def _close_unless_used(self) -> None:
+        if self._lock.acquire(blocking=False):  # else whoever has it closes it
+            try:
+                self._forget()
+            finally:
+                self._lock.release()
 
     async def _do(self, act: Callable[[], T]) -> T | None:
         if self._broken or self._closed:
             return None
-        if not self._file:  # nothing to wait for
-            return self._guarded(act)
-        return await anyio.to_thread.run_sync(self._guarded, act)
+        times_locked = self._times_locked
+        return await anyio.to_thread.run_sync(self._guarded, act, times_locked, limiter=self._turn)
 
-    def _guarded(self, act: Callable[[], T]) -> T | None:
-        """Do something with the database; whatever it raises is a fault of the cache, never of a run."""
-        with self._lock:
+    def _guarded(self, act: Callable[[], T], times_locked: int) -> T | None:
+        """Do something with the database, unless it was found locked since `times_locked`.
+
+        So who waited while one found it locked does not wait for that once more.
+        """
+        try:
+            with self._lock:
+                if self._broken or self._closed or times_locked != self._times_locked:
+                    return None
+                return self._tried(act)
+        finally:
             if self._closed:
-                return None
-            try:
-                if self._database is None:
-                    self._open()
-                self._steps = 0
-                result = act()
-            except sqlite3.OperationalError as error:
-                busy = error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-                self._failed("is locked by another process" if busy else str(error), broken=not busy)
-            except (sqlite3.Error, OSError, ArtifactError, OverflowError, TypeError, ValueError) as error:
-                self._failed(error.message if isinstance(error, ArtifactError) else str(error), broken=True)
+                self._close_unless_used()
+
+    def _tried(self, act: Callable[[], T]) -> T | None:
+        """Do something with the database; whatever it raises is a fault of the cache, never of a run."""
+        try:
+            self._steps = 0
+            if self._database is None:
+                self._database = self._open()
+            result = self._done(act)
+        except sqlite3.OperationalError as error:
+            if _is(error, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                self._times_locked += 1
+                self._failed("is locked by another process", broken=False)
             else:
-                self.fault = None
-                return result
-            return None
+                self._failed(str(error), broken=True)
+        except (sqlite3.Error, OSError, ArtifactError, OverflowError, TypeError, ValueError) as error:
+            self._failed(error.message if isinstance(error, ArtifactError) else str(error), broken=True)
+        else:
+            self.fault = None
+            return result
+        return None
+
+    def _done(self, act: Callable[[], T]) -> T:
+        try:
+            return act()
+        except sqlite3.OperationalError as error:
+            if self._database is None or not _is(error, sqlite3.SQLITE_FULL):
+                raise
+            # It has all its pages, which its entries should not have taken: begun anew it has room again.
+            self._roll_back()
+            self._database.execute("DELETE FROM answers")
+            return act()
 
     def _failed(self, why: str, *, broken: bool) -> None:
         what = f"the response cache {self._file!a}" if self._file else "the response cache"
@@ -131,9 +169,13 @@ class ResponseCache:
         self._broken = broken
         if broken:
             self._forget()
-        elif self._database is not None and self._database.in_transaction:
+        else:
             with suppress(sqlite3.Error):
-                self._database.execute("ROLLBACK")
+                self._roll_back()
+
+    def _roll_back(self) -> None:
+        if self._database is not None and self._database.in_transaction:
+            self._database.execute("ROLLBACK")
 
     def _forget(self) -> None:
         database, self._database = self._database, None
@@ -143,14 +185,21 @@ class ResponseCache:
 
     # -- the database -------------------------------------------------------------------------------
 
-    def _open(self) -> None:
+    def _open(self) -> sqlite3.Connection:
         self._key = self._secret()
         if self._file:
             _make_private(Path(self._file), self._file_bytes_max)
         database = sqlite3.connect(
             self._file or _IN_MEMORY, timeout=_LOCKED_S_MAX, isolation_level=None, check_same_thread=False
         )
-        self._database = database
+        try:
+            self._prepare(database)
+        except BaseException:  # one that was only locked too: it is not used before all of it was looked at
+            database.close()
+            raise
+        return database
+
+    def _prepare(self, database: sqlite3.Connection) -> None:
         # Before anything is read: nothing in a file is trusted, run or let grow.
         database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, self._answer_bytes_max + 64 * 1024)
         database.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
@@ -168,7 +217,7 @@ class ResponseCache:
         if found != sorted(_SCHEMA):
             raise CacheUnusable("it is no cache of ours")
         page_bytes = database.execute("PRAGMA page_size").fetchone()[0]
-        database.execute(f"PRAGMA max_page_count = {self._file_bytes_max // page_bytes + 1}")
+        database.execute(f"PRAGMA max_page_count = {self._file_bytes_max // page_bytes}")
 
     @property
     def _file_bytes_max(self) -> int:
@@ -185,7 +234,9 @@ class ResponseCache:
     def _get(self, tenant: str, digest: bytes) -> str | None:
         assert self._database is not None
         owner, key = self._names(tenant, digest)
-        row = self._database.execute("SELECT answer, seal FROM answers WHERE key = ?", (key,)).fetchone()
+        # Another policy may keep longer ones than this one takes. Their length is known without reading them.
+        found = "SELECT answer, seal FROM answers WHERE key = ? AND length(answer) <= ?"
+        row = self._database.execute(found, (key, self._answer_bytes_max)).fetchone()
         if row is None:
             return None
         answer, seal = row
@@ -193,8 +244,22 @@ class ResponseCache:
             raise CacheUnusable("it holds what is none of ours")
         if not hmac.compare_digest(seal, self._mac(b"answer", key, owner, answer)):
             raise CacheUnusable("it holds an answer without this machine's seal")
-        self._database.execute("UPDATE answers SET used = ? WHERE key = ?", (self._next_use(), key))
-        return answer.decode()
+        text = answer.decode()
+        self._note_use(key)
+        return text
+
+    def _note_use(self, key: bytes) -> None:
+        """Note that an answer was used, if that can be done at once: nobody's answer is lost for it."""
+        assert self._database is not None
+        self._database.execute("PRAGMA busy_timeout = 0")
+        try:
+            self._database.execute("UPDATE answers SET used = ? WHERE key = ?", (self._next_use(), key))
+        except sqlite3.OperationalError as error:
+            if not _is(error, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL):
+                raise
+            self._roll_back()
+        finally:
+            self._database.execute(f"PRAGMA busy_timeout = {round(_LOCKED_S_MAX * 1000)}")
 
     def _put(self, tenant: str, digest: bytes, answer: bytes) -> None:
         assert self._database is not None
@@ -238,6 +303,11 @@ class ResponseCache:
         for part in parts:
             made.update(len(part).to_bytes(8, "little") + part)
         return made.digest()
+
+
+def _is(error: sqlite3.OperationalError, *codes: int) -> bool:
+    """Say whether SQLite raised it for one of these reasons. Some are of Python's module, without any."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in codes
 
 
 def _make_private(path: Path, bytes_max: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 
 from rlm_wasm.errors import ArtifactError, CacheUnusable
 from rlm_wasm.limits import CacheLimits, TenantLimits
-from rlm_wasm.providers.response_cache import ResponseCache
+from rlm_wasm.providers.response_cache import _OF_ALL, _OF_TENANT, ResponseCache
 
 pytestmark = pytest.mark.anyio
 
@@ -25,8 +25,9 @@ ALL = TenantLimits(share_percent=100, cells_max=1, runs_max=1)
 def opened(file: Path | str = "", **over: Any) -> Iterator[ResponseCache]:
     tenants = over.pop("tenants", ALL)
     secret = over.pop("secret", lambda: SECRET)
+    answer_bytes_max = over.pop("answer_bytes_max", 10_000)
     limits = CacheLimits(**{"entries_max": 100, "bytes_max": 100_000} | over)
-    cache = ResponseCache(limits, tenants, str(file), secret, 10_000)
+    cache = ResponseCache(limits, tenants, str(file), secret, answer_bytes_max)
     try:
         yield cache
     finally:
@@ -140,9 +141,21 @@ def an_answer_of_another_kind(path: Path) -> None:
     database.close()
 
 
-def a_huge_answer(path: Path) -> None:
+def an_answer_that_is_no_text(path: Path) -> None:
     with sqlite3.connect(path) as database:
-        database.execute("UPDATE answers SET answer = zeroblob(150000)")
+        database.execute("UPDATE answers SET answer = CAST(x'ff' AS TEXT)")
+    database.close()
+
+
+def a_huge_text(path: Path) -> None:
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE answers SET answer = CAST(zeroblob(150000) AS TEXT)")
+    database.close()
+
+
+def a_huge_seal(path: Path) -> None:
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE answers SET seal = zeroblob(150000)")
     database.close()
 
 
@@ -172,7 +185,8 @@ def a_folder(path: Path) -> None:
 
 BAD = (
     damaged, no_database, other_tables, a_trigger_more, another_answer, an_answer_of_another_kind,
-    a_huge_answer, a_huge_file, for_all_to_write, a_link, a_pipe, a_folder,
+    an_answer_that_is_no_text, a_huge_text, a_huge_seal, a_huge_file, for_all_to_write,
+    a_link, a_pipe, a_folder,
 )  # fmt: skip
 
 
@@ -188,6 +202,52 @@ async def test_a_file_that_is_none_of_ours_is_told_and_nothing_of_it_is_used(pat
         assert str(path) in cache.fault.message
         await cache.put("a", b"y", "Basel")  # and nothing is written to it
         assert await cache.get("a", b"y") is None
+
+
+@pytest.mark.threat("T-245")
+@pytest.mark.parametrize("length", [10_001, 70_000, 150_000])
+async def test_an_answer_longer_than_this_policy_takes_is_none(path: Path, length: int) -> None:
+    """Another policy may have kept it; a file may as well claim it. Either way it is not read."""
+    with opened(path, answer_bytes_max=200_000, bytes_max=400_000) as other:
+        await other.put("a", b"x", "x" * length)
+        await other.put("a", b"y", "Basel")
+        assert other.fault is None
+    with opened(path, bytes_max=400_000) as cache:
+        assert await cache.get("a", b"x") is None
+        assert await cache.get("a", b"y") == "Basel"
+        await cache.put("a", b"x", "Bern")
+        assert await cache.get("a", b"x") == "Bern"
+        assert cache.fault is None
+
+
+async def test_a_file_that_we_have_filled_is_one_that_we_open(path: Path) -> None:
+    """Also where its entries say that they are small, and so none goes before the last page is full."""
+    most = 4 * 20_000 + 64 * 4_096
+    with opened(path, entries_max=100_000, bytes_max=20_000) as cache:
+        for number in range(60):
+            await cache.put("a", str(number).encode(), "x" * 8_000)
+            assert cache.fault is None
+            assert await cache.get("a", str(number).encode()) is not None
+            with closing(sqlite3.connect(path)) as other, suppress(sqlite3.OperationalError), other:
+                other.execute(f"PRAGMA max_page_count = {most // 4_096}")
+                other.execute("UPDATE answers SET size = 0")
+    assert most - 4 * 4_096 < os.stat(path).st_size <= most
+    with opened(path, bytes_max=20_000) as cache:
+        assert await cache.get("a", b"59") == "x" * 8_000
+        assert cache.fault is None
+
+
+@pytest.mark.parametrize("queries", [_OF_TENANT, _OF_ALL])
+async def test_no_answer_is_looked_at_to_know_how_much_there_is(path: Path, queries: tuple[str, str]) -> None:
+    with opened(path) as cache:
+        await cache.put("a", b"x", "Bern")
+    with closing(sqlite3.connect(path)) as database:
+        parameters = (b"",) * queries[0].count("?")
+        plan = database.execute(f"EXPLAIN QUERY PLAN {queries[0]}", parameters).fetchall()
+        assert len(plan) == 1
+        assert "USING COVERING INDEX" in plan[0][-1]
+        (oldest,) = database.execute(f"EXPLAIN QUERY PLAN {queries[1]}", parameters).fetchall()
+        assert "USING INDEX" in oldest[-1], "and nothing is sorted"
 
 
 @pytest.mark.threat("T-245")
