@@ -151,9 +151,10 @@ class _IdleSessions:
         """Answer one session after the other; return the sorted times, in ns, until it waits again."""
         times = []
         for sample in range(samples):
+            wanted = self._waiting + 1  # before: it may wait again before this thread looks
             began = perf_counter_ns()
             self._loop.submit(AnswerRequest(SessionId(sample * _STRIDE % self._size), _ANSWER))
-            self._wait_for(self._waiting + 1)
+            self._wait_for(wanted)
             times.append(self._asked_ns - began)
         return sorted(times)
 

@@ -12,6 +12,7 @@ from rlm_wasm.bench import density_bench
 from rlm_wasm.bench.measurement import median_ns
 from rlm_wasm.errors import InternalError
 from rlm_wasm.policy.model import Policy
+from rlm_wasm.protocol.commands import Requested
 from rlm_wasm.vm.loaded_guest import LoadedGuest
 
 SOME = {
@@ -64,6 +65,20 @@ def test_where_the_kernel_allows_fewer_mappings_fewer_sessions_wait_and_the_note
     each = density_bench.DensityBench(strict, quick=True).measurements()["suspended_10k_kb_each"]()
     assert 20 <= each.n < 200
     assert each.note.startswith(f"{each.n} sessions")
+
+
+def test_a_session_that_waits_again_at_once_is_seen(strict: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(density_bench, "_SECONDS_MAX", 0.1)
+    crowd = density_bench._IdleSessions(strict)
+    crowd.close()
+    crowd._size = 1
+
+    class AtOnce:
+        def submit(self, command: object) -> None:
+            crowd._note(Requested(b""))
+
+    monkeypatch.setattr(crowd, "_loop", AtOnce())
+    assert len(crowd.resume(3)) == 3
 
 
 @pytest.mark.guest
