@@ -4,6 +4,7 @@
     raw.wasm     what the linker made (kept for `guest verify`)
     code.wasm    raw.wasm without its data
     base.img     linear memory after initialisation
+    sources.txt  which sources it was last found to be made of (a note: see `installed`)
 
 `guest.json` is trusted by its MAC (this machine's key), everything else by the hashes in it.
 """
@@ -25,12 +26,14 @@ FORMAT: Final = 4
 PAGE_BYTES: Final = 65_536
 FACTS_FILE, MAC_FILE = "guest.json", "guest.json.mac"
 RAW_FILE, CODE_FILE, IMAGE_FILE = "raw.wasm", "code.wasm", "base.img"
+NOTE_FILE: Final = "sources.txt"
 _FACTS_BYTES_MAX: Final = 1 << 20
 _CODE_BYTES_MAX: Final = 256 << 20
 _IMAGE_BYTES_MAX: Final = 1 << 30
 _PURPOSE: Final = "guest-facts"
 _PACKAGES: Final = "packages"
 MAC_BYTES_MAX: Final = 64
+_NOTE_BYTES_MAX: Final = 4096
 BUILD_HINT: Final = "build it with: rlm-wasm guest build"
 
 
@@ -78,6 +81,10 @@ class Guest:
         if hashlib.sha256(raw).hexdigest() != self.facts.raw_sha256:
             raise ArtifactError(f"{self.folder / RAW_FILE} does not match its hash", hint=self.hint)
         return raw
+
+    def read_note(self) -> bytes:
+        """Return its note, nothing where it has none that can be read."""
+        return read_note(self.folder, shared=self.shared)
 
     def _read(self, name: str, bytes_max: int) -> bytes:
         return read_file(self.folder / name, bytes_max, self.hint, shared=self.shared)
@@ -129,6 +136,14 @@ def load_guest(folder: Path, *, hint: str = BUILD_HINT, shared_key: bytes | None
     if not shared:
         stamp_use(folder / MAC_FILE)  # the facts' own time says which guest is the newest
     return Guest(folder, facts, hint, key, shared)
+
+
+def read_note(folder: Path, *, shared: bool = False) -> bytes:
+    """Return the note in a guest's folder, nothing where there is none that can be read."""
+    try:
+        return read_owned(folder / NOTE_FILE, bytes_max=_NOTE_BYTES_MAX, or_roots=shared)
+    except (ArtifactError, FileNotFoundError):
+        return b""
 
 
 def read_file(path: Path, bytes_max: int, hint: str, *, shared: bool) -> bytes:

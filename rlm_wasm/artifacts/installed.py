@@ -18,8 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from rlm_wasm.artifacts.files import read_owned, write_private
-from rlm_wasm.artifacts.guest import BUILD_HINT, FACTS_FILE, Guest, load_guest
+from rlm_wasm.artifacts.files import write_private
+from rlm_wasm.artifacts.guest import BUILD_HINT, FACTS_FILE, NOTE_FILE, Guest, load_guest, read_note
 from rlm_wasm.artifacts.guest_sources import guest_dir
 from rlm_wasm.artifacts.image import VARIANTS, PackagesImage, image_hint, load_image
 from rlm_wasm.artifacts.paths import guests_dir
@@ -30,12 +30,10 @@ from rlm_wasm.limits import BASE_IMAGE
 from rlm_wasm.system.interpreter import interpreter_command
 from rlm_wasm.system.standard_descriptors import hold_standard_descriptors
 
-NOTE_FILE: Final = "sources.txt"
 # Below the guest's sources: what the images are made of that this program knows.
 LOCKS_FOLDER: Final = "images"
 # Checkouts that differ in a comment only make one guest; more of them than this take the longer way.
 _NOTED_MAX: Final = 8
-_NOTE_BYTES_MAX: Final = 4096
 # Works the names out.
 _NAMES: Final = "rlm_wasm.guestbuild.names"
 _NAMES_SECONDS_MAX: Final = 60.0
@@ -105,7 +103,7 @@ def _find_guest(image: str, packages: tuple[str, ...]) -> Guest:
     built = _built(image)
     digest = _digest(sources, packages)
     for folder in built:
-        if digest in _noted(folder):
+        if digest in _digests(read_note(folder)):
             return load_guest(folder)
     names = _names(sources, packages)
     for folder in built:
@@ -147,9 +145,15 @@ def _of_shared(shared: SharedCache, packages: tuple[str, ...]) -> Guest | None:
     if not fitting:
         return None
     try:
-        names = _names(guest_dir(), packages)
+        sources = guest_dir()
     except ArtifactError:
-        names = frozenset[str]()
+        return fitting[0]
+    digest = _digest(sources, packages)
+    for guest in fitting:
+        if digest in _digests(guest.read_note()):
+            return guest
+    # Where they cannot be worked out, no guest is taken for this program's.
+    names = _names(sources, packages)
     return next((guest for guest in fitting if not names or guest.facts.recipe in names), None)
 
 
@@ -264,14 +268,11 @@ def _told_names(document: bytes) -> frozenset[str]:
     raise ValueError("its process says something else")
 
 
-def _noted(folder: Path) -> list[str]:
-    try:
-        return read_owned(folder / NOTE_FILE, bytes_max=_NOTE_BYTES_MAX).decode("ascii", "replace").split()
-    except (ArtifactError, FileNotFoundError):
-        return []
+def _digests(note: bytes) -> list[str]:
+    return note.decode("ascii", "replace").split()
 
 
 def _note(folder: Path, digest: str) -> None:
-    lines = [digest, *_noted(folder)][:_NOTED_MAX]
+    lines = [digest, *_digests(read_note(folder))][:_NOTED_MAX]
     with suppress(ArtifactError):  # a cache that cannot be written: the longer way each time
         write_private(folder / NOTE_FILE, ["\n".join(lines).encode()])

@@ -123,6 +123,7 @@ def put_guest(cache: SharedCache, guest: Guest) -> Path:
         artifact.RAW_FILE: guest.read_raw(),
         artifact.CODE_FILE: guest.read_code(),
         artifact.IMAGE_FILE: image,
+        artifact.NOTE_FILE: guest.read_note(),
         # Last: who reads at the same time finds no facts, or files that they fit.
         **facts_files(replace(guest.facts, image_mac=image_mac(image, cache.key)), cache.key),
     }

@@ -12,8 +12,8 @@ import pytest
 
 from rlm_wasm.artifacts import guest as artifact
 from rlm_wasm.artifacts import installed
-from rlm_wasm.artifacts.guest import save_facts
-from rlm_wasm.artifacts.installed import NOTE_FILE, find_guest, newest_guest
+from rlm_wasm.artifacts.guest import NOTE_FILE, save_facts
+from rlm_wasm.artifacts.installed import find_guest, newest_guest
 from rlm_wasm.artifacts.paths import guests_dir
 from rlm_wasm.errors import ArtifactError
 from rlm_wasm.guestbuild.build import recipe_hash

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -63,8 +64,8 @@ def shared(built: Guest, own_folders: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return made
 
 
-def unexpected(code: bytes) -> bytes:
-    raise AssertionError("it was compiled")
+def unexpected(*given: object) -> NoReturn:
+    raise AssertionError("it was done again")
 
 
 def use() -> None:
@@ -203,6 +204,47 @@ def test_any_change_to_any_file_of_it_is_an_error_that_says_how_to_mend_it(
     tamper(path)
     with pytest.raises(ArtifactError):
         use()
+
+
+def unnamed(sources: Path, packages: tuple[str, ...]) -> frozenset[str]:
+    raise ArtifactError("it cannot be worked out")
+
+
+def test_where_it_cannot_be_worked_out_which_guest_is_this_programs_none_is_taken_for_it(
+    shared: SharedCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(installed, "_names", unnamed)  # its process was too slow, say
+    with pytest.raises(ArtifactError, match="it cannot be worked out"):
+        find_guest()
+
+
+def test_a_guest_of_other_sources_is_not_taken_and_without_sources_any_is(
+    shared: SharedCache, monkeypatch: pytest.MonkeyPatch, own_folders: Path
+) -> None:
+    for variable, folder in (("RLM_WASM_CACHE", "cache"), ("RLM_WASM_STATE", "state")):
+        monkeypatch.setenv(variable, str(own_folders / folder))
+    monkeypatch.setattr(installed, "_names", lambda sources, packages: frozenset({"newer"}))
+    with pytest.raises(ArtifactError, match="no guest is built from the sources"):
+        find_guest()
+
+    def missing() -> Path:
+        raise ArtifactError("no sources")
+
+    monkeypatch.setattr(installed, "guest_dir", missing)
+    assert find_guest().folder == shared.folder / "guests" / "abc123"
+
+
+def test_its_note_of_the_sources_is_shared_and_no_process_has_to_work_the_names_out(
+    built: Guest, own_folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(installed, "_names", lambda sources, packages: frozenset({"abc123"}))
+        found = find_guest()  # by whoever makes the cache, who notes it
+    made = prepare(own_folders / "shared")
+    put_guest(made, found)
+    monkeypatch.setenv("RLM_WASM_SHARED_CACHE", str(made.folder))
+    monkeypatch.setattr(installed, "_names", unexpected)
+    assert find_guest().folder == made.folder / "guests" / "abc123"
 
 
 def test_another_processor_finds_no_native_code_and_compiles(
