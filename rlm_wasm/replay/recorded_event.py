@@ -26,6 +26,8 @@ from rlm_wasm.scheduler.run_state import RUN_DEADLINE
 
 # A conversation, by the request that it answers; None: the root's.
 ConversationId = RequestId | None
+# What a conversation does at its end, once: the kind of its event, and whose it is.
+LastAct = tuple[str, ConversationId]
 _ENVELOPE: Final = ("v", "run_id", "at_ns", "depth", "parent")
 
 
@@ -63,6 +65,18 @@ def owner_of(event: Event) -> ConversationId:
     if event.kind in ("child_stopping", "child_answered", "child_gone"):
         return request_in(event)  # the child's own doing, told at its parent's place
     return parent_of(event)
+
+
+def last_act(given: Input) -> LastAct | None:
+    """Return what a conversation does by the input, if that is one of the last things that it does."""
+    match given:
+        case Noted(kind="cell_ended" | "session_ended" as kind, parent=parent):
+            return kind, parent
+        case FuelUsed(parent=parent):
+            return "fuel_used", parent
+        case ChildFinished(request_id=number):
+            return "child_gone", number
+    return None
 
 
 def gave_up(event: Event) -> bool:

@@ -21,10 +21,12 @@ from rlm_wasm.ids import RequestId
 from rlm_wasm.replay.recorded_event import (
     ConversationId,
     Difference,
+    LastAct,
     cause_of,
     difference_between,
     gave_up,
     int_in,
+    last_act,
     owner_of,
     parent_of,
     request_in,
@@ -33,9 +35,7 @@ from rlm_wasm.replay.recorded_refusals import Fold, OwedRefusals, fold_of
 from rlm_wasm.scheduler.effects import Effect, EmitEvent, RefuseSurplus, Respond
 from rlm_wasm.scheduler.inputs import (
     BatchReceived,
-    ChildFinished,
     ChildRequested,
-    FuelUsed,
     Input,
     Noted,
     QueryReceived,
@@ -109,6 +109,9 @@ class RecordedOrder:
         self._asking: ConversationId = None
         self._last_request = 0
         self._tree = _Tree()
+        # What stopped conversations did last: told by the recording, and come of itself before that.
+        self._told: set[LastAct] = set()
+        self._untold: dict[LastAct, Input] = {}
         self.difference: Difference | None = None
         # Why the script ends before the recording does, or the recording before its run.
         self.ended: str | None = None
@@ -150,16 +153,28 @@ class RecordedOrder:
 
         What a stopped conversation did last comes from the recording instead.
         """
+        if (act := last_act(given)) is not None:
+            return self._takes_last(act, given)
         match given:
-            case Noted(kind="cell_ended" | "session_ended", parent=parent) | FuelUsed(parent=parent):
-                return self.over or not self._tree.is_stopped(parent)
-            case ChildFinished(request_id=number):
-                return self.over or number not in self._tree.abandoned
             case BatchReceived(items=items, surplus=surplus):
                 self._asking = surplus.parent if surplus is not None else items[0].parent
             case QueryReceived(parent=parent) | ChildRequested(parent=parent):
                 self._asking = parent
         return True
+
+    def _takes_last(self, act: LastAct, given: Input) -> bool:
+        if act in self._told:
+            return False  # however late it comes: what the recording told of it stands
+        kind, owner = act
+        stopped = owner in self._tree.abandoned if kind == "child_gone" else self._tree.is_stopped(owner)
+        if self.over or not stopped:
+            return True
+        self._untold[act] = given
+        return False
+
+    def untold(self) -> list[Input]:
+        """Return what stopped conversations did last that the recording, which is over, tells nothing of."""
+        return [given for act, given in self._untold.items() if act not in self._told]
 
     def restated(self, given: Input) -> Input:
         """Return an input of the run itself with what was measured in it as the recording says it was.
@@ -231,6 +246,8 @@ class RecordedOrder:
                 self.stands_still()  # given, and nothing came of it: no such attempt, timer or child is open
                 return None
             self._given_at = self._next
+            if (act := last_act(given)) is not None:
+                self._told.add(act)
         return given
 
     def give_up(self, after_ms: int) -> None:

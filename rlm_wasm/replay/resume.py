@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from time import monotonic_ns
 from typing import Final
 
@@ -63,7 +63,8 @@ class ResumedRun:
             process_guest(recording.policy.sandbox.image)
         self._order: Final = RecordedOrder(recording.events)
         self._clock: Final = _LogThenMachine(self._order)
-        self._gate: Final = _HeldEvents(recording.events, list(sinks))
+        # One for each: a sink that fails fails alone.
+        self._gates: Final = [_HeldEvents(sink) for sink in sinks]
         recorded = recording.policy
         self._broker: Final = ResumingBroker(
             self._order, recording, recorded.permit_limits(), self._clock, self._goes_on
@@ -90,7 +91,7 @@ class ResumedRun:
                 result = await self._runtime.ask(
                     recording.question,
                     self._inputs,
-                    sinks=[self._gate.take],
+                    sinks=[gate.take for gate in self._gates],
                     tenant=recording.tenant,
                     snapshot=self._start,
                     file_names=recording.file_names,
@@ -108,9 +109,10 @@ class ResumedRun:
         """Ask the run to end now, with its best partial answer."""
         self._runtime.cancel(reason)
 
-    def _goes_on(self, events: int) -> None:
+    def _goes_on(self) -> None:
         self._clock.goes_on()
-        self._gate.opens(events)
+        for gate in self._gates:
+            gate.opens()
 
     async def _end_if_idle(self, scope: anyio.CancelScope) -> None:
         """End a run of whose log nothing comes again for as long as a whole run may take."""
@@ -171,24 +173,24 @@ class _LogThenMachine:
 
 
 class _HeldEvents:
-    """Gives sinks nothing until the run goes on, and then all of its events."""
+    """Gives a sink nothing until the run goes on, and then all of its events.
 
-    def __init__(self, events: Sequence[Event], sinks: Sequence[Callable[[Event], None]]) -> None:
-        self._events: Final = events
-        self._sinks: Final = sinks
+    Also those that stand behind the log's: its last input may have decided more than the log came to hold.
+    """
+
+    def __init__(self, sink: Callable[[Event], None]) -> None:
+        self._sink: Final = sink
+        self._held: list[Event] = []
         self._open = False
-        self._owed = 0
 
-    def opens(self, events: int) -> None:
-        """With the next event, so many of the log's go first."""
-        self._open, self._owed = True, events
+    def opens(self) -> None:
+        """With the next event, those that were held go first."""
+        self._open = True
 
     def take(self, event: Event) -> None:
-        """Hand an event on."""
-        if not self._open:
-            return
-        owed, self._owed = self._owed, 0
-        for sink in self._sinks:
-            for earlier in self._events[:owed]:
-                sink(earlier)
-            sink(event)
+        """Hand an event on, or hold it."""
+        self._held.append(event)
+        if self._open:
+            held, self._held = self._held, []
+            for each in held:
+                self._sink(each)

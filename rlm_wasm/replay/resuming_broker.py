@@ -31,7 +31,7 @@ class ResumingBroker(ReplayBroker):
     """A broker for the one run that `recording` is of, which goes on where that ends.
 
     Until then the timers that are set and the attempts that are under way are only kept. `goes_on` is called
-    once, with the number of events that came again.
+    once, before the first event that is no repetition.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class ResumingBroker(ReplayBroker):
         recording: Recording,
         permits: PermitLimits,
         clock: Callable[[], int],
-        goes_on: Callable[[int], None],
+        goes_on: Callable[[], None],
     ) -> None:
         super().__init__(order, permits, clock)
         self.live = False
@@ -93,7 +93,7 @@ class ResumingBroker(ReplayBroker):
             super()._end_replay()
             return
         self.live = True
-        self._goes_on(self._recorded.compared)
+        self._goes_on()
         lost = [key for key in self._under_way if key in self._sent]
         data: dict[str, object] = {"events": self._recorded.compared, "in_flight": len(lost)}
         self.submit(Noted(self._run_id, "run_resumed", data))
@@ -102,6 +102,8 @@ class ResumingBroker(ReplayBroker):
         for key, effect in self._under_way.items():
             if key not in self._sent:
                 self._send_soon(effect)
+        for given in self._recorded.untold():
+            self.submit(given)
         for number, attempt in lost:
             gone = LostInFlight("the run's process ended before an answer came")
             self.submit(ProviderFailed(self._run_id, number, attempt, gone, retryable=True, sent=True))

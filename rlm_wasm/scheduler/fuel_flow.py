@@ -77,6 +77,14 @@ class FuelFlow:
             run.ledger.absorb(Charge(fuel=used), conversation.view)  # it has happened, whoever allowed it
         else:
             run.ledger.settle(reservation, Charge(fuel=used))
+        self._record(run, conversation, used)
+
+    def used_by_nobody(self, run: RunState, fuel: int | None) -> None:
+        """Charge the run with what a conversation used that is gone, and so is what was reserved for it."""
+        run.ledger.absorb(Charge(fuel=fuel or 0), run.root.view)
+        self._record(run, run.root, fuel or 0)
+
+    def _record(self, run: RunState, conversation: ConversationState, used: int) -> None:
         data: dict[str, object] = {"fuel": used, "total": run.ledger.spent(Dimension.FUEL)}
         self._buffer.record(run, "fuel_used", data, conversation.depth, conversation.request_id)
 

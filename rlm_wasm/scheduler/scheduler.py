@@ -230,9 +230,11 @@ class Scheduler:
                 if (conversation := run.conversation(parent)) is not None:
                     self._fuel.wanted(run, conversation)
             case FuelUsed(fuel=fuel, parent=parent):
-                conversation = run.conversation(parent) or run.root
-                self._fuel.used(run, conversation, fuel)
-                self._stop_if_overdrawn(run, conversation)
+                if (conversation := run.conversation(parent)) is not None:
+                    self._fuel.used(run, conversation, fuel)
+                else:
+                    self._fuel.used_by_nobody(run, fuel)
+                self._stop_if_overdrawn(run, conversation or run.root)
             case ObservationMade(bytes=size, parent=parent):
                 self._observation_made(run, size, parent)
             case Noted(kind=kind, data=data, depth=depth, parent=parent):

@@ -451,13 +451,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         """A cell ends, or one that nobody knew of: what it used is counted, within its grant or beyond it."""
         run_id, node = self.pick_node(pick)
         run = self.runs[run_id]
-        if run.node(node).gone:
-            node = None
         if not run.ended:
             run.settle_cell(node, fuel)
         self.give(FuelUsed(run_id, fuel, node))
         if not run.ended:
-            self.check_overdraft(run_id, node)
+            self.check_overdraft(run_id, None if run.node(node).gone else node)
 
     @rule(pick=picks)
     def next_turn(self, pick: int) -> None:

@@ -150,13 +150,12 @@ class Books:
                 if run.live(node) and run.fits({"observation_bytes": size}, node):
                     run.pay({"observation_bytes": size}, node)
             case FuelUsed(fuel=fuel, parent=node):
-                gone = node not in run.talks or run.talks[node].gone
-                owner = None if gone else node
-                given_fuel, run.talks[owner].fuel = run.talks[owner].fuel, None
+                self.check(not run.talks[node].gone, f"5: a cell of {node}, which is gone, used fuel")
+                given_fuel, run.talks[node].fuel = run.talks[node].fuel, None
                 used = given_fuel if fuel is None else fuel
                 within = given_fuel is not None and used is not None and used <= given_fuel
                 self.check(within, f"1: a cell used {used} fuel and was given {given_fuel}")
-                run.pay({"fuel": used or 0}, owner)
+                run.pay({"fuel": used or 0}, node)
             case RunEnded():
                 run.ending = True
             case RunCancelled():

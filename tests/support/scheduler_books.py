@@ -120,6 +120,11 @@ class BookOfRun:
     def settle_cell(self, node: Node, fuel: int | None) -> None:
         """Charge a cell what it used, or all it was given, and let go of the rest."""
         book = self.node(node)
+        if book.gone:
+            if fuel:
+                self.beyond.append(None)
+            self.pay({D.FUEL: fuel or 0}, None)
+            return
         given, book.fuel = book.fuel, None
         if fuel is not None and fuel > (given or 0):
             self.beyond.append(node)

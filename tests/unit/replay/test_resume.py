@@ -12,6 +12,7 @@ import pytest
 
 from rlm_wasm.audit.sink import JsonlSink
 from rlm_wasm.errors import RlmWasmError, UsageError
+from rlm_wasm.events import Event
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.replay.recording import Recording
 from rlm_wasm.replay.replay import replay
@@ -110,8 +111,36 @@ async def test_a_log_that_is_cut_anywhere_is_taken_up_and_nothing_answered_is_as
         assert result.spent["calls"] == asked_in_all + lost
         assert rows_of(new)[: came["events"]] == whole[: came["events"]]
         assert after[-1]["kind"] == "run_ended"
-    found = await replay(Recording.open(new))
-    assert (found.difference, found.ended, found.events) == (None, None, len(after))
+        # Also where the log's last input had decided more than the log came to hold.
+        found = await replay(Recording.open(new))
+        assert (found.difference, found.ended, found.events) == (None, None, len(after))
+
+
+async def test_a_sink_that_fails_fails_alone(server: Loopback, log: Path, tmp_path: Path) -> None:
+    """The others get all events, with those that tell of the run's end; a whole log says why it ended."""
+    await record(log, policy_at(server, **RECORDED), None, environ=ENVIRON)
+    keep(log, rows_of(log)[:6])
+    seen: list[str] = []
+
+    def fails(event: Event) -> None:
+        seen.append(event.kind)
+        raise RlmWasmError("no room")
+
+    new = tmp_path / "new.jsonl"
+    with JsonlSink(new) as sink:
+        run = ResumedRun(Recording.open(log, killed=True), sinks=[fails, sink.write], environ=ENVIRON)
+        result = await run.drive()
+    assert seen == ["run_started"]
+    assert "no room" in str(result.unwritten)
+    after = lines_of(new)
+    assert [line["seq"] for line in after] == list(range(len(after)))
+    assert [
+        line["kind"] for line in after if line["kind"] in ("run_resumed", "run_stopping", "run_ended")
+    ] == [
+        "run_resumed",
+        "run_stopping",
+        "run_ended",
+    ]
 
 
 async def test_what_was_lost_in_flight_costs_its_whole_reservation_and_a_second_loss_another(

@@ -165,6 +165,19 @@ def test_a_child_that_is_answered_for_in_its_cell_counts_what_that_was_granted()
     assert [e.data["fuel_spent"] for e in made.events("child_gone")] == [7 + 5]
 
 
+@pytest.mark.threat("T-024")
+def test_what_a_child_that_is_gone_used_takes_nothing_from_the_roots_cell() -> None:
+    made = driver(10 * PART, children=1)
+    begin(made)
+    begin(made, 1)
+    made.give(ChildFinished(RUN, RequestId(1), "done"))
+    assert account(made) == (PART, PART)
+    made.give(FuelUsed(RUN, 5, RequestId(1)), FuelUsed(RUN, None, RequestId(1)))
+    assert account(made) == (PART + 5, PART)
+    made.give(FuelUsed(RUN, 7))
+    assert account(made) == (PART + 12, 0)
+
+
 def test_a_conversation_that_was_stopped_gets_no_more_and_the_log_says_nothing_of_it() -> None:
     made = driver(10 * PART)
     begin(made)
