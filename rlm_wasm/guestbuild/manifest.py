@@ -16,11 +16,11 @@ from typing import Final
 from rlm_wasm.artifacts.guest_sources import MANIFEST_FILE, guest_dir
 from rlm_wasm.errors import ArtifactError, UsageError
 from rlm_wasm.guestbuild.toml_table import Table
+from rlm_wasm.guestbuild.wheel_name import read_wheel_name
 from rlm_wasm.limits import BASE_IMAGE
 
 FORMAT: Final = 1
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
-_WHEEL: Final = re.compile(r"[A-Za-z0-9._]+-[A-Za-z0-9_.!+]+-(py2\.)?py3-none-any\.whl")
 _SDIST: Final = re.compile(r"[A-Za-z0-9_]+-[A-Za-z0-9_.]+\.tar\.gz")
 _POOL: Final = re.compile(r"pool/[A-Za-z0-9+.~_/-]+")
 
@@ -286,8 +286,10 @@ def read_pin(table: Table) -> PinnedFile:
         raise table.fail("pool", "must be a path below pool/")
     if not all(url.startswith("https://") for url in pin.urls):
         raise table.fail("urls", "must be https")
-    if pin.wheel is not None and not _WHEEL.fullmatch(pin.wheel):
-        raise table.fail("wheel", "must be the name of a wheel of pure Python")
+    if pin.wheel is not None:
+        wheel = read_wheel_name(pin.wheel)
+        if wheel is None or not wheel.pure:
+            raise table.fail("wheel", "must be the name of a wheel of pure Python")
     if pin.sdist is not None and not _SDIST.fullmatch(pin.sdist):
         raise table.fail("sdist", "must be the name of a source distribution")
     if (pin.backend and not pin.backend.isidentifier()) or bool(pin.backend) != (pin.sdist is not None):

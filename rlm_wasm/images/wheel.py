@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from rlm_wasm.errors import GuestBuildError
+from rlm_wasm.guestbuild.wheel_name import read_wheel_name
 
 WHEEL_BYTES_MAX: Final = 64 << 20
 FILES_MAX: Final = 10_000
@@ -31,8 +32,6 @@ _PATH_BYTES_MAX: Final = 1024
 _NAME_BYTES_MAX: Final = 255
 _DEPTH_MAX: Final = 32
 
-# name-version(-build)-python-abi-platform.whl
-_FILE: Final = re.compile(r"([A-Za-z0-9._]+)-([A-Za-z0-9._!+]+)(?:-[0-9][^-]*)?-([^-]+)-([^-]+)-([^-]+)\.whl")
 _NATIVE_SUFFIXES: Final = (".so", ".pyd", ".dll", ".dylib", ".a", ".o", ".lib", ".exe", ".wasm")
 _NATIVE_NAME: Final = re.compile(r"\.so(\.[0-9]+)+$")
 _NATIVE_MAGIC: Final = (b"\x7fELF", b"MZ", b"\0asm", b"\xcf\xfa\xed\xfe", b"\xce\xfa\xed\xfe", b"!<arch>\n")
@@ -63,16 +62,15 @@ def require_pure(file: str) -> tuple[str, str]:
     Raises:
         GuestBuildError: it is no wheel's name, or no wheel of pure Python.
     """
-    found = _FILE.fullmatch(file)
-    if found is None:
+    wheel = read_wheel_name(file)
+    if wheel is None:
         raise GuestBuildError(f"{file!a} is not the name of a wheel")
-    name, version, python, abi, platform = found.groups()
-    if "py3" not in python.split(".") or abi != "none" or platform != "any":
+    if not wheel.pure:
         raise GuestBuildError(
-            f"{file} is not pure Python: it is for {python}-{abi}-{platform}",
+            f"{file} is not pure Python: it is for {wheel.python}-{wheel.abi}-{wheel.platform}",
             hint="an image takes wheels that end in py3-none-any; native code must be linked into the guest",
         )
-    return name, version
+    return wheel.name, wheel.version
 
 
 def read_wheel(path: Path, file: str | None = None) -> Wheel:

@@ -11,6 +11,8 @@ from rlm_wasm.artifacts.installed import lock_file
 from rlm_wasm.errors import ArtifactError
 from rlm_wasm.guestbuild.manifest import PinnedFile
 from rlm_wasm.images.lock import ImageLock, LockedPackage, lock_text, read_lock
+from rlm_wasm.images.resolution import locked_wheel
+from tests.support.wheels import make_wheel
 
 SHA = "0123456789abcdef" * 4
 WHEEL = LockedPackage(
@@ -37,6 +39,16 @@ def test_a_lock_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert read_lock(path) == (LOCK, path.read_bytes())
 
 
+@pytest.mark.parametrize(
+    "tag",
+    ["py3-none-any", "1-py3-none-any", "2a-py2.py3-none-any", "py2.py3.py36-none-any", "py3.py2-none-any"],
+)
+def test_a_lock_has_whatever_wheel_an_image_takes(tmp_path: Path, tag: str) -> None:
+    package = locked_wheel(make_wheel(tmp_path, {"thing/__init__.py": b""}, version="1!1.0+local.1", tag=tag))
+    lock = ImageLock("base", (), (package,))
+    assert read_lock(written(tmp_path, lock_text(lock)))[0] == lock
+
+
 @pytest.mark.parametrize("name", ["data"])
 def test_our_own_locks_are_whole(name: str) -> None:
     path = lock_file(guest_dir(), name)
@@ -52,6 +64,7 @@ WRONG = [
     ('guest = "base"', 'guest = "base"\nmore = 1', "more"),
     ('"other.part"', '"other; import os"', "preload"),
     ('"thing-1.0-py3-none-any.whl"', '"thing-1.0-cp314-cp314-any.whl"', "wheel"),
+    ('"thing-1.0-py3-none-any.whl"', '"thing-1.0-1/../x-py3-none-any.whl"', "wheel"),
     ('"thing-1.0-py3-none-any.whl"', '"../thing-1.0-py3-none-any.whl"', "wheel"),
     (SHA, SHA[1:], "sha256"),
     ("bytes = 10", "bytes = 0", "bytes"),

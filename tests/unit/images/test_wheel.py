@@ -57,7 +57,16 @@ def test_a_wheel_for_a_machine_is_refused_with_a_line_that_says_so(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "name", ["thing.whl", "thing-1.0.whl", "../thing-1.0-py3-none-any.whl", "thing-1.0.zip", ""]
+    "name",
+    [
+        "thing.whl",
+        "thing-1.0.whl",
+        "../thing-1.0-py3-none-any.whl",
+        "thing-1.0.zip",
+        "",
+        "thing-1.0-1/../x-py3-none-any.whl",
+        "thing-1.0-py3 -none-any.whl",
+    ],
 )
 def test_what_has_not_the_name_of_a_wheel_is_none(name: str) -> None:
     with pytest.raises(GuestBuildError, match="not the name of a wheel"):
