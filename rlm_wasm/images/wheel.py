@@ -18,10 +18,11 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from rlm_wasm.errors import GuestBuildError
 from rlm_wasm.guestbuild.wheel_name import read_wheel_name
+from rlm_wasm.images.zip_directory import require_few_files
 
 WHEEL_BYTES_MAX: Final = 64 << 20
 FILES_MAX: Final = 10_000
@@ -103,10 +104,8 @@ def _members(path: Path, file: str) -> dict[str, bytes]:
     try:
         if path.stat().st_size > WHEEL_BYTES_MAX:
             raise GuestBuildError(f"{file} is larger than {WHEEL_BYTES_MAX} bytes")
-        with zipfile.ZipFile(path) as archive:
+        with path.open("rb") as stream, _opened(stream, file) as archive:
             infos = archive.infolist()
-            if len(infos) > FILES_MAX:
-                raise GuestBuildError(f"{file} holds {len(infos)} files; at most {FILES_MAX} are allowed")
             if sum(info.file_size for info in infos) > UNPACKED_BYTES_MAX:
                 raise GuestBuildError(f"{file} holds more than {UNPACKED_BYTES_MAX} bytes")
             members: dict[str, bytes] = {}
@@ -123,6 +122,11 @@ def _members(path: Path, file: str) -> dict[str, bytes]:
     if clash := sorted(folders & members.keys()):
         raise GuestBuildError(f"{file} is unsafe: {clash[0]} is a file and a folder")
     return members
+
+
+def _opened(stream: BinaryIO, file: str) -> zipfile.ZipFile:
+    require_few_files(stream, file, FILES_MAX)
+    return zipfile.ZipFile(stream)
 
 
 def _content(archive: zipfile.ZipFile, info: zipfile.ZipInfo, file: str) -> bytes:

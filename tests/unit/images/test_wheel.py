@@ -245,6 +245,26 @@ def test_sizes_and_counts_end_where_they_are_said_to(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.threat("T-270")
+def test_more_files_than_are_allowed_are_not_even_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make_wheel(tmp_path, {**MODULES, "thing/large.py": b"x = 1\n" * 50})
+    opened: list[object] = []
+
+    class Opened(zipfile.ZipFile):
+        def _RealGetContents(self) -> None:  # makes an object of each entry
+            opened.append(self)
+            super()._RealGetContents()  # type: ignore[misc]
+
+    monkeypatch.setattr(zipfile, "ZipFile", Opened)
+    read_wheel(made)
+    assert len(opened) == 1
+    monkeypatch.setattr(gate, "FILES_MAX", 3)
+    assert refused(made, "at most 3")
+    assert len(opened) == 1
+
+
+@pytest.mark.threat("T-270")
 def test_a_size_that_is_a_lie_is_noticed_while_it_is_read(tmp_path: Path) -> None:
     made = make_wheel(tmp_path, {**MODULES, "thing/large.py": b"x = 1\n" * 50})
     data = bytearray(made.read_bytes())
