@@ -129,6 +129,10 @@ INPUT_RATIO_FROM_BYTES: Final = MIB
 INPUT_UNPACKING_BYTES_MAX: Final = 128 * MIB
 # The largest .gitignore that is read in a folder.
 INPUT_IGNORE_BYTES_MAX: Final = 64 * KIB
+# What looking for the patterns of .gitignore files may take for one input: for each path and each pattern,
+# the characters of the regular expression times the bytes of the path, which is what RE2 may need. 5,000
+# files with paths of 60 bytes and 150 patterns need some 1.7 billion.
+INPUT_IGNORE_STEPS_MAX: Final = 2_000_000_000
 
 
 @dataclass(frozen=True, slots=True)

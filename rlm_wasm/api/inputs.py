@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Final, Self, TypeAlias
 
 from rlm_wasm.api.arguments import check_policy
 from rlm_wasm.engine.contexts import InputValue, apart, check_name
 from rlm_wasm.errors import UsageError
-from rlm_wasm.host.input_file import InputFile
-from rlm_wasm.inputs.file_input import Reading, stays_where_it_is
+from rlm_wasm.host.input_file import LAZY_TYPES, InputFile
+from rlm_wasm.inputs.file_input import Reading, in_parts, stays_where_it_is
 from rlm_wasm.inputs.folder_choice import FolderChoice
 from rlm_wasm.inputs.given import InputRead
-from rlm_wasm.inputs.kinds import checked_kind
+from rlm_wasm.inputs.kinds import InputKind, checked_kind
 from rlm_wasm.inputs.open_file import STDIN
 from rlm_wasm.inputs.place import read_input_at
 from rlm_wasm.inputs.text_encoding import checked_encodings
@@ -24,6 +24,7 @@ from rlm_wasm.policy.model import Policy
 Path: TypeAlias = str | os.PathLike[str]
 # One path, several, or several by the names of their variables.
 InputPaths: TypeAlias = Path | Sequence[Path] | Mapping[str, Path]
+_KINDS_BY_TYPE: Final = {"str": InputKind.TEXT, "bytes": InputKind.BYTES}
 
 
 class Inputs(Mapping[str, InputValue]):
@@ -66,7 +67,8 @@ class Inputs(Mapping[str, InputValue]):
         Raises:
             InputTooLarge: a file or folder is larger than `sandbox.context_bytes_max`, is packed more densely
                 than `inputs.ratio_max`, takes too much memory to be unpacked, or has more files, entries or
-                levels than the table [inputs] or `sandbox.files_max` allows.
+                levels than the table [inputs] or `sandbox.files_max` allows, or too many to look each up in
+                its .gitignore files.
             InputDamaged: a packed file does not unpack.
             InputNotText: a file is binary, or text in another encoding.
             InputError: a file cannot be read, changed meanwhile, or is no JSON and was to be.
@@ -85,8 +87,12 @@ class Inputs(Mapping[str, InputValue]):
         kind: str,
         encoding: str | None,
         choice: FolderChoice,
+        types: Mapping[str, str] | None = None,
     ) -> Self:
-        """Read files of which some were given a variable name, the others None. Raises as `read` does."""
+        """Read files of which some were given a variable name, the others None. Raises as `read` does.
+
+        A variable that `types` names is read as what it was in the guest of a recorded run.
+        """
         bounds = policy.sandbox.context_bytes_max, policy.input_limits()
         reading = Reading(
             *bounds, checked_kind(kind), checked_encodings(encoding), choice, policy.sandbox.files_max
@@ -98,7 +104,7 @@ class Inputs(Mapping[str, InputValue]):
             raise UsageError("standard input can be read once only")
         return cls(
             [
-                stays_where_it_is(name, file, reading) or read_input_at(name, file, reading)
+                _read(name, file, reading, (types or {}).get(name, ""))
                 for name, (_, file) in zip(names, pairs, strict=True)
             ]
         )
@@ -138,6 +144,14 @@ class Inputs(Mapping[str, InputValue]):
             for item in self.items_read
         ]
         return {"inputs": read} if read else {}
+
+
+def _read(name: str, file: str, reading: Reading, type_name: str) -> InputRead:
+    if type_name in LAZY_TYPES:
+        as_bytes = type_name == "LazyBytes"
+        return in_parts(name, file, InputFile(file, as_bytes=as_bytes).size, as_bytes=as_bytes)
+    reading = replace(reading, kind=_KINDS_BY_TYPE.get(type_name, reading.kind))
+    return stays_where_it_is(name, file, reading) or read_input_at(name, file, reading)
 
 
 def _value(item: InputRead) -> InputValue:

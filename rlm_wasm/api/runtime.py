@@ -389,6 +389,9 @@ class Runtime:
         sinks: Iterable[Callable[[Event], None]] = (),
         tenant: str = "",
         snapshot: Snapshot | None = None,
+        outputs: Outputs | None = None,
+        file_names: Mapping[str, str] | None = None,
+        watch: Watch | None = None,
     ) -> RunResult:
         """Answer one question from code that is not async. Starts and stops everything it needs.
 
@@ -404,6 +407,15 @@ class Runtime:
 
         async def main() -> RunResult:
             async with self:
-                return await self.ask(question, context, sinks=sinks, tenant=tenant, snapshot=snapshot)
+                return await self.ask(
+                    question,
+                    context,
+                    sinks=sinks,
+                    tenant=tenant,
+                    snapshot=snapshot,
+                    outputs=outputs,
+                    file_names=file_names,
+                    watch=watch,
+                )
 
         return anyio.run(main)

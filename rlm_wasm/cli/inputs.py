@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import wraps
@@ -15,7 +16,6 @@ from rlm_wasm.errors import UsageError
 
 if TYPE_CHECKING:
     from rlm_wasm.api.inputs import Inputs
-    from rlm_wasm.engine.contexts import InputValue
     from rlm_wasm.inputs.folder_choice import FolderChoice
     from rlm_wasm.policy.model import Policy
 
@@ -52,24 +52,18 @@ class InputOptions:
                 note(told)
         return read
 
-    def read_again(self, policy: Policy, types: Mapping[str, str]) -> dict[str, InputValue]:
+    def read_again(self, policy: Policy, types: Mapping[str, str]) -> Inputs:
         """Read inputs of a recorded run, each as what it was then, by the type that it had in the guest."""
         from rlm_wasm.api.inputs import Inputs
-        from rlm_wasm.host.input_file import LAZY_TYPES, InputFile
-        from rlm_wasm.inputs.variable_names import named
 
-        pairs = self._pairs()
-        kinds = {"str": "text", "bytes": "bytes"}
-        found: dict[str, InputValue] = {}
-        for name, (_, file) in zip(named([name for name, _ in pairs]), pairs, strict=True):
-            if types.get(name, "") in LAZY_TYPES:
-                found[name] = InputFile(file, as_bytes=types[name] == "LazyBytes")
-                continue
-            kind = kinds.get(types.get(name, ""), self.kind)
-            found |= Inputs.read_pairs(
-                policy, [(name, file)], kind=kind, encoding=self.encoding, choice=self.choice()
-            )
-        return found
+        return Inputs.read_pairs(
+            policy,
+            self._pairs(),
+            kind=self.kind,
+            encoding=self.encoding,
+            choice=self.choice(),
+            types=types,
+        )
 
     def choice(self) -> FolderChoice:
         """Return what of folders is wanted. Raises UsageError for what is no pattern."""
@@ -170,12 +164,23 @@ def read_source(file: str, *, bytes_max: int) -> str:
         ) from error
 
 
-def spare_what_is_read(events_file: str | None, *files: str | None, contexts: tuple[str, ...] = ()) -> None:
-    """Raise UsageError if the event log that is to be written is one of the files that are read."""
-    from rlm_wasm.inputs.variable_names import split
+def spare_what_is_read(events_file: str | None, *files: str | None, inputs: Inputs) -> None:
+    """Raise UsageError if the event log that is to be written is one of the files that are read.
 
+    Those are the files of folders too, and what standard input comes from.
+    """
     if events_file is None or not os.path.isfile(events_file):
         return
-    for file in (*files, *(split(argument)[1] for argument in contexts)):
-        if file and os.path.exists(file) and os.path.samefile(events_file, file):
+    written = os.stat(events_file)
+    given = [path for item in inputs.items_read for path in item.paths]
+    read = [_status(sys.stdin.fileno() if path == STDIN else path) for path in given]
+    for status in (*read, *(_status(file) for file in files if file)):
+        if status is not None and os.path.samestat(written, status):
             raise UsageError(f"--events {events_file} is a file that this command reads; name another one")
+
+
+def _status(file: str | int) -> os.stat_result | None:
+    try:
+        return os.stat(file)
+    except (OSError, ValueError):  # the name of a policy that is built in, or it is gone
+        return None

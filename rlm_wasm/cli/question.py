@@ -125,10 +125,8 @@ def answer(given: GivenQuestion, *, told: bool) -> int:
     ready()
     route = None if given.answers_file is None else answers_from(Recording.open(given.answers_file))
     runtime = Runtime(policy, route=route)
-    spare_what_is_read(
-        given.events_file, given.policy_name, given.answers_file, contexts=given.inputs.contexts
-    )
     inputs = given.inputs.read(policy)
+    spare_what_is_read(given.events_file, given.policy_name, given.answers_file, inputs=inputs)
     if told:
         output.note(taken.line())
     elif policy.sandbox.isolation == "inline":

@@ -72,7 +72,7 @@ def replay(
     if snapshot_file is not None:
         keyed = policy if snapshot_key_env is None else _with_key(policy, snapshot_key_env)
         snapshot = Sandbox(keyed).load_snapshot(snapshot_file, tenant=recording.tenant)
-    spare_what_is_read(events_file, log, policy_name, snapshot_file, contexts=inputs.contexts)
+    spare_what_is_read(events_file, log, policy_name, snapshot_file, inputs=given)
     recording.snapshot(snapshot)  # before a file for the events is emptied
     _warn(policy)
     other = None if policy_name is None else policy

@@ -37,7 +37,7 @@ def take_up(
     import_worker(policy)
     ready()
     given = inputs.read_again(policy, {each.name: each.type_name for each in recording.contexts})
-    spare_what_is_read(events_file, log, policy_name, contexts=inputs.contexts)
+    spare_what_is_read(events_file, log, policy_name, inputs=given)
     with ExitStack() as stack:
         progress = stack.enter_context(RunProgress(policy))
         written: list[JsonlSink] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import os
 import stat
 from collections.abc import Iterator
@@ -14,18 +13,19 @@ from rlm_wasm.inputs.folder_choice import ANY_FILE, FolderChoice
 from rlm_wasm.inputs.given import FileRead, InputRead
 from rlm_wasm.inputs.json_values import NoValue, json_value
 from rlm_wasm.inputs.kinds import InputKind, is_table, kind_by_name
-from rlm_wasm.inputs.open_file import STDIN, OpenFile, shown, too_large
+from rlm_wasm.inputs.open_file import STDIN, OpenFile, changed, shown, too_large
 from rlm_wasm.inputs.packing import HEAD_BYTES, packing_of, unpacked
 from rlm_wasm.inputs.table_header import header_note
-from rlm_wasm.inputs.text_encoding import decoded
+from rlm_wasm.inputs.text_encoding import LOOKED_AT_BYTES, decoded, encoding_by_mark, is_binary
 from rlm_wasm.limits import InputLimits
 from rlm_wasm.protocol.text_layout import encoding_of
 
 BYTES_KEY: Final = "sandbox.context_bytes_max"
 _NAME_CHARS_MAX: Final = 200
-# As what a file can be given that is not read whole, and where a NUL says that it is no text.
+# As what a file can be given that is not read whole.
 _IN_PARTS: Final = frozenset({InputKind.AUTO, InputKind.TEXT, InputKind.BYTES})
-_LOOKED_AT_BYTES: Final = 8_192
+# Without a wait for a writer, should it be a pipe by now.
+_REGULAR: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,27 +69,43 @@ def stays_where_it_is(name: str, file: str, reading: Reading) -> InputRead | Non
 
     That is a regular file as it is, or of text in UTF-8: not packed, without a mark of another encoding. None
     for any other, which is read whole or refused.
+
+    Raises:
+        InputError: something else was put in its place meanwhile.
     """
     if reading.kind not in _IN_PARTS or reading.encodings or file == STDIN:
         return None
     try:
-        found = os.stat(file)
-        if not stat.S_ISREG(found.st_mode) or found.st_size <= reading.bytes_max:
+        # By its name first: a pipe is not to be opened twice, whoever writes to it would see it closed.
+        if not stat.S_ISREG(os.stat(file).st_mode):
             return None
-        with open(file, "rb") as opened:
-            head = opened.read(_LOOKED_AT_BYTES)
+        descriptor = os.open(file, _REGULAR)
     except (OSError, ValueError):
         return None  # whoever reads it says what is wrong
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise changed(file)
+        if found.st_size <= reading.bytes_max:
+            return None
+        head = OpenFile(file, descriptor, borrowed=True).head(LOOKED_AT_BYTES)
+    finally:
+        os.close(descriptor)
     is_bytes = reading.kind is InputKind.BYTES
-    if not is_bytes and (_is_no_utf_8(head) or packing_of(file, head[:HEAD_BYTES]) is not None):
+    if not is_bytes and (
+        is_binary(head)
+        or encoding_by_mark(head) not in (None, "utf-8")
+        or packing_of(file, head[:HEAD_BYTES]) is not None
+    ):
         return None
+    return in_parts(name, file, found.st_size, as_bytes=is_bytes)
+
+
+def in_parts(name: str, file: str, size: int, *, as_bytes: bool) -> InputRead:
+    """Return what there is to say of a file that stays where it is."""
     note = f"{quoted(file)}, which stays where it is and is read a part at a time"
-    read = FileRead(file, found.st_size, found.st_size, encoding=None if is_bytes else "utf-8")
-    return InputRead(name, None, "bytes" if is_bytes else "text", file, base_name(file), note, (read,))
-
-
-def _is_no_utf_8(head: bytes) -> bool:
-    return b"\0" in head or head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    read = FileRead(file, size, size, encoding=None if as_bytes else "utf-8")
+    return InputRead(name, None, "bytes" if as_bytes else "text", file, base_name(file), note, (read,))
 
 
 def read_text(opened: OpenFile, reading: Reading, bytes_max: int) -> TextRead:

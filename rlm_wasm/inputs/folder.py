@@ -15,12 +15,12 @@ from contextlib import contextmanager
 from typing import Final
 
 from rlm_wasm.errors import InputError, InputTooLarge
-from rlm_wasm.inputs.folder_choice import IGNORE_FILE, FolderChoice, Ignoring, LeftOut
+from rlm_wasm.inputs.folder_choice import IGNORE_FILE, FolderChoice, Ignoring, LeftOut, ignored
 from rlm_wasm.inputs.given import LeftOutFiles
 from rlm_wasm.inputs.open_file import OpenFile, shown, unreadable
 from rlm_wasm.inputs.path_patterns import PathPatterns
 from rlm_wasm.inputs.wildcards import WildPath
-from rlm_wasm.limits import INPUT_IGNORE_BYTES_MAX, InputLimits
+from rlm_wasm.limits import INPUT_IGNORE_BYTES_MAX, INPUT_IGNORE_STEPS_MAX, InputLimits
 
 # What the guest's paths may have, /inputs and the folder's name included: 4,095 bytes.
 _PATH_BYTES_MAX: Final = 3_800
@@ -40,6 +40,7 @@ class Folder:
         self._limits = limits
         self._wild = wild
         self._entries = 0
+        self._steps = 0
         self._device = 0
         self.left_out: dict[LeftOut, LeftOutFiles] = {}
 
@@ -52,7 +53,8 @@ class Folder:
         """Yield each file that is taken, open, by its path below the folder, in the order of the names.
 
         Raises:
-            InputTooLarge: it has more entries, or is deeper, than the policy allows.
+            InputTooLarge: it has more entries, or is deeper, than the policy allows, or its ignore files are
+                too much to look for.
             InputError: it cannot be read, or an ignore file in it cannot.
         """
         try:
@@ -79,7 +81,9 @@ class Folder:
                 self.leave_out(path, LeftOut.UNREADABLE)
                 continue
             is_folder = stat.S_ISDIR(status.st_mode)
-            why = self._choice.why_not(path, ignoring, is_folder=is_folder, wild=self._wild)
+            why = self._choice.why_not(path, is_folder=is_folder, wild=self._wild)
+            if why is False and self._ignored(path, ignoring, is_folder=is_folder):
+                why = LeftOut.IGNORED
             if why is False:
                 why = self._kind(status, path)
             if isinstance(why, LeftOut):
@@ -98,6 +102,18 @@ class Folder:
                     yield from self._walk(opened, f"{path}/", depth + 1, ignoring)
                 else:
                     yield path, OpenFile(os.path.join(self._folder, path), opened, borrowed=True)
+
+    def _ignored(self, path: str, ignoring: list[Ignoring], *, is_folder: bool) -> bool:
+        self._steps += sum(each.patterns.steps(path) for each in ignoring)
+        if self._steps > INPUT_IGNORE_STEPS_MAX:
+            raise InputTooLarge(
+                self._folder,
+                f"{shown(self._folder)} has too many entries to look each up in its {IGNORE_FILE} files "
+                f"(more than {INPUT_IGNORE_STEPS_MAX} steps); leave folders out with --exclude, give a part "
+                "of it, or take what is ignored as well with --all",
+                limit=INPUT_IGNORE_STEPS_MAX,
+            )
+        return ignored(path, ignoring, is_folder=is_folder)
 
     def _kind(self, status: os.stat_result, path: str) -> LeftOut | bool:
         """Return why something of this kind is left out; False: it is not."""

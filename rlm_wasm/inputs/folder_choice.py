@@ -56,12 +56,10 @@ class FolderChoice:
             except ValueError as error:
                 raise UsageError(f"--{name} is no pattern: {error}") from error
 
-    def why_not(
-        self, path: str, ignoring: Sequence[Ignoring], *, is_folder: bool, wild: WildPath | None = None
-    ) -> LeftOut | bool:
+    def why_not(self, path: str, *, is_folder: bool, wild: WildPath | None = None) -> LeftOut | bool:
         """Return why an entry is left out, True where nobody wanted it, and False where it is taken.
 
-        A folder is taken if something in it may be.
+        A folder is taken if something in it may be. What ignore files say is `ignored`'s.
         """
         if self._exclude.verdict(path, is_folder=is_folder):
             return True
@@ -69,14 +67,18 @@ class FolderChoice:
             return True
         if not is_folder and len(self._include) and not self._include.covers(path):
             return True
-        if not self.everything:
-            if _is_private(path.rpartition("/")[2]):
-                return LeftOut.PRIVATE
-            for each in reversed(ignoring):  # the nearest first
-                verdict = each.patterns.verdict(path.removeprefix(each.below), is_folder=is_folder)
-                if verdict is not None:
-                    return LeftOut.IGNORED if verdict else False
+        if not self.everything and _is_private(path.rpartition("/")[2]):
+            return LeftOut.PRIVATE
         return False
+
+
+def ignored(path: str, ignoring: Sequence[Ignoring], *, is_folder: bool) -> bool:
+    """Return whether ignore files, those of outer folders first, name an entry."""
+    for each in reversed(ignoring):  # the nearest one counts
+        verdict = each.patterns.verdict(path.removeprefix(each.below), is_folder=is_folder)
+        if verdict is not None:
+            return verdict
+    return False
 
 
 ANY_FILE: Final = FolderChoice()

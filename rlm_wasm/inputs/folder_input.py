@@ -76,7 +76,7 @@ def read_folder_input(name: str, source: str, reading: Reading, wild: WildPath |
         )
     called = _called(place)
     note = f"the texts of the files of {quoted(called)} by their paths"
-    return InputRead(name, value, "folder", source, called, note, tuple(files), left_out)
+    return InputRead(name, value, "folder", source, called, note, tuple(files), left_out, place)
 
 
 def read_folder_files(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -39,6 +40,7 @@ class InputRead:
     jsonl, bytes or folder. `file` is the real name, without folders, of the file or folder, and `source` how
     it was given. `note` is what there is to say of it besides its type and size. Of a folder, `left_out` says
     what was not read: how many files, and the first of them, by the reason.
+    `place` is the folder that the paths of `files` are below, and empty of a file.
     """
 
     name: str
@@ -49,3 +51,9 @@ class InputRead:
     note: str
     files: tuple[FileRead, ...]
     left_out: Mapping[str, LeftOutFiles] = field(default_factory=dict)
+    place: str = ""
+
+    @property
+    def paths(self) -> list[str]:
+        """Every file that was read, by a path from here; ``-`` is standard input."""
+        return [os.path.join(self.place, file.path) for file in self.files]

@@ -113,11 +113,9 @@ class OpenFile:
             return
         last = os.fstat(self._descriptor)
         self.grew = last.st_size > self._size
-        changed = not self.grew and last.st_mtime_ns != self._first.st_mtime_ns
-        if changed or self.read_bytes < self._size:
-            raise InputError(
-                self.file, f"{shown(self.file)} changed while it was read; give a copy that nobody writes to"
-            )
+        written = not self.grew and last.st_mtime_ns != self._first.st_mtime_ns
+        if written or self.read_bytes < self._size:
+            raise changed(self.file)
 
 
 def read_whole(file: str, bytes_max: int, key: str) -> bytes:
@@ -130,6 +128,11 @@ def unreadable(file: str, error: Exception) -> InputError:
     """Return the error for a file that the system does not let us read."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else "not a usable name"
     return InputError(file, f"cannot read {shown(file)}: {reason}")
+
+
+def changed(file: str) -> InputError:
+    """Return the error for a file that is not what it was when its reading began."""
+    return InputError(file, f"{shown(file)} changed while it was read; give a copy that nobody writes to")
 
 
 def too_large(file: str, bytes_max: int, key: str, *, what: str = "is larger") -> InputTooLarge:

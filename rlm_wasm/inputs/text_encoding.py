@@ -102,7 +102,12 @@ def decoded(data: bytes, file: str, encodings: tuple[str, ...] = ()) -> DecodedT
 
 def is_binary(head: bytes) -> bool:
     """Whether a file that begins so is no text, for whoever names no encoding."""
-    return not head.startswith(tuple(mark for mark, _ in _MARKS)) and _binary(head) is not None
+    return encoding_by_mark(head) is None and _binary(head) is not None
+
+
+def encoding_by_mark(head: bytes) -> str | None:
+    """Return the encoding that a file's byte-order mark says; None: it has none."""
+    return next((encoding for mark, encoding in _MARKS if head.startswith(mark)), None)
 
 
 def _binary(data: bytes) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Final, NamedTuple
 
@@ -18,17 +17,35 @@ class WildPath(NamedTuple):
 
     def matches(self, path: str) -> bool:
         """Return whether a path below the folder is one of the pattern's. A leading dot has to be named."""
-        return _match(path.split("/"), self.names)
+        return len(self.names) in self._places(path)
 
     def enters(self, path: str) -> bool:
         """Return whether something below this path may be one of the pattern's."""
-        names = path.split("/")
-        fixed = (
-            self.names[: self.names.index(_ANY_FOLDERS)] if _ANY_FOLDERS in self.names else self.names[:-1]
-        )
-        if _ANY_FOLDERS not in self.names and len(names) > len(fixed):
-            return False
-        return all(map(_name, names, fixed))
+        return any(place < len(self.names) for place in self._places(path))
+
+    def _places(self, path: str) -> set[int]:
+        """Return where in the pattern a path may have come to: how many of its names are behind it."""
+        places = self._and_behind_any_folders({0})
+        for name in path.split("/"):
+            reached = set()
+            for place in places - {len(self.names)}:
+                if self.names[place] != _ANY_FOLDERS:
+                    if _name(name, self.names[place]):
+                        reached.add(place + 1)
+                elif not name.startswith("."):
+                    reached.add(place)
+            places = self._and_behind_any_folders(reached)
+        return places
+
+    def _and_behind_any_folders(self, places: set[int]) -> set[int]:
+        """Return these places, and those that come next where no folder at all will do."""
+        found = set()
+        for place in places:
+            found.add(place)
+            while place < len(self.names) and self.names[place] == _ANY_FOLDERS:
+                place += 1
+                found.add(place)
+        return found
 
 
 def wild_path(text: str) -> WildPath | None:
@@ -39,25 +56,6 @@ def wild_path(text: str) -> WildPath | None:
         return None
     folder = "/".join(names[:first]) or ("/" if first else ".")
     return WildPath(folder, tuple(name for name in names[first:] if name))
-
-
-def _match(path: Sequence[str], pattern: Sequence[str]) -> bool:
-    # For each name of the pattern: after how many names of the path it may be reached.
-    reached = {0}
-    for name in pattern:
-        if name == _ANY_FOLDERS:
-            reached = {at for start in reached for at in _over_folders(path, start)}
-        else:
-            reached = {at + 1 for at in reached if at < len(path) and _name(path[at], name)}
-    return len(path) in reached
-
-
-def _over_folders(path: Sequence[str], start: int) -> list[int]:
-    found = [start]
-    while start < len(path) and not path[start].startswith("."):
-        start += 1
-        found.append(start)
-    return found
 
 
 def _name(name: str, pattern: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import anyio
@@ -12,7 +13,7 @@ from rlm_wasm.api.runtime import Runtime
 from rlm_wasm.api.sandbox import Sandbox
 from rlm_wasm.audit.sink import JsonlSink
 from rlm_wasm.policy.model import Policy
-from tests.support.command_line import document, rlm_wasm
+from tests.support.command_line import SECONDS_MAX, document, rlm_wasm, start
 from tests.support.policy_file import write_policy
 
 pytestmark = pytest.mark.guest
@@ -67,6 +68,28 @@ def test_no_file_that_is_read_is_emptied_for_events(recorded: tuple[Path, Path])
         assert ended.returncode == 2, ended.stderr
         assert b"is a file that this command reads" in ended.stderr
         assert (log.read_bytes(), context.read_bytes()) == before
+
+
+@pytest.mark.parametrize("place", ["docs", "docs/**/*.txt", "./docs/sub", "-"])
+def test_no_file_of_a_folder_or_pattern_is_emptied_for_events(
+    recorded: tuple[Path, Path], tmp_path: Path, place: str
+) -> None:
+    log, _ = recorded
+    notes = tmp_path / "docs" / "sub" / "notes.txt"
+    notes.parent.mkdir(parents=True)
+    notes.write_text("what nobody has written down twice")
+    (tmp_path / "docs" / "left-out").write_bytes(b"\0")
+    source = place if place == "-" else tmp_path / place
+    run = ("run", "--policy", "strict", "--model", "script:none.toml", "--answers-from", log, "?")
+    for arguments in (run, ("replay", log)):
+        with notes.open("rb") as stdin:
+            running = start(
+                *arguments, "--context", source, "--events", notes, stdin=stdin, stderr=subprocess.PIPE
+            )
+            _, told = running.communicate(timeout=SECONDS_MAX)
+        assert running.returncode == 2, told
+        assert b"is a file that this command reads" in told
+        assert notes.read_text() == "what nobody has written down twice"
 
 
 @pytest.mark.threat("T-083")

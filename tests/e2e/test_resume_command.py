@@ -72,3 +72,26 @@ def test_what_would_change_a_run_that_is_taken_up_is_refused(tmp_path: Path) -> 
         assert refused.returncode == 2
         assert said in refused.stderr
     assert b"there is no question" in rlm_wasm("run").stderr
+
+
+def test_taking_up_reads_standard_input_once_and_empties_nothing_that_it_reads(tmp_path: Path) -> None:
+    model, log = tmp_path / "model.toml", tmp_path / "events.jsonl"
+    model.write_text("[[reply]]\nrole = 'root'\ntext = 'FINAL(1)'\n")
+    policy = write_policy(
+        tmp_path / "p.toml", events={"texts": True}, sandbox={"entropy": "seeded", "clock": "virtual"}
+    )
+    notes = tmp_path / "docs" / "notes.txt"
+    notes.parent.mkdir()
+    notes.write_text("word " * 20_000)
+    run = ("run", "?", "--policy", policy, "--model", f"script:{model}", "--events", log)
+    recorded = rlm_wasm(*run, "--context", notes.parent)
+    assert recorded.returncode == 0, recorded.stderr
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:-1]))
+    refused = rlm_wasm("run", "--resume", log, "--context", "a=-", "--context", "b=-", stdin="x")
+    assert refused.returncode == 2
+    assert b"standard input can be read once only" in refused.stderr
+    for place in (notes.parent, tmp_path / "docs" / "*.txt"):
+        refused = rlm_wasm("run", "--resume", log, "--context", place, "--events", notes)
+        assert refused.returncode == 2
+        assert b"is a file that this command reads" in refused.stderr
+        assert notes.read_text() == "word " * 20_000

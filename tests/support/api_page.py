@@ -96,10 +96,13 @@ def _class(kind: type) -> Iterator[str]:
 def _alias(name: str) -> Iterator[str]:
     """Yield what a type's name stands for, and the comment above it."""
     source = inspect.getsource(import_module(rlm_wasm._WHERE[name]))
-    found = re.search(rf"((?:^# .*\n)+){name}(?:: TypeAlias)? = (.+)$", source, re.M)
+    found = re.search(rf"((?:^# .*\n)+){name}(?:: TypeAlias)? = (\((?:.|\n)+?^\)|.+)$", source, re.MULTILINE)
     assert found is not None, f"{name} has no comment"
     comment = " ".join(line[2:] for line in found[1].splitlines())
-    yield f"{comment}\n\n`{found[2]}`\n"
+    stands_for = found[2]
+    if "\n" in stands_for:  # in brackets, over several lines
+        stands_for = " ".join(line.strip() for line in stands_for[1:-1].strip().splitlines())
+    yield f"{comment}\n\n`{stands_for}`\n"
 
 
 def page() -> str:

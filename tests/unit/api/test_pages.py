@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,16 @@ def test_the_reference_lists_every_public_name_and_every_error() -> None:
     names = set(re.findall(r"^## (\w+)$", PAGE.read_text(), re.MULTILINE))
     assert names == {*public_names(), *(kind.__name__ for kind in error_classes())}
     assert all(hasattr(rlm_wasm, name) for name in public_names())
+
+
+def test_what_a_types_name_stands_for_is_whole() -> None:
+    """As code, and the same as the package has: not by what wrote the page."""
+    said = dict(re.findall(r"^## (\w+)\n\n[^\n]+\n\n`([^`\n]*)`$", PAGE.read_text(), re.MULTILINE))
+    aliases = [name for name in public_names() if not inspect.isclass(getattr(rlm_wasm, name))]
+    assert aliases
+    for name in aliases:
+        home = vars(import_module(rlm_wasm._WHERE[name]))
+        assert eval(said[name], dict(home)) == getattr(rlm_wasm, name)
 
 
 def test_there_are_five_usages_of_at_most_six_lines_after_their_import() -> None:

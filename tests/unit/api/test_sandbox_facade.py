@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from rlm_wasm import Policy, Runtime, Sandbox
+from rlm_wasm.engine.session_files import SessionFiles
 from rlm_wasm.errors import UsageError
 from tests.support.runtime_facts import Script, small_policy
 
@@ -40,6 +42,24 @@ def test_ask_sync_answers_and_can_be_called_again(tmp_path: Path) -> None:
     runtime = Runtime(small_policy(), model=script.spec)
     assert runtime.ask_sync("?", "abc").answer == "3"
     assert runtime.ask_sync("?", "abcd").answer == "4"
+
+
+def test_ask_sync_takes_all_that_ask_takes(tmp_path: Path) -> None:
+    assert inspect.signature(Runtime.ask_sync).parameters == inspect.signature(Runtime.ask).parameters
+    script = Script(tmp_path).reply(
+        "root", "open('/out/x', 'w').write('o')\nFINAL(open('/inputs/n.txt').read())"
+    )
+    turns: list[object] = []
+    left: list[bytes] = []
+
+    async def outputs(files: SessionFiles) -> None:
+        left.append(await files.read("/out/x"))
+
+    found = Runtime(small_policy(), model=script.spec).ask_sync(
+        "?", "abc", file_names={"context": "n.txt"}, watch=turns.append, outputs=outputs
+    )
+    assert (found.answer, left) == ("abc", [b"o"])
+    assert turns
 
 
 @pytest.mark.anyio

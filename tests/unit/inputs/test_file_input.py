@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from rlm_wasm.errors import InputDamaged, InputError, InputNotText, InputTooLarge
+from rlm_wasm.inputs import file_input as file_input_module
 from rlm_wasm.inputs.file_input import Reading, read_file_input, stays_where_it_is
 from rlm_wasm.inputs.given import FileRead, InputRead
 from rlm_wasm.inputs.kinds import InputKind
@@ -147,11 +148,13 @@ def test_a_file_that_no_guest_could_hold_stays_where_it_is(
         (b"x" * 10_000, {}),
         (gzip.compress(os.urandom(20_000)), {}),
         (b"\0" + b"x" * 20_000, {}),
+        (b"%PDF-1.7\n" + b"x" * 20_000, {}),
         (codecs.BOM_UTF16_LE + b"x" * 20_000, {}),
+        (codecs.BOM_UTF32_BE + b"\0\0\0x" * 5_000, {}),
         (b"x" * 20_000, {"encodings": ("cp1252",)}),
         (b"x" * 20_000, {"kind": InputKind.JSON}),
     ],
-    ids=["small", "packed", "binary", "marked", "another-encoding", "value"],
+    ids=["small", "packed", "binary", "pdf", "marked", "marked-32", "another-encoding", "value"],
 )
 def test_what_cannot_be_read_in_parts_is_read_whole_or_refused(
     tmp_path: Path, data: bytes, more: dict[str, Any]
@@ -161,3 +164,31 @@ def test_what_cannot_be_read_in_parts_is_read_whole_or_refused(
     assert stays_where_it_is("context", str(path), Reading(10_000, LIMITS, **more)) is None
     assert stays_where_it_is("context", "-", Reading(10_000, LIMITS)) is None
     assert stays_where_it_is("context", str(tmp_path / "missing"), Reading(10_000, LIMITS)) is None
+
+
+def test_a_pipe_that_is_put_in_the_place_of_a_large_file_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"x" * 20_000)
+    real_stat = os.stat
+
+    def swapping(file: str) -> os.stat_result:
+        found = real_stat(file)
+        path.unlink()
+        os.mkfifo(path)
+        return found
+
+    monkeypatch.setattr(file_input_module.os, "stat", swapping)
+    with pytest.raises(InputError, match="changed while it was read"):
+        stays_where_it_is("context", str(path), Reading(10_000, LIMITS))
+
+
+def test_a_pipe_is_left_to_whoever_reads_it_and_its_writer_keeps_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "x")
+    opened: list[str] = []
+    monkeypatch.setattr(file_input_module.os, "open", lambda file, *_: opened.append(file))
+    assert stays_where_it_is("context", str(tmp_path / "x"), Reading(10_000, LIMITS)) is None
+    assert opened == []

@@ -21,7 +21,7 @@ from rlm_wasm.inputs.folder_input import read_folder_files, told_of_left_out
 from rlm_wasm.inputs.given import InputRead
 from rlm_wasm.inputs.kinds import InputKind
 from rlm_wasm.inputs.place import read_input_at
-from rlm_wasm.limits import InputLimits
+from rlm_wasm.limits import INPUT_IGNORE_STEPS_MAX, InputLimits
 
 LIMITS = InputLimits(ratio_max=100, json_values_max=1_000, files_max=50, entries_max=200, depth_max=8)
 READING = Reading(10_000, LIMITS, guest_files_max=100)
@@ -236,6 +236,31 @@ def test_a_folder_of_too_much_is_refused_in_one_line_that_names_the_key(
     assert key in caught.value.message
     assert str(docs) in caught.value.message
     assert "\n" not in caught.value.message
+
+
+@pytest.mark.threat("T-215")
+def test_looking_for_many_patterns_in_many_paths_ends_in_one_line_that_names_the_way_out(
+    tmp_path: Path,
+) -> None:
+    """No limit of the policy's is near: the lines times the entries are what would take hours."""
+    docs = fill(tmp_path / "docs", {f"{n:03}{'a' * 240}": "" for n in range(200)})
+    (docs / ".gitignore").write_text("".join(f"{n:02}{'b' * 990}\n" for n in range(60)))
+    limits = replace(LIMITS, entries_max=1_000, files_max=300)
+    reading = replace(READING, bytes_max=200_000, limits=limits, guest_files_max=1_000)
+    with pytest.raises(InputTooLarge) as caught:
+        read(docs, reading)
+    assert caught.value.limit == INPUT_IGNORE_STEPS_MAX
+    assert "--all" in caught.value.message
+    assert str(docs) in caught.value.message
+    assert "\n" not in caught.value.message
+    assert len(texts(read(docs, reading, everything=True))) == 201
+    # What was not asked for is not looked up.
+    assert len(texts(read(docs, reading, include=("00*",)))) == 10
+
+
+def test_a_folder_in_which_nothing_can_match_takes_nothing_of_the_entries(tmp_path: Path) -> None:
+    docs = fill(tmp_path / "docs", {f".cache/{n}.csv": "" for n in range(300)} | {"sub/a.csv": "1"})
+    assert texts(read(f"{docs}/**/*.csv")) == {"sub/a.csv": "1"}
 
 
 @pytest.mark.threat("T-215")

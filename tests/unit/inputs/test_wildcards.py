@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rlm_wasm.inputs.wildcards import WildPath, wild_path
+from tests.unit.inputs.calm import CALM
 
 
 @pytest.mark.parametrize(
@@ -40,6 +43,9 @@ def test_a_path_without_wildcards_is_none() -> None:
         ("**", "a/b/c.csv", True),
         ("a*/**/c", "ab/x/y/c", True),
         ("a*/**/c", "b/x/c", False),
+        ("a/**", "a", True),
+        ("**/.git/*", "x/.git/config", True),
+        ("**/**", "a", True),
         ("**/" * 300 + "x", "/".join("a" * 300), False),
     ],
 )
@@ -59,3 +65,37 @@ def test_only_folders_that_may_hold_a_match_are_entered() -> None:
         False,
         False,
     ]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "enters"),
+    [
+        ("**/*.csv", "a/b", True),
+        ("**/*.csv", ".git", False),
+        ("**/*.csv", "a/.git", False),
+        ("a*/**/x", "b", False),
+        ("a*/**/x", "ab/.cache", False),
+        ("**/.git/*", "x/.git", True),
+        ("**/.git/*", "x/.git/hooks", False),
+        ("**/.git/**", "x/.git/hooks", True),
+        ("**", "a", True),
+        ("**", ".a", False),
+    ],
+)
+def test_over_folders_none_is_entered_in_which_nothing_can_match(
+    pattern: str, path: str, enters: bool
+) -> None:
+    wild = wild_path(pattern)
+    assert wild is not None
+    assert wild.enters(path) is enters
+
+
+@CALM
+@given(
+    st.lists(st.sampled_from(["a", ".a", "b", "*", "?", ".*", "**"]), min_size=1, max_size=5),
+    st.lists(st.sampled_from(["a", ".a", "b"]), min_size=1, max_size=5),
+)
+def test_every_folder_above_a_match_is_entered(pattern: list[str], path: list[str]) -> None:
+    wild = WildPath(".", tuple(pattern))
+    if wild.matches("/".join(path)):
+        assert all(wild.enters("/".join(path[:depth])) for depth in range(1, len(path)))

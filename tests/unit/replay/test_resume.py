@@ -5,15 +5,17 @@ from __future__ import annotations
 import fcntl
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rlm_wasm.audit.sink import JsonlSink
-from rlm_wasm.errors import RlmWasmError, UsageError
+from rlm_wasm.errors import ArtifactError, RlmWasmError, UsageError
 from rlm_wasm.events import Event
 from rlm_wasm.policy.model import Policy
+from rlm_wasm.policy.render import to_toml
 from rlm_wasm.replay.recording import Recording
 from rlm_wasm.replay.replay import replay
 from rlm_wasm.replay.resume import ResumedRun
@@ -183,6 +185,16 @@ async def test_a_run_that_is_over_or_has_other_inputs_or_another_policy_is_refus
         ResumedRun(recording, {"context": "x" * 2_000_000}, policy=Policy.builtin("strict"))
     run = ResumedRun(recording, {"context": "x" * 2_000_000}, policy=recording.policy)
     assert (await run.drive()).answer == "2000000"
+
+
+async def test_a_guest_of_the_recorded_image_is_what_is_looked_for(script: Script, log: Path) -> None:
+    script.reply("root", "FINAL(1)")
+    await record(log, recorded_policy(), script.spec)
+    keep(log, rows_of(log)[:-1])
+    recording = Recording.open(log, killed=True)
+    other = recording.policy.replace(sandbox={"image": "not-there"})
+    with pytest.raises(ArtifactError, match="not-there"):
+        ResumedRun(replace(recording, policy_text=to_toml(other)))
 
 
 async def test_a_log_that_does_not_come_again_is_refused_and_nothing_is_written_or_asked(
