@@ -125,9 +125,13 @@ class AskModel:
 
 @dataclass(frozen=True, slots=True)
 class AskSummary:
-    """Ask the model what of the earlier turns matters; answer with ModelReplied or ModelFailed. No turn."""
+    """Ask the model what of the earlier turns matters; answer with ModelReplied or ModelFailed. No turn.
+
+    `observed_bytes` is as in AskModel: what it sees here it has seen.
+    """
 
     messages: tuple[Message, ...]
+    observed_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,16 +293,20 @@ class RlmLoop:
                 self._phase = _Phase.SUMMARY
                 messages = (*shorter, Message("user", SUMMARY_PROMPT))
                 self._room.sends(messages)
-                return AskSummary(messages)
+                return AskSummary(messages, self._take_observed())
             self._make_shorter()
         self._turn += 1
         self._phase = _Phase.MODEL
         # The turn line is not kept: it says what is true now.
         messages = (*self._history, Message("user", turn_prompt(self._turn, self._turns_max)))
         self._room.sends(messages)
-        observed, self._observed_bytes = self._observed_bytes, 0
         compacted, self._compacted = self._compacted, None
-        return AskModel(messages, observed, compacted)
+        return AskModel(messages, self._take_observed(), compacted)
+
+    def _take_observed(self) -> int:
+        """Return how much of the observations is shown now for the first time."""
+        observed, self._observed_bytes = self._observed_bytes, 0
+        return observed
 
     def _make_shorter(self, summary: str | None = None) -> bool:
         """Leave out of the history what there is no room for; return whether it is shorter."""

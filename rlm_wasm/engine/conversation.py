@@ -233,16 +233,26 @@ class Conversation:
         place, broker = self.place, self._broker
         await broker.turn(place.parent)
         self._note_compaction(effect.compacted)
-        if effect.observed_bytes:
-            broker.submit(ObservationMade(place.run_id, effect.observed_bytes, place.parent))
+        self._announce(effect.observed_bytes)
         broker.submit(IterationStarted(place.run_id, place.parent))
+        if self._ending is not None:
+            return MustStop(self._ending)
+        reply = await self._reply_to(effect.messages)
+        if isinstance(reply, ModelReplied):
+            self.transcript.replied(reply.text)
+        return reply
+
+    async def _ask_summary(self, effect: AskSummary) -> LoopInput:
+        await self._broker.turn(self.place.parent)
+        self._announce(effect.observed_bytes)
         if self._ending is not None:
             return MustStop(self._ending)
         return await self._reply_to(effect.messages)
 
-    async def _ask_summary(self, effect: AskSummary) -> LoopInput:
-        await self._broker.turn(self.place.parent)
-        return await self._reply_to(effect.messages)
+    def _announce(self, observed_bytes: int) -> None:
+        """Have the budget asked for what the model has not seen before; it may end the conversation."""
+        if observed_bytes:
+            self._broker.submit(ObservationMade(self.place.run_id, observed_bytes, self.place.parent))
 
     async def _reply_to(self, messages: tuple[Message, ...]) -> LoopInput:
         place, broker = self.place, self._broker
@@ -257,10 +267,7 @@ class Conversation:
                 parent=place.parent,
             )
         )
-        reply = _reply_of(response)
-        if isinstance(reply, ModelReplied):
-            self.transcript.replied(reply.text)
-        return reply
+        return _reply_of(response)
 
     def _note_compaction(self, compacted: Compaction | None) -> None:
         if compacted is not None:

@@ -610,6 +610,16 @@ def test_a_model_is_asked_for_a_summary_as_often_as_it_may_be() -> None:
     assert "What I found is in `a`." in last.messages[2].content
 
 
+def test_an_output_that_a_summary_shows_first_is_counted_there_and_not_again() -> None:
+    asked = talk(long_talk(6_000, summaries=1), 30)
+    outputs = [effect.messages[-2].content for effect in asked[1:]]
+    summary = next(place for place, effect in enumerate(asked) if isinstance(effect, AskSummary))
+    counted = [effect.observed_bytes for effect in asked if isinstance(effect, AskModel | AskSummary)]
+    shown = [0, *(len(output.encode()) for output in outputs)]
+    shown[summary + 1] = 0  # of the turn behind it
+    assert counted == shown
+
+
 def test_without_its_summary_a_history_is_made_shorter_all_the_same() -> None:
     subject = long_talk(6_000, summaries=1)
     effect = drive(subject, Begin())

@@ -420,6 +420,31 @@ async def test_a_model_may_write_down_what_matters_before_turns_are_left_out(ser
     assert any("`seen` holds their numbers." in message["content"] for message in asked[-1])
     # A summary is a call and no turn.
     assert result.spent["iterations"] == 17
+    assert [turn.number for turn in result.transcript] == list(range(1, 18))
+    assert "`seen` holds their numbers." not in str(result.transcript)
+    events.assert_complete()
+
+
+async def test_a_summary_shows_no_output_that_the_budget_does_not_cover(server: Loopback) -> None:
+    """The history is full with the sixth output, and the budget has room for five."""
+    talk = talkative(16)
+
+    def reply(messages: list[dict[str, str]]) -> str:
+        return "Five." if "must end now" in messages[-1]["content"] else talk(messages)
+
+    server.behaviour = small_window(3_000, reply)
+    events = Events()
+    run = {"compact_percent": 75, "summaries_max": 1, "turns_max": 20}
+    sections = COMPACTED | {
+        "run": run,
+        "budget": {"observation_bytes_max": 5_000},
+        "observation": {"bytes_max": 2_000},
+    }
+    async with running(policy_at(server, **sections), environ=ENVIRON) as runtime:
+        result = await runtime.ask("How many pages?", sinks=[events.append])
+    assert (result.answer, result.reason) == ("Five.", "budget: observation_bytes")
+    shown = str(messages_of(server))
+    assert ("page 5 page 5" in shown, "page 6 page 6" in shown) == (True, False)
     events.assert_complete()
 
 
