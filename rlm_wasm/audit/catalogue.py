@@ -218,6 +218,8 @@ KINDS: Final[dict[str, Kind]] = {
             "sent": Field("bool", "whether the provider may bill for it"),
             "throttled": Field("bool", "whether the provider asked for fewer requests"),
             "retry_after_ms": Field("int|null", "what the provider asked for"),
+            "reserved_output_tokens": Field("int", "an upper bound of the next attempt", later=True),
+            "reserved_cost_microdollars": Field("int", "an upper bound of the next attempt", later=True),
             **_REPORTED,
             "error": Field("str", "the type of the error"),
             **_WINDOW,

@@ -17,13 +17,13 @@ def utf8_bytes(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
-def input_tokens_bound(messages: Iterable[Message], overhead_tokens: int) -> int:
-    """Return a number of tokens that the messages cannot exceed.
+def input_tokens_bound(size: int, overhead_tokens: int) -> int:
+    """Return a number of tokens that messages of so many bytes cannot exceed.
 
     A tokenizer that works on bytes never makes more tokens than there are bytes. Role names and
     `overhead_tokens` stand for what the provider's chat template adds.
     """
-    return overhead_tokens + prompt_bytes(messages)
+    return overhead_tokens + size
 
 
 def prompt_bytes(messages: Iterable[Message]) -> int:
@@ -45,7 +45,7 @@ def usage_or_estimate(
     three or four times, and never less of what can be seen. The output is no more than was allowed.
     """
     given, made = usage
-    input_tokens = input_tokens_bound(messages, 0) if given is None else given
+    input_tokens = prompt_bytes(messages) if given is None else given
     output_tokens = min(utf8_bytes(text) + thought_bytes, output_tokens_max) if made is None else made
     return Usage(input_tokens, output_tokens, given is None, made is None)
 

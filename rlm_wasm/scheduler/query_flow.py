@@ -73,17 +73,8 @@ class QueryFlow:
         models = (given.model,) if routing is None else routing.candidates(given, prices)
         if models[0] not in prices:
             raise unknown_model(run)
-        output_tokens_max = facts.query.output_tokens_max
-        if given.output_tokens_max is not None:
-            output_tokens_max = min(output_tokens_max, given.output_tokens_max)
-        input_tokens = input_tokens_bound(given.prompt_messages, facts.query.input_overhead_tokens)
-        output_tokens_max = run.window(models[0]).cap(prompt_bytes(given.prompt_messages), output_tokens_max)
-        if given.origin == "last":
-            # A shorter answer is better than none.
-            output_tokens_max = min(
-                _covered(run, prices[model], input_tokens, output_tokens_max) for model in models
-            )
-        charge = _dearest(run, models, input_tokens, output_tokens_max)
+        size = prompt_bytes(given.prompt_messages)
+        charge = _attempt_at_most(run, given, models, size)
         reservation = run.ledger.reserve(charge, conversation.view)
         timeout_ms = facts.query.timeout_ms_max
         if given.origin == "guest":
@@ -99,8 +90,8 @@ class QueryFlow:
             timeout_ms,
             self._buffer.after_ms(timeout_ms),
             timer,
-            models=models,
-            model=models[0],
+            models,
+            size,
         )
         request.hold(reservation)
         return request
@@ -156,9 +147,8 @@ class QueryFlow:
         self._permits.answered(request.model)
         request.cache = given.cache
         if actual is not None and given.usage is not None and not given.usage.input_estimated:
-            size = prompt_bytes(request.query.prompt_messages)
-            run.window(request.model).counted(size, actual.input_tokens)
-        window_tokens = run.window(request.models[0]).tokens
+            run.window(request.model).counted(request.size, actual.input_tokens)
+        window_tokens = run.window(request.query.model).tokens
         answer = Completed(given.text, given.usage if actual else None, given.finish, window_tokens)
         if not self._lengthen(run, request, answer):
             self._answer(run, request, answer)
@@ -239,18 +229,18 @@ class QueryFlow:
         return actual
 
     def _reroute(self, run: RunState, request: OpenRequest, given: ProviderFailed) -> bool:
-        """Ask the next model at once, if there is one and the budget covers it."""
-        place = request.models.index(request.model) + 1
-        if place == len(request.models):
+        """Ask the next model at once, if there is one and the budget covers it and those behind it."""
+        query, rest = request.query, request.models[1:]
+        if not rest:
             return False
+        charge = _attempt_at_most(run, query, rest, request.size)
         try:
-            reservation = run.ledger.reserve(request.charge, request.conversation.view)
+            reservation = run.ledger.reserve(charge, request.conversation.view)
         except BudgetExceeded:
             return False
-        request.model, request.tries = request.models[place], 0
+        request.models, request.charge, request.tries = rest, charge, 0
         request.step(RequestStep.BACK_OFF)
         request.hold(reservation)
-        query = request.query
         data = run_events.query_rerouted(run, request, given)
         self._buffer.record(run, "query_rerouted", data, query.depth, query.parent)
         self._permits.request(run.run_id, request.request_id, request.model)
@@ -262,23 +252,25 @@ class QueryFlow:
         That is a call of its own, reserved anew with the larger cap, one of the attempts, and made once.
         """
         query, conversation, limits = request.query, request.conversation, run.facts.query
-        window = run.window(request.model)
-        most = window.cap(prompt_bytes(query.prompt_messages), max(1, limits.output_tokens_retry_max))
         if (
             cut.finish is not FinishReason.LENGTH
             or request.cut is not None
             or query.origin == "last"  # it had what there was
             or query.output_tokens_max is not None
-            or most <= request.charge.output_tokens
             or request.tries >= limits.attempts_max
         ):
             return False
-        charge = _dearest(run, request.models, request.charge.input_tokens, most)
+        most = run.window(request.model).cap(request.size, max(1, limits.output_tokens_retry_max))
+        if most <= request.charge.output_tokens:
+            return False
+        # Where that fails the answer stands: nobody else is asked.
+        alone = request.models[:1]
+        charge = _dearest(run, alone, request.charge.input_tokens, most)
         try:
             reservation = run.ledger.reserve(charge, conversation.view)
         except BudgetExceeded:
             return False
-        request.cut, request.charge = cut, charge
+        request.cut, request.charge, request.models = cut, charge, alone
         request.step(RequestStep.BACK_OFF)
         request.hold(reservation)
         data = run_events.query_lengthened(run, request, cut)
@@ -324,8 +316,7 @@ class QueryFlow:
 
     def _fits_after(self, run: RunState, request: OpenRequest, error: WindowExceeded) -> bool:
         """Learn from what was too long, and allow the next attempt a shorter answer, if that can help."""
-        query, cap = request.query, request.charge.output_tokens
-        size, window = prompt_bytes(query.prompt_messages), run.window(request.model)
+        size, cap, window = request.size, request.charge.output_tokens, run.window(request.model)
         window.refused(error, size)
         smaller = window.smaller_cap(error, size, cap)
         if smaller is None or request.tries >= run.facts.query.attempts_max:
@@ -359,6 +350,18 @@ class QueryFlow:
 def _answer_bytes_max(run: RunState, query: QueryReceived) -> int:
     most, part = run.facts.query.response_bytes_max, query.answer_bytes_max
     return most if part is None else min(most, part)
+
+
+def _attempt_at_most(run: RunState, query: QueryReceived, models: Sequence[str], size: int) -> Charge:
+    """Return what an attempt may cost, whichever answers, with the longest answer that the first may give."""
+    limits, wanted = run.facts.query, query.output_tokens_max
+    most = limits.output_tokens_max if wanted is None else min(limits.output_tokens_max, wanted)
+    most = run.window(models[0]).cap(size, most)
+    input_tokens = input_tokens_bound(size, limits.input_overhead_tokens)
+    if query.origin == "last":
+        # A shorter answer is better than none.
+        most = min(_covered(run, run.facts.prices[model], input_tokens, most) for model in models)
+    return _dearest(run, models, input_tokens, most)
 
 
 def _dearest(run: RunState, models: Sequence[str], input_tokens: int, output_tokens_max: int) -> Charge:

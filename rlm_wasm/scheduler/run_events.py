@@ -92,6 +92,8 @@ def query_rerouted(run: RunState, request: OpenRequest, given: ProviderFailed) -
         "sent": given.sent,
         "throttled": given.throttled,
         "retry_after_ms": given.retry_after_ms,
+        "reserved_output_tokens": request.charge.output_tokens,
+        "reserved_cost_microdollars": request.charge.cost_microdollars,
         **_usage(given.usage),
     }
     return data | _error(run, given.error)

@@ -32,6 +32,9 @@ class OpenRequest:
     timeout_ms: int
     deadline_ns: int
     deadline_timer: str
+    # The models that may still answer, in order: the first is asked, the next one where that does not answer.
+    models: tuple[str, ...]
+    size: int  # of the prompt, as prompt_bytes has it
     state: RequestState = RequestState.RECEIVED
     attempt: int = 0  # number of the attempt under way, or of the last one
     sent_ns: int = 0  # when it began
@@ -39,18 +42,20 @@ class OpenRequest:
     assumed: bool = False  # whether `billed` holds a reservation instead of a bill
     # An answer that a cap cut off, while a larger one is tried: it stands if that comes to nothing.
     cut: Completed | None = None
-    # The models that may answer, in order: the first is asked, each next one where that one does not answer.
-    models: tuple[str, ...] = ()
-    model: str = ""
     # What came of asking a cache for the answer.
     cache: CacheUse | None = None
-    tries: int = 0  # how many attempts of this model there were
+    tries: int = 0  # how many attempts of the first model there were
     _reservation: int | None = None
 
     @property
     def request_id(self) -> RequestId:
         """The host's number for it."""
         return self.query.request_id
+
+    @property
+    def model(self) -> str:
+        """The one that is asked."""
+        return self.models[0]
 
     @property
     def backoff_timer(self) -> str:

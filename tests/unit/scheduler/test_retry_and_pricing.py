@@ -13,6 +13,7 @@ from rlm_wasm.scheduler.messages import TOKENS_PLAUSIBLE_MAX, Message, Usage
 from rlm_wasm.scheduler.pricing import (
     cost_microdollars,
     input_tokens_bound,
+    prompt_bytes,
     reservation_charge,
     usage_charge,
     usage_or_estimate,
@@ -50,13 +51,13 @@ def test_jitter_is_in_the_unit_interval(seed: int, request: int, attempt: int) -
 @given(st.lists(st.text(max_size=50), max_size=5), st.integers(0, 100))
 def test_the_input_bound_covers_a_token_for_each_byte(texts: list[str], overhead: int) -> None:
     messages = [Message("user", text) for text in texts]
-    assert input_tokens_bound(messages, overhead) >= overhead + sum(
+    assert input_tokens_bound(prompt_bytes(messages), overhead) >= overhead + sum(
         len(text.encode("utf-8", "surrogatepass")) for text in texts
     )
 
 
 def test_the_input_bound_of_a_lone_surrogate_is_a_number() -> None:
-    assert input_tokens_bound([Message("user", "\ud800")], 0) == len("user") + 3
+    assert input_tokens_bound(prompt_bytes([Message("user", "\ud800")]), 0) == len("user") + 3
 
 
 @given(st.integers(0, 10**9), st.integers(0, 10**9), st.integers(0, 10**9), st.integers(0, 10**9))

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from rlm_wasm.errors import WindowExceeded
 from rlm_wasm.ids import RequestId
 from rlm_wasm.limits import ModelPrice
 from rlm_wasm.scheduler.effects import SendQuery
@@ -87,6 +88,10 @@ def test_one_at_its_limit_is_replaced_at_once_and_the_last_one_waits() -> None:
     assert driver.timer_due_ms("query_backoff:1") == 500
 
 
+def caps(driver: Driver) -> list[tuple[str, int]]:
+    return [(effect.model, effect.output_tokens_max) for effect in of(SendQuery, driver.said)]
+
+
 def test_what_the_budget_does_not_cover_is_not_asked() -> None:
     # One attempt may cost 2,150 with the dear one in reserve; the first has cost 430 of 2,200.
     driver = begun({"m": ("a:dear",)}, cost_microdollars_max=2_200)
@@ -107,10 +112,48 @@ def test_a_late_bill_is_at_the_price_of_the_model_that_was_asked() -> None:
     assert line(driver, D.COST) == (2 * 10 + 3 * 20, 0)
 
 
-def test_a_longer_attempt_is_reserved_for_the_dearest_too() -> None:
+def test_a_longer_attempt_is_reserved_for_whom_it_is_asked_of_alone() -> None:
     driver = begun({"m": ("a:dear",)}, query={"output_tokens_retry_max": 200})
     driver.give(query(1), answered(1, usage=Usage(1, 100))._replace(finish=FinishReason.LENGTH))
-    assert line(driver, D.COST) == (2 + 400, 15 * 10 + 200 * 20)
+    assert line(driver, D.COST) == (2 + 400, 15 * 2 + 200 * 4)
+    effects = driver.give(failed(1, 2, retryable=False, sent=True))
+    assert responses(effects) == {1: Completed("yes", Usage(1, 100), FinishReason.LENGTH)}
+    assert asked(driver) == ["m", "m"]
+    assert line(driver, D.COST) == (2 + 400 + 15 * 2 + 200 * 4, 0)
+
+
+@pytest.mark.threat("T-020")
+def test_nothing_is_reserved_for_those_that_were_asked_already() -> None:
+    # The dear one may have cost 2,150 of 2,300; the cheap one costs 115 at the most.
+    driver = begun({"a:dear": ("b:cheap",)}, cost_microdollars_max=2_300)
+    driver.give(query(1, model="a:dear"), failed(1, 1, retryable=False, sent=True))
+    assert asked(driver) == ["a:dear", "b:cheap"]
+    assert line(driver, D.COST) == (2_150, 115)
+    [told] = driver.events("query_rerouted")
+    assert (told.data["reserved_output_tokens"], told.data["reserved_cost_microdollars"]) == (100, 115)
+    effects = driver.give(answered(1, 2))  # nobody says what it cost
+    assert responses(effects) == {1: Completed("yes", None)}
+    assert line(driver, D.COST) == (2_265, 0)
+
+
+def test_the_cap_is_what_fits_the_window_of_whom_it_is_sent_to() -> None:
+    prompt = "x" * 200
+    windows = {"m": 100_000, "b:cheap": 90}
+    driver = Driver()
+    driver.give(started(prices=PRICES, windows=windows, routing=Routing.of({"m": ("b:cheap",)}, None)))
+    driver.give(query(1, prompt=prompt), failed(1, 1, retryable=False))
+    driver.give(query(2, prompt=prompt, model="b:cheap"))
+    assert caps(driver) == [("m", 100), ("b:cheap", 64), ("b:cheap", 64)]
+    assert driver.events("query_rerouted")[0].data["reserved_output_tokens"] == 64
+
+
+def test_a_cap_that_was_made_smaller_for_one_model_is_not_the_next_ones() -> None:
+    driver = begun({"m": ("b:cheap",)}, query={"output_tokens_max": 500})
+    refused = failed(1)._replace(error=WindowExceeded("too long", answer_tokens_max=80), retryable=False)
+    driver.give(query(1), refused, fired("query_backoff:1"), failed(1, 2, retryable=False))
+    assert caps(driver) == [("m", 500), ("m", 80), ("b:cheap", 500)]
+    driver.give(query(2, output_tokens_max=30), failed(2, 1, retryable=False))
+    assert caps(driver)[3:] == [("m", 30), ("b:cheap", 30)]
 
 
 @pytest.mark.parametrize(
