@@ -243,6 +243,7 @@ KINDS: Final[dict[str, Kind]] = {
             "attempt": Field("int", "the one that was cut off"),
             **_REPORTED,
             "finish": Field("str", "length"),
+            "cache": _CACHE,
             "reserved_output_tokens": Field("int", "an upper bound of the next attempt"),
             "reserved_cost_microdollars": Field("int", "an upper bound of the next attempt"),
             "text": Field("str", "the answer as it is", text=True, optional=True),

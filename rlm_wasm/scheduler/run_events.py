@@ -115,6 +115,7 @@ def query_lengthened(run: RunState, request: OpenRequest, cut: Completed) -> Dat
         "attempt": request.attempt,
         **_usage(cut.usage),
         "finish": FinishReason.LENGTH.value,
+        "cache": request.cache,
         "reserved_output_tokens": request.charge.output_tokens,
         "reserved_cost_microdollars": request.charge.cost_microdollars,
     }

@@ -50,6 +50,14 @@ def recorded_policy(**sections: dict[str, Any]) -> Policy:
     return small_policy(**{**sections, **RECORDED})
 
 
+def with_cache(policy: Policy, folder: Path) -> Policy:
+    cache = {"file": str(folder / "answers.db"), "entries_max": 9, "bytes_max": 99_999, "sampled": False}
+    exact = {"temperature": 0}
+    return policy.replace(
+        cache=cache, models={"settings": {"openai:gpt-5": exact, "openai:gpt-5-mini": exact}}
+    )
+
+
 @pytest.fixture
 def script(tmp_path: Path) -> Script:
     return Script(tmp_path)
@@ -239,7 +247,10 @@ async def test_silence_and_estimates_replay_to_the_same_bytes(
     assert [answer.error.__class__.__name__ for answer in Recording.open(log).answers()][:2] == ["NoText"] * 2
 
 
-async def test_answers_that_were_cut_off_are_asked_for_again_and_replay(server: Loopback, log: Path) -> None:
+@pytest.mark.parametrize("cached", [False, True])
+async def test_answers_that_were_cut_off_are_asked_for_again_and_replay(
+    server: Loopback, log: Path, tmp_path: Path, cached: bool
+) -> None:
     """One comes whole with the larger cap, one fails then, so that its cut text stands."""
     asked: list[tuple[str, int]] = []
 
@@ -262,6 +273,8 @@ async def test_answers_that_were_cut_off_are_asked_for_again_and_replay(server: 
     )
     server.behaviour = behave
     policy = policy_at(server, **RECORDED, query={"output_tokens_max": 512, "output_tokens_retry_max": 900})
+    if cached:
+        policy = with_cache(policy, tmp_path)
     first = policy.query.output_tokens_max
     answer = await record(log, policy, None, environ=ENVIRON)
     assert answer == "['whole', 'cut', False, True]"
@@ -339,10 +352,7 @@ async def test_answers_of_a_cache_cost_nothing_are_each_tenants_own_and_replay(
 
     source = "FINAL(llm_query_batched(['a', 'cut']) + llm_query_batched(['a']))"
     server.behaviour = behave
-    policy = policy_at(server, **RECORDED).replace(
-        cache={"file": str(tmp_path / "answers.db"), "entries_max": 9, "bytes_max": 99_999, "sampled": False},
-        models={"settings": {"openai:gpt-5": {"temperature": 0}, "openai:gpt-5-mini": {"temperature": 0}}},
-    )
+    policy = with_cache(policy_at(server, **RECORDED), tmp_path)
     asked: list[int] = []
     with JsonlSink(log) as sink:
         async with running(policy, environ=ENVIRON) as runtime:

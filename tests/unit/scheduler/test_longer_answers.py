@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from rlm_wasm.outcomes import StopReason
+from rlm_wasm.replay.recorded_event import cause_of
 from rlm_wasm.scheduler.effects import SendQuery
 from rlm_wasm.scheduler.inputs import ProviderAnswered, RunCancelled, RunEnded
 from rlm_wasm.scheduler.ledger import Dimension
-from rlm_wasm.scheduler.messages import FinishReason, Usage
+from rlm_wasm.scheduler.messages import CacheUse, FinishReason, Usage
 from rlm_wasm.scheduler.request import Completed
 from tests.support.core_facts import RUN, budget, query, query_limits, started
 from tests.support.scheduler_driver import Driver, answered, failed, fired, of, responses, sent
@@ -52,6 +53,18 @@ def test_it_is_asked_for_once_more_with_the_larger_cap_and_both_are_charged() ->
     assert (told.data["reported_output_tokens"], told.data["finish"]) == (100, "length")
     [end] = driver.events("query_answered")
     assert (end.data["attempts"], end.data["output_tokens"], end.data["longer"]) == (2, 260, None)
+
+
+@pytest.mark.parametrize("cache", ["hit", "miss", None])
+def test_the_log_tells_what_a_cache_had_of_the_answer_that_was_cut(cache: CacheUse | None) -> None:
+    driver = Driver()
+    driver.give(started(query=query_limits(output_tokens_retry_max=300), texts=True), query(1))
+    given = cut(1)._replace(cache=cache)
+    driver.give(given)
+    [told] = driver.events("query_lengthened")
+    assert told.data["cache"] == cache
+    assert cause_of(told, stopped=False) == given, "a replay is given the same"
+    assert spent(driver)[Dimension.CALLS] == int(cache != "hit")
 
 
 def test_a_second_cut_is_not_the_first_of_many() -> None:
