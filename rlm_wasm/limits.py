@@ -89,8 +89,8 @@ Count: TypeAlias = Annotated[int, Range(gt=0, le=10_000_000)]
 SmallCount: TypeAlias = Annotated[int, Range(gt=0, le=10_000)]
 CountOrNone: TypeAlias = Annotated[int, Range(ge=0, le=10_000_000)]
 Percent: TypeAlias = Annotated[int, Range(gt=0, le=100)]
-# Half of a budget is the most that can wait for its last question.
 WindowTokens: TypeAlias = Annotated[int, Range(ge=256, le=100_000_000)]
+# Half of a budget is the most that can wait for its last question.
 ReservePercent: TypeAlias = Annotated[int, Range(ge=0, le=50)]
 Attempts: TypeAlias = Annotated[int, Range(gt=0, le=20)]
 # 0 means no child runs at all.

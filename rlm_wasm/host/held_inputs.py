@@ -10,6 +10,7 @@ from typing import Final, Protocol
 from rlm_wasm.errors import UsageError
 from rlm_wasm.folder_text import FolderText
 from rlm_wasm.host.input_file import InputFile
+from rlm_wasm.protocol.input_reads import NUMBERS
 from rlm_wasm.protocol.input_value import FILE_NAME_BYTES_MAX, HeldInput
 
 # So many files a session's inputs can be: several folders of as many as one may have.
@@ -148,7 +149,7 @@ class HeldInputs:
         The files of a folder have the numbers from that one on.
 
         Raises:
-            UsageError: no file can be called so, or there are too many.
+            UsageError: no file can be called so, there are too many, or there were in all.
         """
         raw = file.encode("utf-8", "replace")
         if not 0 < len(raw) <= FILE_NAME_BYTES_MAX or b"/" in raw or b"\0" in raw or raw in (b".", b".."):
@@ -158,6 +159,8 @@ class HeldInputs:
         if len(self._sources) - replaced + len(sources) > INPUTS_MAX:
             raise UsageError(f"a session has at most {INPUTS_MAX} inputs")
         numbers = range(self._last + 1, self._last + 1 + max(1, len(sources)))
+        if numbers.stop > NUMBERS:
+            raise UsageError("a session has had all the inputs that it can number")
         self._last = numbers[-1]
         self._entries[numbers[0]] = _Held(variable, raw, numbers)
         self._sources |= zip(numbers, sources, strict=False)

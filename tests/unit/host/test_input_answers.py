@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlm_wasm.errors import UsageError
+from rlm_wasm.folder_text import FolderText
 from rlm_wasm.host import held_inputs, input_answers
 from rlm_wasm.host.held_inputs import HeldInputs
 from rlm_wasm.host.input_answers import answer, is_at_hand
@@ -276,6 +277,20 @@ def test_so_many_inputs_there_are_at_most(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(UsageError):
         inputs.add("v3", "0", b"")  # which is v0's still
     kept(inputs, "v0", "0", b"")
+
+
+def test_numbers_that_a_guest_cannot_name_are_given_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is given once, though the input of the one before it is gone."""
+    monkeypatch.setattr(held_inputs, "NUMBERS", 4)
+    inputs = HeldInputs()
+    assert [kept(inputs, "a", "a", b"x") for _ in range(2)] == [1, 2]
+    refused = "has had all the inputs that it can number"
+    with pytest.raises(UsageError, match=refused):
+        inputs.add("d", "d", FolderText.of({"b": "1", "c": "2"}))
+    assert kept(inputs, "a", "a", b"y") == 3
+    with pytest.raises(UsageError, match=refused):
+        inputs.add("a", "a", b"z")
+    assert is_there(inputs, 3)
 
 
 def test_a_fork_has_the_inputs_of_its_origin_and_its_own() -> None:
