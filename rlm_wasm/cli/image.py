@@ -123,7 +123,7 @@ def _resolved(
     known, _ = read_lock(lock_file(guest_dir(), _BUILT_IN))
     series = ".".join(guest.facts.cpython.split(".")[:2])
     with tempfile.TemporaryDirectory() as offers, tempfile.TemporaryDirectory() as folder:
-        offered = offer(known.packages, store, Path(offers))
+        offered = offer(known.packages, store, Path(offers), progress.note)
         packages, left_out = resolve(wanted, series, Path(offers), offered, Path(folder))
         store_files(packages, store, Path(folder))
     for package in left_out:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+_MISSING: Final = "No module named pip"
 # pip does builds, hooks and repositories in processes of their own, and does without the few others that it
 # asks about the machine: a PermissionError is what starting those may raise anyway.
 _ALONE: Final = """
@@ -31,6 +32,10 @@ runpy.run_module("pip", run_name="__main__", alter_sys=True)
 
 class PipFailed(Exception):
     """pip could not be run, or did not bring the files; the text is its reason."""
+
+
+class PipMissing(PipFailed):
+    """The running Python has no pip."""
 
 
 def pip_download(arguments: Sequence[str], *, seconds_max: int) -> None:
@@ -58,6 +63,8 @@ def _run(program: Sequence[str], arguments: Sequence[str], seconds_max: int, env
     except (OSError, subprocess.TimeoutExpired) as error:
         raise PipFailed(str(error)) from error
     if done.returncode != 0:
+        if done.stderr.rstrip().endswith(_MISSING):
+            raise PipMissing(f"{sys.executable} has no pip")
         raise PipFailed(_reason(done.stderr or done.stdout) or f"exit status {done.returncode}")
 
 

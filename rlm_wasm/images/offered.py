@@ -9,11 +9,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from rlm_wasm.guestbuild.sources import SourceStore
+from rlm_wasm.guestbuild.sources import SourceStore, SourceUnavailable
 from rlm_wasm.images.lock import LockedPackage
 from rlm_wasm.images.source_package import read_sources
 from rlm_wasm.images.wheel import Wheel
@@ -23,16 +23,24 @@ _WHEEL: Final = "Wheel-Version: 1.0\nGenerator: rlm-wasm\nRoot-Is-Purelib: true\
 _DATE: Final = (1980, 1, 1, 0, 0, 0)
 
 
-def offer(packages: Sequence[LockedPackage], store: SourceStore, folder: Path) -> dict[str, LockedPackage]:
+def offer(
+    packages: Sequence[LockedPackage], store: SourceStore, folder: Path, note: Callable[[str], None]
+) -> dict[str, LockedPackage]:
     """Write a wheel into `folder` for each package that is taken from sources; return those by file name.
 
+    One whose sources cannot be had is left out, which `note` is told: few images need it.
+
     Raises:
-        GuestBuildError: the sources could not be had, or are damaged.
+        GuestBuildError: the sources are damaged.
     """
     offered = {}
     for package in packages:
         if package.modules:
-            path = store.fetch(package.file)
+            try:
+                path = store.fetch(package.file)
+            except SourceUnavailable:
+                note(f"{package.name} is not there for packages that need it: its sources could not be had")
+                continue
             wheel = read_sources(path, package.name, package.version, package.licence, package.modules)
             name = f"{package.name}-{package.version}-py3-none-any.whl"
             write_wheel(folder / name, wheel)

@@ -15,7 +15,7 @@ from typing import Final
 
 from rlm_wasm.errors import GuestBuildError, UsageError
 from rlm_wasm.guestbuild.manifest import PinnedFile
-from rlm_wasm.guestbuild.pip import PipFailed, pip_download
+from rlm_wasm.guestbuild.pip import PipFailed, PipMissing, pip_download
 from rlm_wasm.images.lock import PACKAGES_MAX, LockedPackage
 from rlm_wasm.images.wheel import canonical, read_wheel
 
@@ -50,7 +50,8 @@ def resolve(
     provides them.
 
     Raises:
-        GuestBuildError: there is no such package, or no wheel of pure Python of it or of what it needs.
+        GuestBuildError: there is no such package, or no wheel of pure Python of it or of what it needs; or
+            there is no pip.
     """
     arguments = [
         "--only-binary=:all:", "--implementation=py", "--abi=none", "--platform=any",
@@ -58,6 +59,11 @@ def resolve(
     ]  # fmt: skip
     try:
         pip_download(arguments, seconds_max=_SECONDS_MAX)
+    except PipMissing as error:
+        raise GuestBuildError(
+            f"the wheels of packages are found by pip, and {error}",
+            hint="install it (python -m ensurepip), or make the image from a lock, with --lock",
+        ) from error
     except PipFailed as error:
         raise GuestBuildError(
             f"no wheels of pure Python for {', '.join(wanted)}: {error}",

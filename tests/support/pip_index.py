@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -29,16 +30,22 @@ def make_sdist(path: Path, trace: Path, *, complete: bool = False) -> Path:
     text = f"open({str(trace)!r}, 'w')\n"
     needs = 'requires = []\nbackend-path = ["."]' if complete else 'requires = ["absent"]'
     system = f'[build-system]\n{needs}\nbuild-backend = "mesonpy"\n'
-    with tarfile.open(path, "w:gz") as archive:
-        for name, content in {
-            "pyproject.toml": system,
-            "PKG-INFO": "Metadata-Version: 2.1\nName: arrays\nVersion: 1.0\n",
-            "mesonpy.py": text,
-            "setup.py": text,
-        }.items():
-            info = tarfile.TarInfo(f"arrays-1.0/{name}")
+    files = {
+        "pyproject.toml": system,
+        "PKG-INFO": "Metadata-Version: 2.1\nName: arrays\nVersion: 1.0\n",
+        "mesonpy.py": text,
+        "setup.py": text,
+    }
+    return write_tar(path, {f"arrays-1.0/{name}": content.encode() for name, content in files.items()})
+
+
+def write_tar(path: Path, files: Mapping[str, bytes]) -> Path:
+    """Write an archive of these files, packed if its name says so."""
+    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
             info.size = len(content)
-            archive.addfile(info, io.BytesIO(content.encode()))
+            archive.addfile(info, io.BytesIO(content))
     return path
 
 

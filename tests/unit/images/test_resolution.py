@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import sys
+import venv
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,15 @@ def test_what_a_package_needs_comes_with_it_and_what_the_guest_has_does_not(
 def test_a_package_that_is_nowhere_is_one_line_with_what_pip_says(tmp_path: Path, index: Path) -> None:
     with pytest.raises(GuestBuildError, match=r"^no wheels of pure Python for absent: [^\n]*absent[^\n]*$"):
         resolved(tmp_path, "absent")
+
+
+def test_a_python_without_pip_says_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    venv.create(tmp_path / "venv", with_pip=False, symlinks=True)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "venv" / "bin" / "python"))
+    with pytest.raises(
+        GuestBuildError, match=r"^the wheels of packages are found by pip, and \S+/python has no pip$"
+    ):
+        resolved(tmp_path, "thing")
 
 
 @pytest.mark.threat("T-270")
