@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
 from rlm_wasm.artifacts.guest import FACTS_FILE, load_guest
+from rlm_wasm.artifacts.image import IMAGES_FOLDER
+from rlm_wasm.artifacts.publishing import publish
 from rlm_wasm.errors import ArtifactError, GuestBuildError
 from rlm_wasm.guestbuild.assembly import RAW_FILE
 from rlm_wasm.guestbuild.build_context import BuildContext, Train
@@ -31,7 +32,6 @@ _PREPARE_SECONDS: Final = 10
 # Other guests that are kept: of older versions, and of checkouts that share the cache. 60 MB each.
 _KEEP_GUESTS: Final = 7
 _PATH: Final = re.compile(r"[\w/.+@~-]+")
-_TEMPORARY: Final = ".making-"
 
 
 class Prepare(Protocol):
@@ -94,12 +94,15 @@ def build_guest(
         raw = stages.ensure(last) / RAW_FILE
         progress.begin("image", "starting the interpreter once and taking its memory")
         packages = tuple(pin.name for pin in recipe.packages)
-        _publish(
-            folder,
-            lambda making: prepare(
-                raw, making, recipe=last.key, cpython=recipe.cpython.version, packages=packages
-            ),
-        )
+
+        def fill(making: Path) -> None:
+            prepare(raw, making, recipe=last.key, cpython=recipe.cpython.version, packages=packages)
+
+        with storing("the guest", folder.parent):
+            folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Those that are of another guest's memory are refused when they are looked for.
+            publish(folder, fill, keep=(IMAGES_FOLDER,))
+        _prune(folder)
         progress.end()
         return Built(folder, recipe, last.key, reused=False)
 
@@ -127,23 +130,6 @@ def _is_whole(folder: Path) -> bool:
     except (ArtifactError, OSError):
         return False
     return True
-
-
-def _publish(folder: Path, fill: Callable[[Path], object]) -> None:
-    with storing("the guest", folder.parent):
-        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for stale in folder.parent.glob(f"{_TEMPORARY}*"):
-            shutil.rmtree(stale, ignore_errors=True)
-        temporary = folder.parent / f"{_TEMPORARY}{secrets.token_hex(6)}"
-        temporary.mkdir(mode=0o700)
-        try:
-            fill(temporary)
-            if folder.exists():
-                shutil.rmtree(folder)
-            os.replace(temporary, folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    _prune(folder)
 
 
 def _prune(folder: Path) -> None:

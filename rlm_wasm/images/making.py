@@ -5,8 +5,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import secrets
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,9 +18,11 @@ from rlm_wasm.artifacts.image import (
     ImageManifest,
     ImagePackage,
     PackagesImage,
+    image_names,
     load_image,
     save_image,
 )
+from rlm_wasm.artifacts.publishing import publish
 from rlm_wasm.errors import ArtifactError, GuestBuildError
 from rlm_wasm.guestbuild.progress import BuildProgress
 from rlm_wasm.guestbuild.sources import SourceStore
@@ -31,7 +31,6 @@ from rlm_wasm.images.lock import ImageLock, LockedPackage
 from rlm_wasm.images.source_package import read_sources
 from rlm_wasm.images.wheel import UNPACKED_BYTES_MAX, Wheel, canonical, read_wheel
 
-_TEMPORARY: Final = ".making-"
 IMAGES_MAX: Final = 16
 
 
@@ -90,6 +89,7 @@ def _make(
             found.manifest.lock_sha256,
         ) == (packages, lock.preload, lock_sha256):
             return MadeImage(found, reused=True)
+    _require_room(guest, name)
     progress.begin("packages", "fetching and reading the packages")
     files = unpacked(lock, store, guest.facts.cpython)
     progress.end()
@@ -107,7 +107,13 @@ def _make(
         preload=lock.preload,
         packages=packages,
     )
-    _publish(guest, name, manifest, memory)
+    root = guest.folder / IMAGES_FOLDER
+    with storing("the image", root):
+        publish(
+            root / name,
+            lambda folder: save_image(folder, manifest, memory, guest),
+            mode=0o755 if guest.shared else 0o700,
+        )
     progress.end()
     return MadeImage(load_image(guest, name), reused=False)
 
@@ -199,24 +205,10 @@ def _make_folder(folder: Path, guest: Guest) -> None:
     folder.chmod(0o755 if guest.shared else 0o700)
 
 
-def _publish(guest: Guest, name: str, manifest: ImageManifest, memory: bytes) -> None:
+def _require_room(guest: Guest, name: str) -> None:
     root = guest.folder / IMAGES_FOLDER
-    with storing("the image", root):
-        others = [
-            path for path in root.iterdir() if path.name not in (name,) and not path.name.startswith(".")
-        ]
-        if len(others) >= IMAGES_MAX:
-            raise GuestBuildError(
-                f"there are {len(others)} images already", hint=f"remove one: rm -r {others[0]}"
-            )
-        for stale in root.glob(f"{_TEMPORARY}*"):
-            shutil.rmtree(stale, ignore_errors=True)
-        temporary = root / f"{_TEMPORARY}{secrets.token_hex(6)}"
-        _make_folder(temporary, guest)
-        try:
-            save_image(temporary, manifest, memory, guest)
-            if (root / name).exists():
-                shutil.rmtree(root / name)
-            os.replace(temporary, root / name)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    others = [each for each in image_names(guest) if each != name]
+    if len(others) >= IMAGES_MAX:
+        raise GuestBuildError(
+            f"there are {len(others)} images already", hint=f"remove one: rm -r {root / others[0]}"
+        )

@@ -162,6 +162,16 @@ def test_a_damaged_guest_is_prepared_again(tmp_path: Path, recipe: Recipe, name:
     verify_guest(load_guest(folder), recipe.manifest.boundary)
 
 
+def test_the_images_over_a_guest_outlive_its_preparation(tmp_path: Path, recipe: Recipe) -> None:
+    folder = build(tmp_path, recipe, Preparing()).folder
+    image = folder / "images" / "mine" / "packages.img"
+    image.parent.mkdir(parents=True)
+    image.write_bytes(b"memory")
+    (folder / CODE_FILE).unlink()
+    assert not build(tmp_path, recipe, Preparing()).reused
+    assert image.read_bytes() == b"memory"
+
+
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), ArtifactError("initialisation failed")])
 def test_a_failed_preparation_publishes_nothing(tmp_path: Path, recipe: Recipe, stop: BaseException) -> None:
     with pytest.raises(type(stop)):

@@ -145,5 +145,6 @@ def test_there_are_not_more_images_than_may_be(guest: Guest, store: SourceStore,
     for number in range(IMAGES_MAX):
         make_image(guest, f"image{number}", lock, store, Sealing(), Silent())
     with pytest.raises(GuestBuildError, match=f"there are {IMAGES_MAX} images already"):
-        make_image(guest, "more", lock, store, Sealing(), Silent())
+        make_image(guest, "more", lock, store, seal := Sealing(), Silent())
+    assert seal.given == []
     make_image(guest, "image3", lock, store, Sealing(), Silent(), force=True)
