@@ -27,6 +27,10 @@ class UsageError(RlmWasmError):
     """The caller asked for something that cannot be: an unreadable file, an unknown model name."""
 
 
+class ResumeCancelled(RlmWasmError):
+    """A run that is taken up was cancelled while its log was repeated: nothing new of it has happened."""
+
+
 class InputError(UsageError):
     """A file or folder cannot be read as an input. ``file`` is its name as it was given.
 

@@ -9,7 +9,7 @@ from typing import BinaryIO, Final
 
 from rlm_wasm.audit.catalogue import fault_of
 from rlm_wasm.audit.line import decode_line, encode_line
-from rlm_wasm.audit.log_lock import is_being_written
+from rlm_wasm.audit.log_lock import why_not_taken_up
 from rlm_wasm.audit.shape import shape_fault
 from rlm_wasm.errors import UsageError
 from rlm_wasm.events import Event
@@ -56,8 +56,8 @@ def read_events(
     name = os.fspath(path)
     try:
         with open(name, "rb") as file:
-            if killed and is_being_written(file.fileno()):
-                raise EventLogError(name, 0, "a process writes this log: its run is not over")
+            if killed and (why := why_not_taken_up(file.fileno())) is not None:
+                raise EventLogError(name, 0, why)
             yield from _events(name, _lines(name, file, bytes_max, killed=killed), events_max)
     except OSError as exc:
         raise EventLogError(name, 0, f"cannot be read: {exc.strerror}") from exc

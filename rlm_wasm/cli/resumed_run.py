@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from rlm_wasm.cli import output
 from rlm_wasm.cli.early_interrupt import ready
-from rlm_wasm.cli.exit_codes import INTERRUPTED, of_run
+from rlm_wasm.cli.exit_codes import INTERRUPTED, ExitCode, of_run
 from rlm_wasm.cli.inputs import InputOptions, spare_what_is_read
 from rlm_wasm.cli.progress import RunProgress
 from rlm_wasm.cli.question import show
+from rlm_wasm.errors import ResumeCancelled
 
 if TYPE_CHECKING:
     from rlm_wasm.events import Event
@@ -55,6 +56,10 @@ def take_up(
         async def main() -> RunResult:
             return await interruptible(run.drive, lambda: run.cancel(INTERRUPTED))
 
-        result = anyio.run(main)
+        try:
+            result = anyio.run(main)
+        except ResumeCancelled as cancelled:
+            output.failure(cancelled.message, cancelled.hint)
+            return int(ExitCode.INTERRUPTED)
     show(result, Inputs(()), as_json=as_json)
     return int(of_run(result.stop, partial=result.partial))

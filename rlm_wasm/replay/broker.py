@@ -106,10 +106,15 @@ class ReplayBroker(Broker):
         """Perform an input's effects as far as they stay inside; with the last one, go on as recorded."""
         for effect in self._scheduler.handle(self._recorded.restated(given), self.clock()):
             self._recorded.performed(effect)
-            if not isinstance(effect, _OUTSIDE):
+            if isinstance(effect, _OUTSIDE):
+                self._outside(effect)
+            else:
                 self._performs[type(effect)](effect)
         if not self._inputs:
             self._follow()
+
+    def _outside(self, effect: SendQuery | CancelQuery | SetTimer | ClearTimer) -> None:
+        """Do what reaches outside: nothing, here. Who goes on behind the recording has to know of it."""
 
     def _follow(self) -> None:
         """Let come from outside what the recording has next; end the run where it has nothing more."""

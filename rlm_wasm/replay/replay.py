@@ -7,15 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NoReturn
 
-import anyio
-
-from rlm_wasm.api.runtime import Runtime
 from rlm_wasm.api.snapshot import Snapshot
-from rlm_wasm.api.world import World
-from rlm_wasm.artifacts.process_guest import process_guest
 from rlm_wasm.audit.catalogue import KINDS, unheard_of
 from rlm_wasm.audit.line import encode_line
-from rlm_wasm.engine.broker import HANG_UP_SECONDS_MAX, Router
+from rlm_wasm.engine.broker import Router
 from rlm_wasm.engine.contexts import InputValue
 from rlm_wasm.errors import InternalError
 from rlm_wasm.events import Event
@@ -28,6 +23,7 @@ from rlm_wasm.replay.broker import ReplayBroker
 from rlm_wasm.replay.recorded_event import Difference
 from rlm_wasm.replay.recorded_order import RecordedOrder
 from rlm_wasm.replay.recording import Recording
+from rlm_wasm.replay.repeated_run import RepeatedRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,21 +60,20 @@ async def replay(
         PolicyError: the recorded policy is none of this version's, and no other one is given.
         ArtifactError: no guest is built, or it is not what was built.
     """
-    inputs = recording.inputs(contexts or {})
-    if worker is None:
-        image = (recording.policy if policy is None else policy).sandbox.image
-        process_guest(image)  # one that is missing would else be a difference, where the run says what it had
-    start = recording.snapshot(snapshot)
+    under = recording.policy if policy is None else policy
     unstated = unheard_of(recording.events) | ({} if policy is None else _policy_fields(recording))
     order = RecordedOrder(recording.events, unstated)
-    world = World(
-        worker=worker,
+    run = RepeatedRun(
+        recording,
+        order,
+        under,
+        contexts,
+        snapshot,
         clock=order.now_ns,
-        entropy=lambda count: bytes.fromhex(recording.run_id.removeprefix("run_"))[:count],
         make_broker=partial(ReplayBroker, order),
+        worker=worker,
+        route=_nowhere,
     )
-    runtime = Runtime.in_world(recording.policy if policy is None else policy, world, route=_nowhere)
-
     others: list[int] = []
 
     def compare(event: Event) -> None:
@@ -86,42 +81,10 @@ async def replay(
         if same and encode_line(event) != encode_line(recording.events[event.seq]):
             others.append(event.seq)
 
-    failure: Exception | None = None
-    async with runtime, anyio.create_task_group() as tasks:
-        tasks.start_soon(_end_if_idle, order, runtime, tasks.cancel_scope)
-        try:
-            await runtime.ask(
-                recording.question,
-                inputs,
-                sinks=[compare, *sinks],
-                tenant=recording.tenant,
-                snapshot=start,
-                file_names=recording.file_names,
-            )
-        except Exception as error:  # noqa: BLE001 - raised again below, without the group's wrapping
-            failure = error
-        tasks.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
+    await run.ask([compare, *sinks])
     if others:
         raise InternalError(f"event {others[0]} of a replay is the same in other bytes")
     return Replay(recording.run_id, order.compared, order.difference, order.ended)
-
-
-async def _end_if_idle(order: RecordedOrder, runtime: Runtime, scope: anyio.CancelScope) -> None:
-    """End a replay of which nothing comes for as long as a whole run may take.
-
-    One that waits for what cannot come sees that by itself; this is for what nobody thought of.
-    """
-    idle_ms_max = runtime.policy.run.wall_ms_max
-    seen = -1
-    while seen != order.progress:
-        seen = order.progress
-        await anyio.sleep(idle_ms_max / 1000)
-    order.give_up(idle_ms_max)
-    runtime.cancel("the replay came no further")
-    await anyio.sleep(HANG_UP_SECONDS_MAX)
-    scope.cancel()
 
 
 def answers_from(recording: Recording, *, paced: bool = False) -> Router:

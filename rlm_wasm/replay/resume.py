@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from time import monotonic_ns
 from typing import Final
 
-import anyio
-
-from rlm_wasm.api.runtime import Runtime
 from rlm_wasm.api.snapshot import Snapshot
-from rlm_wasm.api.world import World
-from rlm_wasm.artifacts.process_guest import process_guest
-from rlm_wasm.engine.broker import HANG_UP_SECONDS_MAX, Router
+from rlm_wasm.audit.log_lock import taken_up
+from rlm_wasm.engine.broker import Router
 from rlm_wasm.engine.contexts import InputValue
-from rlm_wasm.errors import UsageError
+from rlm_wasm.errors import ResumeCancelled, UsageError
 from rlm_wasm.events import Event
 from rlm_wasm.host.worker import Worker
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.policy.render import to_toml
 from rlm_wasm.replay.recorded_order import RecordedOrder
 from rlm_wasm.replay.recording import Recording
+from rlm_wasm.replay.repeated_run import RepeatedRun
 from rlm_wasm.replay.resuming_broker import ResumingBroker
 from rlm_wasm.results import RunResult
 
@@ -56,77 +54,55 @@ class ResumedRun:
     ) -> None:
         check_can_be_resumed(recording, policy)
         self._recording: Final = recording
-        self._inputs: Final = recording.inputs(contexts or {})
-        self._start: Final = recording.snapshot(snapshot)
-        if worker is None:
-            # One that is missing would else be a difference, where the run says what it had.
-            process_guest(recording.policy.sandbox.image)
         self._order: Final = RecordedOrder(recording.events)
         self._clock: Final = _LogThenMachine(self._order)
         # One for each: a sink that fails fails alone.
         self._gates: Final = [_HeldEvents(sink) for sink in sinks]
-        recorded = recording.policy
-        self._broker: Final = ResumingBroker(
-            self._order, recording, recorded.permit_limits(), self._clock, self._goes_on
-        )
-        world = World(
-            worker=worker,
+        self._live = False
+        self._cancelled: str | None = None
+        self._run: Final = RepeatedRun(
+            recording,
+            self._order,
+            recording.policy,
+            contexts,
+            snapshot,
             clock=self._clock,
-            entropy=lambda count: bytes.fromhex(recording.run_id.removeprefix("run_"))[:count],
-            make_broker=lambda _permits, _clock: self._broker,
+            make_broker=partial(ResumingBroker, self._order, recording, self._goes_on),
+            worker=worker,
+            environ=environ,
+            route=route,
         )
-        self._runtime: Final = Runtime.in_world(recorded, world, environ=environ, route=route)
 
     async def drive(self) -> RunResult:
         """Return what the run comes to.
 
         Raises UsageError where what the log holds does not come again, as where the guest is another one, or
-        was told the real time; and what `Runtime.ask` raises.
+        was told the real time, and where another process takes the run up; ResumeCancelled where it is
+        cancelled before it goes on; and what `Runtime.ask` raises.
         """
-        recording, result = self._recording, None
-        failure: Exception | None = None
-        async with self._runtime, anyio.create_task_group() as tasks:
-            tasks.start_soon(self._end_if_idle, tasks.cancel_scope)
-            try:
-                result = await self._runtime.ask(
-                    recording.question,
-                    self._inputs,
-                    sinks=[gate.take for gate in self._gates],
-                    tenant=recording.tenant,
-                    snapshot=self._start,
-                    file_names=recording.file_names,
-                )
-            except Exception as error:  # noqa: BLE001 - raised again below, without the group's wrapping
-                failure = error
-            tasks.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
-        if not self._broker.live or result is None:
-            raise _does_not_come_again(recording, self._order)
-        return result
+        recording = self._recording
+        with taken_up(recording.path):
+            result = await self._run.ask([gate.take for gate in self._gates], lambda: not self._live)
+        if self._live and result is not None:
+            return result
+        if self._cancelled is not None:
+            raise ResumeCancelled(
+                f"{recording.path}: {self._cancelled} before the run went on: nothing was asked or written",
+                hint="give the same command again",
+            )
+        raise _does_not_come_again(recording, self._order)
 
     def cancel(self, reason: str = "cancelled") -> None:
-        """Ask the run to end now, with its best partial answer."""
-        self._runtime.cancel(reason)
+        """Ask the run to end now, with its best partial answer; or, while its log is repeated, with none."""
+        if not self._live:
+            self._cancelled = reason
+        self._run.cancel(reason)
 
     def _goes_on(self) -> None:
+        self._live = True
         self._clock.goes_on()
         for gate in self._gates:
             gate.opens()
-
-    async def _end_if_idle(self, scope: anyio.CancelScope) -> None:
-        """End a run of whose log nothing comes again for as long as a whole run may take."""
-        idle_ms_max = self._runtime.policy.run.wall_ms_max
-        seen = -1
-        while not self._broker.live and seen != self._order.progress:
-            seen = self._order.progress
-            await anyio.sleep(idle_ms_max / 1000)
-        if self._broker.live:
-            return
-        self._order.give_up(idle_ms_max)
-        self._runtime.cancel("the log came no further")
-        await anyio.sleep(HANG_UP_SECONDS_MAX)
-        scope.cancel()
 
 
 def check_can_be_resumed(recording: Recording, policy: Policy | None = None) -> None:

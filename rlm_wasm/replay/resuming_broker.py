@@ -16,7 +16,6 @@ from rlm_wasm.replay.recording import Recording
 from rlm_wasm.scheduler.scheduler import (
     CancelQuery,
     ClearTimer,
-    Effect,
     Input,
     Noted,
     ProviderAnswered,
@@ -38,12 +37,12 @@ class ResumingBroker(ReplayBroker):
         self,
         order: RecordedOrder,
         recording: Recording,
+        goes_on: Callable[[], None],
         permits: PermitLimits,
         clock: Callable[[], int],
-        goes_on: Callable[[], None],
     ) -> None:
         super().__init__(order, permits, clock)
-        self.live = False
+        self._live = False
         self._run_id: Final = recording.run_id
         self._goes_on: Final = goes_on
         self._due: dict[tuple[RunId, str], SetTimer] = {}
@@ -56,18 +55,11 @@ class ResumingBroker(ReplayBroker):
         }
 
     def _handle(self, given: Input) -> None:
-        if self.live:
+        if self._live:
             Broker._handle(self, given)
             return
         self._take_back(given)
-        effects = self._scheduler.handle(self._recorded.restated(given), self.clock())
-        for effect in effects:
-            self._recorded.performed(effect)
-            self._keep(effect)
-            if not isinstance(effect, SendQuery | CancelQuery | SetTimer | ClearTimer):
-                self._performs[type(effect)](effect)
-        if not self._inputs:
-            self._follow()
+        super()._handle(given)
 
     def _take_back(self, given: Input) -> None:
         if isinstance(given, TimerFired):
@@ -75,7 +67,7 @@ class ResumingBroker(ReplayBroker):
         elif isinstance(given, ProviderAnswered | ProviderFailed):
             self._under_way.pop((given.request_id, given.attempt), None)
 
-    def _keep(self, effect: Effect) -> None:
+    def _outside(self, effect: SendQuery | CancelQuery | SetTimer | ClearTimer) -> None:
         match effect:
             case SetTimer():
                 self._due[effect.run_id, effect.timer_id] = effect
@@ -87,12 +79,12 @@ class ResumingBroker(ReplayBroker):
                 self._under_way.pop((effect.request_id, effect.attempt), None)
 
     def _end_replay(self) -> None:
-        if self.live:
+        if self._live:
             return
         if not self._recorded.came_to_its_end:
             super()._end_replay()
             return
-        self.live = True
+        self._live = True
         self._goes_on()
         lost = [key for key in self._under_way if key in self._sent]
         data: dict[str, object] = {"events": self._recorded.compared, "in_flight": len(lost)}

@@ -9,10 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.lowlevel
 import pytest
 
 from rlm_wasm.audit.sink import JsonlSink
-from rlm_wasm.errors import ArtifactError, RlmWasmError, UsageError
+from rlm_wasm.errors import ArtifactError, ResumeCancelled, RlmWasmError, UsageError
 from rlm_wasm.events import Event
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.policy.render import to_toml
@@ -225,6 +227,56 @@ async def test_a_log_that_its_run_still_writes_is_left_alone(script: Script, log
             JsonlSink(log)
     assert rows_of(log) == lines
     Recording.open(log, killed=True)
+
+
+async def test_two_that_would_take_up_one_log_do_not_both(server: Loopback, log: Path) -> None:
+    """Both have read it, and nobody wrote it then."""
+    await record(log, policy_at(server, **RECORDED), None, environ=ENVIRON)
+    keep(log, rows_of(log)[:6])
+    first, second = (ResumedRun(Recording.open(log, killed=True), environ=ENVIRON) for _ in range(2))
+    server.requests.clear()
+    refused: list[str] = []
+
+    async def too_late() -> None:
+        with pytest.raises(UsageError) as raised:
+            await second.drive()
+        refused.append(raised.value.message)
+        with pytest.raises(UsageError, match="takes it up"):
+            Recording.open(log, killed=True)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(too_late)
+        result = await first.drive()
+    assert result.answer == "ABC"
+    assert "or takes it up" in refused[0]
+    sent = [line for line in lines_of(log) if line["kind"] == "query_answered"]
+    assert len(server.requests) == result.spent["calls"] - len(sent)
+    Recording.open(log, killed=True)
+
+
+async def test_a_run_that_is_interrupted_while_its_log_is_repeated_says_so_and_its_log_is_as_good_as_before(
+    server: Loopback, log: Path, tmp_path: Path
+) -> None:
+    await record(log, policy_at(server, **RECORDED), None, environ=ENVIRON)
+    keep(log, rows_of(log)[:-4])
+    server.requests.clear()
+    new = tmp_path / "new.jsonl"
+    with JsonlSink(new) as sink:
+        run = ResumedRun(Recording.open(log, killed=True), sinks=[sink.write], environ=ENVIRON)
+
+        async def interrupt() -> None:
+            with anyio.fail_after(60):
+                while run._order.compared < 7:  # its first cell has begun
+                    await anyio.lowlevel.checkpoint()
+            run.cancel("interrupted")
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(interrupt)
+            with pytest.raises(ResumeCancelled, match="interrupted before the run went on: nothing"):
+                await run.drive()
+    assert rows_of(new) == []
+    assert server.requests == []
+    assert (await resumed(log, new)).answer == "ABC"
 
 
 async def test_a_deadline_counts_from_where_the_log_ends(script: Script, log: Path, tmp_path: Path) -> None:
