@@ -17,6 +17,7 @@ from typing import Final
 
 from rlm_wasm.artifacts.guest import MAC_FILE
 from rlm_wasm.artifacts.paths import cache_dir
+from rlm_wasm.artifacts.shipped import LOCK_FILE
 
 # Each folder of a cache, and what its entries are.
 AREAS: Final = {
@@ -27,7 +28,7 @@ AREAS: Final = {
     "logs": "the log of a stage's last build",
 }
 # The file by which those wait for one another who work on an area.
-_LOCKS: Final = {"guests": ".unpacking.lock", "build": "lock", "downloads": "lock", "logs": "lock"}
+_LOCKS: Final = {"guests": LOCK_FILE, "build": "lock", "downloads": "lock", "logs": "lock"}
 # Who began something this long ago has ended, or been ended.
 _LEFT_BEHIND_NS: Final = 24 * 3_600 * 10**9
 # What was used this recently may be being read.

@@ -11,14 +11,11 @@ authenticated by this machine's key, as if it had been built here.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final, get_type_hints
@@ -27,12 +24,15 @@ from rlm_wasm.artifacts import guest as artifact
 from rlm_wasm.artifacts.files import write_private
 from rlm_wasm.artifacts.first_use import once
 from rlm_wasm.artifacts.guest import Guest, image_mac, save_facts
+from rlm_wasm.artifacts.held_lock import held_lock
 from rlm_wasm.errors import ArtifactError
 from rlm_wasm.protocol.guest_facts import GuestFacts
 from rlm_wasm.system.zstd import CompressionParameter, ZstdCompressor, ZstdError, bounded_decompressor
 
 FORMAT: Final = 1
 FACTS_FILE, HASH_FILE, CONTENT_FILE = "guest.json", "guest.json.sha256", "guest.zst"
+# Beside what is unpacked.
+LOCK_FILE: Final = ".unpacking.lock"
 _FILES: Final = (artifact.RAW_FILE, artifact.IMAGE_FILE, artifact.CODE_FILE)
 # The files repeat much of one another, at such distances.
 _WINDOW_LOG: Final = 26
@@ -56,9 +56,10 @@ class ShippedGuest:
         """Make `folder` hold this guest, as if it had been built here; of several who do, one does.
 
         Raises:
-            ArtifactError: the packed guest is damaged, or cannot be written; `folder` is as it was.
+            ArtifactError: the packed guest is damaged, or cannot be written, or another process that unpacks
+                it does not come to an end; `folder` is as it was.
         """
-        with _alone(folder.parent), once("unpacking the guest"):
+        with held_lock(folder.parent / LOCK_FILE), once("unpacking the guest"):
             if _lies_in(folder):  # another process was first
                 return
             making = folder.parent / f".unpacking-{secrets.token_hex(6)}"
@@ -206,17 +207,6 @@ def _lies_in(folder: Path) -> bool:
     except ArtifactError:
         return False
     return True
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold a lock in `folder`: who comes second waits, and finds the work done."""
-    lock = os.open(folder / ".unpacking.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(lock)
 
 
 def _read(path: Path, bytes_max: int) -> bytes:

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from rlm_wasm.artifacts.process_guest import process_guest
 from rlm_wasm.engine.contexts import InputValue, length, recorded_type
 from rlm_wasm.engine.starting_state import StartingState
-from rlm_wasm.errors import ArtifactError, UsageError
+from rlm_wasm.errors import UsageError
+from rlm_wasm.host.guest_search import found_guest
 from rlm_wasm.host.input_file import HASHED_AT_ONCE_BYTES, InputChanged, InputFile
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.policy.render import to_toml
@@ -56,7 +56,8 @@ async def description(
 
     `start` is what its sessions are forked from, and `files` what each input is called in /inputs.
     """
-    code, image = _guest_identity(policy.image)
+    guest = await found_guest(policy.image)
+    code, image = ("", "") if guest is None else guest.identity
     data: dict[str, object] = {
         "version": VERSION,
         "policy_sha256": policy.sha256,
@@ -134,10 +135,3 @@ def _is_writable(value: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _guest_identity(image: str) -> tuple[str, str]:
-    try:
-        return process_guest(image).identity
-    except (ArtifactError, OSError):
-        return "", ""  # told where the guest is wanted, if it is

@@ -20,6 +20,7 @@ from rlm_wasm.errors import HostExhausted, Overloaded, PolicyError, RlmWasmError
 from rlm_wasm.host.cell_slots import CellSlots
 from rlm_wasm.host.connection import Connection
 from rlm_wasm.host.guest_files import guest_files
+from rlm_wasm.host.guest_search import found_guest
 from rlm_wasm.host.liveness import hangs
 from rlm_wasm.host.placement import Isolation, Placement
 from rlm_wasm.host.pool_metrics import PoolCounters, PoolMetrics
@@ -471,6 +472,7 @@ class WorkerPool:
     async def __aenter__(self) -> Self:
         if self._tasks is not None:
             raise UsageError("the worker pool is open already")
+        await found_guest(self._limits.image)  # before anybody on the event loop asks for it
         tasks = anyio.create_task_group()
         await tasks.__aenter__()
         self._tasks = tasks

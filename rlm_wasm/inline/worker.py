@@ -18,6 +18,7 @@ from anyio.lowlevel import current_token
 
 from rlm_wasm.errors import HostExhausted, UsageError
 from rlm_wasm.host.cell_slots import CellSlots
+from rlm_wasm.host.guest_search import found_guest
 from rlm_wasm.host.session import HostSession
 from rlm_wasm.ids import SessionId
 from rlm_wasm.inline.connection import InlineConnection
@@ -133,6 +134,7 @@ class InlineWorker:
                     loop.stop()  # with nobody to wait for it; a guest's turn takes milliseconds
 
     async def __aenter__(self) -> Self:
+        await found_guest(self._image)  # before anybody on the event loop asks for it
         self._closed = False
         return self
 

@@ -14,6 +14,7 @@ from rlm_wasm.engine.broker import Router
 from rlm_wasm.engine.contexts import InputValue
 from rlm_wasm.errors import InternalError
 from rlm_wasm.events import Event
+from rlm_wasm.host.guest_search import found_guest
 from rlm_wasm.host.worker import Worker
 from rlm_wasm.ids import RunId
 from rlm_wasm.policy.model import Policy
@@ -61,6 +62,8 @@ async def replay(
         ArtifactError: no guest is built, or it is not what was built.
     """
     under = recording.policy if policy is None else policy
+    if worker is None:
+        await found_guest(under.sandbox.image)  # not on the event loop; one that is missing is told below
     unstated = unheard_of(recording.events) | ({} if policy is None else _policy_fields(recording))
     order = RecordedOrder(recording.events, unstated)
     run = RepeatedRun(

@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
@@ -21,6 +22,7 @@ import msgspec
 from rlm_wasm.api.run_handle import Run
 from rlm_wasm.api.runtime import Runtime
 from rlm_wasm.api.world import World as Surroundings
+from rlm_wasm.artifacts.process_guest import process_guest
 from rlm_wasm.engine.broker import HANG_UP_SECONDS_MAX, Broker
 from rlm_wasm.errors import ArtifactError, GuestError, PolicyError, RlmWasmError, RuntimeClosed, UsageError
 from rlm_wasm.events import Event, Gap
@@ -84,6 +86,8 @@ class World:
 
     def run(self) -> str:
         """Live through it."""
+        with suppress(ArtifactError):
+            process_guest()  # else the first world of a process would search for it, and no other
         try:
             run_virtual(self._live, self._random, slow=self.plan.slow)
         except Stuck as stuck:
