@@ -20,8 +20,9 @@ from rlm_wasm.cli.build_progress import build_progress
 from rlm_wasm.errors import UsageError
 from rlm_wasm.guestbuild.progress import BuildProgress
 from rlm_wasm.guestbuild.sources import SourceStore
+from rlm_wasm.guestbuild.stage_cache import StageCache
 from rlm_wasm.images.lock import BASE_GUEST, ImageLock, LockedPackage, lock_text, read_lock
-from rlm_wasm.images.making import MadeImage, make_image, store_files
+from rlm_wasm.images.making import WAIT_SECONDS_MAX, MadeImage, make_image, store_files
 from rlm_wasm.images.offered import offer
 from rlm_wasm.images.resolution import checked_wanted, resolve
 
@@ -75,7 +76,10 @@ def image(
     checked_image_name(name)
     guest = find_guest()
     store = SourceStore(cache_dir() / "downloads", local=sources)
-    with build_progress() as progress:
+    with (
+        build_progress() as progress,
+        StageCache(cache_dir() / "build", progress).locked(WAIT_SECONDS_MAX),  # that of the downloads too
+    ):
         lock, lock_sha256 = _lock(name, wanted, preload, lock_path, guest, store, progress)
         made = make_image(
             guest, name, lock, store, seal_packages, progress, lock_sha256=lock_sha256, force=force

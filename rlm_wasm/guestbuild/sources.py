@@ -43,7 +43,10 @@ class _Refused(Exception):
 
 
 class SourceStore:
-    """The folder of downloads. `fetch` returns a file whose hash was checked by this very call."""
+    """The folder of downloads. `fetch` returns a file whose hash was checked by this very call.
+
+    One process writes there at a time: whoever holds the lock of the stages beside it (`StageCache.locked`).
+    """
 
     def __init__(
         self,

@@ -6,7 +6,6 @@ receipt lists what came out, so that a damaged stage is noticed, thrown away and
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from rlm_wasm.artifacts.held_lock import held_lock
 from rlm_wasm.guestbuild.manifest import PinnedFile
 from rlm_wasm.guestbuild.progress import BuildProgress
 from rlm_wasm.guestbuild.sources import hash_file
@@ -64,23 +64,23 @@ class StageCache:
         self._checked: dict[str, Path] = {}
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the cache alone; wait (and say so) while another build holds it."""
+    def locked(self, seconds_max: float | None = None) -> Iterator[None]:
+        """Hold the cache alone, and the downloads; wait (and say so) while another holds it.
+
+        Raises:
+            ArtifactError: another held it for all of `seconds_max`.
+        """
         with storing("the build cache", self._folder):
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                self._progress.note("another build is running on this cache; waiting for it")
-                fcntl.flock(lock, fcntl.LOCK_EX)
+
+        def waiting() -> None:
+            self._progress.note("another build is running on this cache; waiting for it")
+
+        with held_lock(self._folder / "lock", seconds_max=seconds_max, waiting=waiting):
             # Whoever made these is gone: the lock is ours.
             for stale in self._folder.glob(f"{_TEMPORARY}*"):
                 shutil.rmtree(stale, ignore_errors=True)
             yield
-        finally:
-            os.close(lock)
 
     def has(self, stage: Stage) -> bool:
         """Whether `stage` is published and undamaged."""

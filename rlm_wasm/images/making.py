@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from rlm_wasm.artifacts.guest import Guest
+from rlm_wasm.artifacts.held_lock import held_lock
 from rlm_wasm.artifacts.image import (
     FORMAT,
     IMAGES_FOLDER,
@@ -32,6 +32,8 @@ from rlm_wasm.images.source_package import read_sources
 from rlm_wasm.images.wheel import UNPACKED_BYTES_MAX, Wheel, canonical, read_wheel
 
 IMAGES_MAX: Final = 16
+# For another who makes one: far more than that takes.
+WAIT_SECONDS_MAX: Final = 1_800
 
 
 class Seal(Protocol):
@@ -131,16 +133,12 @@ def _alone(guest: Guest, progress: BuildProgress) -> Iterator[None]:
     with storing("the image", root):
         if not root.is_dir():
             _make_folder(root, guest)
-        lock = os.open(root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            progress.note("another image is being made over this guest; waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+
+    def waiting() -> None:
+        progress.note("another image is being made over this guest; waiting for it")
+
+    with held_lock(root / ".lock", seconds_max=WAIT_SECONDS_MAX, waiting=waiting):
         yield
-    finally:
-        os.close(lock)
 
 
 def store_files(packages: Sequence[LockedPackage], store: SourceStore, folder: Path) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from rlm_wasm.artifacts import held_lock as module
 from rlm_wasm.artifacts.held_lock import held_lock
 from rlm_wasm.errors import ArtifactError
 
@@ -29,14 +29,28 @@ def test_who_comes_second_has_it_when_the_first_lets_go(tmp_path: Path) -> None:
     assert had == ["first", "second"]
 
 
-def test_one_that_nobody_lets_go_of_is_an_error_that_names_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "_LOOKS_MAX", 2)
+@pytest.mark.parametrize("seconds_max", [None, 1_800])
+def test_a_wait_is_told_once_and_ends_with_the_others_work(tmp_path: Path, seconds_max: float | None) -> None:
+    told: list[str] = []
+    with ExitStack() as first:
+
+        def waiting() -> None:
+            told.append("waiting")
+            first.close()
+
+        with held_lock(tmp_path / "lock", waiting=waiting):
+            assert told == []
+        first.enter_context(held_lock(tmp_path / "lock"))
+        with held_lock(tmp_path / "lock", seconds_max=seconds_max, waiting=waiting):
+            assert told == ["waiting"]
+
+
+def test_one_that_nobody_lets_go_of_is_an_error_that_names_it(tmp_path: Path) -> None:
     with held_lock(tmp_path / "lock"), pytest.raises(ArtifactError, match="another process holds") as caught:
-        with held_lock(tmp_path / "lock"):
+        with held_lock(tmp_path / "lock", seconds_max=0.01):
             raise AssertionError("it was had twice")
     assert str(tmp_path / "lock") in caught.value.message
+    assert "for 0.01 seconds" in caught.value.message
     assert "fuser" in str(caught.value.hint)
     with held_lock(tmp_path / "lock"):
         pass

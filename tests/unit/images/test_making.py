@@ -7,14 +7,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from rlm_wasm.artifacts.guest import Guest, load_guest
+from rlm_wasm.artifacts.held_lock import held_lock
 from rlm_wasm.artifacts.image import MEMORY_FILE, load_image
+from rlm_wasm.artifacts.paths import cache_dir
+from rlm_wasm.cli import image as command
 from rlm_wasm.errors import ArtifactError, GuestBuildError
 from rlm_wasm.guestbuild.manifest import PinnedFile
 from rlm_wasm.guestbuild.progress import Silent
 from rlm_wasm.guestbuild.sources import SourceStore
-from rlm_wasm.images.lock import ImageLock, LockedPackage
+from rlm_wasm.guestbuild.stage_cache import StageCache
+from rlm_wasm.images import making
+from rlm_wasm.images.lock import ImageLock, LockedPackage, lock_text
 from rlm_wasm.images.making import IMAGES_MAX, MadeImage, make_image
 from tests.support.images import made_guest
 from tests.support.wat_guest import MEMORY_BYTES
@@ -148,3 +154,31 @@ def test_there_are_not_more_images_than_may_be(guest: Guest, store: SourceStore,
         make_image(guest, "more", lock, store, seal := Sealing(), Silent())
     assert seal.given == []
     make_image(guest, "image3", lock, store, Sealing(), Silent(), force=True)
+
+
+def test_an_image_waits_for_another_over_its_guest_and_not_for_ever(
+    guest: Guest, store: SourceStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(guest, store, locked(tmp_path))
+    monkeypatch.setattr(making, "WAIT_SECONDS_MAX", 0.01)
+    with (
+        held_lock(guest.folder / "images" / ".lock"),
+        pytest.raises(ArtifactError, match=r"another process holds the lock \S+/images/\.lock"),
+    ):
+        make(guest, store, locked(tmp_path))
+
+
+def test_the_command_downloads_nothing_while_another_does(
+    guest: Guest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "local").mkdir()
+    package = locked(tmp_path)
+    (tmp_path / "lock.toml").write_text(lock_text(ImageLock("base", (), (package,))), encoding="utf-8")
+    monkeypatch.setattr(command, "find_guest", lambda: guest)
+    monkeypatch.setattr(command, "WAIT_SECONDS_MAX", 0.01)
+    arguments = ["mine", "--lock", str(tmp_path / "lock.toml"), "--sources", str(tmp_path / "local")]
+    with StageCache(cache_dir() / "build", Silent()).locked():
+        ended = CliRunner().invoke(command.image, arguments)
+    assert isinstance(ended.exception, ArtifactError)
+    assert "another process holds" in ended.exception.message
+    assert not (cache_dir() / "downloads").exists()
