@@ -13,9 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
-import shutil
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final, get_type_hints
@@ -25,6 +22,8 @@ from rlm_wasm.artifacts.files import write_private
 from rlm_wasm.artifacts.first_use import once
 from rlm_wasm.artifacts.guest import Guest, image_mac, save_facts
 from rlm_wasm.artifacts.held_lock import held_lock
+from rlm_wasm.artifacts.image import IMAGES_FOLDER
+from rlm_wasm.artifacts.publishing import publish
 from rlm_wasm.errors import ArtifactError
 from rlm_wasm.protocol.guest_facts import GuestFacts
 from rlm_wasm.system.zstd import CompressionParameter, ZstdCompressor, ZstdError, bounded_decompressor
@@ -62,21 +61,18 @@ class ShippedGuest:
         with held_lock(folder.parent / LOCK_FILE), once("unpacking the guest"):
             if _lies_in(folder):  # another process was first
                 return
-            making = folder.parent / f".unpacking-{secrets.token_hex(6)}"
             try:
-                making.mkdir(mode=0o700)
-                image = self._write_files(making)
-                save_facts(making, replace(self.facts, image_mac=image_mac(image)))
-                if folder.exists():
-                    shutil.rmtree(folder)
-                os.replace(making, folder)
+                # Images over it are of this guest, however damaged it is.
+                publish(folder, self._fill, keep=(IMAGES_FOLDER,))
             except OSError as error:
                 raise ArtifactError(
                     f"cannot unpack the guest into {folder}: {error.strerror}",
                     hint="free some space (100 MB), or set RLM_WASM_CACHE to another disk",
                 ) from error
-            finally:
-                shutil.rmtree(making, ignore_errors=True)
+
+    def _fill(self, folder: Path) -> None:
+        image = self._write_files(folder)
+        save_facts(folder, replace(self.facts, image_mac=image_mac(image)))
 
     def _write_files(self, folder: Path) -> bytes:
         """Write the files below `folder`; return the image."""

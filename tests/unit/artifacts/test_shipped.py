@@ -175,9 +175,12 @@ def test_a_description_that_cannot_be_is_refused(
 
 def test_what_was_unpacked_and_is_damaged_is_unpacked_again(carried: Path, told: list[str]) -> None:
     folder = find_guest().folder
+    (folder / "images" / "mine").mkdir(parents=True)
     flip(0.5)(folder / artifact.FACTS_FILE)
     assert use(find_guest()) == (RAW, IMAGE, CODE)
     assert len(told) == 2
+    assert (folder / "images" / "mine").is_dir()
+    assert sorted(path.name for path in guests_dir().iterdir()) == [".unpacking.lock", "abc123"]
     cut(folder / artifact.IMAGE_FILE)  # found out when it is read
     with pytest.raises(ArtifactError, match="does not match its MAC") as refused:
         find_guest().read_image()
