@@ -36,6 +36,7 @@ from rlm_wasm.scheduler.effects import Effect, EmitEvent, RefuseSurplus, Respond
 from rlm_wasm.scheduler.inputs import (
     BatchReceived,
     ChildRequested,
+    FuelUsed,
     Input,
     Noted,
     QueryReceived,
@@ -112,6 +113,8 @@ class RecordedOrder:
         # What stopped conversations did last: told by the recording, and come of itself before that.
         self._told: set[LastAct] = set()
         self._untold: dict[LastAct, Input] = {}
+        # What stopped cells used whose end the recording told.
+        self._used: dict[ConversationId, int] = {}
         self.difference: Difference | None = None
         # Why the script ends before the recording does, or the recording before its run.
         self.ended: str | None = None
@@ -179,8 +182,11 @@ class RecordedOrder:
     def restated(self, given: Input) -> Input:
         """Return an input of the run itself with what was measured in it as the recording says it was.
 
-        Nothing decides by it, and no machine measures the same twice.
+        Nothing decides by it, and no machine measures the same twice. Nor does a cell that is stopped come as
+        far twice: what the recording's used is charged, also where it ends before it says so.
         """
+        if isinstance(given, FuelUsed) and ("fuel_used", given.parent) not in self._told:
+            return given._replace(fuel=self._used.get(given.parent, given.fuel))
         if not isinstance(given, Noted) or given.kind not in _MEASURED or self.over:
             return given
         recorded = self._events[self._other]  # refusals are told before it
@@ -248,6 +254,8 @@ class RecordedOrder:
             self._given_at = self._next
             if (act := last_act(given)) is not None:
                 self._told.add(act)
+            if event.kind == "cell_ended":
+                self._used[parent_of(event)] = int_in(event, "fuel")
         return given
 
     def give_up(self, after_ms: int) -> None:

@@ -56,7 +56,7 @@ class ResumingBroker(ReplayBroker):
 
     def _handle(self, given: Input) -> None:
         if self._live:
-            Broker._handle(self, given)
+            Broker._handle(self, self._recorded.restated(given))
             return
         self._take_back(given)
         super()._handle(given)
