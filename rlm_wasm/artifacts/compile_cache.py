@@ -30,20 +30,25 @@ COMPILED_BYTES_MAX: Final = 1 << 30
 
 
 def native_code(
-    code: bytes, compile_native: Callable[[bytes], bytes], configuration: str = CONFIGURATION
+    code: bytes,
+    compile_native: Callable[[bytes], bytes],
+    configuration: str = CONFIGURATION,
+    *,
+    shared: bool = True,
 ) -> bytes | memoryview:
     """Return the native form of a module: from the cache if its MAC fits, else compiled now and kept there.
 
-    The cache that users share is asked first. In this user's own, a file whose MAC does not fit is removed
-    and never used. A cache that cannot be written costs the next start a compilation, nothing more.
+    The cache that users share is asked first, unless `shared` is false. In this user's own, a file whose MAC
+    does not fit is removed and never used. A cache that cannot be written costs the next start a compilation,
+    nothing more.
     """
-    shared = shared_cache()
-    if shared is not None and (kept := _shared_code(shared, code, configuration)) is not None:
+    common = shared_cache() if shared else None
+    if common is not None and (kept := _shared_code(common, code, configuration)) is not None:
         return kept
     try:
         key = machine_key()
     except ArtifactError:
-        if shared is None:
+        if common is None:
             raise
         # Nothing of this user's can be written; the guest is the shared one, made for another processor.
         with once("compiling the guest for this machine"):
@@ -132,21 +137,20 @@ def _identity_for(wasmtime: bytes, code: bytes, configuration: str) -> bytes:
 
 def _authenticated(path: Path, key: bytes, identity: bytes, *, shared: bool = False) -> memoryview | None:
     """Return what lies there, if it is what it should be. What is not is removed, or, shared, an error."""
+    hint = f"make it again, as the user who owns it: rlm-wasm cache share {path.parent.parent}"
     try:
         data = read_owned(path, bytes_max=COMPILED_BYTES_MAX, or_roots=shared)
     except FileNotFoundError:
         return None
-    except ArtifactError:
+    except ArtifactError as error:
         if shared:
-            raise
+            raise ArtifactError(error.message, hint=hint) from error
         _remove(path)
         return None
     found, native = data[:MAC_BYTES], memoryview(data)[MAC_BYTES:]
     if not same(found, mac(key, _PURPOSE, identity, native)):
         if shared:
-            raise ArtifactError(
-                f"{path} does not match its MAC", hint=f"rlm-wasm cache share {path.parent.parent}"
-            )
+            raise ArtifactError(f"{path} does not match its MAC", hint=hint)
         _remove(path)
         return None
     return native

@@ -152,3 +152,5 @@ def read_file(path: Path, bytes_max: int, hint: str, *, shared: bool) -> bytes:
         return read_owned(path, bytes_max=bytes_max, or_roots=shared)
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} is missing", hint=hint) from error
+    except ArtifactError as error:
+        raise ArtifactError(error.message, hint=hint) from error

@@ -42,20 +42,20 @@ _UNNAMED: Final = "it cannot be worked out which guest is this program's"
 _NAMING: Final = ("compilation.py", "manifest.py", "patches.py", "recipe.py", "stage_cache.py", "stages.py")
 
 
-def find_guest(image: str = BASE_IMAGE) -> Guest:
+def find_guest(image: str = BASE_IMAGE, *, shared: bool = True) -> Guest:
     """Return the guest that `RLM_WASM_GUEST` names, else the one that this installation carries, else the one
     that this program's sources make.
 
     One that is carried is unpacked at its first use, and again where what was unpacked is damaged. The image
     "numpy" is the variant that was built with that package; none is carried. Any other is a memory with
     packages, over the guest that has none. An installation without the guest's sources cannot tell what they
-    make, and takes the newest.
+    make, and takes the newest. Without `shared` the cache that users share is not looked at.
 
     Raises:
         ArtifactError: there is none, or none of that image; the hint says how to make it.
     """
     packages = image_packages(image)
-    guest = _find_guest(image if packages else BASE_IMAGE, packages)
+    guest = _find_guest(image if packages else BASE_IMAGE, packages, ask_shared=shared)
     return guest if packages or image == BASE_IMAGE else find_image(guest, image).guest
 
 
@@ -86,11 +86,11 @@ def _lock_sha256(name: str) -> str:
         return ""
 
 
-def _find_guest(image: str, packages: tuple[str, ...]) -> Guest:
+def _find_guest(image: str, packages: tuple[str, ...], *, ask_shared: bool) -> Guest:
     override = os.environ.get("RLM_WASM_GUEST")
     if override:
         return _with_packages(load_guest(Path(override)), packages)
-    shared = shared_cache()
+    shared = shared_cache() if ask_shared else None
     if not packages and (carried := shipped_guest()) is not None:
         found = None if shared is None else shared.guest(carried.facts.recipe)
         return found or _unpacked(carried)

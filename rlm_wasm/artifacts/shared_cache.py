@@ -12,6 +12,7 @@ put there from elsewhere; it keeps nobody out. What does not fit is an error, ne
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -88,19 +89,22 @@ def shared_cache() -> SharedCache | None:
     if named == "" or (named is None and not os.path.lexists(DEFAULT / KEY_FILE)):
         return None
     folder = _checked(folder)
+    hint = f"make it again, as the user who owns it: rlm-wasm cache share {folder}"
     try:
         key = read_owned(folder / KEY_FILE, bytes_max=KEY_BYTES, or_roots=True)
     except FileNotFoundError as error:
-        raise ArtifactError(
-            f"{folder} is no shared cache: it has no {KEY_FILE}", hint=f"rlm-wasm cache share {folder}"
-        ) from error
+        raise ArtifactError(f"{folder} is no shared cache: it has no {KEY_FILE}", hint=hint) from error
+    except ArtifactError as error:
+        raise ArtifactError(error.message, hint=hint) from error
     if len(key) != KEY_BYTES:
-        raise ArtifactError(f"{folder / KEY_FILE} is not a key", hint=f"rlm-wasm cache share {folder}")
+        raise ArtifactError(f"{folder / KEY_FILE} is not a key", hint=hint)
     return SharedCache(folder, key)
 
 
 def prepare(folder: Path) -> SharedCache:
     """Return `folder` as a shared cache: as it is, or made now, with a key of its own.
+
+    Where the key is damaged there is a new one, and what the old one vouched for goes.
 
     Raises:
         ArtifactError: it cannot be made, or somebody else may write it.
@@ -108,10 +112,20 @@ def prepare(folder: Path) -> SharedCache:
     for each in (folder, folder / "guests", folder / "compiled"):
         _make(each)
     folder = _checked(folder)
+    for each in (folder / "guests", folder / "compiled"):
+        check_folder(each)
     path = folder / KEY_FILE
-    if not path.exists():
-        write_readable(path, [new_key()])
-    return SharedCache(folder, read_owned(path, bytes_max=KEY_BYTES, or_roots=True))
+    try:
+        key = read_owned(path, bytes_max=KEY_BYTES, or_roots=True)
+    except (FileNotFoundError, ArtifactError):
+        key = b""
+    if len(key) == KEY_BYTES:
+        return SharedCache(folder, key)
+    cache = SharedCache(folder, new_key())
+    for content in (*cache.guests.iterdir(), *cache.compiled.iterdir()):
+        _remove(content)
+    write_readable(path, [cache.key])
+    return cache
 
 
 def put_guest(cache: SharedCache, guest: Guest) -> Path:
@@ -130,6 +144,29 @@ def put_guest(cache: SharedCache, guest: Guest) -> Path:
     for name, content in files.items():
         write_readable(folder / name, [content])
     return folder
+
+
+def remove_damaged(cache: SharedCache) -> None:
+    """Remove the guests that cannot be used: each is an error to whoever looks, and nothing else mends it.
+
+    Raises:
+        ArtifactError: one of them cannot be removed.
+    """
+    for name in cache.names():
+        try:
+            cache.guest(name)
+        except ArtifactError:
+            _remove(cache.guests / name)
+
+
+def _remove(path: Path) -> None:
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    except OSError as error:
+        raise ArtifactError(f"cannot remove {path}: {error.strerror}", hint="remove it by hand") from error
 
 
 def _make(folder: Path) -> None:

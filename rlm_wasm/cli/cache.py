@@ -13,7 +13,7 @@ from rlm_wasm.artifacts.cache_contents import AREAS, CacheEntry, cache_contents,
 from rlm_wasm.artifacts.compile_cache import cache_path, native_code, share_code
 from rlm_wasm.artifacts.installed import find_guest
 from rlm_wasm.artifacts.paths import cache_dir, guests_dir
-from rlm_wasm.artifacts.shared_cache import DEFAULT, prepare, put_guest, shared_cache
+from rlm_wasm.artifacts.shared_cache import DEFAULT, prepare, put_guest, remove_damaged, shared_cache
 from rlm_wasm.cli import output
 from rlm_wasm.cli.first_use import show_first_use
 from rlm_wasm.errors import ArtifactError
@@ -98,16 +98,18 @@ def share(folder: Path, as_json: bool) -> None:
 
     For the build of a container's image: run it as root there, and the container as any user. Others may read
     FOLDER and must not be able to write it. It is found in /var/cache/rlm-wasm, or where
-    RLM_WASM_SHARED_CACHE says.
+    RLM_WASM_SHARED_CACHE says. What of it is damaged is made again, or removed.
     """
     from rlm_wasm.host.compilation import compile_apart
 
     show_first_use()
-    guest = find_guest()
+    # From this user's own cache: the shared one may be what is to be mended.
+    guest = find_guest(shared=False)
     code = guest.read_code()
-    native = native_code(code, compile_apart)
+    native = native_code(code, compile_apart, shared=False)
     shared = prepare(folder)
     made = [put_guest(shared, guest), share_code(shared, code, native)]
+    remove_damaged(shared)
     if as_json:
         output.document({"folder": str(shared.folder), "made": [str(path) for path in made]})
         return

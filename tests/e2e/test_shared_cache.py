@@ -114,6 +114,21 @@ def test_whoever_may_write_there_has_it_refused(container: Container) -> None:
         )
 
 
+def test_what_is_damaged_is_mended_by_the_command_that_its_error_names(container: Container) -> None:
+    shared = container.folder / "shared"
+    for place in ("shared.key", "guests/*/guest.json", "compiled/*"):
+        (damaged,) = shared.glob(place)
+        with damaged.open("ab") as stream:
+            stream.write(b"x")
+        refused = container.run("exec", "--policy", "standard", container.folder / "cell.py")
+        assert refused.returncode == 2, place
+        assert f"rlm-wasm cache share {shared}".encode() in refused.stderr, (place, refused.stderr)
+        made = rlm_wasm("cache", "share", shared, RLM_WASM_SHARED_CACHE=str(shared))
+        assert made.returncode == 0, (place, made.stderr)
+        ended = container.run("exec", "--policy", "standard", container.folder / "cell.py")
+        assert (ended.returncode, ended.stdout) == (0, b"42\n"), (place, ended.stderr)
+
+
 def test_without_it_a_user_with_no_place_to_write_is_told_what_to_set(container: Container) -> None:
     empty = Container(container.folder / "none", container.python)
     ended = empty.run("exec", "--policy", "standard", container.folder / "cell.py")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,14 @@ from rlm_wasm.artifacts.guest import Guest, image_mac, load_guest, save_facts
 from rlm_wasm.artifacts.image import IMAGES_FOLDER, MANIFEST_FILE, MEMORY_FILE, load_image
 from rlm_wasm.artifacts.installed import find_guest
 from rlm_wasm.artifacts.paths import guests_dir
-from rlm_wasm.artifacts.shared_cache import DEFAULT, KEY_FILE, SharedCache, prepare, put_guest
+from rlm_wasm.artifacts.shared_cache import (
+    DEFAULT,
+    KEY_FILE,
+    SharedCache,
+    prepare,
+    put_guest,
+    remove_damaged,
+)
 from rlm_wasm.errors import ArtifactError, GuestBuildError
 from rlm_wasm.guestbuild.progress import Silent
 from rlm_wasm.guestbuild.sources import SourceStore
@@ -202,8 +210,86 @@ def test_any_change_to_any_file_of_it_is_an_error_that_says_how_to_mend_it(
 ) -> None:
     (path,) = shared.folder.glob(place)
     tamper(path)
-    with pytest.raises(ArtifactError):
+    with pytest.raises(ArtifactError) as damaged:
         use()
+    assert str(damaged.value.hint).endswith(f"rlm-wasm cache share {shared.folder}")
+
+
+@pytest.fixture
+def again(
+    built: Guest, shared: SharedCache, own_folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], None]:
+    """Make the shared cache once more, as its owner does who has the guest in a cache of his own."""
+
+    def make() -> None:
+        with monkeypatch.context() as own:
+            for variable, folder in (("RLM_WASM_CACHE", "cache"), ("RLM_WASM_STATE", "state")):
+                own.setenv(variable, str(own_folders / folder))
+            guest = find_guest(shared=False)
+            native = native_code(CODE, lambda code: NATIVE, shared=False)
+            made = prepare(shared.folder)
+            put_guest(made, guest)
+            share_code(made, CODE, native)
+            remove_damaged(made)
+
+    return make
+
+
+@pytest.mark.parametrize("tamper", [flip, cut, link, Path.unlink])
+@pytest.mark.parametrize(
+    "place",
+    [
+        KEY_FILE, "compiled/*",
+        *(f"guests/abc123/{name}" for name in (
+            artifact.FACTS_FILE, artifact.MAC_FILE, artifact.RAW_FILE, artifact.CODE_FILE, artifact.IMAGE_FILE
+        )),
+    ],
+)  # fmt: skip
+def test_whatever_is_damaged_of_it_is_mended_by_making_it_again_where_it_is(
+    shared: SharedCache, again: Callable[[], None], place: str, tamper: Callable[[Path], None]
+) -> None:
+    """Also while the environment names it: that is where the error sends its owner."""
+    (path,) = shared.folder.glob(place)
+    tamper(path)
+    again()
+    use()
+
+
+def test_one_that_is_named_and_not_there_yet_can_be_made(
+    built: Guest, shared: SharedCache, again: Callable[[], None]
+) -> None:
+    shutil.rmtree(shared.folder)
+    again()
+    use()
+
+
+def test_a_damaged_guest_of_another_version_goes_and_a_sound_one_stays(
+    shared: SharedCache, again: Callable[[], None]
+) -> None:
+    guests = shared.folder / "guests"
+    other = find_guest()
+    for name in ("older", "oldest"):
+        put_guest(shared, replace(other, facts=replace(other.facts, recipe=name)))
+    flip(guests / "older" / artifact.FACTS_FILE)
+    with pytest.raises(ArtifactError, match="was not written by this machine"):
+        find_guest()
+    again()
+    use()
+    assert sorted(path.name for path in guests.iterdir()) == ["abc123", "oldest"]
+
+
+@pytest.mark.parametrize("place", ["guests", "compiled"])
+def test_a_folder_of_it_that_leads_elsewhere_is_refused_and_nothing_there_is_touched(
+    shared: SharedCache, again: Callable[[], None], own_folders: Path, place: str
+) -> None:
+    (shared.folder / KEY_FILE).write_bytes(b"damaged")
+    elsewhere = (shared.folder / place).rename(own_folders / "elsewhere")
+    (shared.folder / place).symlink_to(elsewhere)
+    before = sorted(elsewhere.rglob("*"))
+    with pytest.raises(ArtifactError, match="cannot be trusted"):
+        again()
+    assert before
+    assert sorted(elsewhere.rglob("*")) == before
 
 
 def unnamed(sources: Path, packages: tuple[str, ...]) -> frozenset[str]:
