@@ -3,7 +3,8 @@
 # SOURCE_DATE_EPOCH is the commit's time unless it is set.
 set -eu
 cd "$(dirname "$0")/.."
-sh scripts/setup.sh
+sh scripts/setup.sh venv
+.venv/bin/rlm-wasm guest build
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
 export SOURCE_DATE_EPOCH
 work=$(mktemp -d)

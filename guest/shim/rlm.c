@@ -168,7 +168,7 @@ RLM_EXPORT(rlm_init) void rlm_init(void) {
   if (run_cell == NULL || set_context == NULL) rlm_die("rlm_boot is incomplete");
 
 #if HAS_PACKAGES
-  if (PyImport_ImportModule("rlm_packages") == NULL) rlm_die("import of rlm_packages failed");
+  if (PyImport_ImportModule("rlm_variant") == NULL) rlm_die("import of rlm_variant failed");
 #endif
 
   rlm_immortalise();

@@ -26,7 +26,7 @@ from rlm_wasm.guestbuild.recipe import Recipe
 
 # What the shim is linked with: the extension modules' names, and the packages' first imports.
 EXTENSIONS_FILE: Final = "packages.h"
-FIRST_MODULE: Final = "rlm_packages.py"
+FIRST_MODULE: Final = "rlm_variant.py"
 # For the progress bar only.
 _COMPILE: Final = Steps(b"Compiling C", 180)
 # Where meson puts the objects of an extension module.
@@ -95,7 +95,11 @@ def extension_table(packages: Sequence[PackagePin]) -> bytes:
 
 
 def package_modules(recipe: Recipe, needs: Needs) -> dict[str, bytes]:
-    """What is frozen of the packages, and the module that imports them before the image is taken."""
+    """What is frozen of the packages, and the module that imports them before the image is taken.
+
+    Raises:
+        GuestBuildError: one of them would take the place of a module that every guest has.
+    """
     modules: dict[str, bytes] = {}
     for pin in recipe.packages:
         folder = needs[pin.name] / "python"
@@ -109,6 +113,8 @@ def package_modules(recipe: Recipe, needs: Needs) -> dict[str, bytes]:
         }
     imports = [f"import {name}\n" for pin in recipe.packages for name in pin.imports]
     modules[FIRST_MODULE] = recipe.package_files[FIRST_MODULE] + "".join(imports).encode("ascii")
+    if both := sorted(modules.keys() & recipe.modules.keys()):
+        raise GuestBuildError(f"modules of every guest are in the packages too: {', '.join(both)}")
     return modules
 
 

@@ -20,7 +20,7 @@ def processor_features(cpuinfo: str = _CPUINFO) -> str:
     with open(cpuinfo, encoding="ascii", errors="replace") as lines:
         for line in lines:
             name, _, value = line.partition(":")
-            if name.strip() in ("flags", "Features"):
+            if name.strip() == "flags":
                 found = frozenset(value.split())
                 break
     return " ".join(sorted(found & _KNOWN))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 from pathlib import Path
 
 from rlm_wasm.artifacts import guest as artifact
@@ -22,21 +21,24 @@ IMAGE_PACKAGE = ImagePackage("thing", "1.0", "thing-1.0-py3-none-any.whl", 10, "
 
 def made_guest(name: str = "one") -> Path:
     """Write a guest as the build does, of bytes that mean nothing."""
-    folder = guests_dir() / name
+    image = name.encode() + bytes(MEMORY_BYTES - len(name))
+    return write_guest(guests_dir() / name, b"raw", name.encode(), image)
+
+
+def write_guest(folder: Path, raw: bytes, code: bytes, image: bytes, **over: str) -> Path:
+    """Write a guest of these bytes as the build does."""
     folder.mkdir(mode=0o700)
-    raw, code, image = b"raw", name.encode(), name.encode() + bytes(MEMORY_BYTES - len(name))
     for file, data in (
         (artifact.RAW_FILE, raw),
         (artifact.CODE_FILE, code),
         (artifact.IMAGE_FILE, image),
     ):
         write_private(folder / file, [data])
-    hashes = {
-        "raw_sha256": hashlib.sha256(raw).hexdigest(),
-        "code_sha256": hashlib.sha256(code).hexdigest(),
-        "image_sha256": hashlib.sha256(image).hexdigest(),
+    sums = {
+        f"{part}_sha256": hashlib.sha256(data).hexdigest()
+        for part, data in (("raw", raw), ("code", code), ("image", image))
     }
-    save_facts(folder, replace(facts(), format=artifact.FORMAT, image_mac=image_mac(image), **hashes))
+    save_facts(folder, facts(format=artifact.FORMAT, image_mac=image_mac(image), **sums | over))
     return folder
 
 

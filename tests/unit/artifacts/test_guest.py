@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rlm_wasm.artifacts import guest as artifact
 from rlm_wasm.artifacts.files import write_private
-from rlm_wasm.artifacts.guest import Guest, image_mac, load_guest, save_facts
+from rlm_wasm.artifacts.guest import Guest, image_mac, load_guest
 from rlm_wasm.artifacts.paths import guests_dir
 from rlm_wasm.errors import ArtifactError
-from tests.support.wat_guest import MEMORY_BYTES, facts
+from tests.support.damage import cut, flip, link
+from tests.support.images import write_guest
+from tests.support.wat_guest import MEMORY_BYTES
 
 pytestmark = [pytest.mark.threat("T-017"), pytest.mark.usefixtures("own_folders")]
 
@@ -24,23 +24,7 @@ RAW, CODE, IMAGE = b"raw bytes", b"code bytes", b"image" + bytes(MEMORY_BYTES - 
 
 
 def make(name: str = "one") -> Path:
-    """Write a guest as the build does."""
-    folder = guests_dir() / name
-    folder.mkdir(mode=0o700)
-    for file, data in ((artifact.RAW_FILE, RAW), (artifact.CODE_FILE, CODE), (artifact.IMAGE_FILE, IMAGE)):
-        write_private(folder / file, [data])
-    save_facts(
-        folder,
-        replace(
-            facts(),
-            format=artifact.FORMAT,
-            raw_sha256=hashlib.sha256(RAW).hexdigest(),
-            code_sha256=hashlib.sha256(CODE).hexdigest(),
-            image_sha256=hashlib.sha256(IMAGE).hexdigest(),
-            image_mac=image_mac(IMAGE),
-        ),
-    )
-    return folder
+    return write_guest(guests_dir() / name, RAW, CODE, IMAGE)
 
 
 def use(folder: Path) -> Guest:
@@ -55,21 +39,6 @@ def test_a_guest_is_read_as_it_was_written() -> None:
 
 
 FILES = [artifact.FACTS_FILE, artifact.MAC_FILE, artifact.RAW_FILE, artifact.CODE_FILE, artifact.IMAGE_FILE]
-
-
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-
-
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1])
-
-
-def link(path: Path) -> None:
-    path.rename(path.with_name("real"))
-    path.symlink_to("real")
 
 
 @pytest.mark.parametrize("file", FILES)

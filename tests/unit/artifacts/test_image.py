@@ -24,6 +24,7 @@ from rlm_wasm.artifacts.image import (
 )
 from rlm_wasm.artifacts.installed import find_guest
 from rlm_wasm.errors import ArtifactError, UsageError
+from tests.support.damage import cut, flip, link
 from tests.support.images import IMAGE_PACKAGE, made_guest
 from tests.support.wat_guest import MEMORY_BYTES
 
@@ -87,21 +88,6 @@ def test_an_image_that_is_not_there_is_one_line_and_the_command_that_makes_it(gu
     with pytest.raises(ArtifactError, match="no image data") as caught:
         find_guest("data")
     assert caught.value.hint == "make it with: rlm-wasm guest image data"
-
-
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-
-
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1])
-
-
-def link(path: Path) -> None:
-    path.rename(path.with_name("elsewhere"))
-    path.symlink_to("elsewhere")
 
 
 @pytest.mark.parametrize("file", [MANIFEST_FILE, MAC_FILE, MEMORY_FILE])

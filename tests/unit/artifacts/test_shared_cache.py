@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections.abc import Callable
@@ -15,8 +14,7 @@ import pytest
 from rlm_wasm.artifacts import compile_cache, installed, shared_cache
 from rlm_wasm.artifacts import guest as artifact
 from rlm_wasm.artifacts.compile_cache import native_code, share_code
-from rlm_wasm.artifacts.files import write_private
-from rlm_wasm.artifacts.guest import Guest, image_mac, load_guest, save_facts
+from rlm_wasm.artifacts.guest import Guest, load_guest
 from rlm_wasm.artifacts.image import IMAGES_FOLDER, MANIFEST_FILE, MEMORY_FILE, load_image
 from rlm_wasm.artifacts.installed import find_guest
 from rlm_wasm.artifacts.paths import guests_dir
@@ -33,7 +31,9 @@ from rlm_wasm.guestbuild.progress import Silent
 from rlm_wasm.guestbuild.sources import SourceStore
 from rlm_wasm.images.lock import ImageLock
 from rlm_wasm.images.making import make_image
-from tests.support.wat_guest import MEMORY_BYTES, assemble, facts
+from tests.support.damage import cut, flip, link
+from tests.support.images import write_guest
+from tests.support.wat_guest import MEMORY_BYTES, assemble
 
 pytestmark = [pytest.mark.threat("T-331"), pytest.mark.usefixtures("own_folders")]
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
@@ -44,19 +44,7 @@ NATIVE = b"native code"
 
 @pytest.fixture
 def built() -> Guest:
-    folder = guests_dir() / "abc123"
-    folder.mkdir(mode=0o700)
-    for file, data in ((artifact.RAW_FILE, RAW), (artifact.CODE_FILE, CODE), (artifact.IMAGE_FILE, IMAGE)):
-        write_private(folder / file, [data])
-    sums = {
-        f"{name}_sha256": hashlib.sha256(data).hexdigest()
-        for name, data in (("raw", RAW), ("code", CODE), ("image", IMAGE))
-    }
-    save_facts(
-        folder,
-        replace(facts(), format=artifact.FORMAT, recipe="abc123", image_mac=image_mac(IMAGE), **sums),
-    )
-    return load_guest(folder)
+    return load_guest(write_guest(guests_dir() / "abc123", RAW, CODE, IMAGE, recipe="abc123"))
 
 
 @pytest.fixture
@@ -178,21 +166,6 @@ def test_a_sticky_folder_above_it_is_as_good_as_one_that_nobody_writes(
     above.chmod(0o1777)
     monkeypatch.setenv("RLM_WASM_SHARED_CACHE", str(made.folder))
     assert shared_cache.shared_cache() == made
-
-
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-
-
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1])
-
-
-def link(path: Path) -> None:
-    path.rename(path.with_name("real"))
-    path.symlink_to("real")
 
 
 @pytest.mark.parametrize("tamper", [flip, cut, link])

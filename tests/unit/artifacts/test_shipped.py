@@ -7,7 +7,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,14 @@ import pytest
 
 from rlm_wasm.artifacts import first_use, installed, shipped
 from rlm_wasm.artifacts import guest as artifact
-from rlm_wasm.artifacts.files import write_private
-from rlm_wasm.artifacts.guest import Guest, image_mac, load_guest, save_facts
+from rlm_wasm.artifacts.guest import Guest, load_guest
 from rlm_wasm.artifacts.installed import find_guest, newest_guest
 from rlm_wasm.artifacts.paths import guests_dir
 from rlm_wasm.artifacts.shipped import open_shipped, pack
 from rlm_wasm.errors import ArtifactError
-from tests.support.wat_guest import MEMORY_BYTES, facts
+from tests.support.damage import cut, flip
+from tests.support.images import write_guest
+from tests.support.wat_guest import MEMORY_BYTES
 
 pytestmark = [pytest.mark.threat("T-017"), pytest.mark.usefixtures("own_folders")]
 
@@ -35,19 +36,7 @@ FILES = (shipped.FACTS_FILE, shipped.HASH_FILE, shipped.CONTENT_FILE)
 @pytest.fixture
 def built(own_folders: Path) -> Guest:
     """A guest as the build leaves it, on the machine that makes the wheel."""
-    folder = own_folders / "builder"
-    folder.mkdir()
-    for file, data in ((artifact.RAW_FILE, RAW), (artifact.CODE_FILE, CODE), (artifact.IMAGE_FILE, IMAGE)):
-        write_private(folder / file, [data])
-    sums = {
-        f"{name}_sha256": hashlib.sha256(data).hexdigest()
-        for name, data in (("raw", RAW), ("code", CODE), ("image", IMAGE))
-    }
-    save_facts(
-        folder,
-        replace(facts(), format=artifact.FORMAT, recipe="abc123", image_mac=image_mac(IMAGE), **sums),
-    )
-    return load_guest(folder)
+    return load_guest(write_guest(own_folders / "builder", RAW, CODE, IMAGE, recipe="abc123"))
 
 
 @pytest.fixture
@@ -114,21 +103,8 @@ def test_the_same_guest_is_packed_into_the_same_bytes(built: Guest, packed: Path
     assert json.loads((packed / shipped.FACTS_FILE).read_text())["facts"]["image_mac"] == ""
 
 
-def flip(position: float) -> Callable[[Path], None]:
-    def change(path: Path) -> None:
-        data = bytearray(path.read_bytes())
-        data[int(position * (len(data) - 1))] ^= 1
-        path.write_bytes(data)
-
-    return change
-
-
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1])
-
-
 @pytest.mark.parametrize("file", FILES)
-@pytest.mark.parametrize("tamper", [flip(0), flip(0.3), flip(0.7), flip(1), cut, Path.unlink])
+@pytest.mark.parametrize("tamper", [*(partial(flip, at=at) for at in (0, 0.3, 0.7, 1)), cut, Path.unlink])
 def test_any_change_to_any_packed_file_is_refused_and_nothing_is_left(
     carried: Path, file: str, tamper: Callable[[Path], None]
 ) -> None:
@@ -176,7 +152,7 @@ def test_a_description_that_cannot_be_is_refused(
 def test_what_was_unpacked_and_is_damaged_is_unpacked_again(carried: Path, told: list[str]) -> None:
     folder = find_guest().folder
     (folder / "images" / "mine").mkdir(parents=True)
-    flip(0.5)(folder / artifact.FACTS_FILE)
+    flip(folder / artifact.FACTS_FILE)
     assert use(find_guest()) == (RAW, IMAGE, CODE)
     assert len(told) == 2
     assert (folder / "images" / "mine").is_dir()

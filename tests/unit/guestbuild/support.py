@@ -272,7 +272,7 @@ def folder_with_package(folder: Path, changes: dict[str, str] | None = None) -> 
     for name, content in {
         "patches/arrays-one.toml": _PATCH,
         "packages/describe.py": "print()\n",
-        "packages/rlm_packages.py": '"""First."""\n',
+        "packages/rlm_variant.py": '"""First."""\n',
         "packages/arrays/flags.h": "int flag;\n",
         "packages/arrays/flags.c": "int flag;\n",
     }.items():

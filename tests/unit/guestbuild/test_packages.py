@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from rlm_wasm.guestbuild.build import recipe_hash
 from rlm_wasm.guestbuild.build_context import BuildContext
 from rlm_wasm.guestbuild.manifest import Manifest, load_manifest
 from rlm_wasm.guestbuild.names import guest_names
-from rlm_wasm.guestbuild.packages import extension_table, wanted_targets
+from rlm_wasm.guestbuild.packages import FIRST_MODULE, extension_table, package_modules, wanted_targets
 from rlm_wasm.guestbuild.patches import load_patches
 from rlm_wasm.guestbuild.progress import Silent
 from rlm_wasm.guestbuild.recipe import Recipe, recipes
@@ -58,12 +59,31 @@ def test_a_variant_takes_all_but_its_last_stages_from_the_guest_without_it(tmp_p
     assert variant.keys() - base.keys() == {"cxx", "arrays"}
 
 
+def test_no_module_of_a_package_takes_the_place_of_one_that_every_guest_has(tmp_path: Path) -> None:
+    recipe = first(folder_with_package(tmp_path), "arrays")
+    module = tmp_path / "made" / "python" / "arrays" / "__init__.py"
+    module.parent.mkdir(parents=True)
+    module.write_bytes(b"")
+    needs = {"arrays": tmp_path / "made"}
+    modules = package_modules(recipe, needs)
+    assert modules.keys() == {"arrays/__init__.py", FIRST_MODULE}
+    for name in modules:
+        with pytest.raises(GuestBuildError, match="modules of every guest are in the packages too: " + name):
+            package_modules(replace(recipe, modules={name: b"", "other.py": b""}), needs)
+
+
+def test_our_own_packages_take_none() -> None:
+    recipe = first(guest_dir(), "numpy")
+    names = {name.rpartition("/")[2] for name in recipe.package_files if name.endswith(".py")}
+    assert names & recipe.modules.keys() == set()
+
+
 @pytest.mark.parametrize(
     ("path", "text", "changed"),
     [
         ("packages/arrays/flags.c", "int other;\n", {"frozen", "link"}),
         ("packages/arrays/flags.h", "int other;\n", {"arrays", "frozen", "link"}),
-        ("packages/rlm_packages.py", "x = 1\n", {"frozen", "link"}),
+        ("packages/rlm_variant.py", "x = 1\n", {"frozen", "link"}),
         ("packages/describe.py", "x = 1\n", {"arrays", "frozen", "link"}),
         ("patches/arrays-one.toml", OTHER_PATCH, {"arrays", "frozen", "link"}),
         ("shim/rlm.c", "int other;\n", {"link"}),
