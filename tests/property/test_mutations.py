@@ -24,7 +24,10 @@ The scheduler's machine catches
 19. a cell that begins with fuel that nothing is reserved for,
 20. a cell that gets more fuel and no more is reserved,
 21. a cell of which nobody knows what it used, and that costs nothing,
-22. a child that is gone and keeps its cell's fuel.
+22. a child that is gone and keeps its cell's fuel,
+23. another model that is asked on what the one before it might have cost,
+24. a longer attempt that is reserved with the cap of the one that was cut off,
+25. an answer of a cache that is charged.
 
 A mutation replaces one piece of a module's source, which must be there exactly once; the functions
 that differ are put in place of the real ones for the length of a test.
@@ -135,6 +138,19 @@ MUTATIONS: list[tuple[type[RuleBasedStateMachine], ModuleType, str, str]] = [
     (SchedulerMachine, fuel_flow, "run.ledger.extend(conversation.fuel, Charge(fuel=fuel))", "pass"),
     (SchedulerMachine, fuel_flow, "used = granted if fuel is None else fuel", "used = fuel or 0"),
     (SchedulerMachine, child_flow, "self._fuel.close(run, child)", "pass"),
+    (
+        SchedulerMachine,
+        query_flow,
+        "reservation = run.ledger.reserve(charge, request.conversation.view)",
+        "reservation = run.ledger.reserve(request.charge, request.conversation.view)",
+    ),
+    (
+        SchedulerMachine,
+        query_flow,
+        "reservation = run.ledger.reserve(charge, conversation.view)\n        except",
+        "reservation = run.ledger.reserve(request.charge, conversation.view)\n        except",
+    ),
+    (SchedulerMachine, query_flow, 'if given.cache == "hit":  # nobody was asked', "if False:"),
 ]
 
 

@@ -10,6 +10,7 @@ inputs giving the same bytes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 
@@ -18,7 +19,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from rlm_wasm.errors import ChildFailed, ProviderError, QueryError
+from rlm_wasm.errors import ChildFailed, ProviderError, QueryError, WindowExceeded
 from rlm_wasm.ids import RequestId, RunId
 from rlm_wasm.limits import BudgetLimits
 from rlm_wasm.outcomes import StopReason
@@ -47,18 +48,20 @@ from rlm_wasm.scheduler.inputs import (
     ObservationMade,
     ProviderAnswered,
     ProviderFailed,
+    QueryReceived,
     RequestAbandoned,
     RunCancelled,
     RunEnded,
     Surplus,
     TimerFired,
 )
-from rlm_wasm.scheduler.messages import Usage
+from rlm_wasm.scheduler.messages import CacheUse, FinishReason, Usage
 from rlm_wasm.scheduler.request import Completed, Denied, Failed, TimedOut
+from rlm_wasm.scheduler.routing import Routing
 from rlm_wasm.scheduler.scheduler import Scheduler
+from rlm_wasm.scheduler.window import ModelWindow
 from tests.support.core_facts import (
     MS,
-    PRICE,
     budget,
     child,
     permit_limits,
@@ -67,16 +70,26 @@ from tests.support.core_facts import (
     run_limits,
     started,
 )
-from tests.support.scheduler_books import Amounts, BookOfRequest, BookOfRun, D, Node, charge
+from tests.support.scheduler_books import PRICES, Amounts, BookOfRequest, BookOfRun, D, Node, charge
 
 Attempt = tuple[RunId, RequestId, int]
 RESERVED = (D.CALLS, D.INPUT_TOKENS, D.OUTPUT_TOKENS, D.COST, D.FUEL)
 # A few parts of a cell's fuel, and a few cells of a run's.
 CELL_FUEL = 45_000_000
 RUN_FUEL = 150_000_000
-MODELS = ("m", "p:x", "p:y")
+MODELS = tuple(PRICES)
 picks = st.integers(0, 10_000)
 models = st.sampled_from(MODELS)
+finishes = st.sampled_from([None, FinishReason.STOP, FinishReason.LENGTH, FinishReason.LENGTH])
+cache_uses = st.sampled_from([None, None, None, "miss", "unusable", "hit"])
+# A failure without numbers, as a rule; else what an endpoint says of a query that is too long for its model.
+too_long = st.none() | st.builds(
+    WindowExceeded,
+    st.just("too long"),
+    window_tokens=st.sampled_from([None, 100, 200]),
+    prompt_tokens=st.sampled_from([None, 5, 60]),
+    answer_tokens_max=st.sampled_from([None, 70]),
+)
 usages = st.none() | st.builds(Usage, st.integers(-1, 60), st.integers(-1, 130))
 
 
@@ -97,6 +110,11 @@ class RunFacts:
     tenant: str
     weight: int
     reserve: int
+    cost: int
+    retry_max: int
+    fallback: dict[str, tuple[str, ...]]
+    small: dict[str, int]
+    windows: dict[str, int]
 
 
 run_facts = st.builds(
@@ -116,6 +134,13 @@ run_facts = st.builds(
     tenant=st.sampled_from(["", "t", "u"]),
     weight=st.integers(1, 3),
     reserve=st.sampled_from([0, 20, 50]),
+    cost=st.sampled_from([1_000_000, 1_000_000, 6_000]),
+    retry_max=st.sampled_from([0, 150, 300]),
+    fallback=st.sampled_from(
+        [{}, {"m": ("p:x",)}, {"m": ("p:y", "p:x"), "p:x": ("p:y",)}, {"p:y": ("m",), "p:x": ("m", "p:y")}]
+    ),
+    small=st.sampled_from([{}, {"p:x": 6}, {"p:y": 2, "p:x": 9}]),
+    windows=st.sampled_from([{}, {}, {"m": 140}, {"p:x": 120, "p:y": 90}]),
 )
 
 
@@ -148,6 +173,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.cancelled: list[Attempt] = []  # cancelled in flight: their results may still come
         self.reported: list[Attempt] = []  # attempts whose result has come
         self.throttled: set[str] = set()  # providers that ever asked for fewer requests
+        self.next: BookOfRequest | None = None  # how the request that just failed goes to another model
         self.tape: list[tuple[Input, int]] = []
         self.bytes: list[bytes] = []
         self.said: list[str] = []
@@ -175,6 +201,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             fuel_max=RUN_FUEL,
             children_max=8,
             observation_bytes_max=60,
+            cost_microdollars_max=facts.cost,
         )
         self.runs[run_id] = BookOfRun(
             {d: getattr(limits, f"{d.value}_max") for d in D},
@@ -184,6 +211,11 @@ class SchedulerMachine(RuleBasedStateMachine):
             facts.sessions,
             facts.share,
             batch=facts.batch,
+            attempts_max=facts.attempts,
+            retry_max=facts.retry_max,
+            fallback=facts.fallback,
+            small=facts.small,
+            windows={model: ModelWindow(facts.windows.get(model)) for model in MODELS},
             kept=kept_of(limits, facts.reserve),
         )
         self.give(
@@ -200,8 +232,12 @@ class SchedulerMachine(RuleBasedStateMachine):
                     child_share_percent=facts.share,
                     reserve_percent=facts.reserve,
                 ),
-                query=query_limits(attempts_max=facts.attempts, batch=facts.batch),
-                prices=dict.fromkeys(MODELS, PRICE),
+                query=query_limits(
+                    attempts_max=facts.attempts, batch=facts.batch, output_tokens_retry_max=facts.retry_max
+                ),
+                prices=PRICES,
+                routing=Routing.of(facts.fallback, facts.small),
+                windows=facts.windows,
                 cell_requests_max=12,
                 cell_fuel_max=CELL_FUEL,
                 seed=facts.seed,
@@ -211,17 +247,16 @@ class SchedulerMachine(RuleBasedStateMachine):
             )
         )
 
-    @rule(pick=picks, prompts=st.lists(st.text(max_size=20), min_size=2, max_size=4), model=models)
-    def ask_a_batch(self, pick: int, prompts: list[str], model: str) -> None:
+    @rule(
+        pick=picks,
+        prompts=st.lists(st.text(max_size=20), min_size=2, max_size=4),
+        model=models,
+        by_size=st.booleans(),
+    )
+    def ask_a_batch(self, pick: int, prompts: list[str], model: str, by_size: bool) -> None:
         run_id, node = self.pick_node(pick)
-        run = self.runs[run_id]
-        items = [self.query_of(run_id, node, prompt, None, model) for prompt in prompts]
-        bounds = [self.bound(prompt, None) for prompt in prompts]
-
-        def admit(place: int) -> bool:
-            return run.admit_query(items[place].request_id, node, bounds[place], model)
-
-        self.give_batch(run_id, node, tuple(items), admit)
+        items = [self.query_of(run_id, node, prompt, None, model, by_size=by_size) for prompt in prompts]
+        self.give_batch(run_id, node, tuple(items), lambda place: self.admit(items[place]))
 
     @rule(pick=picks, count=st.sampled_from([1, 3, 1_000]))
     def ask_beyond_all_room(self, pick: int, count: int) -> None:
@@ -257,9 +292,15 @@ class SchedulerMachine(RuleBasedStateMachine):
             run_id, node, tuple(items), lambda place: run.admit_child(items[place].request_id, node, caps)
         )
 
-    @rule(pick=picks, prompt=st.text(max_size=20), output=st.none() | st.integers(1, 200), model=models)
-    def ask_a_model(self, pick: int, prompt: str, output: int | None, model: str) -> None:
-        self.ask(*self.pick_node(pick), prompt, output, model)
+    @rule(
+        pick=picks,
+        prompt=st.text(max_size=20),
+        output=st.none() | st.integers(1, 200),
+        model=models,
+        by_size=st.booleans(),
+    )
+    def ask_a_model(self, pick: int, prompt: str, output: int | None, model: str, by_size: bool) -> None:
+        self.ask(*self.pick_node(pick), prompt, output, model, by_size=by_size)
 
     @rule(
         pick=picks,
@@ -268,14 +309,15 @@ class SchedulerMachine(RuleBasedStateMachine):
     def ask_a_child(self, pick: int, caps: Amounts) -> None:
         self.ask_for_a_child(*self.pick_node(pick), caps)
 
-    def ask(self, run_id: RunId, node: Node, prompt: str, output: int | None, model: str) -> None:
+    def ask(
+        self, run_id: RunId, node: Node, prompt: str, output: int | None, model: str, *, by_size: bool = False
+    ) -> None:
         run = self.runs[run_id]
-        given = self.query_of(run_id, node, prompt, output, model)
+        given = self.query_of(run_id, node, prompt, output, model, by_size=by_size)
         live = run.live(node)
-        bound = self.bound(prompt, output)
-        accepted = live and run.admit_query(given.request_id, node, bound, model)
+        accepted = live and self.admit(given)
         if not live:
-            run.requests[given.request_id] = refused_book(bound, node, model)
+            run.requests[given.request_id] = refused_book(node)
         self.check_admission(run_id, given.request_id, self.give(given), live, accepted)
 
     def ask_for_a_child(self, run_id: RunId, node: Node, caps: Amounts) -> None:
@@ -284,12 +326,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         live = run.live(node)
         accepted = live and run.admit_child(given.request_id, node, caps)
         if not live:
-            run.requests[given.request_id] = refused_book({}, node, "m")
+            run.requests[given.request_id] = refused_book(node)
         said = self.give(given)
         self.check_admission(run_id, given.request_id, said, live, accepted)
         assert any(isinstance(e, StartChild) for e in said) == accepted, "never queued"
 
-    def give_batch(self, run_id: RunId, node: Node, items: tuple, admit) -> None:
+    def give_batch(self, run_id: RunId, node: Node, items: tuple, admit: Callable[[int], bool]) -> None:
         run = self.runs[run_id]
         live = run.live(node)
         numbers = [item.request_id for item in items]
@@ -304,7 +346,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 continue
             if live:
                 run.count(node)  # refused with the others, and counted with them
-            run.requests[number] = refused_book({}, node, "m")
+            run.requests[number] = refused_book(node)
         if refused and run.batch == "all":
             run.take_back(accepted)
             accepted = []
@@ -327,22 +369,40 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert refusal.response.status == "cancelled"
 
     @precondition(lambda self: self.flying)
-    @rule(pick=picks, usage=usages)
-    def answer(self, pick: int, usage: Usage | None) -> None:
+    @rule(pick=picks, usage=usages, finish=finishes, cache=cache_uses)
+    def answer(
+        self, pick: int, usage: Usage | None, finish: FinishReason | None, cache: CacheUse | None
+    ) -> None:
         attempt = self.flying.pop(pick % len(self.flying))
         self.reported.append(attempt)
         run_id, number, _ = attempt
         run, request = self.runs[run_id], self.runs[run_id].requests[number]
         request.where = "answering"
-        run.pay(self.bill(usage, request.bound), request.node)
-        said = self.give(ProviderAnswered(*attempt, "text", usage))
-        (response,) = [
+        bill = self.bill(usage, request)
+        if cache != "hit":
+            run.pay(bill or request.own, request.node)
+        if cache != "hit" and bill is not None:
+            run.windows[request.model].counted(request.size, bill[D.INPUT_TOKENS])
+        longer = finish is FinishReason.LENGTH and run.lengthen(number)
+        said = self.give(ProviderAnswered(*attempt, "text", usage, finish, cache))
+        own = [
             e.response
             for e in said
             if isinstance(e, Respond) and (e.run_id, e.request_id) == (run_id, number)
         ]
-        assert isinstance(response, Completed)
+        if longer and self.overdrawn_at(run, request.node):
+            assert [response.status for response in own] == ["cancelled"]
+        elif longer:
+            assert own == []
+        else:
+            (response,) = own
+            assert isinstance(response, Completed)
+            assert (response.finish, response.usage) == (finish, usage if bill and cache != "hit" else None)
         self.check_overdraft(run_id, request.node)
+
+    @staticmethod
+    def overdrawn_at(run: BookOfRun, node: Node) -> bool:
+        return any(run.overdrawn(each) for each in run.chain(node))
 
     @precondition(lambda self: self.flying)
     @rule(
@@ -351,32 +411,65 @@ class SchedulerMachine(RuleBasedStateMachine):
         was_sent=st.booleans(),
         after=st.sampled_from([None, None, -5, 100, 1_200]),
         throttled=st.sampled_from([False, False, True]),
+        usage=usages,
+        window=too_long,
     )
-    def fail(self, pick: int, retryable: bool, was_sent: bool, after: int | None, throttled: bool) -> None:
+    def fail(
+        self,
+        pick: int,
+        retryable: bool,
+        was_sent: bool,
+        after: int | None,
+        throttled: bool,
+        usage: Usage | None,
+        window: WindowExceeded | None,
+    ) -> None:
         attempt = self.flying.pop(pick % len(self.flying))
         self.reported.append(attempt)
         run_id, number, _ = attempt
         run, request = self.runs[run_id], self.runs[run_id].requests[number]
         request.where = "failing"
         if was_sent:
-            run.pay(request.bound, request.node)
+            run.pay(self.bill(usage, request) or request.own, request.node)
         if throttled:
             self.throttled.add(request.model[0])
-        self.give(ProviderFailed(*attempt, ProviderError("down"), retryable, was_sent, after, throttled))
-        assert request.where in (("backoff", "answered") if retryable else ("answered",))
+        stands, model = request.cut, request.model
+        gives_up = stands or run.gives_up(request, retryable, window)
+        self.next = None if stands else run.next_models(request, last=number == run.last)
+        error = window or ProviderError("down")
+        said = self.give(ProviderFailed(*attempt, error, retryable, was_sent, after, throttled, usage))
+        if request.where == "failing":
+            self.reroute(request)  # it waits for a permit of that model
+        rerouted = request.model != model
+        assert rerouted or self.next is None or not (gives_up or throttled)
+        # Where no wait fits before the deadline, it is as if there were no attempt left.
+        assert rerouted or request.where in (("answered",) if gives_up else ("backoff", "answered"))
+        self.next = None
+        own = [
+            e.response
+            for e in said
+            if isinstance(e, Respond) and (e.run_id, e.request_id) == (run_id, number)
+        ]
+        assert all(isinstance(response, Completed if stands else Failed) for response in own)
+
+    def reroute(self, request: BookOfRequest) -> None:
+        """Write down that the next model is asked: nobody said that it would be."""
+        assert self.next is not None, "neither answered, nor asked for again"
+        self.next.where = "queued"
+        vars(request).update(vars(self.next))
 
     @precondition(lambda self: self.cancelled)
-    @rule(pick=picks, usage=usages)
-    def answer_late(self, pick: int, usage: Usage | None) -> None:
+    @rule(pick=picks, usage=usages, cache=cache_uses)
+    def answer_late(self, pick: int, usage: Usage | None, cache: CacheUse | None) -> None:
         attempt = self.cancelled.pop(pick % len(self.cancelled))
         self.reported.append(attempt)
         run_id, number, count = attempt
         run = self.runs[run_id]
         bound = run.late.get((number, count))
         if bound is not None and not run.ended:
-            bill = self.bill(usage, bound)
-            run.late[number, count] = {d: min(bill[d], bound[d]) for d in bound}
-        said = self.give(ProviderAnswered(*attempt, "late", usage))
+            bill = {} if cache == "hit" else self.bill(usage, run.requests[number]) or bound
+            run.late[number, count] = {d: min(bill.get(d, 0), bound[d]) for d in bound}
+        said = self.give(ProviderAnswered(*attempt, "late", usage, None, cache))
         assert not [e for e in said if isinstance(e, Respond)]
 
     @precondition(lambda self: self.reported)
@@ -548,11 +641,10 @@ class SchedulerMachine(RuleBasedStateMachine):
             return  # else few worlds would get far
         self.number += 1
         number = RequestId(self.number)
-        tokens = self.bound(prompt, None)[D.INPUT_TOKENS]
         over, may_ask = run.ended, not run.no_last
-        accepted = not over and run.admit_last(number, tokens, observed)
+        accepted = not over and run.admit_last(number, size_of(prompt), observed)
         if over:
-            run.requests[number] = refused_book({}, None, "m")
+            run.requests[number] = refused_book(None)
         reason = StopReason.iterations(9, "run.turns_max")
         given = query(self.number, run_id, prompt, origin="last", ending=reason, observed_bytes=observed)
         said = self.give(given)
@@ -574,19 +666,23 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     # How the world keeps its books
 
-    def query_of(self, run_id: RunId, node: Node, prompt: str, output: int | None, model: str):
+    def query_of(
+        self, run_id: RunId, node: Node, prompt: str, output: int | None, model: str, *, by_size: bool
+    ) -> QueryReceived:
         self.number += 1
         depth = self.runs[run_id].node(node).depth
-        more = {"depth": depth, "parent": node, "model": model}
+        more = {"depth": depth, "parent": node, "model": model, "by_size": by_size}
         return query(self.number, run_id, prompt, output_tokens_max=output, **more)
+
+    def admit(self, given: QueryReceived) -> bool:
+        run, (message,) = self.runs[given.run_id], given.prompt_messages
+        size = size_of(message.content)
+        asked = run.candidates(given.model, size - len("user"), by_size=given.by_size)
+        return run.admit_query(given.request_id, given.parent, asked, size, given.output_tokens_max)
 
     def child_of(self, run_id: RunId, node: Node, caps: Amounts):
         self.number += 1
         return child(self.number, run_id, depth=self.runs[run_id].node(node).depth, parent=node, caps=caps)
-
-    @staticmethod
-    def bound(prompt: str, output: int | None) -> Amounts:
-        return charge(10 + len(prompt.encode("utf-8", "surrogatepass")), min(output or 100, 100))
 
     def pick_run(self, pick: int) -> tuple[RunId, BookOfRun]:
         run_id = list(self.runs)[pick % len(self.runs)]
@@ -603,10 +699,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         return children[pick % len(children)]
 
     @staticmethod
-    def bill(usage: Usage | None, bound: Amounts) -> Amounts:
+    def bill(usage: Usage | None, request: BookOfRequest) -> Amounts | None:
+        """Return what a provider's numbers come to, or None if they are none."""
         if usage is None or usage.input_tokens < 0 or usage.output_tokens < 0:
-            return bound
-        return charge(usage.input_tokens, usage.output_tokens)
+            return None
+        return charge(usage.input_tokens, usage.output_tokens, request.model)
 
     def check_overdraft(self, run_id: RunId, node: Node) -> None:
         """Whoever has used more than it may has been told to end."""
@@ -629,7 +726,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             (own,) = [
                 e for e in said if isinstance(e, Respond) and (e.run_id, e.request_id) == (run_id, number)
             ]
-            assert isinstance(own.response, TimedOut)
+            stands = kind == "query_deadline" and run.requests[number].cut
+            assert isinstance(own.response, Completed if stands else TimedOut)
 
     def finish(self, run_id: RunId) -> None:
         run = self.runs[run_id]
@@ -714,11 +812,14 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def check_send(self, effect: SendQuery) -> None:
         run, request = self.runs[effect.run_id], self.runs[effect.run_id].requests[effect.request_id]
+        if request.where == "failing":
+            self.reroute(request)
         assert request.where == "queued"
         assert not run.ended
         assert not run.ending or effect.request_id == run.last
         request.where = "flying"
         request.attempts += 1
+        request.tries += 1
         assert effect.attempt == request.attempts
         assert effect.timeout_ms >= 1
         assert effect.output_tokens_max == request.bound[D.OUTPUT_TOKENS]
@@ -840,9 +941,13 @@ def kept_of(limits: BudgetLimits, percent: int) -> Amounts:
     return {D.REQUESTS: 1} | {d: ceil(getattr(limits, f"{d.value}_max") * percent / 100) for d in shared}
 
 
-def refused_book(bound: Amounts, node: Node, model: str) -> BookOfRequest:
+def refused_book(node: Node) -> BookOfRequest:
     """Return the book of a request that was never taken in."""
-    return BookOfRequest(bound, node, model, "refused")
+    return BookOfRequest({}, node, where="refused")
+
+
+def size_of(prompt: str) -> int:
+    return len("user") + len(prompt.encode("utf-8", "surrogatepass"))
 
 
 TestScheduler = SchedulerMachine.TestCase

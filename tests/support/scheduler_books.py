@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from math import ceil
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
+from rlm_wasm.errors import WindowExceeded
 from rlm_wasm.ids import RequestId
+from rlm_wasm.limits import ModelPrice
 from rlm_wasm.scheduler.ledger import Dimension
+from rlm_wasm.scheduler.window import ModelWindow
+from tests.support.core_facts import PRICE
 
 D = Dimension
 Amounts = dict[D, int]
@@ -16,19 +20,51 @@ REQUEST: Amounts = {D.REQUESTS: 1}
 FIRST_TURN: Amounts = {D.CALLS: 1, D.ITERATIONS: 1, D.FUEL: 1}
 
 
-def charge(input_tokens: int, output_tokens: int) -> Amounts:
-    """Price a call the way the test's price list says: 2 and 4 micro-dollars a token."""
-    cost = ceil(2 * input_tokens + 4 * output_tokens)
-    return {D.CALLS: 1, D.INPUT_TOKENS: input_tokens, D.OUTPUT_TOKENS: output_tokens, D.COST: cost}
+# In micro-dollars a token: 2 and 4; 1 and 1; 10 and 20.
+PRICES = {"m": PRICE, "p:x": ModelPrice(1_000_000, 1_000_000), "p:y": ModelPrice(10_000_000, 20_000_000)}
+# What core_facts' limits have: tokens around messages, and the longest answer.
+OVERHEAD, OUTPUT_MAX = 6, 100
+
+
+def charge(input_tokens: int, output_tokens: int, model: str) -> Amounts:
+    """Price a call the way the test's price list says."""
+    price = PRICES[model]
+    cost = (
+        input_tokens * price.input_microdollars_per_mtok + output_tokens * price.output_microdollars_per_mtok
+    )
+    return {
+        D.CALLS: 1, D.INPUT_TOKENS: input_tokens, D.OUTPUT_TOKENS: output_tokens, D.COST: cost // 1_000_000,
+    }  # fmt: skip
+
+
+def dearest(models: Sequence[str], input_tokens: int, output_tokens: int) -> Amounts:
+    """Price a call that any of the models may answer."""
+    return max(
+        (charge(input_tokens, output_tokens, model) for model in models), key=lambda each: each[D.COST]
+    )
 
 
 @dataclass
 class BookOfRequest:
     bound: Amounts
     node: Node
-    model: str = "m"
+    # Those that may still answer it: the first one is asked.
+    models: tuple[str, ...] = ("m",)
     where: str = "queued"  # queued, flying, backoff, answered; a child: running, then answered
+    size: int = 0  # of its messages
+    output: int | None = None  # the cap that was asked for
     attempts: int = 0
+    tries: int = 0  # of the first of the models
+    cut: bool = False  # an answer is there, and a longer one is asked for
+
+    @property
+    def model(self) -> str:
+        return self.models[0]
+
+    @property
+    def own(self) -> Amounts:
+        """What an attempt of the model that is asked may cost."""
+        return charge(self.bound[D.INPUT_TOKENS], self.bound[D.OUTPUT_TOKENS], self.model)
 
 
 @dataclass
@@ -58,6 +94,11 @@ class BookOfRun:
     share_percent: int = 100
     cell_requests_max: int = 12
     batch: str = "part"
+    attempts_max: int = 3
+    retry_max: int = 0  # how long the second try of an answer may be that was cut off; 0: there is none
+    fallback: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    small: dict[str, int] = field(default_factory=dict)
+    windows: dict[str, ModelWindow] = field(default_factory=dict)
     requests: dict[RequestId, BookOfRequest] = field(default_factory=dict)
     children: dict[RequestId, BookOfChild] = field(default_factory=dict)
     root: BookOfChild = field(default_factory=lambda: BookOfChild(0, None, {}))
@@ -152,13 +193,68 @@ class BookOfRun:
         book.cell_requests += 1
         return book.cell_requests <= self.cell_requests_max
 
-    def admit_query(self, number: RequestId, node: Node, bound: Amounts, model: str) -> bool:
-        """Take a query into the books, as queued or as refused."""
-        accepted = self.count(node) and self.fits(bound, node)
-        self.requests[number] = BookOfRequest(bound, node, model, "queued" if accepted else "refused")
-        return accepted
+    def candidates(self, model: str, prompt_bytes: int, *, by_size: bool) -> tuple[str, ...]:
+        """Return who may answer: the least of the small ones that takes the prompt, and those behind it."""
+        fitting = [(most, small) for small, most in self.small.items() if most >= prompt_bytes]
+        first = min(fitting)[1] if by_size and fitting else model
+        return (first, *self.fallback.get(first, ()))
 
-    def admit_last(self, number: RequestId, input_tokens: int, observed: int) -> bool:
+    def attempt(
+        self, models: tuple[str, ...], size: int, output: int | None, *, last: bool = False
+    ) -> Amounts:
+        """Return what an attempt may cost that the first of the models makes, and the others may have to."""
+        tokens, most = size + OVERHEAD, min(output or OUTPUT_MAX, OUTPUT_MAX)
+        most = self.windows[models[0]].cap(size, most)
+        for model in models if last else ():
+            price = PRICES[model]
+            left = self.available(D.COST) * 1_000_000 - tokens * price.input_microdollars_per_mtok
+            affordable = left // price.output_microdollars_per_mtok
+            most = max(1, min(most, self.available(D.OUTPUT_TOKENS), affordable))
+        return dearest(models, tokens, most)
+
+    def admit_query(
+        self, number: RequestId, node: Node, models: tuple[str, ...], size: int, output: int | None
+    ) -> bool:
+        """Take a query into the books, as queued or as refused."""
+        bound = self.attempt(models, size, output)
+        where = "queued" if self.count(node) and self.fits(bound, node) else "refused"
+        self.requests[number] = BookOfRequest(bound, node, models, where, size, output)
+        return where == "queued"
+
+    def next_models(self, request: BookOfRequest, *, last: bool) -> BookOfRequest | None:
+        """Return the request as another model gets it, if there is one and the budget covers it."""
+        if not (models := request.models[1:]):
+            return None
+        bound = self.attempt(models, request.size, request.output, last=last)
+        return (
+            replace(request, bound=bound, models=models, tries=0) if self.fits(bound, request.node) else None
+        )
+
+    def lengthen(self, number: RequestId) -> bool:
+        """Have an answer that was cut off asked for once more, where it may and can be."""
+        request = self.requests[number]
+        if request.cut or number == self.last or request.output or request.tries >= self.attempts_max:
+            return False
+        most = self.windows[request.model].cap(request.size, max(1, self.retry_max))
+        bound = charge(request.bound[D.INPUT_TOKENS], most, request.model)
+        if most <= request.bound[D.OUTPUT_TOKENS] or not self.fits(bound, request.node):
+            return False
+        request.bound, request.models, request.cut, request.where = bound, (request.model,), True, "queued"
+        return True
+
+    def gives_up(self, request: BookOfRequest, retryable: bool, too_long: WindowExceeded | None) -> bool:
+        """Whether a model that failed is not asked again; where it was too much, it is asked for less."""
+        if too_long is None:
+            return not retryable or request.tries >= self.attempts_max
+        window = self.windows[request.model]
+        window.refused(too_long, request.size)
+        cap = window.smaller_cap(too_long, request.size, request.bound[D.OUTPUT_TOKENS])
+        if cap is None or request.tries >= self.attempts_max:
+            return True
+        request.bound = dearest(request.models, request.bound[D.INPUT_TOKENS], cap)
+        return False
+
+    def admit_last(self, number: RequestId, size: int, observed: int) -> bool:
         """Take in the question for the best answer: what was kept is for it, and its answer may be short."""
         may_ask, self.ending, self.no_last = not self.no_last, True, True
         self.requests[number] = BookOfRequest({}, None, where="refused")
@@ -168,13 +264,14 @@ class BookOfRun:
         if not self.fits({D.OBSERVATION_BYTES: observed}):
             return False
         self.pay({D.OBSERVATION_BYTES: observed}, None)
-        affordable = (self.available(D.COST) - 2 * input_tokens) // 4
-        bound = charge(input_tokens, max(1, min(100, self.available(D.OUTPUT_TOKENS), affordable)))
         if not self.fits(REQUEST):
             return False
         self.pay(REQUEST, None)
+        models = self.candidates("m", 0, by_size=False)
+        bound = self.attempt(models, size, None, last=True)
         accepted = self.fits(bound)
-        self.requests[number] = BookOfRequest(bound, None, where="queued" if accepted else "refused")
+        where = "queued" if accepted else "refused"
+        self.requests[number] = BookOfRequest(bound, None, models, where, size)
         self.last = number if accepted else None
         return accepted
 
