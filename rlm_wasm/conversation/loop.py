@@ -22,6 +22,7 @@ from rlm_wasm.conversation.observations import (
     cut_text,
     observation_messages,
     repeated_note,
+    with_note,
 )
 from rlm_wasm.conversation.prompts import (
     ContextFacts,
@@ -371,7 +372,7 @@ class RlmLoop:
             return self._give_up(_reason_of(error))
         self._silent += 1
         self._notes.append(NO_TEXT_NOTE)
-        self._observe()
+        self._observe(self._seen())
         return self._ask()
 
     def _cell_finished(self, given: CellFinished) -> LoopEffect:
@@ -398,29 +399,31 @@ class RlmLoop:
             self._running = self._pending.popleft()
             self._phase = _Phase.CELL
             return RunBlock(self._running)
-        repeats = self._repeats
+        repeats, seen = self._repeats, self._seen()
         if repeats.most:
-            repeats.turn(self._done_in_turn())
+            repeats.turn(self._done_in_turn(seen))
         if repeats.too_many:
             return self._give_up(StopReason.no_progress(repeats.most))
         if repeats.must_be_told:
             left = repeats.most - repeats.times
-            self._notes.append(repeated_note(repeats.times + 1, left))
-        self._observe()
+            seen = with_note(seen, repeated_note(repeats.times + 1, left))
+        self._observe(seen)
         return self._ask()
 
-    def _done_in_turn(self) -> tuple[str, ...]:
+    def _done_in_turn(self, seen: Sequence[Message]) -> tuple[str, ...]:
         """Return a turn's code, or its words where it has none, what that asked models, and what it showed.
 
         Code that asks for the next piece each time gets further, though it prints nothing.
         """
         code = [cell.source for cell in self._ran] or [self._said]
-        seen = observation_messages(self._ran, self._notes, self._dialect, self._limits)
         return (*code, *self._asked, "", *(message.content for message in seen))
 
-    def _observe(self) -> None:
-        """Write down what the model is to see of the cells that ran."""
-        observations = observation_messages(self._ran, self._notes, self._dialect, self._limits)
+    def _seen(self) -> tuple[Message, ...]:
+        """Return what the model is to see of the cells that ran, and the notes for it."""
+        return observation_messages(self._ran, self._notes, self._dialect, self._limits)
+
+    def _observe(self, observations: Sequence[Message]) -> None:
+        """Write down what the model is to see."""
         self._observed_bytes += sum(utf8_bytes(message.content) for message in observations)
         self._unread += len(observations)
         self._history += observations
@@ -445,7 +448,7 @@ class RlmLoop:
             del self._history[len(self._history) - self._unread :]
             self._observed_bytes = 0
         else:
-            self._observe()
+            self._observe(self._seen())
         if self._room.is_full(self._history):
             self._make_shorter()
         question = Message("user", last_prompt(str(stop)))

@@ -93,11 +93,16 @@ def observation_messages(
             for number, cell in enumerate(cells, start=1)
         )
         contents = ["\n\n".join(outputs)] if cells else []
-    if notes and contents:
-        contents[-1] = "\n\n".join([contents[-1], *notes])
-    elif notes:
-        contents = ["\n\n".join(notes)]
-    return tuple(Message("user", content) for content in contents)
+    messages = tuple(Message("user", content) for content in contents)
+    return with_note(messages, "\n\n".join(notes)) if notes else messages
+
+
+def with_note(messages: Sequence[Message], note: str) -> tuple[Message, ...]:
+    """Return what follows a reply with one more note, at its end."""
+    if not messages:
+        return (Message("user", note),)
+    *before, last = messages
+    return (*before, last._replace(content=f"{last.content}\n\n{note}"))
 
 
 def repeated_note(times: int, left: int) -> str:

@@ -140,6 +140,7 @@ class Conversation:
             sub_model=policy.models.sub,
             boundary=policy.boundary,
             decode_ms_max=policy.cell.wall_ms_max,
+            digests=policy.run.repeats_max > 0,
         )
         turns_max, turns_key = min(
             (policy.run.turns_max, "run.turns_max"), (policy.budget.iterations_max, "budget.iterations_max")

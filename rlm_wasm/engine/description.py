@@ -94,24 +94,22 @@ def answer_bytes(answer: str | None) -> int | None:
 
 async def _digest(value: InputValue) -> str:
     if isinstance(value, InputFile):
-        return await _digest_of_file(value)
+        return await digest_of_file(value)
     if len(value) <= _HASHED_AT_ONCE_UNITS:
         return sha256(value)
     return await in_thread(sha256, value)
 
 
-async def _digest_of_file(file: InputFile) -> str:
+async def digest_of_file(file: InputFile) -> str:
+    """Return the digest of a file, made beside the event loop.
+
+    Raises UsageError: it cannot be read, or has changed.
+    """
     digest = hashlib.sha256()
     for offset in range(0, file.size, HASHED_AT_ONCE_BYTES):
         with _as_usage_error(file):
             await in_thread(file.hash_into, digest.update, offset)
     return digest.hexdigest()
-
-
-def digest_of(file: InputFile) -> str:
-    """Return the digest of a file. Raises UsageError: it cannot be read, or has changed."""
-    with _as_usage_error(file):
-        return file.sha256()
 
 
 @contextmanager

@@ -74,6 +74,7 @@ class GuestRequests(Answerer):
     sub_model: str
     boundary: BoundaryLimits
     decode_ms_max: int
+    digests: bool = True  # whether `asked` is of use to anybody
     finish: str | None = None
     cell: int = 0
     closed: bool = False
@@ -81,7 +82,7 @@ class GuestRequests(Answerer):
     _kept: list[tuple[str, str]] = field(default_factory=list)
     # How many answers of the cell their cap on tokens cut off.
     cut: int = 0
-    _asked: bytes = b""  # a digest of all prompts of the cell so far
+    _asked: bytes = b""
     _open: _Asked | None = None
     _reader: RequestReader = field(init=False)
 
@@ -95,7 +96,10 @@ class GuestRequests(Answerer):
 
     @property
     def asked(self) -> str:
-        """A digest of all that the cell asked models, in its order; empty if it asked nothing."""
+        """A digest of all that the cell asked models, in its order; empty if it asked nothing.
+
+        What there was no room for asked nobody.
+        """
         return self._asked.hex()
 
     def begin_cell(self, cell: int) -> None:
@@ -231,7 +235,7 @@ class GuestRequests(Answerer):
     ) -> None:
         # A guest that asks again waits for nothing else: it was interrupted in what it asked before.
         self.end_cell()
-        for prompt in prompts:
+        for prompt in prompts[: len(batch)] if self.digests else ():
             self._asked = hashlib.sha256(self._asked + prompt.encode("utf-8", "surrogatepass")).digest()
         numbers = tuple([each.request_id for each in batch])
         asked = self._open = _Asked(self, prompts, batched, reply, numbers)

@@ -10,7 +10,7 @@ from typing import Final, Self
 from rlm_wasm.api.snapshot import Snapshot
 from rlm_wasm.audit.reader import EventLogError, read_events
 from rlm_wasm.engine.contexts import InputValue, read_input, recorded_type
-from rlm_wasm.engine.description import digest_of, sha256
+from rlm_wasm.engine.description import digest_of_file, sha256
 from rlm_wasm.engine.recorded_answers import BYTES_MAX, EVENTS_MAX, TEXTS_HINT, answers_in
 from rlm_wasm.errors import PolicyError, UsageError
 from rlm_wasm.events import Event
@@ -102,6 +102,8 @@ class Recording:
     def inputs(self, given: Mapping[str, InputValue]) -> dict[str, InputValue]:
         """Return the run's inputs: those in the log, and for the others what is `given` by name.
 
+        Whether a file is the one that was recorded takes as long as it is large: `check_files` says that.
+
         Raises UsageError for one that is missing, is not what was recorded, or is not wanted.
         """
         found: dict[str, InputValue] = {}
@@ -115,12 +117,23 @@ class Recording:
                     f"the input {context.name} ({context.length} {unit}) is not in {self.path}",
                     hint=f"give the same file again: --context {context.name}=FILE",
                 )
-            if recorded_type(value) != context.type_name or _digest(value) != context.sha256:
-                raise UsageError(f"the input {context.name} is not the one that was recorded")
+            same = isinstance(value, InputFile) or sha256(value) == context.sha256
+            if recorded_type(value) != context.type_name or not same:
+                raise _another_input(context)
             found[context.name] = value
         if unknown := sorted(set(given) - set(found)):
             raise UsageError(f"the recorded run has no input {unknown[0]}")
         return found
+
+    async def check_files(self, inputs: Mapping[str, InputValue]) -> None:
+        """Look whether the files among the inputs are those of the run; the event loop goes on meanwhile.
+
+        Raises UsageError for one that is not, or that cannot be read.
+        """
+        for context in self.contexts:
+            value = inputs[context.name]
+            if isinstance(value, InputFile) and await digest_of_file(value) != context.sha256:
+                raise _another_input(context)
 
     @property
     def file_names(self) -> dict[str, str]:
@@ -176,5 +189,5 @@ def _contexts(name: str, data: Mapping[str, object]) -> tuple[RecordedContext, .
     return tuple(RecordedContext(*row) for row in rows)
 
 
-def _digest(value: InputValue) -> str:
-    return digest_of(value) if isinstance(value, InputFile) else sha256(value)
+def _another_input(context: RecordedContext) -> UsageError:
+    return UsageError(f"the input {context.name} is not the one that was recorded")

@@ -64,9 +64,11 @@ class RepeatedRun:
     ) -> RunResult | None:
         """Return what the run comes to; None where it had to be torn down.
 
-        `repeats` says whether the recording still goes on. Raises what `Runtime.ask` raises.
+        `repeats` says whether the recording still goes on. Raises what `Runtime.ask` raises, and UsageError
+        for a file that is not the recorded one.
         """
         recording, result = self._recording, None
+        await recording.check_files(self._inputs)
         failure: Exception | None = None
         async with self._runtime, anyio.create_task_group() as tasks:
             tasks.start_soon(self._end_if_idle, repeats, tasks.cancel_scope)

@@ -31,6 +31,11 @@ def prompt_bytes(messages: Iterable[Message]) -> int:
     return sum([utf8_bytes(message.role) + utf8_bytes(message.content) for message in messages])
 
 
+def content_bytes(messages: Iterable[Message], size: int) -> int:
+    """Return the bytes of messages without their roles' names, where `size` is what prompt_bytes gave."""
+    return size - sum([len(message.role) for message in messages])
+
+
 def usage_or_estimate(
     usage: tuple[int | None, int | None],
     messages: Iterable[Message],

@@ -70,10 +70,10 @@ class QueryFlow:
         )  # first: a refused request counts too
         facts = run.facts
         routing, prices = facts.routing, facts.prices
-        models = (given.model,) if routing is None else routing.candidates(given, prices)
+        size = prompt_bytes(given.prompt_messages)  # once: a prompt can be long
+        models = (given.model,) if routing is None else routing.candidates(given, prices, size)
         if models[0] not in prices:
             raise unknown_model(run)
-        size = prompt_bytes(given.prompt_messages)
         charge = _attempt_at_most(run, given, models, size)
         reservation = run.ledger.reserve(charge, conversation.view)
         timeout_ms = facts.query.timeout_ms_max

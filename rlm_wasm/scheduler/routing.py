@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from rlm_wasm.scheduler.inputs import QueryReceived
-from rlm_wasm.scheduler.pricing import utf8_bytes
+from rlm_wasm.scheduler.pricing import content_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +28,16 @@ class Routing:
         by_size = sorted(((most, model) for model, most in (small or {}).items()), key=lambda rule: rule[0])
         return cls(dict(fallback or {}), tuple(by_size))
 
-    def candidates(self, query: QueryReceived, known: Collection[str]) -> tuple[str, ...]:
+    def candidates(self, query: QueryReceived, known: Collection[str], size: int) -> tuple[str, ...]:
         """Return the models for a query in the order in which they are asked, each once.
 
+        `size` is what prompt_bytes gives for its messages.
         The first is in it whether it is known or not: who asks for one that is not is told so.
         """
         first = query.model
         if query.by_size and self.small:
-            size = sum(utf8_bytes(message.content) for message in query.prompt_messages)
-            first = next((model for most, model in self.small if size <= most), first)
+            text = content_bytes(query.prompt_messages, size)
+            first = next((model for most, model in self.small if text <= most), first)
         others = self.fallback.get(first, ())
         if not others:
             return (first,)

@@ -15,7 +15,7 @@ from rlm_wasm.scheduler.conversation import ConversationState
 from rlm_wasm.scheduler.inputs import ChildRequested, ProviderAnswered, ProviderFailed
 from rlm_wasm.scheduler.ledger import DIMENSIONS, Charge, Dimension, View
 from rlm_wasm.scheduler.messages import FinishReason, Usage
-from rlm_wasm.scheduler.pricing import utf8_bytes
+from rlm_wasm.scheduler.pricing import content_bytes, utf8_bytes
 from rlm_wasm.scheduler.request import Completed, Response, error_of
 from rlm_wasm.scheduler.run_state import OpenRequest, RunState
 
@@ -57,7 +57,7 @@ def query_received(run: RunState, request: OpenRequest) -> Data:
         "origin": query.origin,
         "model": request.model,
         "messages": len(query.prompt_messages),
-        "prompt_bytes": sum([utf8_bytes(message.content) for message in query.prompt_messages]),
+        "prompt_bytes": content_bytes(query.prompt_messages, request.size),
         "timeout_ms": request.timeout_ms,
         "reserved_input_tokens": request.charge.input_tokens,
         "reserved_output_tokens": request.charge.output_tokens,

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rlm_wasm.conversation import observations
 from rlm_wasm.conversation.loop import (
     AskLast,
     AskModel,
@@ -24,6 +25,8 @@ from rlm_wasm.conversation.loop import (
     RlmLoop,
     RunBlock,
 )
+from rlm_wasm.conversation.observations import format_observation
+from rlm_wasm.conversation.ran_cell import RanCell
 from rlm_wasm.errors import (
     BudgetExceeded,
     FuelExhausted,
@@ -36,6 +39,7 @@ from rlm_wasm.errors import (
     WindowExceeded,
     WorkerLost,
 )
+from rlm_wasm.limits import ObservationLimits
 from rlm_wasm.outcomes import SessionState, StopReason
 from rlm_wasm.results import CellResult
 from rlm_wasm.scheduler.messages import FinishReason
@@ -570,6 +574,23 @@ def long_talk(window: int | None, *, percent: int = 75, summaries: int = 0) -> R
         "why?", CONTEXT, "both", observation(bytes_max=4_000), 60,
         window_tokens=window, compact_percent=percent, summaries_max=summaries,
     )  # fmt: skip
+
+
+def test_what_a_cell_shows_is_put_together_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[RanCell] = []
+
+    def counted(cell: RanCell, limits: ObservationLimits) -> str:
+        shown.append(cell)
+        return format_observation(cell, limits)
+
+    monkeypatch.setattr(observations, "format_observation", counted)
+    subject = stubborn(4)
+    effect = drive(subject, Begin())
+    for number in range(1, 5):  # the last of which is told that it repeats itself
+        effect = drive(subject, block("a"), done("x\n"))
+        assert len(shown) == number
+    assert isinstance(effect, AskModel)
+    assert "the same" in effect.messages[-2].content
 
 
 def talk(subject: RlmLoop, turns: int) -> list[LoopEffect]:

@@ -42,10 +42,12 @@ class Clock:
         return self.now_ns
 
 
-def guest_of(facts: RunStarted, clock: Clock) -> tuple[Broker, Driver, GuestRequests]:
+def guest_of(
+    facts: RunStarted, clock: Clock, *, digests: bool = True
+) -> tuple[Broker, Driver, GuestRequests]:
     broker, driver = Broker(permit_limits(), clock), Driver()
     broker.start_run(facts, lambda name: (_nobody(), name), [], driver)
-    requests = GuestRequests(broker, RUN, 0, None, "m", boundary(), decode_ms_max=350)
+    requests = GuestRequests(broker, RUN, 0, None, "m", boundary(), decode_ms_max=350, digests=digests)
     requests.begin_cell(1)
     return broker, driver, requests
 
@@ -99,6 +101,18 @@ def test_a_guest_that_asks_again_was_interrupted_in_what_it_asked_before() -> No
     assert (len(first), len(second)) == (1, 0)
     requests.end_cell()
     assert len(second) == 1
+
+
+def test_a_digest_is_made_of_what_was_asked_and_of_nothing_else() -> None:
+    def asked(*prompts: str, room: int = 9, digests: bool = True) -> str:
+        facts = started(cell_requests_max=room)
+        _, _, requests = guest_of(facts, Clock(), digests=digests)
+        ask(requests, type="rlm_query_batch", prompts=prompts)
+        return requests.asked
+
+    assert len({asked("a", "b"), asked("b", "a"), asked("ab", "c"), asked("a", "bc")}) == 4
+    assert asked("a", "b", "c", room=2) == asked("a", "b")
+    assert asked("a", "b", digests=False) == "", "nobody reads it"
 
 
 def test_the_guest_sees_its_standing() -> None:

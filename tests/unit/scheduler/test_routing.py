@@ -9,10 +9,12 @@ import pytest
 from rlm_wasm.errors import WindowExceeded
 from rlm_wasm.ids import RequestId
 from rlm_wasm.limits import ModelPrice
+from rlm_wasm.scheduler import pricing, run_events
 from rlm_wasm.scheduler.effects import SendQuery
 from rlm_wasm.scheduler.inputs import RunEnded
 from rlm_wasm.scheduler.ledger import Dimension
 from rlm_wasm.scheduler.messages import FinishReason, Usage
+from rlm_wasm.scheduler.pricing import utf8_bytes
 from rlm_wasm.scheduler.request import Completed, Denied, Failed, TimedOut
 from rlm_wasm.scheduler.routing import Routing
 from tests.support.core_facts import PRICE, RUN, budget, query, query_limits, started
@@ -170,6 +172,32 @@ def test_a_smaller_prompt_goes_to_a_cheaper_model_unless_code_named_one(
     assert received.data["model"] == model
 
 
+def test_a_prompt_is_gone_through_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have megabytes, and other runs wait meanwhile."""
+    looked_at: list[str] = []
+
+    def counted(text: str) -> int:
+        looked_at.append(text)
+        return utf8_bytes(text)
+
+    for module in (pricing, run_events):
+        monkeypatch.setattr(module, "utf8_bytes", counted)
+    driver = begun(
+        {"m": ("b:cheap",)},
+        small={"b:cheap": 4},
+        query={"output_tokens_max": 500, "output_tokens_retry_max": 900},
+    )
+    refused = failed(1)._replace(error=WindowExceeded("too long", window_tokens=400), retryable=False)
+    driver.give(query(1, prompt="a prompt", by_size=True), refused, fired("query_backoff:1"))
+    driver.give(
+        failed(1, 2, retryable=False), answered(1, 3, usage=Usage(5, 5))._replace(finish=FinishReason.LENGTH)
+    )
+    driver.give(answered(1, 4, usage=Usage(5, 5)))
+    assert len(driver.events("query_answered")) == len(driver.events("query_lengthened")) == 1
+    assert looked_at.count("a prompt") == 1
+    assert driver.events("query_received")[0].data["prompt_bytes"] == len("a prompt")
+
+
 def test_a_name_that_is_none_is_refused_with_and_without_rules() -> None:
     driver = begun({"nobody": ("b:cheap",)})
     refused = responses(driver.give(query(1, model="nobody")))[RequestId(1)]
@@ -179,7 +207,7 @@ def test_a_name_that_is_none_is_refused_with_and_without_rules() -> None:
 
 def test_a_place_without_a_price_is_left_out_and_nobody_is_asked_twice() -> None:
     rules = Routing.of({"m": ("x", "b:cheap", "m", "b:cheap")}, None)
-    assert rules.candidates(query(1), PRICES) == ("m", "b:cheap")
+    assert rules.candidates(query(1), PRICES, 9) == ("m", "b:cheap")
 
 
 def test_the_same_inputs_give_the_same_events() -> None:
