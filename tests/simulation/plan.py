@@ -146,9 +146,8 @@ def _policy(random: Random) -> Policy:
         "input_overhead_tokens": 16,
         "output_tokens_max": pick((50, 400)),
         "batch": pick(("part", "all")),
+        "output_tokens_retry_max": pick((0, 900)),
     }
-    if data["sandbox"]["clock"] == "real":
-        data["query"]["output_tokens_retry_max"] = 900
     data["events"] |= {
         "texts": pick((True, False)),
         "buffer_events_max": pick((2, 10, 1_000)),
