@@ -82,7 +82,13 @@ def _shared_code(shared: SharedCache, code: bytes, configuration: str) -> memory
 
 def cache_path(code: bytes, configuration: str = CONFIGURATION) -> Path:
     """Return where the native form of `code` lies for this wasmtime and what it is compiled for."""
-    return compiled_dir() / _file_name(_identity(code, configuration))
+    return path_of_hash(hashlib.sha256(code).hexdigest(), configuration)
+
+
+def path_of_hash(code_sha256: str, configuration: str = CONFIGURATION) -> Path:
+    """Return where the native form of the code with this hash lies, as `cache_path` does."""
+    identity = _identity_for(_wasmtime_identity(), bytes.fromhex(code_sha256), configuration)
+    return compiled_dir() / _file_name(identity)
 
 
 def _file_name(identity: bytes) -> str:
@@ -118,18 +124,18 @@ def _wasmtime_identity() -> bytes:
 
 
 def _identity(code: bytes, configuration: str) -> bytes:
-    return _identity_for(_wasmtime_identity(), code, configuration)
+    return _identity_for(_wasmtime_identity(), hashlib.sha256(code).digest(), configuration)
 
 
 def _shared_identity(code: bytes, configuration: str) -> bytes:
     # No path and no time: those of an image's layers are not those of the folders that it was made from.
     wasmtime = f"{wasmtime_version()} {processor_features()}"
-    return _identity_for(wasmtime.encode(), code, configuration)
+    return _identity_for(wasmtime.encode(), hashlib.sha256(code).digest(), configuration)
 
 
-def _identity_for(wasmtime: bytes, code: bytes, configuration: str) -> bytes:
+def _identity_for(wasmtime: bytes, code_sha256: bytes, configuration: str) -> bytes:
     digest = hashlib.blake2b(digest_size=32)
-    for part in (wasmtime, METER.encode(), configuration.encode(), hashlib.sha256(code).digest()):
+    for part in (wasmtime, METER.encode(), configuration.encode(), code_sha256):
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
     return digest.digest()

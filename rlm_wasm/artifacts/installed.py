@@ -100,23 +100,47 @@ def _find_guest(image: str, packages: tuple[str, ...], *, ask_shared: bool) -> G
         sources = guest_dir()
     except ArtifactError:
         return newest_guest(image)
-    built = _built(image)
-    digest = _digest(sources, packages)
-    for folder in built:
-        if digest in _digests(read_note(folder)):
-            return load_guest(folder)
-    names = _names(sources, packages)
-    for folder in built:
-        if folder.name in names or (not names and _has_packages(folder, packages)):
-            _note(folder, digest)
-            return load_guest(folder)
-    if packages:
+    folder = _made_of(sources, packages)
+    if folder is not None:
+        return load_guest(folder)
+    if packages or not _built():
         raise _no_image(image)
     raise ArtifactError(
         f"no guest is built from the sources in {sources}; what is built is of other ones, "
         "of another version perhaps",
         hint=f"{BUILD_HINT} (seconds, where only the guest's Python changed)",
     )
+
+
+def current_guest(image: str = BASE_IMAGE) -> tuple[Path, str] | None:
+    """Return which folder of this user's cache has the guest that this program uses, and its code's hash.
+
+    None: it has none. Nothing is unpacked for it, and no file of it is read; the hash is "" where its facts
+    cannot be.
+
+    Raises:
+        ArtifactError: it cannot be worked out which one it is.
+    """
+    packages = image_packages(image)
+    override = os.environ.get("RLM_WASM_GUEST")
+    folder: Path | None
+    if override:
+        folder = Path(override)
+    elif not packages and (carried := shipped_guest()) is not None:
+        return guests_dir() / carried.facts.recipe, carried.facts.code_sha256
+    else:
+        try:
+            sources = guest_dir()
+        except ArtifactError:
+            folder = next((each for each in _built() if _has_packages(each, packages)), None)
+        else:
+            folder = _made_of(sources, packages)
+    if folder is None:
+        return None
+    try:
+        return guests_dir() / folder.name, load_guest(folder).facts.code_sha256
+    except ArtifactError:
+        return guests_dir() / folder.name, ""
 
 
 def newest_guest(image: str = BASE_IMAGE) -> Guest:
@@ -131,7 +155,7 @@ def newest_guest(image: str = BASE_IMAGE) -> Guest:
         return _with_packages(load_guest(Path(override)), packages)
     if not packages and shipped_guest() is not None:
         return find_guest()
-    for folder in _built(image):
+    for folder in _built():
         guest = load_guest(folder)
         if guest.facts.packages == packages:
             return guest
@@ -200,12 +224,25 @@ def _no_image(image: str) -> ArtifactError:
     return ArtifactError(f"the image {image} is not built", hint=f"{BUILD_HINT} --image {image}")
 
 
-def _built(image: str) -> list[Path]:
-    """The folders of built guests, newest first; ArtifactError if there are none at all."""
+def _made_of(sources: Path, packages: tuple[str, ...]) -> Path | None:
+    """Return the folder of this user's cache with the guest that the sources make; None: it is not built."""
+    built = _built()
+    digest = _digest(sources, packages)
+    for folder in built:
+        if digest in _digests(read_note(folder)):
+            return folder
+    names = _names(sources, packages) if built else frozenset[str]()
+    for folder in built:
+        if folder.name in names or (not names and _has_packages(folder, packages)):
+            _note(folder, digest)
+            return folder
+    return None
+
+
+def _built() -> list[Path]:
+    """Return the folders of built guests, newest first."""
     root = guests_dir()
     built = [p for p in root.iterdir() if (p / FACTS_FILE).is_file() and not p.name.startswith(".")]
-    if not built:
-        raise _no_image(image)
     return sorted(built, key=lambda p: (p / FACTS_FILE).stat().st_mtime_ns, reverse=True)
 
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
 from rlm_wasm.artifacts.cache_contents import AREAS, CacheEntry, cache_contents, prune
-from rlm_wasm.artifacts.compile_cache import cache_path, native_code, share_code
-from rlm_wasm.artifacts.installed import find_guest
-from rlm_wasm.artifacts.paths import cache_dir, guests_dir
+from rlm_wasm.artifacts.compile_cache import native_code, path_of_hash, share_code
+from rlm_wasm.artifacts.installed import current_guest, find_guest
+from rlm_wasm.artifacts.paths import cache_dir
 from rlm_wasm.artifacts.shared_cache import DEFAULT, prepare, put_guest, remove_damaged, shared_cache
 from rlm_wasm.cli import output
 from rlm_wasm.cli.first_use import show_first_use
@@ -33,7 +32,12 @@ def cache() -> None:
 @_JSON
 def info(as_json: bool) -> None:
     """Show what lies in this user's cache, what each entry is, and what this program uses."""
-    current = _current()
+    known = True
+    try:
+        current = _current()
+    except ArtifactError as error:
+        current, known = frozenset(), False
+        output.note(f"note: it is not known what this program uses: {error.message}")
     entries = cache_contents(current)
     shared = shared_cache()
     now = time.time_ns()
@@ -42,7 +46,7 @@ def info(as_json: bool) -> None:
             "folder": str(cache_dir()),
             "shared_folder": None if shared is None else str(shared.folder),
             "bytes": sum(entry.size_bytes for entry in entries),
-            "entries": [_document(entry, now) for entry in entries],
+            "entries": [_document(entry, now) | ({} if known else {"in_use": None}) for entry in entries],
         }
         output.document(document)
         return
@@ -53,7 +57,7 @@ def info(as_json: bool) -> None:
             click.echo(f"\n{area}: {_size(within)}, each {what}")
         for entry in within:
             click.echo(f"  {_row(entry, now)}")
-    if not current:
+    if known and not any(entry.current for entry in entries if entry.area == "guests"):
         click.echo("\nno guest of this program's is in it")
     if shared is not None:
         click.echo(f"\nshared by the users of this machine, and not changed by prune: {shared.folder}")
@@ -70,7 +74,7 @@ def prune_command(unused_days: int, dry_run: bool, as_json: bool) -> None:
     """Remove from this user's cache what was not used for long; all of it can be made again.
 
     What this program uses stays, whatever its age, and so does what was used within the hour, or
-    what somebody is at work on.
+    what somebody is at work on. Where it cannot be worked out what that is, nothing is removed.
     """
     pruned = prune(_current(), time.time_ns(), unused_days * _DAY_NS, dry_run=dry_run)
     if as_json:
@@ -120,12 +124,18 @@ def share(folder: Path, as_json: bool) -> None:
 
 
 def _current() -> frozenset[Path]:
-    """Return what this program would use of this user's cache, of every image that is built."""
+    """Return what this program would use of this user's cache, of every image that is built.
+
+    Raises ArtifactError: it cannot be worked out.
+    """
     found: set[Path] = set()
     for image in (BASE_IMAGE, *(pin.name for pin in load_manifest().packages)):
-        with suppress(ArtifactError):  # not built
-            guest = find_guest(image)
-            found |= {guests_dir() / guest.folder.name, cache_path(guest.read_code())}
+        guest = current_guest(image)
+        if guest is not None:
+            folder, code_sha256 = guest
+            found.add(folder)
+            if code_sha256:
+                found.add(path_of_hash(code_sha256))
     return frozenset(found)
 
 

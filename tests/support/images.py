@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
 
+import pytest
+
 from rlm_wasm.artifacts import guest as artifact
+from rlm_wasm.artifacts import installed
 from rlm_wasm.artifacts.files import write_private
-from rlm_wasm.artifacts.guest import Guest, image_mac, save_facts
+from rlm_wasm.artifacts.guest import Guest, image_mac, load_guest, save_facts
 from rlm_wasm.artifacts.image import ImagePackage
 from rlm_wasm.artifacts.installed import find_guest
 from rlm_wasm.artifacts.paths import guests_dir
+from rlm_wasm.artifacts.shipped import open_shipped, pack
 from rlm_wasm.errors import ArtifactError
 from tests.support.command_line import rlm_wasm
 from tests.support.wat_guest import MEMORY_BYTES, facts
@@ -40,6 +45,16 @@ def write_guest(folder: Path, raw: bytes, code: bytes, image: bytes, **over: str
     }
     save_facts(folder, facts(format=artifact.FORMAT, image_mac=image_mac(image), **sums | over))
     return folder
+
+
+def carry_guest(packed: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Have the installation carry a guest of bytes that mean nothing, still packed; return its name."""
+    folder = made_guest("carried")
+    guest = load_guest(folder)
+    pack(guest, packed, level=1)
+    shutil.rmtree(folder)
+    monkeypatch.setattr(installed, "shipped_guest", lambda: open_shipped(packed))
+    return guest.facts.recipe
 
 
 def made_data() -> Guest:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,17 +13,17 @@ import anyio.from_thread
 import pytest
 
 from rlm_wasm import Policy, Runtime, Sandbox
-from rlm_wasm.artifacts import first_use, installed
+from rlm_wasm.artifacts import first_use
 from rlm_wasm.artifacts import held_lock as locks
 from rlm_wasm.artifacts import process_guest as process
 from rlm_wasm.artifacts.guest import load_guest
 from rlm_wasm.artifacts.held_lock import held_lock
 from rlm_wasm.artifacts.paths import guests_dir
 from rlm_wasm.artifacts.process_guest import known_guest
-from rlm_wasm.artifacts.shipped import LOCK_FILE, open_shipped, pack
+from rlm_wasm.artifacts.shipped import LOCK_FILE
 from rlm_wasm.engine.description import WrittenPolicy, description
 from rlm_wasm.host.guest_search import found_guest
-from tests.support.images import made_guest
+from tests.support.images import carry_guest
 
 pytestmark = [pytest.mark.usefixtures("own_folders"), pytest.mark.anyio]
 
@@ -38,10 +37,7 @@ def policy(isolation: str) -> Policy:
 @pytest.fixture
 def unpacked_in(own_folders: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """An installation whose guest is still packed; in which threads it was unpacked."""
-    folder = made_guest()
-    pack(load_guest(folder), own_folders / "packed", level=1)
-    shutil.rmtree(folder)
-    monkeypatch.setattr(installed, "shipped_guest", lambda: open_shipped(own_folders / "packed"))
+    carry_guest(own_folders / "packed", monkeypatch)
     monkeypatch.setattr(process, "_found", {})
     found: list[str] = []
 
