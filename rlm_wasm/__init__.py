@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from rlm_wasm.inputs.given import FileRead, InputRead
     from rlm_wasm.outcomes import Outcome, SessionState, StopKind, StopReason
     from rlm_wasm.policy.model import Policy
+    from rlm_wasm.policy.run_bound import RunBound
     from rlm_wasm.protocol.file_listing import GuestFile
     from rlm_wasm.results import CellResult, RunResult
     from rlm_wasm.values import Value
@@ -57,6 +58,7 @@ _WHERE = {
     "Policy": "rlm_wasm.policy.model",
     "PoolMetrics": "rlm_wasm.host.pool_metrics",
     "Run": "rlm_wasm.api.run_handle",
+    "RunBound": "rlm_wasm.policy.run_bound",
     "RunResult": "rlm_wasm.results",
     "Runtime": "rlm_wasm.api.runtime",
     "Sandbox": "rlm_wasm.api.sandbox",
@@ -96,6 +98,7 @@ __all__ = [
     "Policy",
     "PoolMetrics",
     "Run",
+    "RunBound",
     "RunResult",
     "Runtime",
     "Sandbox",

@@ -44,6 +44,14 @@ def checked_sinks(sinks: Iterable[_C]) -> list[_C]:
     return checked
 
 
+def check_question(question: object) -> None:
+    """Raise UsageError for what asks nothing."""
+    if not isinstance(question, str):
+        raise UsageError(f"a question is a str, not a {type(question).__name__}")
+    if not question.strip():
+        raise UsageError("the question is empty")
+
+
 def check_policy(policy: object) -> None:
     """Raise UsageError for what is no policy."""
     if not isinstance(policy, Policy):

@@ -13,7 +13,13 @@ import anyio
 from anyio.abc import TaskGroup
 
 from rlm_wasm.api.answers_cache import cache_of, through_cache
-from rlm_wasm.api.arguments import check_callable, check_plain_function, check_policy, checked_sinks
+from rlm_wasm.api.arguments import (
+    check_callable,
+    check_plain_function,
+    check_policy,
+    check_question,
+    checked_sinks,
+)
 from rlm_wasm.api.run_handle import Run
 from rlm_wasm.api.snapshot import Snapshot, check_snapshot, load_snapshot
 from rlm_wasm.api.sync_runtime import SyncRuntime
@@ -271,10 +277,7 @@ class Runtime:
         if self._broker is None or self._home is None or self._tasks is None:
             raise UsageError("the runtime is not open; use it as an async context manager")
         self._home.check("the runtime")
-        if not isinstance(question, str):
-            raise UsageError(f"a question is a str, not a {type(question).__name__}")
-        if not question.strip():
-            raise UsageError("the question is empty")
+        check_question(question)
         tenant = checked_tenant(tenant)
         policy = self.policy
         checked = checked_sinks(sinks)

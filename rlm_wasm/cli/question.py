@@ -68,6 +68,10 @@ _OPTIONS: Final = (
     click.option(
         "-v", "--verbose", is_flag=True, help="Show each turn on stderr: reply, code, what that showed."
     ),
+    click.option(
+        "--dry-run", "dry_run", is_flag=True,
+        help="Ask nobody: read the inputs, and say what the run may use and cost at most. No key is needed.",
+    ),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the answer."),
 )  # fmt: skip
 
@@ -97,6 +101,7 @@ class GivenQuestion:
     answers_file: str | None
     folder: str | None
     verbose: bool
+    dry_run: bool
     as_json: bool
 
     def __post_init__(self) -> None:
@@ -108,6 +113,10 @@ class GivenQuestion:
 
 def answer(given: GivenQuestion, *, told: bool) -> int:
     """Answer a question and return the exit status. `told`: say in a line what was taken."""
+    if given.dry_run:
+        from rlm_wasm.cli.dry_run import tell_bound
+
+        return tell_bound(given)
     preload_guest(given.policy_name or _LIKELY_POLICY, inline=given.inline, image=given.image)
     import anyio
 

@@ -139,4 +139,5 @@ def _place(policy: Policy, spec: str) -> str | None:
 def _cost(policy: Policy) -> str:
     if all(price == _FREE for price in policy.prices().values()):
         return "nothing to pay, at most"
-    return f"at most ${policy.budget.cost_microdollars_max / 1e6:,.2f},"
+    dollars = policy.run_bound().cost_microdollars / 1e6
+    return f"at most ${dollars:,.2f}," if dollars >= 0.01 else f"at most ${dollars:,.6f},"

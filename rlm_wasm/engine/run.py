@@ -37,7 +37,7 @@ from rlm_wasm.outcomes import StopReason
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.protocol.guest_frames import text_bytes
 from rlm_wasm.providers.response_cache import ResponseCache
-from rlm_wasm.results import PriceInForce, RunResult
+from rlm_wasm.results import RunResult
 from rlm_wasm.scheduler.scheduler import ChildFinished, Noted, RunEnded, StartChild, StopChild
 
 # What keeps a child from having its session. Its parent's code may have a use for what it has.
@@ -150,7 +150,7 @@ class ActiveRun:
                 spent,
                 wall_ms,
                 "" if grade is None else grade.value,
-                prices=_prices_in_force(self._policy),
+                prices=self._policy.prices_in_force(),
                 answered_by=self._broker.answered_by(self.run_id),
                 transcript=self._root.transcript.turns,
                 cached=self._broker.cached(self.run_id),
@@ -225,12 +225,3 @@ class ActiveRun:
             self._lockdowns |= child.lockdowns
             told = None if answer is not None else error
             self._broker.submit(ChildFinished(self.run_id, request_id, answer, told))
-
-
-def _prices_in_force(policy: Policy) -> dict[str, PriceInForce]:
-    return {
-        spec: PriceInForce(
-            price.input_microdollars_per_mtok, price.output_microdollars_per_mtok, policy.price_source(spec)
-        )
-        for spec, price in policy.prices().items()
-    }

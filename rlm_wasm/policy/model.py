@@ -28,7 +28,9 @@ from rlm_wasm.policy.pricing import source_of, spelled_out, with_prices
 from rlm_wasm.policy.problems import Places, dotted, policy_error
 from rlm_wasm.policy.provider_tables import FILE_KINDS, kind_behind
 from rlm_wasm.policy.rules import violations
+from rlm_wasm.policy.run_bound import RunBound
 from rlm_wasm.policy.tables import PriceTable, Tables, as_data, changed
+from rlm_wasm.results import PriceInForce
 
 _FREE: Final = ModelPrice(input_microdollars_per_mtok=0, output_microdollars_per_mtok=0)
 _NOWHERE: Final[Places] = MappingProxyType({})
@@ -172,6 +174,19 @@ class Policy(Tables):
         """
         models = self.models
         return {spec: self.price(spec) for spec in (*models.asked, *models.prices)}
+
+    def prices_in_force(self) -> dict[str, PriceInForce]:
+        """Return the price of every model a run may ask, with where each is from."""
+        return {
+            spec: PriceInForce(
+                price.input_microdollars_per_mtok, price.output_microdollars_per_mtok, self.price_source(spec)
+            )
+            for spec, price in self.prices().items()
+        }
+
+    def run_bound(self) -> RunBound:
+        """Return the most that a run may use and cost."""
+        return RunBound.of(self.budget, self.query, self.run, self.prices().values())
 
 
 def _tables(data: Mapping[str, Any], origin: str = "policy", places: Places = _NOWHERE) -> dict[str, Any]:
