@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from rlm_wasm.host.guest_files import guest_files
 from rlm_wasm.inline.guest_loader import load_guest_program
@@ -24,6 +25,10 @@ from tests.support.sandbox_facts import boundary_limits, session_limits
 # start; those that are about Ctrl-C would wait for ever.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# An example may take as long as a busy machine makes it take.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 @pytest.fixture(params=["asyncio", "trio"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from rlm_wasm.errors import LockdownError, RlmWasmError
+from rlm_wasm.errors import LockdownError
 from rlm_wasm.lockdown import LAYERS_OF, Grade, grade_of
 from rlm_wasm.policy.model import Policy
 
@@ -18,12 +18,16 @@ GRADE_WORDS: Final = {
 
 
 def machine_policy() -> tuple[str, str]:
-    """Return the name of the strictest built-in policy that runs here, and one line that says why."""
+    """Return the name of the strictest built-in policy that runs here, and one line that says why.
+
+    Raises what `layers_here` raises but LockdownError: a machine that is busy or out of something has not
+    said what it gives, and nothing weaker is taken for that.
+    """
     from rlm_wasm.host.machine_grade import INLINE_POLICY, POLICY_OF, layers_here
 
     try:
         layers = layers_here()
-    except RlmWasmError as error:
+    except LockdownError as error:
         return INLINE_POLICY, f"{error.message}: {INLINE_WORDS}"
     grade = grade_of({f.layer for f in layers if f.applied})
     if grade not in POLICY_OF:

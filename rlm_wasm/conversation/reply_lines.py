@@ -30,21 +30,46 @@ _OPENING_WORD: Final = re.compile(r"\{.*|[\w+#.:-]+", re.DOTALL)
 _WORD: Final = re.compile(r"[^\s,;:{}()\[\]._-]+")
 _PYTHON: Final = re.compile(r"i?py(?:thon)?\d*")
 
-_TAGS: Final = ("code", "repl", "python", "py")
-_TAG: Final = re.compile(rf"([ \t]*)<({'|'.join(_TAGS)})(\s[^<>]*)?>", re.IGNORECASE)
+_TAGS_THAT_RUN: Final = ("code", "repl", "python", "py")
+# Calls of tools that nobody offered, as models spell them: code is in them, and no text.
+_TAGS_OF_CALLS: Final = (
+    *("execute", "tool_call", "tool_calls", "tool_code", "tool_use"),
+    *("function_call", "function_calls", "function", "invoke"),
+)
+_TAGS: Final = _TAGS_THAT_RUN + _TAGS_OF_CALLS
+_TAG: Final = re.compile(rf"([ \t]*)<({'|'.join(_TAGS)})([\s=][^<>]*)?>", re.IGNORECASE)
 _TAG_CLOSE: Final = {name: re.compile(rf"</{name}\s*>", re.IGNORECASE) for name in _TAGS}
+_TAG_CLOSE["to the end"] = re.compile("(?!)")
+# The rest of a reply is a call where one begins so.
+_CALL_TO_THE_END: Final = re.compile(
+    r"[ \t]*(?:<\|python_tag\|>|\[TOOL_CALLS\]"
+    r"|<[|\uff5c]tool[_\u2581]calls?(?:[_\u2581]section)?[_\u2581]begin[|\uff5c]>)"
+)
 _TAG_LANGUAGE: Final = re.compile(
     r"""\b(?:lang|language|class|type)\s*=\s*["']?(?:language-)?([\w+#-]*)""", re.IGNORECASE
 )
 
-_THOUGHTS: Final = ("think", "thinking", "thought", "thoughts", "reasoning", "reflection", "scratchpad")
+_THOUGHTS: Final = (
+    *("think", "thinking", "thought", "thoughts", "reasoning", "reflection", "scratchpad", "analysis"),
+    *("seed:think", "antthinking", "inner_monologue"),
+)
+# Marks that are no tags, with what ends each. A channel ends where the one for the user begins.
+_MARKED: Final = {
+    "[think]": r"\[/THINK\]",
+    "\u25c1think\u25b7": "\u25c1/think\u25b7",
+    "<|begin_of_thought|>": r"<\|end_of_thought\|>",
+}
+_CHANNELS: Final = dict.fromkeys(
+    ("<|channel|>analysis", "<|channel|>commentary"), r"<\|channel\|>final\b[^<]*<\|message\|>|<\|call\|>"
+)
 _THOUGHT: Final = re.compile(
-    rf"<(?P<ends>/?)(?P<name>{'|'.join(_THOUGHTS)})(?:\s[^<>]*)?>|\[(?P<Ends>/?)(?P<Name>THINK)\]",
+    rf"<(?P<ends>/?)(?P<name>{'|'.join(_THOUGHTS)})(?:\s[^<>]*)?>|(?P<Ends>{'|'.join(_MARKED.values())})"
+    rf"|(?P<mark>{'|'.join(map(re.escape, _MARKED | _CHANNELS))})",
     re.IGNORECASE,
 )
 _THOUGHT_ENDS: Final = {
     **{name: re.compile(rf"</{name}\s*>", re.IGNORECASE) for name in _THOUGHTS},
-    "[": re.compile(r"\[/THINK\]", re.IGNORECASE),
+    **{mark: re.compile(ends, re.IGNORECASE) for mark, ends in (_MARKED | _CHANNELS).items()},
 }
 
 
@@ -172,7 +197,7 @@ class _Reader:
                     kept, begin, said = [], at, False
                 continue
             said = said or bool(line[begin : found.start()].strip(_BLANK + "*_"))
-            name = "[" if found["Name"] else found["name"].lower()
+            name = (found["mark"] or found["name"]).lower()
             if (ended := self._end_of_thought(name, line, at)) is not None:
                 kept.append(line[begin : found.start()])
                 self.at, line, begin = ended
@@ -201,6 +226,8 @@ class _Reader:
     # -- fences -------------------------------------------------------------------------------------
 
     def _opened_by_tag(self, line: str) -> _Fence | None:
+        if _CALL_TO_THE_END.match(line):
+            return _Fence("to the end", 0, 0, False, is_code=False)
         found = _TAG.match(line)
         if found is None:
             return None
@@ -208,7 +235,8 @@ class _Reader:
         if not self._is_block(name, first):
             return None
         stated = _TAG_LANGUAGE.search(attributes)
-        runs = self.lenient and (stated is None or not stated[1] or _is_python(stated[1]))
+        runs = self.lenient and name in _TAGS_THAT_RUN
+        runs = runs and (stated is None or not stated[1] or _is_python(stated[1]))
         return _Fence(name, 0, len(found[1]), runs, is_code=True, first=first)
 
     def _is_block(self, name: str, first: str) -> bool:

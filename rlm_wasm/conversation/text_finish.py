@@ -14,13 +14,27 @@ _READ_AGAIN: Final = 4
 _CLAUSE_CHARS_MAX: Final = 300  # what is read of the prose around a call
 
 _FINAL: Final = re.compile(r"FINAL[ \t]?\(")
-_FINAL_VAR: Final = re.compile(r"FINAL_VAR[ \t]?\(", re.IGNORECASE)
+_FINAL_VAR: Final = re.compile(r"FINAL\\?_VAR[ \t]?\(", re.IGNORECASE)
 _NAMED: Final = re.compile(
     r"^[ \t*_`]*+FINAL_VAR[*_`]*+:[`'\"* \t]*+([A-Za-z_]\w*+)[`'\"*. \t\r]*+$", re.MULTILINE
 )
 # Around a finish that a model sets in bold or as code.
 _EMPHASIS: Final = " \t\r*_`"
 _SENTENCE_END: Final = re.compile(r"(?<![a-z]\.[a-z])[.!?](?:\s|$)")
+# A string of JSON that holds code, as in a call of a tool.
+_CODE_IN_JSON: Final = re.compile(
+    r'"(?:code|source|script|command|input|python|cell)"\s*:\s*"[^"\\]*+(?:\\.[^"\\]*+)*$'
+)
+# Right before an answer, this says that it is one, whatever the sentence says before: but for a condition.
+_SAYS_ANSWER: Final = re.compile(
+    r"[,;:\u2013\u2014]\s*(?:(?:and|so|thus|hence|therefore)[\s,]+)*(?:(?:the|my|our|your)\s+)?"
+    r"(?:(?:final|best|short|correct|right)\s+)*(?:(?:answer|result)(?:\s+is)?|so|thus|hence|therefore)[\s:,]*$",
+    re.IGNORECASE,
+)
+_CONDITIONAL: Final = re.compile(
+    r"\b(?:if|when|once|until|unless|would|later|e\.g|example|form|format|syntax|will|shall|going|plan)\b|'(?:d|ll)\b",
+    re.IGNORECASE,
+)
 # Prose that speaks of finishing, and does not finish.
 _SUPPOSED: Final = re.compile(
     r"\b(?:if|when|once|after|until|unless|before|would|could|should|might|never|not|later|either|e\.g|example"
@@ -28,7 +42,7 @@ _SUPPOSED: Final = re.compile(
     re.IGNORECASE,
 )
 _INTENDED: Final = re.compile(
-    r"\b(?:will|shall|can|may|must|need|want|plan|going|use|using|call|calling|write|writing|then|via)\b|'ll\b",
+    r"\b(?:will|shall|can|(?-i:may)|must|need|want|plan|going|use|using|call|calling|write|writing|then|via)\b|'ll\b",
     re.IGNORECASE,
 )
 _NOW: Final = re.compile(r"\bnow\b", re.IGNORECASE)
@@ -85,7 +99,7 @@ def find_final_var(text: str, mask: str) -> TextFinish | None:
         name = text[call.end() : end - 1].strip().rstrip(",").strip(_QUOTES + " \t\r\n")
         if name in ("...", "\u2026"):
             continue
-        name = _KEYWORD.sub("", name, count=1).strip(_QUOTES + " \t\r\n")
+        name = _KEYWORD.sub("", name, count=1).strip(_QUOTES + " \t\r\n").replace("\\_", "_")
         return TextFinish(name, call.start(), end)
     named = _NAMED.search(mask)
     return None if named is None else TextFinish(named[1], named.start(), named.end())
@@ -116,6 +130,10 @@ def _finishes(call: re.Match[str], mask: str) -> bool:
     if call[0][-2] in " \t" and clause:  # the FINAL (and best) version
         return False
     clause = _SENTENCE_END.split(clause)[-1]
+    if _CODE_IN_JSON.search(before):
+        return False
+    if _SAYS_ANSWER.search(clause) and not _CONDITIONAL.search(clause):
+        return True
     if _SUPPOSED.search(clause):
         return False
     return not _INTENDED.search(clause) or _NOW.search(clause) is not None

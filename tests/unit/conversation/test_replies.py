@@ -150,6 +150,38 @@ def test_tags_are_fences_that_run_only_if_lenient(text: str, source: str | None)
 
 
 @pytest.mark.parametrize(
+    "call",
+    [
+        '<tool_call>{"name": "repl", "arguments": {"code": "FINAL(x)"}}</tool_call>',
+        '<tool_call>\n{"source": "x",\n "y": "FINAL(x)"}\n</tool_call>',
+        "<execute>\nx = 1\nFINAL_VAR(x)\n</execute>",
+        "<function=repl><parameter=code>FINAL(x)</parameter></function>",
+        '<invoke name="repl">\n<parameter name="code">FINAL(x)</parameter>\n</invoke>',
+        "<function_calls>\nFINAL(x)\n</function_calls>",
+    ],
+)
+@pytest.mark.parametrize("lenient", [False, True])
+def test_a_call_of_a_tool_is_neither_code_nor_answer(call: str, lenient: bool) -> None:
+    parsed = parse_reply(f"I look.\n{call}\n{THEN}", lenient, ended=True)
+    assert (parsed.blocks, parsed.final, parsed.final_var) == ((), None, None)
+    assert parse_reply(f"{call}\nFINAL(42)", lenient).final == "42"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "<|python_tag|>",
+        "[TOOL_CALLS]",
+        "<|tool_calls_section_begin|>",
+        "<\uff5ctool\u2581calls\u2581begin\uff5c>",
+    ],
+)
+def test_the_rest_of_a_reply_is_a_call_where_one_is_marked_so(call: str) -> None:
+    parsed = parse_reply(f"I look.\n{call}x = 1\nFINAL(x)", True, ended=True)
+    assert (parsed.blocks, parsed.final, parsed.prose) == ((), None, "I look.")
+
+
+@pytest.mark.parametrize(
     "text", ["<code>x</code> is 42.\nFINAL(42)", "A <code> tag\nFINAL(42)", "<code> is a tag\nFINAL(42)"]
 )
 def test_a_tag_that_is_spoken_of_is_none(text: str) -> None:
@@ -292,7 +324,7 @@ def test_thoughts_ask_for_nothing() -> None:
     assert (parsed.blocks, parsed.final) == (("y",), None)
 
 
-@pytest.mark.parametrize("name", ["think", "thinking", "reasoning", "thought", "Think", "scratchpad"])
+@pytest.mark.parametrize("name", ["think", "thinking", "reasoning", "Think", "seed:think", "analysis"])
 @pytest.mark.parametrize("inner", ["FINAL(a guess)", "FINAL_VAR(a)", "```repl\nx\n```", "```repl\nx", "hm"])
 @pytest.mark.parametrize("lenient", [False, True])
 def test_a_thought_is_neither_code_nor_answer_wherever_it_stands(
@@ -319,6 +351,11 @@ def test_a_thought_is_neither_code_nor_answer_wherever_it_stands(
     "text",
     [
         "[THINK]FINAL(1)[/THINK]FINAL(2)",
+        "\u25c1think\u25b7FINAL(1)\u25c1/think\u25b7FINAL(2)",
+        "<|begin_of_thought|>FINAL(1)\n<|end_of_thought|>\nFINAL(2)",
+        "FINAL(1)<|end_of_thought|>\nFINAL(2)",
+        "<|channel|>analysis<|message|>FINAL(1)<|end|><|start|>assistant<|channel|>final<|message|>FINAL(2)",
+        "<|channel|>commentary to=python code<|message|>FINAL(1)<|call|>\nFINAL(2)",
         '<think budget="9">\nFINAL(1)</think >FINAL(2)',
         "<think>a</think><think>FINAL(1)</think>FINAL(2)",
         "I leave `<think>` out.\nFINAL(2)",
@@ -398,7 +435,7 @@ UNITS = [
     "FINAL(\n", "FINAL_VAR(\n", "FINAL(x)\n", "FINAL(x\n", "**FINAL(\n", "FINAL('", "FINAL('a ",
     "FINAL_VAR: _", "\\'", "<think>", "</think>", "x <think>\n", "FINAL(</think>", "<code>\n",
     "<code>\n</think>\n", "<code></code>", "```repl\n'''\n```\n", "```repl\n'''\n```\n```json\n",
-    '```repl\n"""\n```\n```repl\nx\n```\n',
+    '```repl\n"""\n```\n```repl\nx\n```\n', "<invoke>", "\u25c1think\u25b7", "<|channel|>analysis",
 ]  # fmt: skip
 
 
@@ -421,8 +458,9 @@ def test_a_hostile_reply_takes_work_in_proportion_to_its_length(unit: str, head:
 )  # fmt: skip
 @pytest.mark.parametrize(
     "unit",
-    [" ", "`", "``` ", "a", "(", "\t", "\r", "'", "'a ", "\\'", "_", "*", "<think", "<think>", "</think>"],
-)
+    [" ", "`", "``` ", "a", "(", "\t", "\r", "'", "'a ", "\\'", "_", "*", "<think", "<think>", "</think>",
+     '"code": "', "so ", "[TOOL_CALLS]", "<function=", "<|channel|>analysis"],
+)  # fmt: skip
 def test_a_hostile_line_of_a_megabyte_is_read_at_once(head: str, unit: str) -> None:
     """Inside the regular expressions lines cannot be counted; quadratic time would be an hour here."""
     start = time.perf_counter()
