@@ -49,7 +49,18 @@ class InputTooLarge(InputError):
 
 
 class InputDamaged(InputError):
-    """A packed file does not unpack: it is damaged, cut off, or something else than its name says."""
+    """A packed file or a document is damaged, cut off, or something else than its name says."""
+
+
+class InputNotConverted(InputError):
+    """A document that no text could be made of: encrypted, a scan, or no image `data` to read it with.
+
+    `no_image`: it is the image that is missing.
+    """
+
+    def __init__(self, file: str, message: str, *, no_image: bool = False) -> None:
+        super().__init__(file, message)
+        self.no_image: Final = no_image
 
 
 class InputNotText(InputError):

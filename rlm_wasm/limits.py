@@ -133,6 +133,10 @@ INPUT_IGNORE_BYTES_MAX: Final = 64 * KIB
 # the characters of the regular expression times the bytes of the path, which is what RE2 may need. 5,000
 # files with paths of 60 bytes and 150 patterns need some 1.7 billion.
 INPUT_IGNORE_STEPS_MAX: Final = 2_000_000_000
+# The largest text that a document is turned into: it comes as the value of one cell. Some 20,000 full pages.
+DOCUMENT_TEXT_BYTES_MAX: Final = 64 * MIB
+# What a conversion may write to its output: how far it is, a line a hundredth.
+DOCUMENT_OUTPUT_BYTES_MAX: Final = 64 * KIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +152,12 @@ class InputLimits:
     # How many entries of folders, and lines of their ignore files, are looked at for one input, and how deep.
     entries_max: Count
     depth_max: Annotated[int, Range(gt=0, le=200)]
+    # How large a document may be that is turned into text, and what the guest may take that does it: its
+    # memory, and of fuel and time what turning one into text may take, and handing over that text again.
+    document_bytes_max: Bytes4G = 64 * MIB
+    document_memory_bytes_max: Bytes4G = 512 * MIB
+    document_fuel_max: Fuel = 1_000_000_000_000
+    document_wall_ms_max: Milliseconds = 600_000
 
 
 # Of a policy without the table.

@@ -30,14 +30,16 @@ _OPEN: Final[weakref.WeakSet[BackgroundLoop]] = weakref.WeakSet()
 class BackgroundLoop:
     """Runs what is async for threads that wait. `what` is what was opened there, in the words of an error.
 
+    `instead` says what to do on a thread where an event loop runs, which every call refuses: it would stand
+    still meanwhile. None: it may, and its caller says so.
+
     What is still open when the interpreter exits is closed then, with a ResourceWarning: later its thread
     stands still, and who closed it would wait for ever.
 
-    Any thread may call, several at once too; each waits for its own call only. On a thread where an event
-    loop runs every call is refused: it would stand still meanwhile.
+    Any thread may call, several at once too; each waits for its own call only.
     """
 
-    def __init__(self, what: str, *, instead: str) -> None:
+    def __init__(self, what: str, *, instead: str | None) -> None:
         self._what: Final = what
         self._instead: Final = instead
         self._portal: BlockingPortal | None = None
@@ -46,7 +48,7 @@ class BackgroundLoop:
 
     def open(self, opened: AbstractAsyncContextManager[Any]) -> None:
         """Start the loop and enter what is to be there. Raises what that raises, and UsageError as `call`."""
-        require_no_loop(self._what, self._instead)
+        self._check_thread()
         if self._portal is not None:
             raise UsageError(f"{self._what} is open already")
         with ExitStack() as stack:
@@ -133,11 +135,15 @@ class BackgroundLoop:
         portal = self._opened()
         return _unwrapped(portal.start_task_soon(_call, lambda: function(*args, **kwargs)).result())
 
+    def _check_thread(self) -> None:
+        if self._instead is not None:
+            require_no_loop(self._what, self._instead)
+
     def _not_open(self) -> UsageError:
         return UsageError(f"{self._what} is not open", hint="use it in a `with` statement")
 
     def _opened(self) -> BlockingPortal:
-        require_no_loop(self._what, self._instead)
+        self._check_thread()
         portal = self._portal
         if portal is None:
             raise self._not_open()

@@ -8,9 +8,11 @@ from dataclasses import asdict, replace
 from typing import Any, Final, Self, TypeAlias
 
 from rlm_wasm.api.arguments import check_policy
+from rlm_wasm.api.documents import DocumentConverter
 from rlm_wasm.engine.contexts import InputValue, apart, check_name
 from rlm_wasm.errors import UsageError
 from rlm_wasm.host.input_file import LAZY_TYPES, InputFile
+from rlm_wasm.inputs.documents import OnConverting
 from rlm_wasm.inputs.file_input import Reading, in_parts, stays_where_it_is
 from rlm_wasm.inputs.folder_choice import FolderChoice
 from rlm_wasm.inputs.given import InputRead
@@ -49,6 +51,7 @@ class Inputs(Mapping[str, InputValue]):
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
         everything: bool = False,
+        on_converting: OnConverting | None = None,
     ) -> Self:
         """Read `files`: one path, several, or a mapping of variable names to paths; ``-`` is standard input.
 
@@ -64,19 +67,29 @@ class Inputs(Mapping[str, InputValue]):
         sockets, pipes and devices in it are left out, and so are `.git`, `.env*` and what its .gitignore
         files name, unless `everything` is wanted. `include` and `exclude` are patterns as those have them.
 
+        A PDF is turned into text, in a guest session of its own under limits of the table [inputs], as
+        `docs/inputs.md` says. That can take minutes, in which this call waits, also where an event loop runs
+        (there: ``await anyio.to_thread.run_sync(Inputs.read, policy, files)``). `on_converting` is told of
+        each how far it is: file, pages that are done, pages; on another thread.
+
         Raises:
             InputTooLarge: a file or folder is larger than `sandbox.context_bytes_max`, is packed more densely
                 than `inputs.ratio_max`, takes too much memory to be unpacked, or has more files, entries or
                 levels than the table [inputs] or `sandbox.files_max` allows, or too many to look each up in
                 its .gitignore files.
-            InputDamaged: a packed file does not unpack.
+            InputDamaged: a packed file does not unpack, or a document is damaged.
+            InputNotConverted: a document is encrypted or has no text, or there is no image `data` to read it.
             InputNotText: a file is binary, or text in another encoding.
             InputError: a file cannot be read, changed meanwhile, or is no JSON and was to be.
             UsageError: an argument is none of these; a name or standard input is used twice.
+            LockdownError, PolicyError, Overloaded, HostExhausted: of a document, as `Sandbox.session`.
         """
         check_policy(policy)
         choice = FolderChoice(_patterns(include), _patterns(exclude), everything)
-        return cls.read_pairs(policy, _pairs(files), kind=kind, encoding=encoding, choice=choice)
+        pairs = _pairs(files)
+        return cls.read_pairs(
+            policy, pairs, kind=kind, encoding=encoding, choice=choice, on_converting=on_converting
+        )
 
     @classmethod
     def read_pairs(
@@ -88,26 +101,33 @@ class Inputs(Mapping[str, InputValue]):
         encoding: str | None,
         choice: FolderChoice,
         types: Mapping[str, str] | None = None,
+        on_converting: OnConverting | None = None,
     ) -> Self:
         """Read files of which some were given a variable name, the others None. Raises as `read` does.
 
         A variable that `types` names is read as what it was in the guest of a recorded run.
         """
-        bounds = policy.sandbox.context_bytes_max, policy.input_limits()
-        reading = Reading(
-            *bounds, checked_kind(kind), checked_encodings(encoding), choice, policy.sandbox.files_max
-        )
         names = named([name for name, _ in pairs])
         for name in names:
             check_name(name)
         if [file for _, file in pairs].count(STDIN) > 1:
             raise UsageError("standard input can be read once only")
-        return cls(
-            [
-                _read(name, file, reading, (types or {}).get(name, ""))
-                for name, (_, file) in zip(names, pairs, strict=True)
-            ]
-        )
+        with DocumentConverter(policy, on_converting) as convert:
+            reading = Reading(
+                policy.sandbox.context_bytes_max,
+                policy.input_limits(),
+                checked_kind(kind),
+                checked_encodings(encoding),
+                choice,
+                policy.sandbox.files_max,
+                convert,
+            )
+            return cls(
+                [
+                    _read(name, file, reading, (types or {}).get(name, ""))
+                    for name, (_, file) in zip(names, pairs, strict=True)
+                ]
+            )
 
     def __getitem__(self, name: str) -> InputValue:
         return self._values[name]

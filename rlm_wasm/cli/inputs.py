@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from rlm_wasm.cli.converting import Converting
 from rlm_wasm.cli.output import note
 from rlm_wasm.errors import UsageError
 
@@ -41,29 +42,44 @@ class InputOptions:
             UsageError: as `rlm_wasm.Inputs.read`.
         """
         from rlm_wasm.api.inputs import Inputs
+        from rlm_wasm.inputs.documents import told_of_facts
         from rlm_wasm.inputs.folder_input import told_of_left_out
+        from rlm_wasm.inputs.open_file import shown
 
         pairs = self._pairs()
         if stdin_taken and any(file == STDIN for _, file in pairs):
             raise UsageError("standard input can be read once only")
-        read = Inputs.read_pairs(policy, pairs, kind=self.kind, encoding=self.encoding, choice=self.choice())
+        with Converting() as converting:
+            read = Inputs.read_pairs(
+                policy,
+                pairs,
+                kind=self.kind,
+                encoding=self.encoding,
+                choice=self.choice(),
+                on_converting=converting,
+            )
         for item in read.items_read:
             if told := told_of_left_out(item.source, len(item.files), item.left_out):
                 note(told)
+            for each in item.files:
+                if each.document is not None and each.document.parts_without_text:
+                    note(f"{shown(each.path)} is {told_of_facts(each.document)}")
         return read
 
     def read_again(self, policy: Policy, types: Mapping[str, str]) -> Inputs:
         """Read inputs of a recorded run, each as what it was then, by the type that it had in the guest."""
         from rlm_wasm.api.inputs import Inputs
 
-        return Inputs.read_pairs(
-            policy,
-            self._pairs(),
-            kind=self.kind,
-            encoding=self.encoding,
-            choice=self.choice(),
-            types=types,
-        )
+        with Converting() as converting:
+            return Inputs.read_pairs(
+                policy,
+                self._pairs(),
+                kind=self.kind,
+                encoding=self.encoding,
+                choice=self.choice(),
+                types=types,
+                on_converting=converting,
+            )
 
     def choice(self) -> FolderChoice:
         """Return what of folders is wanted. Raises UsageError for what is no pattern."""

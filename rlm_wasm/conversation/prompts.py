@@ -19,11 +19,15 @@ _LISTING_CHARS_MAX: Final = 8_000
 
 @dataclass(frozen=True, slots=True)
 class FileFacts:
-    """What the model is told of a file of a folder: its path, its characters, of a table its first line."""
+    """What the model is told of a file of a folder: its path, its characters, of a table its first line.
+
+    `what` says what it is, where there is more to say than that it is a text.
+    """
 
     path: str
     length: int
     first_line: str = ""
+    what: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,8 @@ class ContextFacts:
     # Its name in /inputs, if it is a file as well, and whether it stays there because it is too large.
     file: str = ""
     lazy: bool = False
+    # What that file is, where there is more to say than its name.
+    what: str = ""
     # Of a folder: its first files. The variable is a dict of the texts of all.
     listing: tuple[FileFacts, ...] = ()
 
@@ -184,7 +190,7 @@ def _file_lines(facts: ContextFacts) -> list[str]:
         return [_FOLDER.format(name=facts.name, path=path), *_listing(facts)]
     if facts.lazy:
         return [_LAZY.format(name=facts.name, path=path)]
-    return [f"It is the file {path} as well."]
+    return [f"It is the file {path} as well{f': {facts.what}' if facts.what else ''}."]
 
 
 def _listing(facts: ContextFacts) -> list[str]:
@@ -193,7 +199,8 @@ def _listing(facts: ContextFacts) -> list[str]:
         # Names and first lines are whoever's who made the files: as Python writes them, in one line each.
         path = repr(file.path) if len(file.path) <= _PATH_CHARS_MAX else f"{file.path[:_PATH_CHARS_MAX]!r}…"
         first = f", whose first line is {file.first_line[:_PATH_CHARS_MAX]!r}" if file.first_line else ""
-        line = f"- {path}: {file.length} characters{first}"
+        what = f", {file.what}" if file.what else ""
+        line = f"- {path}: {file.length} characters{what}{first}"
         left -= len(line)
         if left < 0:
             break

@@ -9,6 +9,7 @@ from typing import Final, TypeAlias
 from unicodedata import normalize
 
 from rlm_wasm.conversation.prompts import FILES_SHOWN_MAX, PEEK_CHARS_MAX, ContextFacts, FileFacts
+from rlm_wasm.document_text import told_of
 from rlm_wasm.errors import UsageError
 from rlm_wasm.folder_text import FOLDER_TYPE, FolderText
 from rlm_wasm.host.input_file import InputChanged, InputFile
@@ -127,6 +128,7 @@ def describe(
             size=0 if isinstance(value, InputFile) else len(value),
             file=files[name],
             lazy=isinstance(value, InputFile),
+            what=told_of(files[name], value) if type(value) is str else "",
             listing=_listing(value) if isinstance(value, FolderText) else (),
         )
         for name, value in named.items()
@@ -155,7 +157,7 @@ def copied_size(values: Iterable[InputValue]) -> int:
 
 def _listing(folder: FolderText) -> tuple[FileFacts, ...]:
     return tuple(
-        FileFacts(path, len(text), _first_line(path, text))
+        FileFacts(path, len(text), _first_line(path, text), told_of(path, text))
         for path, text in islice(folder.files.items(), FILES_SHOWN_MAX)
     )
 

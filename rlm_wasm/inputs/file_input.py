@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from rlm_wasm.errors import InputError
+from rlm_wasm.document_text import DocumentKind, kind_of_name, text_name
+from rlm_wasm.errors import InputDamaged, InputError
+from rlm_wasm.inputs import documents
+from rlm_wasm.inputs.documents import MARK_WITHIN_BYTES, ConvertDocument, document_kind
 from rlm_wasm.inputs.folder_choice import ANY_FILE, FolderChoice
 from rlm_wasm.inputs.given import FileRead, InputRead
 from rlm_wasm.inputs.json_values import NoValue, json_value
-from rlm_wasm.inputs.kinds import InputKind, is_table, kind_by_name
+from rlm_wasm.inputs.kinds import InputKind, bare_name, is_table, kind_by_name
 from rlm_wasm.inputs.open_file import STDIN, OpenFile, changed, shown, too_large
 from rlm_wasm.inputs.packing import HEAD_BYTES, packing_of, unpacked
 from rlm_wasm.inputs.table_header import header_note
@@ -39,6 +41,12 @@ class Reading:
     choice: FolderChoice = ANY_FILE
     # How many files and folders a guest may have.
     guest_files_max: int = 0
+    # What turns documents into text. Without it they are no text.
+    convert: ConvertDocument | None = None
+
+    def document(self, file: str, head: bytes) -> DocumentKind | None:
+        """Return what document a file is that begins so; None: none that is turned into text."""
+        return None if self.convert is None else document_kind(bare_name(file), head)
 
 
 class TextRead(NamedTuple):
@@ -96,6 +104,7 @@ def stays_where_it_is(name: str, file: str, reading: Reading) -> InputRead | Non
         is_binary(head)
         or encoding_by_mark(head) not in (None, "utf-8")
         or packing_of(file, head[:HEAD_BYTES]) is not None
+        or kind_of_name(file) is not None
     ):
         return None
     return in_parts(name, file, found.st_size, as_bytes=is_bytes)
@@ -111,18 +120,43 @@ def in_parts(name: str, file: str, size: int, *, as_bytes: bool) -> InputRead:
 def read_text(opened: OpenFile, reading: Reading, bytes_max: int) -> TextRead:
     """Read the text of a file that is open, of at most `bytes_max` bytes unpacked. Raises as above."""
     file = opened.file
-    head, pieces = _with_head(opened.pieces(reading.bytes_max, BYTES_KEY))
-    packing = packing_of(file, head)
+    head = opened.peek(MARK_WITHIN_BYTES)
+    packing = packing_of(file, head[:HEAD_BYTES])
+    # Of a packed file its name says how much may come out; what came out says what it is.
+    named = None if reading.convert is None else kind_of_name(bare_name(file))
+    is_document = named is not None if packing else reading.document(file, head) is not None
+    if is_document:
+        read_max = most = reading.limits.document_bytes_max
+        key = documents.BYTES_KEY
+    else:
+        read_max, most, key = reading.bytes_max, bytes_max, BYTES_KEY
+    pieces = opened.pieces(read_max, key)
     if packing is not None:
-        pieces = unpacked(
-            packing, pieces, file, bytes_max=bytes_max, key=BYTES_KEY, ratio_max=reading.limits.ratio_max
-        )
+        ratio_max = reading.limits.ratio_max
+        pieces = unpacked(packing, pieces, file, bytes_max=most, key=key, ratio_max=ratio_max)
     data = b"".join(pieces)
-    text, encoding = decoded(data, file, reading.encodings)
+    document = reading.document(file, data[:MARK_WITHIN_BYTES])
+    if document is not None:
+        assert reading.convert is not None
+        text, facts = reading.convert(file, document, data, bytes_max)
+        encoding = None
+    elif named is not None and not reading.encodings:
+        raise InputDamaged(
+            file, f"{shown(file)} is not {named.called}, whatever its name says; {documents.AS_IT_IS}"
+        )
+    else:
+        (text, encoding), facts = decoded(data, file, reading.encodings), None
     if (size := len(text) * encoding_of(text).bytes_per_unit) > bytes_max:
         raise too_large(file, bytes_max, BYTES_KEY, what=f"takes {size} bytes in the guest, more")
     word = None if packing is None else packing.word
-    return TextRead(text, FileRead(file, opened.read_bytes, len(data), word, encoding, opened.grew))
+    return TextRead(text, FileRead(file, opened.read_bytes, len(data), word, encoding, opened.grew, facts))
+
+
+def called(name: str, read: FileRead) -> str:
+    """Return what the file of a guest is called that has the text of the file of this name."""
+    if read.document is None:
+        return name
+    return text_name(bare_name(name), DocumentKind[read.document.kind.upper()])
 
 
 def quoted(file: str) -> str:
@@ -135,25 +169,11 @@ def base_name(file: str) -> str:
     return "stdin" if file == STDIN else os.path.basename(os.path.normpath(file))
 
 
-def _with_head(pieces: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
-    """Return how the pieces begin, and all of them again: a pipe may give one byte at a time."""
-    head = b""
-    for piece in pieces:
-        head += piece
-        if len(head) >= HEAD_BYTES:
-            break
-
-    def all_of_it() -> Iterator[bytes]:
-        if head:
-            yield head
-        yield from pieces
-
-    return head[:HEAD_BYTES], all_of_it()
-
-
 def _valued(name: str, file: str, text: str, read: FileRead, reading: Reading) -> InputRead:
     wanted = kind_by_name(file) if reading.kind is InputKind.AUTO else reading.kind
     note = f"the text of {quoted(file)}"
+    if read.document is not None:
+        note += f", which is {documents.told_of_facts(read.document)}"
     if wanted is InputKind.TEXT:
         header = header_note(text) if is_table(file) else ""
         return _input(name, file, text, "text", f"{note}, {header}" if header else note, read)
@@ -178,4 +198,4 @@ def _valued(name: str, file: str, text: str, read: FileRead, reading: Reading) -
 
 
 def _input(name: str, file: str, value: str | bytes, kind: str, note: str, read: FileRead) -> InputRead:
-    return InputRead(name, value, kind, file, base_name(file), note, (read,))
+    return InputRead(name, value, kind, file, called(base_name(file), read), note, (read,))

@@ -28,7 +28,9 @@ class LeftOut(StrEnum):
     PATH = "a path too long for the guest"
     UNREADABLE = "unreadable, gone, or changed while it was read"
     BINARY = "no text (--encoding names another encoding; given by itself, --bytes takes it)"
-    DAMAGED = "packed and damaged"
+    DAMAGED = "damaged"
+    NO_TEXT = "a document that is encrypted or has no text (given by itself, it says which)"
+    NO_IMAGE = "a document, for which there is no image (make it with: rlm-wasm guest image data)"
 
 
 class Ignoring(NamedTuple):

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
-from rlm_wasm.errors import InputDamaged, InputError, InputNotText, InputTooLarge, UsageError
+from rlm_wasm.errors import (
+    InputDamaged,
+    InputError,
+    InputNotConverted,
+    InputNotText,
+    InputTooLarge,
+    UsageError,
+)
 from rlm_wasm.folder_text import FolderText
-from rlm_wasm.inputs.file_input import BYTES_KEY, Reading, quoted, read_text
+from rlm_wasm.inputs.documents import MARK_WITHIN_BYTES
+from rlm_wasm.inputs.file_input import BYTES_KEY, Reading, called, quoted, read_text
 from rlm_wasm.inputs.folder import Folder
 from rlm_wasm.inputs.folder_choice import FolderChoice, LeftOut
 from rlm_wasm.inputs.given import FileRead, InputRead, LeftOutFiles
@@ -42,7 +52,7 @@ def read_folder_input(name: str, source: str, reading: Reading, wild: WildPath |
         )
     place = source if wild is None else wild.folder
     folder = Folder(place, reading.choice, reading.limits, wild)
-    texts: dict[str, str] = {}
+    texts: list[str] = []
     files: list[FileRead] = []
     folders: set[str] = set()
     left_bytes = reading.bytes_max
@@ -55,28 +65,29 @@ def read_folder_input(name: str, source: str, reading: Reading, wild: WildPath |
             text, read = read_text(opened, reading, left_bytes)
         except InputTooLarge as error:
             if error.key != BYTES_KEY:
-                raise
+                raise _way_out(error) from error
             raise _has_more(source, path, reading.bytes_max, BYTES_KEY) from error
         except InputError as error:
             folder.leave_out(path, _reason(error))
             continue
         folders.update(_above(path))
         _check_count(source, len(texts) + 1, len(folders), reading.limits, reading.guest_files_max)
-        left_bytes -= max(read.unpacked_bytes, read.bytes)
-        texts[path] = text
-        files.append(FileRead(path, read.bytes, read.unpacked_bytes, read.packing, read.encoding, read.grew))
+        is_text = read.document is None
+        left_bytes -= max(read.unpacked_bytes, read.bytes) if is_text else len(text.encode())
+        texts.append(text)
+        files.append(replace(read, path=path))
     left_out = _by_words(folder)
     if not texts:
         told = f" (left out: {_told(left_out)})" if left_out else ""
         raise InputError(source, f"{shown(source)} has no file that could be read as text{told}")
-    value = FolderText.of(texts, name)
+    value = FolderText.of(dict(zip(_names(files), texts, strict=True)), name)
     if len(value) > reading.bytes_max:
         raise too_large(
             source, reading.bytes_max, BYTES_KEY, what=f"takes {len(value)} bytes in the guest, more"
         )
-    called = _called(place)
-    note = f"the texts of the files of {quoted(called)} by their paths"
-    return InputRead(name, value, "folder", source, called, note, tuple(files), left_out, place)
+    own_name = _called(place)
+    note = f"the texts of the files of {quoted(own_name)} by their paths"
+    return InputRead(name, value, "folder", source, own_name, note, tuple(files), left_out, place)
 
 
 def read_folder_files(
@@ -112,6 +123,23 @@ def told_of_left_out(source: str, files: int, left_out: Mapping[str, LeftOutFile
     return f"{shown(source)}: {files} {'file' if files == 1 else 'files'} taken; left out: {_told(left_out)}"
 
 
+def _names(files: Sequence[FileRead]) -> list[str]:
+    """Return what each file is called in the guest: as here, a document's text by a name of its own."""
+    taken = {file.path for file in files if file.document is None}
+    names = []
+    for file in files:
+        name = called(file.path, file)
+        if file.document is not None:
+            # As `apart` does it: of two report.pdf.txt the second is report-2.pdf.txt.
+            folder, slash, own = name.rpartition("/")
+            stem, dot, ending = own.partition(".")
+            numbered = (f"{folder}{slash}{stem}-{i}{dot}{ending}" for i in itertools.count(2))
+            name = next(each for each in itertools.chain((name,), numbered) if each not in taken)
+            taken.add(name)
+        names.append(name)
+    return names
+
+
 def _called(place: str) -> str:
     return os.path.basename(os.path.realpath(place)) or _NO_NAME
 
@@ -128,7 +156,9 @@ def _has_more(source: str, path: str, bytes_max: int, key: str) -> InputTooLarge
 
 def _is_no_text(path: str, opened: OpenFile, reading: Reading) -> bool:
     head = opened.head(LOOKED_AT_BYTES)
-    return not reading.encodings and packing_of(path, head[:HEAD_BYTES]) is None and is_binary(head)
+    if reading.encodings or packing_of(path, head[:HEAD_BYTES]) is not None or not is_binary(head):
+        return False
+    return reading.document(path, head[:MARK_WITHIN_BYTES]) is None
 
 
 def _reason(error: InputError) -> LeftOut:
@@ -137,7 +167,15 @@ def _reason(error: InputError) -> LeftOut:
             return LeftOut.BINARY
         case InputDamaged():
             return LeftOut.DAMAGED
+        case InputNotConverted():
+            return LeftOut.NO_IMAGE if error.no_image else LeftOut.NO_TEXT
     return LeftOut.UNREADABLE
+
+
+def _way_out(error: InputTooLarge) -> InputTooLarge:
+    """Return the same refusal of a file with what can be done about it where it is one of many."""
+    message = f"{error.message}; of a folder it can be left out with --exclude"
+    return InputTooLarge(error.file, message, key=error.key, limit=error.limit)
 
 
 def _told(left_out: Mapping[str, LeftOutFiles]) -> str:

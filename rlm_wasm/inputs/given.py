@@ -6,13 +6,15 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from rlm_wasm.inputs.documents import DocumentFacts
+
 
 @dataclass(frozen=True, slots=True)
 class FileRead:
     """A file that was read: its name as it was given, or below its folder, and what it was.
 
     `bytes` are those that were read, `unpacked_bytes` what came out of them, the same where it is not packed.
-    `encoding` is None of bytes.
+    `encoding` is None of bytes, and of a document, of which `document` says what its text was made of.
     """
 
     path: str
@@ -22,6 +24,7 @@ class FileRead:
     encoding: str | None = None
     # It was being written to: what came after its end at that moment is not in it.
     grew: bool = False
+    document: DocumentFacts | None = None
 
 
 @dataclass(slots=True)
@@ -37,9 +40,10 @@ class InputRead:
     """An input: the variable it is bound to, its value, the file or folder it came from.
 
     `value` is None of a file that stays where it is, too large for a guest to hold. `kind` is text, json,
-    jsonl, bytes or folder. `file` is the real name, without folders, of the file or folder, and `source` how
-    it was given. `note` is what there is to say of it besides its type and size. Of a folder, `left_out` says
-    what was not read: how many files, and the first of them, by the reason.
+    jsonl, bytes or folder. `file` is the real name, without folders, of the file or folder (of a document
+    that of its text, ``report.pdf.txt``), and `source` how it was given. `note` is what there is to say of it
+    besides its type and size. Of a folder, `left_out` says what was not read: how many files, and the first
+    of them, by the reason.
     `place` is the folder that the paths of `files` are below, and empty of a file.
     """
 

@@ -33,14 +33,16 @@ def checked_kind(kind: object) -> InputKind:
 
 def kind_by_name(file: str) -> InputKind:
     """Return what a file is by the end of its name, that of its packing aside: text, JSON or JSON lines."""
-    return next((kind for suffix, kind in _VALUES.items() if _bare(file).endswith(suffix)), InputKind.TEXT)
+    name = bare_name(file).lower()
+    return next((kind for suffix, kind in _VALUES.items() if name.endswith(suffix)), InputKind.TEXT)
 
 
 def is_table(file: str) -> bool:
     """Whether a file is a table of texts by the end of its name."""
-    return _bare(file).endswith(_TABLES)
+    return bare_name(file).lower().endswith(_TABLES)
 
 
-def _bare(file: str) -> str:
+def bare_name(file: str) -> str:
+    """Return a file's name without the end that says how it is packed."""
     name = file.lower()
-    return next((name.removesuffix(p.suffix) for p in Packing if name.endswith(p.suffix)), name)
+    return next((file[: -len(p.suffix)] for p in Packing if name.endswith(p.suffix)), file)

@@ -37,6 +37,8 @@ class OpenFile:
         self._first = os.fstat(descriptor)
         # Some files of the kernel's say that they are empty, and are not.
         self._size: Final = self._first.st_size if stat.S_ISREG(self._first.st_mode) else 0
+        self._taken = 0
+        self._ahead = b""
         self.read_bytes = 0
         self.grew = False
 
@@ -84,6 +86,12 @@ class OpenFile:
         except OSError as error:
             raise unreadable(self.file, error) from error
 
+    def peek(self, bytes_max: int) -> bytes:
+        """Return how it begins, also of a pipe; `pieces` has that too. Raises InputError."""
+        while len(self._ahead) < bytes_max and (piece := self._read(bytes_max - len(self._ahead))):
+            self._ahead += piece
+        return self._ahead
+
     def pieces(self, bytes_max: int, key: str) -> Iterator[bytes]:
         """Yield what it holds; at most `bytes_max` bytes, the limit that the policy calls `key`.
 
@@ -101,11 +109,17 @@ class OpenFile:
         self._compare()
 
     def _piece(self) -> bytes:
-        left = self._size - self.read_bytes if self._size else _PIECE_BYTES
+        piece, self._ahead = self._ahead, b""
+        return piece or self._read(_PIECE_BYTES)
+
+    def _read(self, bytes_max: int) -> bytes:
+        left = self._size - self._taken if self._size else bytes_max
         try:
-            return os.read(self._descriptor, min(left, _PIECE_BYTES)) if left else b""
+            piece = os.read(self._descriptor, min(left, bytes_max)) if left else b""
         except OSError as error:
             raise unreadable(self.file, error) from error
+        self._taken += len(piece)
+        return piece
 
     def _compare(self) -> None:
         """Say what became of a regular file while it was read."""

@@ -23,6 +23,16 @@ CHAR_BYTES_MAX: Final = 4
 _ORDERED: Final[tuple[tuple[Key, Key, str], ...]] = (
     (("sandbox", "context_bytes_max"), ("sandbox", "memory_bytes_max"), "the context lives in that memory"),
     (("sandbox", "memory_bytes_max"), ("workers", "memory_bytes_max"), "a session lives in a worker"),
+    (
+        ("inputs", "document_bytes_max"),
+        ("inputs", "document_memory_bytes_max"),
+        "a document lies in the memory of what reads it",
+    ),
+    (
+        ("inputs", "document_memory_bytes_max"),
+        ("workers", "memory_bytes_max"),
+        "what reads one lives in a worker",
+    ),
     (("workers", "heartbeat_ms"), ("workers", "hang_ms_max"), "a worker that hangs misses a heartbeat"),
     (("cell", "fuel_max"), ("budget", "fuel_max"), "a cell spends the run's fuel"),
     (("cell", "wall_ms_max"), ("run", "wall_ms_max"), "a cell runs inside a run"),
@@ -59,6 +69,8 @@ def violations(policy: Tables) -> list[Problem]:
 
 def _order(policy: Tables) -> Iterator[Problem]:
     for smaller, larger, why in _ORDERED:
+        if getattr(policy, str(smaller[0])) is None:  # a table that may be absent
+            continue
         low, high = _value(policy, smaller), _value(policy, larger)
         if low > high:
             message = f"must be at most {dotted(larger)}: {why} (got {low}, which is over {high})"

@@ -26,6 +26,7 @@ PACKAGE: Final = "rlm_wasm"
 
 # What every part may use: names, numbers and errors, with nothing behind them.
 LEAF_ORDER: Final = {
+    "document_text": 0,
     "ids": 0,
     "limits": 0,
     "lockdown": 0,

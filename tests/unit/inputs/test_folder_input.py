@@ -198,7 +198,7 @@ def test_what_is_no_text_is_left_out_and_said_before_it_is_read(tmp_path: Path) 
     assert texts(found) == {"a.txt": "1"}
     assert told(found).endswith(
         "left out: b.bin and 1 more: no text (--encoding names another encoding; given by itself, "
-        "--bytes takes it); d.gz: packed and damaged"
+        "--bytes takes it); d.gz: damaged"
     )
     only_binary = fill(tmp_path / "bin", {"x": b"\0"})
     with pytest.raises(

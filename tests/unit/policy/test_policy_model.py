@@ -115,7 +115,8 @@ def test_no_key_of_any_table_has_a_default_except_endpoints_layers_inputs_and_wh
     What a run may do beyond its budget's end came later than the files of some, and is off there.
     Without a table of tenants there is one, and it has everything. Without a proxy none is used; what an
     endpoint's template takes is no limit, nor is where a price is from. What reads inputs before there is a
-    guest has numbers of its own where a policy says none. Without the name of an image there are no packages.
+    guest, and what turns documents into text, has numbers of its own where a policy says none. Without the
+    name of an image there are no packages.
     """
     optional = {
         (table.__name__, field.name)
@@ -126,6 +127,10 @@ def test_no_key_of_any_table_has_a_default_except_endpoints_layers_inputs_and_wh
     assert optional == {
         ("Tables", "providers"),
         ("Tables", "inputs"),
+        ("InputLimits", "document_bytes_max"),
+        ("InputLimits", "document_memory_bytes_max"),
+        ("InputLimits", "document_fuel_max"),
+        ("InputLimits", "document_wall_ms_max"),
         ("Tables", "cache"),
         ("Tables", "tenants"),
         ("SandboxTable", "lockdown"),
