@@ -23,9 +23,11 @@ from rlm_wasm.cli.conformance import conformance
 from rlm_wasm.cli.image import image, show_image
 from rlm_wasm.errors import ArtifactError, UsageError
 from rlm_wasm.guestbuild.build import build_guest
+from rlm_wasm.guestbuild.keep_training import train_again
 from rlm_wasm.guestbuild.manifest import load_manifest
 from rlm_wasm.guestbuild.names import guest_names
 from rlm_wasm.guestbuild.recipe import DEFAULT_SERIES, recipes
+from rlm_wasm.guestbuild.trained import TRAINED_FOLDER, keep_files, kept_files
 from rlm_wasm.guestbuild.verify import verify_guest, verify_image
 from rlm_wasm.limits import BASE_IMAGE
 
@@ -44,6 +46,12 @@ _of_image = click.option(
 )
 
 
+_sources = click.option(
+    "--sources", type=click.Path(exists=True, file_okay=False, path_type=Path), envvar="RLM_WASM_SOURCES",
+    help="A folder to look for pinned files in before anything is downloaded (or RLM_WASM_SOURCES).",
+)  # fmt: skip
+
+
 @guest.command("build")
 @click.option(
     "--python", "series", default=DEFAULT_SERIES, show_default=True, metavar="SERIES",
@@ -56,10 +64,7 @@ _of_image = click.option(
 @click.option(
     "--jobs", type=click.IntRange(min=1), metavar="N", help="Compile N files at once (default: one per CPU)."
 )
-@click.option(
-    "--sources", type=click.Path(exists=True, file_okay=False, path_type=Path), envvar="RLM_WASM_SOURCES",
-    help="A folder to look for pinned files in before anything is downloaded (or RLM_WASM_SOURCES).",
-)  # fmt: skip
+@_sources
 @click.option("--force", is_flag=True, help="Link and prepare again although nothing has changed.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document about the result.")
 def build(
@@ -109,6 +114,47 @@ def build(
         click.echo(f"the guest is up to date: {built.folder}")
     else:
         click.echo(f"built {built.recipe.text}: {built.folder}")
+
+
+@guest.command("train")
+@click.option("--check", is_flag=True, help="Write nothing; exit status 1 if what is kept is something else.")
+@click.option(
+    "--jobs", type=click.IntRange(min=1), metavar="N", help="Compile N files at once (default: one per CPU)."
+)
+@_sources
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document about the result.")
+def train(check: bool, jobs: int | None, sources: Path | None, as_json: bool) -> None:
+    """Train CPython, which takes minutes, and keep what that leaves in guest/trained, for all builds.
+
+    For developers, after a change of what the training is made of: until then each build trains for itself.
+    """
+    from rlm_wasm.guestbuild.training_run import train_guest
+
+    manifest = load_manifest()
+    with build_progress() as progress, _interruptible():
+        files = train_again(
+            next(iter(recipes(manifest))),
+            train_guest,
+            cache=cache_dir(),
+            jobs=jobs or len(os.sched_getaffinity(0)),
+            progress=progress,
+            sources=sources,
+        )
+    kept = kept_files(manifest.folder)
+    differ = sorted(name for name, text in files.items() if kept.get(name) != text)
+    if not check:
+        keep_files(manifest.folder, files)
+    folder = manifest.folder / TRAINED_FOLDER
+    if as_json:
+        output.document({"folder": str(folder), "differ": differ, "written": not check})
+    elif not differ:
+        click.echo(f"the training left what {folder} has")
+    elif check:
+        click.echo(f"the training left something else than {folder} has: {', '.join(differ)}")
+    else:
+        click.echo(f"wrote {', '.join(differ)} into {folder}")
+    if check and differ:
+        raise SystemExit(1)
 
 
 @guest.command("verify")

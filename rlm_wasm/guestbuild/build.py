@@ -25,12 +25,16 @@ from rlm_wasm.guestbuild.recipe import Recipe
 from rlm_wasm.guestbuild.select_recipe import choose
 from rlm_wasm.guestbuild.sources import SourceStore
 from rlm_wasm.guestbuild.stage_cache import StageCache
-from rlm_wasm.guestbuild.stages import plan_stages
+from rlm_wasm.guestbuild.stages import TRAINING, plan_stages
 from rlm_wasm.guestbuild.storage import storing
 
 _PREPARE_SECONDS: Final = 10
 # Other guests that are kept: of older versions, and of checkouts that share the cache. 60 MB each.
 _KEEP_GUESTS: Final = 7
+_TRAINED_HERE: Final = (
+    "guest/trained is of other ingredients, so CPython is trained here, which doubles the time "
+    "(`rlm-wasm guest train` brings it up to date)"
+)
 _PATH: Final = re.compile(r"[\w/.+@~-]+")
 
 
@@ -77,7 +81,7 @@ def build_guest(
     Raises:
         GuestBuildError: something could not be fetched, compiled or written; what was finished stays.
     """
-    cache = _usable(cache)
+    cache = usable_cache(cache)
     store = SourceStore(cache / "downloads", local=sources)
     context = BuildContext(store, cache / "logs", jobs, progress, train)
     stages = StageCache(cache / "build", progress)
@@ -90,6 +94,8 @@ def build_guest(
             for recipe in candidates:
                 stages.discard(plan_stages(recipe, context))
         recipe, last = choose(candidates, context, stages, extra=[("image", _PREPARE_SECONDS)])
+        if any(stage.name == TRAINING for stage in stages.missing(last)):
+            progress.note(_TRAINED_HERE)
         folder = cache / "guests" / last.key
         raw = stages.ensure(last) / RAW_FILE
         progress.begin("image", "starting the interpreter once and taking its memory")
@@ -107,7 +113,7 @@ def build_guest(
         return Built(folder, recipe, last.key, reused=False)
 
 
-def _usable(cache: Path) -> Path:
+def usable_cache(cache: Path) -> Path:
     """Return `cache` as an absolute path, if makefiles and search paths can hold it."""
     cache = cache.absolute()
     if not _PATH.fullmatch(str(cache)):

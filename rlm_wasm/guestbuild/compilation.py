@@ -17,12 +17,13 @@ from rlm_wasm.guestbuild.build_host import clean_env, find_compiler, write_scrip
 from rlm_wasm.guestbuild.progress import Steps
 from rlm_wasm.guestbuild.recipe import Recipe
 from rlm_wasm.guestbuild.toolchain import lay_out
+from rlm_wasm.guestbuild.trained import Trained
 
 # It only freezes modules: compiling it quickly matters more than what it then takes.
 NATIVE_OPT: Final = "-DNDEBUG -O0 -g0"
 # What the training leaves, and what configure found out about the target.
 PROFILE_FILE: Final = "guest.profdata"
-_CONFIG_CACHE: Final = "config.cache"
+CONFIG_CACHE: Final = "config.cache"
 _CONFIG_OF_MACHINE: Final = re.compile(r"ac_cv_(env|path|prog|build|host)")
 # Parts of CPython's tarball that no stage reads.
 _UNUSED: Final = ("Doc/", "Lib/test/", "Lib/idlelib/", "Misc/NEWS.d/", "PCbuild/")
@@ -82,16 +83,19 @@ def make_instrumented(recipe: Recipe, context: BuildContext, out: Path, needs: N
     for archive in _archives(work):
         _move(archive, out / "lib")
     _copy_headers(work, out, needs)
-    found = (work / _CONFIG_CACHE).read_text(encoding="utf-8")
-    (out / _CONFIG_CACHE).write_text(portable_config_cache(found), encoding="utf-8")
+    found = (work / CONFIG_CACHE).read_text(encoding="utf-8")
+    (out / CONFIG_CACHE).write_text(portable_config_cache(found), encoding="utf-8")
     shutil.rmtree(work)
 
 
-def make_libpython(recipe: Recipe, context: BuildContext, out: Path, needs: Needs) -> None:
-    """CPython as it was trained: one object file, and its headers."""
+def make_libpython(
+    trained: Trained | None, recipe: Recipe, context: BuildContext, out: Path, needs: Needs
+) -> None:
+    """CPython as it was trained, here or earlier: one object file, and its headers."""
     training, log = recipe.manifest.training, context.open_log("libpython")
     work = _work_folder(out, needs["python-src"])
-    shutil.copyfile(needs["instrumented"] / _CONFIG_CACHE, work / _CONFIG_CACHE)
+    found = trained.config if trained else (needs["instrumented"] / CONFIG_CACHE).read_text(encoding="utf-8")
+    (work / CONFIG_CACHE).write_text(found, encoding="utf-8")
     _configure(recipe, context, work, needs, log, end=0.03)
     flags = [
         _flags_for("", [f"-fprofile-use={needs['profile'] / PROFILE_FILE}", *training.use]),
@@ -136,7 +140,7 @@ def _configure(
         },
     )
     context.run(
-        ["./src/configure", f"--cache-file={_CONFIG_CACHE}", f"--host={flags.target}",
+        ["./src/configure", f"--cache-file={CONFIG_CACHE}", f"--host={flags.target}",
          f"--build={recipe.toolchain.machine}-pc-linux-gnu",
          f"--with-build-python={needs['native'] / 'python'}", *flags.configure],
         what="configuring CPython for wasm",

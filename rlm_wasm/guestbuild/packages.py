@@ -53,6 +53,8 @@ def make_cxx(recipe: Recipe, context: BuildContext, out: Path, needs: Needs) -> 
 
 def make_package(pin: PackagePin, recipe: Recipe, context: BuildContext, out: Path, needs: Needs) -> None:
     """lib/ with one archive, and python/ with what is to be frozen."""
+    # CPython's headers, under the name by which what it builds speaks of them.
+    needs = {"instrumented" if name == "libpython" else name: path for name, path in needs.items()}
     work, log = out / "work", context.open_log(pin.name)
     source, build, tools = work / "source", work / "build", work / "tools"
     unpack_tar(context.store.fetch_any(pin.files), source, lambda name: name.partition("/")[2] or None)

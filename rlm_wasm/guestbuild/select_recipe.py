@@ -16,6 +16,7 @@ from rlm_wasm.guestbuild.stages import plan_stages
 _DOWNLOAD_SECONDS: Final = 15
 
 Group = tuple[PinnedFile, ...]
+Plan = Callable[[Recipe, BuildContext], Stage]
 
 
 def choose(
@@ -23,8 +24,9 @@ def choose(
     context: BuildContext,
     stages: StageCache,
     extra: Sequence[tuple[str, int]] = (),
+    plan: Plan = plan_stages,
 ) -> tuple[Recipe, Stage]:
-    """Return a recipe and its last stage; all files that its missing stages need have been fetched.
+    """Return a recipe and the stage that `plan` gives; all files that its missing stages need were fetched.
 
     A recipe that needs no download wins over an earlier one that does: a build that once fell back
     to a later pin stays with it. The progress plan is set for what then has to run, and `extra`.
@@ -33,7 +35,7 @@ def choose(
         GuestBuildError: this machine lacks a tool; found out before anything is downloaded.
         SourceUnavailable: no recipe's files can all be had; the message has the reasons of each.
     """
-    planned = [(recipe, plan_stages(recipe, context)) for recipe in candidates]
+    planned = [(recipe, plan(recipe, context)) for recipe in candidates]
     for recipe, last in planned:
         missing = stages.missing(last)
         if not _lacking(missing, context):

@@ -14,14 +14,18 @@
              |       /
              link              + guest/shim
 
-A variant has a stage more for each of its packages, from `toolchain`, `instrumented` (for CPython's headers)
+Where what the training left is kept as text (`trained.py`), nothing is counted again: `profile` needs the
+toolchain alone, and `instrumented` is not made. Keys do not change by that: they say what a training would be
+made of.
+
+A variant has a stage more for each of its packages, from `toolchain`, `libpython` (for CPython's headers)
 and `cxx`, the C++ library; its `frozen` and `link` take them in, and all other stages are the same ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -34,6 +38,7 @@ from rlm_wasm.guestbuild.manifest import PackagePin, PinnedFile
 from rlm_wasm.guestbuild.patches import Patch
 from rlm_wasm.guestbuild.recipe import Recipe, hashes
 from rlm_wasm.guestbuild.stage_cache import Stage, stage_key
+from rlm_wasm.guestbuild.trained import Trained, load_trained
 
 # Raised when the code of a stage changes what it makes, so that old results are not taken for new.
 _REVISION: Final = {
@@ -41,21 +46,40 @@ _REVISION: Final = {
     "profile": 1, "libpython": 2, "stdlib": 1, "frozen": 2, "link": 1, "cxx": 1, "package": 1,
 }  # fmt: skip
 
+# The stage that only a training needs.
+TRAINING: Final = "instrumented"
+
 _Make = Callable[[Recipe, BuildContext, Path, Needs], None]
 
 
 def plan_stages(recipe: Recipe, context: BuildContext) -> Stage:
-    """Return the last stage of `recipe`, whose folder holds `raw.wasm`; the others hang below it."""
+    """Return the last stage of `recipe`, whose folder holds `raw.wasm`; the others hang below it.
+
+    Raises:
+        ArtifactError: what a training left is kept in no form that is known.
+    """
+    return _plan(recipe, context, load_trained(recipe.manifest.folder))[1]
+
+
+def plan_training(recipe: Recipe, context: BuildContext) -> Stage:
+    """Return the stage `profile` of `recipe`, made by training, whatever is kept of one."""
+    return _plan(recipe, context, None)[0]
+
+
+def _plan(recipe: Recipe, context: BuildContext, trained: Trained | None) -> tuple[Stage, Stage]:
+    """Return the stage `profile` and the last one."""
     manifest, toolchain_pin, cpython = recipe.manifest, recipe.toolchain, recipe.cpython
     flags, link_flags, boundary = manifest.compile, manifest.link, manifest.boundary
 
     def stage(
         name: str, text: str, seconds: int, needs: Sequence[Stage], make: _Make, inputs: Any,
         files: Sequence[tuple[PinnedFile, ...]] = (), check: Callable[[], object] | None = None,
-        kind: str | None = None,
+        kind: str | None = None, keyed: Sequence[Stage] | None = None,
     ) -> Stage:  # fmt: skip
+        """`keyed` are the stages that its key is made of, where it reads others."""
         pins = [sorted(file.sha256 for file in group) for group in files]
-        key = stage_key(name, [_REVISION[kind or name], [need.key for need in needs], pins, inputs])
+        below = [need.key for need in (needs if keyed is None else keyed)]
+        key = stage_key(name, [_REVISION[kind or name], below, pins, inputs])
         maker = partial(make, recipe, context)
         return Stage(name, text, key, seconds, tuple(needs), tuple(files), maker, check)
 
@@ -84,7 +108,7 @@ def plan_stages(recipe: Recipe, context: BuildContext) -> Stage:
     linking = [toolchain_pin.cflags, link_flags.shim, link_flags.flags, link_flags.libraries,
                flags.source_date_epoch]  # fmt: skip
     instrumented = stage(
-        "instrumented", f"compiling CPython {cpython.version} to wasm, to count what it does", 100,
+        TRAINING, f"compiling CPython {cpython.version} to wasm, to count what it does", 100,
         [toolchain, python_src, native, compiled], compilation.make_instrumented,
         [*compiling, manifest.training.instrument],
     )  # fmt: skip
@@ -97,10 +121,17 @@ def plan_stages(recipe: Recipe, context: BuildContext) -> Stage:
         training.make_profile,
         [*linking, hashes(recipe.training), hashes(recipe.training_shim), hashes(recipe.tools)],
     )  # fmt: skip
+    taken = trained if trained is not None and trained.key == profile.key else None
+    if taken is not None:
+        take = partial(training.take_profile, taken, context)
+        text = "taking what an earlier training left"
+        profile = replace(profile, text=text, seconds=1, needs=(toolchain,), make=take)
     libpython = stage(
         "libpython", f"compiling CPython {cpython.version} to wasm, as it was trained", 130,
-        [toolchain, python_src, native, compiled, instrumented, profile], compilation.make_libpython,
+        [toolchain, python_src, native, compiled, *([] if taken else [instrumented]), profile],
+        partial(compilation.make_libpython, taken),
         [*compiling, manifest.training.use, manifest.training.merge, manifest.training.alone],
+        keyed=[toolchain, python_src, native, compiled, instrumented, profile],
     )  # fmt: skip
     built: list[Stage] = []
     variant: list[Any] = []
@@ -112,12 +143,14 @@ def plan_stages(recipe: Recipe, context: BuildContext) -> Stage:
         )  # fmt: skip
         built = [
             stage(
-                pin.name, f"compiling {pin.name} {pin.version}", pin.seconds, [toolchain, cxx, instrumented],
+                pin.name, f"compiling {pin.name} {pin.version}", pin.seconds, [toolchain, cxx, libpython],
                 partial(packages.make_package, pin),
                 [_choices(pin), flags.opt, toolchain_pin.cflags, flags.source_date_epoch,
                  _changes(recipe.package_patches[pin.name]),
                  hashes(_compiled_with(recipe, pin))],
                 [pin.files, (pin.cython,)], check=find_compiler, kind="package",
+                # Of libpython it reads CPython's headers alone, which another training leaves as they are.
+                keyed=[toolchain, cxx, instrumented],
             )
             for pin in recipe.packages
         ]  # fmt: skip
@@ -130,11 +163,12 @@ def plan_stages(recipe: Recipe, context: BuildContext) -> Stage:
         [recipe.zones.files],
     )  # fmt: skip
     more = [cxx, *built] if recipe.packages else []
-    return stage(
+    link = stage(
         "link", "linking", 5, [toolchain, compiled, libpython, frozen, *more], assembly.make_link,
         [*linking, link_flags.wrap, hashes(recipe.shim), boundary.module, boundary.imports, boundary.exports,
          *variant],
     )  # fmt: skip
+    return profile, link
 
 
 def _choices(pin: PackagePin) -> dict[str, Any]:

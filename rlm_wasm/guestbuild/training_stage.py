@@ -17,6 +17,7 @@ from rlm_wasm.guestbuild.build_context import BuildContext, Needs
 from rlm_wasm.guestbuild.build_host import clean_env
 from rlm_wasm.guestbuild.compilation import PROFILE_FILE
 from rlm_wasm.guestbuild.recipe import Recipe
+from rlm_wasm.guestbuild.trained import Trained
 
 # Counted in any training that ran: the loop that interprets bytecode.
 _WITNESS: Final = "_PyEval_EvalFrameDefault"
@@ -36,12 +37,42 @@ def make_profile(recipe: Recipe, context: BuildContext, out: Path, needs: Needs)
     raw_profile = work / "training.profraw"
     raw_profile.write_bytes(context.train(work / RAW_FILE))
     tool, profile = str(needs["toolchain"] / "profdata"), out / PROFILE_FILE
-    context.run(
-        [tool, "merge", "--num-threads=1", "-o", str(profile), str(raw_profile)],
-        what="merging the profile", cwd=work, env=clean_env(), log=context.open_log("profile"),
-    )  # fmt: skip
+    _merge(context, tool, raw_profile, profile)
     shutil.rmtree(work)
     check_profile(tool, profile)
+
+
+def take_profile(trained: Trained, context: BuildContext, out: Path, needs: Needs) -> None:
+    """The profile of what an earlier training left as text: the very same bytes, or an error."""
+    counts, profile = out / "counts.txt", out / PROFILE_FILE
+    counts.write_text(trained.counts, encoding="utf-8")
+    tool = str(needs["toolchain"] / "profdata")
+    _merge(context, tool, counts, profile)
+    counts.unlink()
+    trained.check_profile(profile)
+    check_profile(tool, profile)
+
+
+def counts_text(profile: Path, toolchain: Path) -> str:
+    """Return the compiler's text of `profile`.
+
+    Raises:
+        GuestBuildError: it cannot be read.
+    """
+    done = subprocess.run(
+        [str(toolchain / "profdata"), "merge", "--text", "-o", "-", str(profile)],
+        env=clean_env(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode != 0:
+        raise GuestBuildError(f"the profile cannot be read: {done.stderr.strip()[:500]}")
+    return done.stdout
+
+
+def _merge(context: BuildContext, tool: str, counted: Path, profile: Path) -> None:
+    context.run(
+        [tool, "merge", "--num-threads=1", "-o", str(profile), str(counted)],
+        what="merging the profile", cwd=profile.parent, env=clean_env(), log=context.open_log("profile"),
+    )  # fmt: skip
 
 
 def check_profile(tool: str, profile: Path) -> None:
