@@ -57,6 +57,10 @@ numpy *args:
     .venv/bin/python -m pytest tests/unit/vm/test_numpy.py tests/e2e/test_numpy_guest.py
     .venv/bin/rlm-wasm guest conformance --numpy
 
+# train CPython (some minutes) and keep what that leaves in guest/trained; --check only says whether it is the same
+guest-train *args:
+    .venv/bin/rlm-wasm guest train {{args}}
+
 guest-verify:
     .venv/bin/rlm-wasm guest verify
 

@@ -1,64 +1,76 @@
-"""Draws the guest build's progress on stderr: a bar on a terminal, else plain lines."""
+"""Draws the guest build's progress on stderr: a bar, or plain lines, and how long is left."""
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.text import Text
+
+from rlm_wasm.cli.time_left import TimeLeft, left_text
 
 _STEPS: Final = 1000
 
 
-class _Shares:
-    """How far the whole build is, from the planned seconds of its stages."""
-
-    def __init__(self) -> None:
-        self._planned: dict[str, int] = {}
-        self._done = 0
-        self._stage = ""
-
-    def plan(self, stages: Sequence[tuple[str, int]]) -> None:
-        self._planned, self._done, self._stage = dict(stages), 0, ""
-
-    def begin(self, stage: str) -> None:
-        self._stage = stage
-
-    def end(self) -> None:
-        self._done += self._planned.get(self._stage, 0)
-        self._stage = ""
-
-    def fraction(self, within: float) -> float:
-        running = self._planned.get(self._stage, 0)
-        total = max(1, sum(self._planned.values()))
-        return min(1.0, (self._done + running * within) / total)
-
-
 class PlainProgress:
-    """One line when a stage begins, one when it ends."""
+    """One line when a stage begins, with what is left of the whole, and one when it ends."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._began = 0.0
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console, self._clock = console, clock
+        self._left = TimeLeft()
+        # Stages run side by side, and a bar is drawn in a thread of its own.
+        self._lock = threading.RLock()
+        # The stages that run: since when, and what they do.
+        self._running: dict[str, tuple[float, str]] = {}
 
     def plan(self, stages: Sequence[tuple[str, int]]) -> None:
-        pass
+        with self._lock:
+            self._left.plan(stages, self._clock())
 
     def begin(self, stage: str, text: str) -> None:
-        self._began = time.monotonic()
-        self._line(f"{stage}: {text}")
+        self._begin(stage, text)
+        left = self.left
+        self._line(f"{stage}: {text}{f' ({left})' if left else ''}")
 
-    def advance(self, fraction: float) -> None:
-        pass
+    def advance(self, stage: str, fraction: float) -> None:
+        with self._lock:
+            self._left.advance(stage, fraction, self._clock())
 
-    def end(self) -> None:
-        self._line(f"  done in {time.monotonic() - self._began:.1f} s")
+    def end(self, stage: str) -> None:
+        self._line(f"{stage}: done in {self._end(stage):.1f} s")
 
     def note(self, text: str) -> None:
         self._line(f"note: {text}")
+
+    @property
+    def left(self) -> str:
+        """The time that is left, or nothing where nobody knows."""
+        with self._lock:
+            seconds = self._left.seconds(self._clock())
+        return "" if seconds is None else left_text(seconds)
+
+    def _begin(self, stage: str, text: str) -> None:
+        with self._lock:
+            self._running[stage] = self._clock(), text
+            self._left.advance(stage, 0.0, self._clock())
+
+    def _end(self, stage: str) -> float:
+        with self._lock:
+            self._left.advance(stage, 1.0, self._clock())
+            return self._clock() - self._running.pop(stage)[0]
 
     def _line(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -67,27 +79,43 @@ class PlainProgress:
 class BarProgress(PlainProgress):
     """A bar over the whole build; finished stages scroll away above it."""
 
-    def __init__(self, console: Console, bar: Progress) -> None:
-        super().__init__(console)
-        self._bar, self._shares, self._text = bar, _Shares(), ""
+    def __init__(self, console: Console, bar: Progress, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(console, clock)
+        self._bar = bar
         self._task = bar.add_task("looking at what is there", total=_STEPS)
 
     def plan(self, stages: Sequence[tuple[str, int]]) -> None:
-        self._shares.plan(stages)
-        self.advance(0.0)
+        super().plan(stages)
+        self._show()
 
     def begin(self, stage: str, text: str) -> None:
-        self._began, self._text = time.monotonic(), text
-        self._shares.begin(stage)
-        self._bar.update(self._task, description=text)
+        self._begin(stage, text)
+        self._show()
 
-    def advance(self, fraction: float) -> None:
-        self._bar.update(self._task, completed=int(self._shares.fraction(fraction) * _STEPS))
+    def advance(self, stage: str, fraction: float) -> None:
+        super().advance(stage, fraction)
+        self._show()
 
-    def end(self) -> None:
-        self._shares.end()
-        self.advance(0.0)
-        self._line(f"{self._text}: {time.monotonic() - self._began:.1f} s")
+    def end(self, stage: str) -> None:
+        text = self._running[stage][1]
+        self._line(f"{text}: {self._end(stage):.1f} s")
+        self._show()
+
+    def _show(self) -> None:
+        with self._lock:
+            text = next((text for _, text in reversed(self._running.values())), None)
+            self._bar.update(self._task, description=text, completed=int(self._left.fraction * _STEPS))
+
+
+class _LeftColumn(ProgressColumn):
+    """The time that is left, beside the bar."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text: Callable[[], str] = str
+
+    def render(self, task: Task) -> Text:
+        return Text(self.text(), style="progress.remaining")
 
 
 @contextmanager
@@ -97,6 +125,9 @@ def build_progress() -> Iterator[PlainProgress]:
     if not console.is_terminal:
         yield PlainProgress(console)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    left = _LeftColumn()
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), left)
     with Progress(*columns, console=console, transient=True) as bar:
-        yield BarProgress(console, bar)
+        progress = BarProgress(console, bar)
+        left.text = lambda: progress.left
+        yield progress

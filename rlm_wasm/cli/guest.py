@@ -46,6 +46,9 @@ _of_image = click.option(
 )
 
 
+_jobs = click.option(
+    "--jobs", type=click.IntRange(min=1), metavar="N", help="Compile N files at once (default: one per CPU)."
+)
 _sources = click.option(
     "--sources", type=click.Path(exists=True, file_okay=False, path_type=Path), envvar="RLM_WASM_SOURCES",
     help="A folder to look for pinned files in before anything is downloaded (or RLM_WASM_SOURCES).",
@@ -61,9 +64,7 @@ _sources = click.option(
     "--image", default=BASE_IMAGE, show_default=True, metavar="NAME",
     help="Build the guest that has a package with C in it, such as numpy, beside the one without.",
 )  # fmt: skip
-@click.option(
-    "--jobs", type=click.IntRange(min=1), metavar="N", help="Compile N files at once (default: one per CPU)."
-)
+@_jobs
 @_sources
 @click.option("--force", is_flag=True, help="Link and prepare again although nothing has changed.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document about the result.")
@@ -118,9 +119,7 @@ def build(
 
 @guest.command("train")
 @click.option("--check", is_flag=True, help="Write nothing; exit status 1 if what is kept is something else.")
-@click.option(
-    "--jobs", type=click.IntRange(min=1), metavar="N", help="Compile N files at once (default: one per CPU)."
-)
+@_jobs
 @_sources
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document about the result.")
 def train(check: bool, jobs: int | None, sources: Path | None, as_json: bool) -> None:
@@ -133,7 +132,7 @@ def train(check: bool, jobs: int | None, sources: Path | None, as_json: bool) ->
     manifest = load_manifest()
     with build_progress() as progress, _interruptible():
         files = train_again(
-            next(iter(recipes(manifest))),
+            next(recipes(manifest)),
             train_guest,
             cache=cache_dir(),
             jobs=jobs or len(os.sched_getaffinity(0)),

@@ -117,7 +117,7 @@ def _lock(
         checked_wanted(package)
     progress.begin("resolve", "asking pip for wheels of pure Python")
     packages = _resolved(wanted, guest, store, progress)
-    progress.end()
+    progress.end("resolve")
     return ImageLock(BASE_GUEST, preload, packages), ""
 
 

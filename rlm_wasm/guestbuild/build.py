@@ -97,7 +97,7 @@ def build_guest(
         if any(stage.name == TRAINING for stage in stages.missing(last)):
             progress.note(_TRAINED_HERE)
         folder = cache / "guests" / last.key
-        raw = stages.ensure(last) / RAW_FILE
+        raw = stages.ensure(last, context.commands.end_all) / RAW_FILE
         progress.begin("image", "starting the interpreter once and taking its memory")
         packages = tuple(pin.name for pin in recipe.packages)
 
@@ -109,7 +109,7 @@ def build_guest(
             # Those that are of another guest's memory are refused when they are looked for.
             publish(folder, fill, keep=(IMAGES_FOLDER,))
         _prune(folder)
-        progress.end()
+        progress.end("image")
         return Built(folder, recipe, last.key, reused=False)
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from rlm_wasm.errors import InternalError
 from rlm_wasm.guestbuild.archive import unpack_deb
 from rlm_wasm.guestbuild.build_host import clean_env, find_make
-from rlm_wasm.guestbuild.command import run
+from rlm_wasm.guestbuild.command import BuildCommands
 from rlm_wasm.guestbuild.progress import BuildProgress, Steps, count_steps
 from rlm_wasm.guestbuild.recipe import Recipe
 from rlm_wasm.guestbuild.sources import SourceStore
@@ -36,6 +36,9 @@ class BuildContext:
     jobs: int
     progress: BuildProgress
     train: Train = plans_only
+    commands: BuildCommands = field(default_factory=BuildCommands)
+    # Whose progress it is.
+    stage: str = ""
 
     def open_log(self, stage: str) -> Path:
         """Return an empty log for `stage`; the last build's is overwritten."""
@@ -61,9 +64,12 @@ class BuildContext:
         Raises:
             GuestBuildError: the command failed.
         """
-        on_line = count_steps(self.progress, steps, *part)
-        run(argv, what=what, cwd=cwd, env=env, log=log, on_line=on_line)
-        self.progress.advance(part[1])
+        on_line = count_steps(self._advance, steps, *part)
+        self.commands.run(argv, what=what, cwd=cwd, env=env, log=log, on_line=on_line)
+        self._advance(part[1])
+
+    def _advance(self, fraction: float) -> None:
+        self.progress.advance(self.stage, fraction)
 
     def make_command(self, recipe: Recipe, work: Path) -> list[str]:
         """Return `make -jN`; where the machine has no make, the pinned package's, unpacked below `work`."""

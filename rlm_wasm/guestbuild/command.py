@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,56 +19,93 @@ _LINE_BYTES_MAX: Final = 4000
 _TERM_GRACE_S: Final = 2
 
 
-def run(
-    argv: Sequence[str],
-    *,
-    what: str,
-    cwd: Path,
-    env: Mapping[str, str],
-    log: Path,
-    on_line: Callable[[bytes], None] = lambda line: None,
-) -> None:
-    """Run `argv` with exactly `env`; its output is appended to `log`, `on_line` is given each line.
+class BuildCommands:
+    """The commands of one build. They may run in several threads, and are ended from any."""
 
-    If this call is interrupted (Ctrl-C, any exception), the whole process group is ended first.
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._ended = False
 
-    Raises:
-        GuestBuildError: it cannot be started or fails; the message has the last lines and the log's path.
-    """
-    if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
-        raise GuestBuildError(
-            "this process ignores SIGCHLD, so nobody can know how a command ended",
-            hint="set it to its default before building: `signal.signal(SIGCHLD, SIG_DFL)`",
-        )
-    tail: deque[str] = deque(maxlen=TAIL_LINES)
-    with log.open("ab") as out:
-        out.write(f"\n$ cd {cwd} && {' '.join(argv)}\n".encode())
-        try:
-            process = subprocess.Popen(
-                list(argv),
-                cwd=cwd,
-                env=dict(env),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        what: str,
+        cwd: Path,
+        env: Mapping[str, str],
+        log: Path,
+        on_line: Callable[[bytes], None] = lambda line: None,
+    ) -> None:
+        """Run `argv` with exactly `env`; its output is appended to `log`, `on_line` is given each line.
+
+        If this call is interrupted (Ctrl-C, any exception), the whole process group is ended first.
+
+        Raises:
+            GuestBuildError: it cannot be started, fails or was ended; the message has the last lines and the
+                log's path.
+        """
+        if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+            raise GuestBuildError(
+                "this process ignores SIGCHLD, so nobody can know how a command ended",
+                hint="set it to its default before building: `signal.signal(SIGCHLD, SIG_DFL)`",
             )
-        except OSError as error:
-            raise GuestBuildError(f"{what}: cannot run {argv[0]}: {error.strerror}") from error
-        assert process.stdout is not None
-        try:
-            for line in process.stdout:
-                out.write(line)
-                tail.append(line[:_LINE_BYTES_MAX].decode("utf-8", "replace").rstrip())
-                on_line(line)
-            status = process.wait()
-        except BaseException:
-            _end_group(process)
-            raise
-        finally:
-            process.stdout.close()
-    if status != 0:
-        _fail(what, status, tail, log)
+        tail: deque[str] = deque(maxlen=TAIL_LINES)
+        with log.open("ab") as out:
+            out.write(f"\n$ cd {cwd} && {' '.join(argv)}\n".encode())
+            process = self._start(argv, what, cwd, env)
+            assert process.stdout is not None
+            try:
+                for line in process.stdout:
+                    out.write(line)
+                    tail.append(line[:_LINE_BYTES_MAX].decode("utf-8", "replace").rstrip())
+                    on_line(line)
+                status = process.wait()
+            except BaseException:
+                _end_group(process)
+                raise
+            finally:
+                process.stdout.close()
+                with self._lock:
+                    self._running.discard(process)
+        if status != 0:
+            if self._ended:
+                raise _ended(what)
+            _fail(what, status, tail, log)
+
+    def end_all(self) -> None:
+        """End every command that runs; none begins after that."""
+        with self._lock:
+            self._ended = True
+            running = list(self._running)
+        for process in running:
+            if process.poll() is None:
+                _end_group(process)
+
+    def _start(
+        self, argv: Sequence[str], what: str, cwd: Path, env: Mapping[str, str]
+    ) -> subprocess.Popen[bytes]:
+        with self._lock:
+            if self._ended:
+                raise _ended(what)
+            try:
+                process = subprocess.Popen(
+                    list(argv),
+                    cwd=cwd,
+                    env=dict(env),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise GuestBuildError(f"{what}: cannot run {argv[0]}: {error.strerror}") from error
+            self._running.add(process)
+            return process
+
+
+def _ended(what: str) -> GuestBuildError:
+    return GuestBuildError(f"{what} was ended, because another part of the build had failed")
 
 
 def _fail(what: str, status: int, tail: deque[str], log: Path) -> None:

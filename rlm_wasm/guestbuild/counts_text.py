@@ -1,4 +1,4 @@
-"""What a training counted as a text among the sources: a function a line, the same counts written once.
+"""The counts of a training as a text among the sources: a function a line, and equal counts written once.
 
 The compiler's own text has a line for each of some hundred thousand counters, nearly all of them 0. Here
 the fields of a function follow each other on one line, `0*95` stands for 95 that say 0, and a source file is

@@ -43,9 +43,9 @@ def train_again(
         # It may be one that was taken of what is kept.
         stages.discard(plan_training(recipe, context))
         _, profile = choose([recipe], context, stages, plan=plan_training)
-        needs = {need.name: stages.ensure(need) for need in profile.needs}
-        made = stages.ensure(profile) / PROFILE_FILE
+        made = stages.ensure(profile, context.commands.end_all) / PROFILE_FILE
         with storing("what the training left", cache):
+            needs = {need.name: stages.ensure(need) for need in profile.needs}
             config = (needs["instrumented"] / CONFIG_CACHE).read_text(encoding="utf-8")
             return trained_files(
                 profile.key, made.read_bytes(), counts_text(made, needs["toolchain"]), config

@@ -8,7 +8,7 @@ from typing import Protocol
 
 
 class BuildProgress(Protocol):
-    """Receives the build's progress, in order, from one thread."""
+    """Receives the build's progress. Two stages may run side by side, each in a thread of its own."""
 
     def plan(self, stages: Sequence[tuple[str, int]]) -> None:
         """The stages that will run, with the share of time (any unit) each is expected to take."""
@@ -16,11 +16,11 @@ class BuildProgress(Protocol):
     def begin(self, stage: str, text: str) -> None:
         """A stage starts; `text` says what it does."""
 
-    def advance(self, fraction: float) -> None:
-        """The running stage is done to `fraction` (0 to 1, never falling)."""
+    def advance(self, stage: str, fraction: float) -> None:
+        """A running stage is done to `fraction` (0 to 1, never falling)."""
 
-    def end(self) -> None:
-        """The running stage is finished and published."""
+    def end(self, stage: str) -> None:
+        """A running stage is finished and published."""
 
     def note(self, text: str) -> None:
         """One line worth knowing: a fall-back taken, a damaged stage thrown away."""
@@ -35,10 +35,10 @@ class Silent:
     def begin(self, stage: str, text: str) -> None:
         pass
 
-    def advance(self, fraction: float) -> None:
+    def advance(self, stage: str, fraction: float) -> None:
         pass
 
-    def end(self) -> None:
+    def end(self, stage: str) -> None:
         pass
 
     def note(self, text: str) -> None:
@@ -54,9 +54,9 @@ class Steps:
 
 
 def count_steps(
-    progress: BuildProgress, steps: Steps | None, start: float, stop: float
+    advance: Callable[[float], None], steps: Steps | None, start: float, stop: float
 ) -> Callable[[bytes], None]:
-    """Return a function that is given a command's lines and moves `progress` from `start` to `stop`."""
+    """Return a function that is given a command's lines and says how far it is, from `start` to `stop`."""
     seen = 0
 
     def on_line(line: bytes) -> None:
@@ -64,6 +64,6 @@ def count_steps(
         if steps is None or steps.marker not in line:
             return
         seen += 1
-        progress.advance(start + (stop - start) * min(seen / steps.expected, 1.0))
+        advance(start + (stop - start) * min(seen / steps.expected, 1.0))
 
     return on_line

@@ -74,8 +74,8 @@ def _fetch(groups: Sequence[Group], text: str, context: BuildContext) -> None:
     for group in groups:
         context.store.fetch_any(group, _reporter(context.progress, done, total))
         done += group[0].size_bytes
-    context.progress.end()
+    context.progress.end("download")
 
 
 def _reporter(progress: BuildProgress, done: int, total: int) -> Callable[[int], None]:
-    return lambda count: progress.advance(min(1.0, (done + count) / total))
+    return lambda count: progress.advance("download", min(1.0, (done + count) / total))

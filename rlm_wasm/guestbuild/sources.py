@@ -13,6 +13,7 @@ import os
 import shutil
 import ssl
 import tempfile
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Sequence
@@ -61,6 +62,8 @@ class SourceStore:
         self._mirrors: tuple[Mirror, ...] | None = None
         # What could not be had is not asked for again: a dead network costs its time-outs once.
         self._failed: dict[tuple[str, ...], SourceUnavailable] = {}
+        # Two stages that are made at once may ask for the same file.
+        self._fetching = threading.Lock()
 
     def on_hand(self, pin: PinnedFile) -> bool:
         """Whether `fetch` would need no network, judged by name and size alone."""
@@ -78,6 +81,10 @@ class SourceStore:
 
     def fetch_any(self, pins: Sequence[PinnedFile], report: Report = lambda count: None) -> Path:
         """Like `fetch`, for files any of which will do."""
+        with self._fetching:
+            return self._fetch_any(pins, report)
+
+    def _fetch_any(self, pins: Sequence[PinnedFile], report: Report) -> Path:
         identity = tuple(pin.sha256 for pin in pins)
         if identity in self._failed:
             raise self._failed[identity]

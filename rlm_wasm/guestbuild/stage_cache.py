@@ -20,6 +20,7 @@ from typing import Any, Final
 from rlm_wasm.artifacts.held_lock import held_lock
 from rlm_wasm.guestbuild.manifest import PinnedFile
 from rlm_wasm.guestbuild.progress import BuildProgress
+from rlm_wasm.guestbuild.side_by_side import side_by_side
 from rlm_wasm.guestbuild.sources import hash_file
 from rlm_wasm.guestbuild.storage import storing
 
@@ -43,6 +44,8 @@ class Stage:
     make: Callable[[Path, Mapping[str, Path]], None]
     # Raises GuestBuildError where this machine lacks what `make` needs; called before any download.
     check: Callable[[], object] | None = None
+    # Whether it is made in a second thread, while others are made.
+    beside: bool = False
 
     @property
     def folder(self) -> str:
@@ -99,15 +102,31 @@ class StageCache:
         visit(stage)
         return list(found.values())
 
-    def ensure(self, stage: Stage) -> Path:
+    def ensure(self, stage: Stage, stop: Callable[[], None] = lambda: None) -> Path:
         """Return the published folder of `stage`, making it and whatever it needs.
 
-        If making it is interrupted nothing of it is published; stages already made stay.
+        If making it is interrupted nothing of it is published; stages already made stay. `stop` ends from
+        another thread what a stage is at: of two that are made at once, the other one fails too.
         """
         published = self._published(stage)
         if published is not None:
             return published
-        needs = {need.name: self.ensure(need) for need in stage.needs}
+        missing = self.missing(stage)
+        needs = {each.folder: [need.folder for need in each.needs] for each in missing}
+        by_folder = {each.folder: each for each in missing}
+        side_by_side(
+            [each.folder for each in missing if not each.beside],
+            [each.folder for each in missing if each.beside],
+            needs,
+            lambda folder: self._make(by_folder[folder]),
+            stop,
+        )
+        published = self._published(stage)
+        assert published is not None
+        return published
+
+    def _make(self, stage: Stage) -> None:
+        needs = {need.name: self._folder / need.folder for need in stage.needs}
         self._progress.begin(stage.name, stage.text)
         temporary = self._folder / f"{_TEMPORARY}{stage.name}-{secrets.token_hex(6)}"
         with storing(f"the stage {stage.name}", self._folder):
@@ -120,9 +139,8 @@ class StageCache:
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
         self._checked[stage.folder] = final
-        self._progress.end()
+        self._progress.end(stage.name)
         self._prune(stage)
-        return final
 
     def discard(self, stage: Stage) -> None:
         """Forget what was published for `stage`, so that it is made again."""

@@ -46,6 +46,8 @@ _REVISION: Final = {
     "profile": 1, "libpython": 2, "stdlib": 1, "frozen": 2, "link": 1, "cxx": 1, "package": 1,
 }  # fmt: skip
 
+# What is made in a second thread, as one chain: for most of its time it keeps one processor busy, or none.
+_BESIDE: Final = ("python-src", "native", "stdlib")
 # The stage that only a training needs.
 TRAINING: Final = "instrumented"
 
@@ -80,8 +82,8 @@ def _plan(recipe: Recipe, context: BuildContext, trained: Trained | None) -> tup
         pins = [sorted(file.sha256 for file in group) for group in files]
         below = [need.key for need in (needs if keyed is None else keyed)]
         key = stage_key(name, [_REVISION[kind or name], below, pins, inputs])
-        maker = partial(make, recipe, context)
-        return Stage(name, text, key, seconds, tuple(needs), tuple(files), maker, check)
+        maker = partial(make, recipe, replace(context, stage=name))
+        return Stage(name, text, key, seconds, tuple(needs), tuple(files), maker, check, name in _BESIDE)
 
     toolchain = stage(
         "toolchain", f"unpacking {toolchain_pin.name}", 6, [], compilation.make_toolchain,
@@ -123,7 +125,7 @@ def _plan(recipe: Recipe, context: BuildContext, trained: Trained | None) -> tup
     )  # fmt: skip
     taken = trained if trained is not None and trained.key == profile.key else None
     if taken is not None:
-        take = partial(training.take_profile, taken, context)
+        take = partial(training.take_profile, taken, replace(context, stage=profile.name))
         text = "taking what an earlier training left"
         profile = replace(profile, text=text, seconds=1, needs=(toolchain,), make=take)
     libpython = stage(

@@ -1,4 +1,4 @@
-"""What training CPython left, kept as text among the sources: a build with it compiles CPython once.
+"""The leavings of a training, kept as text among the sources: a build with them compiles CPython once.
 
 The training gives the same each time, so the key of its stage says which training a text is of. A recipe
 with another key takes nothing and trains; `rlm-wasm guest train` writes the texts anew.

@@ -94,7 +94,7 @@ def _make(
     _require_room(guest, name)
     progress.begin("packages", "fetching and reading the packages")
     files = unpacked(lock, store, guest.facts.cpython)
-    progress.end()
+    progress.end("packages")
     progress.begin("image", f"putting {len(packages)} packages into the guest")
     memory = seal(guest, files, lock.preload)
     manifest = ImageManifest(
@@ -116,7 +116,7 @@ def _make(
             lambda folder: save_image(folder, manifest, memory, guest),
             mode=0o755 if guest.shared else 0o700,
         )
-    progress.end()
+    progress.end("image")
     return MadeImage(load_image(guest, name), reused=False)
 
 

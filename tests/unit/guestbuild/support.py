@@ -93,10 +93,10 @@ class Watched:
     def begin(self, stage: str, text: str) -> None:
         self.began.append(stage)
 
-    def advance(self, fraction: float) -> None:
+    def advance(self, stage: str, fraction: float) -> None:
         assert 0.0 <= fraction <= 1.0
 
-    def end(self) -> None:
+    def end(self, stage: str) -> None:
         pass
 
     def note(self, text: str) -> None:

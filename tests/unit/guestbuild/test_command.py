@@ -11,11 +11,13 @@ import pytest
 
 from rlm_wasm.errors import GuestBuildError
 from rlm_wasm.guestbuild.build_host import clean_env
-from rlm_wasm.guestbuild.command import TAIL_LINES, run
+from rlm_wasm.guestbuild.command import TAIL_LINES, BuildCommands
 
 
 def shell(script: str, folder: Path, **more: object) -> None:
-    run(["/bin/sh", "-c", script], what="a test", cwd=folder, env=clean_env(), log=folder / "log", **more)  # type: ignore[arg-type]
+    BuildCommands().run(
+        ["/bin/sh", "-c", script], what="a test", cwd=folder, env=clean_env(), log=folder / "log", **more
+    )  # type: ignore[arg-type]
 
 
 def test_output_goes_to_the_log_and_each_line_is_counted(tmp_path: Path) -> None:
@@ -48,7 +50,7 @@ def test_a_compiler_that_filled_the_disk_is_reported_as_that(tmp_path: Path) -> 
 
 def test_a_missing_program_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(GuestBuildError, match="a test: cannot run /nonexistent/cc: No such file"):
-        run(["/nonexistent/cc"], what="a test", cwd=tmp_path, env={}, log=tmp_path / "log")
+        BuildCommands().run(["/nonexistent/cc"], what="a test", cwd=tmp_path, env={}, log=tmp_path / "log")
 
 
 def test_the_users_flags_and_locale_do_not_reach_a_command(

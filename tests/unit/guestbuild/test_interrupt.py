@@ -27,7 +27,7 @@ from rlm_wasm.guestbuild.recipe import recipes
 from rlm_wasm.guestbuild.build_context import plans_only
 
 class Telling(Silent):
-    def advance(self, fraction):
+    def advance(self, stage, fraction):
         print(fraction, flush=True)
 
 candidates = list(recipes(load_manifest(Path(sys.argv[1])), "3.14"))
