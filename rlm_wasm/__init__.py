@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from rlm_wasm.policy.run_bound import RunBound
     from rlm_wasm.protocol.file_listing import GuestFile
     from rlm_wasm.results import CellResult, RunResult
+    from rlm_wasm.tools.tool import Tool, ToolLike, tool
     from rlm_wasm.values import Value
 
 # Loaded on first use: `rlm-wasm --version` should not wait for a WebAssembly engine.
@@ -74,7 +75,10 @@ _WHERE = {
     "SyncSandbox": "rlm_wasm.api.sync_sandbox",
     "SyncSession": "rlm_wasm.api.sync_sandbox",
     "TenantUsage": "rlm_wasm.engine.accounting",
+    "Tool": "rlm_wasm.tools.tool",
+    "ToolLike": "rlm_wasm.tools.tool",
     "Value": "rlm_wasm.values",
+    "tool": "rlm_wasm.tools.tool",
 }
 
 __all__ = [
@@ -114,8 +118,11 @@ __all__ = [
     "SyncSandbox",
     "SyncSession",
     "TenantUsage",
+    "Tool",
+    "ToolLike",
     "Value",
     "__version__",
+    "tool",
 ]
 
 

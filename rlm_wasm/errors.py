@@ -315,6 +315,21 @@ class ChildFailed(QueryError):
         self.partial: Final = partial
 
 
+class ToolError(QueryError):
+    """A tool's own refusal or failure: whoever wrote the tool raises it, and its message goes to the guest.
+
+    What else a tool raises is told there in a fixed sentence, and none of it crosses the wall.
+    """
+
+
+class ToolArgumentError(ToolError):
+    """The arguments are not what the tool takes; it was not called."""
+
+
+class ToolTimeout(ToolError):
+    """The tool did not come back in time; nobody waits for it any more."""
+
+
 class ProviderError(QueryError):
     """The model provider refused, failed or answered something that is not an answer."""
 

@@ -331,6 +331,31 @@ class BoundaryLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolLimits:
+    """The numbers of the table [tools]: calls of the host's functions, of all tools together and of each.
+
+    A call waits for its place and runs for `timeout_ms_max`, both together.
+    """
+
+    parallel_max: SmallCount
+    timeout_ms_max: Milliseconds
+    arguments_bytes_max: Bytes64M
+    result_bytes_max: Bytes64M
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCaps:
+    """A table of [tools.caps]: what one tool may at most, whatever it says itself.
+
+    `calls_max` counts the calls of one session, or of a run and all below it.
+    """
+
+    calls_max: Count | None = None
+    parallel_max: SmallCount | None = None
+    timeout_ms_max: Milliseconds | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ObservationLimits:
     """The numbers of the table [observation]: what goes back to the model after a cell."""
 

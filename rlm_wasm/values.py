@@ -66,13 +66,39 @@ class JsonText(str):
             raise NoJsonForm(f"{name} is no JSON: {error}") from error
 
 
-def _plain(value: object, path: str, depth: int) -> Any:
+class _Room:
+    """How much more may come of a value: as many characters and items, all of which a text takes at least."""
+
+    __slots__ = ("left",)
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def take(self, value: object) -> None:
+        self.left -= len(value) if isinstance(value, str) else 1
+        if self.left < 0:
+            raise ValueTooLarge(None, "the value is larger than it may be")
+
+
+def plain_value(value: object, name: str, room: int) -> Any:
+    """Return the same value made of what JSON has, by the rule above, if its text may fit into `room` bytes.
+
+    Raises:
+        NoJsonForm: it has none; `name` is what the message calls it.
+        ValueTooLarge: its text takes more, and not much more than that was looked at.
+    """
+    return _plain(value, name, 0, _Room(room))
+
+
+def _plain(value: object, path: str, depth: int, room: _Room | None = None) -> Any:
     """Return the same value made of what JSON has."""
+    if room is not None:
+        room.take(value)
     match value:
         case None | bool():
             return value
         case Enum():
-            return _plain(value.value, path, depth + 1)
+            return _plain(value.value, path, depth + 1, room)
         case str():
             return str.__str__(value)
         case int():
@@ -85,25 +111,30 @@ def _plain(value: object, path: str, depth: int) -> Any:
         raise NoJsonForm(f"{path[:_PATH_CHARS_MAX]} holds itself, or is nested deeper than {NESTING_MAX}")
     match value:
         case list() | tuple():
-            return [_plain(item, f"{path}[{at}]", depth + 1) for at, item in enumerate(value)]
+            return [_plain(item, f"{path}[{at}]", depth + 1, room) for at, item in enumerate(value)]
         case Mapping():
-            return {_key(key, path): _plain(item, _path(path, key), depth + 1) for key, item in value.items()}
+            return {
+                _key(key, path, room): _plain(item, _path(path, key), depth + 1, room)
+                for key, item in value.items()
+            }
         case datetime() | date() | time():
             return value.isoformat()
         case msgspec.Struct():
-            return _plain(msgspec.structs.asdict(value), path, depth + 1)
+            return _plain(msgspec.structs.asdict(value), path, depth + 1, room)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        return _plain(fields, path, depth + 1)
+        return _plain(fields, path, depth + 1, room)
     dump = getattr(type(value), "model_dump", None)
     if dump is not None:  # pydantic's, which is loaded by whoever has such a model
-        return _plain(dump(value), path, depth + 1)
+        return _plain(dump(value), path, depth + 1, room)
     raise NoJsonForm(f"{path} is a {type(value).__name__}, which has no JSON form")
 
 
-def _key(key: object, path: str) -> str:
+def _key(key: object, path: str, room: _Room | None) -> str:
     if not isinstance(key, str):
         raise NoJsonForm(f"{path} has a key that is a {type(key).__name__}; JSON's are text")
+    if room is not None:
+        room.take(key)
     return str.__str__(key)
 
 

@@ -11,7 +11,8 @@ import ast
 import builtins
 
 LATER = "__rlm_later__"
-_QUERIES = frozenset(("llm_query", "llm_query_batched", "rlm_query", "rlm_query_batched"))
+_QUERIES = {"llm_query", "llm_query_batched", "rlm_query", "rlm_query_batched"}
+_OWN = frozenset(_QUERIES)
 # What takes awaitables: all of its arguments, or the first.
 _TAKES_ALL = frozenset(("gather",))
 _TAKES_FIRST = frozenset(("as_completed", "ensure_future", "run", "shield", "wait", "wait_for"))
@@ -20,9 +21,16 @@ _CONTAINERS = frozenset(("list", "tuple", "set", "iter", "reversed"))
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 
 
+def know(names):
+    """From now on these are functions that ask, too; others that were are none any more."""
+    _QUERIES.intersection_update(_OWN)
+    _QUERIES.update(names)
+
+
 def concerns(source):
     """Whether a cell may await queries; no cell that does is left out."""
-    return "m_query" in source and any(
+    asks = "m_query" in source or len(_QUERIES) > len(_OWN) and any(name in source for name in _QUERIES)
+    return asks and any(
         word in source for word in ("await", "asyncio", "create_task", "run_until_complete", "gather", "as_completed")
     )
 

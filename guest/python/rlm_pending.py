@@ -19,6 +19,8 @@ import rlm_twins
 # What waits to be sent, in the order in which it was begun; and what was answered, and is to be told.
 _waiting = []
 _answered = collections.deque()
+# What is told in place of an outcome, which may be None, where there will be none.
+NEVER = object()
 # Counts up with each one begun: whoever polls can see whether there are still more coming.
 begun = 0
 
@@ -27,7 +29,7 @@ class Pending:
     """One query: of which group it is, its prompt, and whom to tell what came of it.
 
     A group is a function and what it takes before a list of prompts. It returns what each of them came to, a
-    str or an exception.
+    value or an exception.
     """
 
     __slots__ = ("group", "prompt", "tell")
@@ -37,7 +39,7 @@ class Pending:
 
 
 def begin(pending, tell):
-    """Have it sent with the next ones; `tell` is called with what it came to, or with None if it never will."""
+    """Have it sent with the next ones; `tell` is called with what it came to, or with NEVER."""
     global begun
     begun += 1
     pending.tell = tell
@@ -73,7 +75,7 @@ def send():
         except BaseException:
             # Interrupted: nobody may wait for these for ever.
             for pending in together:
-                pending.tell(None)
+                pending.tell(NEVER)
             raise
         _answered.extend(zip(together, outcomes))
 
@@ -85,7 +87,7 @@ def drop():
     dropped_late = [pending for pending, _ in _answered]
     _answered.clear()
     for pending in dropped + dropped_late:
-        pending.tell(None)
+        pending.tell(NEVER)
     return len(dropped)
 
 
@@ -116,7 +118,7 @@ class QueryFuture(concurrent.futures.Future):
 
     def _told(self, outcome):
         pending, self._pending = self._pending, None
-        if outcome is None:
+        if outcome is NEVER:
             self._never()
         elif self._twin is not None:
             self._go_on(outcome)

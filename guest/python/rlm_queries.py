@@ -2,6 +2,7 @@
 
 import json
 import sys
+import types
 from asyncio.events import _get_running_loop
 
 import _rlm
@@ -52,6 +53,18 @@ class ChildFailed(QueryError):
     partial = None
 
 
+class ToolError(QueryError):
+    """A tool failed, or there is none of that name. The message is the tool's."""
+
+
+class ToolArgumentError(ToolError, ValueError):
+    """The arguments are not what the tool takes: nothing was called."""
+
+
+class ToolTimeout(ToolError):
+    """The tool did not come back in time."""
+
+
 _DIMENSIONS = (
     "calls", "requests", "input_tokens", "output_tokens", "cost_microdollars", "iterations", "fuel", "children",
     "observation_bytes",
@@ -62,6 +75,7 @@ _ERRORS = {
     c.__name__: c
     for c in (
         LimitExceeded, BudgetExceeded, DepthExceeded, QueryTimeout, QueryCancelled, ProviderError, ChildFailed,
+        ToolError, ToolArgumentError, ToolTimeout,
     )
 }
 
@@ -159,14 +173,14 @@ def llm_query_batched(prompts, model=None, return_exceptions=False):
     """
     prompts = _texts(prompts)
     if not prompts:
-        return _given([])
+        return given([])
     request = {"type": "llm_query_batch", "prompts": prompts}
     if model is not None:
         request["model"] = _text(model, "model")
     response = _ask(request)
     if response["status"] != "completed":
         raise _failure(response)
-    return _given(_results([_outcome(item) for item in response["items"]], return_exceptions))
+    return given(_results([_outcome(item) for item in response["items"]], return_exceptions))
 
 
 def _child_request(kind, model, budget):
@@ -219,11 +233,11 @@ def rlm_query_batched(prompts, model=None, return_exceptions=False, budget=None)
     request = _child_request("rlm_query_batch", model, budget)
     request["prompts"] = _texts(prompts)
     if not request["prompts"]:
-        return _given([])
+        return given([])
     response = _ask(request)
     if response["status"] != "completed":
         raise _failure(response)
-    return _given(_results([_outcome(item) for item in response["items"]], return_exceptions))
+    return given(_results([_outcome(item) for item in response["items"]], return_exceptions))
 
 
 # -- what is awaited, or begun now and needed later ----------------------------------------------
@@ -248,20 +262,30 @@ def _group(type, model=None, budget=None, prompt=None):
 
 def _outcomes(type, model, budget, prompts):
     """What each prompt came to, a str or a QueryError, in as few requests as the host's limits allow."""
-    global _items_max
     more = {} if model is None else {"model": model}
     if budget is not None:
         more["budget"] = dict(budget)
+    return in_parts(
+        prompts,
+        lambda prompt: _outcome(_ask({"type": type, "prompt": prompt} | more)),
+        lambda prompts: _ask({"type": type + "_batch", "prompts": prompts} | more),
+        _outcome,
+    )
+
+
+def in_parts(items, one, many, outcome):
+    """Ask for all of these, in as few requests as the host's limits allow; return what each came to."""
+    global _items_max
     outcomes = []
-    parts = _parts(prompts, _items_max or len(prompts))
+    parts = _parts(items, _items_max or len(items))
     while parts:
         part = parts.pop()
         if len(part) == 1:
-            outcomes.append(_outcome(_ask({"type": type, "prompt": part[0]} | more)))
+            outcomes.append(one(part[0]))
             continue
-        response = _ask({"type": type + "_batch", "prompts": part} | more)
+        response = many(part)
         if response["status"] == "completed":
-            outcomes += map(_outcome, response["items"])
+            outcomes += map(outcome, response["items"])
             continue
         failure = _failure(response)
         if issubclass(failure.__class__, LimitExceeded):
@@ -281,7 +305,7 @@ def _parts(prompts, most):
     return [prompts[at : at + most] for at in range(0, len(prompts), most)][::-1]
 
 
-async def _answered(group, prompts):
+async def answered(group, prompts):
     """Wait until all of these were answered, together with whatever else is begun by then."""
     loop = _get_running_loop()
     begun = [(rlm_pending.Pending(group, prompt), loop.create_future()) for prompt in prompts]
@@ -296,7 +320,8 @@ async def _answered(group, prompts):
 
 def _tell(future, outcome):
     if not future.done():
-        future.set_result(QueryCancelled("the cell was interrupted") if outcome is None else outcome)
+        never = outcome is rlm_pending.NEVER
+        future.set_result(QueryCancelled("the cell was interrupted") if never else outcome)
 
 
 def _result(outcome):
@@ -307,40 +332,39 @@ def _result(outcome):
 
 async def _llm_query(prompt, model=None):
     prompt = _text(prompt, "prompt", "; llm_query_batched takes a list of prompts")
-    return _result((await _answered(_group(**_child_request("llm_query", model, None)), [prompt]))[0])
+    return _result((await answered(_group(**_child_request("llm_query", model, None)), [prompt]))[0])
 
 
 async def _llm_query_batched(prompts, model=None, return_exceptions=False):
     group = _group(**_child_request("llm_query", model, None))
-    return _results(await _answered(group, _texts(prompts)), return_exceptions)
+    return _results(await answered(group, _texts(prompts)), return_exceptions)
 
 
 async def _rlm_query(prompt, model=None, budget=None):
     prompt = _text(prompt, "prompt", "; rlm_query_batched takes a list of prompts")
-    return _result((await _answered(_group(**_child_request("rlm_query", model, budget)), [prompt]))[0])
+    return _result((await answered(_group(**_child_request("rlm_query", model, budget)), [prompt]))[0])
 
 
 async def _rlm_query_batched(prompts, model=None, return_exceptions=False, budget=None):
     group = _group(**_child_request("rlm_query", model, budget))
-    return _results(await _answered(group, _texts(prompts)), return_exceptions)
+    return _results(await answered(group, _texts(prompts)), return_exceptions)
 
 
-_AWAITED = (
-    (llm_query, _llm_query),
-    (llm_query_batched, _llm_query_batched),
-    (rlm_query, _rlm_query),
-    (rlm_query_batched, _rlm_query_batched),
-)
-for _function, _coroutine in _AWAITED:
+# The function of a session to the coroutine function that its call means where it is awaited.
+awaited = {
+    llm_query: _llm_query,
+    llm_query_batched: _llm_query_batched,
+    rlm_query: _rlm_query,
+    rlm_query_batched: _rlm_query_batched,
+}
+for _function, _coroutine in awaited.items():
     _coroutine.__name__ = _coroutine.__qualname__ = _function.__name__
 
 
 def later(function, /, *args, **kwargs):
     """In place of a call whose result is awaited: a coroutine for one of the functions above."""
-    for own, coroutine in _AWAITED:
-        if function is own:
-            return coroutine(*args, **kwargs)
-    return function(*args, **kwargs)
+    coroutine = awaited.get(function) if type(function) is types.FunctionType else None
+    return (coroutine or function)(*args, **kwargs)
 
 
 later.of = lambda function: lambda *args: later(function, *args)
@@ -406,8 +430,33 @@ class Answers(_Here, list):
         return list(self)
 
 
-def _given(results):
-    return Answers(results) if _may_be_awaited or _get_running_loop() is not None else results
+class _AwaitedDict(_Here, dict):
+    def _plain(self):
+        return dict(self)
+
+
+class _AwaitedInt(_Here, int):
+    def _plain(self):
+        return int.__int__(self)
+
+
+class _AwaitedFloat(_Here, float):
+    def _plain(self):
+        return float.__float__(self)
+
+
+_AWAITABLE = {str: Answer, list: Answers, dict: _AwaitedDict, int: _AwaitedInt, float: _AwaitedFloat}
+
+
+def given(value):
+    """A value that is here already; where it was perhaps meant to be awaited, as one that can be.
+
+    True, False and None have no such form.
+    """
+    if not (_may_be_awaited or _get_running_loop() is not None):
+        return value
+    kind = _AWAITABLE.get(type(value))
+    return value if kind is None else kind(value)
 
 
 def budget():

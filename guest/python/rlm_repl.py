@@ -23,6 +23,7 @@ import rlm_inputs
 import rlm_pending
 import rlm_queries
 import rlm_threads
+import rlm_tools
 import rlm_values
 
 STREAM_RESULT, STREAM_ERROR, STREAM_REPORT = 3, 4, 5
@@ -174,6 +175,10 @@ _SCAFFOLD = {
     "budget": rlm_queries.budget,
 }
 _NAMES = frozenset(_SCAFFOLD)
+# Under this name the host says which tools the session has; what they raise is theirs to name.
+_TOOLS = "__rlm_tools__"
+_TOOL_ERRORS = (rlm_queries.ToolError, rlm_queries.ToolArgumentError, rlm_queries.ToolTimeout)
+_tools = {}
 # Whatever a cell does to these, they come back before the next one: what the host finishes by, and the session's
 # own functions whose names were taken. Without them nothing could ask or finish any more.
 _reserved = {"__FINAL_VAR__": FINAL_VAR}
@@ -263,10 +268,42 @@ def set_context(name, value):
         name = rest
     if mark:
         value = rlm_values.read(value)
+    if name == _TOOLS:
+        _set_tools(value)
+        return
     if about is not None:
         value = rlm_inputs.add(about, value)
     _inputs[name] = id(value)
     namespace[name] = value
+
+
+def _set_tools(descriptions):
+    """Give the session these functions of the host's, and take away those that it has no more.
+
+    What a cell put in the place of one that stays, stays; a new one takes its name.
+    """
+    global _NAMES
+    made = rlm_tools.install(descriptions)
+    if made:
+        made.update({error.__name__: error for error in _TOOL_ERRORS})
+    for name, function in _tools.items():
+        if name not in made:
+            del _SCAFFOLD[name]
+            _told_names.discard(f"__{name}__")
+            _reserved.pop(f"__{name}__", None)
+            namespace.pop(f"__{name}__", None)
+        if name not in made or made[name] is not function:
+            if namespace.get(name) is function:
+                del namespace[name]
+    for name, function in made.items():
+        if name not in _tools or name not in namespace:
+            namespace[name] = function
+        if f"__{name}__" in _reserved:
+            _reserved[f"__{name}__"] = namespace[f"__{name}__"] = function
+    _SCAFFOLD.update(made)
+    _NAMES = frozenset(_SCAFFOLD)
+    _tools.clear()
+    _tools.update(made)
 
 
 def take_input(name):

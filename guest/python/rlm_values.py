@@ -21,7 +21,7 @@ _loads = json.loads
 _SCALARS = frozenset((int, bool, type(None)))
 
 
-class _NoForm(Exception):
+class NoForm(Exception):
     """The value has no JSON form; the message says what of it has none."""
 
 
@@ -29,7 +29,7 @@ def tell(value, room=_ASKED_ROOM):
     """Send a value to the host, or why there is none."""
     try:
         frame = _frame(value, room)
-    except _NoForm as why:
+    except NoForm as why:
         frame = NONE + str(why).encode("utf-8", "replace")
     except Exception as error:  # no memory for its text, an int with too many digits
         frame = NONE + f"the value cannot be written as JSON ({type(error).__name__})".encode()
@@ -41,11 +41,16 @@ def read(text):
     return _loads(text)
 
 
+def check(value):
+    """Raise NoForm where a value has no JSON form, or one larger than any host takes."""
+    _check(((None, value),), "value", 0, _ASKED_ROOM, _ASKED_ROOM)
+
+
 def _frame(value, room):
     kind = type(value)
     if issubclass(kind, (str, bytes)):
         if len(value) > room:
-            raise _NoForm(f"the value is larger than {room}, the most that comes with a result; ask for it by its name")
+            raise NoForm(f"the value is larger than {room}, the most that comes with a result; ask for it by its name")
         return TEXT + value.encode("utf-8", "surrogatepass") if issubclass(kind, str) else BYTES + value
     if kind is int:
         return JSON + int.__repr__(value).encode()
@@ -56,7 +61,7 @@ def _frame(value, room):
 def _check(items, path, depth, left, room):
     """Return what is left of the room after these; the encoder alone would take far more for JSON than is."""
     if depth > NESTING_MAX:
-        raise _NoForm(f"the value holds itself, or is nested deeper than {NESTING_MAX}")
+        raise NoForm(f"the value holds itself, or is nested deeper than {NESTING_MAX}")
     for key, item in items:
         kind = type(item)
         left -= 1
@@ -70,18 +75,18 @@ def _check(items, path, depth, left, room):
             left = _check(enumerate(item), _path(path, key), depth + 1, left, room)
         elif issubclass(kind, float):
             if not math.isfinite(item):
-                raise _NoForm(f"{_path(path, key)} is {float.__repr__(item)}, which has no JSON form")
+                raise NoForm(f"{_path(path, key)} is {float.__repr__(item)}, which has no JSON form")
         elif not issubclass(kind, (str, int)):
-            raise _NoForm(f"{_path(path, key)} is a {kind.__name__}, which has no JSON form")
+            raise NoForm(f"{_path(path, key)} is a {kind.__name__}, which has no JSON form")
         if left < 0:
-            raise _NoForm(f"the value is larger than {room}, the most that comes with a result; ask for it by its name")
+            raise NoForm(f"the value is larger than {room}, the most that comes with a result; ask for it by its name")
     return left
 
 
 def _named(value, path, key):
     for name, item in dict.items(value):
         if type(name) is not str:
-            raise _NoForm(f"{_path(path, key)} has a key that is a {type(name).__name__}; JSON's are text")
+            raise NoForm(f"{_path(path, key)} has a key that is a {type(name).__name__}; JSON's are text")
         yield name, item
 
 

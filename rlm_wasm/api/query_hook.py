@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import inf
 from types import MappingProxyType
 from typing import Final, Literal, Protocol
 
@@ -12,21 +11,19 @@ import anyio
 import anyio.to_thread
 
 from rlm_wasm.api.arguments import is_async
-from rlm_wasm.engine.request_reader import RequestReader
-from rlm_wasm.errors import BudgetExceeded, LimitExceeded, QueryError, UsageError
+from rlm_wasm.api.cell_requests import CellRequests
+from rlm_wasm.errors import LimitExceeded, QueryError, UsageError
+from rlm_wasm.limits import BoundaryLimits
 from rlm_wasm.protocol.guest_frames import (
-    Budget,
-    Finish,
     LlmQuery,
     LlmQueryBatch,
     RlmQuery,
     RlmQueryBatch,
     encode_batch_response,
-    encode_finish_response,
     encode_response,
     text_bytes,
 )
-from rlm_wasm.scheduler.request import Cancelled, Completed, Denied, Failed, Response
+from rlm_wasm.scheduler.request import Completed, Denied, Failed, Response
 
 _NOTHING: Final[Mapping[str, int]] = MappingProxyType({})
 
@@ -60,28 +57,24 @@ class OnQuery(Protocol):
 
 
 class QueryHook:
-    """Answers the requests of one cell by a function of the caller's; a batch side by side, in order.
+    """Answers the queries of one cell by a function of the caller's; a batch side by side, in order.
 
     A function that is not async is called on a thread, so that it may wait. `parallel_max` calls are under
-    way at a time; of more than `requests_max` prompts the cell gets a BudgetExceeded.
+    way at a time.
     """
 
     def __init__(
-        self, on_query: OnQuery, reader: RequestReader, *, requests_max: int, parallel_max: int
+        self, on_query: OnQuery, requests: CellRequests, boundary: BoundaryLimits, *, parallel_max: int
     ) -> None:
         self._on_query = on_query
-        self._reader = reader
-        self._requests_max = requests_max
-        self._requests = 0
+        self._requests = requests
+        self._boundary = boundary
         self._limiter = anyio.CapacityLimiter(parallel_max)
         self._is_async = is_async(on_query)
 
-    async def __call__(self, frame: bytes) -> bytes:
+    async def answer(self, request: LlmQuery | LlmQueryBatch | RlmQuery | RlmQueryBatch) -> bytes:
         """Return the response frame. Raises the GuestError that ends the cell, and what is the caller's."""
-        request = self._reader.read(frame)
         match request:
-            case QueryError():
-                return encode_response(Denied(request))
             case LlmQuery(prompt=prompt, model=model):
                 return encode_response((await self._answers([ModelQuery(prompt, model)]))[0])
             case RlmQuery(prompt=prompt, model=model):
@@ -98,42 +91,17 @@ class QueryHook:
                     ModelQuery(prompt, model, "rlm_query", at, count, caps)
                     for at, prompt in enumerate(prompts)
                 ]
-            case Finish():
-                return encode_finish_response()
-            case Budget():
-                return encode_response(Denied(QueryError("this session has no budget: it is no run's")))
         return encode_batch_response(await self._answers(queries))
 
     async def _answers(self, queries: Sequence[ModelQuery]) -> list[Response]:
         """Return what became of each. Raises what one of the calls raised that is nothing for the guest."""
-        refused = BudgetExceeded("cell.requests", requested=1, available=0, limit=self._requests_max)
-        responses: list[Response] = [Denied(refused)] * len(queries)
-        room = max(0, self._requests_max - self._requests)
-        self._requests += len(queries)
-        bytes_max = self._reader.boundary.response_bytes_max // len(queries)
-        raised: list[BaseException] = []
+        bytes_max = self._boundary.response_bytes_max // len(queries)
 
-        async def answer(query: ModelQuery) -> None:
-            try:
-                async with self._limiter:
-                    responses[query.index] = await self._answer(query, bytes_max)
-            except anyio.get_cancelled_exc_class():
-                if tasks.cancel_scope.cancel_called or anyio.current_effective_deadline() == -inf:
-                    raise
-                # Nobody here was cancelled, but something that the function waited for.
-                responses[query.index] = Cancelled("what on_query waited for was cancelled")
-            except (Exception, KeyboardInterrupt, SystemExit) as error:  # noqa: BLE001
-                # Raised again below, without the group's wrapping; from a task of its own those that end a
-                # program would end the event loop.
-                raised.append(error)
-                tasks.cancel_scope.cancel()
+        async def answer(query: ModelQuery) -> Response:
+            async with self._limiter:
+                return await self._answer(query, bytes_max)
 
-        async with anyio.create_task_group() as tasks:
-            for query in queries[:room]:
-                tasks.start_soon(answer, query)
-        if raised:
-            raise raised[0]
-        return responses
+        return await self._requests.answers(queries, answer, "what on_query waited for was cancelled")
 
     async def _answer(self, query: ModelQuery, bytes_max: int) -> Response:
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from keyword import iskeyword
 from pathlib import Path
@@ -13,6 +13,8 @@ from typing import Final, Self
 import anyio
 
 from rlm_wasm.api.arguments import check_callable, check_plain_function, check_policy
+from rlm_wasm.api.cell_hook import CellHook
+from rlm_wasm.api.cell_requests import CellRequests
 from rlm_wasm.api.live_output import LiveOutput, OnOutput
 from rlm_wasm.api.opening import SessionOpening
 from rlm_wasm.api.query_hook import OnQuery, QueryHook
@@ -33,19 +35,29 @@ from rlm_wasm.limits import CellLimits
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.protocol.cell import Cell, with_room_for
 from rlm_wasm.protocol.file_listing import GuestFile
+from rlm_wasm.protocol.session_names import TOOLS_NAME
 from rlm_wasm.results import CellResult
 from rlm_wasm.tenant import checked_tenant
+from rlm_wasm.tools.calls import ToolCalls
+from rlm_wasm.tools.granted import GrantedTools, ToolGrants
+from rlm_wasm.tools.tool import ToolLike, as_tools
 from rlm_wasm.values import Value
 
 
 class SandboxSession:
     """One guest with its variables; cells run in it one after another. Close it, or use `async with`."""
 
-    def __init__(self, session: WorkerSession, sandbox: Sandbox, tenant: str, meter: Meter) -> None:
+    def __init__(
+        self, session: WorkerSession, sandbox: Sandbox, tenant: str, meter: Meter, tools: GrantedTools
+    ) -> None:
         self._session = session
         self._meter = meter
         self._sandbox = sandbox
         self._tenant = tenant
+        self._tools = tools
+        self._calls = ToolCalls()
+        # What the guest was told of its tools.
+        self._told = tools.told
 
     @property
     def lockdown(self) -> str:
@@ -122,6 +134,7 @@ class SandboxSession:
         *,
         on_output: OnOutput | None = None,
         answer_frames: Callable[[bytes], Awaitable[bytes]] | None = None,
+        tools: Iterable[ToolLike] | None = None,
     ) -> CellResult:
         """Run Python and return what it came to; the guest's failures are in the result, not raised.
 
@@ -133,6 +146,10 @@ class SandboxSession:
         it too, and keeps what it did. `answer_frames` is the low level, in its place: it turns the bytes of
         each request into those of its response (`protocol.guest_frames` has both directions).
 
+        `tools` are functions that this cell may call, beside the sandbox's; one of the same name takes that
+        one's place. What a tool raises is raised in the guest: a ToolError as it is, of anything else that it
+        failed, and the logger `rlm_wasm.tools` has the rest.
+
         `on_output` is given what the cell writes while it runs, as `Output`s: in order, line by line as a
         rule, all that is in `stdout` and `stderr` at the end.
 
@@ -141,7 +158,8 @@ class SandboxSession:
 
         Raises:
             UsageError: `source` is no str or longer than `cell.source_bytes_max`, `on_query` returned
-                no str, or the session is closed, lost or busy.
+                no str, a tool is none or not allowed by the policy, or the session is closed, lost or busy.
+            MemoryExceeded: the guest has no room for what it is told of the tools.
             HostExhausted: this machine has no more room for what the cell needs.
             InternalError: a bug of ours.
             Exception: whatever else `on_query` or `on_output` raises. The cell is interrupted first, so that
@@ -149,7 +167,13 @@ class SandboxSession:
         """
         if on_output is not None:
             check_plain_function("on_output", on_output)
-        answer = answer_frames or self._sandbox.answer()
+        granted = self._tools
+        if tools is not None:
+            granted = self._sandbox.grants.of(as_tools(tools), self._tenant, wanted=True).over(granted)
+        if granted.told != self._told:
+            await self._session.load(TOOLS_NAME, granted.told)
+            self._told = granted.told
+        answer = answer_frames or self._sandbox.answer(self._calls, granted)
         if on_output is None:
             return await self._run_cell(self._cell(source), answer)
         live = LiveOutput(on_output)
@@ -258,14 +282,22 @@ class Sandbox:
     `ModelQuery` and returns the answer, a str, or raises a QueryError for the code to catch. It may be async;
     one that is not is called on a thread. The prompts of a batch come side by side, at most
     `permits.total_max` at a time, and a cell has `cell.requests_max` of them.
+
+    `tools` are functions that their code may call by name: `Tool`s, or functions, which are made to be some.
+    The policy's table [tools] says which of them a tenant has; one that nobody may have is a UsageError.
     """
 
-    def __init__(self, policy: Policy, *, on_query: OnQuery | None = None) -> None:
+    def __init__(
+        self, policy: Policy, *, on_query: OnQuery | None = None, tools: Iterable[ToolLike] = ()
+    ) -> None:
         check_policy(policy)
         if on_query is not None:
             check_callable("on_query", on_query)
         self.policy = policy
         self._on_query = on_query
+        self._tools: Final = as_tools(tools)
+        self.grants: Final = ToolGrants(policy.tools, policy.boundary)
+        self.grants.check(self._tools)
         # Made once: the same object in each cell is what a session knows the limits by.
         self.cell_limits: Final = policy.cell
         self._accounting = Accounting()
@@ -333,20 +365,30 @@ class Sandbox:
         )
         if snapshot is not None:
             made.inputs.begin_with(snapshot.inputs)
+        tools = self.grants.of(self._tools, tenant)
+        if tools:
+            try:
+                await made.load(TOOLS_NAME, tools.told)
+            except BaseException:
+                with anyio.CancelScope(shield=True):
+                    await made.aclose()
+                raise
         meter.session_opened()
-        return SandboxSession(made, self, tenant, meter)
+        return SandboxSession(made, self, tenant, meter, tools)
 
-    def answer(self) -> Callable[[bytes], Awaitable[bytes]]:
+    def answer(self, calls: ToolCalls, tools: GrantedTools) -> Callable[[bytes], Awaitable[bytes]]:
         """Return what answers the frames of one cell."""
-        if self._on_query is None:
+        if self._on_query is None and not tools:
             return nobody_answers
         policy = self.policy
-        return QueryHook(
-            self._on_query,
-            RequestReader(policy.boundary, policy.cell.wall_ms_max, monotonic_ns),
-            requests_max=policy.cell.requests_max,
-            parallel_max=policy.permits.total_max,
-        )
+        requests = CellRequests(policy.cell.requests_max)
+        queries = None
+        if self._on_query is not None:
+            queries = QueryHook(
+                self._on_query, requests, policy.boundary, parallel_max=policy.permits.total_max
+            )
+        reader = RequestReader(policy.boundary, policy.cell.wall_ms_max, monotonic_ns)
+        return CellHook(reader, requests, queries, calls, tools)
 
     def sync(self) -> SyncSandbox:
         """Return the same sandbox for code that is not async: ``with Sandbox(policy).sync() as sandbox:``.
@@ -389,7 +431,8 @@ class Sandbox:
 
         async def main() -> CellResult:
             # Of its own, so that any thread may do this at any time.
-            async with Sandbox(self.policy, on_query=self._on_query) as sandbox, sandbox.session() as session:
+            own = Sandbox(self.policy, on_query=self._on_query, tools=self._tools)
+            async with own as sandbox, sandbox.session() as session:
                 if context is not None:
                     await session.load("context", context)
                 return await session.exec(source)

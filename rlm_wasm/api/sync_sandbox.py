@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -14,6 +14,7 @@ from rlm_wasm.engine.accounting import Metrics
 from rlm_wasm.host.input_file import InputFile
 from rlm_wasm.protocol.file_listing import GuestFile
 from rlm_wasm.results import CellResult
+from rlm_wasm.tools.tool import ToolLike
 from rlm_wasm.values import Value
 
 if TYPE_CHECKING:
@@ -115,12 +116,15 @@ class SyncSession:
         *,
         on_output: OnOutput | None = None,
         answer_frames: Callable[[bytes], Awaitable[bytes]] | None = None,
+        tools: Iterable[ToolLike] | None = None,
     ) -> CellResult:
         """Run Python. Takes and raises what `SandboxSession.exec` does.
 
-        `on_output`, and an `on_query` that is async, are called on the loop's thread.
+        `on_output`, and an `on_query` or a tool that is async, are called on the loop's thread.
         """
-        return self._loop.call(self._session.exec, source, on_output=on_output, answer_frames=answer_frames)
+        return self._loop.call(
+            self._session.exec, source, on_output=on_output, answer_frames=answer_frames, tools=tools
+        )
 
     def interrupt(self) -> None:
         """Ask the cell that runs to end, as `SandboxSession.interrupt` does; from another thread."""

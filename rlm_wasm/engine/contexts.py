@@ -13,19 +13,10 @@ from rlm_wasm.document_text import told_of
 from rlm_wasm.errors import UsageError
 from rlm_wasm.folder_text import FOLDER_TYPE, FolderText
 from rlm_wasm.host.input_file import InputChanged, InputFile
+from rlm_wasm.protocol.session_names import RESERVED
 from rlm_wasm.values import JsonText
 
 DEFAULT_NAME: Final = "context"
-# Names of the REPL's own, which an input would hide or be hidden by.
-RESERVED: Final = frozenset(
-    {
-        *("answer", "budget", "llm_query", "llm_query_batched", "rlm_query", "rlm_query_batched"),
-        *("FINAL", "FINAL_VAR", "SHOW_VARS"),
-        *("QueryError", "BudgetExceeded", "ProviderError", "QueryTimeout", "QueryCancelled"),
-        *("DepthExceeded", "ChildFailed", "LimitExceeded"),
-        *("_", "__name__", "__builtins__"),
-    }
-)
 # Characters or bytes from which a session's origin is taken anew after loading them: else what is kept of
 # each state would have to have room for them.
 REBASE_FROM_UNITS: Final = 1 << 20

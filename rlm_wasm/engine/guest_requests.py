@@ -12,7 +12,7 @@ from rlm_wasm.conversation.observations import shown_query
 from rlm_wasm.conversation.ran_cell import AnsweredQuery
 from rlm_wasm.engine.broker import Broker, Refusals
 from rlm_wasm.engine.request_reader import RequestReader
-from rlm_wasm.errors import GuestError, QueryError
+from rlm_wasm.errors import GuestError, QueryError, ToolError
 from rlm_wasm.host.answers import Answerer, Refuel, Reply
 from rlm_wasm.ids import RequestId, RunId
 from rlm_wasm.limits import BoundaryLimits
@@ -23,10 +23,14 @@ from rlm_wasm.protocol.guest_frames import (
     LlmQueryBatch,
     RlmQuery,
     RlmQueryBatch,
+    ToolCall,
+    ToolCallBatch,
     encode_batch_response,
     encode_budget_response,
     encode_finish_response,
     encode_response,
+    encode_tool_batch_response,
+    encode_tool_response,
 )
 from rlm_wasm.scheduler.messages import FinishReason, Message
 from rlm_wasm.scheduler.pricing import utf8_bytes
@@ -134,9 +138,11 @@ class GuestRequests(Answerer):
         if isinstance(request, QueryError):
             # It stays between this guest and its host: the run is as it was, and there is nothing to record.
             reply(encode_response(Denied(request)))
-        elif self.closed and not isinstance(request, Finish | Budget):
+        elif self.closed and not isinstance(request, Finish | Budget | ToolCall | ToolCallBatch):
             # No number for it: those of other conversations must not depend on what this one still tries.
             reply(_stopped(request))
+        elif isinstance(request, ToolCall | ToolCallBatch):
+            reply(_no_tools(request))
         elif isinstance(request, Budget):
             reply(encode_budget_response(self.broker.standing(self.run_id, self.parent)))
         else:
@@ -259,6 +265,13 @@ class GuestRequests(Answerer):
                 break
             if isinstance(response, Completed):
                 self._kept.append(shown_query(prompt, response.text))
+
+
+def _no_tools(request: ToolCall | ToolCallBatch) -> bytes:
+    none = Denied(ToolError("this session has no tools"))
+    if isinstance(request, ToolCallBatch):
+        return encode_tool_batch_response([], [(none, len(request.tools))])
+    return encode_tool_response(none)
 
 
 def _stopped(request: LlmQuery | LlmQueryBatch | RlmQuery | RlmQueryBatch) -> bytes:

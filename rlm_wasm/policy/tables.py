@@ -24,6 +24,8 @@ from rlm_wasm.limits import (
     SandboxLimits,
     SmallCount,
     TenantLimits,
+    ToolCaps,
+    ToolLimits,
     WindowTokens,
     WorkerLimits,
 )
@@ -36,6 +38,10 @@ ModelSpec: TypeAlias = Annotated[
 ]
 Fallbacks: TypeAlias = Annotated[tuple[ModelSpec, ...], Entries(4, least=1)]
 TenantName: TypeAlias = Annotated[str, Text(least=1, most=256)]
+# A name that code can call, or any.
+ToolName: TypeAlias = Annotated[str, Text(r"^[A-Za-z][A-Za-z0-9_]{0,63}$")]
+AllowedTool: TypeAlias = Annotated[str, Text(r"^(\*|[A-Za-z][A-Za-z0-9_]{0,63})$")]
+AllowedTools: TypeAlias = Annotated[tuple[AllowedTool, ...], Entries(256)]
 ImageName: TypeAlias = Annotated[str, Text(f"^{IMAGE_NAME}$")]
 Lockdown: TypeAlias = Annotated[str | tuple[str, ...], CheckedBy(check_lockdown)]
 
@@ -55,6 +61,18 @@ class PermitsTable(PermitCaps):
     """The slots for provider I/O, and tenants' weights."""
 
     weights: Annotated[Mapping[TenantName, SmallCount], Entries(1_024)]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolsTable(ToolLimits):
+    """Which of the host's functions code may call. Absent: none.
+
+    `allow` names those that a tenant may have who is not in `tenants`; "*" is any that the host gives.
+    """
+
+    allow: AllowedTools
+    tenants: Annotated[Mapping[TenantName, AllowedTools], Entries(1_024)] | None = None
+    caps: Annotated[Mapping[ToolName, ToolCaps], Entries(256)] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +150,7 @@ class Tables:
     budget: BudgetLimits
     permits: PermitsTable
     boundary: BoundaryLimits
+    tools: ToolsTable | None = None
     observation: ObservationTable
     query: QueryLimits
     cache: CacheTable | None = None

@@ -28,6 +28,7 @@ from rlm_wasm.scheduler.request import Completed, Response, error_of
 _STRINGS_BESIDE_PROMPTS: Final = 20
 _CONTAINERS_MAX: Final = 1_024  # arrays and objects of a frame, all together
 _MODEL_CHARS_MAX: Final = 256
+TOOL_NAME_CHARS_MAX: Final = 64
 # Of an error in a response, and what stands beside an answer or a partial one, whose own bytes are counted.
 _MESSAGE_CHARS_MAX: Final = 4_000
 _ITEM_BYTES_MAX: Final = 6 * _MESSAGE_CHARS_MAX + 256
@@ -83,10 +84,28 @@ class Budget(msgspec.Struct, frozen=True, tag_field="type", tag="budget", forbid
     """Ask what is left."""
 
 
-Request: TypeAlias = LlmQuery | LlmQueryBatch | RlmQuery | RlmQueryBatch | Finish | Budget
+class ToolCall(msgspec.Struct, frozen=True, tag_field="type", tag="tool_call", forbid_unknown_fields=True):
+    """Call a tool. `arguments` is JSON text of its own, which `tools.validation` reads."""
+
+    tool: str
+    arguments: str
+
+
+class ToolCallBatch(
+    msgspec.Struct, frozen=True, tag_field="type", tag="tool_call_batch", forbid_unknown_fields=True
+):
+    """Call several tools, or one several times, side by side; what they give comes back in order."""
+
+    tools: tuple[str, ...]
+    arguments: tuple[str, ...]
+
+
+Request: TypeAlias = (
+    LlmQuery | LlmQueryBatch | RlmQuery | RlmQueryBatch | ToolCall | ToolCallBatch | Finish | Budget
+)
 
 _DECODER: Final[msgspec.json.Decoder[Request]] = msgspec.json.Decoder(
-    LlmQuery | LlmQueryBatch | RlmQuery | RlmQueryBatch | Finish | Budget
+    LlmQuery | LlmQueryBatch | RlmQuery | RlmQueryBatch | ToolCall | ToolCallBatch | Finish | Budget
 )
 _ENCODER: Final = msgspec.json.Encoder()
 
@@ -108,10 +127,11 @@ def decode_request(frame: bytes, limits: BoundaryLimits) -> Request:
                 frame,
                 bytes_max=limits.frame_bytes_max,
                 nesting_max=limits.nesting_max,
-                strings_max=limits.batch_items_max + _STRINGS_BESIDE_PROMPTS,
+                # Of a call there are two: the tool's name and its arguments.
+                strings_max=2 * limits.batch_items_max + _STRINGS_BESIDE_PROMPTS,
             )
         except _TooManyStrings as many:
-            _check_items(many.prompts, limits)
+            _check_items(many.items, limits, many.noun)
             raise BoundaryViolation(many.message) from None
         request = _DECODER.decode(frame)
         _check_size(request, frame, limits)
@@ -124,11 +144,12 @@ def decode_request(frame: bytes, limits: BoundaryLimits) -> Request:
 
 
 class _TooManyStrings(BoundaryViolation):
-    """A frame with more strings than it may have. `prompts`: about how many of them a batch would have."""
+    """A frame with more strings than it may have; it would be about so many requests, of a kind."""
 
-    def __init__(self, message: str, prompts: int) -> None:
+    def __init__(self, message: str, items: int, noun: str) -> None:
         super().__init__(message)
-        self.prompts: Final = prompts
+        self.items: Final = items
+        self.noun: Final = noun
 
 
 _STRING: Final = re.compile(rb'"[^"]*"?')
@@ -148,7 +169,7 @@ def check_shape(frame: bytes, *, bytes_max: int, nesting_max: int, strings_max: 
     bare = frame.replace(b"\\\\", b"").replace(b'\\"', b"")
     strings = (bare.count(b'"') + 1) // 2
     if strings > strings_max:
-        raise _TooManyStrings(f"a frame with {strings} strings, {strings_max} allowed", _prompts_in(bare))
+        raise _TooManyStrings(f"a frame with {strings} strings, {strings_max} allowed", *_items_in(bare))
     brackets = _STRING.sub(b"", bare).translate(None, _NOT_BRACKETS)
     if len(brackets) > 2 * _CONTAINERS_MAX:
         raise BoundaryViolation(f"a frame with {len(brackets)} brackets, {2 * _CONTAINERS_MAX} allowed")
@@ -159,22 +180,25 @@ def check_shape(frame: bytes, *, bytes_max: int, nesting_max: int, strings_max: 
             raise BoundaryViolation(f"a frame nested deeper than {nesting_max}")
 
 
-def _prompts_in(bare: bytes) -> int:
-    """Count the strings of a batch as the guest's modules write one; 0 if it is none.
+def _items_in(bare: bytes) -> tuple[int, str]:
+    """Count the requests of a batch as the guest's modules write one; 0 if it is none.
 
     For a sentence only, about a frame that is refused anyway: it is not worth decoding.
     """
+    _, key, rest = bare.partition(b'"tools":[')
+    if key:
+        return rest.partition(b"]")[0].count(b'"') // 2, "calls"
     _, key, rest = bare.partition(b'"prompts":[')
     prompts, model, _ = rest.partition(b'],"model":')
     if not model:
         prompts = rest.rpartition(b"]")[0]
-    return prompts.count(b'"') // 2 if key else 0
+    return prompts.count(b'"') // 2 if key else 0, "prompts"
 
 
-def _check_items(count: int, limits: BoundaryLimits) -> None:
+def _check_items(count: int, limits: BoundaryLimits, noun: str = "prompts") -> None:
     if count > limits.batch_items_max:
         key = "boundary.batch_items_max"
-        raise LimitExceeded(f"a batch of {count} prompts", key=key, size=count, limit=limits.batch_items_max)
+        raise LimitExceeded(f"a batch of {count} {noun}", key=key, size=count, limit=limits.batch_items_max)
 
 
 def _check_size(request: Request, frame: bytes, limits: BoundaryLimits) -> None:
@@ -189,6 +213,14 @@ def _check_size(request: Request, frame: bytes, limits: BoundaryLimits) -> None:
             _check_model(model)
             for at, prompt in enumerate(prompts):
                 _check_prompt(f"prompts[{at}]", prompt, limits)
+        case ToolCall(tool=tool):
+            _check_tool(tool)
+        case ToolCallBatch(tools=tools, arguments=arguments):
+            if not tools or len(tools) != len(arguments):
+                raise BoundaryViolation(f"a batch of {len(tools)} tools with {len(arguments)} arguments")
+            _check_items(len(tools), limits, "calls")
+            for tool in tools:
+                _check_tool(tool)
         case Finish():
             pass  # an answer may be as long as a frame
         case Budget():
@@ -211,6 +243,12 @@ def _check_model(model: str | None) -> None:
     # Every other name that is none is refused by whoever knows them, and told which there are.
     if model is not None and len(model) > _MODEL_CHARS_MAX:
         raise QueryError(f"no model has a name of {len(model)} characters")
+
+
+def _check_tool(tool: str) -> None:
+    # No tool of the guest's own functions has such a name; which there are is for whoever has them to say.
+    if len(tool) > TOOL_NAME_CHARS_MAX:
+        raise BoundaryViolation(f"no tool has a name of {len(tool)} characters")
 
 
 def text_bytes(text: str, at_most: int) -> int:
@@ -241,6 +279,27 @@ def encode_batch_response(
     for response, times in refusals:
         items += [_ENCODER.encode(_response_document(response))] * times
     return b'{"status":"completed","items":[' + b",".join(items) + b"]}"
+
+
+def encode_tool_response(response: Response) -> bytes:
+    """Encode the answer to ToolCall. The text of one that completed is the JSON of its `value`."""
+    return _tool_item(response)
+
+
+def encode_tool_batch_response(
+    responses: Sequence[Response], refusals: Iterable[tuple[Response, int]] = ()
+) -> bytes:
+    """Encode the answer to ToolCallBatch: each call ends in its own way, and behind them so many the same."""
+    items = [_tool_item(response) for response in responses]
+    for response, times in refusals:
+        items += [_tool_item(response)] * times
+    return b'{"status":"completed","items":[' + b",".join(items) + b"]}"
+
+
+def _tool_item(response: Response) -> bytes:
+    if isinstance(response, Completed):
+        return b'{"status":"completed","value":' + response.text.encode("utf-8", "replace") + b"}"
+    return _ENCODER.encode(_response_document(response))
 
 
 def encode_budget_response(view: Mapping[str, DimensionView]) -> bytes:

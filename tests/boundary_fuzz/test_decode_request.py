@@ -29,6 +29,8 @@ from rlm_wasm.protocol.guest_frames import (
     Request,
     RlmQuery,
     RlmQueryBatch,
+    ToolCall,
+    ToolCallBatch,
     decode_request,
 )
 from rlm_wasm.scheduler.ledger import Dimension
@@ -52,6 +54,15 @@ valid_documents = st.one_of(
         st.lists(text, max_size=6),
         child_budgets,
     ),
+    st.builds(lambda t, a: {"type": "tool_call", "tool": t, "arguments": a}, text, text),
+    st.builds(
+        lambda calls: {
+            "type": "tool_call_batch",
+            "tools": [tool for tool, _ in calls],
+            "arguments": [arguments for _, arguments in calls],
+        },
+        st.lists(st.tuples(text, text), max_size=6),
+    ),
     st.builds(lambda a: {"type": "finish", "answer": a}, text),
     st.just({"type": "budget"}),
 )
@@ -61,11 +72,19 @@ json_values = st.recursive(
     max_leaves=20,
 )
 field_names = st.sampled_from(
-    ["type", "prompt", "prompts", "model", "answer", "budget", "depth", "run_id", "session", "tenant", ""]
+    [
+        *("type", "prompt", "prompts", "model", "answer", "budget", "tool", "tools", "arguments"),
+        *("depth", "run_id", "session", "tenant", ""),
+    ]
 )
 almost_documents = st.dictionaries(
     field_names,
-    st.sampled_from(["llm_query", "llm_query_batch", "finish", "budget", "rlm_query", "rlm_query_batch"])
+    st.sampled_from(
+        [
+            *("llm_query", "llm_query_batch", "finish", "budget", "rlm_query", "rlm_query_batch"),
+            *("tool_call", "tool_call_batch"),
+        ]
+    )
     | child_budgets
     | json_values,
     max_size=6,
@@ -100,6 +119,14 @@ def bounded(request: Request, limits: BoundaryLimits) -> bool:
         case LlmQueryBatch() | RlmQueryBatch():
             prompts = request.prompts
             assert 1 <= len(prompts) <= limits.batch_items_max
+        case ToolCall():
+            return type(request.arguments) is str and len(request.tool) <= 64
+        case ToolCallBatch():
+            assert 1 <= len(request.tools) <= limits.batch_items_max
+            assert len(request.arguments) == len(request.tools)
+            return all(type(each) is str for each in request.arguments) and all(
+                type(tool) is str and len(tool) <= 64 for tool in request.tools
+            )
         case Finish():
             return type(request.answer) is str
         case Budget():
@@ -151,14 +178,16 @@ def test_no_json_document_raises_anything_but_a_refusal(document: object) -> Non
     request = decode_or_refuse(frame, SMALL)
     if request is not None:
         assert isinstance(document, dict)
-        assert set(document) <= {"type", "prompt", "prompts", "model", "answer", "budget"}
+        asked = {"type", "prompt", "prompts", "model", "answer", "budget", "tool", "tools", "arguments"}
+        assert set(document) <= asked
 
 
 @given(valid_documents)
 def test_every_honest_frame_within_the_limits_is_understood(document: dict[str, object]) -> None:
     frame = json.dumps(document).encode()
     honest = "\\ud" not in frame.decode() or _has_no_lone_surrogate(frame)
-    size_ok = 1 <= len(document.get("prompts", "x")) <= SMALL.batch_items_max  # type: ignore[arg-type]
+    items = document.get("prompts", document.get("tools", "x"))
+    size_ok = 1 <= len(items) <= SMALL.batch_items_max  # type: ignore[arg-type]
     request = decode_or_refuse(frame, SMALL)
     assert (request is not None) == (honest and size_ok)
 
@@ -212,6 +241,19 @@ BOMBS = {
     "empty strings in a batch of children": b'{"type":"rlm_query_batch","prompts":['
     + b'"",' * (SIZE // 3 - 20)
     + b'""]}',
+    "empty strings in a batch of calls": b'{"type":"tool_call_batch","tools":['
+    + b'"",' * (SIZE // 3 - 20)
+    + b'""]}',
+    "arguments in a batch of calls": b'{"type":"tool_call_batch","tools":["a"],"arguments":['
+    + b'"",' * (SIZE // 3 - 30)
+    + b'""]}',
+    "a huge name of a tool": b'{"type":"tool_call","arguments":"","tool":"' + b"t" * (SIZE - 50) + b'"}',
+    "arguments that are no text": b'{"type":"tool_call","tool":"t","arguments":'
+    + b"[" * 30
+    + b"1," * (SIZE // 2 - 70)
+    + b"1"
+    + b"]" * 30
+    + b"}",
     "a huge control frame": b'{"type":"budget"' + b" " * (SIZE - 17) + b"}",
 }
 

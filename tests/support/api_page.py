@@ -111,7 +111,10 @@ def page() -> str:
     for name in public_names():
         thing = getattr(rlm_wasm, name)
         parts.append(f"## {name}\n")
-        parts += _class(thing) if inspect.isclass(thing) else _alias(name)
+        if inspect.isfunction(thing):
+            parts.append(f"`{name}{signature(thing)}`\n\n{_block(thing.__doc__)}")
+        else:
+            parts += _class(thing) if inspect.isclass(thing) else _alias(name)
     parts.append("# Errors\n")
     for kind in error_classes():
         base = kind.__mro__[1].__name__

@@ -34,6 +34,7 @@ PROCESS: Final[dict[str, str]] = {
     "replay": "host",
     "scheduler": "host",
     "system": "host and worker",
+    "tools": "host",
     "vm": "worker, or the host with `inline`",
 }
 

@@ -62,6 +62,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
     "inputs": frozenset({"protocol", "system"}),
     "providers": frozenset({"policy", "protocol", "scheduler"}),
     "integrations": frozenset({"policy", "providers"}),
+    "tools": frozenset({"policy", "protocol", "scheduler", "system"}),
     "audit": frozenset({"protocol", "scheduler"}),
     "engine": frozenset(
         {
@@ -75,6 +76,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
             "providers",
             "scheduler",
             "system",
+            "tools",
         }
     ),
     "api": frozenset(
@@ -88,6 +90,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
             "protocol",
             "providers",
             "scheduler",
+            "tools",
         }
     ),
     "replay": frozenset({"api", "artifacts", "audit", "engine", "host", "policy", "providers", "scheduler"}),
@@ -95,7 +98,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
     "conformance": frozenset({"protocol", "vm"}),
     "images": frozenset({"artifacts", "guestbuild", "protocol", "vm"}),
     # what a user starts
-    PACKAGE: frozenset({"api", "engine", "host", "inputs", "policy", "protocol"}),
+    PACKAGE: frozenset({"api", "engine", "host", "inputs", "policy", "protocol", "tools"}),
     "bench": frozenset({"api", "engine", "host", "inline", "policy", "protocol", "providers", "vm"}),
     "cli": frozenset(
         {
@@ -137,8 +140,10 @@ _KEYS: Final = frozenset(
         "platformdirs",
         "policy",
         "providers",
+        "pydantic",
         "pydantic_core",
         "replay",
+        "tools",
     }
 )
 NEVER_REACHES: Final[dict[str, tuple[frozenset[str], str]]] = {
@@ -181,6 +186,7 @@ THIRD_PARTY: Final[dict[str, tuple[frozenset[str], str]]] = {
                 "inline",
                 "integrations",
                 "system",
+                "tools",
                 "replay",
                 "providers",
                 "bench",
@@ -212,6 +218,7 @@ THIRD_PARTY: Final[dict[str, tuple[frozenset[str], str]]] = {
         frozenset({"policy.price_list"}),
         "it could fetch a newer list: nobody but the one who asks the installed one loads it",
     ),
+    "pydantic": (frozenset({"tools.validation"}), "one place that reads a tool's type hints; slow to load"),
     "pydantic_core": (frozenset({"policy"}), "one place that reads what the operator wrote"),
     "cryptography": (frozenset({"audit", "artifacts"}), "keys and MACs stay with what they authenticate"),
     "backports": (

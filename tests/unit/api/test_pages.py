@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 import re
+import tomllib
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 import rlm_wasm
+from rlm_wasm import Policy
 from tests.support.api_page import PAGE, error_classes, page, public_names
 from tests.support.machine_grade import POLICY_HERE
 
@@ -38,7 +40,10 @@ def test_the_reference_lists_every_public_name_and_every_error() -> None:
 def test_what_a_types_name_stands_for_is_whole() -> None:
     """As code, and the same as the package has: not by what wrote the page."""
     said = dict(re.findall(r"^## (\w+)\n\n[^\n]+\n\n`([^`\n]*)`$", PAGE.read_text(), re.MULTILINE))
-    aliases = [name for name in public_names() if not inspect.isclass(getattr(rlm_wasm, name))]
+    things = {name: getattr(rlm_wasm, name) for name in public_names()}
+    aliases = [
+        name for name, thing in things.items() if not (inspect.isclass(thing) or inspect.isfunction(thing))
+    ]
     assert aliases
     for name in aliases:
         home = vars(import_module(rlm_wasm._WHERE[name]))
@@ -52,6 +57,29 @@ def test_there_are_five_usages_of_at_most_six_lines_after_their_import() -> None
         assert lines[0].startswith("from rlm_wasm import ")
         assert len(lines) <= 7
         assert not any(line.startswith(("import", "from")) for line in lines[1:])
+
+
+@pytest.mark.guest
+@pytest.mark.usefixtures("guest", "healthy_host")
+def test_the_page_about_tools_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (PAGE.parent / "tools.md").read_text()
+    (source,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    source = source.replace('builtin("strict")', f'builtin("{POLICY_HERE}")')
+    exec(compile(source, "tools.md", "exec"), {"__name__": "tools"})
+    printed = capsys.readouterr().out.splitlines()
+    (said,) = re.findall(r"^That prints (.+)\.$", text, re.MULTILINE)
+    assert printed == re.findall(r"`([^`]+)`", said)
+
+
+def test_the_limits_on_the_page_about_tools_are_those_of_strict() -> None:
+    text = (PAGE.parent / "tools.md").read_text()
+    (table,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    said = tomllib.loads(table)["tools"]
+    strict = Policy.builtin("strict")
+    assert strict.replace(tools=said).tools is not None
+    assert strict.tools is not None
+    limits = {name: number for name, number in said.items() if isinstance(number, int)}
+    assert limits == {name: getattr(strict.tools, name) for name in limits}
 
 
 @pytest.mark.guest

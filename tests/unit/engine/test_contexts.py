@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from rlm_wasm.engine.contexts import RESERVED, apart, describe, files_of, named_contexts
+from rlm_wasm.engine.contexts import apart, describe, files_of, named_contexts
 from rlm_wasm.errors import NoJsonForm, UsageError
+from rlm_wasm.protocol.session_names import RESERVED
 
 
 def test_a_single_input_is_called_context_and_several_keep_their_names():

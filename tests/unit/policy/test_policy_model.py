@@ -19,6 +19,7 @@ from rlm_wasm.limits import (
     PermitLimits,
     Range,
     SessionLimits,
+    ToolCaps,
     ceilings,
     nothing_but,
 )
@@ -88,7 +89,7 @@ def _tables_in(hint: Any) -> Iterator[type]:
 
 
 def test_every_table_is_found() -> None:
-    assert len(set(tables(Tables))) == 18
+    assert len(set(tables(Tables))) == 20
     assert {PriceTable, ProviderTable} <= set(tables(Tables))
 
 
@@ -117,6 +118,7 @@ def test_no_key_of_any_table_has_a_default_except_endpoints_layers_inputs_and_wh
     endpoint's template takes is no limit, nor is where a price is from. What reads inputs before there is a
     guest, and what turns documents into text, has numbers of its own where a policy says none. Without the
     name of an image there are no packages.
+    Without a table of tools there are none; a tool without caps of its own has those of all.
     """
     optional = {
         (table.__name__, field.name)
@@ -133,6 +135,10 @@ def test_no_key_of_any_table_has_a_default_except_endpoints_layers_inputs_and_wh
         ("InputLimits", "document_wall_ms_max"),
         ("Tables", "cache"),
         ("Tables", "tenants"),
+        ("Tables", "tools"),
+        ("ToolsTable", "tenants"),
+        ("ToolsTable", "caps"),
+        *(("ToolCaps", field.name) for field in dataclasses.fields(ToolCaps)),
         ("SandboxTable", "lockdown"),
         ("RunLimits", "repeats_max"),
         ("RunLimits", "compact_percent"),

@@ -16,6 +16,7 @@ from rlm_wasm.errors import (
     NoText,
     ProviderError,
     QueryError,
+    ToolArgumentError,
 )
 from rlm_wasm.protocol.guest_frames import (
     Budget,
@@ -25,12 +26,16 @@ from rlm_wasm.protocol.guest_frames import (
     Request,
     RlmQuery,
     RlmQueryBatch,
+    ToolCall,
+    ToolCallBatch,
     check_shape,
     decode_request,
     encode_batch_response,
     encode_budget_response,
     encode_finish_response,
     encode_response,
+    encode_tool_batch_response,
+    encode_tool_response,
 )
 from rlm_wasm.scheduler.ledger import Charge, Dimension, Ledger
 from rlm_wasm.scheduler.messages import FinishReason, Usage
@@ -185,7 +190,7 @@ def test_a_name_that_no_model_has_is_refused_for_that(model: str) -> None:
     ],
 )
 def test_many_strings_that_are_no_batch_over_its_limit_are_a_violation(sent: bytes) -> None:
-    with pytest.raises(BoundaryViolation, match="strings, 24 allowed"):
+    with pytest.raises(BoundaryViolation, match="strings, 28 allowed"):
         decode_request(sent, LIMITS)
 
 
@@ -315,3 +320,43 @@ def test_a_lone_surrogate_in_an_answer_does_not_stop_it() -> None:
         "status": "completed",
         "text": "a?é",
     }
+
+
+def test_a_call_and_a_batch_of_calls_are_read_as_they_are_sent() -> None:
+    one = json.dumps({"type": "tool_call", "tool": "t", "arguments": '{"a": [1, {"b": 2}]}'}).encode()
+    assert decode_request(one, LIMITS) == ToolCall("t", '{"a": [1, {"b": 2}]}')
+    several = {"type": "tool_call_batch", "tools": ["t", "u"], "arguments": ["{}", "[" * 90]}
+    assert decode_request(json.dumps(several).encode(), LIMITS) == ToolCallBatch(("t", "u"), ("{}", "[" * 90))
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {"type": "tool_call", "tool": "t" * 65, "arguments": "{}"},
+        {"type": "tool_call", "tool": "t", "arguments": {}},
+        {"type": "tool_call", "tool": "t"},
+        {"type": "tool_call_batch", "tools": [], "arguments": []},
+        {"type": "tool_call_batch", "tools": ["t"], "arguments": []},
+        {"type": "tool_call_batch", "tools": ["t", "t" * 65], "arguments": ["", ""]},
+    ],
+    ids=["a long name", "no text", "no arguments", "nothing", "fewer arguments", "a long name among others"],
+)
+def test_a_call_that_the_guests_functions_never_send_is_a_violation(sent: dict[str, object]) -> None:
+    with pytest.raises(BoundaryViolation):
+        decode_request(json.dumps(sent).encode(), LIMITS)
+
+
+@pytest.mark.parametrize("count", [5, 100])
+def test_a_batch_of_too_many_calls_is_the_codes_to_know(count: int) -> None:
+    sent = {"type": "tool_call_batch", "tools": ["t"] * count, "arguments": ['{"a":"x"}'] * count}
+    with pytest.raises(LimitExceeded, match=f"a batch of {count} calls; boundary.batch_items_max allows 4"):
+        decode_request(json.dumps(sent, separators=(",", ":")).encode(), LIMITS)
+
+
+def test_the_value_of_a_call_is_json_within_the_response() -> None:
+    made = Completed('{"a":[1,"é"]}', None)
+    assert json.loads(encode_tool_response(made)) == {"status": "completed", "value": {"a": [1, "é"]}}
+    refused = Denied(ToolArgumentError("a: no"))
+    both = json.loads(encode_tool_batch_response([made, refused], [(refused, 2)]))
+    assert [item["status"] for item in both["items"]] == ["completed", "denied", "denied", "denied"]
+    assert both["items"][3]["error"] == {"type": "ToolArgumentError", "message": "a: no"}
