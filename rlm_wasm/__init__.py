@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rlm_wasm.engine.event_stream import EventReader
     from rlm_wasm.engine.session_files import Outputs, SessionFiles
     from rlm_wasm.events import Event, Gap
+    from rlm_wasm.guidance import Example
     from rlm_wasm.host.input_file import InputFile
     from rlm_wasm.host.pool_metrics import PoolMetrics
     from rlm_wasm.inputs.given import FileRead, InputRead
@@ -43,6 +44,7 @@ _WHERE = {
     "Contexts": "rlm_wasm.engine.contexts",
     "Event": "rlm_wasm.events",
     "EventReader": "rlm_wasm.engine.event_stream",
+    "Example": "rlm_wasm.guidance",
     "FileRead": "rlm_wasm.inputs.given",
     "Gap": "rlm_wasm.events",
     "GuestFile": "rlm_wasm.protocol.file_listing",
@@ -86,6 +88,7 @@ __all__ = [
     "Contexts",
     "Event",
     "EventReader",
+    "Example",
     "FileRead",
     "Gap",
     "GuestFile",

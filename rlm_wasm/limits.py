@@ -80,6 +80,7 @@ Bytes4G: TypeAlias = Annotated[int, Range(gt=0, le=WASM_MEMORY_BYTES)]
 BytesOrNone4G: TypeAlias = Annotated[int, Range(ge=0, le=WASM_MEMORY_BYTES)]
 Bytes256M: TypeAlias = Annotated[int, Range(gt=0, le=256 * MIB)]
 Bytes64M: TypeAlias = Annotated[int, Range(gt=0, le=64 * MIB)]
+GuidanceBytes: TypeAlias = Annotated[int, Range(ge=0, le=MIB)]
 Milliseconds: TypeAlias = Annotated[int, Range(gt=0, le=DAY_MS)]
 Fuel: TypeAlias = Annotated[int, Range(gt=0, le=10**16)]
 Tokens: TypeAlias = Annotated[int, Range(gt=0, le=10**12)]
@@ -361,6 +362,23 @@ class ObservationLimits:
 
     bytes_max: Bytes64M
     variables_max: SmallCount
+
+
+@dataclass(frozen=True, slots=True)
+class GuidanceLimits:
+    """The numbers of the table [guidance]: own instructions and examples beside the system prompt.
+
+    They bound those of a policy and of a question together. 0: there may be none.
+    """
+
+    instructions_bytes_max: GuidanceBytes
+    examples_max: Annotated[int, Range(ge=0, le=256)]
+    # Of all questions and replies.
+    examples_bytes_max: GuidanceBytes
+
+
+# Of a policy without the table: about 4,000 tokens, and 8,000.
+COMMON_GUIDANCE_LIMITS: Final = GuidanceLimits(16 * KIB, 8, 32 * KIB)
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ from rlm_wasm.engine.session_files import Outputs
 from rlm_wasm.engine.transcript import Watch
 from rlm_wasm.errors import Overloaded, UsageError
 from rlm_wasm.events import Event
+from rlm_wasm.guidance import Example, Guidance
 from rlm_wasm.host.affinity import Affinity, require_no_loop
 from rlm_wasm.host.worker import Worker
 from rlm_wasm.ids import RunId, make_run_id
@@ -179,6 +180,8 @@ class Runtime:
         outputs: Outputs | None = None,
         file_names: Mapping[str, str] | None = None,
         watch: Watch | None = None,
+        instructions: str | None = None,
+        examples: Iterable[Example] = (),
     ) -> RunResult:
         """Answer `question` about `context`: a str, bytes or a JSON value, or several by variable name.
 
@@ -202,13 +205,18 @@ class Runtime:
         that session is still there; what it raises is raised here. It is cancelled at `run.wall_ms_max`
         and by `cancel`; of a run that one of them ended already, after 10 seconds.
 
+        `instructions` and `examples` are told to the root's model in its system prompt, behind the policy's
+        own (its table [guidance]), in a place of their own: they change nothing of how the session works or
+        how a run finishes. With `guidance.children` the models of child runs are told them too.
+
         `watch` is called with each turn of the root when its reply is there, and with each of its cells when
         that has ended: what `RunResult.transcript` will have. What it raises ends the run and is raised here.
 
         Raises:
             UsageError: the runtime is not open, or on another event loop; the question is empty; a tenant's
                 or an input's name is none, or an input exceeds `sandbox.context_bytes_max` or has no JSON
-                form (NoJsonForm); the snapshot is another tenant's, or of another kind of worker.
+                form (NoJsonForm); instructions or examples say nothing, or exceed a limit of [guidance]; the
+                snapshot is another tenant's, or of another kind of worker.
             ArtifactError: no guest is built, or it is not what was built.
             PolicyError: the memory cap is below the guest's image. LockdownError: the policy demands a
                 layer of the lock-down that this machine does not have.
@@ -219,7 +227,8 @@ class Runtime:
             HostExhausted: this machine has no more room for a session.
             InternalError: a bug of ours.
         """
-        run = self._prepare(question, context, sinks, tenant, snapshot, outputs, file_names, watch)
+        guidance = Guidance.given(instructions, examples)
+        run = self._prepare(question, context, sinks, tenant, snapshot, guidance, outputs, file_names, watch)
         try:
             return await run.drive()
         finally:
@@ -234,6 +243,8 @@ class Runtime:
         tenant: str = "",
         snapshot: Snapshot | None = None,
         file_names: Mapping[str, str] | None = None,
+        instructions: str | None = None,
+        examples: Iterable[Example] = (),
     ) -> Run:
         """Begin to answer `question` and return at once: events, result and `cancel` are the run's.
 
@@ -244,7 +255,8 @@ class Runtime:
             UsageError or Overloaded: as `ask`, for what can be told at once; all else is raised by the run's
                 `result`.
         """
-        run = self._prepare(question, context, sinks, tenant, snapshot, file_names=file_names)
+        guidance = Guidance.given(instructions, examples)
+        run = self._prepare(question, context, sinks, tenant, snapshot, guidance, file_names=file_names)
         assert self._tasks is not None, "a runtime that takes runs has tasks"
         self._tasks.start_soon(self._drive, run)
         return run
@@ -270,6 +282,7 @@ class Runtime:
         sinks: Iterable[Callable[[Event], None]],
         tenant: str,
         snapshot: Snapshot | None,
+        guidance: Guidance,
         outputs: Outputs | None = None,
         file_names: Mapping[str, str] | None = None,
         watch: Watch | None = None,
@@ -287,6 +300,7 @@ class Runtime:
             check_plain_function("watch", watch)
         if snapshot is not None:
             check_snapshot(snapshot, self.policy)
+        policy.own_guidance().followed_by(guidance).check(policy.guidance_limits())
         contexts = named_contexts(context)
         meter = self._accounting.meter(tenant)
         runs_max = policy.tenant_limits().runs_max
@@ -312,6 +326,7 @@ class Runtime:
             file_names=file_names,
             watch=watch,
             cache=self._cache,
+            guidance=guidance,
         )
         started = RunStarted(
             run_id=run_id,
@@ -395,6 +410,8 @@ class Runtime:
         outputs: Outputs | None = None,
         file_names: Mapping[str, str] | None = None,
         watch: Watch | None = None,
+        instructions: str | None = None,
+        examples: Iterable[Example] = (),
     ) -> RunResult:
         """Answer one question from code that is not async. Starts and stops everything it needs.
 
@@ -419,6 +436,8 @@ class Runtime:
                     outputs=outputs,
                     file_names=file_names,
                     watch=watch,
+                    instructions=instructions,
+                    examples=examples,
                 )
 
         return anyio.run(main)

@@ -16,6 +16,7 @@ from rlm_wasm.engine.session_files import Outputs
 from rlm_wasm.engine.transcript import Watch
 from rlm_wasm.errors import RlmWasmError
 from rlm_wasm.events import Event, Gap
+from rlm_wasm.guidance import Example
 from rlm_wasm.results import RunResult
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ class SyncRuntime:
         outputs: Outputs | None = None,
         file_names: Mapping[str, str] | None = None,
         watch: Watch | None = None,
+        instructions: str | None = None,
+        examples: Iterable[Example] = (),
     ) -> RunResult:
         """Answer `question`. Takes and raises what `Runtime.ask` does."""
         kept = _KeptExits()
@@ -75,6 +78,8 @@ class SyncRuntime:
                 outputs=outputs,
                 file_names=file_names,
                 watch=kept.watcher(watch),
+                instructions=instructions,
+                examples=examples,
             )
         except RlmWasmError:
             kept.raise_first()  # of a watcher
@@ -91,6 +96,8 @@ class SyncRuntime:
         tenant: str = "",
         snapshot: Snapshot | None = None,
         file_names: Mapping[str, str] | None = None,
+        instructions: str | None = None,
+        examples: Iterable[Example] = (),
     ) -> SyncRun:
         """Begin to answer `question` and return at once. Takes and raises what `Runtime.start` does.
 
@@ -105,6 +112,8 @@ class SyncRuntime:
             tenant=tenant,
             snapshot=snapshot,
             file_names=file_names,
+            instructions=instructions,
+            examples=examples,
         )
         return SyncRun(run, self._loop, kept)
 

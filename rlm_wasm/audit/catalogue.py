@@ -144,11 +144,22 @@ KINDS: Final[dict[str, Kind]] = {
                 "str, bytes, LazyText, …; list, … of one that came as JSON; folder of the texts of one",
             ),
             "context_lengths": Field("[int]", "in characters or bytes; a lazy one's in bytes"),
+            "instructions_bytes": Field(
+                "int", "of own instructions that came with the question; the policy has others", later=True
+            ),
+            "examples": Field("int", "how many came with the question", later=True),
             "question": Field("str", "the question", text=True, optional=True),
             "policy": Field("str", "the policy as TOML", text=True, optional=True),
             "context_sha256": Field("[str]", "of each input, a str as UTF-8", text=True, optional=True),
             "context_files": Field("[str]", "of each its name in /inputs", text=True, optional=True),
             "context_texts": Field("[str|null]", "each str that is short", text=True, optional=True),
+            "instructions": Field(
+                "str", "what came with the question; empty: nothing", text=True, optional=True, later=True
+            ),
+            "example_questions": Field(
+                "[str]", "of each example that came with it", text=True, optional=True, later=True
+            ),
+            "example_replies": Field("[str]", "of each its reply", text=True, optional=True, later=True),
             "start_image_sha256": Field(
                 "str|null",
                 "of the snapshot that every session was forked from; null: of none",

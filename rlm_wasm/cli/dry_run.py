@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from rlm_wasm.cli import output
 from rlm_wasm.cli.exit_codes import ExitCode
 from rlm_wasm.cli.image_option import with_image
-from rlm_wasm.cli.inputs import spare_what_is_read
 from rlm_wasm.cli.who_answers import who_answers
 
 if TYPE_CHECKING:
@@ -32,9 +31,9 @@ def tell_bound(given: GivenQuestion) -> int:
     check_question(given.question)
     if given.answers_file is not None:
         Recording.open(given.answers_file).answers()
-    inputs = given.inputs.read(policy)
+    given.guidance(policy)
+    inputs = given.read_inputs(policy)
     named_contexts(inputs)
-    spare_what_is_read(given.events_file, given.policy_name, given.answers_file, inputs=inputs)
     output.note(taken.line())
     if given.as_json:
         output.document(_document(policy) | inputs.as_report())

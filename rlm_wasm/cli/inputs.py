@@ -168,9 +168,17 @@ def read_files(arguments: tuple[str, ...], choice: FolderChoice, policy: Policy)
 
 def read_source(file: str, *, bytes_max: int) -> str:
     """Return the Python in a file, or in standard input for ``-``; UsageError as for inputs."""
+    return read_text(file, bytes_max, "cell.source_bytes_max")
+
+
+def read_text(file: str, bytes_max: int, key: str) -> str:
+    """Return the text in a file, or in standard input for ``-``, of which `key` says how long it may be.
+
+    Raises UsageError as for inputs.
+    """
     from rlm_wasm.inputs.open_file import read_whole, shown
 
-    data = read_whole(file, bytes_max, "cell.source_bytes_max")
+    data = read_whole(file, bytes_max, key)
     try:
         # Editors mark a file as UTF-8 with three bytes that are no part of its text; Python passes over them.
         return data.decode("utf-8").removeprefix("\ufeff")

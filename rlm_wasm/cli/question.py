@@ -14,6 +14,7 @@ from rlm_wasm.cli import output
 from rlm_wasm.cli.early_interrupt import ready
 from rlm_wasm.cli.exit_codes import INTERRUPTED, ExitCode, of_run
 from rlm_wasm.cli.first_use import wait_for_first_use
+from rlm_wasm.cli.guidance import GUIDANCE_OPTIONS, read_guidance, reads_stdin
 from rlm_wasm.cli.image_option import image_option, with_image
 from rlm_wasm.cli.inputs import InputOptions, spare_what_is_read
 from rlm_wasm.cli.out_folder import LEFT_IN, copy_and_tell
@@ -25,6 +26,8 @@ from rlm_wasm.errors import UsageError
 if TYPE_CHECKING:
     from rlm_wasm.api.inputs import Inputs
     from rlm_wasm.engine.session_files import SessionFiles
+    from rlm_wasm.guidance import Guidance
+    from rlm_wasm.policy.model import Policy
     from rlm_wasm.results import RunResult
 
 # Whichever is taken where none is named, its guests have processes of their own.
@@ -55,6 +58,7 @@ _OPTIONS: Final = (
         "--price", "prices", multiple=True, metavar="[MODEL=]IN,OUT",
         help="What a model costs, in dollars for a million tokens, or free. May be repeated.",
     ),
+    *GUIDANCE_OPTIONS,
     click.option(
         "--events", "events_file", metavar="FILE.jsonl", help="Write every event of the run to a file."
     ),
@@ -97,6 +101,9 @@ class GivenQuestion:
     base_url: str | None
     key_env: str | None
     prices: tuple[str, ...]
+    instructions_file: str | None
+    instruct: str | None
+    examples_file: str | None
     events_file: str | None
     answers_file: str | None
     folder: str | None
@@ -109,6 +116,17 @@ class GivenQuestion:
             raise UsageError(
                 "--inline is for when no policy is named", hint='a policy says isolation = "inline"'
             )
+
+    def guidance(self, policy: Policy) -> Guidance:
+        """Read what is told and shown to the model. Raises UsageError for what cannot be."""
+        return read_guidance(policy, self.instructions_file, self.instruct, self.examples_file)
+
+    def read_inputs(self, policy: Policy) -> Inputs:
+        """Read the inputs. Raises UsageError, also where the log is to be written over what is read."""
+        inputs = self.inputs.read(policy, stdin_taken=reads_stdin(self.instructions_file))
+        files = (self.policy_name, self.answers_file, self.instructions_file, self.examples_file)
+        spare_what_is_read(self.events_file, *files, inputs=inputs)
+        return inputs
 
 
 def answer(given: GivenQuestion, *, told: bool) -> int:
@@ -134,8 +152,8 @@ def answer(given: GivenQuestion, *, told: bool) -> int:
     ready()
     route = None if given.answers_file is None else answers_from(Recording.open(given.answers_file))
     runtime = Runtime(policy, route=route)
-    inputs = given.inputs.read(policy)
-    spare_what_is_read(given.events_file, given.policy_name, given.answers_file, inputs=inputs)
+    guidance = given.guidance(policy)
+    inputs = given.read_inputs(policy)
     if told:
         output.note(taken.line())
     elif policy.sandbox.isolation == "inline":
@@ -167,6 +185,8 @@ def answer(given: GivenQuestion, *, told: bool) -> int:
                         outputs=hand_out if given.folder else None,
                         file_names=inputs.file_names,
                         watch=RunView(progress.above) if given.verbose else None,
+                        instructions=guidance.instructions or None,
+                        examples=guidance.examples,
                     ),
                     lambda: runtime.cancel(INTERRUPTED),
                 )

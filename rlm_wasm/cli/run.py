@@ -52,9 +52,15 @@ def _take_up(
     from rlm_wasm.cli.resumed_run import take_up
 
     if question is not None or any(others.values()):
-        given = "question" if question is not None else "--" + next(k for k, v in others.items() if v)
+        given = "question" if question is not None else _option(next(k for k, v in others.items() if v))
         raise UsageError(
-            f"--resume goes on with what the run was begun with, and takes no {given.replace('_', '-')}",
+            f"--resume goes on with what the run was begun with, and takes no {given}",
             hint="--context, --events, --policy (the same one) and --json go with --resume",
         )
     return take_up(log, inputs, policy_name, events_file, as_json=as_json)
+
+
+def _option(name: str) -> str:
+    """Return an option as people write it."""
+    options = {param.name: max(param.opts, key=len) for param in click.get_current_context().command.params}
+    return options[name]

@@ -35,6 +35,7 @@ from rlm_wasm.conversation.ran_cell import AnsweredQuery, RanCell
 from rlm_wasm.conversation.repeats import Repeats
 from rlm_wasm.conversation.replies import parse_reply
 from rlm_wasm.errors import BudgetExceeded, InternalError, NoText, QueryError, WindowExceeded
+from rlm_wasm.guidance import NO_GUIDANCE, Guidance
 from rlm_wasm.limits import ObservationLimits
 from rlm_wasm.outcomes import Outcome, SessionState, StopReason, budget_key
 from rlm_wasm.results import CellResult
@@ -212,6 +213,7 @@ class RlmLoop:
         recursive: bool = False,
         virtual_clock: bool = False,
         packages: Sequence[str] = (),
+        guidance: Guidance = NO_GUIDANCE,
         whole_length_max: int | None = None,
         asks_last: bool = False,
         repeats_max: int = 0,
@@ -239,6 +241,7 @@ class RlmLoop:
                     recursive=recursive,
                     virtual_clock=virtual_clock,
                     packages=packages,
+                    guidance=guidance,
                 ),
             ),
             Message("user", first_user_message(question, contexts, whole_length_max)),

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from rlm_wasm.conversation.dialect import Dialect
+from rlm_wasm.conversation.guidance_section import guidance_section
+from rlm_wasm.guidance import NO_GUIDANCE, Guidance
 from rlm_wasm.limits import ObservationLimits
 
 PEEK_CHARS_MAX: Final = 500
@@ -146,8 +148,11 @@ def system_prompt(
     recursive: bool = False,
     virtual_clock: bool = False,
     packages: Sequence[str] = (),
+    guidance: Guidance = NO_GUIDANCE,
 ) -> str:
     """Return the standing instructions; they do not depend on question or context, so they cache well.
+
+    What is said beside them stands between how to work and how to finish, so that the latter comes last.
 
     `recursive`: whether this run may have children. One that may not is told nothing of them.
     `virtual_clock`: whether the session's clock is not the world's. `packages`: what it has beside the
@@ -157,7 +162,8 @@ def system_prompt(
     clock = _VIRTUAL_CLOCK if virtual_clock else ""
     installed = _PACKAGES.format(", ".join(packages)) if packages else ""
     work = _WORK.format(bytes_max=limits.bytes_max, recursion=recursion, clock=clock, packages=installed)
-    return work + "\n" + _FINISH[dialect]
+    own = guidance_section(guidance)
+    return "\n".join(filter(None, (work, own, _FINISH[dialect])))
 
 
 def first_user_message(

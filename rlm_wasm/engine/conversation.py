@@ -31,6 +31,7 @@ from rlm_wasm.engine.packages import packages_of
 from rlm_wasm.engine.session_files import Outputs, SessionFiles
 from rlm_wasm.engine.transcript import Transcript, Watch
 from rlm_wasm.errors import FuelExhausted, InternalError, SourceExceeded, WorkerLost
+from rlm_wasm.guidance import NO_GUIDANCE, Guidance
 from rlm_wasm.host.held_inputs import HeldInputs
 from rlm_wasm.host.worker import Measured, Worker, WorkerSession, lockdown_of
 from rlm_wasm.ids import RequestId, RunId
@@ -105,6 +106,7 @@ class Conversation:
         *,
         files: Mapping[str, str] | None = None,
         watch: Watch | None = None,
+        guidance: Guidance = NO_GUIDANCE,
     ) -> None:
         self.transcript = Transcript(policy.observation, watch)
         self.place = place
@@ -156,6 +158,7 @@ class Conversation:
             recursive=place.depth < policy.run.depth_max and policy.budget.children_max > 0,
             virtual_clock=policy.sandbox.clock == "virtual",
             packages=packages_of(policy.sandbox.image),
+            guidance=guidance,
             whole_length_max=policy.sandbox.whole_context_chars_max,
             repeats_max=policy.run.repeats_max,
             window_tokens=policy.windows().get(place.model),

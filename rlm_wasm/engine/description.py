@@ -14,6 +14,7 @@ from typing import Final
 from rlm_wasm.engine.contexts import InputValue, length, recorded_type
 from rlm_wasm.engine.starting_state import StartingState
 from rlm_wasm.errors import UsageError
+from rlm_wasm.guidance import NO_GUIDANCE, Guidance
 from rlm_wasm.host.guest_search import found_guest
 from rlm_wasm.host.input_file import HASHED_AT_ONCE_BYTES, InputChanged, InputFile
 from rlm_wasm.policy.model import Policy
@@ -51,10 +52,12 @@ async def description(
     start: StartingState | None = None,
     *,
     files: Mapping[str, str],
+    guidance: Guidance = NO_GUIDANCE,
 ) -> dict[str, object]:
     """Return the data of `run_described`.
 
-    `start` is what its sessions are forked from, and `files` what each input is called in /inputs.
+    `start` is what its sessions are forked from, `files` what each input is called in /inputs, and `guidance`
+    what was said with the question: the policy has its own.
     """
     guest = await found_guest(policy.image)
     code, image = ("", "") if guest is None else guest.identity
@@ -67,6 +70,8 @@ async def description(
         "contexts": list(contexts),
         "context_types": [recorded_type(value) for value in contexts.values()],
         "context_lengths": [length(value) for value in contexts.values()],
+        "instructions_bytes": guidance.instructions_bytes,
+        "examples": len(guidance.examples),
     }
     if not policy.texts:
         return data
@@ -77,6 +82,9 @@ async def description(
         "context_files": [files[name] for name in contexts],
         "context_texts": [_kept(value) for value in contexts.values()],
         # All of its pages are read, so another thread does it.
+        "instructions": guidance.instructions,
+        "example_questions": [example.question for example in guidance.examples],
+        "example_replies": [example.reply for example in guidance.examples],
         "start_image_sha256": None if start is None else await in_thread(start.digest),
     }
 

@@ -30,6 +30,7 @@ from rlm_wasm.errors import (
     QueryError,
     UsageError,
 )
+from rlm_wasm.guidance import NO_GUIDANCE, Guidance
 from rlm_wasm.host.worker import Worker
 from rlm_wasm.ids import RequestId, RunId
 from rlm_wasm.lockdown import Grade, weakest
@@ -64,6 +65,7 @@ class ActiveRun:
         file_names: Mapping[str, str] | None = None,
         watch: Watch | None = None,
         cache: ResponseCache | None = None,
+        guidance: Guidance = NO_GUIDANCE,
     ) -> None:
         self.run_id = run_id
         self._policy = policy
@@ -82,8 +84,22 @@ class ActiveRun:
         root = ConversationPlace(
             run_id, tenant, depth=0, parent=None, model=policy.models.root, start=start, start_inputs=inputs
         )
+        # What came with the question, and all of it: the policy's first.
+        self._guidance = guidance
+        told = policy.own_guidance().followed_by(guidance)
+        self._told_children = told if policy.guidance and policy.guidance.children else NO_GUIDANCE
         self._root = Conversation(
-            root, policy, broker, worker, question, contexts, meter, outputs, files=self._files, watch=watch
+            root,
+            policy,
+            broker,
+            worker,
+            question,
+            contexts,
+            meter,
+            outputs,
+            files=self._files,
+            watch=watch,
+            guidance=told,
         )
         self._children: dict[RequestId, Conversation] = {}
         # What stood around the sessions of all conversations that are over, by the word.
@@ -113,7 +129,16 @@ class ActiveRun:
         )
         contexts = {DEFAULT_NAME: effect.question}
         question = child_question(effect.question)
-        child = Conversation(place, self._policy, self._broker, self._worker, question, contexts, self._meter)
+        child = Conversation(
+            place,
+            self._policy,
+            self._broker,
+            self._worker,
+            question,
+            contexts,
+            self._meter,
+            guidance=self._told_children,
+        )
         self._children[number] = child
         self._drivers.give(child)
 
@@ -133,7 +158,12 @@ class ActiveRun:
         result: RunResult | None = None
         try:
             described = await description(
-                self._written, self._question, self._contexts, self._image, files=self._files
+                self._written,
+                self._question,
+                self._contexts,
+                self._image,
+                files=self._files,
+                guidance=self._guidance,
             )
             self._note("run_described", described)
             finish = await self._until_finish()

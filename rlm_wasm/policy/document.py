@@ -14,8 +14,8 @@ from rlm_wasm.policy.builtin import builtin_names
 from rlm_wasm.policy.lines import Remark, index_text
 from rlm_wasm.policy.problems import Key, Place, Places
 
-# Room for 256 priced models and their comments.
-DOCUMENT_BYTES_MAX: Final = 64 * 1024
+# Room for 256 priced models and their comments, and for own instructions and examples.
+DOCUMENT_BYTES_MAX: Final = 128 * 1024
 # The parser's time grows with the square of a dotted key, which has to fit in one line: 64 KiB
 # of "a.a.a" took 16 s.
 LINE_CHARS_MAX: Final = 4096

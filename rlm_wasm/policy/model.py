@@ -10,9 +10,12 @@ from types import MappingProxyType
 from typing import Any, Final, Self
 
 from rlm_wasm.errors import PolicyError
+from rlm_wasm.guidance import NO_GUIDANCE, Guidance
 from rlm_wasm.limits import (
+    COMMON_GUIDANCE_LIMITS,
     COMMON_INPUT_LIMITS,
     NO_TENANT_LIMITS,
+    GuidanceLimits,
     InputLimits,
     ModelPrice,
     PermitCaps,
@@ -29,7 +32,7 @@ from rlm_wasm.policy.problems import Places, dotted, policy_error
 from rlm_wasm.policy.provider_tables import FILE_KINDS, kind_behind
 from rlm_wasm.policy.rules import violations
 from rlm_wasm.policy.run_bound import RunBound
-from rlm_wasm.policy.tables import PriceTable, Tables, as_data, changed
+from rlm_wasm.policy.tables import PriceTable, Tables, as_data, changed, guidance_of
 from rlm_wasm.results import PriceInForce
 
 _FREE: Final = ModelPrice(input_microdollars_per_mtok=0, output_microdollars_per_mtok=0)
@@ -141,6 +144,14 @@ class Policy(Tables):
     def input_limits(self) -> InputLimits:
         """Return what bounds the reading of inputs, besides their size."""
         return COMMON_INPUT_LIMITS if self.inputs is None else self.inputs
+
+    def guidance_limits(self) -> GuidanceLimits:
+        """Return what bounds own instructions and examples, the policy's and a question's together."""
+        return COMMON_GUIDANCE_LIMITS if self.guidance is None else self.guidance
+
+    def own_guidance(self) -> Guidance:
+        """Return the policy's own instructions and examples."""
+        return NO_GUIDANCE if self.guidance is None else guidance_of(self.guidance)
 
     def price(self, spec: str) -> ModelPrice:
         """Return the price of the model `spec`; raise PolicyError if a run could not budget its cost."""

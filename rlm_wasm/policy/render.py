@@ -15,6 +15,8 @@ from rlm_wasm.policy.tables import Tables, as_data
 Remarks = Mapping[Key, Remark]
 _NO_REMARKS: Final[Remarks] = {}
 _NO_REMARK: Final = Remark()
+# Texts beyond this are written on several lines: `document` reads none of more than 4,096 characters.
+_STRING_LINE_CHARS_MAX: Final = 1_000
 
 
 def to_toml(policy: Tables) -> str:
@@ -59,7 +61,7 @@ def _safe(lines: tuple[str, ...]) -> list[str]:
 
 def _key(name: str) -> str:
     bare = name and all(char.isascii() and (char.isalnum() or char in "_-") for char in name)
-    return name if bare else _value(name)
+    return name if bare else _quoted(name)
 
 
 def _value(value: str | float | list[Any] | dict[str, Any]) -> str:
@@ -73,7 +75,26 @@ def _value(value: str | float | list[Any] | dict[str, Any]) -> str:
         return f"{value:_}"
     if isinstance(value, float):
         return repr(value)
-    return '"' + "".join(_char(char) for char in value) + '"'
+    line = _quoted(value)
+    return line if len(line) <= _STRING_LINE_CHARS_MAX else _on_lines(value)
+
+
+def _quoted(value: str) -> str:
+    return '"' + "".join(map(_char, value)) + '"'
+
+
+def _on_lines(value: str) -> str:
+    """Return a long text on lines of its own, none of which is too long to be read."""
+    lines = [""]
+    for char in value:
+        if len(lines[-1]) >= _STRING_LINE_CHARS_MAX:
+            lines[-1] += "\\"  # goes on below, where blanks that are not written out would be lost
+            lines.append(_escape(char) if char in " \n" else _char(char))
+        elif char == "\n":
+            lines.append("")
+        else:
+            lines[-1] += _char(char)
+    return '"""\n' + "\n".join(lines) + '"""'
 
 
 def _char(char: str) -> str:

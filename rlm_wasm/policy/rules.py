@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from rlm_wasm.limits import reserve_of
+from rlm_wasm.guidance import beyond
+from rlm_wasm.limits import KIB, reserve_of
 from rlm_wasm.policy.pricing import what_to_add
 from rlm_wasm.policy.problems import Key, Problem, dotted
 from rlm_wasm.policy.provider_rules import provider_problems
 from rlm_wasm.policy.provider_tables import FILE_KINDS, KEYS_OF, SAMPLING, kind_behind
-from rlm_wasm.policy.tables import Tables
+from rlm_wasm.policy.tables import Tables, guidance_of
 
 # What a guest takes before there is a context, and what the model's code takes for each character when it
 # works on all of a text at once: docs/context-sizes.md has the table, tests/context_sizes measures it. The
@@ -18,6 +19,8 @@ from rlm_wasm.policy.tables import Tables
 GUEST_BYTES: Final = 40 << 20
 BYTES_PER_CHAR: Final = 20
 CHAR_BYTES_MAX: Final = 4
+# What own instructions and examples may take in a policy, whose text is bounded, escapes and all.
+OWN_GUIDANCE_BYTES_MAX: Final = 24 * KIB
 
 # (smaller, larger, why): the first must not exceed the second.
 _ORDERED: Final[tuple[tuple[Key, Key, str], ...]] = (
@@ -61,6 +64,7 @@ def violations(policy: Tables) -> list[Problem]:
         *_context(policy),
         *_reserve(policy),
         *_retry_cap(policy),
+        *_guidance(policy),
         *_isolation(policy),
         *_models(policy),
         *provider_problems(policy),
@@ -119,6 +123,23 @@ def _reserve(policy: Tables) -> Iterator[Problem]:
                 f"which one query takes (got {getattr(policy.budget, name)}); raise that, or keep 0",
                 (("budget", name),),
             )
+
+
+def _guidance(policy: Tables) -> Iterator[Problem]:
+    table = policy.guidance
+    if table is None:
+        return
+    own = guidance_of(table)
+    if (size := own.instructions_bytes + own.examples_bytes) > OWN_GUIDANCE_BYTES_MAX:
+        message = (
+            f"the instructions and examples take {size} bytes, {OWN_GUIDANCE_BYTES_MAX} at most in a policy; "
+            "more can come with a question"
+        )
+        yield Problem(("guidance",), message)
+    if (found := own.excess(table)) is not None:
+        key, size, most = found
+        what = "examples" if key.startswith("examples") else "instructions"
+        yield Problem(("guidance", what), beyond(key, size, most), (("guidance", key),))
 
 
 def _retry_cap(policy: Tables) -> Iterator[Problem]:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
+from rlm_wasm.guidance import Example, Guidance
 from rlm_wasm.limits import (
     BASE_IMAGE,
     IMAGE_NAME,
+    MIB,
     BoundaryLimits,
     BudgetLimits,
     Bytes64M,
     CacheLimits,
     CellLimits,
     EventLimits,
+    GuidanceLimits,
     InputLimits,
     ModelPrice,
     ObservationLimits,
@@ -42,6 +45,10 @@ TenantName: TypeAlias = Annotated[str, Text(least=1, most=256)]
 ToolName: TypeAlias = Annotated[str, Text(r"^[A-Za-z][A-Za-z0-9_]{0,63}$")]
 AllowedTool: TypeAlias = Annotated[str, Text(r"^(\*|[A-Za-z][A-Za-z0-9_]{0,63})$")]
 AllowedTools: TypeAlias = Annotated[tuple[AllowedTool, ...], Entries(256)]
+ExampleName: TypeAlias = Annotated[str, Text(r"^[A-Za-z0-9_-]{1,64}$")]
+# Whatever is text: no controls but tab and the ends of lines.
+_TEXT: Final = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$"
+OwnWords: TypeAlias = Annotated[str, Text(_TEXT, least=1, most=MIB)]
 ImageName: TypeAlias = Annotated[str, Text(f"^{IMAGE_NAME}$")]
 Lockdown: TypeAlias = Annotated[str | tuple[str, ...], CheckedBy(check_lockdown)]
 
@@ -81,6 +88,26 @@ class ObservationTable(ObservationLimits):
 
     dialect: Literal["answer", "final", "both"]
     lenient_fences: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleTable:
+    """A question about other material, and a reply to it as a model should write one."""
+
+    question: OwnWords
+    reply: OwnWords
+
+
+@dataclass(frozen=True, slots=True)
+class GuidanceTable(GuidanceLimits):
+    """What is said to the root's model beside the system prompt, and what it is shown. Absent: nothing.
+
+    `children`: whether the models of child runs are told too.
+    """
+
+    children: bool
+    instructions: Annotated[str, Text(_TEXT, most=MIB)] = ""
+    examples: Annotated[Mapping[ExampleName, ExampleTable], Entries(256)] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,12 +179,19 @@ class Tables:
     boundary: BoundaryLimits
     tools: ToolsTable | None = None
     observation: ObservationTable
+    guidance: GuidanceTable | None = None
     query: QueryLimits
     cache: CacheTable | None = None
     events: EventLimits
     models: ModelsTable
     # The endpoints that the models need, by their names. Absent: that provider cannot be used.
     providers: Annotated[Mapping[ProviderName, ProviderTable], Entries(32)] = field(default_factory=dict)
+
+
+def guidance_of(table: GuidanceTable) -> Guidance:
+    """Return the instructions and examples of a table."""
+    examples = (Example(each.question, each.reply) for each in table.examples.values())
+    return Guidance(table.instructions, tuple(examples))
 
 
 def as_data(value: Any) -> Any:

@@ -14,6 +14,7 @@ from rlm_wasm.engine.description import digest_of_file, sha256
 from rlm_wasm.engine.recorded_answers import BYTES_MAX, EVENTS_MAX, TEXTS_HINT, answers_in
 from rlm_wasm.errors import PolicyError, UsageError
 from rlm_wasm.events import Event
+from rlm_wasm.guidance import NO_GUIDANCE, Example, Guidance
 from rlm_wasm.host.input_file import LAZY_TYPES, InputFile
 from rlm_wasm.ids import RunId, make_run_id
 from rlm_wasm.policy.document import parse_document
@@ -55,6 +56,8 @@ class Recording:
     tenant: str
     # The digest of the snapshot that its sessions were forked from, if any.
     image_sha256: str | None
+    # What was said beside the system prompt with the question; the policy has its own.
+    guidance: Guidance = NO_GUIDANCE
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, killed: bool = False) -> Self:
@@ -85,6 +88,7 @@ class Recording:
             _contexts(name, data),
             _text(started.data["tenant"]) or "",
             _text(data.get("start_image_sha256")),
+            _guidance(name, data),
         )
 
     @property
@@ -187,6 +191,14 @@ def _contexts(name: str, data: Mapping[str, object]) -> tuple[RecordedContext, .
             raise EventLogError(name, 2, "data: the lists of inputs have different lengths")
     rows = zip(*(column for column in columns if isinstance(column, list)), strict=True)
     return tuple(RecordedContext(*row) for row in rows)
+
+
+def _guidance(name: str, data: Mapping[str, object]) -> Guidance:
+    questions, replies = data.get("example_questions", []), data.get("example_replies", [])
+    if not isinstance(questions, list) or not isinstance(replies, list) or len(questions) != len(replies):
+        raise EventLogError(name, 2, "data: the lists of examples have different lengths")
+    examples = tuple(Example(*each) for each in zip(questions, replies, strict=True))
+    return Guidance(_text(data.get("instructions")) or "", examples)
 
 
 def _another_input(context: RecordedContext) -> UsageError:

@@ -80,6 +80,8 @@ class RepeatedRun:
                     tenant=recording.tenant,
                     snapshot=self._start,
                     file_names=recording.file_names,
+                    instructions=recording.guidance.instructions or None,
+                    examples=recording.guidance.examples,
                 )
             except Exception as error:  # noqa: BLE001 - raised again below, without the group's wrapping
                 failure = error

@@ -34,6 +34,7 @@ LEAF_ORDER: Final = {
     "version": 0,
     "errors": 1,
     "events": 1,
+    "guidance": 2,
     "json_text": 1,
     "values": 2,
     "folder_text": 3,
@@ -165,6 +166,7 @@ PURE: Final = frozenset(
         "events",
         "ids",
         "outcomes",
+        "guidance",
         "results",
         "json_text",
     }

@@ -89,7 +89,7 @@ def _tables_in(hint: Any) -> Iterator[type]:
 
 
 def test_every_table_is_found() -> None:
-    assert len(set(tables(Tables))) == 20
+    assert len(set(tables(Tables))) == 22
     assert {PriceTable, ProviderTable} <= set(tables(Tables))
 
 
@@ -116,8 +116,9 @@ def test_no_key_of_any_table_has_a_default_except_endpoints_layers_inputs_and_wh
     What a run may do beyond its budget's end came later than the files of some, and is off there.
     Without a table of tenants there is one, and it has everything. Without a proxy none is used; what an
     endpoint's template takes is no limit, nor is where a price is from. What reads inputs before there is a
-    guest, and what turns documents into text, has numbers of its own where a policy says none. Without the
-    name of an image there are no packages.
+    guest, and what turns documents into text, has numbers of its own where a policy says none, and so has
+    what is told beside the system prompt, which is nothing unless a policy says it. Without the name of an
+    image there are no packages.
     Without a table of tools there are none; a tool without caps of its own has those of all.
     """
     optional = {
@@ -134,6 +135,9 @@ def test_no_key_of_any_table_has_a_default_except_endpoints_layers_inputs_and_wh
         ("InputLimits", "document_fuel_max"),
         ("InputLimits", "document_wall_ms_max"),
         ("Tables", "cache"),
+        ("Tables", "guidance"),
+        ("GuidanceTable", "instructions"),
+        ("GuidanceTable", "examples"),
         ("Tables", "tenants"),
         ("Tables", "tools"),
         ("ToolsTable", "tenants"),
