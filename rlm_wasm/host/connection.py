@@ -27,6 +27,7 @@ from rlm_wasm.errors import (
 from rlm_wasm.host.cell_accounting import CellCharge
 from rlm_wasm.host.deadlines import Deadlines, Owed
 from rlm_wasm.host.endings import Operation, error_of
+from rlm_wasm.host.input_window import LentWindow
 from rlm_wasm.host.lent_files import LentFiles
 from rlm_wasm.host.process_handle import ProcessHandle
 from rlm_wasm.host.readable import while_readable
@@ -35,6 +36,7 @@ from rlm_wasm.ids import SessionId
 from rlm_wasm.protocol import commands as c
 from rlm_wasm.protocol import worker_messages as m
 from rlm_wasm.protocol.frames import Channel, Frame, FrameError, PeerGone, close_files
+from rlm_wasm.protocol.input_reads import FAILED, SENT_BYTES_MAX, InputAsked, InputOp
 from rlm_wasm.protocol.snapshot_runs import WorkerSnapshot, check_file, next_snapshot_number
 from rlm_wasm.protocol.text_layout import LaidOut
 from rlm_wasm.system.memfd import MemoryFile
@@ -152,6 +154,10 @@ class Connection:
         if isinstance(message, m.LendArena):
             self.end(error.message)
             return
+        if isinstance(message, m.GiveInput):
+            self._lent.take_back(message.session)
+            self._send(m.GiveInput(message.session, FAILED, b""))
+            return
         assert isinstance(message, _WITH_FILE)
         if self._protocol.owes(message.session, message.operation):
             report = m.OperationDone(message.session, message.operation, error=m.encode_error(error))
@@ -171,7 +177,8 @@ class Connection:
                 if not self._protocol.responding(session):
                     return None, None
                 self._running[session].resume(monotonic_ns())
-                message = m.GiveInput(session, part.status, part.data)
+                file = self._lent.unsent_window(session) if part.filled else None
+                return m.GiveInput(session, part.status, bytes(part.data), part.filled), file
             case c.Open():
                 return self._open(command)
             case c.Load(value=value):
@@ -390,7 +397,7 @@ class Connection:
                 if self._protocol.state(session) is SessionPhase.WAITING:
                     asked = asked_of(report)
                     self._running[session].wait_for_input(asked.fuel, self.heard_ns)
-                    self._sinks[session](c.InputWanted(asked))
+                    self._sinks[session](c.InputWanted(asked, self._window(session, asked)))
             case m.FuelLow(session=session):
                 if self._protocol.state(session) is SessionPhase.DRY:
                     self._running[session].pause(self.heard_ns)
@@ -425,6 +432,13 @@ class Connection:
                 closed()
             case m.Pong():
                 pass
+
+    def _window(self, session: int, asked: InputAsked) -> LentWindow | None:
+        """Return where a long part of an input goes; None: it is sent, for want of a descriptor."""
+        if asked.op is InputOp.READ and asked.length > SENT_BYTES_MAX:
+            with contextlib.suppress(HostExhausted):
+                return self._lent.window(session)
+        return None
 
     def _done(self, report: m.OperationDone) -> c.Done:
         snapshot_file = self._given_back(report)

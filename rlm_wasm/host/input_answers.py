@@ -9,15 +9,17 @@ from __future__ import annotations
 from typing import Final
 
 from rlm_wasm.host.held_inputs import BytesInMemory, HeldInputs, InputSource, TextInMemory
-from rlm_wasm.host.input_file import InputChanged
+from rlm_wasm.host.input_file import InputChanged, InputFile
 from rlm_wasm.protocol.input_reads import (
     CHANGED,
     FAILED,
     MISSING,
     PAGE_BYTES,
+    PART_BYTES_MAX,
     InputAsked,
     InputOp,
     InputPart,
+    InputWindow,
     encode_counts,
     encode_found,
     encode_size,
@@ -28,12 +30,17 @@ _PIECE_BYTES: Final = 1 << 20
 _CONTINUATION: Final = bytes(range(0x80, 0xC0))
 
 
-def answer(inputs: HeldInputs, asked: InputAsked) -> InputPart:
-    """Answer what a guest asks; what is wrong with the input is part of the answer."""
+def answer(inputs: HeldInputs, asked: InputAsked, into: InputWindow | None = None) -> InputPart:
+    """Answer what a guest asks; what is wrong with the input is part of the answer.
+
+    A part that is read goes `into` a window, if there is one. Without one it is no longer than a call reads.
+    """
     source = inputs.get(asked.number)
     if source is None:
         return InputPart(status=MISSING)
     try:
+        if into is not None and asked.op is InputOp.READ:
+            return into.part(_filled(source, asked, into))
         return InputPart(_answered(source, asked))
     except InputChanged:
         return InputPart(status=CHANGED)
@@ -45,14 +52,16 @@ def is_at_hand(inputs: HeldInputs, asked: InputAsked) -> bool:
     """Whether an answer takes no longer than a copy, so that no thread has to be asked for it."""
     source = inputs.get(asked.number)
     if isinstance(source, BytesInMemory | TextInMemory):
-        return source.is_counted and asked.op in (InputOp.SIZE, InputOp.READ)
+        short = asked.op is InputOp.READ and asked.length <= PART_BYTES_MAX
+        return source.is_counted and (short or asked.op is InputOp.SIZE)
     return source is None or asked.op is InputOp.SIZE
 
 
 def _answered(source: InputSource, asked: InputAsked) -> bytes:
     match asked.op:
         case InputOp.READ:
-            buffer = bytearray(max(0, min(asked.length, source.size - asked.offset)))
+            length = min(asked.length, PART_BYTES_MAX, source.size - asked.offset)
+            buffer = bytearray(max(0, length))
             return bytes(memoryview(buffer)[: source.read_into(asked.offset, buffer)])
         case InputOp.SIZE:
             return encode_size(source.size)
@@ -62,6 +71,21 @@ def _answered(source: InputSource, asked: InputAsked) -> bytes:
             return encode_found(*_find(source, asked))
         case InputOp.COUNT:
             return encode_found(*_count(source, asked))
+
+
+def _filled(source: InputSource, asked: InputAsked, into: InputWindow) -> int:
+    """Fill a window; return with how much."""
+    length = max(0, min(asked.length, source.size - asked.offset))
+    if isinstance(source, InputFile):
+        return source.read_into(asked.offset, into.view(length))  # which the kernel writes to
+    buffer, done = memoryview(bytearray(min(length, _PIECE_BYTES))), 0
+    while done < length:
+        count = source.read_into(asked.offset + done, buffer[: length - done])
+        if not count:
+            break
+        into.put(done, buffer[:count])
+        done += count
+    return done
 
 
 def _end(source: InputSource, asked: InputAsked) -> int:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import contextlib
 
 from rlm_wasm.errors import BoundaryViolation
+from rlm_wasm.host.input_window import LentWindow
+from rlm_wasm.protocol.input_reads import WINDOW_BYTES_MAX
 from rlm_wasm.protocol.snapshot_runs import file_bytes_max
 from rlm_wasm.system import forks
 from rlm_wasm.system.memfd import ARENA_BYTES, MemoryFile
@@ -22,8 +24,10 @@ class LentFiles:
 
     def __init__(self) -> None:
         self._arena: MemoryFile | None = None
-        # For the operation that a session is busy with: an input, or a blank one for an image.
+        # For the operation that a session is busy with: an input, a window of one, or one for an image.
         self._under_way: dict[int, MemoryFile] = {}
+        # Where that is the window of an input that a cell reads.
+        self._windows: dict[int, LentWindow] = {}
         forks.disown_in_child(self)
 
     @property
@@ -47,6 +51,27 @@ class LentFiles:
         self._under_way[session] = file = _blank("rlm-runs", size, may_be_sealed=True)
         return file
 
+    def window(self, session: int) -> LentWindow:
+        """Return the window of a session's cell, a fresh one if it has none that can be filled.
+
+        Raises HostExhausted: there is no descriptor.
+        """
+        window = self._windows.get(session)
+        if window is None or window.abandoned:
+            self.take_back(session)
+            window = LentWindow(_blank("rlm-window", WINDOW_BYTES_MAX, may_be_sealed=False))
+            self._under_way[session] = window.file
+            self._windows[session] = window
+        return window
+
+    def unsent_window(self, session: int) -> MemoryFile | None:
+        """Return the file of a window that the worker does not have, which it is sent now."""
+        window = self._windows.get(session)
+        if window is None or window.sent:
+            return None
+        window.sent = True
+        return window.file
+
     def image_made(self, session: int) -> MemoryFile | None:
         """Return the file that an image was written into: no longer lent, but its maker's."""
         return self._under_way.pop(session, None)
@@ -58,6 +83,7 @@ class LentFiles:
             BoundaryViolation: the worker sealed it, and so can keep it, though it made no image.
         """
         file = self._under_way.pop(session, None)
+        self._windows.pop(session, None)
         if file is None:
             return
         try:
@@ -76,6 +102,7 @@ class LentFiles:
         """In the child of a fork: hold none of them, or their memory would last as long as that process."""
         self._arena = None
         self._under_way.clear()
+        self._windows.clear()
 
 
 def _blank(name: str, size: int, *, may_be_sealed: bool) -> MemoryFile:

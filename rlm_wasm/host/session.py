@@ -58,7 +58,7 @@ from rlm_wasm.protocol.commands import (
     Wrote,
 )
 from rlm_wasm.protocol.guest_frames import encode_response, response_bytes_max
-from rlm_wasm.protocol.input_reads import FAILED, INTERRUPTED, InputAsked, InputPart
+from rlm_wasm.protocol.input_reads import FAILED, INTERRUPTED, InputPart
 from rlm_wasm.protocol.input_value import HeldInput
 from rlm_wasm.protocol.pending_output import PendingOutput
 from rlm_wasm.protocol.session_snapshot import SessionSnapshot
@@ -430,25 +430,30 @@ class HostSession:
         if isinstance(command, Stop) or self._interrupted or self._cell_slot.begin(submit):
             submit()
 
-    async def _read(self, asked: InputAsked) -> InputPart:
+    async def _read(self, wanted: InputWanted) -> InputPart:
         """Answer what the guest asks of an input: on a thread where that may take longer than a copy."""
+        asked, into = wanted.asked, wanted.into
         if self._interrupted:
             return InputPart(status=INTERRUPTED)  # the guest has to run again for that
         if is_at_hand(self.inputs, asked):
-            return input_answer(self.inputs, asked)
+            return input_answer(self.inputs, asked, into)
         part = InputPart(status=FAILED)
         with (
             contextlib.suppress(HostExhausted),  # no thread: the guest may ask again
             anyio.CancelScope() as self._answering,
             anyio.move_on_after(self._boundary.host_wait_ms_max / 1000),
         ):
-            part = await in_thread(input_answer, self.inputs, asked, abandon_on_cancel=True)
-        return InputPart(status=INTERRUPTED) if self._interrupted else part
+            part = await in_thread(input_answer, self.inputs, asked, into, abandon_on_cancel=True)
+        if self._interrupted:
+            part = InputPart(status=INTERRUPTED)
+        if part.status and into is not None:
+            into.abandon()  # the thread may be at it still
+        return part
 
     async def _answer(self, request: Requested | InputWanted | FuelNeeded, answer: Answer | None) -> Command:
         """Return what to tell the guest: a response, or that its cell is over."""
         if isinstance(request, InputWanted):
-            return AnswerInput(self._number, await self._read(request.asked))
+            return AnswerInput(self._number, await self._read(request))
         if isinstance(request, FuelNeeded):
             # Interrupted: the guest has to run again for that. Or nobody is there who has any.
             return Refuel(self._number, 0)

@@ -16,7 +16,7 @@ from rlm_wasm.host.endings import Operation, check_cell, check_error
 from rlm_wasm.limits import BoundaryLimits, CellLimits, SessionLimits
 from rlm_wasm.outcomes import SessionState
 from rlm_wasm.protocol.cell import FLOOD_FACTOR
-from rlm_wasm.protocol.input_reads import InputAsked
+from rlm_wasm.protocol.input_reads import WINDOW_BYTES_MAX, InputAsked
 from rlm_wasm.protocol.worker_messages import (
     TRACEBACK_CHARS_MAX,
     CellOutput,
@@ -388,9 +388,9 @@ class SessionLedger:
 
 
 def asked_of(report: InputRequest) -> InputAsked:
-    """Return what a report asks of an input. Raises BoundaryViolation: it is more than any guest may."""
+    """Return what a report asks of an input. Raises BoundaryViolation: it is more than any worker may."""
     op, number, offset, length, needle = report.op, report.number, report.offset, report.length, report.needle
-    return InputAsked(op, number, offset, length, needle).checked()
+    return InputAsked(op, number, offset, length, needle).checked(read_bytes_max=WINDOW_BYTES_MAX)
 
 
 def _check_result(result: CellResult, cell: CellLimits, session: SessionLimits, fuel_max: int) -> None:

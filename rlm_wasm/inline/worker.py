@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from time import monotonic_ns
 from types import TracebackType
 from typing import Self
@@ -19,13 +20,15 @@ from anyio.lowlevel import current_token
 from rlm_wasm.errors import HostExhausted, UsageError
 from rlm_wasm.host.cell_slots import CellSlots
 from rlm_wasm.host.guest_search import found_guest
+from rlm_wasm.host.input_window import LocalWindow
 from rlm_wasm.host.session import HostSession
 from rlm_wasm.ids import SessionId
 from rlm_wasm.inline.connection import InlineConnection
 from rlm_wasm.inline.loop_mailbox import LoopMailbox
 from rlm_wasm.inline.worker_loop import WorkerLoop
 from rlm_wasm.limits import BASE_IMAGE, NO_TENANT_LIMITS, BoundaryLimits, SessionLimits
-from rlm_wasm.protocol.commands import Open
+from rlm_wasm.protocol.commands import Done, InputWanted, Open, Report
+from rlm_wasm.protocol.input_reads import SENT_BYTES_MAX, InputAsked, InputOp
 from rlm_wasm.protocol.session_snapshot import SessionSnapshot
 from rlm_wasm.system.host_limits import check_host_limits
 from rlm_wasm.system.threads import in_thread
@@ -36,6 +39,8 @@ from rlm_wasm.vm.snapshot import MemorySnapshot
 
 class InlineSession(HostSession):
     """One guest of this process. Not for concurrent use. Close it, or use `async with`."""
+
+    _window: LocalWindow | None = None
 
     async def open(
         self,
@@ -48,6 +53,20 @@ class InlineSession(HostSession):
         self._loop_mailbox = loop_mailbox
         sink = functools.partial(loop_mailbox.post, self._received)
         await self._operate(Open(self._number, limits, self._boundary, entropy, sink, start), None)
+
+    def _received(self, report: Report) -> None:
+        if isinstance(report, InputWanted):
+            report = replace(report, into=self._window_for(report.asked))
+        elif isinstance(report, Done):
+            self._window = None
+        super()._received(report)
+
+    def _window_for(self, asked: InputAsked) -> LocalWindow | None:
+        if asked.op is not InputOp.READ or asked.length <= SENT_BYTES_MAX:
+            return None
+        if self._window is None or self._window.abandoned:
+            self._window = LocalWindow()
+        return self._window
 
     def _notice_of_end(self) -> Callable[[], None]:
         return functools.partial(self._loop_mailbox.post, lambda _: self._freed.set(), None)

@@ -12,7 +12,6 @@ from rlm_wasm.ids import SessionId
 from rlm_wasm.jail.adopted_guest import adopted_guest
 from rlm_wasm.protocol import commands as c
 from rlm_wasm.protocol import worker_messages as m
-from rlm_wasm.protocol.input_reads import InputPart
 from rlm_wasm.protocol.session_snapshot import SessionSnapshot
 from rlm_wasm.protocol.snapshot_runs import read_runs, write_runs
 from rlm_wasm.protocol.text_layout import Encoding, LaidOut
@@ -76,8 +75,6 @@ def command_of(message: m.ToWorker) -> c.Command:
     match message:
         case m.RespondTo(session=session, response=response):  # the most frequent by far
             return c.AnswerRequest(SessionId(session), response)
-        case m.GiveInput(session=session, status=status, data=data):
-            return c.AnswerInput(SessionId(session), InputPart(data, status))
         case m.RunCell():
             return c.StartCell(SessionId(message.session), message.cell, message.checkpoint_bytes_max)
         case m.RefuelCell(session=session, fuel=fuel):

@@ -17,6 +17,7 @@ from time import monotonic_ns
 from typing import Final
 
 from rlm_wasm.errors import HostExhausted, RlmWasmError
+from rlm_wasm.ids import SessionId
 from rlm_wasm.jail.adaptive_poll import AdaptivePoll
 from rlm_wasm.jail.adopted_guest import adopted_guest
 from rlm_wasm.jail.lockdown.report import LockdownReport
@@ -24,8 +25,10 @@ from rlm_wasm.jail.translation import KeptSnapshots, command_of, load_command, o
 from rlm_wasm.protocol import commands as c
 from rlm_wasm.protocol import worker_messages as m
 from rlm_wasm.protocol.frames import Channel, PeerGone
+from rlm_wasm.protocol.input_reads import FAILED, InputPart
 from rlm_wasm.system.memfd import MemoryFile, use_arena
 from rlm_wasm.system.os_errors import wrap_os_error
+from rlm_wasm.vm.input_window_unsafe import mapped_window
 from rlm_wasm.vm.session_scheduler import SessionScheduler
 
 # A value larger than this comes in a file, so frames hold a cell's source or a response at most.
@@ -54,6 +57,8 @@ class Server:
         self._operations: dict[int, int] = {}
         # Lent for the images that sessions hand out.
         self._blanks: dict[int, MemoryFile] = {}
+        # What cells read inputs through.
+        self._windows: dict[int, memoryview] = {}
         self._opened = 0
         self._idle = False
         self._poll = select.poll()
@@ -92,7 +97,9 @@ class Server:
             for frame in self._channel.receive():
                 file = None if frame.file is None else MemoryFile(frame.file)
                 command = m.decode_command(frame.payload)
-                if frame.file_lost and isinstance(command, _WITH_FILE):
+                if isinstance(command, m.GiveInput):
+                    self._scheduler.perform(self._input_of(command, file, lost=frame.file_lost))
+                elif frame.file_lost and isinstance(command, _WITH_FILE):
                     self._operations[command.session] = command.operation
                     error = HostExhausted("the worker has no descriptor left for a file")
                     self._tell(command.session, c.Done(error=error))
@@ -154,7 +161,7 @@ class Server:
 
     def _take(self, message: m.ToWorker, file: MemoryFile | None) -> None:
         match message:
-            case m.RespondTo() | m.GiveInput():  # the most frequent by far
+            case m.RespondTo():  # the most frequent by far
                 pass
             case m.Ping(number=number):
                 self._channel.send(m.encode(m.Pong(number)))
@@ -163,6 +170,7 @@ class Server:
                 self._scheduler.perform(command_of(message))
                 self._operations.pop(session, None)
                 self._blanks.pop(session, None)
+                self._windows.pop(session, None)
                 self._channel.send(m.encode(m.SessionClosed(session)))
                 return
             case m.OpenSession(session=session, operation=operation):
@@ -183,6 +191,24 @@ class Server:
             case m.RunCell() | m.RebaseSession() | m.SnapshotSession():
                 self._operations[message.session] = message.operation
         self._scheduler.perform(command_of(message))
+
+    def _input_of(self, message: m.GiveInput, file: MemoryFile | None, *, lost: bool) -> c.AnswerInput:
+        """Return the command that gives a guest what it asked of an input."""
+        session, part = SessionId(message.session), InputPart(message.data, message.status)
+        if not message.filled:
+            return c.AnswerInput(session, part)
+        if file is not None or lost:
+            self._windows.pop(session, None)
+        try:
+            if file is not None:
+                self._windows[session] = mapped_window(file)
+        except HostExhausted:
+            lost = True
+        window = self._windows.get(session)
+        if window is None:
+            # The host goes on with one that is not here, as long as the cell does.
+            return c.AnswerInput(session, InputPart(status=FAILED))
+        return c.AnswerInput(session, InputPart(window[: message.filled]))
 
     def _open(self, message: m.OpenSession, file: MemoryFile | None) -> None:
         session = message.session
@@ -205,6 +231,8 @@ class Server:
 
     def _report(self, session: int, report: c.Report) -> None:
         into = self._blanks.pop(session, None) if isinstance(report, c.Done) else None
+        if isinstance(report, c.Done):
+            self._windows.pop(session, None)  # which the host cuts
         try:
             message = report_of(session, self._operations[session], report, into)
         except Exception as error:  # noqa: BLE001 - for example no room for an image: the operation still ends

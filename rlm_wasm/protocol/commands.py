@@ -15,7 +15,7 @@ from rlm_wasm.errors import GuestError, RlmWasmError
 from rlm_wasm.ids import SessionId
 from rlm_wasm.limits import BoundaryLimits, SessionLimits
 from rlm_wasm.protocol.cell import Cell
-from rlm_wasm.protocol.input_reads import InputAsked, InputPart
+from rlm_wasm.protocol.input_reads import InputAsked, InputPart, InputWindow
 from rlm_wasm.protocol.input_value import HeldInput
 from rlm_wasm.protocol.session_snapshot import SessionSnapshot
 from rlm_wasm.protocol.text_layout import LaidOut
@@ -142,9 +142,13 @@ class Requested:
 
 @dataclass(frozen=True, slots=True)
 class InputWanted:
-    """The guest waits for something of an input that lies with its host."""
+    """The guest waits for something of an input that lies with its host.
+
+    `into`: where a long answer goes, named by whoever brings the report to the host.
+    """
 
     asked: InputAsked
+    into: InputWindow | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,16 @@ from __future__ import annotations
 import enum
 import struct
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from rlm_wasm.errors import BoundaryViolation, InternalError
 
 # What one call reads at most, and what one looks through.
 PART_BYTES_MAX: Final = 1 << 20
+# What is read ahead of a guest that reads on: so much fits into a window.
+WINDOW_BYTES_MAX: Final = 8 << 20
+# An answer that can be longer goes into a window, where there is one; a shorter one beside its message.
+SENT_BYTES_MAX: Final = 64 << 10
 SEARCHED_BYTES_MAX: Final = 64 << 20
 NEEDLE_BYTES_MAX: Final = 4096
 # Characters are counted by pages of so many bytes.
@@ -79,9 +83,9 @@ class InputAsked:
                 return self.length // PAGE_BYTES * _COUNT_BYTES
         return _FOUND.size
 
-    def checked(self) -> InputAsked:
+    def checked(self, *, read_bytes_max: int = PART_BYTES_MAX) -> InputAsked:
         """Return it. Raises BoundaryViolation if it is more than may be asked."""
-        most = PART_BYTES_MAX if self.op is InputOp.READ else SEARCHED_BYTES_MAX
+        most = read_bytes_max if self.op is InputOp.READ else SEARCHED_BYTES_MAX
         fits = 0 <= self.length <= most and 0 <= self.offset <= OFFSET_MAX and 0 <= self.number < NUMBERS
         has_needle = 1 <= len(self.needle) <= NEEDLE_BYTES_MAX if self.op in _SEARCHES else not self.needle
         whole = self.op is not InputOp.CHARACTERS or self.length % PAGE_BYTES == 0
@@ -92,10 +96,14 @@ class InputAsked:
 
 @dataclass(frozen=True, slots=True)
 class InputPart:
-    """The answer: the bytes for the guest's buffer, or why there are none."""
+    """The answer: the bytes for the guest's buffer, or why there are none.
 
-    data: bytes = b""
+    Bytes in a window are not here: `filled` says how many there are.
+    """
+
+    data: bytes | memoryview = b""
     status: int = OK
+    filled: int = 0
 
     def checked(self, asked: InputAsked) -> InputPart:
         """Return it. Raises InternalError if it answers something else: it is our own host's."""
@@ -103,9 +111,26 @@ class InputPart:
             self.status not in STATUSES
             or len(self.data) > asked.answer_bytes_max
             or (self.status and self.data)
+            or self.filled
         ):
             raise InternalError("no answer to what was asked of an input")
         return self
+
+
+class InputWindow(Protocol):
+    """Memory that the host fills with a part of an input, and that a guest is given its bytes from."""
+
+    def view(self, length: int) -> memoryview:
+        """Return its first bytes, to be written by a system call and nothing else."""
+
+    def put(self, at: int, data: memoryview) -> None:
+        """Write some of it. Raises OSError: whoever has it as well has cut it."""
+
+    def part(self, filled: int) -> InputPart:
+        """Return the answer that its first bytes are."""
+
+    def abandon(self) -> None:
+        """Somebody may be filling it still who is not waited for: nothing else is to come into it."""
 
 
 def request_bytes_max(number: int) -> int:

@@ -3,7 +3,7 @@
 MessagePack arrays, tagged by a number. The host's are commands and trusted; a worker's are reports,
 as untrusted as a guest's frames: `decode_report` is their gate. Every report that ends an operation
 names it, so that a report for another one is seen. Memory files travel from the host only, at most one
-beside a frame: what a session starts from, an input, and what the worker writes into.
+beside a frame: what a session starts from, an input or a window of one, and what the worker writes into.
 """
 
 from __future__ import annotations
@@ -136,11 +136,15 @@ class LendArena(_Message, frozen=True, tag=12):
 
 
 class GiveInput(_Message, frozen=True, tag=13):
-    """Answer what the session asked of an input: the bytes, or why there are none."""
+    """Answer what the session asked of an input: the bytes, or why there are none.
+
+    Or `filled` bytes are in the window of the session: the file that comes along, or that came last.
+    """
 
     session: int
     status: int
     data: bytes
+    filled: int = 0
 
 
 # -- worker to host ---------------------------------------------------------------------------------

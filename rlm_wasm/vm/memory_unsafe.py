@@ -15,6 +15,7 @@ from rlm_wasm.vm import linear_unsafe
 from rlm_wasm.vm.linear_unsafe import LinearMemory, Overlay
 
 _U32: Final = 0xFFFF_FFFF
+_Byte: Final = ctypes.c_char
 # Up to so many bytes are copied without giving up the interpreter's lock, which takes longer than the copy.
 _SHORT_BYTES: Final = 16_384
 _copy_short: Final = ctypes.PyDLL(None).memcpy
@@ -57,9 +58,12 @@ class GuestMemory:
         start = self.check(pointer, length, length_max=length_max)
         return ctypes.string_at(self._linear.base + start, length & _U32)
 
-    def write(self, pointer: int, data: bytes) -> None:
-        """Copy `data` to `pointer`. Raises BoundaryViolation."""
+    def write(self, pointer: int, data: bytes | memoryview) -> None:
+        """Copy `data` to `pointer`: bytes, or a view of a window. Raises BoundaryViolation."""
         length = len(data)
+        if isinstance(data, memoryview):
+            self.write_from(pointer, ctypes.addressof(_Byte.from_buffer(data)) if length else 0, length)
+            return
         start = self.check(pointer, length, length_max=length)
         copy = _copy_short if length <= _SHORT_BYTES else ctypes.memmove
         copy(self._linear.base + start, data, length)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import os
 import weakref
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import anyio
 import anyio.from_thread
 import pytest
 
-from rlm_wasm import InputFile, Policy, Runtime, Sandbox
+from rlm_wasm import InputFile, Policy, Runtime, Sandbox, SandboxSession
 from rlm_wasm.audit.sink import JsonlSink
 from rlm_wasm.errors import CellCancelled, RlmWasmError, UsageError
 from rlm_wasm.replay.recording import Recording
@@ -94,6 +95,95 @@ async def test_a_file_that_changes_is_told_to_the_code_that_reads_it(policy: Pol
         path.write_text("other")
         assert "Stale" in str((await session.exec("context[100_000:100_010]")).error)
         assert (await session.exec("1 + 1")).result == "2"
+
+
+READ_ALL = """
+import hashlib
+digest = hashlib.sha256()
+with open('/inputs/raw', 'rb', buffering=0) as file:
+    while part := file.read({size}):
+        digest.update(part)
+digest.hexdigest()
+"""
+
+
+@pytest.mark.parametrize("size", [1 << 20, 300_001])
+async def test_all_of_an_input_that_is_read_on_comes_as_it_is(
+    policy: Policy, tmp_path: Path, size: int
+) -> None:
+    data = b"".join(number.to_bytes(8) for number in range(18 * MIB // 8)) + b"the end"
+    path = tmp_path / "raw"
+    path.write_bytes(data)
+    wanted = repr(hashlib.sha256(data).hexdigest())
+    async with Sandbox(policy) as box, box.session() as session:
+        await session.load("raw", InputFile(path, as_bytes=True))
+        for _ in range(2):  # each cell with a window of its own
+            assert (await session.exec(READ_ALL.format(size=size))).result == wanted
+        snapshot = await session.snapshot()
+        async with snapshot.session() as fork:
+            assert (await fork.exec(READ_ALL.format(size=size))).result == wanted
+
+
+@pytest.mark.threat("T-205")
+async def test_sessions_that_read_by_turns_get_each_its_own(tmp_path: Path) -> None:
+    policy = small_policy(sandbox={"isolation": "shared", "require_lockdown": True})
+    async with Sandbox(policy) as box, box.session() as one, box.session() as other:
+        for name, session in (("1", one), ("2", other)):
+            path = tmp_path / name
+            path.write_bytes(name.encode() * 9 * MIB)
+            await session.load("raw", InputFile(path, name="raw", as_bytes=True))
+        found: dict[str, str | None] = {}
+
+        async def read(name: str, session: SandboxSession) -> None:
+            found[name] = (await session.exec(READ_ALL.format(size=MIB))).result
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(read, "1", one)
+            tasks.start_soon(read, "2", other)
+        for name in ("1", "2"):
+            assert found[name] == repr(hashlib.sha256(name.encode() * 9 * MIB).hexdigest())
+
+
+async def test_a_read_is_interrupted_and_what_is_read_then_is_what_is_there(
+    policy: Policy, tmp_path: Path
+) -> None:
+    data = b"".join(number.to_bytes(8) for number in range(3 * MIB // 2))
+    path = tmp_path / "raw"
+    path.write_bytes(data)
+    began = anyio.Event()
+    async with Sandbox(policy) as box, box.session() as session, anyio.create_task_group() as tasks:
+        await session.load("raw", InputFile(path, as_bytes=True))
+
+        async def interrupt() -> None:
+            await began.wait()
+            session.interrupt()
+
+        tasks.start_soon(interrupt)
+        source = (
+            "file = open('/inputs/raw', 'rb', buffering=0)\nprint('begun', flush=True)\n"
+            "while True:\n    file.seek(0)\n    while file.read(1 << 20): pass"
+        )
+        result = await session.exec(source, on_output=lambda output: began.set())
+        assert isinstance(result.error, CellCancelled)
+        wanted = repr(hashlib.sha256(data).hexdigest())
+        assert (await session.exec(READ_ALL.format(size=MIB))).result == wanted
+
+
+async def test_a_file_that_changes_while_it_is_read_on_is_told_and_not_mixed(
+    policy: Policy, tmp_path: Path
+) -> None:
+    path = tmp_path / "raw"
+    path.write_bytes(b"1" * 12 * MIB)
+    source = (
+        "file, parts = open('/inputs/raw', 'rb', buffering=0), set()\nprint('begun', flush=True)\n"
+        "while True:\n    file.seek(0)\n"
+        "    while part := file.read(1 << 20): parts |= {part.count(b'1') - len(part)}"
+    )
+    async with Sandbox(policy) as box, box.session() as session:
+        await session.load("raw", InputFile(path, as_bytes=True))
+        result = await session.exec(source, on_output=lambda output: path.write_bytes(b"2" * 12 * MIB))
+        assert "Stale" in str(result.error)
+        assert (await session.exec("parts")).result in ("{0}", "set()")
 
 
 async def test_a_search_is_interrupted_between_two_steps_and_the_session_lives(

@@ -105,7 +105,7 @@ def test_a_worker_asks_for_no_more_of_inputs_than_the_cell_has_fuel_for():
 @pytest.mark.parametrize(
     "changed",
     [
-        {"length": (1 << 20) + 1},
+        {"length": (8 << 20) + 1},
         {"op": InputOp.FIND},
         {"op": InputOp.FIND, "needle": b"x" * 4097},
         {"op": InputOp.COUNT, "needle": b"x", "length": (64 << 20) + 1},

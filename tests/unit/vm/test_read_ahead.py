@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlm_wasm.protocol.input_reads import PART_BYTES_MAX, InputAsked, InputOp
+from rlm_wasm.protocol.input_reads import WINDOW_BYTES_MAX, InputAsked, InputOp
 from rlm_wasm.vm.read_ahead import ReadAhead
 
 
@@ -21,12 +21,12 @@ def fetch(ahead: ReadAhead, asked: InputAsked) -> int:
     return wanted.length
 
 
-def test_who_reads_on_is_given_twice_as_much_each_time_up_to_a_part() -> None:
+def test_who_reads_on_is_given_twice_as_much_each_time_up_to_a_window() -> None:
     ahead = ReadAhead()
-    given = [fetch(ahead, read(at, 65_536)) for at in range(0, 8 << 20, 65_536)]
-    assert [each for each in given if each][:5] == [65_536, 131_072, 262_144, 524_288, PART_BYTES_MAX]
-    assert max(given) == PART_BYTES_MAX
-    assert sum(given) <= 9 << 20
+    given = [fetch(ahead, read(at, 65_536)) for at in range(0, 64 << 20, 65_536)]
+    assert [each for each in given if each][:5] == [65_536, 131_072, 262_144, 524_288, 1 << 20]
+    assert max(given) == WINDOW_BYTES_MAX
+    assert sum(given) <= 72 << 20
 
 
 def test_who_looks_here_and_there_is_given_what_is_asked() -> None:
