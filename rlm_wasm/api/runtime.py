@@ -39,9 +39,9 @@ from rlm_wasm.guidance import Example, Guidance
 from rlm_wasm.host.affinity import Affinity, require_no_loop
 from rlm_wasm.host.worker import Worker
 from rlm_wasm.ids import RunId, make_run_id
-from rlm_wasm.integrations.litellm import open_litellm
 from rlm_wasm.outcomes import StopReason
 from rlm_wasm.policy.model import Policy
+from rlm_wasm.providers.litellm import open_litellm
 from rlm_wasm.providers.registry import ProviderSet
 from rlm_wasm.providers.response_cache import ResponseCache
 from rlm_wasm.providers.secret import Keys

@@ -62,7 +62,6 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
     "inline": frozenset({"artifacts", "host", "protocol", "system", "vm"}),
     "inputs": frozenset({"protocol", "system"}),
     "providers": frozenset({"policy", "protocol", "scheduler"}),
-    "integrations": frozenset({"policy", "providers"}),
     "tools": frozenset({"policy", "protocol", "scheduler", "system"}),
     "audit": frozenset({"protocol", "scheduler"}),
     "engine": frozenset(
@@ -86,7 +85,6 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
             "engine",
             "host",
             "inputs",
-            "integrations",
             "policy",
             "protocol",
             "providers",
@@ -94,6 +92,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
             "tools",
         }
     ),
+    "integrations": frozenset({"api", "host", "policy", "providers", "tools"}),
     "replay": frozenset({"api", "artifacts", "audit", "engine", "host", "policy", "providers", "scheduler"}),
     "guestbuild": frozenset({"artifacts", "protocol", "vm"}),
     "conformance": frozenset({"protocol", "vm"}),
@@ -186,7 +185,6 @@ THIRD_PARTY: Final[dict[str, tuple[frozenset[str], str]]] = {
                 "engine",
                 "host",
                 "inline",
-                "integrations",
                 "system",
                 "tools",
                 "replay",
@@ -208,8 +206,16 @@ THIRD_PARTY: Final[dict[str, tuple[frozenset[str], str]]] = {
         "an extra; whoever does not ask for it does not load it",
     ),
     "litellm": (
-        frozenset({"integrations.litellm"}),
+        frozenset({"providers.litellm"}),
         "an extra that talks to the network; whoever does not ask for it does not load it",
+    ),
+    "dspy": (
+        frozenset({"integrations.dspy"}),
+        "an extra; whoever does not ask for it does not load it",
+    ),
+    "rlm": (
+        frozenset({"integrations.rlms"}),
+        "an extra; whoever does not ask for it does not load it",
     ),
     "re2": (
         frozenset({"providers", "inputs"}),
@@ -221,7 +227,10 @@ THIRD_PARTY: Final[dict[str, tuple[frozenset[str], str]]] = {
         "it could fetch a newer list: nobody but the one who asks the installed one loads it",
     ),
     "pydantic": (frozenset({"tools.validation"}), "one place that reads a tool's type hints; slow to load"),
-    "pydantic_core": (frozenset({"policy"}), "one place that reads what the operator wrote"),
+    "pydantic_core": (
+        frozenset({"policy", "integrations.host_functions"}),
+        "one place that reads what the operator wrote; what other libraries hold is often pydantic's",
+    ),
     "cryptography": (frozenset({"audit", "artifacts"}), "keys and MACs stay with what they authenticate"),
     "backports": (
         frozenset({"system.zstd"}),
@@ -236,7 +245,12 @@ THIRD_PARTY: Final[dict[str, tuple[frozenset[str], str]]] = {
 NEWER_STDLIB: Final = frozenset({"compression"})
 
 # Packages that are installed under another name than they are imported.
-INSTALLED_AS: Final = {"backports": "backports.zstd", "genai_prices": "genai-prices", "re2": "pyre2"}
+INSTALLED_AS: Final = {
+    "backports": "backports.zstd",
+    "genai_prices": "genai-prices",
+    "re2": "pyre2",
+    "rlm": "rlms",
+}
 
 # Modules that load others by name, and why. The names are strings in them, and are read as imports.
 BY_NAME: Final[dict[str, str]] = {
@@ -248,6 +262,7 @@ BY_NAME: Final[dict[str, str]] = {
 
 # Who reads a clock of the machine, and why. Everybody else is given one, so that it can be a virtual one.
 CLOCKS: Final[dict[str, str]] = {
+    "integrations.rlms": "the library is told how long a cell took",
     "replay.resume": "the times of a run that goes on behind its log",
     "api.sandbox": "the outermost caller: how long a session's requests take to read",
     "api.world": "the outermost constructor: the default of its argument",

@@ -12,9 +12,9 @@ import pytest
 
 from rlm_wasm.api.runtime import Runtime
 from rlm_wasm.errors import NoText, PolicyError, UsageError, WindowExceeded
-from rlm_wasm.integrations.litellm import LiteLlmProvider, open_litellm
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.providers.base import Completion, ProviderFailure, Query
+from rlm_wasm.providers.litellm import LiteLlmProvider, open_litellm
 from rlm_wasm.providers.secret import Keys
 from rlm_wasm.scheduler.messages import FinishReason, Message
 from tests.support.machine_grade import strict_here
