@@ -27,9 +27,9 @@ def policy(tmp_path: Path) -> Path:
         tmp_path / "small.toml",
         sandbox={"memory_bytes_max": 128 << 20, "context_bytes_max": 1_000, "whole_context_chars_max": 100},
         cell={
-            "fuel_max": 1_000_000_000,
+            "fuel_max": 300_000_000,
             "requests_max": 50,
-            "wall_ms_max": 500,
+            "wall_ms_max": 3_000,
             "source_bytes_max": 10_000,
         },
         boundary={"batch_items_max": 50},

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from rlm_wasm.protocol.native_form import WASM_STACK_BYTES
 from rlm_wasm.vm import linear_unsafe
 from rlm_wasm.vm.engine import HOST_STACK_BYTES
+from rlm_wasm.vm.fiber_unsafe import GUARD_BYTES
 
 # Arenas of the allocators come and go by themselves; a leak of ours repeats and passes this soon.
 MAPS_SLACK = 16
@@ -41,9 +42,10 @@ def health() -> Health:
         fds=frozenset(fds),
         memories=linear_unsafe.live_count(),
         fiber_stacks=sum(
-            # A guard lies below each, so that a heap of the same size is none.
-            size == WASM_STACK_BYTES + HOST_STACK_BYTES and " ---p " in below
-            for size, below in zip(sizes[1:], maps, strict=False)
+            # Its own guard lies below each: a heap of the same size is none, also above what another has
+            # reserved.
+            (guard, size) == (GUARD_BYTES, WASM_STACK_BYTES + HOST_STACK_BYTES) and " ---p " in below
+            for guard, size, below in zip(sizes, sizes[1:], maps, strict=False)
         ),
         image_maps=sum("memfd:rlm-" in line for line in maps),
         # A library is loaded once, by whoever uses it first.
