@@ -120,7 +120,8 @@ def _prices(arguments: tuple[str, ...], specs: tuple[str, ...]) -> dict[str, Pri
         meant = [spec for spec in specs if model in (spec, spec.partition(":")[2])]
         if not meant:
             raise UsageError(
-                f"--price names the model {model!a}, which is not asked", hint=" or ".join(specs)
+                f"--price names the model {model!a}, which is not asked",
+                hint=" or ".join(dict.fromkeys(specs)),
             )
         named |= dict.fromkeys(meant, price)
     if other is not None:

@@ -51,7 +51,7 @@ def parse_document(raw: bytes, origin: str) -> Document:
     if len(raw) > DOCUMENT_BYTES_MAX:
         raise PolicyError(f"{origin}: is larger than {DOCUMENT_BYTES_MAX} bytes; a policy is a small file")
     try:
-        text = raw.decode("utf-8")
+        text = raw.decode("utf-8-sig")  # the mark that some editors begin a file with is none of it
     except UnicodeDecodeError as exc:
         line = raw.count(b"\n", 0, exc.start) + 1
         raise PolicyError(f"{origin}:{line}: is not UTF-8 text (byte 0x{raw[exc.start]:02x})") from exc

@@ -27,7 +27,7 @@ def sandbox_at_a_glance(name_or_path: str, key: str) -> object:
     """
     path = extended_path(name_or_path, Path("_"))
     for _ in range(EXTENDS_DEPTH_MAX + 1):
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             data = tomllib.loads(file.read(_GLANCE_CHARS_MAX))
         if (found := data.get("sandbox", {}).get(key)) is not None or EXTENDS not in data:
             return found

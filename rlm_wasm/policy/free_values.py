@@ -12,24 +12,31 @@ from pydantic_core import PydanticCustomError
 _NESTING_MAX: Final = 8
 _VALUES_MAX: Final = 1_000
 # Members of a request that are the host's to write: what is asked, of whom, how much may come back, how
-# often. The ledger counts on them.
+# often. The ledger counts on them, and knows no price of tools, searches or plugins.
 RESERVED_MEMBERS: Final = frozenset({
     "background",
     "best_of",
     "conversation",
+    "fallbacks",
+    "functions",
     "input",
     "instructions",
     "max_completion_tokens",
     "max_output_tokens",
     "max_tokens",
+    "mcp_servers",
     "messages",
     "model",
+    "models",
     "n",
+    "plugins",
     "previous_response_id",
     "prompt",
     "stream",
     "stream_options",
     "system",
+    "tools",
+    "web_search_options",
 })  # fmt: skip
 
 
@@ -48,10 +55,9 @@ def check_extra_body(value: Any) -> Mapping[str, Any]:
     """Return members that go into each request, unchangeable, or raise what the problem is."""
     if not isinstance(value, Mapping):
         raise _refused("must be a table")
-    if taken := sorted(RESERVED_MEMBERS & value.keys()):
-        raise _refused(
-            f"must not hold {taken[0]!r}, which the host writes: what a query may cost depends on it"
-        )
+    # Servers in some languages read names without regard to case.
+    if taken := sorted(key for key in value if isinstance(key, str) and key.lower() in RESERVED_MEMBERS):
+        raise _refused(f"must not hold {taken[0]!r}: what a query asks, and may cost, depends on it")
     left = [_VALUES_MAX]
     frozen = _frozen(value, _NESTING_MAX, left)
     assert isinstance(frozen, Mapping)

@@ -230,6 +230,12 @@ def test_file_that_is_not_utf8_is_refused_at_its_line(tmp_path, problems_of):
     assert problems_of(path) == ["p.toml:2: is not UTF-8 text (byte 0xe9)"]
 
 
+def test_the_mark_that_editors_begin_a_file_with_is_none_of_it(tmp_path, problems_of):
+    path = tmp_path / "p.toml"
+    path.write_text('extends = "strict"\n[budget]\ncalls = 3\n', encoding="utf-8-sig")
+    assert problems_of(path) == ["p.toml:3: budget.calls: unknown key; did you mean `calls_max`?"]
+
+
 def test_file_of_100_mb_is_refused_after_reading_a_little(tmp_path, problems_of):
     path = tmp_path / "p.toml"
     with path.open("wb") as file:

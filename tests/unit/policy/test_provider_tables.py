@@ -209,11 +209,15 @@ def test_a_header_that_is_none_is_refused(header: dict[str, str]) -> None:
 
 @pytest.mark.threat("T-242")
 @pytest.mark.parametrize(
-    "member", ["n", "model", "messages", "stream", "max_tokens", "max_completion_tokens", "best_of", "system"]
-)
+    "member",
+    [
+        "n", "model", "messages", "stream", "max_tokens", "max_completion_tokens", "best_of", "system",
+        "models", "tools", "web_search_options", "Stream", "MAX_TOKENS",
+    ],
+)  # fmt: skip
 def test_what_a_query_may_cost_is_not_the_extra_bodys_to_say(member: str) -> None:
     [problem] = problems_of(providers={"openai": {"extra_body": {member: 8}}})
-    assert f"must not hold {member!r}, which the host writes" in problem
+    assert f"must not hold {member!r}: what a query asks, and may cost" in problem
 
 
 @pytest.mark.threat("T-242")
