@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rlm_wasm.api.sync_runtime import SyncRun, SyncRuntime
     from rlm_wasm.api.sync_sandbox import SyncSandbox, SyncSession
     from rlm_wasm.engine.accounting import Metrics, TenantUsage
+    from rlm_wasm.engine.cell_judge import OnCell, PassCell, PendingCell, RefuseCell, StopRun, Verdict
     from rlm_wasm.engine.contexts import Contexts
     from rlm_wasm.engine.event_stream import EventReader
     from rlm_wasm.engine.session_files import Outputs, SessionFiles
@@ -53,13 +54,17 @@ _WHERE = {
     "Inputs": "rlm_wasm.api.inputs",
     "Metrics": "rlm_wasm.engine.accounting",
     "ModelQuery": "rlm_wasm.api.query_hook",
+    "OnCell": "rlm_wasm.engine.cell_judge",
     "OnOutput": "rlm_wasm.api.live_output",
     "OnQuery": "rlm_wasm.api.query_hook",
     "Outcome": "rlm_wasm.outcomes",
     "Output": "rlm_wasm.api.live_output",
     "Outputs": "rlm_wasm.engine.session_files",
+    "PassCell": "rlm_wasm.engine.cell_judge",
+    "PendingCell": "rlm_wasm.engine.cell_judge",
     "Policy": "rlm_wasm.policy.model",
     "PoolMetrics": "rlm_wasm.host.pool_metrics",
+    "RefuseCell": "rlm_wasm.engine.cell_judge",
     "Run": "rlm_wasm.api.run_handle",
     "RunBound": "rlm_wasm.policy.run_bound",
     "RunResult": "rlm_wasm.results",
@@ -72,6 +77,7 @@ _WHERE = {
     "Snapshot": "rlm_wasm.api.snapshot",
     "StopKind": "rlm_wasm.outcomes",
     "StopReason": "rlm_wasm.outcomes",
+    "StopRun": "rlm_wasm.engine.cell_judge",
     "SyncRun": "rlm_wasm.api.sync_runtime",
     "SyncRuntime": "rlm_wasm.api.sync_runtime",
     "SyncSandbox": "rlm_wasm.api.sync_sandbox",
@@ -80,6 +86,7 @@ _WHERE = {
     "Tool": "rlm_wasm.tools.tool",
     "ToolLike": "rlm_wasm.tools.tool",
     "Value": "rlm_wasm.values",
+    "Verdict": "rlm_wasm.engine.cell_judge",
     "tool": "rlm_wasm.tools.tool",
 }
 
@@ -97,13 +104,17 @@ __all__ = [
     "Inputs",
     "Metrics",
     "ModelQuery",
+    "OnCell",
     "OnOutput",
     "OnQuery",
     "Outcome",
     "Output",
     "Outputs",
+    "PassCell",
+    "PendingCell",
     "Policy",
     "PoolMetrics",
+    "RefuseCell",
     "Run",
     "RunBound",
     "RunResult",
@@ -116,6 +127,7 @@ __all__ = [
     "Snapshot",
     "StopKind",
     "StopReason",
+    "StopRun",
     "SyncRun",
     "SyncRuntime",
     "SyncSandbox",
@@ -124,6 +136,7 @@ __all__ = [
     "Tool",
     "ToolLike",
     "Value",
+    "Verdict",
     "__version__",
     "tool",
 ]

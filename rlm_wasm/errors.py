@@ -201,6 +201,12 @@ class SourceExceeded(GuestError):
     keys = ("cell.source_bytes_max",)
 
 
+class CellRefused(GuestError):
+    """The caller's hook refused the cell of a run. No line of it ran."""
+
+    outcome = Outcome.REFUSED
+
+
 class BoundaryViolation(GuestError):
     """A frame, pointer, length or state at the boundary was not what it may be."""
 

@@ -268,6 +268,9 @@ class RunLimits:
     compact_percent: Annotated[int, Range(ge=0, le=90)] = 0
     # How often a conversation may ask its model for a summary of what is to be left out of its history.
     summaries_max: Annotated[int, Range(ge=0, le=1_000)] = 0
+    # How long a hook that sees each cell may think about one, and how much of its reasons is told.
+    hook_ms_max: Milliseconds = 10_000
+    hook_reason_bytes_max: Annotated[int, Range(gt=0, le=64 * KIB)] = 2_000
 
 
 @dataclass(frozen=True, slots=True)

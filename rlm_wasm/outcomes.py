@@ -23,6 +23,7 @@ class Outcome(StrEnum):
     SOURCE_EXCEEDED = "source_exceeded"  # longer than a cell may be: no line of it ran
     BOUNDARY_VIOLATION = "boundary_violation"
     GUEST_TRAP = "guest_trap"
+    REFUSED = "refused"  # by the caller's hook: no line of it ran
     CANCELLED = "cancelled"  # by the host
     WORKER_LOST = "worker_lost"  # the process that held its session is gone
 
@@ -63,6 +64,8 @@ class StopKind(StrEnum):
     OVERDRAFT = "overdraft"  # what happened cost more than there was
     DEADLINE = "deadline"
     MODEL_FAILED = "model_failed"
+    HOOK_STOPPED = "hook_stopped"  # the caller's hook wants no more of it, for its reason
+    HOOK_FAILED = "hook_failed"  # the caller's hook raised, took too long, or said nothing of use
     CANCELLED = "cancelled"  # by whoever started it, in their words
     CLOSED = "runtime_closed"  # the runtime was closed around it
     EVENTS = "events"  # an event of it could not be written
@@ -77,7 +80,7 @@ _BY_LIMIT: Final = frozenset(
     (StopKind.ITERATIONS, StopKind.REPEATS, StopKind.BUDGET, StopKind.OVERDRAFT, StopKind.DEADLINE)
 )
 # The causes that the event `run_stopping` knows by name; all else is somebody's word from outside.
-_CAUSES: Final = _BY_LIMIT
+_CAUSES: Final = _BY_LIMIT | {StopKind.HOOK_STOPPED, StopKind.HOOK_FAILED}
 # After these there is still time, and perhaps a reserve, for one more question.
 _BEFORE_THE_LAST: Final = frozenset(
     (StopKind.BUDGET, StopKind.OVERDRAFT, StopKind.ITERATIONS, StopKind.REPEATS)
@@ -122,7 +125,9 @@ class StopReason:
         return (self.kind if self.kind in _CAUSES else StopKind.CANCELLED).value
 
     def logged(self, *, texts: bool) -> str:
-        """Return the words for a log: without `texts`, not what a provider said, which may quote a prompt."""
+        """Return the words for a log: without `texts`, not what a provider or hook said: it may quote."""
+        if not texts and self.kind is StopKind.HOOK_STOPPED:
+            return self.kind.value
         if texts or self.kind is not StopKind.MODEL_FAILED:
             return self.text
         return f"{self.kind}: {self.error}"
@@ -183,6 +188,22 @@ class StopReason:
     def cancelled(cls, words: str = "cancelled") -> StopReason:
         """Whoever started the run wants it to end, and says why."""
         return cls(StopKind.CANCELLED, words)
+
+    @classmethod
+    def hook_stopped(cls, words: str) -> StopReason:
+        """The hook that sees each cell wants the run to end, and says why."""
+        return cls(StopKind.HOOK_STOPPED, f"{StopKind.HOOK_STOPPED}: {words}")
+
+    @classmethod
+    def hook_failed(cls, what: str) -> StopReason:
+        """The hook that sees each cell said nothing that lets it run or not: what it raised, by its type."""
+        return cls(StopKind.HOOK_FAILED, f"{StopKind.HOOK_FAILED}: {what}")
+
+    @classmethod
+    def hook_timed_out(cls, limit_ms: int) -> StopReason:
+        """The hook that sees each cell took longer than it may."""
+        text = f"{StopKind.HOOK_FAILED}: no verdict within {limit_ms} ms"
+        return cls(StopKind.HOOK_FAILED, text, "run.hook_ms_max", limit_ms)
 
     @classmethod
     def runtime_closed(cls) -> StopReason:
@@ -246,7 +267,7 @@ _WHOLE: Final = {
         StopReason.recording_over(),
         StopReason.failed(),
     )
-}
+} | {StopKind.HOOK_STOPPED.value: StopKind.HOOK_STOPPED}
 _WITH_DETAIL: Final = frozenset(
     kind.value
     for kind in (
@@ -254,6 +275,8 @@ _WITH_DETAIL: Final = frozenset(
         StopKind.OVERDRAFT,
         StopKind.DEADLINE,
         StopKind.MODEL_FAILED,
+        StopKind.HOOK_STOPPED,
+        StopKind.HOOK_FAILED,
         StopKind.EVENTS,
     )
 )

@@ -152,6 +152,7 @@ class RunResult:
     the price of every model that the run could ask, with its source: "policy", a list and its version,
     "--price", or why it is free. `answered_by` is how many answers each model gave, `cached` how
     many of these a cache had, at no cost, and `cache_fault` why that was of no use at the end, if it was not.
+    `hook_error` is what the caller's own hook raised, where that ended the run.
     `transcript` has the turns of the root's conversation, whole, whatever the policy lets the log say.
     """
 
@@ -167,6 +168,7 @@ class RunResult:
     transcript: tuple[TurnRecord, ...] = ()
     cached: int = 0
     cache_fault: CacheUnusable | None = None
+    hook_error: BaseException | None = None
 
     @property
     def partial(self) -> bool:
@@ -196,4 +198,4 @@ class RunResult:
             return self
         stop = self.unwritten if self.stop.declared and self.unwritten is not None else self.stop
         kind = RunLimitReached if stop.is_limit else RunStopped
-        raise kind(self.reason, stop, self.answer)
+        raise kind(self.reason, stop, self.answer) from self.hook_error

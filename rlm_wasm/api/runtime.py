@@ -19,6 +19,7 @@ from rlm_wasm.api.arguments import (
     check_policy,
     check_question,
     checked_sinks,
+    is_async,
 )
 from rlm_wasm.api.run_handle import Run
 from rlm_wasm.api.snapshot import Snapshot, check_snapshot, load_snapshot
@@ -26,6 +27,7 @@ from rlm_wasm.api.sync_runtime import SyncRuntime
 from rlm_wasm.api.world import World
 from rlm_wasm.engine.accounting import Accounting, Metrics
 from rlm_wasm.engine.broker import Broker, Router
+from rlm_wasm.engine.cell_judge import CellJudge, OnCell
 from rlm_wasm.engine.contexts import Contexts, named_contexts
 from rlm_wasm.engine.description import WrittenPolicy
 from rlm_wasm.engine.isolation import make_worker
@@ -182,6 +184,7 @@ class Runtime:
         watch: Watch | None = None,
         instructions: str | None = None,
         examples: Iterable[Example] = (),
+        on_cell: OnCell | None = None,
     ) -> RunResult:
         """Answer `question` about `context`: a str, bytes or a JSON value, or several by variable name.
 
@@ -209,6 +212,12 @@ class Runtime:
         own (its table [guidance]), in a place of their own: they change nothing of how the session works or
         how a run finishes. With `guidance.children` the models of child runs are told them too.
 
+        `on_cell` sees each cell before it runs, those of child runs too, and says what becomes of it:
+        `PassCell()`, `RefuseCell(reason)`, which its model is told, or `StopRun(reason)`. It may be async;
+        one that is not is called on a thread. Several calls may be under way where there are children. One
+        that raises, returns anything else or takes longer than `run.hook_ms_max` ends the run, with
+        `StopKind.HOOK_FAILED` and what it raised in `RunResult.hook_error`.
+
         `watch` is called with each turn of the root when its reply is there, and with each of its cells when
         that has ended: what `RunResult.transcript` will have. What it raises ends the run and is raised here.
 
@@ -228,7 +237,9 @@ class Runtime:
             InternalError: a bug of ours.
         """
         guidance = Guidance.given(instructions, examples)
-        run = self._prepare(question, context, sinks, tenant, snapshot, guidance, outputs, file_names, watch)
+        run = self._prepare(
+            question, context, sinks, tenant, snapshot, guidance, outputs, file_names, watch, on_cell
+        )
         try:
             return await run.drive()
         finally:
@@ -245,6 +256,7 @@ class Runtime:
         file_names: Mapping[str, str] | None = None,
         instructions: str | None = None,
         examples: Iterable[Example] = (),
+        on_cell: OnCell | None = None,
     ) -> Run:
         """Begin to answer `question` and return at once: events, result and `cancel` are the run's.
 
@@ -256,7 +268,9 @@ class Runtime:
                 `result`.
         """
         guidance = Guidance.given(instructions, examples)
-        run = self._prepare(question, context, sinks, tenant, snapshot, guidance, file_names=file_names)
+        run = self._prepare(
+            question, context, sinks, tenant, snapshot, guidance, file_names=file_names, on_cell=on_cell
+        )
         assert self._tasks is not None, "a runtime that takes runs has tasks"
         self._tasks.start_soon(self._drive, run)
         return run
@@ -286,6 +300,7 @@ class Runtime:
         outputs: Outputs | None = None,
         file_names: Mapping[str, str] | None = None,
         watch: Watch | None = None,
+        on_cell: OnCell | None = None,
     ) -> Run:
         if self._broker is None or self._home is None or self._tasks is None:
             raise UsageError("the runtime is not open; use it as an async context manager")
@@ -298,6 +313,8 @@ class Runtime:
             check_callable("outputs", outputs)
         if watch is not None:
             check_plain_function("watch", watch)
+        if on_cell is not None:
+            check_callable("on_cell", on_cell)
         if snapshot is not None:
             check_snapshot(snapshot, self.policy)
         policy.own_guidance().followed_by(guidance).check(policy.guidance_limits())
@@ -327,6 +344,7 @@ class Runtime:
             watch=watch,
             cache=self._cache,
             guidance=guidance,
+            hook=self._hook(on_cell, self._tasks),
         )
         started = RunStarted(
             run_id=run_id,
@@ -357,6 +375,19 @@ class Runtime:
         self._runs[run_id] = run
         self._runs_of[tenant] += 1
         return run
+
+    def _hook(self, on_cell: OnCell | None, tasks: TaskGroup) -> CellJudge | None:
+        limits, recalled = self.policy.run, self._world.verdicts
+        if on_cell is None and recalled is None:
+            return None
+        return CellJudge(
+            on_cell,
+            recalled,
+            tasks,
+            is_async=is_async(on_cell),
+            ms_max=limits.hook_ms_max,
+            reason_bytes_max=limits.hook_reason_bytes_max,
+        )
 
     def _forget(self, run: Run) -> None:
         del self._runs[run.run_id]
@@ -412,6 +443,7 @@ class Runtime:
         watch: Watch | None = None,
         instructions: str | None = None,
         examples: Iterable[Example] = (),
+        on_cell: OnCell | None = None,
     ) -> RunResult:
         """Answer one question from code that is not async. Starts and stops everything it needs.
 
@@ -438,6 +470,7 @@ class Runtime:
                     watch=watch,
                     instructions=instructions,
                     examples=examples,
+                    on_cell=on_cell,
                 )
 
         return anyio.run(main)

@@ -11,6 +11,7 @@ from rlm_wasm.api.arguments import check_plain_function, checked_sinks
 from rlm_wasm.api.background_loop import BackgroundLoop
 from rlm_wasm.api.snapshot import Snapshot
 from rlm_wasm.engine.accounting import Metrics
+from rlm_wasm.engine.cell_judge import OnCell
 from rlm_wasm.engine.contexts import Contexts
 from rlm_wasm.engine.session_files import Outputs
 from rlm_wasm.engine.transcript import Watch
@@ -64,6 +65,7 @@ class SyncRuntime:
         watch: Watch | None = None,
         instructions: str | None = None,
         examples: Iterable[Example] = (),
+        on_cell: OnCell | None = None,
     ) -> RunResult:
         """Answer `question`. Takes and raises what `Runtime.ask` does."""
         kept = _KeptExits()
@@ -80,6 +82,7 @@ class SyncRuntime:
                 watch=kept.watcher(watch),
                 instructions=instructions,
                 examples=examples,
+                on_cell=on_cell,
             )
         except RlmWasmError:
             kept.raise_first()  # of a watcher
@@ -98,6 +101,7 @@ class SyncRuntime:
         file_names: Mapping[str, str] | None = None,
         instructions: str | None = None,
         examples: Iterable[Example] = (),
+        on_cell: OnCell | None = None,
     ) -> SyncRun:
         """Begin to answer `question` and return at once. Takes and raises what `Runtime.start` does.
 
@@ -114,6 +118,7 @@ class SyncRuntime:
             file_names=file_names,
             instructions=instructions,
             examples=examples,
+            on_cell=on_cell,
         )
         return SyncRun(run, self._loop, kept)
 

@@ -148,6 +148,7 @@ KINDS: Final[dict[str, Kind]] = {
                 "int", "of own instructions that came with the question; the policy has others", later=True
             ),
             "examples": Field("int", "how many came with the question", later=True),
+            "hook": Field("bool", "whether a hook of the caller's sees each cell before it runs", later=True),
             "question": Field("str", "the question", text=True, optional=True),
             "policy": Field("str", "the policy as TOML", text=True, optional=True),
             "context_sha256": Field("[str]", "of each input, a str as UTF-8", text=True, optional=True),
@@ -339,6 +340,17 @@ KINDS: Final[dict[str, Kind]] = {
             **_COST,
         },
     ),
+    "cell_judged": Kind(
+        "The caller's hook has seen a cell, before it runs. What it did not let pass does not.",
+        {
+            "cell": _CELL,
+            "verdict": Field("str", "passed, refused; stopped, failed or timed_out, which end the run"),
+            "source_bytes": Field("int", "as UTF-8"),
+            "reason_bytes": Field("int", "of the hook's reason"),
+            "error": Field("str", "of a hook that failed: the type of what it raised", optional=True),
+            "reason": Field("str", "the hook's; empty: none", text=True, optional=True),
+        },
+    ),
     "cell_started": Kind(
         "Code goes into the session.",
         {
@@ -411,7 +423,9 @@ KINDS: Final[dict[str, Kind]] = {
         "The run must end; its open queries are cancelled.",
         {
             "cause": Field(
-                "str", "cancelled, deadline, budget, overdraft, iterations_exhausted or no_progress"
+                "str",
+                "cancelled, deadline, budget, overdraft, iterations_exhausted, no_progress, hook_stopped or "
+                "hook_failed",
             ),
             "reason": Field("str", "why, in words"),
         },

@@ -23,6 +23,7 @@ class ExitCode(IntEnum):
 _BY_OUTCOME: Final = {
     Outcome.COMPLETED: ExitCode.DONE,
     Outcome.GUEST_EXCEPTION: ExitCode.GUEST,
+    Outcome.REFUSED: ExitCode.GUEST,
     Outcome.BOUNDARY_VIOLATION: ExitCode.VIOLATION,
     Outcome.GUEST_TRAP: ExitCode.VIOLATION,
     Outcome.WORKER_LOST: ExitCode.VIOLATION,

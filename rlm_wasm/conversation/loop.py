@@ -34,7 +34,7 @@ from rlm_wasm.conversation.prompts import (
 from rlm_wasm.conversation.ran_cell import AnsweredQuery, RanCell
 from rlm_wasm.conversation.repeats import Repeats
 from rlm_wasm.conversation.replies import parse_reply
-from rlm_wasm.errors import BudgetExceeded, InternalError, NoText, QueryError, WindowExceeded
+from rlm_wasm.errors import BudgetExceeded, CellRefused, InternalError, NoText, QueryError, WindowExceeded
 from rlm_wasm.guidance import NO_GUIDANCE, Guidance
 from rlm_wasm.limits import ObservationLimits
 from rlm_wasm.outcomes import Outcome, SessionState, StopReason, budget_key
@@ -48,10 +48,12 @@ __all__ = [
     "AskModel",
     "AskSummary",
     "Begin",
+    "BlockJudged",
     "CellFinished",
     "Conclusion",
     "ContextFacts",
     "Dialect",
+    "JudgeBlock",
     "LoopEffect",
     "LoopInput",
     "ModelFailed",
@@ -89,6 +91,13 @@ class ModelFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class BlockJudged:
+    """The block of JudgeBlock may run, or it was refused."""
+
+    refused: CellRefused | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class CellFinished:
     """The cell of RunBlock is over. `answer` is the one that its code declared, if it did.
 
@@ -109,7 +118,7 @@ class MustStop:
     stop: StopReason
 
 
-LoopInput: TypeAlias = Begin | ModelReplied | ModelFailed | CellFinished | MustStop
+LoopInput: TypeAlias = Begin | ModelReplied | ModelFailed | BlockJudged | CellFinished | MustStop
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +143,13 @@ class AskSummary:
 
     messages: tuple[Message, ...]
     observed_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeBlock:
+    """Ask whether this source may run; answer with BlockJudged."""
+
+    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +185,7 @@ class AskLast:
     compacted: Compaction | None = None
 
 
-LoopEffect: TypeAlias = AskModel | AskSummary | AskLast | RunBlock | Conclusion
+LoopEffect: TypeAlias = AskModel | AskSummary | AskLast | JudgeBlock | RunBlock | Conclusion
 
 
 OBSERVATION_KEY: Final = budget_key("observation_bytes")
@@ -183,6 +199,7 @@ class _Phase(Enum):
     START = "begin"
     MODEL = "the model's reply"
     SUMMARY = "the model's summary"
+    JUDGE = "whether the block may run"
     CELL = "the cell"
     LAST = "the model's last reply"
     DONE = "nothing"
@@ -196,8 +213,10 @@ class RlmLoop:
     do not run. Anything but a declared answer ends with the best there is, marked partial: the last draft
     that was declared, in code or as text, or else what the model last said beside its code. Never the code.
     With `asks_last`, a limit of the run's own ends it with one more question where there is no draft: for the
-    best answer from what is known. A history that nears its model's window (`compact_percent` of it), or that
-    its endpoint refuses as too long, is made shorter, and the model asked again.
+    best answer from what is known. With `judges` each block is asked about before it runs; of one that is
+    refused the model is told why, and the blocks behind it do not run either. A history that nears its
+    model's window (`compact_percent` of it), or that its endpoint refuses as too long, is made shorter, and
+    the model asked again.
     """
 
     def __init__(
@@ -220,11 +239,13 @@ class RlmLoop:
         window_tokens: int | None = None,
         compact_percent: int = 0,
         summaries_max: int = 0,
+        judges: bool = False,
     ) -> None:
         self._room: Final = HistoryRoom(window_tokens, compact_percent, summaries_max)
         self._compacted: Compaction | None = None  # of what no event tells yet
         self._repeats: Final = Repeats(repeats_max)
         self._asks_last: Final = asks_last
+        self._judges: Final = judges
         self._stop: StopReason | None = None  # why the last question is asked
         self._dialect: Final = Dialect(dialect)
         self._limits: Final = observation
@@ -278,6 +299,8 @@ class RlmLoop:
                 return [self._summarised(None)]
             case ModelFailed(error), _Phase.MODEL:
                 return [self._failed(error)]
+            case BlockJudged(refused), _Phase.JUDGE:
+                return [self._judged(refused)]
             case CellFinished(), _Phase.CELL:
                 return [self._cell_finished(given)]
             case ModelReplied(text), _Phase.LAST:
@@ -391,15 +414,32 @@ class RlmLoop:
         variables = result.variables if alive else self._variables
         self._ran.append(RanCell(self._running, result, variables, given.answered, given.answers_cut))
         self._asked.append(given.asked)
-        if not alive and self._pending:
+        if not alive:
             # The blocks behind it were written for a session that no longer is.
+            self._leave_out_later_blocks()
+        return self._next_cell_or_turn()
+
+    def _judged(self, refused: CellRefused | None) -> LoopEffect:
+        if refused is None:
+            self._phase = _Phase.CELL
+            return RunBlock(self._running)
+        self._ran.append(RanCell(self._running, CellResult(refused), self._variables))
+        self._asked.append("")
+        # The blocks behind it were written for a session in which it ran.
+        self._leave_out_later_blocks()
+        return self._next_cell_or_turn()
+
+    def _leave_out_later_blocks(self) -> None:
+        if self._pending:
             self._notes.append(f"{len(self._pending)} later blocks of that reply did not run.")
             self._pending.clear()
-        return self._next_cell_or_turn()
 
     def _next_cell_or_turn(self) -> LoopEffect:
         if self._pending:
             self._running = self._pending.popleft()
+            if self._judges:
+                self._phase = _Phase.JUDGE
+                return JudgeBlock(self._running)
             self._phase = _Phase.CELL
             return RunBlock(self._running)
         repeats, seen = self._repeats, self._seen()

@@ -13,8 +13,10 @@ from rlm_wasm.conversation.loop import (
     AskModel,
     AskSummary,
     Begin,
+    BlockJudged,
     CellFinished,
     Conclusion,
+    JudgeBlock,
     LoopEffect,
     LoopInput,
     ModelFailed,
@@ -25,12 +27,13 @@ from rlm_wasm.conversation.loop import (
 )
 from rlm_wasm.engine.accounting import Meter
 from rlm_wasm.engine.broker import Broker
+from rlm_wasm.engine.cell_judge import CellJudge, PendingCell
 from rlm_wasm.engine.contexts import REBASE_FROM_UNITS, InputValue, copied_size, describe, files_of
 from rlm_wasm.engine.guest_requests import GuestRequests
 from rlm_wasm.engine.packages import packages_of
 from rlm_wasm.engine.session_files import Outputs, SessionFiles
 from rlm_wasm.engine.transcript import Transcript, Watch
-from rlm_wasm.errors import FuelExhausted, InternalError, SourceExceeded, WorkerLost
+from rlm_wasm.errors import CellRefused, FuelExhausted, InternalError, SourceExceeded, WorkerLost
 from rlm_wasm.guidance import NO_GUIDANCE, Guidance
 from rlm_wasm.host.held_inputs import HeldInputs
 from rlm_wasm.host.worker import Measured, Worker, WorkerSession, lockdown_of
@@ -45,6 +48,7 @@ from rlm_wasm.scheduler.messages import Message
 from rlm_wasm.scheduler.pricing import utf8_bytes
 from rlm_wasm.scheduler.request import Completed, Response, error_of
 from rlm_wasm.scheduler.scheduler import (
+    CellJudged,
     CellStarted,
     FuelUsed,
     IterationStarted,
@@ -107,10 +111,12 @@ class Conversation:
         files: Mapping[str, str] | None = None,
         watch: Watch | None = None,
         guidance: Guidance = NO_GUIDANCE,
+        hook: CellJudge | None = None,
     ) -> None:
         self.transcript = Transcript(policy.observation, watch)
         self.place = place
         self._outputs = outputs
+        self._hook = hook
         self._meter = meter
         # What the present session has used; gone with it.
         self._used = _SessionUse()
@@ -159,6 +165,7 @@ class Conversation:
             virtual_clock=policy.sandbox.clock == "virtual",
             packages=packages_of(policy.sandbox.image),
             guidance=guidance,
+            judges=hook is not None,
             whole_length_max=policy.sandbox.whole_context_chars_max,
             repeats_max=policy.run.repeats_max,
             window_tokens=policy.windows().get(place.model),
@@ -216,6 +223,8 @@ class Conversation:
                     given = await self._ask_model(effect)
                 elif isinstance(effect, AskSummary):
                     given = await self._ask_summary(effect)
+                elif isinstance(effect, JudgeBlock):
+                    given = await self._judge(effect)
                 elif isinstance(effect, RunBlock):
                     given = await self._run_cell(effect)
                     self.transcript.ran(effect.source, given)
@@ -303,6 +312,51 @@ class Conversation:
         self._last_scope = None
         return MustStop(effect.stop)
 
+    # -- the hook -----------------------------------------------------------------------------------
+
+    async def _judge(self, effect: JudgeBlock) -> LoopInput | None:
+        """Ask the hook about a cell; None where the conversation ends meanwhile."""
+        place, broker, hook = self.place, self._broker, self._hook
+        if hook is None:
+            raise InternalError("a block is to be judged, and there is no hook")
+        source_bytes = utf8_bytes(effect.source)
+        if source_bytes > self._policy.cell.source_bytes_max:
+            return BlockJudged()  # it cannot run anyhow, and is told why
+        self._cells += 1
+        judgement = hook.recalled(place.parent, self._cells)
+        if judgement is None:
+            # Of a run that is taken up, not before all of its log has come again.
+            await broker.turn(place.parent)
+            if self._ending is not None:
+                return None
+            judgement = await hook.judge(
+                PendingCell(
+                    effect.source,
+                    self._cells,
+                    len(self.transcript.turns),
+                    place.depth,
+                    place.parent,
+                    place.run_id,
+                    place.tenant,
+                )
+            )
+        await broker.turn(place.parent)
+        if self._ending is not None:
+            return None
+        verdict, reason = judgement.verdict, judgement.reason
+        broker.submit(
+            CellJudged(
+                place.run_id, self._cells, source_bytes, verdict, reason, judgement.error, place.parent
+            )
+        )
+        if verdict == "passed":
+            return BlockJudged()
+        if verdict != "refused":  # the scheduler ends the run, and with it this
+            return None
+        refused = CellRefused(f"The block was refused and did not run: {reason}")
+        self.transcript.ran(effect.source, CellFinished(CellResult(refused)))
+        return BlockJudged(refused)
+
     # -- the session --------------------------------------------------------------------------------
 
     async def _run_cell(self, effect: RunBlock) -> CellFinished:
@@ -319,7 +373,8 @@ class Conversation:
             most = limits.source_bytes_max
             too_long = f"The block is longer than the {most} bytes a cell may have."
             return CellFinished(CellResult(error=SourceExceeded(too_long, limit=most)))
-        self._cells += 1
+        if self._hook is None:  # else it was numbered when that was asked
+            self._cells += 1
         self._requests.begin_cell(self._cells)
         fuel = self._first_fuel(source_bytes)
         if not fuel:  # the scheduler ends the conversation, and with it this

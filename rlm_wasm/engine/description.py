@@ -53,11 +53,12 @@ async def description(
     *,
     files: Mapping[str, str],
     guidance: Guidance = NO_GUIDANCE,
+    hook: bool = False,
 ) -> dict[str, object]:
     """Return the data of `run_described`.
 
     `start` is what its sessions are forked from, `files` what each input is called in /inputs, and `guidance`
-    what was said with the question: the policy has its own.
+    what was said with the question: the policy has its own. `hook`: whether one sees each cell.
     """
     guest = await found_guest(policy.image)
     code, image = ("", "") if guest is None else guest.identity
@@ -72,6 +73,7 @@ async def description(
         "context_lengths": [length(value) for value in contexts.values()],
         "instructions_bytes": guidance.instructions_bytes,
         "examples": len(guidance.examples),
+        "hook": hook,
     }
     if not policy.texts:
         return data

@@ -12,6 +12,7 @@ from rlm_wasm.conversation.loop import Conclusion
 from rlm_wasm.conversation.prompts import child_question
 from rlm_wasm.engine.accounting import Meter
 from rlm_wasm.engine.broker import Broker
+from rlm_wasm.engine.cell_judge import CellJudge
 from rlm_wasm.engine.contexts import DEFAULT_NAME, InputValue, files_of
 from rlm_wasm.engine.conversation import Conversation, ConversationPlace
 from rlm_wasm.engine.description import WrittenPolicy, answer_bytes, description
@@ -66,6 +67,7 @@ class ActiveRun:
         watch: Watch | None = None,
         cache: ResponseCache | None = None,
         guidance: Guidance = NO_GUIDANCE,
+        hook: CellJudge | None = None,
     ) -> None:
         self.run_id = run_id
         self._policy = policy
@@ -86,6 +88,7 @@ class ActiveRun:
         )
         # What came with the question, and all of it: the policy's first.
         self._guidance = guidance
+        self._hook = hook
         told = policy.own_guidance().followed_by(guidance)
         self._told_children = told if policy.guidance and policy.guidance.children else NO_GUIDANCE
         self._root = Conversation(
@@ -100,6 +103,7 @@ class ActiveRun:
             files=self._files,
             watch=watch,
             guidance=told,
+            hook=hook,
         )
         self._children: dict[RequestId, Conversation] = {}
         # What stood around the sessions of all conversations that are over, by the word.
@@ -138,6 +142,7 @@ class ActiveRun:
             contexts,
             self._meter,
             guidance=self._told_children,
+            hook=self._hook,
         )
         self._children[number] = child
         self._drivers.give(child)
@@ -164,6 +169,7 @@ class ActiveRun:
                 self._image,
                 files=self._files,
                 guidance=self._guidance,
+                hook=self._hook is not None,
             )
             self._note("run_described", described)
             finish = await self._until_finish()
@@ -185,6 +191,7 @@ class ActiveRun:
                 transcript=self._root.transcript.turns,
                 cached=self._broker.cached(self.run_id),
                 cache_fault=None if self._cache is None else self._cache.fault,
+                hook_error=None if self._hook is None else self._hook.error,
             )
         finally:
             with anyio.CancelScope(shield=True):

@@ -160,6 +160,11 @@ class Recording:
             raise UsageError("the snapshot is not the one that the recorded run began from")
         return given
 
+    @property
+    def hooked(self) -> bool:
+        """Whether a hook saw each cell before it ran."""
+        return self.events[1].data.get("hook") is True
+
     def answers(self) -> tuple[RecordedAnswer, ...]:
         """Return what came of each attempt, in the order in which the attempts ended."""
         return tuple(answers_in(self.events))

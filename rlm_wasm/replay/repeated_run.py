@@ -12,12 +12,14 @@ from rlm_wasm.api.snapshot import Snapshot
 from rlm_wasm.api.world import World
 from rlm_wasm.artifacts.process_guest import process_guest
 from rlm_wasm.engine.broker import HANG_UP_SECONDS_MAX, Broker, Router
+from rlm_wasm.engine.cell_judge import OnCell
 from rlm_wasm.engine.contexts import InputValue
 from rlm_wasm.events import Event
 from rlm_wasm.host.worker import Worker
 from rlm_wasm.limits import PermitLimits
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.replay.recorded_order import RecordedOrder
+from rlm_wasm.replay.recorded_verdicts import RecordedVerdicts
 from rlm_wasm.replay.recording import Recording
 from rlm_wasm.results import RunResult
 
@@ -43,6 +45,7 @@ class RepeatedRun:
         worker: Worker | None = None,
         environ: Mapping[str, str] | None = None,
         route: Router | None = None,
+        on_cell: OnCell | None = None,
     ) -> None:
         self._recording: Final = recording
         self._order: Final = order
@@ -56,7 +59,9 @@ class RepeatedRun:
             clock=clock,
             entropy=lambda count: bytes.fromhex(recording.run_id.removeprefix("run_"))[:count],
             make_broker=make_broker,
+            verdicts=RecordedVerdicts(recording.events) if recording.hooked else None,
         )
+        self._on_cell: Final = on_cell
         self._runtime: Final = Runtime.in_world(policy, world, environ=environ, route=route)
 
     async def ask(
@@ -82,6 +87,7 @@ class RepeatedRun:
                     file_names=recording.file_names,
                     instructions=recording.guidance.instructions or None,
                     examples=recording.guidance.examples,
+                    on_cell=self._on_cell,
                 )
             except Exception as error:  # noqa: BLE001 - raised again below, without the group's wrapping
                 failure = error

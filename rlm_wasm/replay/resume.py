@@ -10,6 +10,7 @@ from typing import Final
 from rlm_wasm.api.snapshot import Snapshot
 from rlm_wasm.audit.log_lock import taken_up
 from rlm_wasm.engine.broker import Router
+from rlm_wasm.engine.cell_judge import OnCell
 from rlm_wasm.engine.contexts import InputValue
 from rlm_wasm.errors import ResumeCancelled, UsageError
 from rlm_wasm.events import Event
@@ -32,10 +33,12 @@ class ResumedRun:
     first, and none before the run goes on.
 
     `contexts` are the inputs that are too large for the log, `snapshot` what the run's sessions were forked
-    from. A `policy` must be the recorded one.
+    from. A `policy` must be the recorded one. A run whose cells a hook saw goes on with an `on_cell`, which
+    is asked about what the log has no verdict on.
 
     Raises:
-        UsageError: the run is over, or an input, the snapshot or the policy is not the recorded one.
+        UsageError: the run is over, or an input, the snapshot or the policy is not the recorded one; it had a
+            hook and has none now, or the other way round.
         PolicyError: the recorded policy is none of this version's.
         ArtifactError: no guest is built, or it is not what was built.
     """
@@ -51,8 +54,9 @@ class ResumedRun:
         environ: Mapping[str, str] | None = None,
         route: Router | None = None,
         worker: Worker | None = None,
+        on_cell: OnCell | None = None,
     ) -> None:
-        check_can_be_resumed(recording, policy)
+        check_can_be_resumed(recording, policy, on_cell)
         self._recording: Final = recording
         self._order: Final = RecordedOrder(recording.events)
         self._clock: Final = _LogThenMachine(self._order)
@@ -71,6 +75,7 @@ class ResumedRun:
             worker=worker,
             environ=environ,
             route=route,
+            on_cell=on_cell,
         )
 
     async def drive(self) -> RunResult:
@@ -105,8 +110,10 @@ class ResumedRun:
             gate.opens()
 
 
-def check_can_be_resumed(recording: Recording, policy: Policy | None = None) -> None:
-    """Refuse a run that is over or whose log is not whole, and a policy that is not the recorded one."""
+def check_can_be_resumed(
+    recording: Recording, policy: Policy | None = None, on_cell: OnCell | None = None
+) -> None:
+    """Refuse a run that is over or whose log is not whole, and what it was not begun with."""
     last, path = recording.events[-1], recording.path
     if last.kind == "run_ended":
         raise UsageError(f"{path}: this run is over ({last.data['outcome']}); there is nothing to take up")
@@ -117,6 +124,14 @@ def check_can_be_resumed(recording: Recording, policy: Policy | None = None) -> 
             f"{path}: the run was begun under another policy, and goes on under that alone",
             hint="leave --policy out",
         )
+
+    if recording.hooked and on_cell is None:
+        raise UsageError(
+            f"{path}: a hook saw each cell of this run before it ran, and none would see those to come",
+            hint="take it up from Python, with `on_cell`; no command line gives one",
+        )
+    if on_cell is not None and not recording.hooked:
+        raise UsageError(f"{path}: the run was begun without a hook, and goes on without one")
 
 
 def _does_not_come_again(recording: Recording, order: RecordedOrder) -> UsageError:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rlm_wasm.scheduler.routing import Routing
 
 Origin = Literal["root", "guest", "last"]
+CellVerdict = Literal["passed", "refused", "stopped", "failed", "timed_out"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,22 @@ class CellStarted(NamedTuple):
     run_id: RunId
     cell: int
     source_bytes: int
+    parent: RequestId | None = None
+
+
+class CellJudged(NamedTuple):
+    """The hook of a run's caller has seen the next cell of a conversation, before it runs.
+
+    One that was not "passed" must not run. "stopped", "failed" and "timed_out" end the run, whichever
+    conversation it is: an EndRun comes back.
+    """
+
+    run_id: RunId
+    cell: int
+    source_bytes: int
+    verdict: CellVerdict
+    reason: str = ""
+    error: str = ""
     parent: RequestId | None = None
 
 
@@ -265,6 +282,7 @@ InputInRun: TypeAlias = (
     | RequestAbandoned
     | TimerFired
     | IterationStarted
+    | CellJudged
     | CellStarted
     | FuelWanted
     | FuelUsed

@@ -12,7 +12,7 @@ from rlm_wasm.errors import QueryError, WindowExceeded
 from rlm_wasm.limits import BudgetLimits, QueryLimits, RunLimits
 from rlm_wasm.outcomes import StopReason
 from rlm_wasm.scheduler.conversation import ConversationState
-from rlm_wasm.scheduler.inputs import ChildRequested, ProviderAnswered, ProviderFailed
+from rlm_wasm.scheduler.inputs import CellJudged, ChildRequested, ProviderAnswered, ProviderFailed
 from rlm_wasm.scheduler.ledger import DIMENSIONS, Charge, Dimension, View
 from rlm_wasm.scheduler.messages import FinishReason, Usage
 from rlm_wasm.scheduler.pricing import content_bytes, utf8_bytes
@@ -227,12 +227,27 @@ def overdraft(view: View) -> Data:
     return {"dimensions": [dimension.value for dimension in view.overdrawn]}
 
 
+def cell_judged(run: RunState, given: CellJudged) -> Data:
+    """What a hook said of a cell."""
+    data: Data = {
+        "cell": given.cell,
+        "verdict": given.verdict,
+        "source_bytes": given.source_bytes,
+        "reason_bytes": utf8_bytes(given.reason),
+    }
+    if given.error:
+        data["error"] = given.error
+    if run.facts.texts:
+        data["reason"] = given.reason
+    return data
+
+
 def run_ended(run: RunState, stop: StopReason) -> Data:
     """The final account."""
     ledger = run.ledger
     data: Data = {
         "outcome": stop.logged(texts=run.facts.texts),
-        "stopped": None if run.stopping is None else str(run.stopping),
+        "stopped": None if run.stopping is None else run.stopping.logged(texts=run.facts.texts),
         "tenant": run.facts.tenant,
     }
     data |= {f"{d.value}_spent": ledger.spent(d) for d in Dimension}

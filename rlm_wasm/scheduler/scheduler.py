@@ -4,7 +4,7 @@
 effects, same events. Nothing here waits, reads a clock or fails because of what a guest or a
 provider did: an InternalError means that the host broke the protocol.
 
-A run stops in two steps. When it must end (deadline, overdraft, cancellation, no turn left) its
+A run stops in two steps. When it must end (deadline, overdraft, cancellation, a hook, no turn left) its
 requests get their terminal response at once, new ones are refused, and EndRun asks the runtime to
 stop guest and loop. Of a run that a budget ended, the root's model may be asked once more then, with what
 was kept for that. When that is done, RunEnded closes the account and removes the state; it may
@@ -43,6 +43,7 @@ from rlm_wasm.scheduler.effects import (
 from rlm_wasm.scheduler.fuel_flow import FuelFlow
 from rlm_wasm.scheduler.inputs import (
     BatchReceived,
+    CellJudged,
     CellStarted,
     ChildFinished,
     ChildRequested,
@@ -73,6 +74,7 @@ from rlm_wasm.scheduler.run_state import NS_PER_MS, RUN_DEADLINE, RunState
 __all__ = [
     "BatchReceived",
     "CancelQuery",
+    "CellJudged",
     "CellStarted",
     "ChildFinished",
     "ChildRequested",
@@ -224,6 +226,8 @@ class Scheduler:
                 self._timer_fired(run, timer_id)
             case IterationStarted(parent=parent):
                 self._iteration_started(run, parent)
+            case CellJudged():
+                self._cell_judged(run, given)
             case CellStarted():
                 self._cell_started(run, given)
             case FuelWanted(parent=parent):
@@ -317,6 +321,20 @@ class Scheduler:
         data: dict[str, object] = {"iteration": conversation.iterations}
         self._buffer.record(run, "iteration_started", data, conversation.depth, parent)
 
+    def _cell_judged(self, run: RunState, given: CellJudged) -> None:
+        conversation = run.conversation(given.parent)
+        if conversation is None or run.stopping is not None or conversation.stopping is not None:
+            return
+        data = run_events.cell_judged(run, given)
+        self._buffer.record(run, "cell_judged", data, conversation.depth, given.parent)
+        match given.verdict:
+            case "stopped":
+                self._stop(run, StopReason.hook_stopped(given.reason))
+            case "failed":
+                self._stop(run, StopReason.hook_failed(given.error))
+            case "timed_out":
+                self._stop(run, StopReason.hook_timed_out(run.facts.run.hook_ms_max))
+
     def _cell_started(self, run: RunState, given: CellStarted) -> None:
         conversation = run.conversation(given.parent)
         if conversation is not None and not self._fuel.cell_started(run, conversation, given):
@@ -371,7 +389,8 @@ class Scheduler:
         self._buffer.add(EndRun(run.run_id, stop))
 
     def _stopped(self, run: RunState, stop: StopReason) -> None:
-        self._buffer.record(run, "run_stopping", {"cause": stop.cause, "reason": str(stop)})
+        data: dict[str, object] = {"cause": stop.cause, "reason": stop.logged(texts=run.facts.texts)}
+        self._buffer.record(run, "run_stopping", data)
         self._children.end_below(run, run.root, stop)
         self._buffer.clear_timer(run, RUN_DEADLINE)
 

@@ -32,10 +32,12 @@ async def in_thread_of_its_own(
     args: Sequence[object],
     kwargs: Mapping[str, object],
     ended: Callable[[], None],
+    what: str = "tool",
 ) -> object:
     """Return what a call comes to, which may take for ever: cancelled, this lets go of it at once.
 
     The thread goes on then, keeps no program from ending, and calls `ended` when the call has come back.
+    `what` is called there, for its name and for who is told that there is none.
 
     Raises:
         HostExhausted: the kernel gives this process no thread; `ended` was called.
@@ -55,10 +57,10 @@ async def in_thread_of_its_own(
             soon(came.set)
 
     try:
-        threading.Thread(target=work, name="rlm-wasm tool", daemon=True).start()
+        threading.Thread(target=work, name=f"rlm-wasm {what}", daemon=True).start()
     except RuntimeError:
         ended()
-        failure = HostExhausted("no thread can be started for a tool")
+        failure = HostExhausted(f"no thread can be started for a {what}")
     else:
         await came.wait()
         value, error = box.pop()

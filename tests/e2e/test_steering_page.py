@@ -15,7 +15,11 @@ from tests.support.machine_grade import POLICY_HERE
 
 PAGE = (ROOT / "docs/steering.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
-PRINTED = ("500000 100 900000 ('budget.cost_microdollars_max',)\n", "7\n")
+PRINTED = (
+    "500000 100 900000 ('budget.cost_microdollars_max',)\n",
+    "7\n",
+    "refused\nThe block was refused and did not run: look at the first line alone\n",
+)
 
 
 def test_the_page_has_exactly_the_examples_tested_here() -> None:

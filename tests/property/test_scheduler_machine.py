@@ -39,7 +39,9 @@ from rlm_wasm.scheduler.effects import (
 )
 from rlm_wasm.scheduler.inputs import (
     BatchReceived,
+    CellJudged,
     CellStarted,
+    CellVerdict,
     ChildFinished,
     FuelUsed,
     FuelWanted,
@@ -650,6 +652,23 @@ class SchedulerMachine(RuleBasedStateMachine):
         said = self.give(given)
         assert not [e for e in said if isinstance(e, EndRun)]
         self.check_admission(run_id, number, said, may_ask and not over, accepted)
+
+    @rule(
+        pick=picks, verdict=st.sampled_from(["passed", "passed", "refused", "stopped", "failed", "timed_out"])
+    )
+    def judge(self, pick: int, verdict: CellVerdict) -> None:
+        """A hook sees a cell of any conversation: what ends the run ends all of it, and nothing else does."""
+        run_id, node = self.pick_node(pick)
+        run = self.runs[run_id]
+        if self.calm and verdict not in ("passed", "refused"):
+            return
+        live, ends = run.live(node), verdict not in ("passed", "refused")
+        if live and ends:
+            run.no_last = True
+        said = self.give(CellJudged(run_id, 1, 9, verdict, "why", "", node))
+        told = [e for e in said if isinstance(e, EmitEvent) and e.event.kind == "cell_judged"]
+        assert len([e for e in said if isinstance(e, EndRun)]) == (live and ends)
+        assert len(told) == live
 
     @precondition(lambda self: not self.calm)
     @rule(pick=picks)

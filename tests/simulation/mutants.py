@@ -9,6 +9,7 @@ from typing import Any, Final
 import pytest
 
 from rlm_wasm.conversation import observations
+from rlm_wasm.conversation.loop import RlmLoop
 from rlm_wasm.engine import broker, conversation
 from rlm_wasm.engine.timers import Timers
 from rlm_wasm.inline.worker import InlineSession
@@ -253,6 +254,10 @@ def a_child_gives_its_place_up_too_early(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ChildFlow, "abandon", early)
 
 
+def a_cell_that_is_refused_runs(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(RlmLoop, "_judged", lambda self, refused, judged=RlmLoop._judged: judged(self, None))
+
+
 def the_jitter_is_no_seeds(patch: pytest.MonkeyPatch) -> None:
     def unit(*_: int) -> float:
         return os.urandom(1)[0] / 256
@@ -291,4 +296,5 @@ BREAK_AN_INVARIANT: Final[tuple[Break, ...]] = (
     a_child_gives_its_place_up_too_early,
     more_fuel_is_given_than_is_reserved,
     a_cells_fuel_is_not_looked_for_in_the_ledger,
+    a_cell_that_is_refused_runs,
 )

@@ -32,6 +32,7 @@ from rlm_wasm.results import RunResult
 from rlm_wasm.scheduler.request import RequestState
 from tests.simulation.books import Books
 from tests.simulation.event_loop import Stuck, VirtualLoop, run_virtual
+from tests.simulation.hook import SimulatedHook
 from tests.simulation.plan import Plan
 from tests.simulation.provider import SimulatedProvider, is_root
 from tests.simulation.watched import watch
@@ -226,18 +227,23 @@ class World:
         small: tuple[Any, ...] = (None, "abc", "x" * (1 << 20), {"a": "é", "b": b"\x00"})
         context = random.choice(small) if random.random() < 0.96 else "y" * (3 << 20)
         tenant = random.choice(("", "", "heavy", "other"))
+        # Of chances of its own: what else a seed draws does not depend on it.
+        hook = SimulatedHook(Random(f"hook {self.seed} {number}"))
+        on_cell = hook if hook.is_there else None
         ended = "cancelled"
         async with anyio.create_task_group() as watchers:
             with anyio.CancelScope() as scope:
                 self._scopes.append(scope)
                 try:
                     if closes or random.random() < 0.3:
-                        run = runtime.start(f"question {number}", context, sinks=sinks, tenant=tenant)
+                        run = runtime.start(
+                            f"question {number}", context, sinks=sinks, tenant=tenant, on_cell=on_cell
+                        )
                         watchers.start_soon(self._note_end, loop, run, asking)
                         asking.result = await self._watch(run)
                     else:
                         asking.result = await runtime.ask(
-                            f"question {number}", context, sinks=sinks, tenant=tenant
+                            f"question {number}", context, sinks=sinks, tenant=tenant, on_cell=on_cell
                         )
                         asking.returned_ns = loop.now_ns
                     ended = "answered"
@@ -259,6 +265,8 @@ class World:
         self._check(took_ns <= limit_ns, f"8: a run took {took_ns // 1_000_000} ms")
         self.results.append(f"{number} {ended} {asking.result}")
         self._check_end(runtime, asking)
+        for wrong in hook.wrong_in(asking.events):
+            self._note(wrong)
         self._asked += 1
         if self._asked == plan.runs:
             self._all_asked.set()

@@ -38,6 +38,9 @@ REASONS = [
     (StopReason.run_deadline(1000), "deadline: 1000 ms"),
     (StopReason.child_deadline(1000), "its deadline"),
     (StopReason.model_failed("ProviderError", "no: key"), "model_failed: ProviderError: no: key"),
+    (StopReason.hook_stopped("no: such code"), "hook_stopped: no: such code"),
+    (StopReason.hook_failed("ValueError"), "hook_failed: ValueError"),
+    (StopReason.hook_timed_out(5), "hook_failed: no verdict within 5 ms"),
     (StopReason.cancelled(), "cancelled"),
     (StopReason.cancelled("enough: for today"), "enough: for today"),
     (StopReason.runtime_closed(), "the runtime was closed"),
@@ -74,6 +77,13 @@ def test_a_log_without_texts_has_the_type_of_a_models_error_alone() -> None:
     failed = StopReason.model_failed("ProviderError", "it quotes: the prompt")
     assert failed.logged(texts=False) == "model_failed: ProviderError"
     assert failed.logged(texts=True) == str(failed)
+
+
+def test_a_log_without_texts_has_nothing_of_a_hooks_words() -> None:
+    stopped = StopReason.hook_stopped("it opens secret.txt")
+    assert stopped.logged(texts=False) == "hook_stopped"
+    assert StopReason.parse("hook_stopped").kind is StopKind.HOOK_STOPPED
+    assert (stopped.cause, stopped.declared, stopped.leaves_a_question) == ("hook_stopped", False, False)
 
 
 def test_whoever_cancels_a_run_cannot_make_it_a_limit_or_an_answer() -> None:

@@ -113,7 +113,8 @@ def test_permits_are_those_of_the_table_and_a_tenants_part_of_them(strict: Polic
 def test_no_key_of_any_table_has_a_default_except_endpoints_layers_inputs_and_what_one_tenant_may_have():
     """An absent limit is never filled in silently; of the layers all are meant unless some are named.
 
-    What a run may do beyond its budget's end came later than the files of some, and is off there.
+    What a run may do beyond its budget's end came later than the files of some, and is off there; how long a
+    hook of the caller's may take is 10 seconds there.
     Without a table of tenants there is one, and it has everything. Without a proxy none is used; what an
     endpoint's template takes is no limit, nor is where a price is from. What reads inputs before there is a
     guest, and what turns documents into text, has numbers of its own where a policy says none, and so has
@@ -147,6 +148,8 @@ def test_no_key_of_any_table_has_a_default_except_endpoints_layers_inputs_and_wh
         ("RunLimits", "repeats_max"),
         ("RunLimits", "compact_percent"),
         ("RunLimits", "summaries_max"),
+        ("RunLimits", "hook_ms_max"),
+        ("RunLimits", "hook_reason_bytes_max"),
         ("ModelsTable", "windows"),
         ("PriceTable", "window_tokens"),
         ("RunLimits", "reserve_percent"),
