@@ -67,6 +67,7 @@ _THOUGHT: Final = re.compile(
     rf"|(?P<mark>{'|'.join(map(re.escape, _MARKED | _CHANNELS))})",
     re.IGNORECASE,
 )
+_OPENED_THOUGHT: Final = re.compile(rf"\s*+(?!</)(?:{_THOUGHT.pattern})", re.IGNORECASE)
 _THOUGHT_ENDS: Final = {
     **{name: re.compile(rf"</{name}\s*>", re.IGNORECASE) for name in _THOUGHTS},
     **{mark: re.compile(ends, re.IGNORECASE) for mark, ends in (_MARKED | _CHANNELS).items()},
@@ -101,6 +102,19 @@ def read_lines(reply: str, lenient: bool) -> ReplyLines:
         unclosed=reader.unclosed,
         thinks_on=reader.thinks_on,
     )
+
+
+def without_thoughts_before(answer: str) -> str:
+    """Return a text without the thoughts that stand before it. One that is nothing else stays as it is."""
+    at = 0
+    first = _THOUGHT.search(answer)
+    if first and (first["ends"] or first["Ends"]) and answer[first.end() :].lstrip(_BLANK)[:1] in ("", "\n"):
+        at = first.end()  # a chat template wrote its beginning
+    while (found := _OPENED_THOUGHT.match(answer, at)) and (begun := found["mark"] or found["name"]):
+        if (ended := _THOUGHT_ENDS[begun.lower()].search(answer, found.end())) is None:
+            break
+        at = ended.end()
+    return answer[at:].lstrip() or answer if at else answer
 
 
 def _masked(lines: list[tuple[str, bool]]) -> str:

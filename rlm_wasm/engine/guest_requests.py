@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final, assert_never
 
 from rlm_wasm.conversation.observations import shown_query
 from rlm_wasm.conversation.ran_cell import AnsweredQuery
+from rlm_wasm.conversation.reply_lines import without_thoughts_before
 from rlm_wasm.engine.broker import Broker, Refusals
 from rlm_wasm.engine.request_reader import RequestReader
 from rlm_wasm.errors import GuestError, QueryError, ToolError
@@ -59,7 +60,11 @@ class _Asked:
     numbers: tuple[RequestId, ...]
 
     def answered(self, responses: list[Response], refusals: Refusals) -> None:
-        """Hand the guest its response frame."""
+        """Hand the guest its response frame. What a model thought before it answered is no part of it."""
+        responses = [
+            replace(each, text=without_thoughts_before(each.text)) if isinstance(each, Completed) else each
+            for each in responses
+        ]
         self.guest.keep(self, responses)
         if self.batched:
             self.reply(encode_batch_response(responses, refusals))

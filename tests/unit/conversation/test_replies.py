@@ -11,6 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from rlm_wasm.conversation.replies import BLOCKS_MAX, ParsedReply, parse_reply
+from rlm_wasm.conversation.reply_lines import without_thoughts_before
 
 THEN = "Then I know."
 
@@ -375,6 +376,29 @@ def test_a_thought_that_code_speaks_of_is_none(source: str) -> None:
         source,
     )
     assert parse_reply("FINAL(the tag is </think>)", False).final == "the tag is </think>"
+
+
+@pytest.mark.parametrize(
+    ("answer", "rest"),
+    [
+        ("<think>\nhm\n</think>\n\nOslo", "Oslo"),
+        ("<think></think>Oslo\n", "Oslo\n"),
+        ("<think>a</think>\n<think>b</think> Oslo", "Oslo"),
+        ("It may be Bergen.\n</think>\nOslo", "Oslo"),
+        ("[THINK]a[/THINK]Oslo", "Oslo"),
+        ("<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>Oslo", "Oslo"),
+        # no thoughts, or nothing else
+        ("Oslo", "Oslo"),
+        ("  Oslo ", "  Oslo "),
+        ("Oslo <think>or</think> Bergen", "Oslo <think>or</think> Bergen"),
+        ("The tag is </think>, and", "The tag is </think>, and"),
+        ("<think>hm", "<think>hm"),
+        ("<think>hm</think>\n", "<think>hm</think>\n"),
+        ("", ""),
+    ],
+)
+def test_an_answer_is_what_stands_behind_the_thoughts_before_it(answer: str, rest: str) -> None:
+    assert without_thoughts_before(answer) == rest
 
 
 pieces = [
