@@ -18,6 +18,7 @@ from rlm_wasm.host.guest_search import found_guest
 from rlm_wasm.host.worker import Worker
 from rlm_wasm.ids import RunId
 from rlm_wasm.policy.model import Policy
+from rlm_wasm.policy.render import to_toml
 from rlm_wasm.providers.base import Provider
 from rlm_wasm.providers.recorded import ReplayProvider
 from rlm_wasm.replay.broker import ReplayBroker
@@ -64,7 +65,7 @@ async def replay(
     under = recording.policy if policy is None else policy
     if worker is None:
         await found_guest(under.sandbox.image)  # not on the event loop; one that is missing is told below
-    unstated = unheard_of(recording.events) | ({} if policy is None else _policy_fields(recording))
+    unstated = _unstated(recording, policy)
     order = RecordedOrder(recording.events, unstated)
     run = RepeatedRun(
         recording,
@@ -96,9 +97,18 @@ def answers_from(recording: Recording, *, paced: bool = False) -> Router:
     return lambda model: (provider, model)
 
 
-def _policy_fields(recording: Recording) -> dict[str, frozenset[str]]:
-    stated = frozenset(KINDS["run_started"].fields)
-    return {"run_started": stated, "run_described": frozenset({"policy", "policy_sha256"})}
+def _unstated(recording: Recording, policy: Policy | None) -> dict[str, frozenset[str]]:
+    """Return what of a log is not compared: what came after it, and what it says of another policy.
+
+    So it is with the text of the same one, where a key with a default has come since.
+    """
+    found = unheard_of(recording.events)
+    others: dict[str, frozenset[str]] = {}
+    if policy is not None:
+        others["run_started"] = frozenset(KINDS["run_started"].fields)
+    if policy is not None or to_toml(recording.policy) != recording.policy_text:
+        others["run_described"] = frozenset({"policy", "policy_sha256"})
+    return found | {kind: found.get(kind, frozenset()) | names for kind, names in others.items()}
 
 
 def _nowhere(model: str) -> tuple[Provider, str]:

@@ -169,6 +169,15 @@ async def test_a_log_whose_policy_lacks_a_key_of_today_says_what_to_give(script:
         assert (await runtime.ask("?")).answer == "yes"
 
 
+async def test_a_log_from_before_a_key_with_a_default_replays_as_it_is(script: Script, log: Path) -> None:
+    """Its policy is written out with that key now: the same policy in another text."""
+    script.reply("root", "FINAL(llm_query('x'))").reply("sub", "yes")
+    await record(log, recorded_policy(), script.spec)
+    as_first_written(log, policy_without="hook_ms_max")
+    assert "hook_ms_max" not in log.read_text()
+    assert_same(await replay(Recording.open(log)), log)
+
+
 class LastFirst:
     """A provider that answers the queries of a batch from the last to the first."""
 
