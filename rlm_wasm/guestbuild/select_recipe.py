@@ -13,7 +13,7 @@ from rlm_wasm.guestbuild.sources import SourceUnavailable
 from rlm_wasm.guestbuild.stage_cache import Stage, StageCache
 from rlm_wasm.guestbuild.stages import plan_stages
 
-_DOWNLOAD_SECONDS: Final = 15
+_DOWNLOAD_SECONDS: Final = 10
 
 Group = tuple[PinnedFile, ...]
 Plan = Callable[[Recipe, BuildContext], Stage]

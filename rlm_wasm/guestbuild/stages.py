@@ -78,7 +78,10 @@ def _plan(recipe: Recipe, context: BuildContext, trained: Trained | None) -> tup
         files: Sequence[tuple[PinnedFile, ...]] = (), check: Callable[[], object] | None = None,
         kind: str | None = None, keyed: Sequence[Stage] | None = None,
     ) -> Stage:  # fmt: skip
-        """`keyed` are the stages that its key is made of, where it reads others."""
+        """One stage. `seconds` are its share of a build on two processors that do nothing else, for the bar.
+
+        `keyed` are the stages that its key is made of, where it reads others.
+        """
         pins = [sorted(file.sha256 for file in group) for group in files]
         below = [need.key for need in (needs if keyed is None else keyed)]
         key = stage_key(name, [_REVISION[kind or name], below, pins, inputs])
@@ -86,7 +89,7 @@ def _plan(recipe: Recipe, context: BuildContext, trained: Trained | None) -> tup
         return Stage(name, text, key, seconds, tuple(needs), tuple(files), maker, check, name in _BESIDE)
 
     toolchain = stage(
-        "toolchain", f"unpacking {toolchain_pin.name}", 6, [], compilation.make_toolchain,
+        "toolchain", f"unpacking {toolchain_pin.name}", 5, [], compilation.make_toolchain,
         [toolchain_pin.name, toolchain_pin.llvm, flags.target],
         [(file,) for file in (*toolchain_pin.packages, toolchain_pin.wasi_libc)], check=find_compiler,
     )  # fmt: skip
@@ -100,7 +103,7 @@ def _plan(recipe: Recipe, context: BuildContext, trained: Trained | None) -> tup
         compilation.make_native, [compilation.NATIVE_OPT], check=find_compiler,
     )  # fmt: skip
     compiled = stage(
-        "libraries", "compiling the C libraries", 25, [toolchain], libraries.make_libraries,
+        "libraries", "compiling the C libraries", 35, [toolchain], libraries.make_libraries,
         [[asdict(pin) | {"releases": release.version} for pin, release in recipe.libraries], flags.opt,
          flags.source_date_epoch, hashes(recipe.additions)],
         [release.files for _, release in recipe.libraries],
@@ -110,12 +113,12 @@ def _plan(recipe: Recipe, context: BuildContext, trained: Trained | None) -> tup
     linking = [toolchain_pin.cflags, link_flags.shim, link_flags.flags, link_flags.libraries,
                flags.source_date_epoch]  # fmt: skip
     instrumented = stage(
-        TRAINING, f"compiling CPython {cpython.version} to wasm, to count what it does", 100,
+        TRAINING, f"compiling CPython {cpython.version} to wasm, to count what it does", 170,
         [toolchain, python_src, native, compiled], compilation.make_instrumented,
         [*compiling, manifest.training.instrument],
     )  # fmt: skip
     stdlib = stage(
-        "stdlib", "freezing the standard library", 8, [python_src, native], assembly.make_stdlib,
+        "stdlib", "freezing the standard library", 5, [python_src, native], assembly.make_stdlib,
         [manifest.stdlib_exclude, hashes(recipe.tools)],
     )  # fmt: skip
     profile = stage(
@@ -129,7 +132,7 @@ def _plan(recipe: Recipe, context: BuildContext, trained: Trained | None) -> tup
         text = "taking what an earlier training left"
         profile = replace(profile, text=text, seconds=1, needs=(toolchain,), make=take)
     libpython = stage(
-        "libpython", f"compiling CPython {cpython.version} to wasm, as it was trained", 130,
+        "libpython", f"compiling CPython {cpython.version} to wasm, as it was trained", 215,
         [toolchain, python_src, native, compiled, *([] if taken else [instrumented]), profile],
         partial(compilation.make_libpython, taken),
         [*compiling, manifest.training.use, manifest.training.merge, manifest.training.alone],
@@ -166,7 +169,7 @@ def _plan(recipe: Recipe, context: BuildContext, trained: Trained | None) -> tup
     )  # fmt: skip
     more = [cxx, *built] if recipe.packages else []
     link = stage(
-        "link", "linking", 5, [toolchain, compiled, libpython, frozen, *more], assembly.make_link,
+        "link", "linking", 3, [toolchain, compiled, libpython, frozen, *more], assembly.make_link,
         [*linking, link_flags.wrap, hashes(recipe.shim), boundary.module, boundary.imports, boundary.exports,
          *variant],
     )  # fmt: skip
