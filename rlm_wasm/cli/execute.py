@@ -14,7 +14,7 @@ from rlm_wasm.cli.early_interrupt import ready
 from rlm_wasm.cli.exit_codes import ExitCode, of_outcome
 from rlm_wasm.cli.image_option import image_option, with_image
 from rlm_wasm.cli.inputs import STDIN, InputOptions, input_options, read_files, read_source
-from rlm_wasm.cli.out_folder import LEFT_IN, copy_and_tell
+from rlm_wasm.cli.out_folder import LEFT_IN, copy_and_tell, look_at
 from rlm_wasm.cli.preload import preload_guest
 from rlm_wasm.errors import GuestError, GuestException
 from rlm_wasm.outcomes import SessionState
@@ -47,6 +47,7 @@ def execute(
 
     The last expression's value is shown. The exit status tells the outcome.
     """
+    look_at(folder)
     preload_guest(policy_name, image=image)
     import anyio
 

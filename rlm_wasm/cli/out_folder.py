@@ -51,6 +51,19 @@ class Copied:
     refused: tuple[tuple[str, str], ...] = ()
 
 
+def look_at(folder: str | None) -> None:
+    """Raise UsageError for a folder that cannot be written to: before anything is run, or paid for."""
+    if folder is None:
+        return
+    place = Path(folder)
+    while not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise UsageError(f"--out: cannot write {folder}: {place} is no folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UsageError(f"--out: cannot write {folder}: {os.strerror(errno.EACCES)}")
+
+
 async def copy_and_tell(
     list_files: ListFiles,
     read_file: ReadFile,

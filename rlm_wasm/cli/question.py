@@ -17,7 +17,7 @@ from rlm_wasm.cli.first_use import wait_for_first_use
 from rlm_wasm.cli.guidance import GUIDANCE_OPTIONS, read_guidance, reads_stdin
 from rlm_wasm.cli.image_option import image_option, with_image
 from rlm_wasm.cli.inputs import InputOptions, spare_what_is_read
-from rlm_wasm.cli.out_folder import LEFT_IN, copy_and_tell
+from rlm_wasm.cli.out_folder import LEFT_IN, copy_and_tell, look_at
 from rlm_wasm.cli.preload import preload_guest
 from rlm_wasm.cli.progress import RunProgress
 from rlm_wasm.cli.run_view import RunView
@@ -135,6 +135,7 @@ def answer(given: GivenQuestion, *, told: bool) -> int:
         from rlm_wasm.cli.dry_run import tell_bound
 
         return tell_bound(given)
+    look_at(given.folder)
     preload_guest(given.policy_name or _LIKELY_POLICY, inline=given.inline, image=given.image)
     import anyio
 

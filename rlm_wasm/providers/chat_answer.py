@@ -40,7 +40,8 @@ def completion_of(
     message = member(choice, "message")
     text = text_of(member(message, "content"))
     usage = member(document, "usage")
-    given, made = tokens_in(member(usage, "prompt_tokens")), tokens_in(member(usage, "completion_tokens"))
+    given = _tokens(usage, "prompt_tokens", "input_tokens")
+    made = _tokens(usage, "completion_tokens", "output_tokens")
     finish = member(choice, "finish_reason")
     if not text.strip():
         trouble = silence(
@@ -64,6 +65,12 @@ def _is_chat_completion(document: object) -> bool:
         return choices is None or isinstance(choices, list)
     choice = first(choices)
     return isinstance(choice, dict) and isinstance(choice.get("message", 0), dict | None)
+
+
+def _tokens(usage: object, name: str, other: str) -> int | None:
+    """Return a count of tokens by its name; by the one of later interfaces, where there is none by that."""
+    stated = member(usage, name)
+    return tokens_in(member(usage, other) if stated is None else stated)
 
 
 def _thoughts(message: object) -> int:

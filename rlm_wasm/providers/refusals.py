@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
@@ -61,7 +62,9 @@ _STATUS_OF_WORD: Final[dict[str, int]] = {
 }
 # Of an error that says neither: as if a gateway had it from its origin.
 _UNKNOWN_STATUS: Final = 502
-_CODES: Final = ("code", "status", "status_code", "type")
+_CODES: Final = ("code", "status", "status_code", "statusCode", "http_status", "http_code", "type")
+# A status with its words behind it.
+_STATUS_AND_WORDS: Final = re.compile(r"[45][0-9][0-9](?![\w.-])")
 _WORDS: Final = ("message", "detail", "msg", "error", "errors", "error_message", "error_description")
 _NESTED_MAX: Final = 4
 
@@ -165,8 +168,10 @@ def _error_of(document: object) -> object:
 def _stated_status(error: object) -> int | None:
     for name in _CODES:
         code = member(error, name)
-        if isinstance(code, str) and code.isascii() and code.isdigit():
-            code = int(code[:9])
+        if isinstance(code, str) and (stated := _STATUS_AND_WORDS.match(code.lstrip())):
+            code = int(stated[0])
+        elif isinstance(code, float) and code.is_integer():
+            code = int(code)
         if type(code) is int and 400 <= code < 600:
             return code
     for name in _CODES:

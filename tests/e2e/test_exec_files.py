@@ -75,6 +75,17 @@ def test_a_folder_goes_in_with_its_paths_and_without_what_is_private(tmp_path: P
     assert "two files or folders are called 'docs'" in told
 
 
+@pytest.mark.parametrize("within", ["", "new/er"])
+def test_a_folder_that_cannot_be_is_told_before_anything_runs(tmp_path: Path, within: str) -> None:
+    (tmp_path / "file").write_text("kept")
+    code, shown, told = run("print('ran')", "--out", tmp_path / "file" / within)
+    assert (code, shown) == (2, "")
+    assert (
+        told == f"error: --out: cannot write {tmp_path / 'file' / within}: {tmp_path / 'file'} is no folder\n"
+    )
+    assert tree(tmp_path) == {"file": b"kept"}
+
+
 def test_what_failed_code_left_comes_out_too(tmp_path: Path) -> None:
     code, _, _ = run("open('/out/f', 'w').write('so far'); 1/0", "--out", tmp_path)
     assert (code, tree(tmp_path)) == (1, {"f": b"so far"})
