@@ -17,27 +17,26 @@ BREAK: Final = "\f"
 class DocumentKind(Enum):
     """A kind of document: the ends of such files' names, what it is called, what its parts are."""
 
-    PDF = ((".pdf",), "a PDF", "page")
+    PDF = ((".pdf",), "a PDF", "page", "")
+    DOCX = ((".docx", ".docm", ".dotx", ".dotm"), "a Word document", "", "")
+    XLSX = (
+        (".xlsx", ".xlsm", ".xltx", ".xltm"),
+        "an Excel workbook",
+        "sheet",
+        "; the first line of a sheet is its name, the others are CSV",
+    )
+    PPTX = ((".pptx", ".pptm", ".ppsx", ".potx"), "a PowerPoint presentation", "slide", "")
+
+    def __init__(self, suffixes: tuple[str, ...], called: str, part: str, form: str) -> None:
+        self.suffixes: Final = suffixes
+        self.called: Final = called  # for people and models
+        self.part: Final = part  # what it has one or more of; an empty text of one that has none
+        self.form: Final = form  # what else there is to say of its text
 
     @property
     def word(self) -> str:
         """What it is called in data."""
         return self.name.lower()
-
-    @property
-    def suffixes(self) -> tuple[str, ...]:
-        """The ends of the names of such files."""
-        return self.value[0]
-
-    @property
-    def called(self) -> str:
-        """What a file of this kind is, for people and models."""
-        return self.value[1]
-
-    @property
-    def part(self) -> str:
-        """What it has one or more of; an empty text of one that has no parts."""
-        return self.value[2]
 
     def counted(self, parts: int) -> str:
         """Return what it is, with the number of its parts."""
@@ -64,4 +63,4 @@ def told_of(name: str, text: str) -> str:
         return ""
     parts = text.count(BREAK) + 1
     apart = f", a form feed ('\\f') between two {kind.part}s" if kind.part and parts > 1 else ""
-    return f"the text of {kind.counted(parts)}{apart}"
+    return f"the text of {kind.counted(parts)}{apart}{kind.form}"

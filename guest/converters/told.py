@@ -23,21 +23,27 @@ class Parts:
         self.empty = 0
         self._left = TEXT_MAX
 
-    def add(self, text):
+    def add(self, text, *, empty=False):
         # What no text of a file has: a break between parts, NULs, halves of pairs.
         text = text.replace("\f", "\n").replace("\0", "")
         data = text.encode("utf-8", "replace")
         self._left -= len(data) + 1
         if self._left < 0:
             raise Refused("large")
-        if not text.strip():
+        if empty or not text.strip():
             self.empty += 1
         self.texts.append(data.decode("utf-8"))
 
 
+shown_last = None
+
+
 def tell(done, total):
-    """Say how far it is, a hundred times at most."""
-    if total and (done == 0 or done * 100 // total > (done - 1) * 100 // total):
+    """Say how far it is, once for each hundredth."""
+    global shown_last
+    share = total, done * 100 // max(1, total)
+    if share != shown_last:
+        shown_last = share
         print(done, total, flush=True)
 
 

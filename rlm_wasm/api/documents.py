@@ -42,7 +42,14 @@ from rlm_wasm.values import Value
 
 IMAGE: Final = "data"
 _FOLDER: Final = "converters"
-_BEGINNING: Final = "told.py"
+# What each kind's cell is made of, in this order.
+_OFFICE: Final = ("told.py", "office.py")
+_CELLS: Final = {
+    DocumentKind.PDF: ("told.py", "pdf.py"),
+    DocumentKind.DOCX: (*_OFFICE, "docx.py"),
+    DocumentKind.XLSX: ("told.py", "xlsx.py"),
+    DocumentKind.PPTX: (*_OFFICE, "pptx.py"),
+}
 _FUEL_KEY: Final = "inputs.document_fuel_max"
 _WALL_KEY: Final = "inputs.document_wall_ms_max"
 _MEMORY_KEY: Final = "inputs.document_memory_bytes_max"
@@ -183,7 +190,7 @@ class DocumentConverter:
 def conversion(kind: DocumentKind, text_bytes_max: int) -> str:
     """Return the cell that turns a document of this kind into text. Raises ArtifactError: it is missing."""
     folder = guest_dir() / _FOLDER
-    parts = [(folder / name).read_text(encoding="utf-8") for name in (_BEGINNING, f"{kind.word}.py")]
+    parts = [(folder / name).read_text(encoding="utf-8") for name in _CELLS[kind]]
     return "\n".join([f"TEXT_MAX = {text_bytes_max}", *parts])
 
 

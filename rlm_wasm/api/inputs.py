@@ -67,10 +67,10 @@ class Inputs(Mapping[str, InputValue]):
         sockets, pipes and devices in it are left out, and so are `.git`, `.env*` and what its .gitignore
         files name, unless `everything` is wanted. `include` and `exclude` are patterns as those have them.
 
-        A PDF is turned into text, in a guest session of its own under limits of the table [inputs], as
-        `docs/inputs.md` says. That can take minutes, in which this call waits, also where an event loop runs
-        (there: ``await anyio.to_thread.run_sync(Inputs.read, policy, files)``). `on_converting` is told of
-        each how far it is: file, pages that are done, pages; on another thread.
+        A PDF, .docx, .xlsx or .pptx is turned into text, in a guest session of its own under limits of the
+        table [inputs], as `docs/inputs.md` says. That can take minutes, in which this call waits, also where
+        an event loop runs (there: ``await anyio.to_thread.run_sync(Inputs.read, policy, files)``).
+        `on_converting` is told of each how far it is: file, how much of how much; on another thread.
 
         Raises:
             InputTooLarge: a file or folder is larger than `sandbox.context_bytes_max`, is packed more densely

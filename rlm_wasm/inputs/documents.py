@@ -19,9 +19,13 @@ from rlm_wasm.values import Value
 # How much of a file's beginning tells what it is. What stands before a PDF's mark is no reader's concern.
 MARK_WITHIN_BYTES: Final = 1_024
 _PDF_MARK: Final = b"%PDF-"
+# Office's documents are zip files, of which the name says what they are; an old or an encrypted one is none.
+_ZIP_MARK: Final = b"PK\x03\x04"
+_OLE_MARK: Final = b"\xd0\xcf\x11\xe0"
 # More than any document has; a number that a guest says is shown to people.
 PARTS_MAX: Final = 10_000_000
 BYTES_KEY: Final = "inputs.document_bytes_max"
+_SCAN: Final = ", such as a scan; give one that went through text recognition"
 AS_IT_IS: Final = "--bytes gives it as it is"
 
 
@@ -61,7 +65,20 @@ def document_kind(file: str, head: bytes) -> DocumentKind | None:
     named = kind_of_name(file)
     if head.startswith(_PDF_MARK) or (named is DocumentKind.PDF and _PDF_MARK in head[:MARK_WITHIN_BYTES]):
         return DocumentKind.PDF
+    if named is not DocumentKind.PDF and head.startswith(_ZIP_MARK):
+        return named
     return None
+
+
+def not_as_named(file: str, named: DocumentKind, head: bytes) -> InputError:
+    """Return the error for a file that its name says is a document, and that does not begin like one."""
+    if named is not DocumentKind.PDF and head.startswith(_OLE_MARK):
+        return InputNotConverted(
+            file,
+            f"{shown(file)} is {named.called} that is encrypted, or of Office before 2007; save it without a "
+            f"password as {named.suffixes[0]}",
+        )
+    return InputDamaged(file, f"{shown(file)} is not {named.called}, whatever its name says; {AS_IT_IS}")
 
 
 def converted(
@@ -101,8 +118,8 @@ def refusal(file: str, kind: DocumentKind, reason: object) -> InputError:
     if reason == "empty":
         return InputNotConverted(
             file,
-            f"{shown(file)} is {kind.called} with no text in it, such as a scan; give one that went through "
-            f"text recognition; {AS_IT_IS}",
+            f"{shown(file)} is {kind.called} with no text in it{_SCAN if kind is DocumentKind.PDF else ''}; "
+            f"{AS_IT_IS}",
         )
     if reason == "damaged":
         return InputDamaged(file, f"{shown(file)} is {kind.called} that is damaged; {AS_IT_IS}")

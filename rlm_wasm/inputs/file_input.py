@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from rlm_wasm.document_text import DocumentKind, kind_of_name, text_name
-from rlm_wasm.errors import InputDamaged, InputError
+from rlm_wasm.errors import InputError
 from rlm_wasm.inputs import documents
 from rlm_wasm.inputs.documents import MARK_WITHIN_BYTES, ConvertDocument, document_kind
 from rlm_wasm.inputs.folder_choice import ANY_FILE, FolderChoice
@@ -141,9 +141,7 @@ def read_text(opened: OpenFile, reading: Reading, bytes_max: int) -> TextRead:
         text, facts = reading.convert(file, document, data, bytes_max)
         encoding = None
     elif named is not None and not reading.encodings:
-        raise InputDamaged(
-            file, f"{shown(file)} is not {named.called}, whatever its name says; {documents.AS_IT_IS}"
-        )
+        raise documents.not_as_named(file, named, data[:MARK_WITHIN_BYTES])
     else:
         (text, encoding), facts = decoded(data, file, reading.encodings), None
     if (size := len(text) * encoding_of(text).bytes_per_unit) > bytes_max:

@@ -1,9 +1,12 @@
-"""PDF files made by code: what each test needs of one, written out as the format has it."""
+"""Documents made by code: what a test needs of a PDF or an Office file, written as the format has it."""
 
 from __future__ import annotations
 
+import io
+import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from xml.sax.saxutils import escape
 
 
 def pdf(pages: Sequence[Sequence[str]], *, packed: bool = False, tail: bytes = b"") -> bytes:
@@ -62,3 +65,109 @@ def _string(line: str) -> bytes:
     for char in (b"\\", b"(", b")"):
         raw = raw.replace(char, b"\\" + char)
     return raw
+
+
+# -- Office ------------------------------------------------------------------------------------------------
+
+_W = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"
+_A = "http://schemas.openxmlformats.org/drawingml/2006/main"
+_P = "http://schemas.openxmlformats.org/presentationml/2006/main"
+_S = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+_R = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+_PACKAGE = "http://schemas.openxmlformats.org/package/2006/relationships"
+_TYPES = "http://schemas.openxmlformats.org/package/2006/content-types"
+
+
+def zipped(parts: Mapping[str, str | bytes]) -> bytes:
+    """Return a zip file of these parts."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in parts.items():
+            archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data, zipfile.ZIP_DEFLATED)
+    return made.getvalue()
+
+
+def relations(targets: Mapping[str, tuple[str, str]]) -> str:
+    """Return a part that names others: kind and place by id."""
+    each = "".join(
+        f'<Relationship Id="{id_}" Type="{_R}/{kind}" Target="{place}"/>'
+        for id_, (kind, place) in targets.items()
+    )
+    return f'<Relationships xmlns="{_PACKAGE}">{each}</Relationships>'
+
+
+def paragraph(*runs: str) -> str:
+    """Return a paragraph of a Word document: what begins with < as it is, all else as text."""
+    inner = "".join(
+        run if run.startswith("<") else f'<w:r><w:t xml:space="preserve">{escape(run)}</w:t></w:r>'
+        for run in runs
+    )
+    return f'<w:p><w:pPr><w:tabs><w:tab w:val="left"/></w:tabs></w:pPr>{inner}</w:p>'
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Return a table of a Word document, whose cells are paragraphs."""
+    cells = ("".join(f"<w:tc>{cell}</w:tc>" for cell in row) for row in rows)
+    return "<w:tbl>" + "".join(f"<w:tr>{row}</w:tr>" for row in cells) + "</w:tbl>"
+
+
+def docx(body: str, *, footnotes: str = "", main: str = "word/document.xml", **more: str | bytes) -> bytes:
+    """Return a Word document with this body."""
+    named = {"r1": ("footnotes", "footnotes.xml")} if footnotes else {}
+    space = f'xmlns:w="{_W}" xmlns:mc="http://schemas.openxmlformats.org/markup-compatibility/2006"'
+    parts: dict[str, str | bytes] = {
+        "[Content_Types].xml": f'<Types xmlns="{_TYPES}"/>',
+        "_rels/.rels": relations({"r1": ("officeDocument", main)}),
+        "word/document.xml": f"<w:document {space}><w:body>{body}</w:body></w:document>",
+        "word/_rels/document.xml.rels": relations(named),
+    }
+    if footnotes:
+        parts["word/footnotes.xml"] = f"<w:footnotes {space}>{footnotes}</w:footnotes>"
+    return zipped(parts | more)
+
+
+def pptx(slides: Sequence[Sequence[str]]) -> bytes:
+    """Return a presentation whose slides have these lines; their parts lie in another order."""
+    parts: dict[str, str | bytes] = {
+        "_rels/.rels": relations({"r": ("officeDocument", "ppt/presentation.xml")})
+    }
+    named = {f"r{number}": ("slide", f"slides/slide{9 - number}.xml") for number in range(len(slides))}
+    ids = "".join(f'<p:sldId id="{256 + number}" r:id="r{number}"/>' for number in range(len(slides)))
+    space = f'xmlns:p="{_P}" xmlns:a="{_A}" xmlns:r="{_R}"'
+    parts["ppt/presentation.xml"] = f"<p:presentation {space}><p:sldIdLst>{ids}</p:sldIdLst></p:presentation>"
+    parts["ppt/_rels/presentation.xml.rels"] = relations(named)
+    for (_, place), lines in zip(named.values(), slides, strict=True):
+        text = "".join(f"<a:p><a:r><a:t>{escape(line)}</a:t></a:r></a:p>" for line in lines)
+        parts[f"ppt/{place}"] = f"<p:sld {space}><p:sp><p:txBody>{text}</p:txBody></p:sp></p:sld>"
+    return zipped(parts)
+
+
+def xlsx(sheets: Mapping[str, str], *, styles: str = "") -> bytes:
+    """Return a workbook whose sheets have these rows, as they are written there."""
+    ids = "".join(
+        f'<sheet name="{escape(name)}" sheetId="{number}" r:id="r{number}"/>'
+        for number, name in enumerate(sheets, 1)
+    )
+    named = {
+        f"r{number}": ("worksheet", f"worksheets/sheet{number}.xml") for number in range(1, len(sheets) + 1)
+    }
+    parts: dict[str, str | bytes] = {
+        "[Content_Types].xml": _types(
+            "/xl/workbook.xml", "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet.main+xml"
+        ),
+        "_rels/.rels": relations({"r1": ("officeDocument", "xl/workbook.xml")}),
+        "xl/workbook.xml": f'<workbook xmlns="{_S}" xmlns:r="{_R}"><sheets>{ids}</sheets></workbook>',
+        "xl/_rels/workbook.xml.rels": relations(named | {"s": ("styles", "styles.xml")}),
+        "xl/styles.xml": f'<styleSheet xmlns="{_S}">{styles}</styleSheet>',
+    }
+    for (_, place), rows in zip(named.values(), sheets.values(), strict=True):
+        parts[f"xl/{place}"] = f'<worksheet xmlns="{_S}"><sheetData>{rows}</sheetData></worksheet>'
+    return zipped(parts)
+
+
+def _types(part: str, kind: str) -> str:
+    return (
+        f'<Types xmlns="{_TYPES}"><Default Extension="rels" '
+        'ContentType="application/vnd.openxmlformats-package.relationships+xml"/>'
+        f'<Override PartName="{part}" ContentType="{kind}"/></Types>'
+    )

@@ -12,14 +12,26 @@ from rlm_wasm import Inputs, Policy, Sandbox
 from rlm_wasm.api import documents
 from rlm_wasm.api.documents import DocumentConverter, converter_policy
 from rlm_wasm.audit.sink import JsonlSink
-from rlm_wasm.document_text import DocumentKind
+from rlm_wasm.document_text import DocumentKind, kind_of_name
 from rlm_wasm.errors import InputDamaged, InputError, InputNotConverted, InputTooLarge
 from rlm_wasm.host.guest_files import guest_files
 from rlm_wasm.inline.guest_loader import load_guest_program
 from rlm_wasm.inputs.documents import ConvertedDocument
 from rlm_wasm.replay.recording import Recording
 from rlm_wasm.replay.replay import replay
-from tests.support.documents import encrypted_pdf, pdf, pdf_of, pdf_of_contents, stream
+from tests.support.documents import (
+    docx,
+    encrypted_pdf,
+    paragraph,
+    pdf,
+    pdf_of,
+    pdf_of_contents,
+    pptx,
+    stream,
+    table,
+    xlsx,
+    zipped,
+)
 from tests.support.images import made_data
 from tests.support.runtime_facts import Events, Script, running, small_policy
 
@@ -150,9 +162,66 @@ def test_without_the_image_it_is_said_how_to_make_it(tmp_path: Path, monkeypatch
     assert "no image" in str(list(item.left_out))
 
 
-# What a hostile document asks for, each by what it is made of: nothing of them may matter to the host.
+_STYLES = (
+    "<fonts><font/></fonts><fills><fill><patternFill/></fill></fills><borders><border/></borders>"
+    "<cellStyleXfs><xf/></cellStyleXfs><cellXfs><xf/><xf numFmtId='14'/><xf numFmtId='22'/></cellXfs>"
+)
+
+
+def test_a_word_document_is_its_paragraphs_tables_and_notes(tmp_path: Path) -> None:
+    box = "<w:txbxContent><w:p><w:r><w:t>box</w:t></w:r></w:p></w:txbxContent>"
+    body = [
+        paragraph("Größe <1>", "<w:r><w:tab/></w:r>", "&", "<w:r><w:br/></w:r>", "next"),
+        paragraph(),
+        table(
+            [
+                [paragraph("a"), paragraph("b") + paragraph("c")],
+                [table([[paragraph("in"), ""]]), paragraph("d")],
+            ]
+        ),
+        f"<w:p><w:r><mc:AlternateContent><mc:Choice>{box}</mc:Choice><mc:Fallback>{box}</mc:Fallback>"
+        "</mc:AlternateContent><w:t>after</w:t><w:footnoteReference w:id='2'/></w:r>"
+        "<w:del><w:r><w:delText>gone</w:delText></w:r></w:del></w:p>",
+    ]
+    notes = (
+        "<w:footnote w:type='separator' w:id='0'><w:p/></w:footnote>"
+        f"<w:footnote w:id='2'>{paragraph('see')}</w:footnote>"
+    )
+    inputs = Inputs.read(small_policy(), written(tmp_path, docx("".join(body), footnotes=notes), "a.docx"))
+    assert inputs["context"] == (
+        "Größe <1>\t&\nnext\n\na\tb c\nin\td\nbox\nafter[footnote 2]\n[footnote 2] see\n"
+    )
+    assert inputs.file_names == {"context": "a.docx.txt"}
+    assert inputs.notes == {"context": "the text of 'a.docx', which is a Word document"}
+
+
+def test_a_workbook_is_its_sheets_as_csv(tmp_path: Path) -> None:
+    rows = (
+        "<row r='1'><c r='A1' t='inlineStr'><is><t>day, or so</t></is></c><c r='B1'><v>1.5</v></c></row>"
+        "<row r='3'><c r='A3' s='1'><v>46085</v></c><c r='C3'><f>1+1</f><v>2</v></c>"
+        "<c r='D3' t='b'><v>1</v></c><c r='E3' s='2'><v>46085.5</v></c></row><row r='9'><c r='A9'/></row>"
+    )
+    book = xlsx({"Sales & more": rows, "Empty": ""}, styles=_STYLES)
+    inputs = Inputs.read(small_policy(), written(tmp_path, book, "a.xlsx"))
+    assert inputs["context"] == (
+        'Sales & more\n"day, or so",1.5\n\n2026-03-04,,2,TRUE,2026-03-04 12:00:00\n\fEmpty\n'
+    )
+    assert "an Excel workbook of 2 sheets, 1 of them without text" in inputs.notes["context"]
+    with pytest.raises(InputNotConverted, match="is an Excel workbook with no text in it; --bytes"):
+        Inputs.read(small_policy(), written(tmp_path, xlsx({"Empty": ""}, styles=_STYLES), "b.xlsx"))
+
+
+def test_a_presentation_is_its_slides_in_their_order(tmp_path: Path) -> None:
+    path = written(tmp_path, pptx([["one", "first"], ["", "two"], []]), "a.pptx")
+    told: list[tuple[str, int, int]] = []
+    inputs = Inputs.read(small_policy(), path, on_converting=lambda *each: told.append(each))
+    assert inputs["context"] == "one\nfirst\n\ftwo\n\f"
+    assert told == [(str(path), number, 3) for number in range(3)]
+
+
+# What a hostile document asks for, each made when it is tried: nothing of them may matter to the host.
 HOSTILE = {
-    "packed twice": pdf_of(
+    "packed twice": lambda: pdf_of(
         [
             _ROOT,
             _ONE,
@@ -161,12 +230,12 @@ HOSTILE = {
             % (len(bomb := zlib.compress(zlib.compress(bytes(64 << 20), 9), 9)), bomb),
         ]
     ),
-    "much text of few bytes": pdf_of_contents(
+    "much text of few bytes": lambda: pdf_of_contents(
         [b"BT /F1 1 Tf " + b"(%s) Tj " % (b"a" * 500) * 900 + b"ET"] * 9
     ),
-    "pages of themselves": pdf_of([_ROOT, b"<< /Type /Pages /Kids [2 0 R 2 0 R] /Count 2 >>"]),
-    "deep arrays": pdf_of([_ROOT, b"[" * 50_000 + b"]" * 50_000]),
-    "a form of itself": pdf_of(
+    "pages of themselves": lambda: pdf_of([_ROOT, b"<< /Type /Pages /Kids [2 0 R 2 0 R] /Count 2 >>"]),
+    "deep arrays": lambda: pdf_of([_ROOT, b"[" * 50_000 + b"]" * 50_000]),
+    "a form of itself": lambda: pdf_of(
         [
             _ROOT,
             _ONE,
@@ -176,10 +245,10 @@ HOSTILE = {
             b"/Length 11 >>\nstream\n/X Do /X Do\nendstream",
         ]
     ),
-    "a million pages claimed": pdf_of(
+    "a million pages claimed": lambda: pdf_of(
         [_ROOT, _ONE.replace(b"/Count 1", b"/Count 1000000"), _PAGE % b"", stream(b"")]
     ),
-    "a million pages of one": pdf_of(
+    "a million pages of one": lambda: pdf_of(
         [
             _ROOT,
             b"<< /Type /Pages /Kids [%s] /Count 1000000 >>" % (b"3 0 R " * 10**6),
@@ -187,21 +256,61 @@ HOSTILE = {
             stream(b""),
         ]
     ),
-    "a length that is none": pdf_of([_ROOT, _ONE, _PAGE % b"", b"<< /Length 4 0 R >>\nstream\nx\nendstream"]),
-    "a table that leads round": pdf([["x"]], tail=b"/Prev 9"),
+    "a length that is none": lambda: pdf_of(
+        [_ROOT, _ONE, _PAGE % b"", b"<< /Length 4 0 R >>\nstream\nx\nendstream"]
+    ),
+    "a table that leads round": lambda: pdf([["x"]], tail=b"/Prev 9"),
 }
 
 
-@pytest.mark.parametrize("what", HOSTILE)
+_LAUGHS = "".join(f"<!ENTITY e{n} '{f'&e{n - 1};' * 10}'>" for n in range(1, 12))
+_MORE = '<?xml version="1.0"?><!DOCTYPE x [<!ENTITY e0 "ha">%s]>'
+
+
+def _word(text: str, *, before: str = "") -> bytes:
+    space = "xmlns:w='http://schemas.openxmlformats.org/wordprocessingml/2006/main'"
+    return docx("", **{"word/document.xml": f"{before}<w:document {space}>{text}</w:document>"})
+
+
+def _row(more: str) -> bytes:
+    return xlsx({"x": f"<row {more}</row>"}, styles=_STYLES)
+
+
+HOSTILE_OFFICE = {
+    "one long text.docx": lambda: _word(f"<w:p><w:r><w:t>{'a' * (64 << 20)}</w:t></w:r></w:p>"),
+    "many paragraphs.docx": lambda: _word("<w:p/>" * 3_000_000),
+    "deep tables.docx": lambda: _word("<w:tbl><w:tr><w:tc>" * 50_000 + "</w:tc></w:tr></w:tbl>" * 50_000),
+    "laughs.docx": lambda: _word("<w:p><w:r><w:t>&e11;</w:t></w:r></w:p>", before=_MORE % _LAUGHS),
+    "a file of the host's.docx": lambda: _word(
+        "<w:p><w:r><w:t>&f;</w:t></w:r></w:p>", before=_MORE % "<!ENTITY f SYSTEM 'file:///etc/passwd'>"
+    ),
+    "out of itself.docx": lambda: docx(paragraph("x"), main="../../../../etc/passwd"),
+    "names of the host's.docx": lambda: docx(
+        paragraph("x"), **{"../../etc/passwd": "root", "/etc/shadow": "root"}
+    ),
+    "a part of itself.docx": lambda: docx(paragraph("x"), main="_rels/.rels"),
+    "no parts.docx": lambda: zipped({}),
+    "cut off.docx": lambda: docx(paragraph("x"))[:300],
+    "a wide row.xlsx": lambda: _row("r='1'>" + "<c r='XFD1'><v>1</v></c>" * 2_000),
+    "a last row.xlsx": lambda: _row("r='1048576'><c r='A1048576'><v>1</v></c>"),
+    "a row beyond.xlsx": lambda: _row("r='999999999999'><c r='A1'><v>1</v></c>"),
+    "no styles.xlsx": lambda: xlsx({"x": "<row r='1'><c r='A1' s='9'><v>1</v></c></row>"}),
+    "slides that are none.pptx": lambda: docx(paragraph("x")),
+}
+
+
+@pytest.mark.parametrize("what", [*HOSTILE, *HOSTILE_OFFICE])
 @pytest.mark.threat("T-332")
-def test_a_hostile_pdf_is_a_text_or_a_refusal_and_the_next_one_is_read(tmp_path: Path, what: str) -> None:
+def test_a_hostile_document_is_a_text_or_a_refusal_and_the_next_one_is_read(what: str) -> None:
     policy = small_policy(
         inputs=FUEL | {"document_memory_bytes_max": 160 << 20},
         sandbox={"context_bytes_max": 1 << 20, "memory_bytes_max": 64 << 20},
     )
+    data = (HOSTILE | HOSTILE_OFFICE)[what]()
     with DocumentConverter(policy) as convert:
         try:
-            found: ConvertedDocument | InputError = convert(what, DocumentKind.PDF, HOSTILE[what], 1 << 20)
+            kind = kind_of_name(what) or DocumentKind.PDF
+            found: ConvertedDocument | InputError = convert(what, kind, data, 1 << 20)
         except InputError as error:
             found = error
         if isinstance(found, InputError):
@@ -209,6 +318,7 @@ def test_a_hostile_pdf_is_a_text_or_a_refusal_and_the_next_one_is_read(tmp_path:
             assert "\n" not in found.message
         else:
             assert len(found.text.encode()) <= 1 << 20
+            assert "root" not in found.text
         assert convert("b.pdf", DocumentKind.PDF, pdf([["x"]]), 1 << 20).text == "x\n"
 
 

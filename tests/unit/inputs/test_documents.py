@@ -55,6 +55,14 @@ def reading(reader: Reader | None, **more: object) -> Reading:
         ("x.pdf", b"<html>", None),
         ("x.pdf", b" " * 1_024 + b"%PDF-1.7", None),
         ("x.pdf", b"", None),
+        ("x.docx", b"PK\x03\x04", DocumentKind.DOCX),
+        ("x.DOCM", b"PK\x03\x04", DocumentKind.DOCX),
+        ("x.xlsx", b"PK\x03\x04", DocumentKind.XLSX),
+        ("x.pptx", b"PK\x03\x04", DocumentKind.PPTX),
+        ("x.pdf", b"PK\x03\x04", None),
+        ("x.zip", b"PK\x03\x04", None),
+        ("x.docx", b"\xd0\xcf\x11\xe0", None),
+        ("x.docx", b"%PDF-1.7\n", PDF),
     ],
 )
 def test_a_document_is_known_by_how_it_begins(file: str, head: bytes, kind: DocumentKind | None) -> None:
@@ -68,6 +76,11 @@ def test_a_text_is_called_as_its_document_and_says_what_that_was() -> None:
         "the text of a PDF of 3 pages, a form feed ('\\f') between two pages"
     )
     assert told_of("a.pdf.txt", "x") == "the text of a PDF of 1 page"
+    assert told_of("a.docx.txt", "x") == "the text of a Word document"
+    assert told_of("a.xlsx.txt", "x\fy") == (
+        "the text of an Excel workbook of 2 sheets, a form feed ('\\f') between two sheets; the first "
+        "line of a sheet is its name, the others are CSV"
+    )
     assert told_of("a.txt", "x\fy") == told_of("a.pdf", "x\fy") == ""
 
 
@@ -117,6 +130,22 @@ def test_bytes_are_as_they_are_and_a_name_that_lies_is_refused(tmp_path: Path) -
     with pytest.raises(InputDamaged, match=r"a\.pdf is not a PDF, whatever its name says; --bytes"):
         read_file_input("context", str(path), reading(reader))
     assert reader.given == []
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "error", "says"),
+    [
+        ("a.docx", b"\xd0\xcf\x11\xe0" + bytes(99), InputNotConverted, "encrypted, or of Office before 2007"),
+        ("a.xlsx", b"a;b\n1;2\n", InputDamaged, "is not an Excel workbook, whatever its name says; --bytes"),
+        ("a.pptx.gz", gzip.compress(b"x", mtime=0), InputDamaged, "is not a PowerPoint presentation"),
+    ],
+)
+def test_an_office_file_that_is_none_says_what_it_may_be(
+    tmp_path: Path, name: str, data: bytes, error: type[InputError], says: str
+) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(error, match=says):
+        read_file_input("context", str(tmp_path / name), reading(Reader()))
 
 
 def test_without_a_guest_a_document_is_no_text(tmp_path: Path) -> None:
