@@ -9,6 +9,7 @@ import anyio
 from rlm_wasm.engine.broker import Broker, Router
 from rlm_wasm.engine.event_stream import EventHub, EventReader
 from rlm_wasm.engine.run import ActiveRun
+from rlm_wasm.engine.run_tools import ToolCaller
 from rlm_wasm.errors import RuntimeClosed
 from rlm_wasm.events import Event
 from rlm_wasm.host.affinity import Affinity
@@ -30,6 +31,7 @@ class Run:
         sinks: Iterable[Callable[[Event], None]],
         stream: EventLimits,
         home: Affinity,
+        tools: ToolCaller,
     ) -> None:
         self.run_id = started.run_id
         self.tenant = started.tenant
@@ -37,6 +39,7 @@ class Run:
         self._active = active
         self._broker = broker
         self._route = route
+        self._tools = tools
         self._hub = EventHub(stream, home)
         self._sinks = [*sinks, self._hub.publish]
         self._home = home
@@ -92,7 +95,7 @@ class Run:
     async def drive(self) -> RunResult:
         """Run to the end. Called once, by the runtime."""
         try:
-            self._broker.start_run(self._started, self._route, self._sinks, self._active)
+            self._broker.start_run(self._started, self._route, self._sinks, self._active, self._tools)
             self._begun = True
             if self._stopped is not None:
                 self._broker.submit(RunCancelled(self.run_id, self._stopped))

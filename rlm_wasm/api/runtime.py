@@ -33,6 +33,7 @@ from rlm_wasm.engine.description import WrittenPolicy
 from rlm_wasm.engine.isolation import make_worker
 from rlm_wasm.engine.recorded_answers import open_recording
 from rlm_wasm.engine.run import ActiveRun
+from rlm_wasm.engine.run_tools import GrantedCaller, ToolFacts, nobody_calls
 from rlm_wasm.engine.session_files import Outputs
 from rlm_wasm.engine.transcript import Watch
 from rlm_wasm.errors import Overloaded, UsageError
@@ -51,6 +52,8 @@ from rlm_wasm.results import RunResult
 from rlm_wasm.scheduler.routing import Routing
 from rlm_wasm.scheduler.scheduler import RunStarted
 from rlm_wasm.tenant import checked_tenant
+from rlm_wasm.tools.granted import ToolGrants
+from rlm_wasm.tools.tool import ToolLike, as_tools
 
 
 class Runtime:
@@ -59,10 +62,12 @@ class Runtime:
     Use it as an async context manager, on asyncio or trio, or call `ask_sync`. `model` and
     `sub_model` override the policy's, as ``provider:name``; `environ` is where provider keys are
     read, the process's environment unless given. `route` replaces the providers (for embedding a
-    model of your own): it maps a model's name to a provider and the name there.
+    model of your own): it maps a model's name to a provider and the name there. `tools` are functions that
+    the code of every run may call by name, as those of `Sandbox`; the models are told of them.
 
     Raises:
         PolicyError: the policy does not hold with these models.
+        UsageError: a tool is none, or one that the policy allows nobody.
 
     Entering it raises:
         PolicyError: a model has no price, so that its cost cannot be budgeted.
@@ -77,10 +82,11 @@ class Runtime:
         sub_model: str | None = None,
         environ: Mapping[str, str] | None = None,
         route: Router | None = None,
+        tools: Iterable[ToolLike] = (),
     ) -> None:
         keys = Keys(environ)
         del environ  # not in this frame when something is raised
-        self._set_up(policy, World(), keys, model, sub_model, route)
+        self._set_up(policy, World(), keys, model, sub_model, route, tools)
 
     @classmethod
     def in_world(
@@ -92,12 +98,13 @@ class Runtime:
         sub_model: str | None = None,
         environ: Mapping[str, str] | None = None,
         route: Router | None = None,
+        tools: Iterable[ToolLike] = (),
     ) -> Self:
         """Return a runtime whose workers, time and chance are given: for tests, and for replays."""
         keys = Keys(environ)
         del environ  # not in this frame when something is raised
         made = cls.__new__(cls)
-        made._set_up(policy, world, keys, model, sub_model, route)
+        made._set_up(policy, world, keys, model, sub_model, route, tools)
         return made
 
     def _set_up(
@@ -108,8 +115,12 @@ class Runtime:
         model: str | None,
         sub_model: str | None,
         route: Router | None,
+        tools: Iterable[ToolLike],
     ) -> None:
         check_policy(policy)
+        self._tools = as_tools(tools)
+        self._grants = ToolGrants(policy.tools, policy.boundary)
+        self._grants.check(self._tools)
         self.policy = policy.with_models(root=model, sub=sub_model)
         self._written = WrittenPolicy.of(self.policy)
         self._providers = ProviderSet(self.policy, keys, open_recording, {"litellm": open_litellm})
@@ -328,6 +339,8 @@ class Runtime:
                 hint="raise `tenants.runs_max` in the policy, or wait for a run to end",
             )
         run_id = make_run_id(self._world.entropy(8))
+        granted = self._grants.of(self._tools, tenant)
+        facts = ToolFacts.of(granted) if self._world.tools is None else self._world.tools
         active = ActiveRun(
             run_id,
             policy,
@@ -345,6 +358,7 @@ class Runtime:
             cache=self._cache,
             guidance=guidance,
             hook=self._hook(on_cell, self._tasks),
+            tools=facts,
         )
         started = RunStarted(
             run_id=run_id,
@@ -362,6 +376,7 @@ class Runtime:
             tenant=tenant,
             weight=policy.permits.weights.get(tenant, 1),
             windows=policy.windows(),
+            tools=facts.terms,
         )
         run = Run(
             started,
@@ -371,6 +386,7 @@ class Runtime:
             [meter.take, *checked],
             policy.events,
             self._home,
+            nobody_calls if self._world.tools is not None else GrantedCaller(granted),
         )
         self._runs[run_id] = run
         self._runs_of[tenant] += 1

@@ -167,6 +167,9 @@ KINDS: Final[dict[str, Kind]] = {
                 text=True,
                 optional=True,
             ),
+            "tools": Field(
+                "str", "JSON: what guests are told of each tool, and its terms", text=True, optional=True
+            ),
         },
     ),
     "iteration_started": Kind(
@@ -304,6 +307,34 @@ KINDS: Final[dict[str, Kind]] = {
         {
             "provider": Field("str", "before the colon of its models' names"),
             "permits": Field("int", "how many it may hold now"),
+        },
+    ),
+    "tool_called": Kind(
+        "A tool is called. Nobody has looked at its arguments yet.",
+        {
+            "request": _REQUEST,
+            "group": _GROUP,
+            "tool": Field("str", "its name"),
+            "arguments_bytes": Field("int", "of their JSON, as UTF-8"),
+            "timeout_ms": Field("int", "how long the call may take"),
+            "reserved_cost_microdollars": Field("int", "its price"),
+            "arguments": Field("str", "their JSON", text=True, optional=True),
+        },
+    ),
+    "tool_answered": Kind(
+        "The one terminal response to a call of a tool.",
+        {
+            "request": _REQUEST,
+            "tool": Field("str", "its name"),
+            "status": Field("str", "completed, failed, denied (not called), timed_out or cancelled"),
+            "result_bytes": Field("int|null", "of the JSON of its result"),
+            "cost_microdollars": Field("int", "charged"),
+            "key": Field("str", "of a LimitExceeded: the policy's", optional=True),
+            "size": Field("int", "of a LimitExceeded", optional=True),
+            "limit": Field("int", "of a LimitExceeded", optional=True),
+            "error": _ERROR,
+            "message": _MESSAGE,
+            "text": Field("str", "the JSON of its result", text=True, optional=True),
         },
     ),
     "child_started": Kind(

@@ -82,8 +82,8 @@ it may have ends in the middle: such a str is a CutAnswer, `isinstance(text, Cut
 - llm_query_batched(prompts, model=None) -> list[str]: the same for many prompts at once, answered in \
 parallel and returned in order. Prefer it to a loop. What asyncio.gather awaits, and what a pool of threads \
 asks, is answered in parallel as well;
-{recursion}- budget() -> dict: what is left of the calls, tokens, money, turns, computing and time of this \
-task.
+{recursion}{tools}- budget() -> dict: what is left of the calls, tokens, money, turns, computing and time of \
+this task.
 
 How to go about it: look at the form and size of the context first. Let code do what code can do exactly: \
 search, split, count, sort. Use llm_query where text has to be understood, on pieces of moderate size, and \
@@ -103,6 +103,13 @@ themselves, and llm_query for the rest;
 - rlm_query_batched(prompts, model=None) -> list[str]: the same for several prompts, in parallel. What \
 failed raises an exception, as with all of these;
 """
+
+_TOOLS: Final = """\
+- these functions of the program that asks; help(name) tells more of each. Arguments and results are plain \
+values, and a failure raises a ToolError. What asyncio.gather awaits, a pool of threads calls or \
+name.map([…]) is given is done in parallel:
+{}"""
+_TOOLS_CHARS_MAX: Final = 16_000
 
 _IN_PIECES: Final = (
     "That is too much to work on as a whole: the memory holds no second copy of it, nor a list of its words. "
@@ -149,6 +156,7 @@ def system_prompt(
     virtual_clock: bool = False,
     packages: Sequence[str] = (),
     guidance: Guidance = NO_GUIDANCE,
+    tools: Sequence[str] = (),
 ) -> str:
     """Return the standing instructions; they do not depend on question or context, so they cache well.
 
@@ -156,14 +164,30 @@ def system_prompt(
 
     `recursive`: whether this run may have children. One that may not is told nothing of them.
     `virtual_clock`: whether the session's clock is not the world's. `packages`: what it has beside the
-    standard library.
+    standard library. `tools`: a line about each function of the host's that code may call.
     """
     recursion = _RECURSION if recursive else ""
     clock = _VIRTUAL_CLOCK if virtual_clock else ""
     installed = _PACKAGES.format(", ".join(packages)) if packages else ""
-    work = _WORK.format(bytes_max=limits.bytes_max, recursion=recursion, clock=clock, packages=installed)
+    work = _WORK.format(
+        bytes_max=limits.bytes_max,
+        recursion=recursion,
+        tools=_tool_lines(tools),
+        clock=clock,
+        packages=installed,
+    )
     own = guidance_section(guidance)
     return "\n".join(filter(None, (work, own, _FINISH[dialect])))
+
+
+def _tool_lines(tools: Sequence[str]) -> str:
+    lines, left = [], _TOOLS_CHARS_MAX
+    for tool in tools:
+        # Of the others at least the name: help() has the rest.
+        line = f"  - {tool if len(tool) <= left else tool.partition('(')[0]};\n"
+        left -= len(line)
+        lines.append(line)
+    return _TOOLS.format("".join(lines)) if lines else ""
 
 
 def first_user_message(

@@ -10,10 +10,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from math import inf
-from typing import Any, Final, Protocol
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import anyio
 
+from rlm_wasm.engine.run_tools import ToolCaller, nobody_calls
 from rlm_wasm.engine.task_pool import TaskPool
 from rlm_wasm.engine.timers import Timers
 from rlm_wasm.errors import ProviderError, RlmWasmError
@@ -29,7 +30,9 @@ from rlm_wasm.scheduler.pricing import usage_or_estimate
 from rlm_wasm.scheduler.request import Cancelled, Response
 from rlm_wasm.scheduler.scheduler import (
     BatchReceived,
+    CallTool,
     CancelQuery,
+    CancelTool,
     CellStarted,
     ChildRequested,
     ClearTimer,
@@ -53,6 +56,7 @@ from rlm_wasm.scheduler.scheduler import (
     StopChild,
     Surplus,
     TimerFired,
+    ToolCalled,
 )
 
 Sink = Callable[[Event], None]
@@ -110,13 +114,16 @@ class _Batch:
             self._answered(responses, self._refusals)
 
 
-class _Sent:
-    """A provider call under way, or about to be."""
+_Outside = TypeVar("_Outside", SendQuery, CallTool)
+
+
+class _Sent(Generic[_Outside]):
+    """A call of a provider or a tool under way, or about to be."""
 
     __slots__ = ("cancelled", "effect", "gone", "scope")
 
-    def __init__(self, effect: SendQuery) -> None:
-        self.effect = effect
+    def __init__(self, effect: _Outside) -> None:
+        self.effect: _Outside = effect
         self.cancelled = False
         self.scope: anyio.CancelScope | None = None  # of the task that makes the call
         self.gone: anyio.Event | None = None  # made for whoever waits for it
@@ -141,6 +148,7 @@ class _Run:
     route: Router
     sinks: tuple[Sink, ...]
     driver: Driver
+    tools: ToolCaller
     # Why the first sink that failed did; its events are incomplete.
     unwritten: StopReason | None = None
     waiting: dict[RequestId, _Batch] = field(default_factory=dict)
@@ -164,8 +172,10 @@ class Broker:
         self._inputs: deque[Input] = deque()
         self._performing = False
         self._runs: dict[RunId, _Run] = {}
-        self._sending: dict[_Attempt, _Sent] = {}
+        self._sending: dict[_Attempt, _Sent[SendQuery]] = {}
         self._tasks: Final = TaskPool(self._send)
+        self._calling: dict[tuple[RunId, RequestId], _Sent[CallTool]] = {}
+        self._tool_tasks: Final = TaskPool(self._call)
         # By type, and not one case after another: seven of them are performed for a query.
         self._performs: Final[dict[type[Effect], Callable[[Any], None]]] = {
             EmitEvent: self._emit,
@@ -175,6 +185,8 @@ class Broker:
             CancelQuery: self._cancel,
             SetTimer: self._set_timer,
             ClearTimer: self._clear_timer,
+            CallTool: self._call_soon,
+            CancelTool: self._cancel_call,
             StartChild: self._start_child,
             StopChild: self._stop_child,
             GiveFuel: self._give_fuel,
@@ -184,18 +196,28 @@ class Broker:
     @property
     def idle(self) -> bool:
         """Whether nothing is open: no run, no query in flight, no timer, no permit."""
-        return not (self._runs or self._sending or len(self._timers) or self._scheduler.permits_held)
+        return not (
+            self._runs or self._sending or self._calling or len(self._timers) or self._scheduler.permits_held
+        )
 
     async def serve(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Perform effects until cancelled."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._tasks.run)
+            tasks.start_soon(self._tool_tasks.run)
             tasks.start_soon(self._timers.run)
             task_status.started()
 
-    def start_run(self, started: RunStarted, route: Router, sinks: Iterable[Sink], driver: Driver) -> None:
-        """Open a run, whose conversations `driver` drives."""
-        self._runs[started.run_id] = _Run(route, tuple(sinks), driver)
+    def start_run(
+        self,
+        started: RunStarted,
+        route: Router,
+        sinks: Iterable[Sink],
+        driver: Driver,
+        tools: ToolCaller = nobody_calls,
+    ) -> None:
+        """Open a run, whose conversations `driver` drives, and the calls of whose tools `tools` makes."""
+        self._runs[started.run_id] = _Run(route, tuple(sinks), driver, tools)
         self.submit(started)
 
     async def finish_run(self, ended: Input, run_id: RunId) -> StopReason | None:
@@ -210,8 +232,9 @@ class Broker:
             batch.put(number, Cancelled("the run ended"))
         with anyio.move_on_after(HANG_UP_SECONDS_MAX):
             # Each before the first wait: a call that is gone by its turn would never say so.
-            going = [sent for key, sent in self._sending.items() if key[0] == run_id]
-            for gone in [sent.will_be_gone() for sent in going]:
+            going = [sent.will_be_gone() for key, sent in self._sending.items() if key[0] == run_id]
+            going += [calling.will_be_gone() for key, calling in self._calling.items() if key[0] == run_id]
+            for gone in going:
                 await gone.wait()
         return run.unwritten
 
@@ -258,7 +281,7 @@ class Broker:
     def ask(
         self,
         run_id: RunId,
-        batch: Sequence[QueryReceived | ChildRequested],
+        batch: Sequence[QueryReceived | ChildRequested | ToolCalled],
         answered: Answered,
         surplus: Surplus | None = None,
     ) -> None:
@@ -369,6 +392,26 @@ class Broker:
     def _clear_timer(self, effect: ClearTimer) -> None:
         self._timers.clear(effect.run_id, effect.timer_id)
 
+    def _call_soon(self, effect: CallTool) -> None:
+        calling = self._calling[effect.run_id, effect.request_id] = _Sent(effect)
+        self._tool_tasks.give(calling)
+
+    def _cancel_call(self, effect: CancelTool) -> None:
+        if (calling := self._calling.get((effect.run_id, effect.request_id))) is not None:
+            calling.cancel()
+
+    async def _call(self, calling: _Sent[CallTool], scope: anyio.CancelScope) -> None:
+        effect = calling.effect
+        try:
+            run = self._runs.get(effect.run_id)
+            if run is not None and not calling.cancelled:
+                calling.scope = scope
+                self.submit(await run.tools(effect))
+        finally:
+            del self._calling[effect.run_id, effect.request_id]
+            if calling.gone is not None:
+                calling.gone.set()
+
     def _start_child(self, effect: StartChild) -> None:
         self._runs[effect.run_id].driver.start_child(effect)
 
@@ -379,7 +422,7 @@ class Broker:
     def _end_run(self, effect: EndRun) -> None:
         self._runs[effect.run_id].driver.end(effect.stop)
 
-    async def _send(self, sent: _Sent, scope: anyio.CancelScope) -> None:
+    async def _send(self, sent: _Sent[SendQuery], scope: anyio.CancelScope) -> None:
         effect = sent.effect
         try:
             if not sent.cancelled:

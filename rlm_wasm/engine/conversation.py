@@ -31,6 +31,7 @@ from rlm_wasm.engine.cell_judge import CellJudge, PendingCell
 from rlm_wasm.engine.contexts import REBASE_FROM_UNITS, InputValue, copied_size, describe, files_of
 from rlm_wasm.engine.guest_requests import GuestRequests
 from rlm_wasm.engine.packages import packages_of
+from rlm_wasm.engine.run_tools import NO_TOOL_FACTS, ToolFacts
 from rlm_wasm.engine.session_files import Outputs, SessionFiles
 from rlm_wasm.engine.transcript import Transcript, Watch
 from rlm_wasm.errors import CellRefused, FuelExhausted, InternalError, SourceExceeded, WorkerLost
@@ -42,6 +43,7 @@ from rlm_wasm.limits import CellLimits
 from rlm_wasm.outcomes import SessionState, StopKind, StopReason
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.protocol.cell import Cell
+from rlm_wasm.protocol.session_names import TOOLS_NAME
 from rlm_wasm.protocol.session_snapshot import SessionSnapshot
 from rlm_wasm.results import CellResult
 from rlm_wasm.scheduler.messages import Message
@@ -112,7 +114,9 @@ class Conversation:
         watch: Watch | None = None,
         guidance: Guidance = NO_GUIDANCE,
         hook: CellJudge | None = None,
+        tools: ToolFacts = NO_TOOL_FACTS,
     ) -> None:
+        self._tools = tools
         self.transcript = Transcript(policy.observation, watch)
         self.place = place
         self._outputs = outputs
@@ -166,6 +170,7 @@ class Conversation:
             packages=packages_of(policy.sandbox.image),
             guidance=guidance,
             judges=hook is not None,
+            tools=tools.for_model(),
             whole_length_max=policy.sandbox.whole_context_chars_max,
             repeats_max=policy.run.repeats_max,
             window_tokens=policy.windows().get(place.model),
@@ -457,6 +462,8 @@ class Conversation:
         try:
             if self.place.start_inputs is not None:
                 session.inputs.begin_with(self.place.start_inputs)
+            if self._tools:
+                await session.load(TOOLS_NAME, self._tools.for_guest())
             for name, value in self._contexts.items():
                 await session.load(name, value, file=self._file_names[name])
             if policy.sandbox.checkpoint_bytes_max and self._inputs_size > REBASE_FROM_UNITS:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from rlm_wasm.engine.contexts import InputValue, length, recorded_type
+from rlm_wasm.engine.run_tools import NO_TOOL_FACTS, ToolFacts
 from rlm_wasm.engine.starting_state import StartingState
 from rlm_wasm.errors import UsageError
 from rlm_wasm.guidance import NO_GUIDANCE, Guidance
@@ -54,6 +55,7 @@ async def description(
     files: Mapping[str, str],
     guidance: Guidance = NO_GUIDANCE,
     hook: bool = False,
+    tools: ToolFacts = NO_TOOL_FACTS,
 ) -> dict[str, object]:
     """Return the data of `run_described`.
 
@@ -88,6 +90,7 @@ async def description(
         "example_questions": [example.question for example in guidance.examples],
         "example_replies": [example.reply for example in guidance.examples],
         "start_image_sha256": None if start is None else await in_thread(start.digest),
+        **({"tools": tools.document()} if tools else {}),
     }
 
 

@@ -13,7 +13,7 @@ from rlm_wasm.conversation.ran_cell import AnsweredQuery
 from rlm_wasm.conversation.reply_lines import without_thoughts_before
 from rlm_wasm.engine.broker import Broker, Refusals
 from rlm_wasm.engine.request_reader import RequestReader
-from rlm_wasm.errors import GuestError, QueryError, ToolError
+from rlm_wasm.errors import GuestError, QueryError
 from rlm_wasm.host.answers import Answerer, Refuel, Reply
 from rlm_wasm.ids import RequestId, RunId
 from rlm_wasm.limits import BoundaryLimits
@@ -43,6 +43,7 @@ from rlm_wasm.scheduler.scheduler import (
     QueryReceived,
     RequestAbandoned,
     Surplus,
+    ToolCalled,
 )
 
 # A restored session's observation repeats answered queries; a flood of them is not repeated.
@@ -58,6 +59,7 @@ class _Asked:
     batched: bool
     reply: Reply
     numbers: tuple[RequestId, ...]
+    of_tools: bool = False
 
     def answered(self, responses: list[Response], refusals: Refusals) -> None:
         """Hand the guest its response frame. What a model thought before it answered is no part of it."""
@@ -66,7 +68,11 @@ class _Asked:
             for each in responses
         ]
         self.guest.keep(self, responses)
-        if self.batched:
+        if self.of_tools and self.batched:
+            self.reply(encode_tool_batch_response(responses, refusals))
+        elif self.of_tools:
+            self.reply(encode_tool_response(responses[0]))
+        elif self.batched:
             self.reply(encode_batch_response(responses, refusals))
         else:
             self.reply(encode_response(responses[0]))
@@ -143,11 +149,9 @@ class GuestRequests(Answerer):
         if isinstance(request, QueryError):
             # It stays between this guest and its host: the run is as it was, and there is nothing to record.
             reply(encode_response(Denied(request)))
-        elif self.closed and not isinstance(request, Finish | Budget | ToolCall | ToolCallBatch):
+        elif self.closed and not isinstance(request, Finish | Budget):
             # No number for it: those of other conversations must not depend on what this one still tries.
             reply(_stopped(request))
-        elif isinstance(request, ToolCall | ToolCallBatch):
-            reply(_no_tools(request))
         elif isinstance(request, Budget):
             reply(encode_budget_response(self.broker.standing(self.run_id, self.parent)))
         else:
@@ -164,7 +168,9 @@ class GuestRequests(Answerer):
             self.broker.ask_fuel(FuelWanted(self.run_id, self.parent), reply)
 
     def _answer(
-        self, request: LlmQuery | LlmQueryBatch | RlmQuery | RlmQueryBatch | Finish, reply: Reply
+        self,
+        request: LlmQuery | LlmQueryBatch | RlmQuery | RlmQueryBatch | ToolCall | ToolCallBatch | Finish,
+        reply: Reply,
     ) -> None:
         match request:
             case LlmQuery(prompt=prompt, model=model):
@@ -175,6 +181,10 @@ class GuestRequests(Answerer):
                 self._start((prompt,), request, reply, batched=False)
             case RlmQueryBatch(prompts=prompts):
                 self._start(prompts, request, reply, batched=True)
+            case ToolCall(tool=tool, arguments=arguments):
+                self._call((tool,), (arguments,), reply, batched=False)
+            case ToolCallBatch(tools=tools, arguments=texts):
+                self._call(tools, texts, reply, batched=True)
             case Finish(answer=answer):
                 if self.finish is None and not self.closed:
                     self.finish = answer
@@ -236,20 +246,40 @@ class GuestRequests(Answerer):
         ]
         self._ask(batch, prompts, reply, batched=batched)
 
+    def _call(self, tools: Sequence[str], arguments: Sequence[str], reply: Reply, *, batched: bool) -> None:
+        broker, run_id = self.broker, self.run_id
+        calls = [f"{tool}: {text}" for tool, text in zip(tools, arguments, strict=True)]
+        group, room = self._room(calls)
+        batch = [
+            ToolCalled(
+                run_id,
+                broker.next_request(run_id),
+                self.depth,
+                tool,
+                text,
+                group,
+                self.parent,
+                self.boundary.response_bytes_max // len(tools),
+            )
+            for tool, text in zip(tools[:room], arguments[:room], strict=True)
+        ]
+        self._ask(batch, calls, reply, batched=batched, of_tools=True)
+
     def _ask(
         self,
-        batch: Sequence[QueryReceived | ChildRequested],
+        batch: Sequence[QueryReceived | ChildRequested | ToolCalled],
         prompts: Sequence[str],
         reply: Reply,
         *,
         batched: bool,
+        of_tools: bool = False,
     ) -> None:
         # A guest that asks again waits for nothing else: it was interrupted in what it asked before.
         self.end_cell()
         for prompt in prompts[: len(batch)] if self.digests else ():
             self._asked = hashlib.sha256(self._asked + prompt.encode("utf-8", "surrogatepass")).digest()
         numbers = tuple([each.request_id for each in batch])
-        asked = self._open = _Asked(self, prompts, batched, reply, numbers)
+        asked = self._open = _Asked(self, prompts, batched, reply, numbers, of_tools)
         surplus = None
         if (count := len(prompts) - len(batch)) > 0:
             first = self.broker.next_request(self.run_id, count)
@@ -272,15 +302,11 @@ class GuestRequests(Answerer):
                 self._kept.append(shown_query(prompt, response.text))
 
 
-def _no_tools(request: ToolCall | ToolCallBatch) -> bytes:
-    none = Denied(ToolError("this session has no tools"))
-    if isinstance(request, ToolCallBatch):
-        return encode_tool_batch_response([], [(none, len(request.tools))])
-    return encode_tool_response(none)
-
-
-def _stopped(request: LlmQuery | LlmQueryBatch | RlmQuery | RlmQueryBatch) -> bytes:
+def _stopped(
+    request: LlmQuery | LlmQueryBatch | RlmQuery | RlmQueryBatch | ToolCall | ToolCallBatch,
+) -> bytes:
     gone = Cancelled("the conversation was stopped")
-    if isinstance(request, LlmQueryBatch | RlmQueryBatch):
-        return encode_batch_response([], [(gone, len(request.prompts))])
+    match request:
+        case LlmQueryBatch(prompts=items) | RlmQueryBatch(prompts=items) | ToolCallBatch(tools=items):
+            return encode_batch_response([], [(gone, len(items))])
     return encode_response(gone)

@@ -16,6 +16,7 @@ from rlm_wasm.engine.cell_judge import CellJudge
 from rlm_wasm.engine.contexts import DEFAULT_NAME, InputValue, files_of
 from rlm_wasm.engine.conversation import Conversation, ConversationPlace
 from rlm_wasm.engine.description import WrittenPolicy, answer_bytes, description
+from rlm_wasm.engine.run_tools import NO_TOOL_FACTS, ToolFacts
 from rlm_wasm.engine.session_files import Outputs
 from rlm_wasm.engine.starting_state import StartingState
 from rlm_wasm.engine.task_pool import TaskPool
@@ -68,6 +69,7 @@ class ActiveRun:
         cache: ResponseCache | None = None,
         guidance: Guidance = NO_GUIDANCE,
         hook: CellJudge | None = None,
+        tools: ToolFacts = NO_TOOL_FACTS,
     ) -> None:
         self.run_id = run_id
         self._policy = policy
@@ -79,6 +81,7 @@ class ActiveRun:
         self._files = files_of(contexts, file_names)
         self._meter = meter
         self._cache = cache
+        self._tools = tools
         self._tenant = tenant
         self._image = image
         self._start = start = None if image is None else image.state_for(tenant)
@@ -104,6 +107,7 @@ class ActiveRun:
             watch=watch,
             guidance=told,
             hook=hook,
+            tools=tools,
         )
         self._children: dict[RequestId, Conversation] = {}
         # What stood around the sessions of all conversations that are over, by the word.
@@ -143,6 +147,7 @@ class ActiveRun:
             self._meter,
             guidance=self._told_children,
             hook=self._hook,
+            tools=self._tools,
         )
         self._children[number] = child
         self._drivers.give(child)
@@ -170,6 +175,7 @@ class ActiveRun:
                 files=self._files,
                 guidance=self._guidance,
                 hook=self._hook is not None,
+                tools=self._tools,
             )
             self._note("run_described", described)
             finish = await self._until_finish()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 from rlm_wasm.engine.broker import Answered, Broker, Driver, Refusals, Router, Sink
+from rlm_wasm.engine.run_tools import ToolCaller, nobody_calls
 from rlm_wasm.ids import RequestId, RunId
 from rlm_wasm.limits import PermitLimits
 from rlm_wasm.outcomes import StopReason
@@ -13,7 +14,9 @@ from rlm_wasm.replay.conversation_order import Turns
 from rlm_wasm.replay.recorded_order import RecordedOrder
 from rlm_wasm.scheduler.request import Response
 from rlm_wasm.scheduler.scheduler import (
+    CallTool,
     CancelQuery,
+    CancelTool,
     ChildRequested,
     ClearTimer,
     Input,
@@ -23,10 +26,11 @@ from rlm_wasm.scheduler.scheduler import (
     SetTimer,
     StartChild,
     Surplus,
+    ToolCalled,
 )
 
 # What reaches outside. In a replay that comes from the recording.
-_OUTSIDE: Final = (SendQuery, CancelQuery, SetTimer, ClearTimer)
+Outside: TypeAlias = SendQuery | CancelQuery | CallTool | CancelTool | SetTimer | ClearTimer
 
 
 class ReplayBroker(Broker):
@@ -41,15 +45,22 @@ class ReplayBroker(Broker):
         self._recorded: Final = recorded
         self._turns: Final = Turns(recorded)
 
-    def start_run(self, started: RunStarted, route: Router, sinks: Iterable[Sink], driver: Driver) -> None:
+    def start_run(
+        self,
+        started: RunStarted,
+        route: Router,
+        sinks: Iterable[Sink],
+        driver: Driver,
+        tools: ToolCaller = nobody_calls,
+    ) -> None:
         """Open the run."""
         self._turns.begins(None)
-        super().start_run(started, route, sinks, driver)
+        super().start_run(started, route, sinks, driver, tools)
 
     def ask(
         self,
         run_id: RunId,
-        batch: Sequence[QueryReceived | ChildRequested],
+        batch: Sequence[QueryReceived | ChildRequested | ToolCalled],
         answered: Answered,
         surplus: Surplus | None = None,
     ) -> None:
@@ -106,14 +117,14 @@ class ReplayBroker(Broker):
         """Perform an input's effects as far as they stay inside; with the last one, go on as recorded."""
         for effect in self._scheduler.handle(self._recorded.restated(given), self.clock()):
             self._recorded.performed(effect)
-            if isinstance(effect, _OUTSIDE):
+            if isinstance(effect, Outside):
                 self._outside(effect)
             else:
                 self._performs[type(effect)](effect)
         if not self._inputs:
             self._follow()
 
-    def _outside(self, effect: SendQuery | CancelQuery | SetTimer | ClearTimer) -> None:
+    def _outside(self, effect: Outside) -> None:
         """Do what reaches outside: nothing, here. Who goes on behind the recording has to know of it."""
 
     def _follow(self) -> None:

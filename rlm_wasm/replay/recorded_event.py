@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from typing import Final
 
 from rlm_wasm.engine.recorded_answers import provider_error
-from rlm_wasm.errors import ChildFailed, InternalError
+from rlm_wasm.errors import (
+    ChildFailed,
+    InternalError,
+    LimitExceeded,
+    QueryError,
+    ToolArgumentError,
+    ToolError,
+    ToolTimeout,
+)
 from rlm_wasm.events import Event
 from rlm_wasm.ids import RequestId
 from rlm_wasm.outcomes import StopReason
@@ -20,6 +28,7 @@ from rlm_wasm.scheduler.inputs import (
     ProviderFailed,
     RunCancelled,
     TimerFired,
+    ToolFinished,
 )
 from rlm_wasm.scheduler.messages import Usage, cache_use_of, finish_of
 from rlm_wasm.scheduler.run_state import RUN_DEADLINE
@@ -81,7 +90,8 @@ def last_act(given: Input) -> LastAct | None:
 
 def gave_up(event: Event) -> bool:
     """Say whether the run stopped waiting for a request here: for a reason that the log does not hold."""
-    return event.kind in ("query_answered", "child_answered") and event.data["status"] == "cancelled"
+    answered = event.kind in ("query_answered", "child_answered", "tool_answered")
+    return answered and event.data["status"] == "cancelled"
 
 
 def cause_of(event: Event, *, stopped: bool) -> Input | None:
@@ -101,6 +111,10 @@ def cause_of(event: Event, *, stopped: bool) -> Input | None:
             return _answer(event, int_in(event, "attempt"))
         case "query_answered":
             return _cause_of_answer(event)
+        case "tool_answered" if data["status"] == "timed_out":
+            return TimerFired(run_id, f"tool_deadline:{request_in(event)}")
+        case "tool_answered":
+            return _tool_finished(event)
         case "late_result" if data["answered"]:
             return _answer(event, int_in(event, "attempt"))
         case "late_result":
@@ -158,6 +172,26 @@ def _failure(event: Event, attempt: int, *, retryable: bool) -> ProviderFailed:
         throttled=data.get("throttled") is True,
         usage=_usage(event),
     )
+
+
+def _tool_finished(event: Event) -> ToolFinished:
+    data, number, status = event.data, request_in(event), event.data["status"]
+    if status == "completed":
+        return ToolFinished(event.run_id, number, str(data.get("text", "")))
+    error = _tool_error(data)
+    return ToolFinished(event.run_id, number, error=error, called=status == "failed")
+
+
+def _tool_error(data: Mapping[str, object]) -> QueryError:
+    kind, message = data.get("error"), str(data.get("message", ""))
+    key, size, limit = data.get("key"), data.get("size"), data.get("limit")
+    if isinstance(key, str) and isinstance(size, int) and isinstance(limit, int):
+        what = message.removesuffix(f"; {key} allows {limit}")
+        return LimitExceeded(what, key=key, size=size, limit=limit)
+    for each in (ToolArgumentError, ToolTimeout):
+        if kind == each.__name__:
+            return each(message)
+    return ToolError(message)
 
 
 def _finished(event: Event) -> ChildFinished:

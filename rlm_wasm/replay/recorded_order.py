@@ -40,6 +40,7 @@ from rlm_wasm.scheduler.inputs import (
     Input,
     Noted,
     QueryReceived,
+    ToolCalled,
 )
 from rlm_wasm.scheduler.query_flow import reason_of
 from rlm_wasm.scheduler.request import Denied
@@ -161,7 +162,7 @@ class RecordedOrder:
         match given:
             case BatchReceived(items=items, surplus=surplus):
                 self._asking = surplus.parent if surplus is not None else items[0].parent
-            case QueryReceived(parent=parent) | ChildRequested(parent=parent):
+            case QueryReceived(parent=parent) | ChildRequested(parent=parent) | ToolCalled(parent=parent):
                 self._asking = parent
         return True
 
@@ -227,7 +228,7 @@ class RecordedOrder:
             return
         self._next += 1
         self._tree.follow(event)
-        if event.kind in ("query_received", "child_started"):
+        if event.kind in ("query_received", "child_started", "tool_called"):
             number = int_in(event, "request")
             self._accepted.add(number)
             self._last_request = max(self._last_request, number)

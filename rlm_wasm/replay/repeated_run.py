@@ -60,6 +60,7 @@ class RepeatedRun:
             entropy=lambda count: bytes.fromhex(recording.run_id.removeprefix("run_"))[:count],
             make_broker=make_broker,
             verdicts=RecordedVerdicts(recording.events) if recording.hooked else None,
+            tools=recording.tools,
         )
         self._on_cell: Final = on_cell
         self._runtime: Final = Runtime.in_world(policy, world, environ=environ, route=route)

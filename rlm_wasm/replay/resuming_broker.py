@@ -6,15 +6,17 @@ from collections.abc import Callable
 from typing import Final
 
 from rlm_wasm.engine.broker import Broker
-from rlm_wasm.errors import LostInFlight
+from rlm_wasm.errors import LostInFlight, ToolError
 from rlm_wasm.ids import RequestId, RunId
 from rlm_wasm.limits import PermitLimits
-from rlm_wasm.replay.broker import ReplayBroker
+from rlm_wasm.replay.broker import Outside, ReplayBroker
 from rlm_wasm.replay.recorded_event import int_in, request_in
 from rlm_wasm.replay.recorded_order import RecordedOrder
 from rlm_wasm.replay.recording import Recording
 from rlm_wasm.scheduler.scheduler import (
+    CallTool,
     CancelQuery,
+    CancelTool,
     ClearTimer,
     Input,
     Noted,
@@ -23,6 +25,7 @@ from rlm_wasm.scheduler.scheduler import (
     SendQuery,
     SetTimer,
     TimerFired,
+    ToolFinished,
 )
 
 
@@ -53,6 +56,8 @@ class ResumingBroker(ReplayBroker):
             for event in recording.events
             if event.kind == "query_sent"
         }
+        self._calls_under_way: dict[RequestId, CallTool] = {}
+        self._called: Final = {request_in(event) for event in recording.events if event.kind == "tool_called"}
 
     def _handle(self, given: Input) -> None:
         if self._live:
@@ -66,8 +71,10 @@ class ResumingBroker(ReplayBroker):
             self._due.pop((given.run_id, given.timer_id), None)
         elif isinstance(given, ProviderAnswered | ProviderFailed):
             self._under_way.pop((given.request_id, given.attempt), None)
+        elif isinstance(given, ToolFinished):
+            self._calls_under_way.pop(given.request_id, None)
 
-    def _outside(self, effect: SendQuery | CancelQuery | SetTimer | ClearTimer) -> None:
+    def _outside(self, effect: Outside) -> None:
         match effect:
             case SetTimer():
                 self._due[effect.run_id, effect.timer_id] = effect
@@ -77,6 +84,10 @@ class ResumingBroker(ReplayBroker):
                 self._under_way[effect.request_id, effect.attempt] = effect
             case CancelQuery():
                 self._under_way.pop((effect.request_id, effect.attempt), None)
+            case CallTool():
+                self._calls_under_way[effect.request_id] = effect
+            case CancelTool():
+                self._calls_under_way.pop(effect.request_id, None)
 
     def _end_replay(self) -> None:
         if self._live:
@@ -99,3 +110,10 @@ class ResumingBroker(ReplayBroker):
         for number, attempt in lost:
             gone = LostInFlight("the run's process ended before an answer came")
             self.submit(ProviderFailed(self._run_id, number, attempt, gone, retryable=True, sent=True))
+        for request_id, call in self._calls_under_way.items():
+            if request_id not in self._called:
+                self._call_soon(call)
+                continue
+            # What it did is done, and nobody knows what that is: it is not called again.
+            unknown = ToolError("the run's process ended before the tool came back")
+            self.submit(ToolFinished(self._run_id, request_id, error=unknown))

@@ -10,17 +10,17 @@ from rlm_wasm.ids import RequestId
 from rlm_wasm.scheduler.conversation import ConversationState
 from rlm_wasm.scheduler.effect_buffer import EffectBuffer
 from rlm_wasm.scheduler.effects import RefuseSurplus
-from rlm_wasm.scheduler.inputs import ChildRequested, QueryReceived, Surplus
+from rlm_wasm.scheduler.inputs import ChildRequested, QueryReceived, Surplus, ToolCalled
 from rlm_wasm.scheduler.query_flow import Stopping, conversation_of, live_conversation, reason_of
 from rlm_wasm.scheduler.request import Cancelled, Denied, Response
 from rlm_wasm.scheduler.run_state import RunState
 
-Given = TypeVar("Given", QueryReceived, ChildRequested, contravariant=True)
+Given = TypeVar("Given", QueryReceived, ChildRequested, ToolCalled, contravariant=True)
 Accepted = TypeVar("Accepted")
 
 
 class Flow(Protocol[Given, Accepted]):
-    """What queries and children have in common on their way in."""
+    """What queries, children and calls of tools have in common on their way in."""
 
     def received(self, run: RunState, given: Given) -> None:
         """Accept one and open it, or refuse it."""

@@ -19,6 +19,7 @@ from rlm_wasm.scheduler.ledger import Charge
 from rlm_wasm.scheduler.query_flow import QueryFlow, conversation_of, refuse, unknown_model
 from rlm_wasm.scheduler.request import Cancelled, Completed, Failed, Response, TimedOut
 from rlm_wasm.scheduler.run_state import NS_PER_MS, RunState
+from rlm_wasm.scheduler.tool_flow import ToolFlow
 
 _CHILD = Charge(children=1)
 # A child that could not take its first turn is not worth a session.
@@ -28,8 +29,9 @@ _FIRST_TURN = Charge(calls=1, iterations=1, fuel=1, children=1)
 class ChildFlow:
     """Admits children, answers for them, and ends whatever stands below a conversation."""
 
-    def __init__(self, queries: QueryFlow, fuel: FuelFlow, buffer: EffectBuffer) -> None:
+    def __init__(self, queries: QueryFlow, tools: ToolFlow, fuel: FuelFlow, buffer: EffectBuffer) -> None:
         self._queries = queries
+        self._tools = tools
         self._fuel = fuel
         self._buffer = buffer
 
@@ -165,6 +167,8 @@ class ChildFlow:
         for request_id in tuple(conversation.open):
             if (request := run.requests.get(request_id)) is not None:
                 self._queries.abandon(run, request, gone)
+            elif (call := run.calls.get(request_id)) is not None:
+                self._tools.abandon(run, call, gone)
             else:
                 self.abandon(run, run.children[request_id], gone, stop)
 

@@ -35,6 +35,23 @@ class CancelQuery(NamedTuple):
     attempt: int
 
 
+class CallTool(NamedTuple):
+    """Have a tool called, and report ToolFinished. More than `answer_bytes_max` is no result."""
+
+    run_id: RunId
+    request_id: RequestId
+    tool: str
+    arguments: str
+    answer_bytes_max: int | None
+
+
+class CancelTool(NamedTuple):
+    """Nobody waits for this call any more. A result that still comes does nothing."""
+
+    run_id: RunId
+    request_id: RequestId
+
+
 class StartChild(NamedTuple):
     """Drive a conversation that answers `question`, in a session of its own; report ChildFinished.
 
@@ -117,6 +134,8 @@ class EndRun(NamedTuple):
 Effect: TypeAlias = (
     SendQuery
     | CancelQuery
+    | CallTool
+    | CancelTool
     | StartChild
     | StopChild
     | GiveFuel

@@ -20,6 +20,15 @@ from rlm_wasm.scheduler.messages import CacheUse, FinishReason, Message, Usage
 if TYPE_CHECKING:
     from rlm_wasm.scheduler.routing import Routing
 
+
+class ToolTerms(NamedTuple):
+    """What a run is held to in calls of one tool: the price of each, how many, how long one may take."""
+
+    cost_microdollars: int
+    calls_max: int | None
+    timeout_ms: int
+
+
 Origin = Literal["root", "guest", "last"]
 CellVerdict = Literal["passed", "refused", "stopped", "failed", "timed_out"]
 
@@ -50,6 +59,8 @@ class RunStarted:
     # Which models answer in the place of others. None: each for itself.
     routing: Routing | None = None
     windows: Mapping[str, int] = field(default_factory=dict)
+    # The tools that its guests may call; any other is refused.
+    tools: Mapping[str, ToolTerms] = field(default_factory=dict)
 
 
 class IterationStarted(NamedTuple):
@@ -146,6 +157,35 @@ class ChildRequested(NamedTuple):
     answer_bytes_max: int | None = None
 
 
+class ToolCalled(NamedTuple):
+    """A guest calls a tool. `arguments` is JSON text that nobody has read yet.
+
+    `depth` and `parent` are those of the conversation that asks; `answer_bytes_max` bounds the result.
+    """
+
+    run_id: RunId
+    request_id: RequestId
+    depth: int
+    tool: str
+    arguments: str
+    group: int | None = None
+    parent: RequestId | None = None
+    answer_bytes_max: int | None = None
+
+
+class ToolFinished(NamedTuple):
+    """A tool came back: `text` is the JSON of its result, or `error` says why there is none.
+
+    `called`: whether it was called at all; arguments that it does not take cost nothing.
+    """
+
+    run_id: RunId
+    request_id: RequestId
+    text: str = ""
+    error: QueryError | None = None
+    called: bool = True
+
+
 class Surplus(NamedTuple):
     """So many requests behind those of a batch, numbered on from `first`, for which nothing is left.
 
@@ -166,7 +206,7 @@ class BatchReceived(NamedTuple):
     """
 
     run_id: RunId
-    items: tuple[QueryReceived | ChildRequested, ...]
+    items: tuple[QueryReceived | ChildRequested | ToolCalled, ...]
     surplus: Surplus | None = None
 
 
@@ -279,6 +319,8 @@ InputInRun: TypeAlias = (
     | ProviderFailed
     | ChildRequested
     | ChildFinished
+    | ToolCalled
+    | ToolFinished
     | RequestAbandoned
     | TimerFired
     | IterationStarted

@@ -18,7 +18,13 @@ from rlm_wasm.scheduler import run_events
 from rlm_wasm.scheduler.conversation import ConversationState
 from rlm_wasm.scheduler.effect_buffer import EffectBuffer
 from rlm_wasm.scheduler.effects import CancelQuery, Respond, SendQuery
-from rlm_wasm.scheduler.inputs import ChildRequested, ProviderAnswered, ProviderFailed, QueryReceived
+from rlm_wasm.scheduler.inputs import (
+    ChildRequested,
+    ProviderAnswered,
+    ProviderFailed,
+    QueryReceived,
+    ToolCalled,
+)
 from rlm_wasm.scheduler.ledger import NOTHING, Charge, Dimension
 from rlm_wasm.scheduler.messages import FinishReason, Usage
 from rlm_wasm.scheduler.permits import Permits
@@ -379,9 +385,10 @@ def _covered(run: RunState, price: ModelPrice, input_tokens: int, output_tokens_
     return max(1, min(output_tokens_max, left, left if affordable is None else affordable))
 
 
-def conversation_of(run: RunState, given: QueryReceived | ChildRequested) -> ConversationState:
+def conversation_of(run: RunState, given: QueryReceived | ChildRequested | ToolCalled) -> ConversationState:
     """Return the conversation that asks, or raise the QueryError for one that may not any more."""
-    if given.request_id in run.requests or given.request_id in run.children:
+    number = given.request_id
+    if number in run.requests or number in run.children or number in run.calls:
         raise InternalError(f"request {given.request_id} of {given.run_id} is open already")
     conversation = live_conversation(run, given.parent)
     if conversation.depth != given.depth:
@@ -405,7 +412,10 @@ class Stopping(QueryError):
 
 
 def refuse(
-    buffer: EffectBuffer, run: RunState, given: QueryReceived | ChildRequested, error: QueryError
+    buffer: EffectBuffer,
+    run: RunState,
+    given: QueryReceived | ChildRequested | ToolCalled,
+    error: QueryError,
 ) -> None:
     """Answer a request that was not accepted."""
     if isinstance(error, Stopping):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Final
 
-from rlm_wasm.errors import QueryError, WindowExceeded
+from rlm_wasm.errors import LimitExceeded, QueryError, WindowExceeded
 from rlm_wasm.limits import BudgetLimits, QueryLimits, RunLimits
 from rlm_wasm.outcomes import StopReason
 from rlm_wasm.scheduler.conversation import ConversationState
@@ -17,7 +17,7 @@ from rlm_wasm.scheduler.ledger import DIMENSIONS, Charge, Dimension, View
 from rlm_wasm.scheduler.messages import FinishReason, Usage
 from rlm_wasm.scheduler.pricing import content_bytes, utf8_bytes
 from rlm_wasm.scheduler.request import Completed, Response, error_of
-from rlm_wasm.scheduler.run_state import OpenRequest, RunState
+from rlm_wasm.scheduler.run_state import OpenCall, OpenRequest, RunState
 
 Data = dict[str, object]
 # What a WindowExceeded knows, by the names of its attributes.
@@ -164,6 +164,38 @@ def query_answered(
         if failure is not None:
             data |= _error(run, failure.error)
     return data
+
+
+def tool_called(run: RunState, call: OpenCall) -> Data:
+    """An accepted call of a tool, and what is reserved for it."""
+    given = call.given
+    data: Data = {
+        "request": given.request_id,
+        "group": given.group,
+        "tool": given.tool,
+        "arguments_bytes": utf8_bytes(given.arguments),
+        "timeout_ms": call.timeout_ms,
+        "reserved_cost_microdollars": call.charge.cost_microdollars,
+    }
+    return data | {"arguments": given.arguments} if run.facts.texts else data
+
+
+def tool_answered(run: RunState, call: OpenCall, response: Response, status: str, cost: int) -> Data:
+    """The one terminal response to a call of a tool."""
+    completed = response if isinstance(response, Completed) else None
+    data: Data = {
+        "request": call.given.request_id,
+        "tool": call.given.tool,
+        "status": status,
+        "result_bytes": None if completed is None else utf8_bytes(completed.text),
+        "cost_microdollars": cost,
+    }
+    if completed is not None:
+        return data | {"text": completed.text} if run.facts.texts else data
+    error = error_of(response)
+    if isinstance(error, LimitExceeded):
+        data |= {"key": error.key, "size": error.size, "limit": error.limit}
+    return data if error is None else data | _error(run, error)
 
 
 def child_started(run: RunState, child: ConversationState, asked: ChildRequested) -> Data:

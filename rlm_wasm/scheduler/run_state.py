@@ -12,7 +12,7 @@ from rlm_wasm.limits import reserve_of
 from rlm_wasm.outcomes import StopReason
 from rlm_wasm.scheduler.conversation import ConversationState
 from rlm_wasm.scheduler.event_recorder import EventRecorder
-from rlm_wasm.scheduler.inputs import QueryReceived, RunStarted
+from rlm_wasm.scheduler.inputs import QueryReceived, RunStarted, ToolCalled
 from rlm_wasm.scheduler.ledger import NOTHING, Charge, Dimension, Ledger
 from rlm_wasm.scheduler.messages import CacheUse
 from rlm_wasm.scheduler.request import Completed, RequestState, RequestStep, next_state
@@ -85,6 +85,22 @@ class OpenRequest:
 
 
 @dataclass(slots=True)
+class OpenCall:
+    """One call of a tool without a terminal response yet. `charge` is its price."""
+
+    given: ToolCalled
+    conversation: ConversationState
+    charge: Charge
+    timeout_ms: int
+    reservation: int
+
+    @property
+    def deadline_timer(self) -> str:
+        """The timer that ends it."""
+        return f"tool_deadline:{self.given.request_id}"
+
+
+@dataclass(slots=True)
 class RunState:
     """One run: its limits, its account, its events, what is open.
 
@@ -99,6 +115,7 @@ class RunState:
     root: ConversationState
     children: dict[RequestId, ConversationState] = field(default_factory=dict)
     requests: dict[RequestId, OpenRequest] = field(default_factory=dict)
+    calls: dict[RequestId, OpenCall] = field(default_factory=dict)
     timers: dict[str, RequestId | None] = field(default_factory=dict)
     unconfirmed: dict[tuple[RequestId, int], tuple[OpenRequest, int]] = field(default_factory=dict)
     stopping: StopReason | None = None
@@ -107,6 +124,8 @@ class RunState:
     answered_by: Counter[str] = field(default_factory=Counter)
     # Of each model that anything is known of.
     windows: dict[str, ModelWindow] = field(default_factory=dict)
+    # How often each tool was called.
+    tool_calls: Counter[str] = field(default_factory=Counter)
     # Whether the question for the best answer was asked, or may not be any more.
     last_asked: bool = False
 

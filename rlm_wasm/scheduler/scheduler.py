@@ -27,7 +27,9 @@ from rlm_wasm.scheduler.child_flow import ChildFlow
 from rlm_wasm.scheduler.conversation import ConversationState
 from rlm_wasm.scheduler.effect_buffer import EffectBuffer
 from rlm_wasm.scheduler.effects import (
+    CallTool,
     CancelQuery,
+    CancelTool,
     ClearTimer,
     Effect,
     EmitEvent,
@@ -64,16 +66,22 @@ from rlm_wasm.scheduler.inputs import (
     RunStarted,
     Surplus,
     TimerFired,
+    ToolCalled,
+    ToolFinished,
+    ToolTerms,
 )
 from rlm_wasm.scheduler.ledger import DIMENSIONS, Charge, Dimension, DimensionView, View
 from rlm_wasm.scheduler.permits import Permits
 from rlm_wasm.scheduler.query_flow import QueryFlow, Stopping, refuse
 from rlm_wasm.scheduler.request import Cancelled
 from rlm_wasm.scheduler.run_state import NS_PER_MS, RUN_DEADLINE, RunState
+from rlm_wasm.scheduler.tool_flow import ToolFlow
 
 __all__ = [
     "BatchReceived",
+    "CallTool",
     "CancelQuery",
+    "CancelTool",
     "CellJudged",
     "CellStarted",
     "ChildFinished",
@@ -106,6 +114,9 @@ __all__ = [
     "StopChild",
     "Surplus",
     "TimerFired",
+    "ToolCalled",
+    "ToolFinished",
+    "ToolTerms",
 ]
 
 
@@ -117,7 +128,8 @@ class Scheduler:
         self._buffer = EffectBuffer()
         self._queries = QueryFlow(self._permits, self._buffer)
         self._fuel = FuelFlow(self._buffer)
-        self._children = ChildFlow(self._queries, self._fuel, self._buffer)
+        self._tools = ToolFlow(self._buffer)
+        self._children = ChildFlow(self._queries, self._tools, self._fuel, self._buffer)
         self._runs: dict[RunId, RunState] = {}
 
     @property
@@ -212,6 +224,7 @@ class Scheduler:
             case BatchReceived(items=items, surplus=surplus):
                 take_batch(self._queries, run, [i for i in items if isinstance(i, QueryReceived)])
                 take_batch(self._children, run, [i for i in items if isinstance(i, ChildRequested)])
+                take_batch(self._tools, run, [i for i in items if isinstance(i, ToolCalled)])
                 if surplus is not None:
                     refuse_surplus(self._buffer, run, surplus)
             case ProviderFailed():
@@ -220,6 +233,10 @@ class Scheduler:
                 self._children.received(run, given)
             case ChildFinished():
                 self._children.finished(run, given)
+            case ToolCalled():
+                self._tools.received(run, given)
+            case ToolFinished():
+                self._tools.finished(run, given)
             case RequestAbandoned(request_id=request_id):
                 self._abandoned(run, request_id)
             case TimerFired(timer_id=timer_id):
@@ -274,7 +291,7 @@ class Scheduler:
         gone = Cancelled("the run is over")
         items = given.items if isinstance(given, BatchReceived) else (given,)
         for item in items:
-            if isinstance(item, QueryReceived | ChildRequested):
+            if isinstance(item, QueryReceived | ChildRequested | ToolCalled):
                 self._buffer.add(Respond(item.run_id, item.request_id, gone))
         if isinstance(given, BatchReceived) and (surplus := given.surplus) is not None:
             self._buffer.add(RefuseSurplus(given.run_id, surplus.first, ((gone, surplus.requests),)))
@@ -303,6 +320,8 @@ class Scheduler:
         stop = StopReason.abandoned()
         if (request := run.requests.get(request_id)) is not None:
             self._queries.abandon(run, request, Cancelled(str(stop)))
+        elif (call := run.calls.get(request_id)) is not None:
+            self._tools.abandon(run, call, Cancelled(str(stop)))
         elif (child := run.children.get(request_id)) is not None:
             self._children.abandon(run, child, Cancelled(str(stop)), stop)
 
@@ -358,6 +377,8 @@ class Scheduler:
             self._stop(run, StopReason.run_deadline(run.facts.run.wall_ms_max))
         elif (request := run.requests.get(request_id)) is not None:
             self._queries.timer_fired(run, request, timer_id)
+        elif (call := run.calls.get(request_id)) is not None:
+            self._tools.timer_fired(run, call)
         else:
             self._children.timer_fired(run, run.children[request_id])
 
@@ -399,7 +420,7 @@ class Scheduler:
         for conversation in (*run.children.values(), run.root):
             self._fuel.close(run, conversation)
         self._buffer.clear_timer(run, RUN_DEADLINE)
-        if run.requests or run.timers or run.ledger.open_reservations:
+        if run.requests or run.calls or run.timers or run.ledger.open_reservations:
             raise InternalError(f"{run.run_id} ended with requests, timers or reservations open")
         self._permits.remove_run(run.run_id)
         self._buffer.record_end(run, run_events.run_ended(run, stop))

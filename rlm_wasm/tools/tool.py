@@ -92,6 +92,7 @@ class Tool(Generic[_P, _R]):
             "doc": self.description,
             "parameters": [each.description() for each in self.signature.parameters],
             "returns": self.signature.returns,
+            "signature": str(self.signature),
         }
 
 
