@@ -34,7 +34,7 @@ from rlm_wasm.protocol import commands as c
 from rlm_wasm.protocol import worker_messages as m
 from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.frames import Channel, PeerGone
-from rlm_wasm.protocol.input_reads import MISSING, InputOp, InputPart
+from rlm_wasm.protocol.input_reads import FAILED, MISSING, WINDOW_BYTES_MAX, InputOp, InputPart
 from rlm_wasm.protocol.text_layout import LaidOut, encoding_of
 from rlm_wasm.results import CellResult
 from rlm_wasm.system.memfd import MemoryFile
@@ -78,6 +78,8 @@ class Peer:
                     self.ping = number
                 case m.RespondTo() | m.GiveInput() | m.RefuelCell() | m.StopOperation():
                     self.waiting.discard(message.session)
+                    if file is not None and self.draw.random() < 0.5:
+                        os.ftruncate(file.fd, self.draw.choice([0, 4_096]))
                 case m.OpenSession() | m.LoadValue() | m.RunCell() | m.RebaseSession() | m.SnapshotSession():
                     self.due[message.session] = message
                     if file is not None:
@@ -166,7 +168,10 @@ class Peer:
 
 
 def _asked_of_an_input(draw: Random, session: int, operation: int, most: int = 2**20) -> m.InputRequest:
-    op, length = draw.choice(list(InputOp)), draw.choice([0, 1, most])
+    op = draw.choice([*InputOp, *[InputOp.READ] * 4])
+    length = draw.choice(
+        [1, most, WINDOW_BYTES_MAX, WINDOW_BYTES_MAX] if op is InputOp.READ else [0, 1, most]
+    )
     needle = b"x" * (op in (InputOp.FIND, InputOp.COUNT))
     return m.InputRequest(session, operation, op, draw.randrange(3), draw.choice([0, most]), length, needle)
 
@@ -197,7 +202,7 @@ class Fuzz:
         self.counts: Counter[str] = Counter()
         self.wrong: list[BaseException] = []
         self.busy: dict[int, str] = {}
-        self.asked: dict[int, type] = {}
+        self.asked: dict[int, c.Report] = {}
         self.open: list[int] = []
         self.images: list[Any] = []
         self.sessions = 0
@@ -276,7 +281,7 @@ class Fuzz:
                     self.open.remove(session)
             else:
                 assert self.busy[session] == "StartCell"
-                self.asked[session] = type(report)
+                self.asked[session] = report
 
         return sink
 
@@ -320,14 +325,26 @@ class Fuzz:
             self.asked.pop(session, None)
             self.connection.submit(c.Stop(session, error))
         elif session in self.asked:
-            replies = {
-                c.FuelNeeded: c.Refuel(session, 7),
-                c.InputWanted: c.AnswerInput(session, InputPart(status=MISSING)),
-                c.Requested: c.AnswerRequest(session, b"{}"),
-            }
-            self.connection.submit(replies[self.asked.pop(session)])
+            self.connection.submit(self._reply(session, self.asked.pop(session)))
         elif session not in self.busy:
             self._begin(draw.choice((self._run, self._load, c.Rebase, c.TakeSnapshot))(session))
+
+    def _reply(self, session: SessionId, report: c.Report) -> c.Command:
+        match report:
+            case c.FuelNeeded():
+                return c.Refuel(session, 7)
+            case c.Requested():
+                return c.AnswerRequest(session, b"{}")
+            case c.InputWanted(into=into) if into is not None and self.draw.random() < 0.8:
+                self.counts["windows"] += 1
+                try:
+                    into.put(0, memoryview(b"x" * 10_000))
+                except OSError:  # its worker cut it
+                    self.counts["cut"] += 1
+                    into.abandon()
+                    return c.AnswerInput(session, InputPart(status=FAILED))
+                return c.AnswerInput(session, into.part(10_000))
+        return c.AnswerInput(session, InputPart(status=MISSING))
 
     def _begin(self, command: Any) -> None:
         self.begun += 1
@@ -379,6 +396,7 @@ async def test_whatever_a_worker_says_each_operation_ends_once_and_its_host_is_w
     assert counts["done"] > 300
     assert counts["overdue"] > 0
     assert counts["WorkerLost"] > 10
+    assert counts["windows"] > 0
 
 
 if __name__ == "__main__":
