@@ -94,8 +94,15 @@ def prune_command(unused_days: int, dry_run: bool, as_json: bool) -> None:
         output.note(f"note: left {area} alone: another process is at work there")
 
 
+def _named(context: click.Context, parameter: click.Parameter, folder: str) -> Path:
+    """Return the folder; an empty text, as of a variable that is not set, is none, and not this one."""
+    if not folder:
+        raise click.BadParameter("is empty", context, parameter)
+    return Path(folder)
+
+
 @cache.command("share")
-@click.argument("folder", type=click.Path(file_okay=False, path_type=Path), default=DEFAULT)
+@click.argument("folder", type=click.Path(file_okay=False), callback=_named, default=str(DEFAULT))
 @_JSON
 def share(folder: Path, as_json: bool) -> None:
     """Put the guest and its native code into FOLDER, for all users of this machine to run.

@@ -55,6 +55,8 @@ def look_at(folder: str | None) -> None:
     """Raise UsageError for a folder that cannot be written to: before anything is run, or paid for."""
     if folder is None:
         return
+    if not folder:  # as of a variable that is not set
+        raise UsageError("--out is empty, and names no folder")
     place = Path(folder)
     while not os.path.lexists(place) and place != place.parent:
         place = place.parent

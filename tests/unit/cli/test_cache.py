@@ -17,7 +17,8 @@ from rlm_wasm.artifacts.guest import FACTS_FILE, MAC_FILE, load_guest
 from rlm_wasm.artifacts.installed import find_guest
 from rlm_wasm.artifacts.paths import guests_dir
 from rlm_wasm.cli.cache import cache
-from rlm_wasm.errors import ArtifactError
+from rlm_wasm.cli.out_folder import look_at
+from rlm_wasm.errors import ArtifactError, UsageError
 from tests.support.images import carry_guest, made_guest
 
 pytestmark = pytest.mark.usefixtures("own_folders")
@@ -41,6 +42,15 @@ def test_a_guest_that_is_carried_is_not_unpacked_to_look(carried: str, arguments
     told = CliRunner().invoke(cache, arguments)
     assert told.exit_code == 0, told.output
     assert list(guests_dir().iterdir()) == []
+
+
+def test_an_empty_name_is_no_folder_to_share(own_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(own_folders)
+    before = sorted(own_folders.iterdir())
+    told = CliRunner().invoke(cache, ["share", ""])
+    assert (told.exit_code, sorted(own_folders.iterdir())) == (2, before)
+    with pytest.raises(UsageError, match="--out is empty"):
+        look_at("")
 
 
 def test_one_that_was_unpacked_is_in_use_with_its_native_code_and_stays(carried: str) -> None:
