@@ -135,9 +135,10 @@ def test_each_excess_has_its_own_outcome_and_the_host_lives(
     ],
 )
 def test_the_deadline_ends_a_cell_that_has_fuel_left(session: Session, source: str) -> None:
-    result = run_cell(session, source, wall_ms_max=150, fuel_max=10**15)
+    # Long enough that the part of it which is kept for unwinding does for a machine that is busy.
+    result = run_cell(session, source, wall_ms_max=2_000, fuel_max=10**15)
     assert result.outcome == "deadline_exceeded"
-    assert result.executed_ns < 150 * NS_PER_MS + GRACE_NS
+    assert result.executed_ns < 2_000 * NS_PER_MS + GRACE_NS
     assert completed(session, "6 * 7").result == "42"  # it was asked first, and unwound
 
 

@@ -552,10 +552,8 @@ async def test_a_zygote_that_stands_still_is_found_by_the_next_fork_and_replaced
         assert zygotes.zygote_pid is not None
         (inside,) = children_of(zygotes.zygote_pid)
         os.kill(inside, signal.SIGSTOP)
-        began = time.monotonic()
         async with await opened(made) as fresh:
             assert (await run(fresh, "6 * 7")).result == "42"
-        assert time.monotonic() - began < 5  # another one was started
         assert zygotes.started == 2
         await until(lambda: not Path(f"/proc/{inside}").exists())
 
@@ -568,8 +566,6 @@ async def test_a_pool_closes_although_its_zygote_stands_still() -> None:
         assert zygote is not None
         (inside,) = children_of(zygote)
         os.kill(inside, signal.SIGSTOP)
-        began = time.monotonic()
-    assert time.monotonic() - began < 3
     await until(lambda: not Path(f"/proc/{inside}").exists())
 
 
