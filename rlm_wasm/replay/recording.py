@@ -12,7 +12,7 @@ from rlm_wasm.audit.reader import EventLogError, read_events
 from rlm_wasm.engine.contexts import InputValue, read_input, recorded_type
 from rlm_wasm.engine.description import digest_of_file, sha256
 from rlm_wasm.engine.recorded_answers import BYTES_MAX, EVENTS_MAX, TEXTS_HINT, answers_in
-from rlm_wasm.engine.run_tools import ToolFacts
+from rlm_wasm.engine.run_tools import NO_TOOL_FACTS, ToolFacts
 from rlm_wasm.errors import PolicyError, UsageError
 from rlm_wasm.events import Event
 from rlm_wasm.guidance import NO_GUIDANCE, Example, Guidance
@@ -55,12 +55,12 @@ class Recording:
     policy_text: str
     contexts: tuple[RecordedContext, ...]
     tenant: str
-    # What its guests were told of tools.
-    tools: ToolFacts
     # The digest of the snapshot that its sessions were forked from, if any.
     image_sha256: str | None
     # What was said beside the system prompt with the question; the policy has its own.
     guidance: Guidance = NO_GUIDANCE
+    # What its guests were told of tools.
+    tools: ToolFacts = NO_TOOL_FACTS
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, killed: bool = False) -> Self:
@@ -90,9 +90,9 @@ class Recording:
             policy,
             _contexts(name, data),
             _text(started.data["tenant"]) or "",
-            ToolFacts.recorded(_text(data.get("tools")) or "[]", name),
             _text(data.get("start_image_sha256")),
             _guidance(name, data),
+            ToolFacts.recorded(_text(data.get("tools")) or "[]", name),
         )
 
     @property
