@@ -23,7 +23,8 @@ def small_policy(**sections: dict[str, Any]) -> Policy:
     data["sandbox"] |= {"isolation": "inline", "require_lockdown": False}
     data["sandbox"] |= {"memory_bytes_max": 128 << 20, "context_bytes_max": 64 << 20}
     data["sandbox"] |= {"whole_context_chars_max": 1_000}
-    data["cell"] |= {"fuel_max": 3_000_000_000, "requests_max": 16}
+    # Time enough that on a machine that is busy, too, it is the fuel that ends a cell.
+    data["cell"] |= {"fuel_max": 3_000_000_000, "wall_ms_max": 60_000, "requests_max": 16}
     data["boundary"] |= {"batch_items_max": 16}
     data["query"] |= {"backoff_ms_first": 1, "backoff_ms_max": 2}
     for name, keys in sections.items():
