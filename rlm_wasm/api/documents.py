@@ -122,7 +122,7 @@ class DocumentConverter:
                 (InputTooLarge); or there is no image `data` (InputNotConverted).
             ArtifactError: the guest is not what was built.
             LockdownError, PolicyError: the policy's isolation, or a guest of the image, cannot be had.
-            Overloaded, HostExhausted: there is no room for a session.
+            Overloaded, HostExhausted: there is no room for a session. WorkerLost: its process is gone.
         """
         limit, key = min((bytes_max, BYTES_KEY), (DOCUMENT_TEXT_BYTES_MAX, None), key=lambda each: each[0])
         sandbox = self._opened()
@@ -130,10 +130,8 @@ class DocumentConverter:
             return self._loop.call(self._convert, sandbox, file, kind, data, limit, key)
         except ArtifactError as error:
             raise _no_image(file, kind, error) from error
-        except WorkerLost as error:
-            raise InputNotConverted(
-                file, f"cannot turn {shown(file)}, {kind.called}, into text: {error.message}"
-            ) from error
+        except WorkerLost:
+            raise  # what became of its process says nothing of the document
         except GuestError as error:
             raise self._refusal(file, kind, error) from error
 

@@ -82,7 +82,8 @@ class Inputs(Mapping[str, InputValue]):
             InputNotText: a file is binary, or text in another encoding.
             InputError: a file cannot be read, changed meanwhile, or is no JSON and was to be.
             UsageError: an argument is none of these; a name or standard input is used twice.
-            LockdownError, PolicyError, Overloaded, HostExhausted: of a document, as `Sandbox.session`.
+            LockdownError, PolicyError, Overloaded, HostExhausted, WorkerLost: of a document, as
+                `Sandbox.session`.
         """
         check_policy(policy)
         choice = FolderChoice(_patterns(include), _patterns(exclude), everything)
