@@ -47,7 +47,8 @@ def test_a_run_that_gives_no_answer_leaves_its_files(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_written_costs_no_answer(tmp_path: Path) -> None:
-    (tmp_path / "out").write_text("no folder")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "d").write_text("no folder")
     code, shown, told = answer(tmp_path, WRITES, "FINAL('done')")
     assert (code, shown) == (2, "done\n")
     assert "not all that the code left in /out was copied" in told
