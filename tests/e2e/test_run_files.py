@@ -51,4 +51,4 @@ def test_what_cannot_be_written_costs_no_answer(tmp_path: Path) -> None:
     (tmp_path / "out" / "d").write_text("no folder")
     code, shown, told = answer(tmp_path, WRITES, "FINAL('done')")
     assert (code, shown) == (2, "done\n")
-    assert "not all that the code left in /out was copied" in told
+    assert "1 not copied: cannot write '/out/d/report.csv'" in told
