@@ -180,6 +180,18 @@ def decode_value(frame: bytes) -> Value:
     raise BoundaryViolation("a value of no kind that there is")
 
 
+def decode_text(frame: bytes) -> str:
+    """Decode a value that has to be a text. Of any other nothing is made: its bytes are not looked at.
+
+    Raises:
+        BoundaryViolation: it is none. Nothing else leaves this function.
+    """
+    text = decode_value(frame) if frame[:1] == _TEXT else None
+    if not isinstance(text, str):
+        raise BoundaryViolation("a value that is no text")
+    return text
+
+
 def _check_nesting(body: bytes) -> None:
     # Every string takes two quotes: the count is exact whatever the text is.
     bare = outside_strings(body, body.count(b'"')) or b""

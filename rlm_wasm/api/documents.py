@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager
 from types import TracebackType
 from typing import Final, Self
 
@@ -38,7 +38,8 @@ from rlm_wasm.inputs.file_input import BYTES_KEY
 from rlm_wasm.inputs.open_file import shown
 from rlm_wasm.limits import DOCUMENT_OUTPUT_BYTES_MAX, DOCUMENT_TEXT_BYTES_MAX
 from rlm_wasm.policy.model import Policy
-from rlm_wasm.values import Value
+from rlm_wasm.results import CellResult
+from rlm_wasm.values import Value, decode_text, decode_value
 
 IMAGE: Final = "data"
 _FOLDER: Final = "converters"
@@ -53,6 +54,9 @@ _CELLS: Final = {
 _FUEL_KEY: Final = "inputs.document_fuel_max"
 _WALL_KEY: Final = "inputs.document_wall_ms_max"
 _MEMORY_KEY: Final = "inputs.document_memory_bytes_max"
+# What a conversion says of its document is a word, or two numbers; of more nothing is made.
+_TOLD_BYTES_MAX: Final = 1_000
+_TELL_TEXT: Final = '__import__("rlm_values").tell(text)'
 _DONE: Final = re.compile(r"^([0-9]{1,7}) ([0-9]{1,7})$", re.MULTILINE)
 
 
@@ -157,13 +161,12 @@ class DocumentConverter:
             async with sandbox.session() as session:
                 await session.load("document", data)
                 done = await session.exec(source, on_output=lambda output: self._tell(file, output))
-                told: Value = None
-                text: Value = None
-                # A value of another form, or of a size that no honest one has, is as good as none.
-                with suppress(UsageError):
-                    told = done.raise_for_outcome().told_value()
-                    if isinstance(told, dict) and "parts" in told:
-                        text = await session.get("text")
+                told = _told(done)
+                text: str | None = None
+                if isinstance(told, dict) and "parts" in told:
+                    frame = (await session.exec(_TELL_TEXT)).raise_for_outcome().value_frame
+                    # Larger than any honest one, it has not come.
+                    text = None if frame is None else decode_text(frame)
             return documents.converted(file, kind, told, text, limit, key)
         raise documents.takes_too_much(file, kind, _WALL_KEY, self._limits.document_wall_ms_max)
 
@@ -183,6 +186,20 @@ class DocumentConverter:
             case MemoryExceeded() | GuestException(type_name="MemoryError"):
                 return documents.takes_too_much(file, kind, _MEMORY_KEY, limits.document_memory_bytes_max)
         return documents.refusal(file, kind, "damaged")
+
+
+def _told(done: CellResult) -> Value:
+    """Return what a conversion said; a value of another form, or of no honest one's size, is as good as none.
+
+    Raises GuestError: the cell did not complete, or what it sent is nonsense.
+    """
+    frame = done.raise_for_outcome().value_frame
+    if frame is None or len(frame) > _TOLD_BYTES_MAX:
+        return None
+    try:
+        return decode_value(frame)
+    except UsageError:
+        return None
 
 
 def conversion(kind: DocumentKind, text_bytes_max: int) -> str:

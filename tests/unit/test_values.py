@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlm_wasm.errors import BoundaryViolation, NoJsonForm, ValueTooLarge
-from rlm_wasm.values import NESTING_MAX, JsonText, decode_value
+from rlm_wasm.values import NESTING_MAX, JsonText, decode_text, decode_value
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -148,7 +148,8 @@ def test_every_json_value_comes_back_as_it_was(value: Any) -> None:
 
 @given(st.text(), st.binary())
 def test_text_and_bytes_come_back_as_themselves(text: str, data: bytes) -> None:
-    assert decode_value(b"t" + text.encode("utf-8", "surrogatepass")) == text
+    frame = b"t" + text.encode("utf-8", "surrogatepass")
+    assert decode_value(frame) == decode_text(frame) == text
     assert decode_value(b"b" + data) == data
 
 
@@ -184,6 +185,12 @@ def test_what_the_guests_modules_do_not_send_is_a_violation(frame: bytes) -> Non
     with pytest.raises(BoundaryViolation) as violation:
         decode_value(frame)
     assert violation.value.__cause__ is None
+
+
+@pytest.mark.parametrize("frame", [b"", b"j[]", b'j"x"', b"bx", b"-no", b"t\xff", b"x1"], ids=repr)
+def test_where_a_text_is_wanted_anything_else_is_a_violation(frame: bytes) -> None:
+    with pytest.raises(BoundaryViolation):
+        decode_text(frame)
 
 
 def test_brackets_inside_of_strings_are_no_nesting() -> None:

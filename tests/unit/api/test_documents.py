@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rlm_wasm import Inputs, Policy, Sandbox
+from rlm_wasm import Inputs, Policy, Sandbox, values
 from rlm_wasm.api import documents
 from rlm_wasm.api.documents import DocumentConverter, converter_policy
 from rlm_wasm.audit.sink import JsonlSink
@@ -359,6 +359,32 @@ def test_a_guest_that_a_document_owns_gets_nothing_but_a_text(
     assert "\n" not in message
     assert "example" not in message
     assert told == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "text = [[]] * 100_000\n{'parts': 1, 'empty': 0}",
+        "{'parts': [[]] * 10_000, 'empty': 0}",
+    ],
+    ids=["for a text", "for two numbers"],
+)
+@pytest.mark.threat("T-332")
+def test_no_objects_are_made_of_what_a_document_sends_but_of_a_short_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    decoded: list[int] = []
+    check = values._check_nesting
+
+    def noted(body: bytes) -> None:
+        decoded.append(len(body))
+        check(body)
+
+    monkeypatch.setattr(values, "_check_nesting", noted)
+    monkeypatch.setattr(documents, "conversion", lambda kind, text_bytes_max: source)
+    with pytest.raises(InputDamaged):
+        Inputs.read(small_policy(), written(tmp_path, pdf([["x"]])))
+    assert max(decoded, default=0) < 100
 
 
 @pytest.mark.parametrize("name", ["strict", "container", "standard"])
