@@ -36,7 +36,7 @@ from rlm_wasm.ids import SessionId
 from rlm_wasm.protocol import commands as c
 from rlm_wasm.protocol import worker_messages as m
 from rlm_wasm.protocol.frames import Channel, Frame, FrameError, PeerGone, close_files
-from rlm_wasm.protocol.input_reads import FAILED, SENT_BYTES_MAX, InputAsked, InputOp
+from rlm_wasm.protocol.input_reads import FAILED, InputAsked
 from rlm_wasm.protocol.snapshot_runs import WorkerSnapshot, check_file, next_snapshot_number
 from rlm_wasm.protocol.text_layout import LaidOut
 from rlm_wasm.system.memfd import MemoryFile
@@ -435,7 +435,7 @@ class Connection:
 
     def _window(self, session: int, asked: InputAsked) -> LentWindow | None:
         """Return where a long part of an input goes; None: it is sent, for want of a descriptor."""
-        if asked.op is InputOp.READ and asked.length > SENT_BYTES_MAX:
+        if asked.wants_window:
             with contextlib.suppress(HostExhausted):
                 return self._lent.window(session)
         return None

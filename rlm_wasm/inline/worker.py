@@ -28,7 +28,7 @@ from rlm_wasm.inline.loop_mailbox import LoopMailbox
 from rlm_wasm.inline.worker_loop import WorkerLoop
 from rlm_wasm.limits import BASE_IMAGE, NO_TENANT_LIMITS, BoundaryLimits, SessionLimits
 from rlm_wasm.protocol.commands import Done, InputWanted, Open, Report
-from rlm_wasm.protocol.input_reads import SENT_BYTES_MAX, InputAsked, InputOp
+from rlm_wasm.protocol.input_reads import InputAsked
 from rlm_wasm.protocol.session_snapshot import SessionSnapshot
 from rlm_wasm.system.host_limits import check_host_limits
 from rlm_wasm.system.threads import in_thread
@@ -62,7 +62,7 @@ class InlineSession(HostSession):
         super()._received(report)
 
     def _window_for(self, asked: InputAsked) -> LocalWindow | None:
-        if asked.op is not InputOp.READ or asked.length <= SENT_BYTES_MAX:
+        if not asked.wants_window:
             return None
         if self._window is None or self._window.abandoned:
             self._window = LocalWindow()

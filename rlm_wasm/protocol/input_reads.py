@@ -83,6 +83,11 @@ class InputAsked:
                 return self.length // PAGE_BYTES * _COUNT_BYTES
         return _FOUND.size
 
+    @property
+    def wants_window(self) -> bool:
+        """Whether its answer goes into a window, where there is one."""
+        return self.op is InputOp.READ and self.length > SENT_BYTES_MAX
+
     def checked(self, *, read_bytes_max: int = PART_BYTES_MAX) -> InputAsked:
         """Return it. Raises BoundaryViolation if it is more than may be asked."""
         most = read_bytes_max if self.op is InputOp.READ else SEARCHED_BYTES_MAX

@@ -8,23 +8,18 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import anyio
 import pytest
 
-from rlm_wasm.errors import WorkerLost
-from rlm_wasm.host.cell_slots import CellSlots
 from rlm_wasm.host.input_file import InputFile
-from rlm_wasm.host.readiness import ended_in_time
 from rlm_wasm.host.remote_session import ProcessSession
-from rlm_wasm.ids import SessionId
 from rlm_wasm.protocol import worker_messages as m
 from rlm_wasm.protocol.cell import Cell
 from rlm_wasm.protocol.frames import Channel, PeerGone
 from rlm_wasm.protocol.input_reads import FAILED, PART_BYTES_MAX, WINDOW_BYTES_MAX, InputOp
 from rlm_wasm.system.memfd import MemoryFile
-from tests.adversarial.test_hostile_worker import CAP, MIB, RESULT, Attacker
+from tests.adversarial.test_hostile_worker import CAP, MIB, RESULT, Attacker, under_way
 from tests.support.pool_facts import until
-from tests.support.sandbox_facts import boundary_limits, cell_limits, session_limits
+from tests.support.sandbox_facts import cell_limits
 
 # ruff: noqa: ASYNC240 - a test may wait for its own small files
 pytestmark = [pytest.mark.anyio, pytest.mark.threat("T-205"), pytest.mark.usefixtures("healthy_host")]
@@ -35,14 +30,14 @@ DATA = bytes(range(256)) * (12 * MIB // 256)
 class Reading:
     """The attacker's end while a cell with an input runs: what it asks, and what it is given."""
 
-    def __init__(self, attacker: Attacker) -> None:
+    def __init__(self, attacker: Attacker, outcomes: list[object]) -> None:
         self.attacker = attacker
         assert attacker.opposite is not None
         self.connection = attacker.opposite
         self.channel = Channel(attacker.socket, frame_bytes_max=CAP, unsent_bytes_max=CAP)
         self.window: MemoryFile | None = None
         self.given = 0
-        self.outcomes: list[str] = []
+        self.outcomes = outcomes
 
     async def ask(self, offset: int, length: int, *, op: InputOp = InputOp.READ) -> m.GiveInput:
         self.attacker.say(m.InputRequest(1, 2, op, 1, offset, length, b""))
@@ -73,39 +68,16 @@ class Reading:
 async def reading(path: Path, *, fuel_max: int = 20_000_000_000) -> AsyncIterator[Reading]:
     """A cell under way whose session has a file as its input, in a worker that is the test's."""
     path.write_bytes(DATA)
-    attacker = Attacker()
-    try:
-        connection = attacker.connection()
-        made = Reading(attacker)
-        cell_slot = CellSlots(8).cell_slot("a")
-        session = ProcessSession(connection, SessionId(1), session_limits(), boundary_limits(), cell_slot)
+
+    async def operate(session: ProcessSession) -> object:
         session.inputs.keep(session.inputs.add("context", "f", InputFile(path)).number)
+        return (await session.run(Cell("?", cell_limits(fuel_max=fuel_max)))).outcome
 
-        async def drive() -> None:
-            try:
-                await session.open_in(session_limits(), None)
-                cell = Cell("?", cell_limits(fuel_max=fuel_max))
-                made.outcomes.append((await session.run(cell)).outcome)
-            except WorkerLost:
-                made.outcomes.append("lost")
-
-        with anyio.fail_after(60):
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(connection.serve)
-                tasks.start_soon(drive)
-                await until(lambda: connection.busy)
-                attacker.say(m.Ready())
-                attacker.say(m.OperationDone(1, 1))
-                await until(lambda: connection._protocol._operations == 2)
-                try:
-                    yield made
-                    await until(lambda: made.outcomes)
-                finally:
-                    connection.end("the test is over")
-        assert made.held == 0
-        assert await ended_in_time(connection.child, 5)
-    finally:
-        attacker.close()
+    attacker = Attacker()
+    async with under_way(attacker, operate) as outcomes:
+        made = Reading(attacker, outcomes)
+        yield made
+    assert made.held == 0
 
 
 async def test_what_it_asks_beyond_its_input_is_not_there(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +88,14 @@ class Attacker:
         self.process.wait()
 
 
-async def _attacked(attack: Callable[[Attacker], object], *, snapshot: bool = False) -> list[object]:
-    """Open a session in a hostile worker, begin an operation, let it attack; return how that ended."""
-    attacker = Attacker()
+@asynccontextmanager
+async def under_way(
+    attacker: Attacker, operate: Callable[[ProcessSession], Awaitable[object]]
+) -> AsyncIterator[list[object]]:
+    """A session that opens in a hostile worker and begins an operation, and how that ended, once it has.
+
+    Left when it has ended, or at an error; then nothing of the worker is left.
+    """
     found: list[object] = []
     try:
         connection = attacker.connection()
@@ -99,10 +105,7 @@ async def _attacked(attack: Callable[[Attacker], object], *, snapshot: bool = Fa
         async def drive() -> None:
             try:
                 await session.open_in(session_limits(), None)
-                if snapshot:
-                    found.append(await session.snapshot())
-                else:
-                    found.append((await session.run(Cell("1+1", cell_limits()))).outcome)
+                found.append(await operate(session))
             except WorkerLost as lost:
                 found.append(lost)
 
@@ -115,14 +118,27 @@ async def _attacked(attack: Callable[[Attacker], object], *, snapshot: bool = Fa
                 attacker.say(m.OperationDone(1, 1))
                 await until(lambda: connection._protocol._operations == 2)
                 try:
-                    attack(attacker)
+                    yield found
                     await until(lambda: found)
                 finally:
                     connection.end("the test is over")
-        assert len(attacker.ended) == 1
         assert await ended_in_time(connection.child, 5)
     finally:
         attacker.close()
+
+
+async def _attacked(attack: Callable[[Attacker], object], *, snapshot: bool = False) -> list[object]:
+    """Open a session in a hostile worker, begin an operation, let it attack; return how that ended."""
+    attacker = Attacker()
+
+    async def operate(session: ProcessSession) -> object:
+        if snapshot:
+            return await session.snapshot()
+        return (await session.run(Cell("1+1", cell_limits()))).outcome
+
+    async with under_way(attacker, operate) as found:
+        attack(attacker)
+    assert len(attacker.ended) == 1
     return found
 
 

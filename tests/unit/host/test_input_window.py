@@ -111,7 +111,6 @@ def test_a_window_is_one_sessions_and_begins_empty() -> None:
 
 
 @pytest.mark.threat("T-205")
-@pytest.mark.threat("T-205")
 def test_one_that_somebody_may_still_fill_is_replaced_and_its_memory_freed() -> None:
     lent = LentFiles()
     first = lent.window(1)
