@@ -249,8 +249,9 @@ class SandboxInterpreter:
         _checked_name(name, "a variable")
         if name in self.tools or name == SUBMIT:
             raise CodeInterpreterError(f"{name} is a function here; call the variable something else")
-        sent: object = value
-        if not isinstance(value, str | bytes):
+        if isinstance(value, str | bytes):
+            sent = value
+        else:
             try:
                 sent = JsonText.of(plain(value), name)
             except NoJsonForm as error:
@@ -259,7 +260,7 @@ class SandboxInterpreter:
                 ) from error
         if name in self._given and _same(self._given[name], sent):
             return
-        session.set(_STAGED, value if isinstance(value, str | bytes) else plain(value))
+        session.load(_STAGED, sent)
         self._run_own(session, f"{name} = {_STAGED}\ndel {_STAGED}")
         self._given[name] = sent
 
@@ -273,9 +274,6 @@ class SandboxInterpreter:
         if result.session_state is SessionState.LOST:
             assert error is not None
             self._fail(error)
-        if result.session_state is SessionState.RESTORED:
-            # What was bound for this cell alone may be gone.
-            self._bound, self._given = None, {}
         if error is None or isinstance(error, GuestException):
             if self._submitted is not None:
                 return self._submitted

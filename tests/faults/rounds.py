@@ -77,6 +77,8 @@ class _Struck:
     at: float = 0.0
     connection: Connection | None = None
     done: bool = False
+    # Whether a session that was not closed yet was of the worker that was hit.
+    used: bool = False
     children: list[ProcessHandle] = field(default_factory=list)
     # The process that each worker of the round's sessions was forked from.
     parents: dict[int, int] = field(default_factory=dict)
@@ -198,6 +200,9 @@ class _OneFault:
         if connection is None or (self._random.random() < 0.2 and connections):
             connection = self._random.choice(connections) if connections else None
         struck.connection = connection
+        struck.used = any(
+            session._connection is connection and not session._closed for session in self._round.sessions
+        )
         struck.children = [connection.child for connection in connections]
         struck.done = struck.strike.strike(self._pool, connection)
         struck.at = time.monotonic()
@@ -211,13 +216,12 @@ class _OneFault:
             await _afterwards(self._round, self._tally, self.struck, self.about)
         assert not stuck.cancelled_caught, f"stuck: {self.about}, told: {[(t[0], t[2]) for t in self._told]}"
         struck, connection = self.struck, self.struck.connection
-        used = any(session._connection is connection for session in self._round.sessions)
         if (
             struck.done
             and struck.strike.deadly
             and struck.strike.hits == "worker"
             and connection is not None
-            and used
+            and struck.used
         ):
             # One that stood still with nothing to do is found when it gets something. Whoever reaps may stand
             # still as well, so that only at the end no zombie may be left.

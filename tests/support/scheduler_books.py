@@ -256,6 +256,9 @@ class BookOfRun:
 
     def admit_last(self, number: RequestId, size: int, observed: int) -> bool:
         """Take in the question for the best answer: what was kept is for it, and its answer may be short."""
+        if not self.ending:  # what it waits for ends first, and what that held is free
+            for request in self.requests.values():
+                request.where = "let go" if request.where == "queued" else request.where
         may_ask, self.ending, self.no_last = not self.no_last, True, True
         self.requests[number] = BookOfRequest({}, None, where="refused")
         if not may_ask:

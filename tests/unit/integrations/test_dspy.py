@@ -139,10 +139,10 @@ def test_an_error_names_its_line_after_what_was_written(interpreter: Any) -> Non
 def test_a_limit_ends_the_cell_and_not_the_interpreter(interpreters: Any) -> None:
     policy = dspy_policy(strict_here()).replace(cell={"fuel_max": 300_000_000})
     with SandboxInterpreter(policy=policy) as made:
-        made.execute("x = 1", {"given": [1]})
+        made.execute("x = 1; given.append(2)", {"given": [1]})
         with pytest.raises(CodeExecutionError, match="fuel"):
             made.execute("while True: pass")
-        assert made.execute("x, given", {"given": [1]}) == [1, [1]]
+        assert made.execute("x, given", {"given": [1]}) == [1, [1, 2]]
 
 
 def test_tools_are_called_by_name_or_position_in_the_callers_context(interpreter: Any) -> None:
