@@ -176,8 +176,12 @@ class SandboxInterpreter:
                 sandbox = self._own = opened.__enter__()
             self._session = sandbox.session()
             self._bind(self._session)
+            self._check_alive()  # another thread may have ended it meanwhile, and found nothing to close
         except RlmWasmError as error:
             self._fail(error)
+        except BaseException:
+            self._close()
+            raise
 
     def _close(self) -> None:
         session, self._session = self._session, None
@@ -286,11 +290,18 @@ class SandboxInterpreter:
     def _call_tool(self, name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
         """Call a tool of DSPy's, or take what was submitted."""
         if name == SUBMIT:
-            self._submitted = FinalOutput(kwargs)
+            self._submitted = FinalOutput(self._outputs(args, kwargs))
             return None
         if name not in self.tools:
             raise CodeInterpreterError(f"there is no tool {name}")
         return self.invoke_tool(name, _by_name(self.tools[name], args, kwargs))
+
+    def _outputs(self, args: list[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Return what was submitted, by the fields that the guest was told of. Raises TypeError: others."""
+        fields = None if self._bound is None else self._bound[1]
+        if args or set(kwargs) != set(["output"] if fields is None else fields):
+            raise TypeError("SUBMIT takes its fields, by name, and no others")
+        return kwargs
 
 
 class SandboxInterpreters:

@@ -16,6 +16,7 @@ SUBMIT: Final = "SUBMIT"
 _SOURCE: Final = '''
 def __rlm_submit(told):
     import json
+    from builtins import dict, len, repr, set, zip  # whatever code calls by these names
 
     fields = json.loads(told)
 

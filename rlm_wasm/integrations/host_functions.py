@@ -6,6 +6,7 @@ guest these ask by the one tool, which the policy must allow: what may be called
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import inspect
 import json
@@ -23,6 +24,7 @@ _PARALLEL_MAX: Final = 64
 _SOURCE: Final = """
 def __rlm_functions(told):
     import json
+    from builtins import globals, list  # whatever code calls by these names
 
     told = json.loads(told)
     module = globals()
@@ -70,8 +72,9 @@ class HostFunctions:
     def _call(self, name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
         try:
             return plain(self._context.copy().run(self._perform, name, args, kwargs))
-        except Exception as error:
-            # Its author meant it for the model: what these libraries do with what a tool raises.
+        except (Exception, asyncio.CancelledError) as error:
+            # Its author meant it for the model, as these libraries take what a tool raises. Cancelled was
+            # what it waited for, not who waits for it.
             raise ToolError(f"{type(error).__name__}: {error}") from error
         except BaseException as error:
             self.interruption = error

@@ -121,11 +121,15 @@ class SandboxREPL(NonIsolatedEnv):  # type: ignore[misc]  # the library has no t
         self._context_count = self._history_count = 0
         self._compacted: list[Any] = []
         self._is_compacted_told = True
-        self.setup()
-        if context_payload is not None:
-            self.load_context(context_payload)
-        if setup_code:
-            self.execute_code(setup_code)
+        try:
+            self.setup()
+            if context_payload is not None:
+                self.load_context(context_payload)
+            if setup_code:
+                self.execute_code(setup_code)
+        except BaseException:
+            self.cleanup()  # nobody else has it
+            raise
 
     # How the library asks its models: its handler's address, or its own recursion.
     _llm_query = LocalREPL._llm_query

@@ -16,6 +16,9 @@ AFTER: Final = "__rlm_after()"
 
 _SOURCE: Final = """
 def __rlm_scaffold(kept):
+    # Whatever code calls by these names.
+    from builtins import bool, dict, float, int, isinstance, list, str, tuple, type
+
     module = globals()
 
     class Answer(dict):

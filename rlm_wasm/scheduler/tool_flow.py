@@ -103,8 +103,9 @@ class ToolFlow:
         del run.calls[given.request_id]
         del call.conversation.open[given.request_id]
         self._buffer.clear_timer(run, call.deadline_timer)
-        if denied:
+        if denied:  # it was not made
             run.ledger.release(call.reservation)
+            run.tool_calls[given.tool] -= 1
         else:
             run.ledger.settle(call.reservation, call.charge)
         cost = 0 if denied else call.charge.cost_microdollars

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from functools import partial
 from math import inf
 from typing import Any, Final
@@ -78,7 +78,7 @@ async def call_tool(
     try:
         made = await _perform(found, positional, named)
     except ToolError as error:
-        return Failed(error)
+        return Failed(ToolError(str(error)))  # its author's own kinds have no name in a guest
     except HostExhausted as error:
         return Failed(ToolError(error.message))
     except (Exception, SystemExit):
@@ -92,9 +92,7 @@ async def _perform(found: GrantedTool, positional: tuple[Any, ...], named: dict[
     taken: list[Places] = []
     with anyio.move_on_after(found.timeout_ms / 1000) as scope:
         try:
-            for place in found.places:
-                await place.take()
-                taken.append(place)
+            await _take(found.places, taken)
             if tool.is_async:
                 made: object = await tool.function(*positional, **named)
             else:
@@ -102,6 +100,7 @@ async def _perform(found: GrantedTool, positional: tuple[Any, ...], named: dict[
                 kept, taken = taken, []
                 made = await in_thread_of_its_own(tool.function, positional, named, partial(_give, kept))
                 if isinstance(made, Awaitable):
+                    await _take(found.places, taken)
                     made = await made
             return made
         except anyio.get_cancelled_exc_class() as error:
@@ -120,7 +119,8 @@ def _result(name: str, made: object, most: int) -> Completed | Failed:
         text = json.dumps(
             plain, ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")
         )
-        size = len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+        sent = text.encode("utf-8", "replace")
+        text, size = sent.decode(), len(sent)
     except ValueTooLarge as error:
         size = error.size or most + 1
     except NoJsonForm as error:
@@ -133,6 +133,12 @@ def _result(name: str, made: object, most: int) -> Completed | Failed:
         what = f"the result of the tool {name} is too large"
         return Failed(LimitExceeded(what, key="tools.result_bytes_max", size=size, limit=most))
     return Completed(text, None)
+
+
+async def _take(places: Iterable[Places], taken: list[Places]) -> None:
+    for place in places:
+        await place.take()
+        taken.append(place)
 
 
 def _give(places: list[Places]) -> None:

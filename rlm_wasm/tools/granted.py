@@ -111,7 +111,8 @@ class ToolGrants:
                 caps.timeout_ms_max or self._wait_ms_max,
             ),
             min((most for most in (tool.calls_max, caps.calls_max) if most is not None), default=None),
-            (self._places, *([] if capped is None else [capped]), tool.places),
+            # Those that all share come last: who waits for a busy tool holds none of them meanwhile.
+            (tool.places, *([] if capped is None else [capped]), self._places),
         )
 
     @staticmethod

@@ -196,12 +196,15 @@ async def test_a_tool_may_ask_the_same_runtime(tmp_path: Path) -> None:
 async def test_a_recorded_run_is_repeated_without_a_call(tmp_path: Path) -> None:
     calls: list[str] = []
 
+    class NotThere(ToolError):
+        pass
+
     async def look(name: str) -> dict[str, Any]:
         """Look something up."""
         calls.append(name)
         if name == "none":
-            raise ToolError("there is none")
-        return {"name": name, "call": len(calls)}
+            raise NotThere("there is none")
+        return {"name": name, "call": len(calls), "half": "\ud800"}
 
     def large() -> str:
         return "x" * 2_000_000

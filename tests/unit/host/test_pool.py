@@ -20,6 +20,7 @@ import pytest
 
 from rlm_wasm.errors import (
     CellCancelled,
+    GuestException,
     HostExhausted,
     InternalError,
     Overloaded,
@@ -28,6 +29,7 @@ from rlm_wasm.errors import (
     WorkerLost,
 )
 from rlm_wasm.host import zygote_client as zygotes
+from rlm_wasm.host.input_file import InputFile
 from rlm_wasm.host.pool import WorkerPool
 from rlm_wasm.host.process_handle import ProcessHandle
 from rlm_wasm.host.remote_session import ProcessSession
@@ -124,6 +126,26 @@ async def test_a_file_that_a_worker_has_no_descriptor_for_ends_its_own_operation
         assert [each.child.pid for each in made.connections] == [connection.child.pid]
         async with await opened(made, start=image) as fork:
             assert (await run(fork, "x")).result == "5"
+
+
+async def test_a_window_that_a_worker_has_no_descriptor_for_fails_one_read_and_no_worker(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "f").write_bytes(b"x" * 1_000_000)
+    async with pool(workers_max=1) as made, await opened(made) as session:
+        await session.load("raw", InputFile(tmp_path / "f", as_bytes=True))
+        (connection,) = made.connections
+        limits = prlimit(connection.child.pid, resource.RLIMIT_NOFILE)
+        prlimit(connection.child.pid, resource.RLIMIT_NOFILE, (6, limits[1]))
+        error = (await run(session, "raw[:]")).error
+        assert isinstance(error, GuestException)
+        assert error.type_name == "OSError"
+        # In one cell its host goes on with the window that did not come.
+        caught = "try: raw[:]\nexcept OSError: pass\ntry: raw[:]\nexcept OSError: print(len(raw[:9]))"
+        assert (await run(session, caught)).stdout == "9\n"
+        prlimit(connection.child.pid, resource.RLIMIT_NOFILE, limits)
+        assert (await run(session, "raw[:].count(b'x')")).result == "1000000"
+        assert connection.lost is None
 
 
 @pytest.mark.parametrize("what", ["a value", "an image"])

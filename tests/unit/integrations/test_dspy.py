@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import importlib.util
 import re
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from rlm_wasm.errors import UsageError
 from tests.support.machine_grade import strict_here
 
 pytestmark = [
@@ -27,7 +29,7 @@ if importlib.util.find_spec("dspy") is not None:
     from dspy.primitives.code_interpreter import CodeExecutionError, CodeInterpreterError, FinalOutput
     from dspy.utils.dummies import DummyLM
 
-    from rlm_wasm.integrations.dspy import SandboxInterpreter, SandboxInterpreters, dspy_policy
+    from rlm_wasm.integrations.dspy import TOOL_NAME, SandboxInterpreter, SandboxInterpreters, dspy_policy
 
 PAGE = Path(__file__).parents[3] / "docs" / "dspy.md"
 COLOUR: contextvars.ContextVar[str] = contextvars.ContextVar("COLOUR", default="none")
@@ -118,6 +120,38 @@ def test_submit_takes_its_fields_by_position_or_name(interpreter: Any) -> None:
             interpreter.execute(f"SUBMIT({given})")
 
 
+def test_what_is_submitted_past_submit_has_its_fields_too(interpreter: Any) -> None:
+    interpreter.output_fields = [{"name": "answer"}]
+    for given in ("[], {'other': 1}", "[1], {}", "[], {}"):
+        with pytest.raises(CodeExecutionError, match="SUBMIT takes its fields"):
+            interpreter.execute(f"{TOOL_NAME}('SUBMIT', {given})")
+    assert interpreter.execute("SUBMIT(1)") == FinalOutput({"answer": 1})
+
+
+def test_names_of_pythons_own_that_code_has_taken_are_its_own(interpreter: Any) -> None:
+    interpreter.execute("len = dict = zip = set = repr = list = globals = None")
+    interpreter.output_fields = [{"name": "answer"}, {"name": "score"}]
+    interpreter.tools["shout"] = lambda text: text.upper()
+    assert interpreter.execute("SUBMIT(shout('x'), {1})").output["answer"] == "X"
+
+
+def test_one_that_is_shut_down_while_it_opens_leaves_no_session(interpreters: Any) -> None:
+    made = interpreters()
+    shared, opened = made._shared, []
+
+    class Late:
+        def session(self) -> Any:
+            made.shutdown()
+            opened.append(shared.session())
+            return opened[-1]
+
+    made._shared = Late()
+    with pytest.raises(CodeInterpreterError, match="has ended"):
+        made.execute("1")
+    with pytest.raises(UsageError, match="closed"):
+        opened[0].exec("1")
+
+
 def test_what_was_submitted_stands_whatever_the_code_catches(interpreter: Any) -> None:
     code = "try:\n    SUBMIT(1)\nexcept BaseException:\n    pass\nprint('on')"
     assert interpreter.execute(code) == FinalOutput({"output": 1})
@@ -178,6 +212,14 @@ def test_what_a_tool_raises_is_the_codes_to_catch_and_names_no_line_of_the_hosts
     with pytest.raises(CodeExecutionError, match="TypeError"):
         interpreter.execute("fails()")
     assert interpreter.execute("2") == 2
+
+
+def test_a_call_whose_own_wait_was_cancelled_is_an_error_of_it(interpreter: Any) -> None:
+    async def waits() -> None:
+        raise asyncio.CancelledError
+
+    interpreter.tools["waits"] = waits
+    assert "CancelledError" in interpreter.execute("try:\n    waits()\nexcept ToolError as e:\n    print(e)")
 
 
 def test_what_ends_a_program_reaches_its_caller_and_not_the_guest(interpreter: Any) -> None:

@@ -95,7 +95,7 @@ def test_a_completion_runs_its_code_here_and_asks_through_the_library(sandbox: A
             cell(
                 "parts = llm_query_batched(['a', 'b'])\none = llm_query('c')\nprint(parts, one, shout('d'))"
             ),
-            cell("answer['content'] = got + [one]\nanswer['ready'] = True"),
+            cell("answer['content'] = parts + [one]\nanswer['ready'] = True"),
         ],
     )
     made = rlm_at(server, custom_tools=TOOLS).completion("x" * 300_000, root_prompt="What is it?")
@@ -173,6 +173,30 @@ def test_names_of_the_library_come_back_after_a_cell_has_taken_them(environment:
     environment.execute_code("llm_query = None\ncontext = 'zap'\nanswer = 5")
     made = environment.execute_code("print(callable(llm_query), context, answer)")
     assert made.stdout == "True {'a': 1} {'content': '', 'ready': False}\n"
+
+
+def test_names_of_pythons_own_that_a_cell_has_taken_are_its_own(environment: Any) -> None:
+    environment.execute_code("list = dict = tuple = type = str = isinstance = bool = None")
+    assert environment.execute_code("print(shout('a')); y = 1").stdout == "A!\n"
+    assert environment.execute_code("answer = {'content': 42, 'ready': True}").final_answer == "42"
+
+
+def test_one_that_could_not_be_prepared_leaves_no_session(sandbox: Any) -> None:
+    opened: list[Any] = []
+
+    class Kept:
+        def session(self, **more: Any) -> Any:
+            opened.append(sandbox.session(**more))
+            return opened[-1]
+
+    class Fails(SandboxREPL):
+        def load_context(self, context_payload: Any) -> None:
+            raise RuntimeError("none")
+
+    with pytest.raises(RuntimeError, match="none"):
+        Fails(sandbox=Kept(), context_payload="x")
+    with pytest.raises(UsageError, match="closed"):
+        opened[0].exec("1")
 
 
 def test_a_limit_is_told_as_an_error_of_the_code(guest: object) -> None:

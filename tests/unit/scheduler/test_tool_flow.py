@@ -119,6 +119,17 @@ def test_a_tool_that_is_not_the_runs_and_one_that_has_no_call_left_are_refused()
     assert spent(scheduler) == (0, 90)
 
 
+def test_a_call_that_was_not_made_is_none_of_those_that_a_tool_has() -> None:
+    scheduler = started()
+    wrong = ToolArgumentError("a: no")
+    for number in (1, 2, 3):
+        scheduler.handle(call(number), MS)
+        scheduler.handle(ToolFinished(RUN, RequestId(number), error=wrong, called=False), MS)
+    for number in (4, 5, 6):
+        assert not responses(scheduler.handle(call(number), MS))
+    assert isinstance(error_of(responses(scheduler.handle(call(7), MS))[7]), BudgetExceeded)
+
+
 @pytest.mark.threat("T-344")
 def test_a_price_that_is_not_left_is_refused_and_nothing_is_called() -> None:
     scheduler = started(budget=budget(cost_microdollars_max=50))
