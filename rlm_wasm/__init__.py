@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING
 from rlm_wasm.version import VERSION as __version__
 
 if TYPE_CHECKING:
+    from rlm_wasm.api.forks import Forks
     from rlm_wasm.api.inputs import Inputs
     from rlm_wasm.api.live_output import OnOutput, Output
-    from rlm_wasm.api.opening import SessionOpening
+    from rlm_wasm.api.opening import ForksOpening, SessionOpening
     from rlm_wasm.api.query_hook import ModelQuery, OnQuery
     from rlm_wasm.api.run_handle import Run
     from rlm_wasm.api.runtime import Runtime
     from rlm_wasm.api.sandbox import Sandbox, SandboxSession
     from rlm_wasm.api.snapshot import Snapshot
     from rlm_wasm.api.sync_runtime import SyncRun, SyncRuntime
-    from rlm_wasm.api.sync_sandbox import SyncSandbox, SyncSession
+    from rlm_wasm.api.sync_sandbox import SyncForks, SyncSandbox, SyncSession
     from rlm_wasm.engine.accounting import Metrics, TenantUsage
     from rlm_wasm.engine.cell_judge import OnCell, PassCell, PendingCell, RefuseCell, StopRun, Verdict
     from rlm_wasm.engine.contexts import Contexts
@@ -47,6 +48,8 @@ _WHERE = {
     "EventReader": "rlm_wasm.engine.event_stream",
     "Example": "rlm_wasm.guidance",
     "FileRead": "rlm_wasm.inputs.given",
+    "Forks": "rlm_wasm.api.forks",
+    "ForksOpening": "rlm_wasm.api.opening",
     "Gap": "rlm_wasm.events",
     "GuestFile": "rlm_wasm.protocol.file_listing",
     "InputFile": "rlm_wasm.host.input_file",
@@ -78,6 +81,7 @@ _WHERE = {
     "StopKind": "rlm_wasm.outcomes",
     "StopReason": "rlm_wasm.outcomes",
     "StopRun": "rlm_wasm.engine.cell_judge",
+    "SyncForks": "rlm_wasm.api.sync_sandbox",
     "SyncRun": "rlm_wasm.api.sync_runtime",
     "SyncRuntime": "rlm_wasm.api.sync_runtime",
     "SyncSandbox": "rlm_wasm.api.sync_sandbox",
@@ -97,6 +101,8 @@ __all__ = [
     "EventReader",
     "Example",
     "FileRead",
+    "Forks",
+    "ForksOpening",
     "Gap",
     "GuestFile",
     "InputFile",
@@ -128,6 +134,7 @@ __all__ = [
     "StopKind",
     "StopReason",
     "StopRun",
+    "SyncForks",
     "SyncRun",
     "SyncRuntime",
     "SyncSandbox",

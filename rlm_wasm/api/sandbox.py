@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from keyword import iskeyword
 from pathlib import Path
@@ -15,8 +15,10 @@ import anyio
 from rlm_wasm.api.arguments import check_callable, check_plain_function, check_policy
 from rlm_wasm.api.cell_hook import CellHook
 from rlm_wasm.api.cell_requests import CellRequests
+from rlm_wasm.api.fork_streams import fork_stream
+from rlm_wasm.api.forks import Forks, check_count, make_forks
 from rlm_wasm.api.live_output import LiveOutput, OnOutput
-from rlm_wasm.api.opening import SessionOpening
+from rlm_wasm.api.opening import ForksOpening, SessionOpening
 from rlm_wasm.api.query_hook import OnQuery, QueryHook
 from rlm_wasm.api.snapshot import Snapshot, check_snapshot, load_snapshot
 from rlm_wasm.api.sync_sandbox import SyncSandbox
@@ -48,9 +50,19 @@ class SandboxSession:
     """One guest with its variables; cells run in it one after another. Close it, or use `async with`."""
 
     def __init__(
-        self, session: WorkerSession, sandbox: Sandbox, tenant: str, meter: Meter, tools: GrantedTools
+        self,
+        session: WorkerSession,
+        sandbox: Sandbox,
+        tenant: str,
+        meter: Meter,
+        tools: GrantedTools,
+        stream: int,
     ) -> None:
         self._session = session
+        # Which stream of the policy's seed it draws from, and how many snapshots were taken of it: by both,
+        # what is forked from it has streams of its own.
+        self._stream = stream
+        self._snapshots = 0
         self._meter = meter
         self._sandbox = sandbox
         self._tenant = tenant
@@ -260,7 +272,43 @@ class SandboxSession:
         """
         sandbox = self._sandbox
         state = await self._session.snapshot()
-        return Snapshot(sandbox.policy, state, self._tenant, sandbox=sandbox, inputs=self._session.inputs)
+        stream = fork_stream(self._stream, self._snapshots)
+        self._snapshots += 1
+        return Snapshot(
+            sandbox.policy, state, self._tenant, sandbox=sandbox, inputs=self._session.inputs, stream=stream
+        )
+
+    def fork(self, n: int) -> ForksOpening:
+        """Make `n` sessions with the state of this one, which lives on: all of them, or none.
+
+        ``async with session.fork(4) as forks:`` closes them at the end; ``await session.fork(4)`` leaves that
+        to the caller. They have its variables, files and inputs, are its tenant's, share its memory until
+        they write, and do not see each other. Each draws random bytes of its own; under `entropy = "seeded"`
+        the same ones in each program that forks it so, in whatever order the forks run.
+
+        Raises:
+            UsageError: `n` is no number, below 1, or more than the sessions that one tenant may have
+                (`workers.sessions_max`); a cell runs; the session is closed or lost; the sandbox is closed.
+            Overloaded: there is no place for all of them: the policy's sessions, workers or memory are used
+                up, or the tenant's part.
+            WorkerLost: the process that held the session is gone, or one that was to hold a fork.
+            HostExhausted: this machine has no more room for a snapshot, or for a fork.
+            ArtifactError, PolicyError, LockdownError: as `Sandbox.session`.
+        """
+        check_count(n, self._sandbox.policy)
+
+        async def make() -> Forks:
+            return await (await self.snapshot()).fork(n)
+
+        return ForksOpening(make)
+
+    def abandon(self) -> None:
+        """Free the guest without waiting until its place is free, as `aclose` does. Safe to call again.
+
+        Raises:
+            UsageError: another event loop runs here than that of the session.
+        """
+        self._session.abandon()
 
     async def aclose(self) -> None:
         """Free the guest."""
@@ -303,6 +351,8 @@ class Sandbox:
         self._accounting = Accounting()
         self._worker: Worker = make_worker(policy, self._accounting)
         self._entered = False
+        # How many sessions it was asked for since it was opened: the stream of each.
+        self._sessions = 0
         self._home: Affinity | None = None  # where it is open
 
     async def __aenter__(self) -> Self:
@@ -311,6 +361,7 @@ class Sandbox:
         if self._entered:  # a worker that was closed stays so
             self._worker = make_worker(self.policy, self._accounting)
         self._entered = True
+        self._sessions = 0
         self._home = Affinity()
         try:
             await self._worker.__aenter__()
@@ -350,15 +401,26 @@ class Sandbox:
         """
         return SessionOpening(lambda: self._open_session(snapshot, tenant))
 
-    async def _open_session(self, snapshot: Snapshot | None, tenant: str) -> SandboxSession:
+    async def forks(self, snapshot: Snapshot, tenant: str, streams: Sequence[int]) -> Forks:
+        """Make a session from a snapshot for each of these streams: all or none. Raises as `session`."""
+        return await make_forks(
+            len(streams), lambda number: self._open_session(snapshot, tenant, streams[number])
+        )
+
+    async def _open_session(
+        self, snapshot: Snapshot | None, tenant: str, stream: int | None = None
+    ) -> SandboxSession:
         if self._home is not None:
             self._home.check("the sandbox")
         tenant = checked_tenant(tenant)
         if snapshot is not None:
             check_snapshot(snapshot, self.policy)
         meter = self._accounting.meter(tenant)
+        if stream is None:
+            self._sessions += 1
+            stream = self._sessions
         made = await self._worker.session(
-            self.policy.session_limits(),
+            replace(self.policy.session_limits(), stream=stream),
             self.policy.boundary,
             tenant=tenant,
             start=None if snapshot is None else snapshot.state_for(tenant),
@@ -374,7 +436,7 @@ class Sandbox:
                     await made.aclose()
                 raise
         meter.session_opened()
-        return SandboxSession(made, self, tenant, meter, tools)
+        return SandboxSession(made, self, tenant, meter, tools, stream)
 
     def answer(self, calls: ToolCalls, tools: GrantedTools) -> Callable[[bytes], Awaitable[bytes]]:
         """Return what answers the frames of one cell."""

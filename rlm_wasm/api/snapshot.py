@@ -9,7 +9,9 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from rlm_wasm.api.opening import SessionOpening
+from rlm_wasm.api.fork_streams import fork_stream
+from rlm_wasm.api.forks import Forks, check_count
+from rlm_wasm.api.opening import ForksOpening, SessionOpening
 from rlm_wasm.api.snapshot_key import snapshot_key
 from rlm_wasm.artifacts.process_guest import process_guest
 from rlm_wasm.engine.isolation import restorable_snapshot
@@ -39,12 +41,16 @@ class Snapshot:
         *,
         sandbox: Sandbox | None = None,
         inputs: HeldInputs | None = None,
+        stream: int | None = None,
     ) -> None:
         self._policy = policy
         self._sandbox = sandbox
         self._snapshot = snapshot
         self._tenant = tenant
         self._inputs = HeldInputs() if inputs is None else inputs.copy()
+        # What the streams of its forks come from; None: from its contents, since it was read from a file.
+        self._stream = stream
+        self._forks = 0
 
     @property
     def inputs(self) -> HeldInputs:
@@ -96,12 +102,37 @@ class Snapshot:
         To be awaited or entered, as `Sandbox.session`, and raises what that raises; UsageError also for what
         a runtime has loaded, which forks it in `ask`.
         """
+        return self._open_sandbox().session(snapshot=self, tenant=self._tenant)
+
+    def fork(self, n: int) -> ForksOpening:
+        """Make `n` sessions from it, all of them or none, as `SandboxSession.fork` does of a live one.
+
+        Takes and raises what that does; UsageError also for what a runtime has loaded. Under `entropy =
+        "seeded"` the forks of a snapshot that was loaded from a file draw the same in each program.
+        """
+        sandbox = self._open_sandbox()
+        check_count(n, self._policy)
+
+        async def make() -> Forks:
+            return await sandbox.forks(self, self._tenant, self._next_streams(n))
+
+        return ForksOpening(make)
+
+    def _next_streams(self, n: int) -> list[int]:
+        if self._stream is None:
+            # Of its contents, which take a while to look at, where somebody draws from a stream.
+            seeded = self._policy.sandbox.entropy == "seeded"
+            self._stream = int(self.digest()[:15], 16) if seeded else 0
+        first, self._forks = self._forks, self._forks + n
+        return [fork_stream(self._stream, first + each) for each in range(n)]
+
+    def _open_sandbox(self) -> Sandbox:
         if self._sandbox is None:
             raise UsageError(
                 "a runtime has loaded the snapshot",
                 hint="give it to `Runtime.ask(…, snapshot=…)`, or load it with a `Sandbox`",
             )
-        return self._sandbox.session(snapshot=self, tenant=self._tenant)
+        return self._sandbox
 
     def save(self, path: str | Path, *, key: bytes | None = None, tenant: str | None = None) -> None:
         """Write the snapshot to a file, compressed, encrypted and authenticated with `key` (32 bytes).

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, overload
 
 from rlm_wasm.api.background_loop import BackgroundLoop
 from rlm_wasm.api.live_output import OnOutput
@@ -18,6 +18,7 @@ from rlm_wasm.tools.tool import ToolLike
 from rlm_wasm.values import Value
 
 if TYPE_CHECKING:
+    from rlm_wasm.api.forks import Forks
     from rlm_wasm.api.sandbox import Sandbox, SandboxSession
 
 
@@ -52,6 +53,14 @@ class SyncSandbox:
             return await self._sandbox.session(snapshot=snapshot, tenant=tenant)
 
         return SyncSession(self._loop.call(make), self._loop)
+
+    def fork(self, snapshot: Snapshot, n: int) -> SyncForks:
+        """Make `n` sessions from a snapshot of this sandbox. Takes and raises what `Snapshot.fork` does."""
+
+        async def make() -> Forks:
+            return await snapshot.fork(n)
+
+        return SyncForks(self._loop.call(make), self._loop)
 
     def exec(
         self, source: str, *, context: str | bytes | InputFile | None = None, tenant: str = ""
@@ -134,6 +143,14 @@ class SyncSession:
         """Return the session's state. Raises what `SandboxSession.snapshot` does."""
         return self._loop.call(self._session.snapshot)
 
+    def fork(self, n: int) -> SyncForks:
+        """Make `n` sessions with the state of this one. Takes and raises what `SandboxSession.fork` does."""
+
+        async def make() -> Forks:
+            return await self._session.fork(n)
+
+        return SyncForks(self._loop.call(make), self._loop)
+
     def close(self) -> None:
         """Free the guest."""
         self._loop.call(self._session.aclose)
@@ -145,4 +162,36 @@ class SyncSession:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._loop.is_open:  # else the session was closed with its sandbox
+            self.close()
+
+
+class SyncForks(Sequence[SyncSession]):
+    """Forks of a session for code that is not async, as `Forks`. Close them, or use `with`."""
+
+    def __init__(self, forks: Forks, loop: BackgroundLoop) -> None:
+        self._forks = forks
+        self._loop = loop
+        self._sessions = tuple(SyncSession(session, loop) for session in forks)
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    @overload
+    def __getitem__(self, index: int) -> SyncSession: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[SyncSession]: ...
+    def __getitem__(self, index: int | slice) -> SyncSession | Sequence[SyncSession]:
+        return self._sessions[index]
+
+    def close(self) -> None:
+        """Free all their guests. Safe to call again."""
+        self._loop.call(self._forks.aclose)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._loop.is_open:  # else they were closed with their sandbox
             self.close()
