@@ -38,6 +38,14 @@ def _stat(pid: int) -> tuple[int, int]:
     return int(fields[1]), int(fields[19])
 
 
+def _state_of(pid: int) -> str:
+    """Return the first lines of what the kernel says of a process: its name, its state."""
+    try:
+        return " ".join(Path(f"/proc/{pid}/status").read_text().split()[:8])
+    except (FileNotFoundError, ProcessLookupError):
+        return "gone"
+
+
 def parent_of(pid: int) -> int:
     """Return the process that a process was forked from; -1: it is gone."""
     return _stat(pid)[0]
@@ -62,8 +70,10 @@ def descendants() -> set[Process]:
     waiting = [os.getpid()]
     while waiting:
         for pid in children_of(waiting.pop()):
-            found.add(Process(pid, _stat(pid)[1]))
-            waiting.append(pid)
+            started = _stat(pid)[1]
+            if started >= 0:  # it may have gone since it was listed
+                found.add(Process(pid, started))
+                waiting.append(pid)
     return found
 
 
@@ -93,6 +103,9 @@ async def nothing_left() -> AsyncIterator[Seen]:
         yield seen
         assert os.listdir(folder) == []
     mine = seen.processes | (descendants() - others)
-    await until(lambda: not [each for each in mine - others if each.exists], GONE_SECONDS_MAX)
+    with suppress(TimeoutError):
+        await until(lambda: not [each for each in mine - others if each.exists], GONE_SECONDS_MAX)
+    left = [f"{each.pid}: {_state_of(each.pid)}" for each in mine - others if each.exists]
+    assert not left, left
     assert_same(before, health())
     assert _shared_files() <= files, sorted(_shared_files() - files)

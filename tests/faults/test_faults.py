@@ -5,11 +5,14 @@ A short part of what ``just faults`` does, with other seeds each time; one that 
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
 from typing import Any
 
 import pytest
 
+from tests.faults import leftovers
 from tests.faults.rounds import Tally, rounds
 from tests.faults.runs import runs
 from tests.faults.starts import starts
@@ -59,3 +62,13 @@ async def test_whatever_moment_a_start_is_given_up_or_closed_at_everybody_is_tol
     tally = Tally()
     await starts(tally, seed, 12)
     assert tally.count == 12, tally.faults
+
+
+def test_a_process_that_goes_while_it_is_listed_is_not_one_that_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    listed = {os.getpid(): [gone.pid]}
+    monkeypatch.setattr(leftovers, "children_of", lambda pid: listed.get(pid, []))
+    assert leftovers.descendants() == set()
