@@ -13,6 +13,7 @@ from itertools import chain
 from typing import Final
 
 from rlm_wasm.conversation.source_balance import SourceBalance
+from rlm_wasm.thoughts import THOUGHT, THOUGHT_ENDS
 
 # A block whose strings hold fences is read on to the fence that ends it, past at most so many others.
 _FENCES_IN_STRINGS_MAX: Final = 64
@@ -49,30 +50,6 @@ _TAG_LANGUAGE: Final = re.compile(
     r"""\b(?:lang|language|class|type)\s*=\s*["']?(?:language-)?([\w+#-]*)""", re.IGNORECASE
 )
 
-_THOUGHTS: Final = (
-    *("think", "thinking", "thought", "thoughts", "reasoning", "reflection", "scratchpad", "analysis"),
-    *("seed:think", "antthinking", "inner_monologue"),
-)
-# Marks that are no tags, with what ends each. A channel ends where the one for the user begins.
-_MARKED: Final = {
-    "[think]": r"\[/THINK\]",
-    "\u25c1think\u25b7": "\u25c1/think\u25b7",
-    "<|begin_of_thought|>": r"<\|end_of_thought\|>",
-}
-_CHANNELS: Final = dict.fromkeys(
-    ("<|channel|>analysis", "<|channel|>commentary"), r"<\|channel\|>final\b[^<]*<\|message\|>|<\|call\|>"
-)
-_THOUGHT: Final = re.compile(
-    rf"<(?P<ends>/?)(?P<name>{'|'.join(_THOUGHTS)})(?:\s[^<>]*)?>|(?P<Ends>{'|'.join(_MARKED.values())})"
-    rf"|(?P<mark>{'|'.join(map(re.escape, _MARKED | _CHANNELS))})",
-    re.IGNORECASE,
-)
-_OPENED_THOUGHT: Final = re.compile(rf"\s*+(?!</)(?:{_THOUGHT.pattern})", re.IGNORECASE)
-_THOUGHT_ENDS: Final = {
-    **{name: re.compile(rf"</{name}\s*>", re.IGNORECASE) for name in _THOUGHTS},
-    **{mark: re.compile(ends, re.IGNORECASE) for mark, ends in (_MARKED | _CHANNELS).items()},
-}
-
 
 @dataclass(slots=True)
 class ReplyLines:
@@ -102,19 +79,6 @@ def read_lines(reply: str, lenient: bool) -> ReplyLines:
         unclosed=reader.unclosed,
         thinks_on=reader.thinks_on,
     )
-
-
-def without_thoughts_before(answer: str) -> str:
-    """Return a text without the thoughts that stand before it. One that is nothing else stays as it is."""
-    at = 0
-    first = _THOUGHT.search(answer)
-    if first and (first["ends"] or first["Ends"]) and answer[first.end() :].lstrip(_BLANK)[:1] in ("", "\n"):
-        at = first.end()  # a chat template wrote its beginning
-    while (found := _OPENED_THOUGHT.match(answer, at)) and (begun := found["mark"] or found["name"]):
-        if (ended := _THOUGHT_ENDS[begun.lower()].search(answer, found.end())) is None:
-            break
-        at = ended.end()
-    return answer[at:].lstrip() or answer if at else answer
 
 
 def _masked(lines: list[tuple[str, bool]]) -> str:
@@ -201,7 +165,7 @@ class _Reader:
         kept: list[str] = []
         begin = at = 0  # of what is not yet kept, and of what is not yet looked at
         said = False  # whether anything stands before it
-        while found := _THOUGHT.search(line, at):
+        while found := THOUGHT.search(line, at):
             at = found.end()
             if line[found.start() - 1 : found.start()] == "`":  # it is spoken of
                 continue
@@ -224,7 +188,7 @@ class _Reader:
     def _end_of_thought(self, name: str, line: str, at: int) -> tuple[int, str, int] | None:
         if name in self.endless:
             return None
-        ends = _THOUGHT_ENDS[name]
+        ends = THOUGHT_ENDS[name]
         if found := ends.search(line, at):
             return self.at, line, found.end()
         for number in range(self.at + 1, len(self.given)):
@@ -423,7 +387,7 @@ def _ended_by(fence: _Fence, number: int, line: str) -> _End | None:
     stripped = line.strip(_BLANK)
     if fence.mark == "~" and len(stripped) >= fence.count and not stripped.strip("~"):
         return _End(number)
-    thought = _THOUGHT.fullmatch(stripped)
+    thought = THOUGHT.fullmatch(stripped)
     if thought and (thought["ends"] or thought["Ends"]):
         return _End(number, rest=line)
     return None

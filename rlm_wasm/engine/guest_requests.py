@@ -10,7 +10,6 @@ from typing import Final, assert_never
 
 from rlm_wasm.conversation.observations import shown_query
 from rlm_wasm.conversation.ran_cell import AnsweredQuery
-from rlm_wasm.conversation.reply_lines import without_thoughts_before
 from rlm_wasm.engine.broker import Broker, Refusals
 from rlm_wasm.engine.request_reader import RequestReader
 from rlm_wasm.errors import GuestError, QueryError
@@ -45,6 +44,7 @@ from rlm_wasm.scheduler.scheduler import (
     Surplus,
     ToolCalled,
 )
+from rlm_wasm.thoughts import without_thoughts_before
 
 # A restored session's observation repeats answered queries; a flood of them is not repeated.
 ANSWERED_KEPT_MAX: Final = 64

@@ -15,7 +15,10 @@ _LINE_BYTES_LEAST: Final = 128
 # No JSON text begins with one of these.
 _FIELDS: Final = (b"data", b"event", b"id", b"retry", b":")
 _BOM: Final = b"\xef\xbb\xbf"
-_LINE_ENDS: Final = b"\r\n"
+# What keeps a connection from being taken for a dead one: an event's name, or all of its data.
+_SIGNS_OF_LIFE: Final = frozenset(
+    {b"ping", b"pong", b"alive", b"keepalive", b"keep-alive", b"keep_alive", b"heartbeat", b"null"}
+)
 
 
 class WholeBody:
@@ -66,7 +69,9 @@ class EventBody:
         self._pieces: Final = pieces
         self._bytes = 0
         self._line = bytearray()
+        self._after_cr = False  # a line feed that comes next ends no line of its own
         self._data = bytearray()  # of an event that takes more than one line
+        self._alive = False  # the event that comes is called a sign of life
         self._outcome: object = None  # of an event that ends it all: a Trouble, or a document
         self._done = False
 
@@ -78,7 +83,7 @@ class EventBody:
     def take(self, chunk: bytes) -> bool:
         """Take what came; return whether more is wanted."""
         self._count(len(chunk))
-        *lines, rest = chunk.split(b"\n")
+        *lines, rest = self._lines(chunk)
         for line in lines:
             if self._over:
                 break
@@ -100,6 +105,13 @@ class EventBody:
             return self._outcome
         return self._pieces.document(ended=self._done)
 
+    def _lines(self, chunk: bytes) -> list[bytes]:
+        """Return what stands between the ends of lines: LF, CR, or both, which may come apart."""
+        after_cr, self._after_cr = self._after_cr, chunk.endswith(b"\r") if chunk else self._after_cr
+        if after_cr:
+            chunk = chunk.removeprefix(b"\n")
+        return chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+
     @property
     def _over(self) -> bool:
         return self._done or self._outcome is not None
@@ -114,20 +126,19 @@ class EventBody:
             self._outcome = Trouble(f"sent more than {most} bytes", retryable=False)
 
     def _take_line(self, line: bytes) -> None:
-        line = line.rstrip(_LINE_ENDS).removeprefix(_BOM)
+        line = line.removeprefix(_BOM)
         if not line:
-            data = bytes(self._data)
-            self._data.clear()
-            if data and not self._over:
-                self._take_document(read_json(data))
+            self._end_event()
             return
         name, _, value = line.partition(b":")
+        value = value.strip()
+        if name == b"event":
+            self._alive = _is_sign_of_life(value)
         if name != b"data":
             return
-        value = value.strip()
         if value == b"[DONE]":
             self._done = True
-        elif value:
+        elif value and (self._data or not _is_sign_of_life(value)):
             # Some servers leave the line out that ends an event: what is a document is one.
             document = NOT_JSON if self._data else read_json(value)
             if document is NOT_JSON:
@@ -136,6 +147,16 @@ class EventBody:
                     self._too_long(self._bytes_max)
             else:
                 self._take_document(document)
+
+    def _end_event(self) -> None:
+        data, alive = bytes(self._data), self._alive
+        self._data.clear()
+        self._alive = False
+        if not data or self._over:
+            return
+        document = read_json(data)
+        if document is not NOT_JSON or not alive:
+            self._take_document(document)
 
     def _take_document(self, document: object) -> None:
         if document is NOT_JSON:
@@ -151,6 +172,10 @@ class EventBody:
         if self._pieces.kept_bytes > self._bytes_max:
             self._done = False
             self._too_long(self._bytes_max)
+
+
+def _is_sign_of_life(value: bytes) -> bool:
+    return value.strip(b'"[]').lower() in _SIGNS_OF_LIFE
 
 
 def body_for(content_type: str, start: bytes, bytes_max: int, pieces: Pieces) -> WholeBody | EventBody:

@@ -9,6 +9,7 @@ from rlm_wasm.providers.json_body import member, printable
 from rlm_wasm.providers.refusals import Trouble
 from rlm_wasm.scheduler.messages import TOKENS_PLAUSIBLE_MAX, FinishReason
 from rlm_wasm.scheduler.pricing import utf8_bytes
+from rlm_wasm.thoughts import is_thought_alone
 
 # How endpoints say that a model was done, or that a cap cut it off, in lower case.
 _FINISHES: Final = {
@@ -59,6 +60,11 @@ def _text_of_part(part: object) -> str:
 def bytes_of(values: Iterable[object]) -> int:
     """Return how many bytes the texts among some values take."""
     return sum(utf8_bytes(value) for value in values if isinstance(value, str))
+
+
+def is_silent(text: str, finish: object) -> bool:
+    """Whether a text says nothing: it is empty, or thoughts alone that no cap cut off."""
+    return not text.strip() or (finish_in(finish) is not FinishReason.LENGTH and is_thought_alone(text))
 
 
 def silence(

@@ -8,6 +8,7 @@ from typing import Final
 from rlm_wasm.providers.answer_facts import (
     bytes_of,
     finish_in,
+    is_silent,
     silence,
     text_of,
     tokens_in,
@@ -62,12 +63,12 @@ class AnthropicFormat:
         text = text_of(content)
         usage, stop = member(document, "usage"), member(document, "stop_reason")
         given, made = _input_tokens(usage), tokens_in(member(usage, "output_tokens"))
-        if not text.strip():
+        if is_silent(text, stop):
             kinds = {str(member(block, "type")) for block in content}
             trouble = silence(
                 stop,
                 called=any(kind.endswith("tool_use") for kind in kinds),
-                thought=not kinds.isdisjoint(_THOUGHTS),
+                thought=bool(text.strip()) or not kinds.isdisjoint(_THOUGHTS),
                 word="stop_reason",
             )
             return trouble._replace(input_tokens=given, output_tokens=made)

@@ -8,6 +8,7 @@ from typing import Final
 from rlm_wasm.providers.answer_facts import (
     bytes_of,
     finish_in,
+    is_silent,
     silence,
     text_of,
     tokens_in,
@@ -37,18 +38,18 @@ def completion_of(
     if not _is_chat_completion(document):
         return Trouble("sent JSON that is not a chat completion", retryable=False)
     choice = first(member(document, "choices"))
-    message = member(choice, "message")
+    message = _said_in(choice, "message", "delta")
     text = text_of(member(message, "content"))
     usage = member(document, "usage")
     given = _tokens(usage, "prompt_tokens", "input_tokens")
     made = _tokens(usage, "completion_tokens", "output_tokens")
     finish = member(choice, "finish_reason")
-    if not text.strip():
+    if is_silent(text, finish):
         trouble = silence(
             finish,
             refused=member(message, "refusal"),
             called=any(member(message, name) for name in _CALLS),
-            thought=any(member(message, name) for name in _THOUGHTS),
+            thought=bool(text.strip()) or any(member(message, name) for name in _THOUGHTS),
         )
         return trouble._replace(input_tokens=given, output_tokens=made)
     return Completion(
@@ -57,14 +58,28 @@ def completion_of(
 
 
 def _is_chat_completion(document: object) -> bool:
-    """Whether a document has the form, be there a choice in it or not, and in that a message or none."""
+    """Whether a document has the form, be there a choice in it or not, and in that a message, null or not."""
     if not isinstance(document, dict) or "choices" not in document:
         return False
     choices = document["choices"]
     if not choices:
         return choices is None or isinstance(choices, list)
     choice = first(choices)
-    return isinstance(choice, dict) and isinstance(choice.get("message", 0), dict | None)
+    if not isinstance(choice, dict):
+        return False
+    return isinstance(choice.get("message", 0), dict | None) or bool(_said_in(choice, "delta"))
+
+
+def _said_in(choice: object, *names: str) -> object:
+    """Return what a choice says under the first of these names that says anything.
+
+    Where none does, it may say it as a text, as the interface did before there were messages.
+    """
+    for name in names:
+        if said := member(choice, name):
+            return said
+    text = member(choice, "text")
+    return {"content": text} if isinstance(text, str) else None
 
 
 def _tokens(usage: object, name: str, other: str) -> int | None:
@@ -95,7 +110,7 @@ class ChatPieces:
         self._usage = document.get("usage") or self._usage
         choice = first(document.get("choices"))
         if member(choice, "index") in (None, 0):
-            delta = member(choice, "delta") or member(choice, "message")
+            delta = _said_in(choice, "delta", "message")
             refused = member(delta, "refusal")
             self._keep(self._texts, text_of(member(delta, "content")))
             self._keep(self._refusals, refused if isinstance(refused, str) else "")

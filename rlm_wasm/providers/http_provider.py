@@ -25,7 +25,7 @@ from rlm_wasm.providers.json_body import printable, read_json
 from rlm_wasm.providers.log_guard import LogGuard
 from rlm_wasm.providers.refusals import Trouble, failure_of, refusal
 from rlm_wasm.providers.secret import Secret
-from rlm_wasm.providers.unreachable import why_unreachable
+from rlm_wasm.providers.unreachable import why_broken_off, why_unreachable
 from rlm_wasm.providers.wire_format import KeyHeader, WireFormat
 
 _ERROR_BODY_BYTES_MAX: Final = 64 * 1024
@@ -129,13 +129,12 @@ class HttpProvider:
             # Its text is the status of the proxy's own refusal, to open a way: the request was not sent.
             reason = f"was not reached: the proxy at {self._proxy} answered {printable(str(error))}"
             return self._failure(Trouble(reason, retryable=True, sent=False), at=self._address)
-        except (httpx.RemoteProtocolError, httpx.ReadError):
-            reason = (
-                "broke off its answer" if exchange.answered else "closed the connection without an answer"
-            )
+        except (httpx.RemoteProtocolError, httpx.ReadError) as error:
+            reason, retryable = why_broken_off(error, answered=exchange.answered)
+            return self._failure(Trouble(reason, retryable=retryable, sent=exchange.sent))
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             reason = f"could not be asked ({type(error).__name__})"
-        return self._failure(Trouble(reason, retryable=True, sent=exchange.sent))
+            return self._failure(Trouble(reason, retryable=True, sent=exchange.sent))
 
     async def _read(self, response: httpx.Response) -> Completion | ProviderFailure:
         status, headers = response.status_code, response.headers

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from rlm_wasm.errors import NoText, ProviderError, WindowExceeded
 from rlm_wasm.providers.base import ProviderFailure
-from rlm_wasm.providers.json_body import first, member, printable
+from rlm_wasm.providers.json_body import first, member, printable, read_json
 from rlm_wasm.providers.retry_after import retry_after_ms
 from rlm_wasm.providers.window_refusal import RefusedLength, too_long
 
@@ -67,6 +67,8 @@ _CODES: Final = ("code", "status", "status_code", "statusCode", "http_status", "
 _STATUS_AND_WORDS: Final = re.compile(r"[45][0-9][0-9](?![\w.-])")
 _WORDS: Final = ("message", "detail", "msg", "error", "errors", "error_message", "error_description")
 _NESTED_MAX: Final = 4
+# Of what a gateway refused a text for, so many are told.
+_REASONS_MAX: Final = 8
 
 
 class Trouble(NamedTuple):
@@ -131,11 +133,13 @@ def _refused(status: int, told: str, headers: Mapping[str, str], document: objec
         # The usual text of a 401 quotes the ends of the key.
         return Trouble(f"{told}: it did not accept the key", retryable=False, sent=False)
     error = _error_of(document)
-    out_of_money = any(_word(member(error, name)) in _OUT_OF_MONEY for name in _CODES)
+    origin = _error_of_origin(error)
+    codes = {_word(member(each, name)) for each in (error, origin) for name in _CODES}
+    out_of_money = not codes.isdisjoint(_OUT_OF_MONEY)
     # Only a field that is meant for people; a raw body could be a page, or an echo of the request.
-    words = _words(error) or _words(document)
+    words = _told_of(error, origin) or _words(document)
     # Said with a 500 by some. What says to come back later is no matter of length.
-    length = None if status in _THROTTLED_STATUS else too_long(error, words)
+    length = None if status in _THROTTLED_STATUS else too_long(error, words) or too_long(origin, words)
     return Trouble(
         f"{told}: {printable(words)}" if words else told,
         retryable=_is_retryable(status) and not out_of_money and length is None,
@@ -163,6 +167,34 @@ def _error_of(document: object) -> object:
         return None
     without_choice = choice is None and bool(_words(document))
     return document if document.get("object") == "error" or without_choice else None
+
+
+def _error_of_origin(error: object) -> object:
+    """Return what a gateway's error passes on of its origin's, as an object or as words; None: nothing."""
+    passed_on = member(member(error, "metadata"), "raw")
+    if isinstance(passed_on, str):
+        document = read_json(passed_on.encode("utf-8", "replace"))
+        if isinstance(document, str | dict | list):
+            passed_on = document
+        elif passed_on.lstrip()[:1] in ("", "<", "{", "["):
+            return None  # a page, or half a document
+    return _error_of(passed_on) or passed_on
+
+
+def _told_of(error: object, origin: object) -> str:
+    """Return the words of an error, and behind them those of its origin, where they say something else."""
+    words, why = _words(error), _words(origin) or _reasons(error)
+    if not why or why in words:
+        return words
+    name = member(member(error, "metadata"), "provider_name")
+    by = f"{name}: " if isinstance(name, str) and name else ""
+    return f"{words} ({by}{why})" if words else f"{by}{why}"
+
+
+def _reasons(error: object) -> str:
+    reasons = member(member(error, "metadata"), "reasons")
+    told = reasons[:_REASONS_MAX] if isinstance(reasons, list) else []
+    return ", ".join(each for each in told if isinstance(each, str))
 
 
 def _stated_status(error: object) -> int | None:

@@ -8,6 +8,7 @@ from typing import Final
 from rlm_wasm.providers.answer_facts import (
     bytes_of,
     finish_in,
+    is_silent,
     silence,
     text_of,
     tokens_in,
@@ -68,13 +69,13 @@ class ResponsesFormat:
         parts = [part for item in output for part in _parts(item)]
         text = "".join(text_of([part]) for part in parts)
         stop = member(member(document, "incomplete_details"), "reason") if status == "incomplete" else status
-        if not text.strip():
+        if is_silent(text, stop):
             kinds = {str(member(item, "type")) for item in output}
             trouble = silence(
                 stop,
                 refused=next(filter(None, (member(part, "refusal") for part in parts)), None),
                 called=any(kind.endswith("_call") for kind in kinds),
-                thought="reasoning" in kinds,
+                thought=bool(text.strip()) or "reasoning" in kinds,
                 word="status",
             )
             return trouble._replace(input_tokens=given, output_tokens=made)

@@ -9,6 +9,9 @@ from typing import Final, NamedTuple
 
 # Of a chain of causes and groups.
 _CAUSES_MAX: Final = 32
+# What the library says of an answer that breaks the protocol: what a server would have answered to that.
+_PROTOCOL_ERROR: Final = "error_status_hint"
+_HEADERS_TOO_LONG: Final = 431
 
 
 class Unreachable(NamedTuple):
@@ -38,6 +41,22 @@ def why_unreachable(error: BaseException) -> Unreachable:
         if isinstance(cause, ConnectionRefusedError):
             return Unreachable("refused the connection", retryable=True)
     return Unreachable("could not be connected to", retryable=True)
+
+
+def why_broken_off(error: BaseException, *, answered: bool) -> Unreachable:
+    """Return why a connection brought no whole answer; `answered`: its headers had come."""
+    hints = [getattr(cause, _PROTOCOL_ERROR, None) for cause in _causes(error)]
+    if _HEADERS_TOO_LONG in hints:
+        # They will be as long the next time.
+        return Unreachable("sent longer headers than are read", retryable=False)
+    if answered:
+        return Unreachable("broke off its answer", retryable=True)
+    if any(hints):
+        return Unreachable(
+            "sent something that is not HTTP: does base_url name the right port, and https where it has to?",
+            retryable=True,
+        )
+    return Unreachable("closed the connection without an answer", retryable=True)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -10,7 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rlm_wasm.errors import BudgetExceeded, InternalError, LostInFlight, QueryError, WindowExceeded
+from rlm_wasm.errors import (
+    BudgetExceeded,
+    InternalError,
+    LostInFlight,
+    ProviderError,
+    QueryError,
+    WindowExceeded,
+)
 from rlm_wasm.ids import RequestId
 from rlm_wasm.limits import ModelPrice
 from rlm_wasm.outcomes import StopReason
@@ -180,7 +187,7 @@ class QueryFlow:
         if (delay_ms is None or given.throttled) and self._reroute(run, request, given):
             return
         if delay_ms is None:
-            self._answer(run, request, Failed(given.error), given)
+            self._answer(run, request, Failed(self._told_of_wait(run, request, given)), given)
             return
         request.step(RequestStep.BACK_OFF)
         data = run_events.query_retry(run, request, given, delay_ms)
@@ -319,6 +326,21 @@ class QueryFlow:
         unit = jitter_unit(run.facts.seed, request.request_id, request.attempt)
         delay_ms = max(backoff_ms(request.tries, limits, unit), given.retry_after_ms or 0)
         return delay_ms if self._buffer.after_ms(delay_ms) < request.deadline_ns else None
+
+    def _told_of_wait(self, run: RunState, request: OpenRequest, given: ProviderFailed) -> QueryError:
+        """Return the failure; where only the wait that was asked for is too long, it says so."""
+        error, wait_ms, limits = given.error, given.retry_after_ms, run.facts.query
+        if (
+            wait_ms is None
+            or not given.retryable
+            or request.tries >= limits.attempts_max
+            or self._buffer.after_ms(wait_ms) < request.deadline_ns
+        ):
+            return error
+        left_ms = max(0, request.deadline_ns - self._buffer.now_ns) // NS_PER_MS
+        of_key = " of query.timeout_ms_max" if request.timeout_ms == limits.timeout_ms_max else ""
+        told = f"{error.message}; it asks for a wait of {wait_ms} ms, and {left_ms} ms{of_key} are left"
+        return ProviderError(told, hint=error.hint)
 
     def _fits_after(self, run: RunState, request: OpenRequest, error: WindowExceeded) -> bool:
         """Learn from what was too long, and allow the next attempt a shorter answer, if that can help."""

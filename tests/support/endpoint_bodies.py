@@ -145,6 +145,12 @@ ANTHROPIC: Final = (
         again=True,
         says="sent no text but a call of a tool",
     ),
+    Case(
+        "its thoughts alone, as a text",
+        message({"type": "text", "text": "<think>hm</think>"}),
+        again=True,
+        says="sent no text but its reasoning",
+    ),
     Case("nothing", message(), again=True, says="sent no text (stop_reason end_turn)"),
     Case("nothing but blanks", message({"type": "text", "text": " \n"}), again=True, says="sent no text"),
     Case(
@@ -353,6 +359,12 @@ RESPONSES: Final = (
         official=False,
     ),
     Case("its reasoning alone", response(REASONING), again=True, says="sent no text but its reasoning"),
+    Case(
+        "its thoughts alone, as a text",
+        response(said(words("<think>hm</think>\n"))),
+        again=True,
+        says="sent no text but its reasoning",
+    ),
     Case("a call alone", response(CALL), again=True, says="but a call of a tool"),
     Case("nothing", response(), again=True, says="sent no text (status completed)"),
     Case("cut off before a word", cut_short(REASONING), again=True, says="query.output_tokens_max"),

@@ -31,6 +31,7 @@ LEAF_ORDER: Final = {
     "limits": 0,
     "lockdown": 0,
     "outcomes": 0,
+    "thoughts": 0,
     "version": 0,
     "errors": 1,
     "events": 1,

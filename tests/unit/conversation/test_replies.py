@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from rlm_wasm.conversation.replies import BLOCKS_MAX, ParsedReply, parse_reply
-from rlm_wasm.conversation.reply_lines import without_thoughts_before
+from rlm_wasm.thoughts import without_thoughts_before
 
 THEN = "Then I know."
 

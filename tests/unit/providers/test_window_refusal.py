@@ -145,3 +145,14 @@ def test_a_request_to_come_back_later_is_no_matter_of_length() -> None:
     words = "Request too large: please reduce the length of the messages. Limit 6000 tokens per minute"
     trouble = refusal(429, {}, {"error": {"message": words}})
     assert (trouble.too_long, trouble.retryable, trouble.throttled) == (None, True, True)
+
+
+@pytest.mark.parametrize(
+    "raw", [{"code": 500, "type": "exceed_context_size_error", "n_ctx": 256}, WORDS[0][0]]
+)
+def test_what_a_gateways_origin_says_of_a_length_is_heeded(raw: object) -> None:
+    error = {"message": "Provider returned error", "code": 400, "metadata": {"raw": raw}}
+    trouble = refusal(400, {}, {"error": error})
+    window = 256 if isinstance(raw, dict) else 2048
+    assert trouble.too_long is not None
+    assert trouble.too_long.window_tokens == window

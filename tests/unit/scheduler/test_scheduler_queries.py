@@ -199,6 +199,27 @@ def test_a_retry_that_cannot_start_before_the_deadline_is_not_waited_for() -> No
     assert isinstance(response, Failed)
 
 
+def test_a_wait_beyond_the_deadline_is_told_with_the_key_of_the_deadline() -> None:
+    driver = Driver()
+    driver.give(started(), query(1))
+    (response,) = responses(driver.give(failed(1, retry_after_ms=3_600_000))).values()
+    assert isinstance(response, Failed)
+    told = (
+        "the provider is down; it asks for a wait of 3600000 ms, and 1000 ms of query.timeout_ms_max are left"
+    )
+    assert response.error.message == told
+
+
+@pytest.mark.parametrize("retryable", [True, False])
+def test_a_wait_that_is_not_what_ends_the_query_is_not_told(retryable: bool) -> None:
+    driver = Driver()
+    driver.give(started(query=query_limits(attempts_max=1)), query(1))
+    last = failed(1, retryable=retryable, retry_after_ms=3_600_000)
+    (response,) = responses(driver.give(last)).values()
+    assert isinstance(response, Failed)
+    assert response.error.message == "the provider is down"
+
+
 def test_an_attempt_that_was_sent_is_billed_and_the_retry_is_reserved_again() -> None:
     driver = Driver()
     driver.give(started(), query(1), failed(1, sent=True))
