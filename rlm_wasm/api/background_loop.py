@@ -19,6 +19,7 @@ from anyio.from_thread import BlockingPortal
 
 from rlm_wasm.errors import RuntimeClosed, UsageError
 from rlm_wasm.host.affinity import Affinity, require_no_loop
+from rlm_wasm.system.loop_calls import caller_of_this_loop
 
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
@@ -36,7 +37,8 @@ class BackgroundLoop:
     What is still open when the interpreter exits is closed then, with a ResourceWarning: later its thread
     stands still, and who closed it would wait for ever.
 
-    Any thread may call, several at once too; each waits for its own call only.
+    Any thread may call, several at once too; each waits for its own call only. `wait` is for callers that are
+    async.
     """
 
     def __init__(self, what: str, *, instead: str | None) -> None:
@@ -89,6 +91,10 @@ class BackgroundLoop:
         """Whether it was opened in the process that this one was forked from: nothing of it is here."""
         return self._home is not None and self._home.inherited
 
+    @property
+    def _is_here(self) -> bool:
+        return self._home is not None and self._home.is_here
+
     def _forget(self) -> None:
         self._portal = self._home = None
         _OPEN.discard(self)
@@ -130,6 +136,45 @@ class BackgroundLoop:
                 ended.wait()
             raise
 
+    async def wait(self, function: Callable[_P, Awaitable[_T]], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Do what `call` does, for a caller on any event loop, which goes on meanwhile.
+
+        Cancelled, it cancels the call and waits until that has ended. Raises what `call` raises.
+        """
+        portal = self._opened(waits=False)
+        if self._is_here:
+            return await function(*args, **kwargs)
+        soon, came, ended = caller_of_this_loop(), anyio.Event(), anyio.Event()
+
+        def tell(event: anyio.Event) -> None:
+            with suppress(RuntimeError):  # the caller's loop is over, and with it who waited
+                soon(event.set)
+
+        async def run() -> _T | _Exit:
+            try:
+                return await function(*args, **kwargs)
+            except (KeyboardInterrupt, SystemExit) as error:
+                return _Exit(error)
+            finally:
+                tell(ended)
+
+        try:
+            future = portal.start_task_soon(run)
+        except RuntimeError:  # another thread closes it
+            raise self._not_open() from None
+        future.add_done_callback(lambda _: tell(came))
+        try:
+            await came.wait()
+        except BaseException:
+            if not future.done():
+                future.cancel()
+                with anyio.CancelScope(shield=True):
+                    await ended.wait()
+            raise
+        if future.cancelled():
+            raise RuntimeClosed(f"{self._what} was closed before the call had ended")
+        return _unwrapped(future.result())
+
     def do(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Call a function there that returns at once. Raises what it raises, and UsageError as `call`."""
         portal = self._opened()
@@ -138,12 +183,18 @@ class BackgroundLoop:
     def _check_thread(self) -> None:
         if self._instead is not None:
             require_no_loop(self._what, self._instead)
+        elif self._is_here:
+            raise UsageError(
+                f"{self._what} was called from its own event loop, which would wait for itself",
+                hint="let a function that is not async call it: that has a thread of its own",
+            )
 
     def _not_open(self) -> UsageError:
         return UsageError(f"{self._what} is not open", hint="use it in a `with` statement")
 
-    def _opened(self) -> BlockingPortal:
-        self._check_thread()
+    def _opened(self, *, waits: bool = True) -> BlockingPortal:
+        if waits:
+            self._check_thread()
         portal = self._portal
         if portal is None:
             raise self._not_open()

@@ -33,6 +33,11 @@ class Affinity:
         """Whether this process is a fork of the one it belongs to, so that nothing is to be closed here."""
         return forks.lineage() != self._lineage
 
+    @property
+    def is_here(self) -> bool:
+        """Whether that event loop runs on this thread."""
+        return self._running() is self._loop
+
     def check(self, what: str) -> None:
         """Check that this is where `what` belongs.
 
@@ -44,7 +49,7 @@ class Affinity:
                 f"{what} belongs to the process that this one was forked from",
                 hint="open a sandbox or a runtime of its own in each process",
             )
-        if self._running() is not self._loop:
+        if not self.is_here:
             raise UsageError(
                 f"{what} belongs to another event loop",
                 hint="use it from tasks and callbacks of the loop it was opened on; from another thread, "

@@ -90,6 +90,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
             "protocol",
             "providers",
             "scheduler",
+            "system",
             "tools",
         }
     ),
@@ -186,6 +187,7 @@ THIRD_PARTY: Final[dict[str, tuple[frozenset[str], str]]] = {
                 "engine",
                 "host",
                 "inline",
+                "integrations",
                 "system",
                 "tools",
                 "replay",
@@ -216,6 +218,10 @@ THIRD_PARTY: Final[dict[str, tuple[frozenset[str], str]]] = {
     ),
     "rlm": (
         frozenset({"integrations.rlms"}),
+        "an extra; whoever does not ask for it does not load it",
+    ),
+    "smolagents": (
+        frozenset({"integrations.smolagents"}),
         "an extra; whoever does not ask for it does not load it",
     ),
     "re2": (
