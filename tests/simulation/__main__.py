@@ -12,6 +12,7 @@ from itertools import islice
 from tests.simulation.world import Failed, World, simulate
 
 _CHUNK = 50
+_TOLD = 500
 
 
 def _some(first: int, count: int) -> list[str]:
@@ -29,10 +30,13 @@ def _many(first: int, count: int, jobs: int) -> int:
     chunks = [(at, min(_CHUNK, first + count - at)) for at in range(first, first + count, _CHUNK)]
     failures: list[str] = []
     with ProcessPoolExecutor(jobs) as pool:
-        for found in pool.map(_some, *zip(*chunks, strict=True)):
+        for (at, of_these), found in zip(chunks, pool.map(_some, *zip(*chunks, strict=True)), strict=True):
             failures += found
             for line in found:
                 print(line, flush=True)
+            done = at - first + of_these
+            if done % _TOLD == 0:
+                print(f"{done} seeds after {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     seconds = time.monotonic() - began
     print(f"{count} seeds from {first}: {len(failures)} failed, {seconds:.0f} s with {jobs} processes")
     return 1 if failures else 0
