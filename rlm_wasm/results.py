@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Final, Self
+from typing import Annotated, Any, Final, Self
 
 import msgspec
 from msgspec import structs
@@ -153,6 +153,10 @@ class RunResult:
     "--price", or why it is free. `answered_by` is how many answers each model gave, `cached` how
     many of these a cache had, at no cost, and `cache_fault` why that was of no use at the end, if it was not.
     `hook_error` is what the caller's own hook raised, where that ended the run.
+    Where `output` says what the answer is to be, `value` is the answer as that and `checked` is True. Both
+    are so for an answer alone that the model declared and that fits: of a partial one `value` is None.
+    `problems` then says what was wrong with the answer that was declared last, if one was: each where, and
+    what.
     `transcript` has the turns of the root's conversation, whole, whatever the policy lets the log say.
     """
 
@@ -169,6 +173,9 @@ class RunResult:
     cached: int = 0
     cache_fault: CacheUnusable | None = None
     hook_error: BaseException | None = None
+    value: Any = None
+    checked: bool = False
+    problems: tuple[str, ...] = ()
 
     @property
     def partial(self) -> bool:

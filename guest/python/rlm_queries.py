@@ -471,9 +471,12 @@ def budget():
     return response["budget"]
 
 
-def finish(answer):
-    """Tell the host the final answer. Raises a LimitExceeded if it is too long to be told."""
-    response = _ask({"type": "finish", "answer": str(answer)})
+def finish(answer, as_json=False):
+    """Tell the host the final answer, a text or JSON. Raises a LimitExceeded if it is too long to be told."""
+    request = {"type": "finish", "answer": answer}
+    if as_json:
+        request["json"] = True
+    response = _ask(request)
     if response["status"] != "completed":
         refusal = _failure(response)
         # Where nobody takes an answer, a cell that gives one has ended all the same.

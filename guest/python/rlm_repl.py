@@ -53,6 +53,8 @@ _inputs = {}
 _told_names = set()
 _cells = 0
 _finished = False
+# Whether the host wants the answer as a value, and says after the cell if it is none of those that it wants.
+_typed = False
 # The best answer so far, for a run that ends without one: what the host was not told yet, and was told last.
 _draft = _draft_told = None
 _told = False
@@ -96,9 +98,9 @@ def FINAL(value=None):
     global _finished, _draft
     if _is_answer(value):
         value = value["content"]
-    text = _answer_text(value)
+    text, as_json = _answer_form(value)
     try:
-        rlm_queries.finish(text)
+        rlm_queries.finish(text, as_json)
     except rlm_queries.LimitExceeded:
         _draft = rlm_display.cut(text, DRAFT_CHARS)
         raise
@@ -106,13 +108,18 @@ def FINAL(value=None):
     raise rlm_queries.Finished
 
 
-def _answer_text(value):
-    if value is None or type(value) is str and not value.strip():
-        raise ValueError(f"there is nothing to answer with: the value is {value!r}; FINAL(value) takes the answer")
+def _answer_form(value):
+    """The answer as text, and whether that is its JSON: where a value is wanted, all but a str goes as that."""
     for name, own in _SCAFFOLD.items():
         if value is own:
             raise ValueError(f"the value is the session's own function {name}, not an answer")
-    return str(value)
+    if _typed:
+        if issubclass(type(value), str):
+            return str.__str__(value), False
+        return rlm_values.answer_text(value), True
+    if value is None or type(value) is str and not value.strip():
+        raise ValueError(f"there is nothing to answer with: the value is {value!r}; FINAL(value) takes the answer")
+    return str(value), False
 
 
 def FINAL_VAR(name):
@@ -179,6 +186,8 @@ _NAMES = frozenset(_SCAFFOLD)
 _TOOLS = "__rlm_tools__"
 _TOOL_ERRORS = (rlm_queries.ToolError, rlm_queries.ToolArgumentError, rlm_queries.ToolTimeout)
 _tools = {}
+# Under this one it says that the answer is to be a value.
+_OUTPUT = "__rlm_output__"
 # Whatever a cell does to these, they come back before the next one: what the host finishes by, and the session's
 # own functions whose names were taken. Without them nothing could ask or finish any more.
 _reserved = {"__FINAL_VAR__": FINAL_VAR}
@@ -255,7 +264,7 @@ def set_context(name, value):
     that is a file of the host's, too; `live:` is no input, and says that the
     output of the next cell is wanted while it runs.
     """
-    global _live
+    global _live, _typed
     kind, mark, rest = name.partition(":")
     if kind == "live" and mark:
         _live = True
@@ -270,6 +279,9 @@ def set_context(name, value):
         value = rlm_values.read(value)
     if name == _TOOLS:
         _set_tools(value)
+        return
+    if name == _OUTPUT:
+        _typed = True
         return
     if about is not None:
         value = rlm_inputs.add(about, value)
@@ -486,7 +498,8 @@ def _finish_if_ready():
             return
         FINAL(content)
     except rlm_queries.Finished:
-        pass
+        if _typed:  # the host may want another one, and no later cell is to give this one again
+            answer["ready"] = False
     except rlm_queries.LimitExceeded:
         answer["ready"] = False
         raise

@@ -46,6 +46,35 @@ def check(value):
     _check(((None, value),), "value", 0, _ASKED_ROOM, _ASKED_ROOM)
 
 
+def answer_text(value):
+    """The JSON of an answer; also of dataclasses, dates, sets and the like. Raises what says why there is none."""
+    return _encode_answer(value)
+
+
+def _plain(value):
+    """The same as something that the encoder knows. Of one that is a type itself nothing is asked."""
+    kind = type(value)
+    if hasattr(kind, "__dataclass_fields__"):
+        return {name: getattr(value, name) for name in kind.__dataclass_fields__}
+    if issubclass(kind, (set, frozenset, range, *_VIEWS)):
+        return list(value)
+    if hasattr(kind, "_value2member_map_"):  # an Enum
+        return value.value
+    for name in ("isoformat", "tolist", "model_dump", "_asdict"):
+        if hasattr(kind, name):
+            return getattr(value, name)()
+    raise TypeError(
+        f"the answer holds a {kind.__name__}, which has no JSON form: it takes dicts, lists, text, numbers, True, "
+        "False and None"
+    )
+
+
+_VIEWS = (type({}.keys()), type({}.values()))
+_encode_answer = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain
+).encode
+
+
 def _frame(value, room):
     kind = type(value)
     if issubclass(kind, (str, bytes)):

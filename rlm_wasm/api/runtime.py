@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import anyio
 from anyio.abc import TaskGroup
 
+from rlm_wasm.answers.answer_type import AnswerType
 from rlm_wasm.api.answers_cache import cache_of, through_cache
 from rlm_wasm.api.arguments import (
     check_callable,
@@ -26,6 +27,7 @@ from rlm_wasm.api.snapshot import Snapshot, check_snapshot, load_snapshot
 from rlm_wasm.api.sync_runtime import SyncRuntime
 from rlm_wasm.api.world import World
 from rlm_wasm.engine.accounting import Accounting, Metrics
+from rlm_wasm.engine.answer_check import AnswerCheck, RecordedOutput
 from rlm_wasm.engine.broker import Broker, Router
 from rlm_wasm.engine.cell_judge import CellJudge, OnCell
 from rlm_wasm.engine.contexts import Contexts, named_contexts
@@ -196,6 +198,7 @@ class Runtime:
         instructions: str | None = None,
         examples: Iterable[Example] = (),
         on_cell: OnCell | None = None,
+        output: Any = None,
     ) -> RunResult:
         """Answer `question` about `context`: a str, bytes or a JSON value, or several by variable name.
 
@@ -229,14 +232,21 @@ class Runtime:
         that raises, returns anything else or takes longer than `run.hook_ms_max` ends the run, with
         `StopKind.HOOK_FAILED` and what it raised in `RunResult.hook_error`.
 
+        `output` says what the answer is to be: a JSON Schema as a dict, or a type, such as a pydantic model,
+        a dataclass or `list[int]`. The model is told; an answer that it declares is checked, and where it
+        does not fit the model is told where, and goes on within its budget. `RunResult.value` is the answer
+        as that. What a validator of the type's own raises that is no ValueError ends the run and is raised
+        here.
+
         `watch` is called with each turn of the root when its reply is there, and with each of its cells when
         that has ended: what `RunResult.transcript` will have. What it raises ends the run and is raised here.
 
         Raises:
             UsageError: the runtime is not open, or on another event loop; the question is empty; a tenant's
                 or an input's name is none, or an input exceeds `sandbox.context_bytes_max` or has no JSON
-                form (NoJsonForm); instructions or examples say nothing, or exceed a limit of [guidance]; the
-                snapshot is another tenant's, or of another kind of worker.
+                form (NoJsonForm); instructions or examples say nothing, or exceed a limit of [guidance];
+                `output` is no type and no schema, or one that could not be checked; the snapshot is another
+                tenant's, or of another kind of worker.
             ArtifactError: no guest is built, or it is not what was built.
             PolicyError: the memory cap is below the guest's image. LockdownError: the policy demands a
                 layer of the lock-down that this machine does not have.
@@ -249,7 +259,7 @@ class Runtime:
         """
         guidance = Guidance.given(instructions, examples)
         run = self._prepare(
-            question, context, sinks, tenant, snapshot, guidance, outputs, file_names, watch, on_cell
+            question, context, sinks, tenant, snapshot, guidance, outputs, file_names, watch, on_cell, output
         )
         try:
             return await run.drive()
@@ -268,6 +278,7 @@ class Runtime:
         instructions: str | None = None,
         examples: Iterable[Example] = (),
         on_cell: OnCell | None = None,
+        output: Any = None,
     ) -> Run:
         """Begin to answer `question` and return at once: events, result and `cancel` are the run's.
 
@@ -280,7 +291,15 @@ class Runtime:
         """
         guidance = Guidance.given(instructions, examples)
         run = self._prepare(
-            question, context, sinks, tenant, snapshot, guidance, file_names=file_names, on_cell=on_cell
+            question,
+            context,
+            sinks,
+            tenant,
+            snapshot,
+            guidance,
+            file_names=file_names,
+            on_cell=on_cell,
+            output=output,
         )
         assert self._tasks is not None, "a runtime that takes runs has tasks"
         self._tasks.start_soon(self._drive, run)
@@ -312,6 +331,7 @@ class Runtime:
         file_names: Mapping[str, str] | None = None,
         watch: Watch | None = None,
         on_cell: OnCell | None = None,
+        output: Any = None,
     ) -> Run:
         if self._broker is None or self._home is None or self._tasks is None:
             raise UsageError("the runtime is not open; use it as an async context manager")
@@ -329,6 +349,7 @@ class Runtime:
         if snapshot is not None:
             check_snapshot(snapshot, self.policy)
         policy.own_guidance().followed_by(guidance).check(policy.guidance_limits())
+        check = self._answer_check(output)
         contexts = named_contexts(context)
         meter = self._accounting.meter(tenant)
         runs_max = policy.tenant_limits().runs_max
@@ -359,6 +380,7 @@ class Runtime:
             guidance=guidance,
             hook=self._hook(on_cell, self._tasks),
             tools=facts,
+            output=check,
         )
         started = RunStarted(
             run_id=run_id,
@@ -404,6 +426,13 @@ class Runtime:
             ms_max=limits.hook_ms_max,
             reason_bytes_max=limits.hook_reason_bytes_max,
         )
+
+    def _answer_check(self, output: Any) -> AnswerCheck | None:
+        wanted: AnswerType | RecordedOutput | None = self._world.output
+        if wanted is None and output is not None:
+            most = self.policy.guidance_limits().instructions_bytes_max
+            wanted = output if isinstance(output, AnswerType) else AnswerType.of(output, most)
+        return None if wanted is None else AnswerCheck(wanted, self.policy.cell.result_bytes_max)
 
     def _forget(self, run: Run) -> None:
         del self._runs[run.run_id]
@@ -460,6 +489,7 @@ class Runtime:
         instructions: str | None = None,
         examples: Iterable[Example] = (),
         on_cell: OnCell | None = None,
+        output: Any = None,
     ) -> RunResult:
         """Answer one question from code that is not async. Starts and stops everything it needs.
 
@@ -487,6 +517,7 @@ class Runtime:
                     instructions=instructions,
                     examples=examples,
                     on_cell=on_cell,
+                    output=output,
                 )
 
         return anyio.run(main)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from rlm_wasm.api.arguments import check_plain_function, checked_sinks
 from rlm_wasm.api.background_loop import BackgroundLoop
@@ -66,6 +66,7 @@ class SyncRuntime:
         instructions: str | None = None,
         examples: Iterable[Example] = (),
         on_cell: OnCell | None = None,
+        output: Any = None,
     ) -> RunResult:
         """Answer `question`. Takes and raises what `Runtime.ask` does."""
         kept = _KeptExits()
@@ -83,6 +84,7 @@ class SyncRuntime:
                 instructions=instructions,
                 examples=examples,
                 on_cell=on_cell,
+                output=output,
             )
         except RlmWasmError:
             kept.raise_first()  # of a watcher
@@ -102,6 +104,7 @@ class SyncRuntime:
         instructions: str | None = None,
         examples: Iterable[Example] = (),
         on_cell: OnCell | None = None,
+        output: Any = None,
     ) -> SyncRun:
         """Begin to answer `question` and return at once. Takes and raises what `Runtime.start` does.
 
@@ -119,6 +122,7 @@ class SyncRuntime:
             instructions=instructions,
             examples=examples,
             on_cell=on_cell,
+            output=output,
         )
         return SyncRun(run, self._loop, kept)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic_ns
 
+from rlm_wasm.engine.answer_check import RecordedOutput
 from rlm_wasm.engine.broker import Broker
 from rlm_wasm.engine.cell_judge import RecalledVerdicts
 from rlm_wasm.engine.run_tools import ToolFacts
@@ -22,7 +23,7 @@ class World:
     the nanoseconds of every deadline and event, and must go as the event loop's own clock does; `entropy(n)`
     gives the random bytes of run ids; `make_broker` makes what performs the scheduler's decisions;
     `verdicts` has what a log says that the hook of its run said of each cell: None, where it had no hook;
-    `tools` is what guests are told of tools that nobody has any more.
+    `tools` is what guests are told of tools that nobody has any more; `output` what the answer was to be.
     """
 
     worker: Worker | None = None
@@ -30,4 +31,5 @@ class World:
     entropy: Callable[[int], bytes] = os.urandom
     verdicts: RecalledVerdicts | None = None
     tools: ToolFacts | None = None
+    output: RecordedOutput | None = None
     make_broker: Callable[[PermitLimits, Callable[[], int]], Broker] = Broker

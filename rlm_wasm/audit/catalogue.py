@@ -149,6 +149,11 @@ KINDS: Final[dict[str, Kind]] = {
             ),
             "examples": Field("int", "how many came with the question", later=True),
             "hook": Field("bool", "whether a hook of the caller's sees each cell before it runs", later=True),
+            "output": Field(
+                "str",
+                "what the answer has to fit: schema, a JSON Schema; type, the program's; empty: nothing",
+                later=True,
+            ),
             "question": Field("str", "the question", text=True, optional=True),
             "policy": Field("str", "the policy as TOML", text=True, optional=True),
             "context_sha256": Field("[str]", "of each input, a str as UTF-8", text=True, optional=True),
@@ -169,6 +174,9 @@ KINDS: Final[dict[str, Kind]] = {
             ),
             "tools": Field(
                 "str", "JSON: what guests are told of each tool, and its terms", text=True, optional=True
+            ),
+            "output_schema": Field(
+                "str", "of a typed answer: the JSON Schema that its model is told", text=True, optional=True
             ),
         },
     ),
@@ -400,6 +408,16 @@ KINDS: Final[dict[str, Kind]] = {
     "answer_declared": Kind(
         "The guest declared its answer; what comes after it in this cell no longer counts.",
         {"cell": _CELL, "answer_bytes": Field("int", "as UTF-8")},
+    ),
+    "answer_checked": Kind(
+        "A declared answer was compared with what was wanted. One that does not fit ends nothing.",
+        {
+            "fits": Field("bool", "whether it is what was wanted"),
+            "form": Field("str", "json, a value of the session; text, a str of it; written, outside of code"),
+            "answer_bytes": Field("int", "as UTF-8"),
+            "problems": Field("int", "how many were told"),
+            "problem_texts": Field("[str]", "of each where and what", text=True, optional=True),
+        },
     ),
     "cell_ended": Kind(
         "The code came back.",

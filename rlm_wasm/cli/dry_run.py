@@ -32,6 +32,7 @@ def tell_bound(given: GivenQuestion) -> int:
     if given.answers_file is not None:
         Recording.open(given.answers_file).answers()
     given.guidance(policy)
+    given.output(policy)
     inputs = given.read_inputs(policy)
     named_contexts(inputs)
     output.note(taken.line())

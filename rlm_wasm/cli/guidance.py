@@ -32,9 +32,9 @@ GUIDANCE_OPTIONS: Final = (
 )  # fmt: skip
 
 
-def reads_stdin(instructions_file: str | None) -> bool:
-    """Say whether standard input has the instructions, so that nothing else can be read from it."""
-    return instructions_file == STDIN
+def reads_stdin(file: str | None) -> bool:
+    """Say whether an option takes standard input, so that nothing else can be read from it."""
+    return file == STDIN
 
 
 def read_guidance(

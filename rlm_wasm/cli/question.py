@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -21,9 +22,11 @@ from rlm_wasm.cli.out_folder import LEFT_IN, copy_and_tell, look_at
 from rlm_wasm.cli.preload import preload_guest
 from rlm_wasm.cli.progress import RunProgress
 from rlm_wasm.cli.run_view import RunView
+from rlm_wasm.cli.schema_option import SCHEMA_OPTION, read_schema
 from rlm_wasm.errors import UsageError
 
 if TYPE_CHECKING:
+    from rlm_wasm.answers.answer_type import AnswerType
     from rlm_wasm.api.inputs import Inputs
     from rlm_wasm.engine.session_files import SessionFiles
     from rlm_wasm.guidance import Guidance
@@ -59,6 +62,7 @@ _OPTIONS: Final = (
         help="What a model costs, in dollars for a million tokens, or free. May be repeated.",
     ),
     *GUIDANCE_OPTIONS,
+    SCHEMA_OPTION,
     click.option(
         "--events", "events_file", metavar="FILE.jsonl", help="Write every event of the run to a file."
     ),
@@ -104,6 +108,7 @@ class GivenQuestion:
     instructions_file: str | None
     instruct: str | None
     examples_file: str | None
+    schema_file: str | None
     events_file: str | None
     answers_file: str | None
     folder: str | None
@@ -121,10 +126,20 @@ class GivenQuestion:
         """Read what is told and shown to the model. Raises UsageError for what cannot be."""
         return read_guidance(policy, self.instructions_file, self.instruct, self.examples_file)
 
+    def output(self, policy: Policy) -> AnswerType | None:
+        """Read what the answer is to be. Raises UsageError for what is no schema."""
+        return None if self.schema_file is None else read_schema(policy, self.schema_file)
+
+    def _stdin_taken(self) -> bool:
+        return reads_stdin(self.instructions_file) or reads_stdin(self.schema_file)
+
     def read_inputs(self, policy: Policy) -> Inputs:
         """Read the inputs. Raises UsageError, also where the log is to be written over what is read."""
-        inputs = self.inputs.read(policy, stdin_taken=reads_stdin(self.instructions_file))
-        files = (self.policy_name, self.answers_file, self.instructions_file, self.examples_file)
+        inputs = self.inputs.read(policy, stdin_taken=self._stdin_taken())
+        files = (
+            *(self.policy_name, self.answers_file),
+            *(self.instructions_file, self.examples_file, self.schema_file),
+        )
         spare_what_is_read(self.events_file, *files, inputs=inputs)
         return inputs
 
@@ -154,6 +169,7 @@ def answer(given: GivenQuestion, *, told: bool) -> int:
     route = None if given.answers_file is None else answers_from(Recording.open(given.answers_file))
     runtime = Runtime(policy, route=route)
     guidance = given.guidance(policy)
+    wanted = given.output(policy)
     inputs = given.read_inputs(policy)
     if told:
         output.note(taken.line())
@@ -188,6 +204,7 @@ def answer(given: GivenQuestion, *, told: bool) -> int:
                         watch=RunView(progress.above) if given.verbose else None,
                         instructions=guidance.instructions or None,
                         examples=guidance.examples,
+                        output=wanted,
                     ),
                     lambda: runtime.cancel(INTERRUPTED),
                 )
@@ -215,13 +232,20 @@ def show(result: RunResult, inputs: Inputs, *, as_json: bool) -> None:
             output.note(f"the run has not all of its events written ({result.reason}); {what}")
         else:
             output.note(f"the run ended early ({result.reason}); {what}")
-    if result.answer is not None:
+        for each in () if result.checked else result.problems:
+            output.note(f"its last answer does not fit the schema: {each}")
+    if result.checked:
+        output.untrusted(json.dumps(result.value, ensure_ascii=False), newline=True)
+    elif result.answer is not None:
         output.untrusted(result.answer, newline=True)
 
 
 def _document(result: RunResult) -> dict[str, Any]:
     return {
         "answer": result.answer,
+        "value": result.value,
+        "checked": result.checked,
+        "problems": list(result.problems),
         "partial": result.partial,
         "reason": result.reason,
         "stop": {

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from rlm_wasm.conversation.compaction import SUMMARY_BYTES_MAX, SUMMARY_PROMPT, Compaction
 from rlm_wasm.conversation.dialect import Dialect
@@ -34,6 +34,7 @@ from rlm_wasm.conversation.prompts import (
 from rlm_wasm.conversation.ran_cell import AnsweredQuery, RanCell
 from rlm_wasm.conversation.repeats import Repeats
 from rlm_wasm.conversation.replies import parse_reply
+from rlm_wasm.conversation.typed_answer import AnswerForm, FittingAnswer, UnfitAnswer, unfit_note
 from rlm_wasm.errors import BudgetExceeded, CellRefused, InternalError, NoText, QueryError, WindowExceeded
 from rlm_wasm.guidance import NO_GUIDANCE, Guidance
 from rlm_wasm.limits import ObservationLimits
@@ -43,6 +44,7 @@ from rlm_wasm.scheduler.messages import FinishReason, Message
 from rlm_wasm.scheduler.pricing import utf8_bytes
 
 __all__ = [
+    "AnswerChecked",
     "AnsweredQuery",
     "AskLast",
     "AskModel",
@@ -50,6 +52,7 @@ __all__ = [
     "Begin",
     "BlockJudged",
     "CellFinished",
+    "CheckAnswer",
     "Conclusion",
     "ContextFacts",
     "Dialect",
@@ -101,7 +104,7 @@ class BlockJudged:
 class CellFinished:
     """The cell of RunBlock is over. `answer` is the one that its code declared, if it did.
 
-    `asked` is a digest of all that it asked models.
+    `answer_is_json`: as a value, whose JSON it is. `asked` is a digest of all that it asked models.
     """
 
     result: CellResult
@@ -109,6 +112,14 @@ class CellFinished:
     answered: tuple[AnsweredQuery, ...] = ()
     answers_cut: int = 0
     asked: str = ""
+    answer_is_json: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerChecked:
+    """What came of CheckAnswer."""
+
+    found: FittingAnswer | UnfitAnswer
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +129,9 @@ class MustStop:
     stop: StopReason
 
 
-LoopInput: TypeAlias = Begin | ModelReplied | ModelFailed | BlockJudged | CellFinished | MustStop
+LoopInput: TypeAlias = (
+    Begin | ModelReplied | ModelFailed | BlockJudged | CellFinished | AnswerChecked | MustStop
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,11 +173,26 @@ class RunBlock:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckAnswer:
+    """Check whether this answer is what was wanted; answer with AnswerChecked."""
+
+    text: str
+    form: AnswerForm
+
+
+@dataclass(frozen=True, slots=True)
 class Conclusion:
-    """The conversation is over."""
+    """The conversation is over.
+
+    Of a typed answer, `value` is what it is and `checked` says that it is that; `problems` are those of the
+    answer that was declared last and is not what was wanted.
+    """
 
     answer: str | None
     stop: StopReason
+    value: Any = None
+    checked: bool = False
+    problems: tuple[str, ...] = ()
 
     @property
     def partial(self) -> bool:
@@ -185,7 +213,7 @@ class AskLast:
     compacted: Compaction | None = None
 
 
-LoopEffect: TypeAlias = AskModel | AskSummary | AskLast | JudgeBlock | RunBlock | Conclusion
+LoopEffect: TypeAlias = AskModel | AskSummary | AskLast | JudgeBlock | RunBlock | CheckAnswer | Conclusion
 
 
 OBSERVATION_KEY: Final = budget_key("observation_bytes")
@@ -201,6 +229,7 @@ class _Phase(Enum):
     SUMMARY = "the model's summary"
     JUDGE = "whether the block may run"
     CELL = "the cell"
+    CHECK = "whether the answer is what was wanted"
     LAST = "the model's last reply"
     DONE = "nothing"
 
@@ -214,9 +243,11 @@ class RlmLoop:
     that was declared, in code or as text, or else what the model last said beside its code. Never the code.
     With `asks_last`, a limit of the run's own ends it with one more question where there is no draft: for the
     best answer from what is known. With `judges` each block is asked about before it runs; of one that is
-    refused the model is told why, and the blocks behind it do not run either. A history that nears its
-    model's window (`compact_percent` of it), or that its endpoint refuses as too long, is made shorter, and
-    the model asked again.
+    refused the model is told why, and the blocks behind it do not run either. With a `schema` the model is
+    told it, and each answer that is declared is checked: one that does not fit ends nothing, the model is
+    told where it does not, and the blocks behind it do not run. A history that nears its model's window
+    (`compact_percent` of it), or that its endpoint refuses as too long, is made shorter, and the model asked
+    again.
     """
 
     def __init__(
@@ -241,7 +272,11 @@ class RlmLoop:
         compact_percent: int = 0,
         summaries_max: int = 0,
         judges: bool = False,
+        schema: str = "",
     ) -> None:
+        self._typed: Final = bool(schema)
+        self._declared: tuple[str, StopReason] | None = None  # what is checked now
+        self._problems: tuple[str, ...] = ()  # of what was checked last
         self._room: Final = HistoryRoom(window_tokens, compact_percent, summaries_max)
         self._compacted: Compaction | None = None  # of what no event tells yet
         self._repeats: Final = Repeats(repeats_max)
@@ -265,6 +300,7 @@ class RlmLoop:
                     packages=packages,
                     guidance=guidance,
                     tools=tools,
+                    schema=schema,
                 ),
             ),
             Message("user", first_user_message(question, contexts, whole_length_max)),
@@ -305,6 +341,8 @@ class RlmLoop:
                 return [self._judged(refused)]
             case CellFinished(), _Phase.CELL:
                 return [self._cell_finished(given)]
+            case AnswerChecked(found), _Phase.CHECK:
+                return [self._checked(found)]
             case ModelReplied(text), _Phase.LAST:
                 return [self._replied_last(text)]
             case ModelFailed() | MustStop(), _Phase.LAST:
@@ -382,7 +420,7 @@ class RlmLoop:
             if not reply.final:
                 self._notes.append(EMPTY_FINAL_NOTE)
             elif not reply.blocks and not reply.unclosed:
-                return self._conclude(reply.final, StopReason.final())
+                return self._declare(reply.final, AnswerForm.WRITTEN, StopReason.final())
             else:
                 # Written before the output of the code was known: often made up.
                 self._draft = reply.final
@@ -404,7 +442,7 @@ class RlmLoop:
         return self._ask()
 
     def _cell_finished(self, given: CellFinished) -> LoopEffect:
-        if given.answer is not None:
+        if given.answer is not None and not self._typed:
             return self._conclude(given.answer, StopReason.finished())
         result = given.result
         alive = result.session_state is SessionState.ALIVE
@@ -419,6 +457,29 @@ class RlmLoop:
         if not alive:
             # The blocks behind it were written for a session that no longer is.
             self._leave_out_later_blocks()
+        if given.answer is not None:
+            form = AnswerForm.JSON if given.answer_is_json else AnswerForm.TEXT
+            return self._declare(given.answer, form, StopReason.finished())
+        return self._next_cell_or_turn()
+
+    def _declare(self, answer: str, form: AnswerForm, stop: StopReason) -> LoopEffect:
+        """End with this answer, once it is known to be what was wanted."""
+        if not self._typed:
+            return self._conclude(answer, stop)
+        self._phase = _Phase.CHECK
+        self._declared = answer, stop
+        return CheckAnswer(answer, form)
+
+    def _checked(self, found: FittingAnswer | UnfitAnswer) -> LoopEffect:
+        if self._declared is None:
+            raise InternalError("an answer was checked that nobody declared")
+        answer, stop = self._declared
+        if isinstance(found, FittingAnswer):
+            return self._conclude(answer, stop, found)
+        self._problems, self._draft = found.problems, answer
+        # The blocks behind it were written for a run that is over by then.
+        self._leave_out_later_blocks()
+        self._notes.append(unfit_note(found.problems))
         return self._next_cell_or_turn()
 
     def _judged(self, refused: CellRefused | None) -> LoopEffect:
@@ -476,10 +537,14 @@ class RlmLoop:
         self._asked.clear()
         self._notes.clear()
 
-    def _conclude(self, answer: str | None, stop: StopReason) -> Conclusion:
+    def _conclude(
+        self, answer: str | None, stop: StopReason, fitting: FittingAnswer | None = None
+    ) -> Conclusion:
         self._phase = _Phase.DONE
         self._pending.clear()
-        return Conclusion(answer, stop)
+        if fitting is None:
+            return Conclusion(answer, stop, problems=self._problems)
+        return Conclusion(answer, stop, fitting.value, checked=True)
 
     def _give_up(self, stop: StopReason) -> LoopEffect:
         """End with the best there is, and where a limit ends it, ask for that if nothing says it yet."""

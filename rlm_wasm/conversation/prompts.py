@@ -125,6 +125,17 @@ _FOLDER: Final = (
     "It is a folder: `{name}[path]` is the text of a file, a str, by its path in there. Each is a file as "
     "well, in the folder {path}. Its files:"
 )
+_TYPED: Final = """\
+Your answer is checked. It has to be a value that this JSON Schema describes:
+
+<schema>
+{}
+</schema>
+
+Finish with the value itself (a dict, list, number, str, None), not with a text that has its JSON or its \
+repr. As plain text outside of code, FINAL(...) holds its JSON. What does not fit is not accepted: you are \
+told where, and go on.
+"""
 _FINISH_ANSWER: Final = """\
 To finish, run a block that sets
 answer["content"] = ...   # your answer, or a variable that holds it
@@ -157,6 +168,7 @@ def system_prompt(
     packages: Sequence[str] = (),
     guidance: Guidance = NO_GUIDANCE,
     tools: Sequence[str] = (),
+    schema: str = "",
 ) -> str:
     """Return the standing instructions; they do not depend on question or context, so they cache well.
 
@@ -164,7 +176,8 @@ def system_prompt(
 
     `recursive`: whether this run may have children. One that may not is told nothing of them.
     `virtual_clock`: whether the session's clock is not the world's. `packages`: what it has beside the
-    standard library. `tools`: a line about each function of the host's that code may call.
+    standard library. `tools`: a line about each function of the host's that code may call. `schema`: what the
+    answer is to be, in one line of JSON, which can hold no line that ends it.
     """
     recursion = _RECURSION if recursive else ""
     clock = _VIRTUAL_CLOCK if virtual_clock else ""
@@ -177,7 +190,8 @@ def system_prompt(
         packages=installed,
     )
     own = guidance_section(guidance)
-    return "\n".join(filter(None, (work, own, _FINISH[dialect])))
+    typed = _TYPED.format(schema) if schema else ""
+    return "\n".join(filter(None, (work, own, typed, _FINISH[dialect])))
 
 
 def _tool_lines(tools: Sequence[str]) -> str:

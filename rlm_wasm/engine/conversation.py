@@ -9,12 +9,14 @@ import anyio
 
 from rlm_wasm.conversation.compaction import Compaction
 from rlm_wasm.conversation.loop import (
+    AnswerChecked,
     AskLast,
     AskModel,
     AskSummary,
     Begin,
     BlockJudged,
     CellFinished,
+    CheckAnswer,
     Conclusion,
     JudgeBlock,
     LoopEffect,
@@ -26,6 +28,7 @@ from rlm_wasm.conversation.loop import (
     RunBlock,
 )
 from rlm_wasm.engine.accounting import Meter
+from rlm_wasm.engine.answer_check import AnswerCheck, checked_data
 from rlm_wasm.engine.broker import Broker
 from rlm_wasm.engine.cell_judge import CellJudge, PendingCell
 from rlm_wasm.engine.contexts import REBASE_FROM_UNITS, InputValue, copied_size, describe, files_of
@@ -43,7 +46,7 @@ from rlm_wasm.limits import CellLimits
 from rlm_wasm.outcomes import SessionState, StopKind, StopReason
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.protocol.cell import Cell
-from rlm_wasm.protocol.session_names import TOOLS_NAME
+from rlm_wasm.protocol.session_names import OUTPUT_NAME, TOOLS_NAME
 from rlm_wasm.protocol.session_snapshot import SessionSnapshot
 from rlm_wasm.results import CellResult
 from rlm_wasm.scheduler.messages import Message
@@ -115,8 +118,10 @@ class Conversation:
         guidance: Guidance = NO_GUIDANCE,
         hook: CellJudge | None = None,
         tools: ToolFacts = NO_TOOL_FACTS,
+        output: AnswerCheck | None = None,
     ) -> None:
         self._tools = tools
+        self._output = output
         self.transcript = Transcript(policy.observation, watch)
         self.place = place
         self._outputs = outputs
@@ -177,6 +182,7 @@ class Conversation:
             compact_percent=policy.run.compact_percent,
             summaries_max=policy.run.summaries_max,
             asks_last=place.parent is None and policy.run.reserve_percent > 0,
+            schema="" if output is None else output.schema,
         )
 
     def end(self, stop: StopReason) -> None:
@@ -220,6 +226,8 @@ class Conversation:
         given: LoopInput | None = None
         if isinstance(effect, AskLast):
             return await self._ask_last(effect)
+        if isinstance(effect, CheckAnswer):
+            return await self._check_answer(effect)
         if self._ending is None:
             # A scope of its own for each effect: one that was left cannot be entered again.
             self._scope = anyio.CancelScope()
@@ -239,7 +247,11 @@ class Conversation:
         if self._ending is not None:
             # A finish that came before the end was noticed still counts, though its cell was cut off.
             if isinstance(effect, RunBlock) and self._requests.finish is not None:
-                return CellFinished(CellResult(), self._requests.finish)
+                return CellFinished(
+                    CellResult(),
+                    self._requests.finish,
+                    answer_is_json=self._requests.finish_is_json,
+                )
             return MustStop(self._ending)
         if given is None:
             raise InternalError("the conversation was cancelled without a reason")
@@ -362,6 +374,22 @@ class Conversation:
         self.transcript.ran(effect.source, CellFinished(CellResult(refused)))
         return BlockJudged(refused)
 
+    # -- a typed answer -----------------------------------------------------------------------------
+
+    async def _check_answer(self, effect: CheckAnswer) -> LoopInput:
+        """Check a declared answer; also where the run ends meanwhile: it came before that."""
+        if self._output is None:
+            raise InternalError("an answer is to be checked, and nothing says what it is to be")
+        found = await self._output.check(effect)
+        if self._ending is None:
+            self._scope = anyio.CancelScope()
+            with self._scope:
+                await self._broker.turn(self.place.parent)
+                if self._ending is None:
+                    self._note("answer_checked", checked_data(effect, found, texts=self._policy.events.texts))
+            self._scope = None
+        return AnswerChecked(found)
+
     # -- the session --------------------------------------------------------------------------------
 
     async def _run_cell(self, effect: RunBlock) -> CellFinished:
@@ -409,7 +437,9 @@ class Conversation:
         alive = result.session_state is SessionState.ALIVE
         requests = self._requests
         answered = () if alive else requests.answered
-        return CellFinished(result, requests.finish, answered, requests.cut, requests.asked)
+        return CellFinished(
+            result, requests.finish, answered, requests.cut, requests.asked, requests.finish_is_json
+        )
 
     async def _hand_out(self) -> None:
         """Await what is to be done with the session's files, until the run ends at the latest."""
@@ -464,6 +494,8 @@ class Conversation:
                 session.inputs.begin_with(self.place.start_inputs)
             if self._tools:
                 await session.load(TOOLS_NAME, self._tools.for_guest())
+            if self._output is not None:
+                await session.load(OUTPUT_NAME, self._output.kind)
             for name, value in self._contexts.items():
                 await session.load(name, value, file=self._file_names[name])
             if policy.sandbox.checkpoint_bytes_max and self._inputs_size > REBASE_FROM_UNITS:

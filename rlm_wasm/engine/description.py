@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from rlm_wasm.engine.answer_check import AnswerCheck
 from rlm_wasm.engine.contexts import InputValue, length, recorded_type
 from rlm_wasm.engine.run_tools import NO_TOOL_FACTS, ToolFacts
 from rlm_wasm.engine.starting_state import StartingState
@@ -56,11 +57,13 @@ async def description(
     guidance: Guidance = NO_GUIDANCE,
     hook: bool = False,
     tools: ToolFacts = NO_TOOL_FACTS,
+    output: AnswerCheck | None = None,
 ) -> dict[str, object]:
     """Return the data of `run_described`.
 
     `start` is what its sessions are forked from, `files` what each input is called in /inputs, and `guidance`
     what was said with the question: the policy has its own. `hook`: whether one sees each cell.
+    `output`: what checks the answer.
     """
     guest = await found_guest(policy.image)
     code, image = ("", "") if guest is None else guest.identity
@@ -76,6 +79,7 @@ async def description(
         "instructions_bytes": guidance.instructions_bytes,
         "examples": len(guidance.examples),
         "hook": hook,
+        "output": "" if output is None else output.kind,
     }
     if not policy.texts:
         return data
@@ -91,6 +95,7 @@ async def description(
         "example_replies": [example.reply for example in guidance.examples],
         "start_image_sha256": None if start is None else await in_thread(start.digest),
         **({"tools": tools.document()} if tools else {}),
+        **({} if output is None else {"output_schema": output.schema}),
     }
 
 

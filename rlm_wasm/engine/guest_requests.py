@@ -91,6 +91,7 @@ class GuestRequests(Answerer):
     decode_ms_max: int
     digests: bool = True  # whether `asked` is of use to anybody
     finish: str | None = None
+    finish_is_json: bool = False
     cell: int = 0
     closed: bool = False
     # Prompt and text. Plain pairs: many cells keep many of them, and the collector passes over these.
@@ -185,9 +186,9 @@ class GuestRequests(Answerer):
                 self._call((tool,), (arguments,), reply, batched=False)
             case ToolCallBatch(tools=tools, arguments=texts):
                 self._call(tools, texts, reply, batched=True)
-            case Finish(answer=answer):
+            case Finish(answer=answer, json=is_json):
                 if self.finish is None and not self.closed:
-                    self.finish = answer
+                    self.finish, self.finish_is_json = answer, is_json
                     data: dict[str, object] = {"cell": self.cell, "answer_bytes": utf8_bytes(answer)}
                     noted = Noted(self.run_id, "answer_declared", data, self.depth, self.parent)
                     self.broker.submit(noted)

@@ -11,6 +11,7 @@ import anyio
 from rlm_wasm.conversation.loop import Conclusion
 from rlm_wasm.conversation.prompts import child_question
 from rlm_wasm.engine.accounting import Meter
+from rlm_wasm.engine.answer_check import AnswerCheck
 from rlm_wasm.engine.broker import Broker
 from rlm_wasm.engine.cell_judge import CellJudge
 from rlm_wasm.engine.contexts import DEFAULT_NAME, InputValue, files_of
@@ -70,6 +71,7 @@ class ActiveRun:
         guidance: Guidance = NO_GUIDANCE,
         hook: CellJudge | None = None,
         tools: ToolFacts = NO_TOOL_FACTS,
+        output: AnswerCheck | None = None,
     ) -> None:
         self.run_id = run_id
         self._policy = policy
@@ -82,6 +84,7 @@ class ActiveRun:
         self._meter = meter
         self._cache = cache
         self._tools = tools
+        self._output = output
         self._tenant = tenant
         self._image = image
         self._start = start = None if image is None else image.state_for(tenant)
@@ -108,6 +111,7 @@ class ActiveRun:
             guidance=told,
             hook=hook,
             tools=tools,
+            output=output,
         )
         self._children: dict[RequestId, Conversation] = {}
         # What stood around the sessions of all conversations that are over, by the word.
@@ -176,6 +180,7 @@ class ActiveRun:
                 guidance=self._guidance,
                 hook=self._hook is not None,
                 tools=self._tools,
+                output=self._output,
             )
             self._note("run_described", described)
             finish = await self._until_finish()
@@ -198,6 +203,9 @@ class ActiveRun:
                 cached=self._broker.cached(self.run_id),
                 cache_fault=None if self._cache is None else self._cache.fault,
                 hook_error=None if self._hook is None else self._hook.error,
+                value=finish.value,
+                checked=finish.checked,
+                problems=finish.problems,
             )
         finally:
             with anyio.CancelScope(shield=True):

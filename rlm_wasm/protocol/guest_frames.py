@@ -75,9 +75,10 @@ class RlmQueryBatch(
 
 
 class Finish(msgspec.Struct, frozen=True, tag_field="type", tag="finish", forbid_unknown_fields=True):
-    """End the run with this answer."""
+    """End the run with this answer, a text; or, with `json`, the JSON of a value."""
 
     answer: str
+    json: bool = False
 
 
 class Budget(msgspec.Struct, frozen=True, tag_field="type", tag="budget", forbid_unknown_fields=True):

@@ -17,3 +17,5 @@ RESERVED: Final = frozenset(
 )
 # Under this name the guest takes what it is told of the tools; no input can have it.
 TOOLS_NAME: Final = "__rlm_tools__"
+# Under this one it is told that the answer is to be a value.
+OUTPUT_NAME: Final = "__rlm_output__"

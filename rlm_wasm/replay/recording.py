@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Self
 
+from rlm_wasm.answers.answer_type import AnswerKind, AnswerType
 from rlm_wasm.api.snapshot import Snapshot
 from rlm_wasm.audit.reader import EventLogError, read_events
+from rlm_wasm.engine.answer_check import RecordedOutput
 from rlm_wasm.engine.contexts import InputValue, read_input, recorded_type
 from rlm_wasm.engine.description import digest_of_file, sha256
 from rlm_wasm.engine.recorded_answers import BYTES_MAX, EVENTS_MAX, TEXTS_HINT, answers_in
@@ -21,6 +23,7 @@ from rlm_wasm.ids import RunId, make_run_id
 from rlm_wasm.policy.document import parse_document
 from rlm_wasm.policy.model import Policy
 from rlm_wasm.providers.recorded import RecordedAnswer
+from rlm_wasm.replay.recorded_checks import RecordedChecks
 
 _UNITS: Final = {"str": "characters", "bytes": "bytes"}
 _POLICY_HINT: Final = "give the policy to repeat the run under: --policy P, or `replay(…, policy=…)`"
@@ -168,6 +171,27 @@ class Recording:
     def hooked(self) -> bool:
         """Whether a hook saw each cell before it ran."""
         return self.events[1].data.get("hook") is True
+
+    @property
+    def output_kind(self) -> AnswerKind | None:
+        """What the answer was to be: a JSON Schema, which the log has, or a type, which it has not."""
+        kind = self.events[1].data.get("output")
+        return kind if kind in ("schema", "type") else None
+
+    def output(self, given: AnswerType | None) -> RecordedOutput | None:
+        """Return what the answer was to be, with what the log says of each that was declared.
+
+        `given` checks those of which it says nothing. Raises UsageError: it is another one than was recorded.
+        """
+        kind, schema = self.output_kind, _text(self.events[1].data.get("output_schema"))
+        if kind is None or schema is None:
+            if given is not None:
+                raise UsageError("the recorded run had no `output`")
+            return None
+        if given is not None and given.schema != schema:
+            raise UsageError(f"`output` is not the one that the run in {self.path} was begun with")
+        live = given or (AnswerType.recorded(schema) if kind == "schema" else None)
+        return RecordedOutput(kind, schema, RecordedChecks(self.events), live)
 
     def answers(self) -> tuple[RecordedAnswer, ...]:
         """Return what came of each attempt, in the order in which the attempts ended."""

@@ -7,6 +7,7 @@ from typing import Final
 
 import anyio
 
+from rlm_wasm.answers.answer_type import AnswerType
 from rlm_wasm.api.runtime import Runtime
 from rlm_wasm.api.snapshot import Snapshot
 from rlm_wasm.api.world import World
@@ -46,6 +47,7 @@ class RepeatedRun:
         environ: Mapping[str, str] | None = None,
         route: Router | None = None,
         on_cell: OnCell | None = None,
+        output: AnswerType | None = None,
     ) -> None:
         self._recording: Final = recording
         self._order: Final = order
@@ -61,6 +63,7 @@ class RepeatedRun:
             make_broker=make_broker,
             verdicts=RecordedVerdicts(recording.events) if recording.hooked else None,
             tools=recording.tools,
+            output=recording.output(output),
         )
         self._on_cell: Final = on_cell
         self._runtime: Final = Runtime.in_world(policy, world, environ=environ, route=route)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from time import monotonic_ns
-from typing import Final
+from typing import Any, Final
 
+from rlm_wasm.answers.answer_type import AnswerType
 from rlm_wasm.api.snapshot import Snapshot
 from rlm_wasm.audit.log_lock import taken_up
 from rlm_wasm.engine.broker import Router
@@ -34,11 +35,12 @@ class ResumedRun:
 
     `contexts` are the inputs that are too large for the log, `snapshot` what the run's sessions were forked
     from. A `policy` must be the recorded one. A run whose cells a hook saw goes on with an `on_cell`, which
-    is asked about what the log has no verdict on.
+    is asked about what the log has no verdict on. One whose answer is to be of a type of the program's goes
+    on with that as `output`; a JSON Schema is in the log.
 
     Raises:
-        UsageError: the run is over, or an input, the snapshot or the policy is not the recorded one; it had a
-            hook and has none now, or the other way round.
+        UsageError: the run is over, or an input, the snapshot, the policy or `output` is not the recorded
+            one; it had a hook and has none now, or the other way round.
         PolicyError: the recorded policy is none of this version's.
         ArtifactError: no guest is built, or it is not what was built.
     """
@@ -55,8 +57,10 @@ class ResumedRun:
         route: Router | None = None,
         worker: Worker | None = None,
         on_cell: OnCell | None = None,
+        output: Any = None,
     ) -> None:
-        check_can_be_resumed(recording, policy, on_cell)
+        check_can_be_resumed(recording, policy, on_cell, output)
+        most = recording.policy.guidance_limits().instructions_bytes_max
         self._recording: Final = recording
         self._order: Final = RecordedOrder(recording.events)
         self._clock: Final = _LogThenMachine(self._order)
@@ -76,6 +80,7 @@ class ResumedRun:
             environ=environ,
             route=route,
             on_cell=on_cell,
+            output=None if output is None else AnswerType.of(output, most),
         )
 
     async def drive(self) -> RunResult:
@@ -111,7 +116,7 @@ class ResumedRun:
 
 
 def check_can_be_resumed(
-    recording: Recording, policy: Policy | None = None, on_cell: OnCell | None = None
+    recording: Recording, policy: Policy | None = None, on_cell: OnCell | None = None, output: object = None
 ) -> None:
     """Refuse a run that is over or whose log is not whole, and what it was not begun with."""
     last, path = recording.events[-1], recording.path
@@ -124,7 +129,11 @@ def check_can_be_resumed(
             f"{path}: the run was begun under another policy, and goes on under that alone",
             hint="leave --policy out",
         )
-
+    if output is None and recording.output_kind == "type":
+        raise UsageError(
+            f"{path}: the answer of this run is to be of a type of its program's, which no log holds",
+            hint="take it up from Python, with the same `output`; no command line gives one",
+        )
     if recording.hooked and on_cell is None:
         raise UsageError(
             f"{path}: a hook saw each cell of this run before it ran, and none would see those to come",

@@ -34,6 +34,7 @@ PROCESS: Final[dict[str, str]] = {
     "replay": "host",
     "scheduler": "host",
     "system": "host and worker",
+    "answers": "host",
     "tools": "host",
     "vm": "worker, or the host with `inline`",
 }

@@ -64,9 +64,11 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
     "inputs": frozenset({"protocol", "system"}),
     "providers": frozenset({"policy", "protocol", "scheduler"}),
     "tools": frozenset({"policy", "protocol", "scheduler", "system"}),
+    "answers": frozenset({"conversation", "providers"}),
     "audit": frozenset({"protocol", "scheduler"}),
     "engine": frozenset(
         {
+            "answers",
             "artifacts",
             "audit",
             "conversation",
@@ -82,6 +84,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
     ),
     "api": frozenset(
         {
+            "answers",
             "artifacts",
             "engine",
             "host",
@@ -95,7 +98,9 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         }
     ),
     "integrations": frozenset({"api", "host", "policy", "providers", "tools"}),
-    "replay": frozenset({"api", "artifacts", "audit", "engine", "host", "policy", "providers", "scheduler"}),
+    "replay": frozenset(
+        {"answers", "api", "artifacts", "audit", "engine", "host", "policy", "providers", "scheduler"}
+    ),
     "guestbuild": frozenset({"artifacts", "protocol", "vm"}),
     "conformance": frozenset({"protocol", "vm"}),
     "images": frozenset({"artifacts", "guestbuild", "protocol", "vm"}),
@@ -105,6 +110,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
     "cli": frozenset(
         {
             PACKAGE,
+            "answers",
             "api",
             "artifacts",
             "audit",
@@ -233,7 +239,10 @@ THIRD_PARTY: Final[dict[str, tuple[frozenset[str], str]]] = {
         frozenset({"policy.price_list"}),
         "it could fetch a newer list: nobody but the one who asks the installed one loads it",
     ),
-    "pydantic": (frozenset({"tools.validation"}), "one place that reads a tool's type hints; slow to load"),
+    "pydantic": (
+        frozenset({"tools.validation", "answers.python_type"}),
+        "who reads a tool's type hints, and a type that an answer is to be of; slow to load",
+    ),
     "pydantic_core": (
         frozenset({"policy", "integrations.host_functions"}),
         "one place that reads what the operator wrote; what other libraries hold is often pydantic's",
