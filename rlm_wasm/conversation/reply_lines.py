@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Final
 
@@ -24,12 +24,30 @@ _INFO_CHARS_MAX: Final = 200  # what is read of an info string
 _CALL_CHARS_MAX: Final = 1_000  # how far before the end of a thought a FINAL( on its line is looked for
 
 _BLANK: Final = " \t\r"
+# What ends a model's turn, where its server should have left it out.
+_TURN_ENDS: Final = (
+    *("<|im_end|>", "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<|return|>"),
+    *("<|end_of_turn|>", "<end_of_turn>", "<|END_OF_TURN_TOKEN|>", "<|eos|>", "<eos>", "</s>"),
+    "<\uff5cend\u2581of\u2581sentence\uff5c>",
+)
+_TURN_ENDS_MAX: Final = 4
+_QUOTES_MAX: Final = 8
+_QUOTE_MARK: Final = re.compile(r"[ \t]*>[ \t]?")
 _FENCE: Final = re.compile(r"([ \t]*+)(`{3,}+|~{3,}+)(.*)", re.DOTALL)
 _TICKS_CLOSE: Final = r"^[ \t]*+`{3,}+|(?<!`)`{3,}+(?=[ \t\r]*+$)"
 _INLINE_INFO: Final = re.compile(r"\{[^{}`]*\}|[\w+#.:-]*")
 _OPENING_WORD: Final = re.compile(r"\{.*|[\w+#.:-]+", re.DOTALL)
 _WORD: Final = re.compile(r"[^\s,;:{}()\[\]._-]+")
 _PYTHON: Final = re.compile(r"i?py(?:thon)?\d*")
+# Code in the line of its fence: behind its language, and what no info string is.
+_CODE_BEHIND: Final = re.compile(
+    r"(?i:repl|i?py(?:thon)?[\d.]*(?:[ \t-]repl)?)[ \t]+("
+    r"import[ \t]+[A-Za-z_][\w.]*(?:[ \t]*[,;].*|[ \t]+as[ \t].*)?|from[ \t]+[\w.]+[ \t]+import[ \t].*"
+    r"|(?:for[ \t].*[ \t]in|with[ \t].*[ \t]as|def|class|if|while)[ \t].*:.*|try:.*"
+    r"|(?:del|assert|await)[ \t]+[A-Za-z_(].*"
+    r"|[A-Za-z_][\w.]*(?:\[[^\]]*\])*[ \t]+(?:[-+*/|&%]|//|\*\*)?=[ \t].*"
+    r"|[A-Za-z_]\w*=[A-Za-z_][\w.]*[(\[].*|[A-Za-z_][\w.]*[(\[].*)"
+)
 
 _TAGS_THAT_RUN: Final = ("code", "repl", "python", "py")
 # Calls of tools that nobody offered, as models spell them: code is in them, and no text.
@@ -69,7 +87,7 @@ class ReplyLines:
 
 def read_lines(reply: str, lenient: bool) -> ReplyLines:
     """Take a reply apart, in time linear in its length. `lenient` also runs Python, bare fences and tags."""
-    reader = _Reader(reply.split("\n"), lenient)
+    reader = _Reader(_without_turn_end(reply).split("\n"), lenient)
     reader.read()
     return ReplyLines(
         text="\n".join(line for line, _ in reader.lines),
@@ -79,6 +97,16 @@ def read_lines(reply: str, lenient: bool) -> ReplyLines:
         unclosed=reader.unclosed,
         thinks_on=reader.thinks_on,
     )
+
+
+def _without_turn_end(reply: str) -> str:
+    for _ in range(_TURN_ENDS_MAX):
+        ended = reply.rstrip()
+        mark = next(filter(ended.endswith, _TURN_ENDS), None)
+        if mark is None or (mark == "</s>" and "<s>" in ended):
+            break
+        reply = ended[: -len(mark)]
+    return reply
 
 
 def _masked(lines: list[tuple[str, bool]]) -> str:
@@ -93,7 +121,10 @@ def _masked(lines: list[tuple[str, bool]]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Fence:
-    """What opened. `mark` is a backtick, a tilde or a tag's name, `first` what stands behind a tag."""
+    """What opened. `mark` is a backtick, a tilde or a tag's name, `first` the code in the same line.
+
+    `quotes`: it stands within so many quotes, and ends with them.
+    """
 
     mark: str
     count: int
@@ -102,10 +133,15 @@ class _Fence:
     is_code: bool  # its strings are told from its fences
     is_bare: bool = False
     first: str = ""
+    quotes: int = 0
 
     def source(self, lines: list[str]) -> str:
-        """Return the code, without the indentation that the fence itself has."""
-        return "\n".join(_outdent(line, self.indent) for line in lines).rstrip("\r")
+        """Return the code, without the indentation that all of it has, as where a list holds it."""
+        # Of no program is the first line indented; a comment may be.
+        code = (line for line in lines if line.strip(_BLANK) and not line.lstrip(_BLANK).startswith("#"))
+        begin = next(code, " " * self.indent)
+        indent = len(begin) - len(begin.lstrip(" \t"))
+        return "\n".join(_outdent(line, indent) for line in lines).rstrip("\r")
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +179,7 @@ class _Reader:
             if self.thinks_on:
                 self.lines.append((line, False))
                 return
-            before, opener, fence = _opened_by(line, self.lenient)
+            before, opener, fence = self._opened_in_quote(line) or _opened_by(line, self.lenient)
             if fence is None and (fence := self._opened_by_tag(line)):
                 before, opener = "", line
             if fence is None:
@@ -203,6 +239,25 @@ class _Reader:
 
     # -- fences -------------------------------------------------------------------------------------
 
+    def _opened_in_quote(self, line: str) -> tuple[str, str, _Fence] | None:
+        """Return what `_opened_by` does for a fence within a quote that goes on; None: it is none."""
+        if "```" not in line and "~~~" not in line:
+            return None
+        begin, quotes = _unquoted(line)
+        following = self.given[self.at + 1] if self.at + 1 < len(self.given) else ""
+        if not quotes or not _unquoted(following)[1]:
+            return None
+        before, opener, fence = _opened_by(line[begin:], self.lenient)
+        return None if fence is None else (before, opener, replace(fence, quotes=quotes))
+
+    def _line(self, fence: _Fence, number: int) -> str | None:
+        """Return a line as the fence holds it; None: the quote that the fence stands in is over."""
+        line = self.given[number]
+        if not fence.quotes:
+            return line
+        begin, quotes = _unquoted(line, fence.quotes)
+        return line[begin:] if quotes or not line.strip(_BLANK) else None
+
     def _opened_by_tag(self, line: str) -> _Fence | None:
         if _CALL_TO_THE_END.match(line):
             return _Fence("to the end", 0, 0, False, is_code=False)
@@ -235,7 +290,7 @@ class _Reader:
         begin = self.at + 1
         end, complete = self._end_of_code(fence) if fence.is_code else (self._end_of_text(fence), False)
         until = len(self.given) if end is None else end.number
-        held = self.given[begin:until]
+        held = [self._line(fence, number) or "" for number in range(begin, until)]
         if fence.first and (end is None or until >= begin):
             held = [fence.first, *held]
         self.lines += [(line, True) for line in held]
@@ -255,7 +310,8 @@ class _Reader:
             self.blocks.append(fence.source(held))
         self.at = until
         if end.rest.strip(_BLANK):
-            self.rest = end.rest
+            quoted = fence.quotes if end.rest != self.given[until] else 0
+            self.rest = "> " * quoted + end.rest
         else:
             self.at += 1
 
@@ -269,6 +325,9 @@ class _Reader:
         early: _End | None = None
         nested = seen = read_on = 0
         for number, line in self._held(fence):
+            if line is None:
+                self.spare -= read_on
+                return early or _End(number, rest=self.given[number]), True
             in_string = balance.in_string
             if not in_string and (end := _ended_by(fence, number, line)):
                 return end, True
@@ -295,14 +354,17 @@ class _Reader:
         self.spare -= read_on
         return early, True
 
-    def _held(self, fence: _Fence) -> Iterator[tuple[int, str]]:
+    def _held(self, fence: _Fence) -> Iterator[tuple[int, str | None]]:
         first = [(self.at, fence.first)] if fence.first else []
-        return chain(first, ((number, self.given[number]) for number in range(self.at + 1, len(self.given))))
+        numbers = range(self.at + 1, len(self.given))
+        return chain(first, ((number, self._line(fence, number)) for number in numbers))
 
     def _end_of_text(self, fence: _Fence) -> _End | None:
         nested = 0
         for number in range(self.at + 1, len(self.given)):
-            line = self.given[number]
+            line = self._line(fence, number)
+            if line is None:
+                return _End(number, rest=self.given[number])
             if (span := _fence_in_string(fence, line)) is None:
                 continue
             info = line[span[1] :].strip(_BLANK)
@@ -321,16 +383,19 @@ def _opened_by(line: str, lenient: bool) -> tuple[str, str, _Fence | None]:
     """Return what stands before a fence that a line opens, the fence's line, and the fence."""
     if whole := _FENCE.match(line):
         indent, marks, info = whole.groups()
-        if marks[0] * 3 not in info:
-            return "", line, _fence(marks, len(indent), info.strip(_BLANK), lenient)
-        return "", "", None
+        info = info.strip(_BLANK)
+        within = info.removesuffix(marks)  # of a block that is one line
+        if marks[0] * 3 in within or (within != info and not _code_behind(within)):
+            return "", "", None
+        return "", line, _fence(marks, len(indent), info, lenient)
     # "Let me look: ```repl" opens one too.
     at = line.find("```")
     if at < 0:
         return "", "", None
     marks = line[at : len(line) - len(line[at:].lstrip("`"))]
     info = line[at + len(marks) :].strip(_BLANK)
-    if not _INLINE_INFO.fullmatch(info) or not (info or line[at - 1] in " \t:"):
+    begins = line[:at].rstrip(_BLANK).endswith((":", ".")) and "```" not in info and _code_behind(info)
+    if not begins and (not _INLINE_INFO.fullmatch(info) or not (info or line[at - 1] in " \t:")):
         return "", "", None
     fence = _fence(marks, 0, info, lenient)
     return line[:at], line[at:], fence if info else _Fence(fence.mark, fence.count, 0, False, False)
@@ -339,7 +404,13 @@ def _opened_by(line: str, lenient: bool) -> tuple[str, str, _Fence | None]:
 def _fence(marks: str, indent: int, info: str, lenient: bool) -> _Fence:
     is_repl, is_python = _is_repl(info), _is_python(info)
     runs = is_repl or (lenient and (is_python or not info))
-    return _Fence(marks[0], len(marks), indent, runs, runs or is_python, is_bare=not info)
+    is_code, first = runs or is_python, _code_behind(info)
+    return _Fence(marks[0], len(marks), indent, runs, is_code, is_bare=not info, first=first)
+
+
+def _code_behind(info: str) -> str:
+    found = _CODE_BEHIND.fullmatch(info, 0, _INFO_CHARS_MAX)
+    return info[found.start(1) :] if found else ""
 
 
 def _words(info: str) -> list[str]:
@@ -404,6 +475,15 @@ def _end_at(fence: _Fence, number: int, line: str, start: int, stop: int) -> _En
 def _within_call(line: str, begin: int, at: int) -> bool:
     begin = max(begin, at - _CALL_CHARS_MAX)
     return line.rfind("FINAL", begin, at) > line.rfind(")", begin, at)
+
+
+def _unquoted(line: str, most: int = _QUOTES_MAX) -> tuple[int, int]:
+    """Return where a line begins behind the marks of quotes, of so many at most, and how many there are."""
+    at = quotes = 0
+    while quotes < most and (mark := _QUOTE_MARK.match(line, at)):
+        at = mark.end()
+        quotes += 1
+    return at, quotes
 
 
 def _outdent(line: str, indent: int) -> str:

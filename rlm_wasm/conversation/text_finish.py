@@ -31,18 +31,42 @@ _SAYS_ANSWER: Final = re.compile(
     r"(?:(?:final|best|short|correct|right)\s+)*(?:(?:answer|result)(?:\s+is)?|so|thus|hence|therefore)[\s:,]*$",
     re.IGNORECASE,
 )
+# So does what a sentence begins with and leaves behind: what was seen, and by what.
+_INTRODUCED: Final = re.compile(
+    r"^(?:(?:and|so|ok|okay|well)[\s,]+)?(?:"
+    r"as\b[^,;:]*\b(?:noted|said|se(?:e|en)|shown?|mentioned|stated|found|computed|counted|established|explained"
+    r"|expect(?:ed)?|observed|determined|calculated|verified|confirmed|discussed|described|printed|above|before"
+    r"|earlier|asked|requested|required)\b[^,;:]*[,:]"
+    r"|(?:using|based on|given|considering|judging by|going by|looking at|according to|by|from)\s[^,;:]*,)"
+    r"\s*$",
+    re.IGNORECASE,
+)
+# What a sentence ends with that comes to it: a duty, and no plan.
+_CONCLUDES: Final = re.compile(
+    r"\b(?:must|can|may|need to)(?:\s+(?:therefore|thus|hence|also|only|safely))*\s+(?:"
+    r"(?:conclude|confirm)(?:\s+(?:with|this|that(?:\s+it\s+is)?|as follows))?\s*:"
+    r"|(?:conclude|confirm|say)\s+that\s+(?:(?:the|my|our)\s+)?(?:(?:final|best|correct|right)\s+)*"
+    r"(?:answer|result)\s+is[\s:,]*|(?<=can )answer(?:\s+(?:it|this|that|the question))?\s*:)\s*$",
+    re.IGNORECASE,
+)
 _CONDITIONAL: Final = re.compile(
     r"\b(?:if|when|once|until|unless|would|later|e\.g|example|form|format|syntax|will|shall|going|plan)\b|'(?:d|ll)\b",
     re.IGNORECASE,
 )
 # Prose that speaks of finishing, and does not finish.
 _SUPPOSED: Final = re.compile(
-    r"\b(?:if|when|once|after|until|unless|before|would|could|should|might|never|not|later|either|e\.g|example"
+    r"\b(?:if|when|once|soon|after|until|unless|before|would|could|should|might|never|not|later|either|e\.g|example"
     r"|form|format|syntax|instead|like)\b|n't\b|'d\b",
     re.IGNORECASE,
 )
 _INTENDED: Final = re.compile(
     r"\b(?:will|shall|can|(?-i:may)|must|need|want|plan|going|use|using|call|calling|write|writing|then|via)\b|'ll\b",
+    re.IGNORECASE,
+)
+# In what a sentence begins with: it is not there yet, or is an example.
+_UNTIL: Final = re.compile(
+    r"\b(?:if|when|once|until|unless|soon|later|e\.g|example|form|format|syntax|instructions?|rules?|steps?"
+    r"|call(?:s|ing)?|writ(?:e|ing)|function|command)\b",
     re.IGNORECASE,
 )
 _NOW: Final = re.compile(r"\bnow\b", re.IGNORECASE)
@@ -66,6 +90,11 @@ _LITERAL: Final = re.compile(
 _ESCAPE: Final = re.compile(r"\\([\\'\"nt])")
 _ESCAPED: Final = {"n": "\n", "t": "\t"}
 _KEYWORD: Final = re.compile(r"(?:name|var|variable|variable_name|var_name)[ \t]*=(?!=)[ \t]*")
+_ANSWER_KEYWORD: Final = re.compile(
+    r"^(?:answer|final_answer|final|result|value|response|output|text|content)[ \t]*=(?!=)[ \t]*"
+)
+# Behind a literal: arguments of other names, which nobody asks for.
+_MORE_ARGUMENTS: Final = re.compile(r"\s*,\s*[A-Za-z_]\w*\s*=(?!=).*", re.DOTALL)
 _QUOTES: Final = "\"'`*\u201c\u201d\u2018\u2019"
 
 
@@ -85,7 +114,7 @@ def find_final(text: str, mask: str) -> TextFinish | None:
     """
     empty: TextFinish | None = None
     for call, end in _calls(_FINAL, mask):
-        answer = _unquoted(text[call.end() : end - 1].strip())
+        answer = _answer(text[call.end() : end - 1].strip())
         found = TextFinish(answer, call.start(), end)
         if answer.strip() and answer not in ("...", "\u2026"):
             return found
@@ -134,6 +163,10 @@ def _finishes(call: re.Match[str], mask: str) -> bool:
         return False
     if _SAYS_ANSWER.search(clause) and not _CONDITIONAL.search(clause):
         return True
+    if _INTRODUCED.search(clause) and not _UNTIL.search(clause):
+        return True
+    if concludes := _CONCLUDES.search(clause):
+        clause = clause[: concludes.start()]
     if _SUPPOSED.search(clause):
         return False
     return not _INTENDED.search(clause) or _NOW.search(clause) is not None
@@ -168,6 +201,17 @@ def _balanced(mask: str, start: int, marks: re.Pattern[str]) -> int | None:
                 line_end = mask.find("\n", at) if len(mark[0]) == 1 else -1
                 unended[mark[0]] = len(mask) if line_end < 0 else line_end
     return None
+
+
+def _answer(argument: str) -> str:
+    """Return what is answered: the argument, without the keyword of a call, and its quotes."""
+    keyword = _ANSWER_KEYWORD.match(argument)
+    text = argument[keyword.end() :] if keyword else argument
+    literal = _LITERAL.match(text)
+    if literal and (behind := text[literal.end() :]):
+        further = keyword is not None and _MORE_ARGUMENTS.fullmatch(behind)
+        text = literal[0] if further or behind.strip() == "," else text
+    return _unquoted(text)
 
 
 def _unquoted(text: str) -> str:

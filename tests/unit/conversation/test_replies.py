@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -188,6 +189,118 @@ def test_the_rest_of_a_reply_is_a_call_where_one_is_marked_so(call: str) -> None
 def test_a_tag_that_is_spoken_of_is_none(text: str) -> None:
     parsed = parse_reply(text, True)
     assert (parsed.blocks, parsed.final) == ((), "42")
+
+
+@pytest.mark.parametrize(
+    ("text", "source"),
+    [
+        ("> ```repl\n> x = 1\n> if x:\n>     y\n> ```", "x = 1\nif x:\n    y"),
+        (">```repl\n>x = 1\n>```", "x = 1"),
+        ("> > ```repl\n> > x\n> > ```", "x"),
+        ("  > ```repl\n  > x\n  > ```\n  > ```json\n  > {}\n  > ```", "x"),
+        ("> ```repl\n> s = '''\n> ```\n> '''\n> ```", "s = '''\n```\n'''"),
+        ("> ```repl\n> x\n\n> y\n> ```", "x\n\ny"),
+        ("> Look:\n> ```repl\n> s = x\\\n>  > 3\n> ```", "s = x\\\n > 3"),
+        ("> 1. ```repl\n>    x\n>    ```", "x"),
+        # one that its quote ends, and one that only begins like a quote's
+        ("> ```repl\n> x\nSo I think.", "x"),
+        ("> ```repl\nx = 1\n```", "x = 1"),
+    ],
+)
+def test_a_block_in_a_quote_runs_without_its_marks(text: str, source: str) -> None:
+    for then in ("", f"\n{THEN}"):
+        parsed = parse_reply(text + then, False)
+        assert (parsed.blocks, parsed.final, parsed.unclosed) == ((source,), None, False)
+    assert parse_reply(text.replace("repl", "text") + "\n> FINAL(42)", False).blocks == ()
+
+
+def test_blocks_in_quotes_end_where_the_next_begins() -> None:
+    assert blocks("> ```repl\n> a\n> ```repl\n> b\n> ```\n```repl\nc\n```") == ("a", "b", "c")
+    assert blocks("> ```repl\n> a\n```repl\nb\n```") == ("a", "b")
+    parsed = parse_reply("> ```json\n> FINAL(1)\n> ```\n> FINAL(2)", False)
+    assert (parsed.blocks, parsed.final) == ((), "2")
+    assert parse_reply("> ```repl\n> for x in", False).unclosed
+
+
+@pytest.mark.parametrize(
+    ("text", "source"),
+    [
+        ("- ```repl\n  if x:\n      y\n  ```", "if x:\n    y"),
+        ("1. Look: ```repl\n   x = 1\n   y\n   ```", "x = 1\ny"),
+        ("10. ```repl\n    x\n    ```", "x"),
+        ("```repl\n    x\n    y\n```", "x\ny"),
+        ("```repl\n  # first\n  x\n```", "# first\nx"),
+        ("```repl\n  # first\ndef f():\n  return 1\n```", "  # first\ndef f():\n  return 1"),
+        ("   ```repl\ndef f():\n  return 1\n   ```", "def f():\n  return 1"),
+    ],
+)
+def test_a_program_has_no_indentation_of_its_own(text: str, source: str) -> None:
+    assert blocks(text) == (source,)
+
+
+@pytest.mark.parametrize(
+    ("text", "source"),
+    [
+        ("```repl x = 1\nprint(x)\n```", "x = 1\nprint(x)"),
+        ("```repl print(context[:300])\n```", "print(context[:300])"),
+        ("```repl import re, json\nre\n```", "import re, json\nre"),
+        ("```Python repl from re import *\nsub\n```", "from re import *\nsub"),
+        ("```repl for x in y:\n    x\n```", "for x in y:\n    x"),
+        ("```repl n=len(context)\n```", "n=len(context)"),
+        ("```repl s = '''\n```\n'''\n```", "s = '''\n```\n'''"),
+        ("~~~repl x = 1\n~~~", "x = 1"),
+        ("I look: ```repl x = 1\nprint(x)\n```", "x = 1\nprint(x)"),
+        ("```repl FINAL(42)```", "FINAL(42)"),
+        ("```repl print(1) ```", "print(1) "),
+    ],
+)
+def test_code_in_the_line_of_its_fence_is_none_of_its_info(text: str, source: str) -> None:
+    parsed = parse_reply(f"{text}\n{THEN}", False)
+    assert (parsed.blocks, parsed.final, parsed.prose.removeprefix("I look:").strip()) == (
+        (source,),
+        None,
+        THEN,
+    )
+
+
+@pytest.mark.parametrize(
+    "info",
+    ["title='a = 1'", "one more (2)", "import of the data", "#1 (first)", "start=5", "- step 1: look", "x=1"],
+)
+def test_an_info_string_is_no_code(info: str) -> None:
+    assert blocks(f"```repl {info}\nx\n```") == ("x",)
+
+
+@pytest.mark.parametrize(
+    "text", ["I use ```repl print(x)``` for it.", "```repl print(x)``` is for it.", "```repl```"]
+)
+def test_a_block_of_one_line_that_is_spoken_of_is_none(text: str) -> None:
+    assert blocks(text) == ()
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        "<|im_end|>",
+        "<|eot_id|>\n",
+        "</s>",
+        "<\uff5cend\u2581of\u2581sentence\uff5c>",
+        "\n<|im_end|><|endoftext|>",
+    ],
+)
+def test_what_ends_a_models_turn_is_none_of_its_reply(mark: str) -> None:
+    assert [each.rstrip() for each in parse_reply(f"```repl\nx = 1{mark}", False, ended=True).blocks] == [
+        "x = 1"
+    ]
+    assert blocks(f"```repl\nx\n```{mark}") == ("x",)
+    assert parse_reply(f"FINAL_VAR: town{mark}", False).final_var == "town"
+    assert parse_reply(f"It is 17.{mark}", False).prose == "It is 17."
+
+
+@pytest.mark.parametrize("text", ["s = '<|im_end|>'", "# <|im_end|>\nx"])
+def test_what_ends_a_turn_may_stand_in_code(text: str) -> None:
+    assert blocks(f"```repl\n{text}\n```") == (text,)
+    assert parse_reply("It is <s>old</s>", False).prose == "It is <s>old</s>"
 
 
 @pytest.mark.parametrize("tag", ["json", "python"])
@@ -404,6 +517,7 @@ def test_an_answer_is_what_stands_behind_the_thoughts_before_it(answer: str, res
 pieces = [
     "```", "````", "```repl\n", "```json\n", "~~~", "<code>", "</code>", "<think>", "</think>", "\n", " ",
     "#", "FINAL(", "FINAL_VAR(", ")", "x", "python", "\r", "\t", "\0", "\u2028",
+    ">", "\n> ", "> ```repl\n> ", "```repl x = 1", "<|im_end|>", "- ```repl\n", "answer=",
 ]  # fmt: skip
 quotes = ["'", '"', "'''", '"""', "\\"]
 
@@ -429,6 +543,8 @@ def test_every_text_is_a_reply(text: str, lenient: bool, ended: bool) -> None:
 @given(st.lists(st.text("abc =()\n'\"#\\", max_size=40), max_size=5), st.sampled_from(["```", "~~~~"]))
 def test_code_without_fences_comes_out_as_it_went_in(sources: list[str], marks: str) -> None:
     assume(not any("'''" in source or '"""' in source for source in sources))
+    # Where its first line is indented, but for comments, all of it is.
+    assume(not any(re.match(r"(?: *(?:#.*)?\n)* +[^# \n]", source) for source in sources))
     text = "\n".join(f"Block:\n{marks}repl\n{source}\n{marks}" for source in sources)
     assert blocks(text) == tuple(sources)
 
@@ -459,6 +575,8 @@ UNITS = [
     "FINAL(\n", "FINAL_VAR(\n", "FINAL(x)\n", "FINAL(x\n", "**FINAL(\n", "FINAL('", "FINAL('a ",
     "FINAL_VAR: _", "\\'", "<think>", "</think>", "x <think>\n", "FINAL(</think>", "<code>\n",
     "<code>\n</think>\n", "<code></code>", "```repl\n'''\n```\n", "```repl\n'''\n```\n```json\n",
+    "> ```repl\n", "> > ```json\n", "- ```repl\n", "```repl x = 1\n",
+    "<|im_end|>", "> ```repl\n> '''\n> ```\n",
     '```repl\n"""\n```\n```repl\nx\n```\n', "<invoke>", "\u25c1think\u25b7", "<|channel|>analysis",
 ]  # fmt: skip
 
@@ -473,17 +591,24 @@ def test_a_hostile_reply_takes_work_in_proportion_to_its_length(unit: str, head:
 
 
 @pytest.mark.threat("T-231")
+@pytest.mark.parametrize("unit", ["> ```repl\n> '''\n> ```\n", "> ```repl\n", "> ```json\n"])
+def test_blocks_that_only_the_end_of_their_quote_ends_are_not_read_again_each(unit: str) -> None:
+    small, large = (_work(unit * repeats + "the end") for repeats in (200, 1_600))
+    assert large <= 10 * small + 2_000
+
+
+@pytest.mark.threat("T-231")
 @pytest.mark.parametrize(
     "head",
     [
         "", "```", "x ```", "```repl", "```repl x", "```repl\n", "```repl\n'''\n", "FINAL(", "**FINAL(",
-        "FINAL_VAR:", "<code>",
+        "FINAL_VAR:", "<code>", "```repl for x", "> ```repl\n> ",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize(
     "unit",
     [" ", "`", "``` ", "a", "(", "\t", "\r", "'", "'a ", "\\'", "_", "*", "<think", "<think>", "</think>",
-     '"code": "', "so ", "[TOOL_CALLS]", "<function=", "<|channel|>analysis"],
+     '"code": "', "> ", " in ", "so ", "[TOOL_CALLS]", "<function=", "<|channel|>analysis"],
 )  # fmt: skip
 def test_a_hostile_line_of_a_megabyte_is_read_at_once(head: str, unit: str) -> None:
     """Inside the regular expressions lines cannot be counted; quadratic time would be an hour here."""
