@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING
 from rlm_wasm.version import VERSION as __version__
 
 if TYPE_CHECKING:
+    from rlm_wasm.api.best_of import BestOf, Candidate
     from rlm_wasm.api.forks import Forks
     from rlm_wasm.api.inputs import Inputs
     from rlm_wasm.api.live_output import OnOutput, Output
-    from rlm_wasm.api.opening import ForksOpening, SessionOpening
+    from rlm_wasm.api.opening import BestOpening, ForksOpening, SessionOpening
     from rlm_wasm.api.query_hook import ModelQuery, OnQuery
     from rlm_wasm.api.run_handle import Run
     from rlm_wasm.api.runtime import Runtime
     from rlm_wasm.api.sandbox import Sandbox, SandboxSession
     from rlm_wasm.api.snapshot import Snapshot
     from rlm_wasm.api.sync_runtime import SyncRun, SyncRuntime
-    from rlm_wasm.api.sync_sandbox import SyncForks, SyncSandbox, SyncSession
+    from rlm_wasm.api.sync_sandbox import SyncBestOf, SyncForks, SyncSandbox, SyncSession
     from rlm_wasm.engine.accounting import Metrics, TenantUsage
     from rlm_wasm.engine.cell_judge import OnCell, PassCell, PendingCell, RefuseCell, StopRun, Verdict
     from rlm_wasm.engine.contexts import Contexts
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
 
 # Loaded on first use: `rlm-wasm --version` should not wait for a WebAssembly engine.
 _WHERE = {
+    "BestOf": "rlm_wasm.api.best_of",
+    "BestOpening": "rlm_wasm.api.opening",
+    "Candidate": "rlm_wasm.api.best_of",
     "CellResult": "rlm_wasm.results",
     "Contexts": "rlm_wasm.engine.contexts",
     "Event": "rlm_wasm.events",
@@ -81,6 +85,7 @@ _WHERE = {
     "StopKind": "rlm_wasm.outcomes",
     "StopReason": "rlm_wasm.outcomes",
     "StopRun": "rlm_wasm.engine.cell_judge",
+    "SyncBestOf": "rlm_wasm.api.sync_sandbox",
     "SyncForks": "rlm_wasm.api.sync_sandbox",
     "SyncRun": "rlm_wasm.api.sync_runtime",
     "SyncRuntime": "rlm_wasm.api.sync_runtime",
@@ -95,6 +100,9 @@ _WHERE = {
 }
 
 __all__ = [
+    "BestOf",
+    "BestOpening",
+    "Candidate",
     "CellResult",
     "Contexts",
     "Event",
@@ -134,6 +142,7 @@ __all__ = [
     "StopKind",
     "StopReason",
     "StopRun",
+    "SyncBestOf",
     "SyncForks",
     "SyncRun",
     "SyncRuntime",

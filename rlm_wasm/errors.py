@@ -9,6 +9,7 @@ our bug.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Final, Self
 
 from rlm_wasm.outcomes import Outcome, StopReason, budget_key
@@ -233,6 +234,15 @@ class WorkerLost(GuestError):
 
 class Overloaded(RlmWasmError):
     """No session can be made now: the policy's sessions, workers or memory are used up. Try again later."""
+
+
+class NoCandidate(RlmWasmError):
+    """No candidate of a `best_of` has a score. `errors` are what some failed by, by their numbers."""
+
+    def __init__(self, errors: Mapping[int, Exception], count: int) -> None:
+        first = next((f", the first by {type(each).__name__}: {each}" for each in errors.values()), "")
+        super().__init__(f"none of {count} candidates has a score; {len(errors)} failed{first}")
+        self.errors: Final = dict(errors)
 
 
 class RunStopped(RlmWasmError):

@@ -1,4 +1,4 @@
-"""`SessionOpening` and `ForksOpening`: sessions that somebody asked for, to be awaited or to be entered."""
+"""`SessionOpening`, `ForksOpening` and `BestOpening`: sessions to come, to be awaited or to be entered."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Protocol, Ty
 from rlm_wasm.errors import UsageError
 
 if TYPE_CHECKING:
+    from rlm_wasm.api.best_of import BestOf  # noqa: F401 - below, in quotes
     from rlm_wasm.api.forks import Forks  # noqa: F401 - below, in quotes
     from rlm_wasm.api.sandbox import SandboxSession  # noqa: F401 - below, in quotes
 
@@ -83,4 +84,17 @@ class ForksOpening(_Opening["Forks"]):
     _sync = (
         "these forks are made by `async with` or `await`",
         "where a sandbox of `sync()` is open: `with session.fork(4) as forks:`",
+    )
+
+
+class BestOpening(_Opening["BestOf"]):
+    """The best of several candidates, to be awaited or entered once, which tries them.
+
+    Entered, it closes the session that was kept. It raises what `SandboxSession.best_of` lists.
+    """
+
+    _again = "these candidates were tried already", "call `best_of` for each trial"
+    _sync = (
+        "candidates are tried by `async with` or `await`",
+        "where a sandbox of `sync()` is open: `with session.best_of(…) as best:`",
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from keyword import iskeyword
 from pathlib import Path
@@ -13,12 +13,13 @@ from typing import Final, Self
 import anyio
 
 from rlm_wasm.api.arguments import check_callable, check_plain_function, check_policy
+from rlm_wasm.api.best_of import PARALLEL_MAX, Attempt, BestOf, Candidates, Score, check_candidates
 from rlm_wasm.api.cell_hook import CellHook
 from rlm_wasm.api.cell_requests import CellRequests
 from rlm_wasm.api.fork_streams import fork_stream
-from rlm_wasm.api.forks import Forks, check_count, make_forks
+from rlm_wasm.api.forks import Forks, check_count
 from rlm_wasm.api.live_output import LiveOutput, OnOutput
-from rlm_wasm.api.opening import ForksOpening, SessionOpening
+from rlm_wasm.api.opening import BestOpening, ForksOpening, SessionOpening
 from rlm_wasm.api.query_hook import OnQuery, QueryHook
 from rlm_wasm.api.snapshot import Snapshot, check_snapshot, load_snapshot
 from rlm_wasm.api.sync_sandbox import SyncSandbox
@@ -302,6 +303,34 @@ class SandboxSession:
 
         return ForksOpening(make)
 
+    def best_of(
+        self, n: int, attempt: Attempt, *, score: Score, parallel_max: int = PARALLEL_MAX
+    ) -> BestOpening:
+        """Try `n` candidates, each in a fork of this session, and keep the one with the highest score.
+
+        A candidate is what `attempt` says: the source of a cell (each draws random numbers of its own), a
+        list of `n` sources, or an async function of the fork and its number from 0 on. `score(fork, result)`
+        gives a number, or None for no candidate to be kept; it may be async, and look into the fork. Of equal
+        scores the first candidate counts. What a candidate, its cell or its scoring fails by is told with it,
+        is no score, and loses no other one.
+
+        ``async with session.best_of(…) as best:`` closes `best.session` at the end; awaited, that is left to
+        the caller. All other forks are closed then. `parallel_max` of them run at a time, fewer where the
+        policy has no place for as many; this session lives on.
+
+        Raises:
+            NoCandidate: none has a score.
+            UsageError: an argument is none that can be used; a cell runs; the session is closed or lost.
+            WorkerLost, HostExhausted: as `snapshot`.
+        """
+        check_candidates(n, attempt, score, parallel_max)
+
+        async def make() -> BestOf:
+            opened = (await self.snapshot()).forking(n)
+            return await Candidates(opened, attempt, score).best_of(n, parallel_max)
+
+        return BestOpening(make)
+
     def abandon(self) -> None:
         """Free the guest without waiting until its place is free, as `aclose` does. Safe to call again.
 
@@ -401,11 +430,9 @@ class Sandbox:
         """
         return SessionOpening(lambda: self._open_session(snapshot, tenant))
 
-    async def forks(self, snapshot: Snapshot, tenant: str, streams: Sequence[int]) -> Forks:
-        """Make a session from a snapshot for each of these streams: all or none. Raises as `session`."""
-        return await make_forks(
-            len(streams), lambda number: self._open_session(snapshot, tenant, streams[number])
-        )
+    async def open_fork(self, snapshot: Snapshot, tenant: str, stream: int) -> SandboxSession:
+        """Make a session from a snapshot that draws from a stream of its own. Raises as `session`."""
+        return await self._open_session(snapshot, tenant, stream)
 
     async def _open_session(
         self, snapshot: Snapshot | None, tenant: str, stream: int | None = None

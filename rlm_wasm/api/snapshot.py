@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Awaitable, Callable
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from rlm_wasm.api.fork_streams import fork_stream
-from rlm_wasm.api.forks import Forks, check_count
+from rlm_wasm.api.forks import Forks, check_count, make_forks
 from rlm_wasm.api.opening import ForksOpening, SessionOpening
 from rlm_wasm.api.snapshot_key import snapshot_key
 from rlm_wasm.artifacts.process_guest import process_guest
@@ -21,7 +22,7 @@ from rlm_wasm.policy.model import Policy
 from rlm_wasm.protocol.session_snapshot import SessionSnapshot
 
 if TYPE_CHECKING:
-    from rlm_wasm.api.sandbox import Sandbox
+    from rlm_wasm.api.sandbox import Sandbox, SandboxSession
 
 _PAGE: Final = 4096
 _NUMBER: Final = struct.Struct("<Q")
@@ -110,13 +111,18 @@ class Snapshot:
         Takes and raises what that does; UsageError also for what a runtime has loaded. Under `entropy =
         "seeded"` the forks of a snapshot that was loaded from a file draw the same in each program.
         """
-        sandbox = self._open_sandbox()
+        self._open_sandbox()
         check_count(n, self._policy)
 
         async def make() -> Forks:
-            return await sandbox.forks(self, self._tenant, self._next_streams(n))
+            return await make_forks(n, self.forking(n))
 
         return ForksOpening(make)
+
+    def forking(self, n: int) -> Callable[[int], Awaitable[SandboxSession]]:
+        """Return what makes the next `n` forks, each by its number below that. Raises as `session`."""
+        sandbox, streams = self._open_sandbox(), self._next_streams(n)
+        return lambda number: sandbox.open_fork(self, self._tenant, streams[number])
 
     def _next_streams(self, n: int) -> list[int]:
         if self._stream is None:

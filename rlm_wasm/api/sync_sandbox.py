@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, overload
+from typing import TYPE_CHECKING, Any, Final, Self, overload
 
+import anyio.to_thread
+
+from rlm_wasm.api.arguments import check_callable
 from rlm_wasm.api.background_loop import BackgroundLoop
+from rlm_wasm.api.best_of import PARALLEL_MAX, BestOf
 from rlm_wasm.api.live_output import OnOutput
 from rlm_wasm.api.snapshot import Snapshot
 from rlm_wasm.engine.accounting import Metrics
@@ -151,6 +155,35 @@ class SyncSession:
 
         return SyncForks(self._loop.call(make), self._loop)
 
+    def best_of(
+        self,
+        n: int,
+        attempt: str | Sequence[str] | Callable[[SyncSession, int], Any],
+        *,
+        score: Callable[[SyncSession, Any], float | None],
+        parallel_max: int = PARALLEL_MAX,
+    ) -> SyncBestOf:
+        """Keep the best of `n` candidates. Takes and raises what `SandboxSession.best_of` does.
+
+        The functions are given a SyncSession and are not async; each call is on a thread of its own.
+        """
+        loop = self._loop
+
+        async def tried(session: SandboxSession, number: int) -> Any:
+            assert callable(attempt)
+            fork = SyncSession(session, loop)
+            return await anyio.to_thread.run_sync(attempt, fork, number, abandon_on_cancel=True)
+
+        def scored(session: SandboxSession, result: Any) -> float | None:
+            return score(SyncSession(session, loop), result)
+
+        async def make() -> BestOf:
+            function = tried if callable(attempt) else attempt
+            return await self._session.best_of(n, function, score=scored, parallel_max=parallel_max)
+
+        check_callable("score", score)
+        return SyncBestOf(loop.call(make), loop)
+
     def close(self) -> None:
         """Free the guest."""
         self._loop.call(self._session.aclose)
@@ -195,3 +228,24 @@ class SyncForks(Sequence[SyncSession]):
     ) -> None:
         if self._loop.is_open:  # else they were closed with their sandbox
             self.close()
+
+
+class SyncBestOf:
+    """The best of several candidates for code that is not async, as `BestOf`. Close it, or use `with`."""
+
+    def __init__(self, found: BestOf, loop: BackgroundLoop) -> None:
+        self.session: Final = SyncSession(found.session, loop)
+        self.best: Final = found.best
+        self.candidates: Final = found.candidates
+
+    def close(self) -> None:
+        """Free the guest of the best one."""
+        self.session.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.session.__exit__(kind, error, trace)
