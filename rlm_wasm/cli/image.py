@@ -21,7 +21,7 @@ from rlm_wasm.errors import UsageError
 from rlm_wasm.guestbuild.progress import BuildProgress
 from rlm_wasm.guestbuild.sources import SourceStore
 from rlm_wasm.guestbuild.stage_cache import StageCache
-from rlm_wasm.images.lock import BASE_GUEST, ImageLock, LockedPackage, lock_text, read_lock
+from rlm_wasm.images.lock import BASE_GUEST, ImageLock, is_module, lock_text, read_lock
 from rlm_wasm.images.making import WAIT_SECONDS_MAX, MadeImage, make_image, store_files
 from rlm_wasm.images.offered import offer
 from rlm_wasm.images.resolution import checked_wanted, resolve
@@ -74,13 +74,17 @@ def image(
 
     started = time.monotonic()
     checked_image_name(name)
+    # First what is wrong with the arguments: for the lock of the builds one may wait for half an hour.
+    stated = _stated(name, wanted, preload, lock_path)
+    if written is not None and not written.absolute().parent.is_dir():
+        raise UsageError(f"--write-lock: there is no folder {str(written.absolute().parent)!a}")
     guest = find_guest()
     store = SourceStore(cache_dir() / "downloads", local=sources)
     with (
         build_progress() as progress,
         StageCache(cache_dir() / "build", progress).locked(WAIT_SECONDS_MAX),  # that of the downloads too
     ):
-        lock, lock_sha256 = _lock(name, wanted, preload, lock_path, guest, store, progress)
+        lock, lock_sha256 = stated or (_resolved(wanted, preload, guest, store, progress), "")
         made = make_image(
             guest, name, lock, store, seal_packages, progress, lock_sha256=lock_sha256, force=force
         )
@@ -89,16 +93,13 @@ def image(
     _tell(made, int((time.monotonic() - started) * 1000), as_json)
 
 
-def _lock(
-    name: str,
-    wanted: Sequence[str],
-    preload: tuple[str, ...],
-    lock_path: Path | None,
-    guest: Guest,
-    store: SourceStore,
-    progress: BuildProgress,
-) -> tuple[ImageLock, str]:
-    """Return what the image is made of, and the hash of its lock if that is one of this program's."""
+def _stated(
+    name: str, wanted: Sequence[str], preload: tuple[str, ...], lock_path: Path | None
+) -> tuple[ImageLock, str] | None:
+    """Return what a lock says that the image is made of, and its hash if it is one of this program's.
+
+    None: packages are named, and which files they come from is to be asked for.
+    """
     own = lock_file(guest_dir(), name)
     if own.is_file():
         if wanted or preload or lock_path is not None:
@@ -115,15 +116,20 @@ def _lock(
         return read_lock(lock_path)[0], ""
     for package in wanted:
         checked_wanted(package)
-    progress.begin("resolve", "asking pip for wheels of pure Python")
-    packages = _resolved(wanted, guest, store, progress)
-    progress.end("resolve")
-    return ImageLock(BASE_GUEST, preload, packages), ""
+    for module in preload:
+        if not is_module(module):
+            raise UsageError(f"--preload: {module!a} is not the name of a module")
+    return None
 
 
 def _resolved(
-    wanted: Sequence[str], guest: Guest, store: SourceStore, progress: BuildProgress
-) -> tuple[LockedPackage, ...]:
+    wanted: Sequence[str],
+    preload: tuple[str, ...],
+    guest: Guest,
+    store: SourceStore,
+    progress: BuildProgress,
+) -> ImageLock:
+    progress.begin("resolve", "asking pip for wheels of pure Python")
     known, _ = read_lock(lock_file(guest_dir(), _BUILT_IN))
     series = ".".join(guest.facts.cpython.split(".")[:2])
     with tempfile.TemporaryDirectory() as offers, tempfile.TemporaryDirectory() as folder:
@@ -132,7 +138,8 @@ def _resolved(
         store_files(packages, store, Path(folder))
     for package in left_out:
         progress.note(f"{package} is left out: the guest has it itself")
-    return packages
+    progress.end("resolve")
+    return ImageLock(BASE_GUEST, preload, packages)
 
 
 def _tell(made: MadeImage, wall_ms: int, as_json: bool) -> None:

@@ -16,6 +16,7 @@ from typing import Final
 from rlm_wasm.errors import ArtifactError
 from rlm_wasm.guestbuild.manifest import PinnedFile, read_pin
 from rlm_wasm.guestbuild.toml_table import Table
+from rlm_wasm.system.small_file import read_beginning
 
 FORMAT: Final = 1
 PACKAGES_MAX: Final = 200
@@ -52,8 +53,7 @@ def read_lock(path: Path) -> tuple[ImageLock, bytes]:
         ArtifactError: it cannot be read, or is no lock; the message names the key.
     """
     try:
-        with path.open("rb") as stream:
-            text = stream.read(_LOCK_BYTES_MAX + 1)
+        text = read_beginning(path, _LOCK_BYTES_MAX + 1)
         if len(text) > _LOCK_BYTES_MAX:
             raise ArtifactError(f"{path} is larger than {_LOCK_BYTES_MAX} bytes")
         values = tomllib.loads(text.decode("utf-8"))
@@ -66,11 +66,16 @@ def read_lock(path: Path) -> tuple[ImageLock, bytes]:
         raise top.fail("guest", f"must be {BASE_GUEST!r}: there is no other guest")
     lock = ImageLock(top.text("guest"), top.strings("preload"), top.each("package", _package))
     for module in lock.preload:
-        if not _MODULE.fullmatch(module):
+        if not is_module(module):
             raise top.fail("preload", f"{module!a} is not the name of a module")
     if len(lock.packages) > PACKAGES_MAX:
         raise top.fail("package", f"at most {PACKAGES_MAX} are allowed")
     return lock, text
+
+
+def is_module(name: str) -> bool:
+    """Whether a name is one that code can import."""
+    return _MODULE.fullmatch(name) is not None
 
 
 def _package(table: Table) -> LockedPackage:

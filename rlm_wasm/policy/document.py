@@ -13,6 +13,7 @@ from rlm_wasm.errors import PolicyError
 from rlm_wasm.policy.builtin import builtin_names
 from rlm_wasm.policy.lines import Remark, index_text
 from rlm_wasm.policy.problems import Key, Place, Places
+from rlm_wasm.system.small_file import read_beginning
 
 # Room for 256 priced models and their comments, and for own instructions and examples.
 DOCUMENT_BYTES_MAX: Final = 128 * 1024
@@ -35,8 +36,7 @@ def read_document(path: Path) -> Document:
     """Read and parse `path`; the only exception out is PolicyError, which names the file."""
     origin = _shown(path)
     try:
-        with path.open("rb") as file:
-            raw = file.read(DOCUMENT_BYTES_MAX + 1)
+        raw = read_beginning(path, DOCUMENT_BYTES_MAX + 1)
     except (OSError, ValueError) as exc:  # ValueError: a NUL in the path
         reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else "not a usable path"
         raise PolicyError(

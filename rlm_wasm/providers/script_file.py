@@ -20,6 +20,7 @@ from rlm_wasm.errors import UsageError
 from rlm_wasm.policy.lines import index_lines
 from rlm_wasm.providers.pattern import Pattern
 from rlm_wasm.scheduler.messages import FinishReason, finish_of
+from rlm_wasm.system.small_file import read_beginning
 
 # A table takes some hundred times its size in memory, and each reply's pattern is tried for each prompt.
 _FILE_BYTES_MAX: Final = 4 * 1024 * 1024
@@ -81,8 +82,7 @@ class TooLong(Exception):
 def read_replies(path: Path) -> tuple[Reply, ...]:
     """Read and check `path`; the only exception out is UsageError, which names the file and reply."""
     try:
-        with path.open("rb") as file:
-            raw = file.read(_FILE_BYTES_MAX + 1)
+        raw = read_beginning(path, _FILE_BYTES_MAX + 1)
     except (OSError, ValueError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else "not a usable path"
         raise UsageError(f"cannot read the model script {str(path)!a}: {reason}") from exc

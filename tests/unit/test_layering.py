@@ -53,7 +53,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
     "conversation": frozenset({"scheduler"}),
     # between the zones
     "protocol": frozenset({"scheduler", "system"}),
-    "policy": frozenset(),
+    "policy": frozenset({"system"}),
     "artifacts": frozenset({"protocol", "system"}),
     # the guest's side
     "vm": frozenset({"protocol", "system"}),
@@ -62,7 +62,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
     "host": frozenset({"artifacts", "protocol", "scheduler", "system"}),
     "inline": frozenset({"artifacts", "host", "protocol", "system", "vm"}),
     "inputs": frozenset({"protocol", "system"}),
-    "providers": frozenset({"policy", "protocol", "scheduler"}),
+    "providers": frozenset({"policy", "protocol", "scheduler", "system"}),
     "tools": frozenset({"policy", "protocol", "scheduler", "system"}),
     "answers": frozenset({"conversation", "providers"}),
     "audit": frozenset({"protocol", "scheduler"}),
@@ -103,7 +103,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
     ),
     "guestbuild": frozenset({"artifacts", "protocol", "vm"}),
     "conformance": frozenset({"protocol", "vm"}),
-    "images": frozenset({"artifacts", "guestbuild", "protocol", "vm"}),
+    "images": frozenset({"artifacts", "guestbuild", "protocol", "system", "vm"}),
     # what a user starts
     PACKAGE: frozenset({"api", "engine", "host", "inputs", "policy", "protocol", "tools"}),
     "bench": frozenset({"api", "engine", "host", "inline", "policy", "protocol", "providers", "vm"}),
@@ -176,6 +176,7 @@ PURE: Final = frozenset(
         "guidance",
         "results",
         "json_text",
+        "thoughts",
     }
 )
 
