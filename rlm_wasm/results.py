@@ -123,11 +123,15 @@ class CellRecord:
 
 @dataclass(frozen=True, slots=True)
 class TurnRecord:
-    """A turn of a run's root: its number from 1, the model's reply, and the cells that ran for it."""
+    """A turn of a run's root: its number from 1, the model's reply, and the cells that ran for it.
+
+    `problems` are those of a typed answer that it declared and that does not fit.
+    """
 
     number: int
     reply: str
     cells: tuple[CellRecord, ...] = ()
+    problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

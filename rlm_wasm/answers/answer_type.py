@@ -63,17 +63,20 @@ class AnswerType:
 
         What is written outside of code is its JSON first.
         """
-        bare = text if form is AnswerForm.JSON else unfenced(text)
-        read_as = {AnswerForm.JSON: (bare,), AnswerForm.TEXT: (None, bare), AnswerForm.WRITTEN: (bare, None)}
+        bare, as_text = unfenced(text), json.dumps(text, ensure_ascii=False)
+        read_as = {
+            AnswerForm.JSON: (text,),
+            AnswerForm.TEXT: (as_text, bare),
+            AnswerForm.WRITTEN: (bare, as_text),
+        }
         refusals: dict[bool, AnswerRefused] = {}
         for document in read_as[form]:
             try:
-                return FittingAnswer(
-                    self._read(json.dumps(text) if document is None else document, bytes_max)
-                )
+                return FittingAnswer(self._read(document, bytes_max))
             except AnswerRefused as refused:
-                refusals[document is None] = refused
-        told = refusals.get(not bare.startswith(("{", "[", '"'))) or next(iter(refusals.values()))
+                refusals[document is as_text] = refused
+        was_text = not bare.startswith(("{", "[", '"'))
+        told = refusals.get(was_text) or next(iter(refusals.values()))
         return UnfitAnswer(told.problems)
 
     def _read(self, document: str, bytes_max: int) -> Any:

@@ -27,6 +27,7 @@ from rlm_wasm.conversation.loop import (
     RlmLoop,
     RunBlock,
 )
+from rlm_wasm.conversation.typed_answer import UnfitAnswer
 from rlm_wasm.engine.accounting import Meter
 from rlm_wasm.engine.answer_check import AnswerCheck, checked_data
 from rlm_wasm.engine.broker import Broker
@@ -381,6 +382,8 @@ class Conversation:
         if self._output is None:
             raise InternalError("an answer is to be checked, and nothing says what it is to be")
         found = await self._output.check(effect)
+        if isinstance(found, UnfitAnswer):
+            self.transcript.refused(found.problems)
         if self._ending is None:
             self._scope = anyio.CancelScope()
             with self._scope:

@@ -44,6 +44,10 @@ class Transcript:
         self._turns[-1] = replace(turn, cells=(*turn.cells, made))
         self._tell(made)
 
+    def refused(self, problems: tuple[str, ...]) -> None:
+        """Add to the turn what is wrong with the answer that it declared."""
+        self._turns[-1] = replace(self._turns[-1], problems=problems)
+
     def _tell(self, step: TurnRecord | CellRecord) -> None:
         if self._watch is not None:
             self._watch(step)

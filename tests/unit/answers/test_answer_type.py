@@ -152,6 +152,15 @@ def test_of_a_text_the_reading_that_was_meant_is_told(text: str, words: str) -> 
     assert words in told
 
 
+def test_a_text_may_be_as_long_as_its_utf8() -> None:
+    text = "\u6f22" * 20_000
+    assert check(str, text, TEXT) == check({"type": "string"}, text, TEXT) == text
+    (told,) = check(str, text + "\u6f22" * 2_000, TEXT)
+    assert "more than 65536 bytes, which is cell.result_bytes_max" in told
+    (told,) = check(str, "\ud800", TEXT)
+    assert "half of a surrogate pair" in told
+
+
 def test_a_json_value_is_not_read_as_a_text_of_its_own() -> None:
     assert check(str, "5") == ("$: Input should be a valid string",)
     assert check(str, '"5"') == "5"

@@ -105,6 +105,8 @@ async def test_what_does_not_fit_goes_back_with_its_path_and_the_session_goes_on
     assert "looked" in shown
     assert "REPL variables: ['found']" in shown
     assert "$.items[0].price: Input should be a valid number" in shown
+    one, two = result.transcript
+    assert (one.problems, two.problems) == (tuple(first["problem_texts"]), ())
     (described,) = of(events, "run_described")
     assert described["output"] == "type"
     assert json.loads(described["output_schema"])["title"] == "Order"
