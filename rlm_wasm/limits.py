@@ -360,6 +360,43 @@ class ToolCaps:
 
 
 @dataclass(frozen=True, slots=True)
+class McpLimits:
+    """The table [mcp]: what crosses between this program and one of another's over MCP, whoever serves.
+
+    What a client may have is each client's by itself; over HTTP whoever has one key is one client.
+    """
+
+    sessions_max: SmallCount
+    # A session that no call used for so long is closed.
+    session_idle_ms_max: Milliseconds
+    # Calls of a client that are under way; one more is refused.
+    calls_max: SmallCount
+    # Connections of all clients together, over HTTP.
+    connections_max: SmallCount
+    # One message that the other side sends, and one result that it is given, as JSON.
+    message_bytes_max: Bytes64M
+    result_bytes_max: Bytes64M
+    # How long a server of others may take to start and to say which tools it has.
+    start_ms_max: Milliseconds
+
+
+# How many values, and strings, one message may hold: an object is made of each. And how deep it may nest.
+MCP_MESSAGE_VALUES_MAX: Final = 500_000
+MCP_MESSAGE_NESTING_MAX: Final = 64
+
+# Of a policy without the table.
+COMMON_MCP_LIMITS: Final = McpLimits(
+    sessions_max=16,
+    session_idle_ms_max=30 * 60 * 1000,
+    calls_max=16,
+    connections_max=256,
+    message_bytes_max=16 * MIB,
+    result_bytes_max=16 * MIB,
+    start_ms_max=30_000,
+)
+
+
+@dataclass(frozen=True, slots=True)
 class ObservationLimits:
     """The numbers of the table [observation]: what goes back to the model after a cell."""
 

@@ -17,7 +17,7 @@ from rlm_wasm.inputs.file_input import Reading, in_parts, stays_where_it_is
 from rlm_wasm.inputs.folder_choice import FolderChoice
 from rlm_wasm.inputs.given import InputRead
 from rlm_wasm.inputs.kinds import InputKind, checked_kind
-from rlm_wasm.inputs.open_file import STDIN
+from rlm_wasm.inputs.open_file import STDIN, Opener
 from rlm_wasm.inputs.place import read_input_at
 from rlm_wasm.inputs.text_encoding import checked_encodings
 from rlm_wasm.inputs.variable_names import named
@@ -36,9 +36,9 @@ class Inputs(Mapping[str, InputValue]):
     file of its name, and for `SandboxSession.load`, one by one. `items_read` has the files of each.
     """
 
-    def __init__(self, items_read: Sequence[InputRead]) -> None:
+    def __init__(self, items_read: Sequence[InputRead], opener: Opener = os.open) -> None:
         self.items_read: Final = tuple(items_read)
-        self._values = {item.name: _value(item) for item in items_read}
+        self._values = {item.name: _value(item, opener) for item in items_read}
 
     @classmethod
     def read(
@@ -103,10 +103,12 @@ class Inputs(Mapping[str, InputValue]):
         choice: FolderChoice,
         types: Mapping[str, str] | None = None,
         on_converting: OnConverting | None = None,
+        opener: Opener = os.open,
     ) -> Self:
         """Read files of which some were given a variable name, the others None. Raises as `read` does.
 
-        A variable that `types` names is read as what it was in the guest of a recorded run.
+        A variable that `types` names is read as what it was in the guest of a recorded run. `opener` opens
+        each file and folder, as that of the built-in `open` does.
         """
         names = named([name for name, _ in pairs])
         for name in names:
@@ -122,12 +124,14 @@ class Inputs(Mapping[str, InputValue]):
                 choice,
                 policy.sandbox.files_max,
                 convert,
+                opener,
             )
             return cls(
                 [
                     _read(name, file, reading, (types or {}).get(name, ""))
                     for name, (_, file) in zip(names, pairs, strict=True)
-                ]
+                ],
+                opener,
             )
 
     def __getitem__(self, name: str) -> InputValue:
@@ -170,14 +174,16 @@ class Inputs(Mapping[str, InputValue]):
 def _read(name: str, file: str, reading: Reading, type_name: str) -> InputRead:
     if type_name in LAZY_TYPES:
         as_bytes = type_name == "LazyBytes"
-        return in_parts(name, file, InputFile(file, as_bytes=as_bytes).size, as_bytes=as_bytes)
+        return in_parts(
+            name, file, InputFile(file, as_bytes=as_bytes, opener=reading.opener).size, as_bytes=as_bytes
+        )
     reading = replace(reading, kind=_KINDS_BY_TYPE.get(type_name, reading.kind))
     return stays_where_it_is(name, file, reading) or read_input_at(name, file, reading)
 
 
-def _value(item: InputRead) -> InputValue:
+def _value(item: InputRead, opener: Opener) -> InputValue:
     if item.value is None:
-        return InputFile(item.source, as_bytes=item.kind == "bytes")
+        return InputFile(item.source, as_bytes=item.kind == "bytes", opener=opener)
     return item.value
 
 

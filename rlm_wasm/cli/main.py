@@ -29,6 +29,7 @@ _COMMANDS: Final = {
     "run": ("rlm_wasm.cli.run", "run", "Answer a question about an input of any size."),
     "replay": ("rlm_wasm.cli.replay", "replay", "Repeat a recorded run and say where it differs."),
     "exec": ("rlm_wasm.cli.execute", "execute", "Run Python in a fresh session."),
+    "mcp": ("rlm_wasm.cli.mcp", "mcp", "Serve sessions and questions to MCP clients."),
     "guest": ("rlm_wasm.cli.guest", "guest", "Build, verify and describe the guest."),
     "policy": ("rlm_wasm.cli.policy", "policy", "Begin and check policy files, show the limits in force."),
     "cache": ("rlm_wasm.cli.cache", "cache", "Show, clean and share what is kept on disk."),
@@ -37,7 +38,7 @@ _COMMANDS: Final = {
 }
 
 # These import the sandbox when they run, while the guest is being loaded, and call `ready` themselves.
-_IMPORT_LATER: Final = ("ask", "run", "replay", "exec")
+_IMPORT_LATER: Final = ("ask", "run", "replay", "exec", "mcp")
 
 
 class _Commands(click.Group):

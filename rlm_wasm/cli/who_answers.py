@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
 from rlm_wasm.cli.machine_policy import policy_for
@@ -15,10 +15,28 @@ from rlm_wasm.policy.model import Policy
 from rlm_wasm.policy.pricing import price_argument
 from rlm_wasm.policy.tables import PriceTable, as_data
 
-if TYPE_CHECKING:
-    from rlm_wasm.cli.question import GivenQuestion
-
 _FREE: Final = ModelPrice(0, 0)
+
+
+class GivenModels(Protocol):
+    """What a command line says of who answers."""
+
+    @property
+    def policy_name(self) -> str | None: ...
+    @property
+    def inline(self) -> bool: ...
+    @property
+    def model(self) -> str | None: ...
+    @property
+    def sub_model(self) -> str | None: ...
+    @property
+    def base_url(self) -> str | None: ...
+    @property
+    def key_env(self) -> str | None: ...
+    @property
+    def prices(self) -> tuple[str, ...]: ...
+    @property
+    def answers_file(self) -> str | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +60,7 @@ class Taken:
         )
 
 
-def who_answers(given: GivenQuestion) -> Taken:
+def who_answers(given: GivenModels) -> Taken:
     """Return the policy of a question. Raises PolicyError or UsageError, which say what to add or set."""
     if given.policy_name is not None:
         return Taken(_named_policy(given, given.policy_name), f"policy {given.policy_name}")
@@ -63,7 +81,7 @@ def who_answers(given: GivenQuestion) -> Taken:
     return Taken(_priced(policy, {"providers": {**gone, **chosen.providers}, "models": models}), words)
 
 
-def _named_policy(given: GivenQuestion, name: str) -> Policy:
+def _named_policy(given: GivenModels, name: str) -> Policy:
     policy = Policy.open(name)
     root = given.model or policy.models.root
     specs = (root, given.sub_model or (root if given.model else policy.models.sub))

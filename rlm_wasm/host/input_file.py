@@ -31,6 +31,7 @@ class InputFile:
     """A regular file. `name` is what it is called in the guest's /inputs; without one, as it is called here.
 
     It is text in UTF-8, without the byte-order mark that it may begin with, unless it is given `as_bytes`.
+    `opener` opens it, as that of the built-in `open` does.
 
     Raises:
         UsageError: it is missing, unreadable or no regular file.
@@ -42,6 +43,7 @@ class InputFile:
         *,
         name: str | None = None,
         as_bytes: bool = False,
+        opener: Callable[[str, int], int] = os.open,
     ) -> None:
         self.path: Final = os.fspath(path)
         self.name: Final = os.path.basename(self.path) if name is None else name
@@ -49,7 +51,7 @@ class InputFile:
         self.as_bytes: Final = as_bytes
         try:
             # A FIFO would be waited for.
-            self._fd: Final = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+            self._fd: Final = opener(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise UsageError(f"cannot read {self.path}: {reason}") from error

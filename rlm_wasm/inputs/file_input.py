@@ -15,7 +15,7 @@ from rlm_wasm.inputs.folder_choice import ANY_FILE, FolderChoice
 from rlm_wasm.inputs.given import FileRead, InputRead
 from rlm_wasm.inputs.json_values import NoValue, json_value
 from rlm_wasm.inputs.kinds import InputKind, bare_name, is_table, kind_by_name
-from rlm_wasm.inputs.open_file import STDIN, OpenFile, changed, shown, too_large
+from rlm_wasm.inputs.open_file import STDIN, Opener, OpenFile, changed, shown, too_large
 from rlm_wasm.inputs.packing import HEAD_BYTES, packing_of, unpacked
 from rlm_wasm.inputs.table_header import header_note
 from rlm_wasm.inputs.text_encoding import LOOKED_AT_BYTES, decoded, encoding_by_mark, is_binary
@@ -43,6 +43,7 @@ class Reading:
     guest_files_max: int = 0
     # What turns documents into text. Without it they are no text.
     convert: ConvertDocument | None = None
+    opener: Opener = os.open
 
     def document(self, file: str, head: bytes) -> DocumentKind | None:
         """Return what document a file is that begins so; None: none that is turned into text."""
@@ -63,7 +64,7 @@ def read_file_input(name: str, file: str, reading: Reading) -> InputRead:
         InputError: it cannot be read. InputTooLarge, InputDamaged and InputNotText say why more closely.
         UsageError: its name is empty.
     """
-    with OpenFile.named(file) as opened:
+    with OpenFile.named(file, reading.opener) as opened:
         if reading.kind is InputKind.BYTES:
             data = b"".join(opened.pieces(reading.bytes_max, BYTES_KEY))
             read = FileRead(file, len(data), len(data), grew=opened.grew)
@@ -85,15 +86,17 @@ def stays_where_it_is(name: str, file: str, reading: Reading) -> InputRead | Non
         return None
     try:
         # By its name first: a pipe is not to be opened twice, whoever writes to it would see it closed.
-        if not stat.S_ISREG(os.stat(file).st_mode):
+        if reading.opener is os.open and not stat.S_ISREG(os.stat(file).st_mode):
             return None
-        descriptor = os.open(file, _REGULAR)
+        descriptor = reading.opener(file, _REGULAR)
     except (OSError, ValueError):
         return None  # whoever reads it says what is wrong
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
-            raise changed(file)
+            if reading.opener is os.open:
+                raise changed(file)
+            return None  # looked at once, and it is a folder
         if found.st_size <= reading.bytes_max:
             return None
         head = OpenFile(file, descriptor, borrowed=True).head(LOOKED_AT_BYTES)

@@ -17,7 +17,7 @@ from typing import Final
 from rlm_wasm.errors import InputError, InputTooLarge
 from rlm_wasm.inputs.folder_choice import IGNORE_FILE, FolderChoice, Ignoring, LeftOut, ignored
 from rlm_wasm.inputs.given import LeftOutFiles
-from rlm_wasm.inputs.open_file import OpenFile, shown, unreadable
+from rlm_wasm.inputs.open_file import Opener, OpenFile, shown, unreadable
 from rlm_wasm.inputs.path_patterns import PathPatterns
 from rlm_wasm.inputs.wildcards import WildPath
 from rlm_wasm.limits import INPUT_IGNORE_BYTES_MAX, INPUT_IGNORE_STEPS_MAX, InputLimits
@@ -33,12 +33,18 @@ class Folder:
     """A folder that a user named, walked once. `left_out` says what was not taken, by the reason."""
 
     def __init__(
-        self, folder: str, choice: FolderChoice, limits: InputLimits, wild: WildPath | None = None
+        self,
+        folder: str,
+        choice: FolderChoice,
+        limits: InputLimits,
+        wild: WildPath | None = None,
+        opener: Opener = os.open,
     ) -> None:
         self._folder = folder
         self._choice = choice
         self._limits = limits
         self._wild = wild
+        self._opener = opener
         self._entries = 0
         self._steps = 0
         self._device = 0
@@ -58,7 +64,7 @@ class Folder:
             InputError: it cannot be read, or an ignore file in it cannot.
         """
         try:
-            descriptor = os.open(self._folder, _FOLDER)
+            descriptor = self._opener(self._folder, _FOLDER)
         except (OSError, ValueError) as error:
             raise unreadable(self._folder, error) from error
         with _closing(descriptor):

@@ -69,7 +69,7 @@ class FolderChoice:
             return True
         if not is_folder and len(self._include) and not self._include.covers(path):
             return True
-        if not self.everything and _is_private(path.rpartition("/")[2]):
+        if not self.everything and is_private(path.rpartition("/")[2]):
             return LeftOut.PRIVATE
         return False
 
@@ -86,6 +86,7 @@ def ignored(path: str, ignoring: Sequence[Ignoring], *, is_folder: bool) -> bool
 ANY_FILE: Final = FolderChoice()
 
 
-def _is_private(name: str) -> bool:
+def is_private(name: str) -> bool:
+    """Whether something of this name is private: what version control keeps, and where people keep keys."""
     folded = name.casefold()
     return folded in _PRIVATE or folded.startswith(_PRIVATE_BEGINNING)

@@ -51,7 +51,7 @@ def read_folder_input(name: str, source: str, reading: Reading, wild: WildPath |
             f"for --as {reading.kind} name one file"
         )
     place = source if wild is None else wild.folder
-    folder = Folder(place, reading.choice, reading.limits, wild)
+    folder = Folder(place, reading.choice, reading.limits, wild, reading.opener)
     texts: list[str] = []
     files: list[FileRead] = []
     folders: set[str] = set()

@@ -14,9 +14,11 @@ from rlm_wasm.guidance import NO_GUIDANCE, Guidance
 from rlm_wasm.limits import (
     COMMON_GUIDANCE_LIMITS,
     COMMON_INPUT_LIMITS,
+    COMMON_MCP_LIMITS,
     NO_TENANT_LIMITS,
     GuidanceLimits,
     InputLimits,
+    McpLimits,
     ModelPrice,
     PermitCaps,
     PermitLimits,
@@ -144,6 +146,10 @@ class Policy(Tables):
     def input_limits(self) -> InputLimits:
         """Return what bounds the reading of inputs, besides their size."""
         return COMMON_INPUT_LIMITS if self.inputs is None else self.inputs
+
+    def mcp_limits(self) -> McpLimits:
+        """Return what bounds what crosses over MCP."""
+        return COMMON_MCP_LIMITS if self.mcp is None else self.mcp
 
     def guidance_limits(self) -> GuidanceLimits:
         """Return what bounds own instructions and examples, the policy's and a question's together."""

@@ -19,6 +19,7 @@ from rlm_wasm.limits import (
     EventLimits,
     GuidanceLimits,
     InputLimits,
+    McpLimits,
     ModelPrice,
     ObservationLimits,
     PermitCaps,
@@ -178,6 +179,7 @@ class Tables:
     permits: PermitsTable
     boundary: BoundaryLimits
     tools: ToolsTable | None = None
+    mcp: McpLimits | None = None
     observation: ObservationTable
     guidance: GuidanceTable | None = None
     query: QueryLimits

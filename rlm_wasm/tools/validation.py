@@ -88,6 +88,14 @@ class SignatureSchema:
         raise ToolArgumentError(message)
 
 
+def json_schema_of(kind: type) -> dict[str, Any]:
+    """Return the JSON Schema of a dataclass of ours, as what it is written as."""
+    import pydantic
+
+    schema: dict[str, Any] = pydantic.TypeAdapter(kind).json_schema(mode="serialization")
+    return schema
+
+
 def check_arguments(arguments: str, limits: ToolLimits) -> bytes:
     """Return the text of a call's arguments for its schema, or refuse it undecoded.
 

@@ -27,6 +27,7 @@ PROCESS: Final[dict[str, str]] = {
     "inline": "host",
     "inputs": "host",
     "integrations": "host",
+    "mcp": "host",
     "jail": "worker",
     "policy": "host",
     "protocol": "host and worker",

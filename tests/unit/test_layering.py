@@ -101,6 +101,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
     "replay": frozenset(
         {"answers", "api", "artifacts", "audit", "engine", "host", "policy", "providers", "scheduler"}
     ),
+    "mcp": frozenset({"api", "engine", "inputs", "policy", "protocol", "system", "tools"}),
     "guestbuild": frozenset({"artifacts", "protocol", "vm"}),
     "conformance": frozenset({"protocol", "vm"}),
     "images": frozenset({"artifacts", "guestbuild", "protocol", "system", "vm"}),
@@ -122,6 +123,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
             "images",
             "inline",
             "inputs",
+            "mcp",
             "policy",
             "protocol",
             "replay",
@@ -195,6 +197,7 @@ THIRD_PARTY: Final[dict[str, tuple[frozenset[str], str]]] = {
                 "host",
                 "inline",
                 "integrations",
+                "mcp",
                 "system",
                 "tools",
                 "replay",
@@ -223,6 +226,8 @@ THIRD_PARTY: Final[dict[str, tuple[frozenset[str], str]]] = {
         frozenset({"integrations.dspy"}),
         "an extra; whoever does not ask for it does not load it",
     ),
+    "mcp": (frozenset({"mcp"}), "an extra; whoever does not ask for it does not load it"),
+    "mcp_types": (frozenset({"mcp"}), "what the messages of that package are made of"),
     "rlm": (
         frozenset({"integrations.rlms"}),
         "an extra; whoever does not ask for it does not load it",
@@ -265,6 +270,7 @@ NEWER_STDLIB: Final = frozenset({"compression"})
 INSTALLED_AS: Final = {
     "backports": "backports.zstd",
     "genai_prices": "genai-prices",
+    "mcp_types": "mcp",
     "re2": "pyre2",
     "rlm": "rlms",
 }

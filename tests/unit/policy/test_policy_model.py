@@ -120,6 +120,7 @@ def test_no_key_of_any_table_has_a_default_except_endpoints_layers_inputs_and_wh
     guest, and what turns documents into text, has numbers of its own where a policy says none, and so has
     what is told beside the system prompt, which is nothing unless a policy says it. Without the name of an
     image there are no packages.
+    What crosses over MCP has numbers of its own where a policy says none.
     Without a table of tools there are none; a tool without caps of its own has those of all.
     """
     optional = {
@@ -141,6 +142,7 @@ def test_no_key_of_any_table_has_a_default_except_endpoints_layers_inputs_and_wh
         ("GuidanceTable", "examples"),
         ("Tables", "tenants"),
         ("Tables", "tools"),
+        ("Tables", "mcp"),
         ("ToolsTable", "tenants"),
         ("ToolsTable", "caps"),
         *(("ToolCaps", field.name) for field in dataclasses.fields(ToolCaps)),
