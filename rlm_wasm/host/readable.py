@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import select
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -21,13 +23,21 @@ async def while_readable(fd: int, call: Callable[[], None]) -> NoReturn:
             await anyio.wait_readable(fd)
             call()
     failed = native.create_future()
+    # Where the other end is gone and left something unread, libuv says so once and watches no more, whatever
+    # there still is to be read. Asyncio's own loops say it at each look.
+    gone = None if isinstance(native, asyncio.BaseEventLoop) else select.poll()
+    if gone is not None:
+        gone.register(fd, 0)
 
     def called() -> None:
+        if failed.done():
+            return
         try:
             call()
         except Exception as error:  # noqa: BLE001 - raised by the task, as where it calls by itself
-            if not failed.done():
-                failed.set_exception(error)
+            failed.set_exception(error)
+        if gone is not None and gone.poll(0):
+            native.call_soon(called)
 
     native.add_reader(fd, called)
     try:

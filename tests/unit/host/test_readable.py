@@ -5,13 +5,21 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import anyio
 import pytest
 
 from rlm_wasm.host.readable import while_readable
+from tests.support.backends import backends
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=backends())
+def anyio_backend(request: pytest.FixtureRequest) -> Any:
+    """Each on every event loop."""
+    return request.param
 
 
 @pytest.fixture
@@ -102,3 +110,47 @@ def test_it_works_in_a_loop_that_anyio_did_not_start(pair: tuple[socket.socket, 
         return 1
 
     assert asyncio.run(asyncio.wait_for(main(), 10)) == 1
+
+
+@pytest.mark.parametrize("unread", [b"", b"nobody reads this"])
+async def test_all_that_an_end_said_before_it_went_is_told_and_then_that_it_is_gone(
+    pair: tuple[socket.socket, socket.socket], unread: bytes
+) -> None:
+    ours, theirs = pair
+    taken: list[bytes] = []
+
+    def take() -> None:
+        data = ours.recv(1)
+        taken.append(data)
+        if not data:
+            raise EOFError
+
+    if unread:
+        ours.send(unread)
+    theirs.send(b"last words")
+    theirs.close()
+    # What was left unread is a reset, where nothing was an end.
+    with anyio.fail_after(60), pytest.raises((EOFError, ConnectionResetError)):
+        await while_readable(ours.fileno(), take)
+    assert b"".join(taken) == b"last words"
+
+
+async def test_nothing_is_called_of_an_end_that_is_gone_after_the_wait_was_cancelled(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    ours, theirs = pair
+    calls: list[int] = []
+    ours.send(b"nobody reads this")
+    theirs.send(b"words")
+    theirs.close()
+    with anyio.CancelScope() as scope:
+
+        def take() -> None:
+            calls.append(1)
+            scope.cancel()
+
+        await while_readable(ours.fileno(), take)
+    told = len(calls)
+    for _ in range(5):
+        await anyio.lowlevel.checkpoint()
+    assert len(calls) == told
