@@ -28,6 +28,7 @@ from rlm_wasm.errors import (
     ValueTooLarge,
 )
 from rlm_wasm.integrations.dspy_guest import SUBMIT, TOOL_NAME, binding
+from rlm_wasm.integrations.given_variables import GivenVariables
 from rlm_wasm.integrations.host_functions import HostFunctions, docstring, plain
 from rlm_wasm.integrations.tool_policy import with_tool
 from rlm_wasm.outcomes import SessionState
@@ -45,8 +46,6 @@ _T = TypeVar("_T")
 _F = TypeVar("_F", bound=Callable[..., Any])
 # A decorator of a package without types.
 _called_back: Final[Callable[[_F], _F]] = with_callbacks
-# Under this name a value comes to the guest, before a cell gives it the one that code knows it by.
-_STAGED: Final = "rlm_staged_value"
 _INSTRUCTIONS: Final = (
     "Code runs in CPython compiled to WebAssembly. State persists across executions, and variables keep what "
     "code made of them. The standard library is there, and files in memory; there is no network and no "
@@ -101,7 +100,7 @@ class SandboxInterpreter:
         self._functions: Final = HostFunctions(TOOL_NAME, self._call_tool)
         # What the guest has: functions by name and SUBMIT's fields, and the JSON or text of each variable.
         self._bound: tuple[dict[str, str], list[str] | None] | None = None
-        self._given: dict[str, object] = {}
+        self._given: Final = GivenVariables()
         # Of the execution under way.
         self._submitted: FinalOutput | None = None
 
@@ -262,11 +261,7 @@ class SandboxInterpreter:
                 raise CodeInterpreterError(
                     f"the variable {name} cannot cross to the guest: {error}"
                 ) from error
-        if name in self._given and _same(self._given[name], sent):
-            return
-        session.load(_STAGED, sent)
-        self._run_own(session, f"{name} = {_STAGED}\ndel {_STAGED}")
-        self._given[name] = sent
+        self._given.give(name, sent, session.load, lambda source: self._run_own(session, source))
 
     def _run_own(self, session: SyncSession, source: str) -> None:
         result = session.exec(source, tools=[self._functions.tool])
@@ -355,10 +350,6 @@ def _by_name(function: Callable[..., Any], args: list[Any], kwargs: dict[str, An
 
 async def _awaited(made: Awaitable[_T]) -> _T:
     return await made
-
-
-def _same(one: object, other: object) -> bool:
-    return one is other or (type(one) is type(other) and one == other)
 
 
 def _shown(result: CellResult) -> Any:

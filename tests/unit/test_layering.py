@@ -97,7 +97,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
             "tools",
         }
     ),
-    "integrations": frozenset({"api", "host", "policy", "providers", "tools"}),
+    "integrations": frozenset({"api", "conversation", "host", "policy", "providers", "tools"}),
     "replay": frozenset(
         {"answers", "api", "artifacts", "audit", "engine", "host", "policy", "providers", "scheduler"}
     ),
@@ -232,6 +232,14 @@ THIRD_PARTY: Final[dict[str, tuple[frozenset[str], str]]] = {
         frozenset({"integrations.rlms"}),
         "an extra; whoever does not ask for it does not load it",
     ),
+    "agents": (
+        frozenset({"integrations.openai_agents"}),
+        "an extra; whoever does not ask for it does not load it",
+    ),
+    "langchain_core": (
+        frozenset({"integrations.langchain"}),
+        "an extra; whoever does not ask for it does not load it",
+    ),
     "smolagents": (
         frozenset({"integrations.smolagents"}),
         "an extra; whoever does not ask for it does not load it",
@@ -269,6 +277,7 @@ NEWER_STDLIB: Final = frozenset({"compression"})
 # Packages that are installed under another name than they are imported.
 INSTALLED_AS: Final = {
     "backports": "backports.zstd",
+    "agents": "openai-agents",
     "genai_prices": "genai-prices",
     "mcp_types": "mcp",
     "re2": "pyre2",
