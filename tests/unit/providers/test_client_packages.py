@@ -21,7 +21,7 @@ from rlm_wasm.providers.registry import open_provider
 from rlm_wasm.scheduler.messages import Message
 from tests.support.endpoint_bodies import ANTHROPIC, OF_KIND, RESPONSES, Case
 from tests.support.machine_grade import strict_here
-from tests.support.provider_loopback import KEY, KEY_VARIABLE, Loopback, completion_body, http
+from tests.support.provider_loopback import KEY, KEY_VARIABLE, Loopback, ask, completion_body, http
 
 MISSING: Final = [name for name in ("openai", "anthropic") if importlib.util.find_spec(name) is None]
 pytestmark = [
@@ -171,6 +171,50 @@ def test_a_completion_is_one_by_the_packages_types(server: Loopback) -> None:
     assert ask_chat(server).choices[0].message.content == "Bern"
 
 
+def chunk(delta: dict[str, str] | None, finish: str | None = None, **more: object) -> dict[str, object]:
+    """Return an event of a streamed completion, in its whole form; without a delta, one of no choice."""
+    choices = [] if delta is None else [{"index": 0, "delta": delta, "finish_reason": finish}]
+    return {
+        "id": "c",
+        "object": "chat.completion.chunk",
+        "created": 1,
+        "model": "m",
+        "choices": choices,
+    } | more
+
+
+CHUNKS: Final = (
+    chunk({"role": "assistant", "content": ""}),
+    chunk({"content": "Be"}),
+    chunk({"content": "rn"}),
+    chunk({}, "length"),
+    chunk(None, usage={"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}),
+)
+
+
+async def test_a_streamed_completion_is_one_by_the_packages_types_and_read_alike(server: Loopback) -> None:
+    from openai.types.chat import ChatCompletionChunk
+
+    for document in CHUNKS:
+        ChatCompletionChunk.model_validate(document)
+    events = "".join(f"data: {json.dumps(each)}\n\n" for each in CHUNKS) + "data: [DONE]\n\n"
+    server.behaviour = lambda _, write: write(http("200 OK", events, "Content-Type: text/event-stream"))
+    assert "".join(str(text or "") for text in chat_texts(ask_chat(server, stream=True))) == "Bern"
+    ours = await ask(server.url)
+    assert (ours.text, ours.finish, ours.input_tokens, ours.output_tokens) == ("Bern", "length", 11, 7)
+
+
+async def test_a_text_without_a_message_is_a_completion_by_the_packages_types(server: Loopback) -> None:
+    """As the interface before sent it, which some servers still do."""
+    from openai.types import Completion as TextCompletion
+
+    choice = {"index": 0, "text": "Bern", "finish_reason": "stop", "logprobs": None}
+    document = {"id": "c", "object": "text_completion", "created": 1, "model": "m", "choices": [choice]}
+    assert TextCompletion.model_validate(document).choices[0].text == "Bern"
+    server.behaviour = lambda _, write: write(http("200 OK", json.dumps(document)))
+    assert (await ask(server.url)).text == "Bern"
+
+
 @pytest.mark.parametrize("case", WILD, ids=[case["name"] for case in WILD])
 def test_what_endpoints_send_in_the_wild_the_package_reads_as_we_do_or_not_at_all(
     case: dict[str, Any], server: Loopback
@@ -256,6 +300,55 @@ async def test_a_response_is_asked_for_as_the_package_does(server: Loopback) -> 
     assert server.requests[-2].path == theirs.path
     for name in ("authorization", "content-type"):
         assert headers[name] == theirs.headers[name]
+
+
+def checked_by(types: Any, request: dict[str, Any]) -> dict[str, Any]:
+    """Return a request as the package's types have it; pydantic.ValidationError: it is none by them."""
+    import pydantic
+
+    assert request.keys() <= types.__required_keys__ | types.__optional_keys__
+    plain = (str, int, float, dict, type(None))
+    found = pydantic.TypeAdapter(types).validate_python(request)
+    # Lists are checked as they are read.
+    return {name: each if isinstance(each, plain) else list(each) for name, each in found.items()}
+
+
+def request_types(kind: str) -> Any:
+    from anthropic.types.message_create_params import MessageCreateParamsNonStreaming
+    from openai.types.chat.completion_create_params import CompletionCreateParamsNonStreaming
+    from openai.types.responses.response_create_params import ResponseCreateParamsNonStreaming
+
+    return {
+        "anthropic": MessageCreateParamsNonStreaming,
+        "openai": CompletionCreateParamsNonStreaming,
+        "openai-responses": ResponseCreateParamsNonStreaming,
+    }[kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        ("anthropic", {"extra_body": {"thinking": {"type": "disabled"}, "stop_sequences": ["x"]}}),
+        ("openai", {"output_tokens_field": "max_tokens", "temperature": 0.5, "top_p": 0.9}),
+        ("openai", {"output_tokens_field": "max_completion_tokens", "roles": "no_system"}),
+        ("openai", {"output_tokens_field": "max_tokens", "extra_body": {"seed": 7, "stop": ["x"]}}),
+        ("openai-responses", {"roles": "as_given", "extra_body": {"reasoning": {"effort": "low"}}}),
+    ],
+)
+async def test_a_request_of_ours_is_one_by_the_packages_types(
+    kind: str, more: dict[str, object], server: Loopback
+) -> None:
+    import pydantic
+
+    answers = {name: cases[0].response() for name, cases in OF_KIND.items()}
+    answers["openai"] = http("200 OK", completion_body("Bern"))
+    server.behaviour = lambda _, write: write(answers[kind])
+    ours, _ = await request_of_ours(server, kind, **more)
+    assert checked_by(request_types(kind), ours) == ours
+    # The control: what is none does not pass.
+    talk = "input" if kind == "openai-responses" else "messages"
+    with pytest.raises(pydantic.ValidationError):
+        checked_by(request_types(kind), ours | {talk: [{"role": "nobody", "content": 7}]})
 
 
 @pytest.mark.parametrize("cap", ["max_tokens", "max_completion_tokens"])
