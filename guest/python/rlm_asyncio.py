@@ -8,10 +8,12 @@ import asyncio.events
 import asyncio.selector_events
 import asyncio.tasks
 import contextlib
+import errno
 import functools
 import heapq
 import time
 
+import rlm_missing
 import rlm_pending
 
 # So many turns of a loop without anything new begun, while something always was ready to go on, and what
@@ -60,6 +62,9 @@ class Loop(asyncio.selector_events.BaseSelectorEventLoop):
 
     def _write_to_self(self):
         pass
+
+    async def _make_subprocess_transport(self, *args, **kwargs):
+        raise OSError(errno.ENOTSUP, rlm_missing.NO_PROCESSES)
 
     def run_in_executor(self, executor, func, *args):
         """There are no threads: the call happens now, or is begun if all it does is to ask."""

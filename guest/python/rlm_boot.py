@@ -20,6 +20,7 @@ import sys
 import rlm_asyncio
 import rlm_files
 import rlm_missing
+import rlm_notebook
 import rlm_repl
 import rlm_threads
 
@@ -28,6 +29,7 @@ sys.path.append("")
 rlm_asyncio.install()
 rlm_threads.install()
 rlm_missing.install()
+rlm_notebook.install()
 
 run_cell = rlm_repl.run_cell
 set_context = rlm_repl.set_context

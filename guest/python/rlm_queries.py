@@ -133,7 +133,16 @@ def _text(value, what, other=""):
         return value
     if issubclass(type(value), str):
         return str.__str__(value)
-    raise TypeError(f"{what} is a str, not {_kind(value)}{other}")
+    raise TypeError(f"{what} is a str, not {_kind(value)}{_of_messages(value) or other}")
+
+
+def _of_messages(value):
+    """What to do with what chat interfaces take, a message or a list of them."""
+    if type(value) is dict and "content" in value:
+        return "; give the message's content"
+    if type(value) in (list, tuple) and any(type(each) is dict and "content" in each for each in value):
+        return "; join the contents of the messages into one text"
+    return ""
 
 
 def _kind(value):
@@ -142,7 +151,7 @@ def _kind(value):
 
 def _texts(prompts):
     if prompts is None or issubclass(type(prompts), (str, bytes, bytearray, dict)):
-        raise TypeError(f"prompts is a list of str, not {_kind(prompts)}")
+        raise TypeError(f"prompts is a list of str, not {_kind(prompts)}{_of_messages(prompts)}")
     return [_text(prompt, f"prompts[{at}]") for at, prompt in enumerate(prompts)]
 
 

@@ -20,6 +20,7 @@ import rlm_asyncio
 import rlm_awaits
 import rlm_display
 import rlm_inputs
+import rlm_notebook
 import rlm_pending
 import rlm_queries
 import rlm_threads
@@ -440,6 +441,7 @@ def _run_cell(source, seed, report):
         if issubclass(type(error), MemoryError):
             _reserve = None
         _let_go()
+        rlm_notebook.add_sentence(error)
         _tell(error)
         error = None
     variables = None
@@ -567,7 +569,13 @@ def _compiled(source, filename):
             pass
         else:
             return [code], bool(code.co_flags & inspect.CO_COROUTINE)
-    tree = ast.parse(source, filename, "exec")
+    try:
+        tree = ast.parse(source, filename, "exec")
+    except SyntaxError:
+        told = rlm_notebook.explained(source, filename)
+        if told is None:
+            raise
+        raise told from None
     if asks:
         rlm_awaits.rewrite(tree, namespace)
     makes_tasks = makes_tasks and rlm_awaits.makes_tasks(tree)

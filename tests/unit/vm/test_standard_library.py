@@ -225,3 +225,27 @@ def test_sqlite_between_python_and_itself_ends_in_an_exception(make_session: Cal
     result = run_cell(session, source)
     assert result.outcome == "guest_exception", (result.outcome, result.error)
     assert completed(session, "1").result == "1"
+
+
+@pytest.mark.parametrize("case", CASES["notebook"]["case"], ids=_name)
+def test_a_line_of_a_notebook_is_told_and_no_other(session: Session, case: dict[str, Any]) -> None:
+    result = run_cell(session, case["source"])
+    lines = traceback_of(result).splitlines()
+    if "line" not in case:
+        assert lines[-1] == case["told"]
+        return
+    assert lines[0] == f'  File "<cell 1>", line {case["at"]}'
+    assert lines[1].strip() == case["line"]
+    assert lines[-1].startswith("SyntaxError: invalid syntax: ")
+    assert case["told"] in lines[-1]
+    assert isinstance(result.error, GuestException)
+    assert case["told"] in result.error.guest_message
+    assert completed(session, "1").result == "1"
+
+
+def test_display_prints_values_as_a_notebook_does(session: Session) -> None:
+    result = completed(session, "display([1], 'a', None)\ndisplay('x' * 100_000)")
+    first, second, third, cut = result.stdout.splitlines()
+    assert (first, second, third) == ("[1]", "'a'", "None")
+    assert cut.endswith("more]")
+    assert completed(session, "display = 3\ndisplay + 1").result == "4"
