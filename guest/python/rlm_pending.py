@@ -3,6 +3,8 @@
 Who begins several before the first answer is needed has them answered side by side: all of them are sent, those
 of one kind in one batch, when somebody waits for any of them, and at the latest when the cell ends. What is
 taken back before that is never sent. There is no thread here: what is sent together saves the time.
+
+Work of a thread that waits for other work is here too: it goes on when somebody waits and what it waits for is there.
 """
 
 import builtins
@@ -12,6 +14,7 @@ import contextvars
 import dis
 import functools
 import inspect
+import time
 import types
 
 import rlm_twins
@@ -19,6 +22,8 @@ import rlm_twins
 # What waits to be sent, in the order in which it was begun; and what was answered, and is to be told.
 _waiting = []
 _answered = collections.deque()
+# What waits for other work, in the order in which it began to.
+_parked = []
 # What is told in place of an outcome, which may be None, where there will be none.
 NEVER = object()
 # Counts up with each one begun: whoever polls can see whether there are still more coming.
@@ -38,11 +43,32 @@ class Pending:
         self.group, self.prompt, self.tell = group, prompt, None
 
 
+class Wait:
+    """Until `ready()`, or until a time by the monotonic clock; `kept`: a cell does not end before that."""
+
+    __slots__ = ("kept", "ready", "tell", "until")
+
+    def __init__(self, ready, until=None, kept=False):
+        self.ready, self.until, self.kept, self.tell = ready, until, kept, None
+
+    def is_over(self):
+        if self.until is not None and self.until <= time.monotonic():
+            return True
+        try:
+            return bool(self.ready())
+        except Exception:
+            return True  # a method of the cell's own: who waits meets it as well
+
+
 def begin(pending, tell):
-    """Have it sent with the next ones; `tell` is called with what it came to, or with NEVER."""
+    """Have it sent with the next ones; `tell` is called with what it came to, or with NEVER. A Wait is told when it is
+    over."""
     global begun
-    begun += 1
     pending.tell = tell
+    if type(pending) is Wait:
+        _parked.append(pending)
+        return
+    begun += 1
     _waiting.append(pending)
 
 
@@ -59,14 +85,38 @@ def any_waiting():
     return bool(_waiting)
 
 
-def send():
-    """Send everything, a group at a time, until nothing waits. Whom an answer is told may begin more, or wait
-    for another one: all of them are in one queue."""
-    while _answered or _waiting:
+def any_parked():
+    return bool(_parked)
+
+
+def next_over(kept=False):
+    """The time at which the next Wait is over, or None; `kept`: of those that a cell does not end before."""
+    return min((wait.until for wait in _parked if wait.until is not None and wait.kept >= kept), default=None)
+
+
+def go_on():
+    """Have the first whose Wait is over go on, if there is one."""
+    for at, wait in enumerate(_parked):
+        if wait.is_over():
+            del _parked[at]
+            wait.tell(None)
+            return True
+    return False
+
+
+def send(enough=None):
+    """Send everything, a group at a time, until nothing waits that can go on, or until `enough()`. Whom an answer is
+    told may begin more, or wait for another one: all of them are in one queue."""
+    while enough is None or not enough():
         if _answered:
             pending, outcome = _answered.popleft()
             pending.tell(outcome)
             continue
+        # Before anything is sent: what goes on may have more to send.
+        if _parked and go_on():
+            continue
+        if not _waiting:
+            return
         group = _waiting[0].group
         together = [pending for pending in _waiting if pending.group == group]
         _waiting[:] = [pending for pending in _waiting if pending.group != group]
@@ -89,6 +139,13 @@ def drop():
     for pending in dropped + dropped_late:
         pending.tell(NEVER)
     return len(dropped)
+
+
+def drop_kept():
+    """Let go of what the end of a cell waits for: a cell was interrupted, and the next one would be."""
+    for wait in [wait for wait in _parked if wait.kept]:
+        _parked.remove(wait)
+        wait.tell(NEVER)
 
 
 # -- work of an executor ---------------------------------------------------------------------------
@@ -134,6 +191,9 @@ class QueryFuture(concurrent.futures.Future):
             self.set_result(end.value)
         except (Exception, SystemExit) as error:
             self.set_exception(error)
+        except BaseException:
+            self._never()  # the cell is interrupted, and this with it
+            raise
         else:
             begin(self._pending, self._told)
 
@@ -165,15 +225,15 @@ class QueryFuture(concurrent.futures.Future):
 queries = {}
 
 
-def submit(function, args, kwargs, *, in_turn=False):
+def submit(function, args, kwargs, *, in_turn=False, kind=None):
     """Do the work now and return its future. Where it asks, it is done up to there, and goes on once answered;
-    `in_turn`: other work must not come between."""
+    `in_turn`: other work must not come between. `kind`: what else it gives way at."""
     future = concurrent.futures.Future()
     future.set_running_or_notify_cancel()
     twin = None
     try:
         if not in_turn:
-            twin = twin_of_call(function, args, kwargs)
+            twin = twin_of_call(function, args, kwargs, kind or _SUBMITTED)
         if twin is None:
             result = _do(function, args, kwargs)
         else:
@@ -184,17 +244,23 @@ def submit(function, args, kwargs, *, in_turn=False):
     except (Exception, SystemExit) as error:
         future.set_exception(error)
     else:
-        if type(result) is Pending:
+        if type(result) is Pending or type(result) is Wait:
             return QueryFuture(result, twin)
         future.set_result(result)
     return future
 
 
-def twin_of_call(function, args, kwargs):
+def twin_of_call(function, args, kwargs, kind):
     """The coroutine of a call that may ask; None where it is to be made as it is."""
     function, args, kwargs, owner = _unwrapped(function, args, kwargs)
-    twin = rlm_twins.twin_of(function, queries, owner)
+    twin = rlm_twins.twin_of(function, kind, owner)
     return None if twin is None else twin(*args, **kwargs)
+
+
+def may_ask(function, args, kwargs):
+    """Whether a call may come to one of the queries."""
+    function, _, _, owner = _unwrapped(function, args, kwargs)
+    return rlm_twins.asks(function, _SUBMITTED, owner)
 
 
 async def step(function, /, *args, **kwargs):
@@ -202,11 +268,12 @@ async def step(function, /, *args, **kwargs):
     asked = queries.get(function) if type(function) is types.FunctionType else None
     if asked is not None:
         return await asked(*args, **kwargs)
-    twin = twin_of_call(function, args, kwargs)
+    twin = twin_of_call(function, args, kwargs, _SUBMITTED)
     return function(*args, **kwargs) if twin is None else await twin
 
 
-setattr(builtins, rlm_twins.STEP, step)
+_SUBMITTED = rlm_twins.Kind(queries, frozenset(), "__rlm_step__")
+setattr(builtins, _SUBMITTED.step, step)
 
 
 @types.coroutine

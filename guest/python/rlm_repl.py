@@ -440,7 +440,7 @@ def _run_cell(source, seed, report):
         status = 1
         if issubclass(type(error), MemoryError):
             _reserve = None
-        _let_go()
+        _let_go(issubclass(type(error), Exception))
         rlm_notebook.add_sentence(error)
         _tell(error)
         error = None
@@ -463,7 +463,7 @@ def _run_cell(source, seed, report):
 
 
 def _executed(source, filename):
-    """Run the cell, and send what it began and waited for nowhere: from now on somebody may want it."""
+    """Run the cell, and bring to its end what it began and waited for nowhere: from now on somebody may want it."""
     try:
         result = _execute(source, filename)
     except SystemExit as end:
@@ -471,13 +471,15 @@ def _executed(source, filename):
         if not (end.code is None or type(end.code) in (int, bool) and end.code == 0):
             raise
         result = None
-    rlm_pending.send()
+    rlm_threads.settle()
     return result
 
 
-def _let_go():
-    """The cell failed: what it began is not sent any more, and not paid for."""
+def _let_go(by_itself):
+    """The cell failed, `by_itself` or interrupted: what it began is not sent any more, and not paid for."""
     try:
+        if not by_itself:
+            rlm_pending.drop_kept()
         dropped = rlm_pending.drop()
         if dropped:
             told = f"note: of the queries that were begun, {dropped} were not sent: the cell failed first"

@@ -1,7 +1,8 @@
 """Threads for a guest without threads: what is started runs at once, in order, to its end.
 
 A thread that asks a model runs to there, and goes on once somebody waits for anything (`rlm_pending`), so that
-the queries of all that were started are answered side by side.
+the queries of all that were started are answered side by side. So does one that has to wait for others
+(`rlm_thread_waits`): a worker that is started before there is work goes on when somebody waits and there is some.
 """
 
 import _queue
@@ -14,6 +15,7 @@ import threading
 import time
 
 import rlm_pending
+import rlm_thread_waits
 
 # What ended a thread and was caught by nobody: (the thread's name, the exception).
 _uncaught = []
@@ -22,13 +24,15 @@ UNCAUGHT_KEPT = 16
 _timers = []
 _numbers = itertools.count(1)
 _sleep = time.sleep
+# How many threads run in each other now: 0 where the cell itself does.
+_depth = 0
 _THREAD_RUN = threading.Thread.run
 
 
 class Lock:
     """A lock where there is nobody else to release it: waiting for one that is taken is an error at once.
 
-    Except for a timer, which may: while one is set, waiting means waiting for it.
+    Except for a timer, and a thread that waits and can go on, which may: waiting means to let these go on.
     """
 
     __slots__ = ("__weakref__", "_taken")
@@ -46,17 +50,12 @@ class Lock:
             return True
         if not blocking:
             return False
-        if rlm_pending.any_waiting():
-            rlm_pending.send()  # a thread that goes on may release it
         end = None if timeout == -1 else time.monotonic() + timeout
-        while self._taken and _next_timer(end):
-            pass
-        if not self._taken:
+        if wait_until(lambda: not self._taken, end):
             self._taken = True
             return True
         if timeout == -1:
             raise RuntimeError("deadlock: there is no other thread that could release this lock")
-        _sleep(max(0, end - time.monotonic()))
         return False
 
     def release(self):
@@ -81,6 +80,31 @@ class Lock:
 
     def __repr__(self):
         return f"<{'locked' if self._taken else 'unlocked'} {type(self).__qualname__} at {id(self):#x}>"
+
+
+def wait_until(ready, end=None, sleep=True):
+    """Let others go on until `ready()`. False where the time `end` came first, or where nobody is left who could go on;
+    that is told at once where there is no `end`, or unless `sleep`."""
+    while True:
+        rlm_pending.send(ready)
+        if ready():
+            return True
+        if not _pass_time(end):
+            break
+    if end is not None and sleep:
+        _sleep(max(0, end - time.monotonic()))
+    return ready()
+
+
+def _pass_time(end=None):
+    """Wait for what is due next, a timer or the end of a thread's wait; False if there is none, or none before `end`."""
+    over = rlm_pending.next_over()
+    if _next_timer(end if over is None or end is not None and end < over else over):
+        return True
+    if over is None or end is not None and over > end:
+        return False
+    _sleep(max(0, over - time.monotonic()))
+    return True
 
 
 # -- threads ------------------------------------------------------------------------------------
@@ -124,19 +148,24 @@ def _run(thread):
 
 
 def _twin(thread):
-    if type(thread).run is not _THREAD_RUN or thread._target is None:
+    if type(thread).run is not _THREAD_RUN:
+        return rlm_thread_waits.twin_of_call(thread.run, (), {})
+    if thread._target is None:
         return None
-    return rlm_pending.twin_of_call(thread._target, thread._args, thread._kwargs)
+    return rlm_thread_waits.twin_of_call(thread._target, thread._args, thread._kwargs)
 
 
 def _as_current(thread, function, *args):
+    global _depth
     here = threading.get_ident()
     before = threading.current_thread()
     threading._active[here] = thread
     context = getattr(thread, "_context", None) or contextvars.Context()
+    _depth += 1
     try:
         return context.run(function, *args)
     finally:
+        _depth -= 1
         threading._active[here] = before
 
 
@@ -176,15 +205,15 @@ def _join(thread, timeout=None):
     if thread is threading.current_thread():
         raise RuntimeError("cannot join current thread")
     end = None if timeout is None else time.monotonic() + max(0, timeout)
-    while thread.is_alive() and _next_timer(end):
-        pass
+    if not wait_until(lambda: thread._rlm_done, end, sleep=False) and timeout is None:
+        raise RuntimeError(f"deadlock: {thread.name} waits, and there is no other thread that could end that")
 
 
 def _is_alive(thread):
     if not thread._started.is_set():
         return False
-    if not thread._rlm_done and rlm_pending.any_waiting():
-        rlm_pending.send()
+    if not thread._rlm_done:
+        rlm_pending.send(lambda: thread._rlm_done)
     return not thread._rlm_done
 
 
@@ -208,8 +237,6 @@ def _start_new_thread(function, args, kwargs=None):
 def _set_timer(timer):
     """It goes off while the cell waits for something, or at the cell's end."""
     _note_start(timer)
-    if time.sleep is _sleep:
-        time.sleep = _sleep_and_watch
     heapq.heappush(_timers, (time.monotonic() + max(0, timer.interval), next(_numbers), timer))
 
 
@@ -228,14 +255,17 @@ def _next_timer(end=None):
 
 
 def _sleep_and_watch(seconds, /):
-    if not _timers:
+    if not (_timers or rlm_pending.any_parked()):
         return _sleep(seconds)
     if seconds < 0:
         raise ValueError("sleep length must be non-negative")
     end = time.monotonic() + seconds
-    while _next_timer(end):
+    # A thread that could not give way here may hold what others would wait for: only timers go off then.
+    while _next_timer(end) if _depth else rlm_pending.go_on() or _pass_time(end):
         pass
     _sleep(max(0, end - time.monotonic()))
+    while not _depth and rlm_pending.go_on():
+        pass
 
 
 _sleep_and_watch.__name__ = _sleep_and_watch.__qualname__ = "sleep"
@@ -254,11 +284,19 @@ def begin_cell():
     _uncaught.clear()
 
 
+def settle():
+    """Let threads go on as far as they can. Those that sleep, and are no daemons, are waited for; those that wait for
+    others are left for the next cell, which may have work for them."""
+    rlm_pending.send()
+    while rlm_pending.next_over(kept=True) is not None and _pass_time():
+        rlm_pending.send()
+
+
 def end_cell():
     """Let the cell's timers go off, then raise what ended a thread, if anything did."""
     if _timers:
         _let_timers_go_off()
-    rlm_pending.send()
+    settle()
     if _uncaught:
         where, error = _uncaught[0]
         others = len(_uncaught) - 1
@@ -279,8 +317,11 @@ def install():
     thread._rlm_done = False
     thread.start, thread.join, thread.is_alive = _start, _join, _is_alive
     threading.Timer.start = _set_timer
+    # No plain function, which would become a method where a class keeps it.
+    time.sleep = staticmethod(_sleep_and_watch)
     _thread.start_new_thread = _thread.start_new = _start_new_thread
     # CPython's own lock ends the guest where it would have to wait. An RLock never waits: one thread.
     _thread.allocate_lock = _thread.allocate = _thread.lock = _thread.LockType = Lock
     threading.Lock = threading._allocate_lock = Lock
     queue.SimpleQueue = _queue.SimpleQueue = queue._PySimpleQueue
+    rlm_thread_waits.install(_sleep)

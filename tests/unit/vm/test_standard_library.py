@@ -198,6 +198,49 @@ def test_a_timer_goes_off_at_its_cells_end_and_the_next_one_it_sets_later(sessio
     assert completed(session, "len(seen)").result == "2"
 
 
+@pytest.mark.parametrize("case", CASES["threads"]["case"], ids=lambda case: case["name"])
+def test_threads_wait_for_each_other(session: Session, case: dict[str, str]) -> None:
+    if "told" in case:
+        assert case["told"] in traceback_of(run_cell(session, case["source"]))
+    else:
+        assert completed(session, case["source"]).result == case["shows"]
+    assert completed(session, "1").result == "1"
+
+
+def test_a_thread_that_waits_has_work_in_later_cells(session: Session) -> None:
+    completed(
+        session,
+        "import queue, threading\nq, seen = queue.Queue(), []\n"
+        "def worker():\n    while True:\n        seen.append(q.get())\n        q.task_done()\n"
+        "threading.Thread(target=worker).start()\nq.put(1)",
+    )
+    assert completed(session, "before = seen[:]\nq.put(2)\nq.join()\nq.put(3)\nbefore, seen").result == (
+        "([1], [1, 2, 3])"
+    )
+    run_cell(session, "q.put(4)\n1 / 0")
+    assert completed(session, "q.join()\nseen").result == "[1, 2, 3, 4]"
+
+
+def test_a_thread_that_sleeps_for_ever_ends_with_the_cell_that_waits_for_it(session: Session) -> None:
+    source = (
+        "import threading, time\ndef beat():\n    while True:\n        time.sleep(0.2)\n"
+        "threading.Thread(target=beat).start()\n'begun'"
+    )
+    result = run_cell(session, source, fuel_max=500_000_000)
+    assert result.outcome in ("deadline_exceeded", "fuel_exhausted")
+    assert completed(session, "'next'").result == "'next'"
+
+
+def test_sleep_is_no_method_where_a_class_keeps_it(session: Session) -> None:
+    source = (
+        "import time\nclass A: nap = time.sleep\nA().nap(0.5)\nA.nap(0)\ntold = []\n"
+        "for bad in (-1, 'x'):\n    try: time.sleep(bad)\n"
+        "    except Exception as e: told.append(type(e).__name__)\n"
+        "told, round(time.monotonic(), 1) >= 0.5, time.sleep.__name__"
+    )
+    assert completed(session, source).result == "(['ValueError', 'TypeError'], True, 'sleep')"
+
+
 # -- what is not here ----------------------------------------------------------------------------
 
 

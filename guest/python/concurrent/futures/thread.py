@@ -1,11 +1,15 @@
 """A pool of threads where there are none: work is done when it is submitted, in order.
 
-Work that asks is done up to there: the host answers in parallel what was begun (`rlm_pending`).
+Work that asks is done up to there: the host answers in parallel what was begun (`rlm_pending`). So is work that waits
+for other work.
 """
 
+import sys
 from concurrent.futures import _base
 
 import rlm_pending
+import rlm_thread_waits
+import rlm_threads
 
 
 class BrokenThreadPool(_base.BrokenExecutor):
@@ -28,7 +32,8 @@ class ThreadPoolExecutor(_base.Executor):
         if self._shutdown:
             raise RuntimeError("cannot schedule new futures after shutdown")
         # Whoever wants one worker wants one piece of work after the other.
-        future = rlm_pending.submit(fn, args, kwargs, in_turn=self._max_workers == 1)
+        in_turn = self._max_workers == 1
+        future = rlm_pending.submit(fn, args, kwargs, in_turn=in_turn, kind=rlm_thread_waits.asking)
         if type(future) is rlm_pending.QueryFuture:
             self._begun.append(future)
         return future
@@ -39,7 +44,9 @@ class ThreadPoolExecutor(_base.Executor):
             for future in self._begun:
                 future.cancel()
         elif wait and self._begun:
-            rlm_pending.send()
+            ended = rlm_threads.wait_until(lambda: all(future._pending is None for future in self._begun))
+            if not ended and not sys.exception():
+                raise RuntimeError("deadlock: work of the pool waits, and there is no other that could end that")
         self._begun.clear()
 
     def __exit__(self, kind, error, trace):
