@@ -181,6 +181,9 @@ def answer(given: GivenQuestion, *, told: bool) -> int:
     with ExitStack() as stack:
         progress = stack.enter_context(RunProgress(policy))
         sinks = [progress.__call__]
+        view = RunView(progress.above) if given.verbose else None
+        if view is not None:
+            sinks.append(view.event)
         if given.events_file is not None:
             sinks.append(stack.enter_context(JsonlSink(given.events_file)).write)
 
@@ -201,7 +204,7 @@ def answer(given: GivenQuestion, *, told: bool) -> int:
                         sinks=sinks,
                         outputs=hand_out if given.folder else None,
                         file_names=inputs.file_names,
-                        watch=RunView(progress.above) if given.verbose else None,
+                        watch=view,
                         instructions=guidance.instructions or None,
                         examples=guidance.examples,
                         output=wanted,

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from rlm_wasm.cli.output import clean
+from rlm_wasm.events import Event
 from rlm_wasm.outcomes import Outcome
 from rlm_wasm.results import CellRecord, TurnRecord
 
@@ -34,6 +35,15 @@ class RunView:
         ended = "" if step.outcome is Outcome.COMPLETED else f" ({step.outcome})"
         self._write(f"── turn {step.turn}, observation{ended}")
         self._lines("< ", step.observation)
+
+    def event(self, event: Event) -> None:
+        """Take an event: of an answer that does not fit, say so, and where if the log may hold that."""
+        if event.kind != "answer_checked" or event.data["fits"] is True:
+            return
+        self._write("── the answer does not fit the schema")
+        told = event.data.get("problem_texts")
+        for each in told if isinstance(told, list) else ():
+            self._lines("! ", str(each))
 
     def _lines(self, mark: str, text: str) -> None:
         lines = clean(text).split("\n")

@@ -42,7 +42,9 @@ def test_the_answer_is_json_that_fits(schema: Path, text: Path) -> None:
     ended = rlm_wasm(*given)
     assert ended.returncode == 0, ended.stderr
     assert json.loads(ended.stdout) == {"number": 7, "line": "The magic number is 7."}
-    document = json.loads(rlm_wasm(*given, "--json").stdout)
+    shown = rlm_wasm(*given, "--json", "-v")
+    assert "── the answer does not fit the schema\n" in shown.stderr.decode()
+    document = json.loads(shown.stdout)
     assert document["value"] == {"number": 7, "line": "The magic number is 7."}
     assert (document["checked"], document["problems"]) == (True, [])
     assert len(document["transcript"]) == 2
