@@ -112,13 +112,20 @@ class CellResult(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 
 @dataclass(frozen=True, slots=True)
 class CellRecord:
-    """A cell of a run's root: its code, what the model was shown of it, how it ended, its fuel."""
+    """A cell of a run's root: its code, what the model was shown of it, how it ended, its fuel.
+
+    `stdout` has its last expression as well, and `stderr` its error: each cut where an observation would be.
+    `variables` are the names that it left.
+    """
 
     turn: int
     code: str
     observation: str
     outcome: Outcome
     fuel_used: int
+    stdout: str = ""
+    stderr: str = ""
+    variables: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,7 +118,7 @@ def repeated_note(times: int, left: int) -> str:
 def format_observation(cell: RanCell, limits: ObservationLimits) -> str:
     """Return the body of one cell's observation: at most `bytes_max` of UTF-8, plus a mark at each cut."""
     parts = [
-        _part(_shown(cell.result)),
+        _part(shown_output(cell.result)),
         _part(cell.result.stderr),
         _part(error_text(cell.result.error)),
         _part("\n".join(_notes(cell.result))),
@@ -167,7 +167,7 @@ def error_text(error: GuestError | None) -> str:
     return f"{error.traceback}{error}"
 
 
-def _shown(result: CellResult) -> str:
+def shown_output(result: CellResult) -> str:
     """Return stdout and the last expression as an interactive interpreter shows them."""
     if result.result is None:
         return result.stdout

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from rlm_wasm.conversation.loop import CellFinished
-from rlm_wasm.conversation.observations import format_observation
+from rlm_wasm.conversation.observations import cut_text, error_text, format_observation, shown_output
 from rlm_wasm.conversation.ran_cell import RanCell
 from rlm_wasm.limits import ObservationLimits
 from rlm_wasm.results import CellRecord, TurnRecord
@@ -39,7 +39,17 @@ class Transcript:
         result = end.result
         cell = RanCell(source, result, result.variables, end.answered, end.answers_cut)
         shown = format_observation(cell, self._limits).strip("\n")
-        made = CellRecord(len(self._turns), source, shown, result.outcome, result.fuel_used)
+        room = self._limits.bytes_max
+        made = CellRecord(
+            len(self._turns),
+            source,
+            shown,
+            result.outcome,
+            result.fuel_used,
+            cut_text(shown_output(result), room),
+            cut_text(result.stderr + error_text(result.error), room),
+            result.variables,
+        )
         turn = self._turns[-1]
         self._turns[-1] = replace(turn, cells=(*turn.cells, made))
         self._tell(made)

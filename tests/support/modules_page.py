@@ -18,6 +18,7 @@ PROCESS: Final[dict[str, str]] = {
     "audit": "host",
     "bench": "host",
     "cli": "host",
+    "compat": "host",
     "conversation": "host",
     "engine": "host",
     "guestbuild": "build",

@@ -102,6 +102,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         {"answers", "api", "artifacts", "audit", "engine", "host", "policy", "providers", "scheduler"}
     ),
     "mcp": frozenset({"api", "engine", "inputs", "policy", "protocol", "system", "tools"}),
+    "compat": frozenset({"api", "host", "integrations", "policy", "providers", "tools"}),
     "guestbuild": frozenset({"artifacts", "protocol", "vm"}),
     "conformance": frozenset({"protocol", "vm"}),
     "images": frozenset({"artifacts", "guestbuild", "protocol", "system", "vm"}),
@@ -140,6 +141,7 @@ _KEYS: Final = frozenset(
         "artifacts",
         "audit",
         "cli",
+        "compat",
         "cryptography",
         "engine",
         "host",
@@ -295,6 +297,7 @@ BY_NAME: Final[dict[str, str]] = {
 # Who reads a clock of the machine, and why. Everybody else is given one, so that it can be a virtual one.
 CLOCKS: Final[dict[str, str]] = {
     "integrations.rlms": "the library is told how long a cell took",
+    "compat.trajectory_log": "the wall clock's time of a line, which a person reads",
     "replay.resume": "the times of a run that goes on behind its log",
     "api.sandbox": "the outermost caller: how long a session's requests take to read",
     "api.world": "the outermost constructor: the default of its argument",
