@@ -1,4 +1,4 @@
-"""What an RLM's environment may be here: code runs in a session of ours, whichever was named."""
+"""The environment of an RLM: a session of ours, whichever place on this machine was named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What that library raises where a limit ends a completion: the same names and attributes, of ours."""
+"""The errors of that library where a limit ends a completion: its names and attributes, of ours."""
 
 from __future__ import annotations
 
