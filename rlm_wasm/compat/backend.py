@@ -22,7 +22,7 @@ _KNOWN: Final = {each.name: each for each in KNOWN}
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _BackendPlace:
     """Where a backend's models are: an address, if it has one of its own, and the variable of its key."""
 
     base_url: str | None
@@ -32,17 +32,17 @@ class _Place:
     output_tokens_field: str = "max_tokens"
 
 
-_PLACES: Final[Mapping[str, _Place]] = {
-    "openai": _Place(
+_PLACES: Final[Mapping[str, _BackendPlace]] = {
+    "openai": _BackendPlace(
         _KNOWN["openai"].base_url, _KNOWN["openai"].key, output_tokens_field="max_completion_tokens"
     ),
-    "vllm": _Place(None, ""),
-    "openrouter": _Place(_KNOWN["openrouter"].base_url, _KNOWN["openrouter"].key),
-    "vercel": _Place("https://ai-gateway.vercel.sh/v1", "AI_GATEWAY_API_KEY"),
-    "portkey": _Place("https://api.portkey.ai/v1", "PORTKEY_API_KEY", key_header="x-portkey-api-key"),
-    "anthropic": _Place(_KNOWN["anthropic"].base_url, _KNOWN["anthropic"].key, kind="anthropic"),
-    "gemini": _Place(_KNOWN["gemini"].base_url, _KNOWN["gemini"].key),
-    "azure_openai": _Place(
+    "vllm": _BackendPlace(None, ""),
+    "openrouter": _BackendPlace(_KNOWN["openrouter"].base_url, _KNOWN["openrouter"].key),
+    "vercel": _BackendPlace("https://ai-gateway.vercel.sh/v1", "AI_GATEWAY_API_KEY"),
+    "portkey": _BackendPlace("https://api.portkey.ai/v1", "PORTKEY_API_KEY", key_header="x-portkey-api-key"),
+    "anthropic": _BackendPlace(_KNOWN["anthropic"].base_url, _KNOWN["anthropic"].key, kind="anthropic"),
+    "gemini": _BackendPlace(_KNOWN["gemini"].base_url, _KNOWN["gemini"].key),
+    "azure_openai": _BackendPlace(
         None, "AZURE_OPENAI_API_KEY", key_header="api-key", output_tokens_field="max_completion_tokens"
     ),
 }
@@ -195,7 +195,7 @@ def _settings(kind: str, sampling: Mapping[str, Any]) -> tuple[dict[str, Any], i
     return settings, caps[0] if caps else None
 
 
-def _key_name(place: _Place, provider: str, url: str, key: Secret | None, keys: GivenKeys) -> str:
+def _key_name(place: _BackendPlace, provider: str, url: str, key: Secret | None, keys: GivenKeys) -> str:
     """Return the variable that a key is in; "": none is sent."""
     if key is not None:
         name = f"RLM_WASM_COMPAT_{provider.upper()}_KEY"
