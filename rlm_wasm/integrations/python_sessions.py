@@ -16,7 +16,7 @@ import anyio
 from rlm_wasm.api.sandbox import SandboxSession
 from rlm_wasm.conversation.observations import format_observation
 from rlm_wasm.conversation.ran_cell import RanCell
-from rlm_wasm.errors import Overloaded, UsageError
+from rlm_wasm.errors import Overloaded, RuntimeClosed, UsageError
 from rlm_wasm.integrations.open_sandbox import OpenSandbox
 from rlm_wasm.integrations.tool_policy import with_tools
 from rlm_wasm.outcomes import SessionState
@@ -32,7 +32,8 @@ DESCRIPTION: Final = (
     "library is there, and files in memory; there is no network, no subprocess and nothing to install."
 )
 _SESSIONS_MAX: Final = 16
-_EVICTED: Final = "This session is a new one: if there were variables and functions before, they are gone."
+_LOST_MAX: Final = 1_024
+_EVICTED: Final = "This session is a new one: the variables and functions of the last one are gone."
 
 
 def described(tools: Iterable[Tool[..., Any]]) -> str:
@@ -51,11 +52,13 @@ def described(tools: Iterable[Tool[..., Any]]) -> str:
 class _Place:
     """Where the calls of one key take turns. Equal to itself alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, key: str) -> None:
+        self.key: Final = key
         self.turn: Final = anyio.Lock()
         self.session: SandboxSession | None = None
         # Calls that run or wait.
         self.calls = 0
+        self.scopes: Final[set[anyio.CancelScope]] = set()
         self.note = ""
 
 
@@ -97,7 +100,8 @@ class PythonSessions:
         self._tenant: Final = tenant
         # Of the sandbox's loop alone, as all of a place is; the one used last is last.
         self._places: Final[OrderedDict[str, _Place]] = OrderedDict()
-        self._is_any_evicted = False
+        # Keys whose session ended without their program's wish, the last ones: the next call is told.
+        self._lost: Final[OrderedDict[str, None]] = OrderedDict()
         # Keys that nobody will use any more; any thread adds some.
         self._over: Final[deque[str]] = deque()
 
@@ -120,6 +124,7 @@ class PythonSessions:
         Raises:
             UsageError: it is closed; the code of this key's session asked for this itself, through a tool; a
                 tool is not allowed.
+            RuntimeClosed: the session, or all of it, was ended meanwhile.
             Overloaded, HostExhausted, LockdownError, ArtifactError: no session can be opened.
         """
         return self._sandbox.call(self._run, code, key, as_tools(tools), _INSIDE.get())
@@ -129,7 +134,7 @@ class PythonSessions:
         return await self._sandbox.wait(self._run, code, key, as_tools(tools), _INSIDE.get())
 
     def end(self, key: str) -> None:
-        """Free the session of a key, when its turn has come."""
+        """Free the session of a key. Calls of it that run or wait end with RuntimeClosed."""
         self._sandbox.call(self._end, key)
 
     async def end_async(self, key: str) -> None:
@@ -169,7 +174,7 @@ class PythonSessions:
         self._sandbox.check_tools(tools, self._tenant)
         while self._over:
             await self._end(self._over.popleft())
-        place = self._places.setdefault(key, _Place())
+        place = self._places.setdefault(key, _Place(key))
         if place in inside:
             raise UsageError(
                 "a tool was called by the code of this session, and may not run code in it",
@@ -177,27 +182,35 @@ class PythonSessions:
             )
         self._places.move_to_end(key)
         place.calls += 1
+        scope = anyio.CancelScope()
+        place.scopes.add(scope)
         try:
-            async with place.turn:
-                _INSIDE.set((*inside, place))  # of this task, and of the tools that the code calls
-                result = await self._exec(place, code, tools)
-                note, place.note = place.note, ""
-                if result.session_state is SessionState.LOST:
-                    await self._free(place)
+            with scope:
+                async with place.turn:
+                    _INSIDE.set((*inside, place))  # of this task, and of the tools that the code calls
+                    result = await self._exec(place, code, tools)
+                    note, place.note = place.note, ""
+                    if result.session_state is SessionState.LOST:
+                        await self._free(place)
         except UsageError as error:
             if place.session is None:
                 raise
             return f"Nothing ran: {error}"
         finally:
+            place.scopes.discard(scope)
             place.calls -= 1
             self._forget(key, place)
+        if scope.cancelled_caught:
+            raise RuntimeClosed("the session was ended before the call had")
         text = format_observation(RanCell(code, result), self._sandbox.policy.observation).strip("\n")
         return f"{text}\n\n{note}" if note else text
 
     async def _exec(self, place: _Place, code: str, tools: tuple[Tool[..., Any], ...]) -> CellResult:
         if place.session is None:
             place.session = await self._opened()
-            place.note = _EVICTED if self._is_any_evicted else ""
+            if place.key in self._lost:
+                del self._lost[place.key]
+                place.note = _EVICTED
         done = False
         try:
             result = await place.session.exec(code, tools=tools)
@@ -208,7 +221,7 @@ class PythonSessions:
             raise
         finally:
             if not done:  # cancelled, or this machine is out of something: who knows what is left
-                self._is_any_evicted = True
+                self._lose(place.key)
                 with anyio.CancelScope(shield=True):
                     await self._free(place)
 
@@ -234,7 +247,7 @@ class PythonSessions:
         place = self._places.get(key)
         if place is None or place.session is None or place.calls:
             return False
-        self._is_any_evicted = True
+        self._lose(key)
         del self._places[key]
         await self._free(place)
         return True
@@ -243,9 +256,17 @@ class PythonSessions:
         place = self._places.get(key)
         if place is None:
             return
+        for scope in place.scopes:
+            scope.cancel()
         async with place.turn:
             await self._free(place)
+        self._lost.pop(key, None)
         self._forget(key, place)
+
+    def _lose(self, key: str) -> None:
+        self._lost[key] = None
+        if len(self._lost) > _LOST_MAX:
+            self._lost.popitem(last=False)
 
     def _forget(self, key: str, place: _Place) -> None:
         if place.session is None and not place.calls and self._places.get(key) is place:

@@ -242,6 +242,10 @@ THIRD_PARTY: Final[dict[str, tuple[frozenset[str], str]]] = {
         frozenset({"integrations.langchain"}),
         "an extra; whoever does not ask for it does not load it",
     ),
+    "pydantic_ai": (
+        frozenset({"integrations.pydantic_ai"}),
+        "an extra; whoever does not ask for it does not load it",
+    ),
     "smolagents": (
         frozenset({"integrations.smolagents"}),
         "an extra; whoever does not ask for it does not load it",
@@ -260,7 +264,7 @@ THIRD_PARTY: Final[dict[str, tuple[frozenset[str], str]]] = {
         "who reads a tool's type hints, and a type that an answer is to be of; slow to load",
     ),
     "pydantic_core": (
-        frozenset({"policy", "integrations.host_functions"}),
+        frozenset({"policy", "integrations.host_functions", "integrations.pydantic_ai"}),
         "one place that reads what the operator wrote; what other libraries hold is often pydantic's",
     ),
     "cryptography": (frozenset({"audit", "artifacts"}), "keys and MACs stay with what they authenticate"),
@@ -282,6 +286,7 @@ INSTALLED_AS: Final = {
     "agents": "openai-agents",
     "genai_prices": "genai-prices",
     "mcp_types": "mcp",
+    "pydantic_ai": "pydantic-ai-slim",
     "re2": "pyre2",
     "rlm": "rlms",
 }

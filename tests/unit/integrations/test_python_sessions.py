@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import anyio
 import pytest
 
-from rlm_wasm.errors import UsageError
+from rlm_wasm.errors import RuntimeClosed, UsageError
 from rlm_wasm.integrations.python_sessions import PythonSessions, described
 from rlm_wasm.integrations.tool_policy import with_tools
 from rlm_wasm.policy.model import Policy
@@ -124,6 +124,28 @@ def test_a_call_that_is_cancelled_ends_its_code_and_the_next_one_is_told_what_is
     anyio.run(main)
     assert "This session is a new one" in sessions.run("5", "hung")
     assert sessions.run("5", "hung") == "5"
+
+
+def test_a_session_that_is_ended_ends_the_calls_that_run_or_wait(sessions: PythonSessions) -> None:
+    begun = threading.Event()
+
+    async def hang() -> None:
+        begun.set()
+        await anyio.sleep_forever()
+
+    with ThreadPoolExecutor(2) as pool:
+        calls = [pool.submit(sessions.run, "hang()", "ended", tools=[hang])]
+        begun.wait()
+        calls.append(pool.submit(sessions.run, "hang()", "ended", tools=[hang]))
+        sessions.end("ended")
+        sessions.end("ended")  # the second call may have come after the first
+        for call in calls[:1]:
+            with pytest.raises(RuntimeClosed, match="was ended"):
+                call.result()
+        while not calls[1].done():
+            sessions.end("ended")
+    held = sessions.keys()
+    assert "ended" not in held
 
 
 def test_the_key_that_was_not_used_for_longest_starts_anew(guest: object) -> None:
