@@ -17,12 +17,21 @@ if TYPE_CHECKING:
     from rlm_wasm.api.live_output import OnOutput, Output
     from rlm_wasm.api.opening import BestOpening, ForksOpening, SessionOpening
     from rlm_wasm.api.query_hook import ModelQuery, OnQuery
+    from rlm_wasm.api.rollouts import Rollout, RolloutEnvironment, Step
     from rlm_wasm.api.run_handle import Run
     from rlm_wasm.api.runtime import Runtime
     from rlm_wasm.api.sandbox import Sandbox, SandboxSession
     from rlm_wasm.api.snapshot import Snapshot
     from rlm_wasm.api.sync_runtime import SyncRun, SyncRuntime
     from rlm_wasm.api.sync_sandbox import SyncBestOf, SyncForks, SyncSandbox, SyncSession
+    from rlm_wasm.api.trajectory import (
+        ChatReply,
+        RolloutCell,
+        RolloutTurn,
+        Trajectory,
+        chat_reply,
+        write_jsonl,
+    )
     from rlm_wasm.engine.accounting import Metrics, TenantUsage
     from rlm_wasm.engine.cell_judge import OnCell, PassCell, PendingCell, RefuseCell, StopRun, Verdict
     from rlm_wasm.engine.contexts import Contexts
@@ -47,6 +56,7 @@ _WHERE = {
     "BestOpening": "rlm_wasm.api.opening",
     "Candidate": "rlm_wasm.api.best_of",
     "CellResult": "rlm_wasm.results",
+    "ChatReply": "rlm_wasm.api.trajectory",
     "Contexts": "rlm_wasm.engine.contexts",
     "Event": "rlm_wasm.events",
     "EventReader": "rlm_wasm.engine.event_stream",
@@ -72,6 +82,10 @@ _WHERE = {
     "Policy": "rlm_wasm.policy.model",
     "PoolMetrics": "rlm_wasm.host.pool_metrics",
     "RefuseCell": "rlm_wasm.engine.cell_judge",
+    "Rollout": "rlm_wasm.api.rollouts",
+    "RolloutCell": "rlm_wasm.api.trajectory",
+    "RolloutEnvironment": "rlm_wasm.api.rollouts",
+    "RolloutTurn": "rlm_wasm.api.trajectory",
     "Run": "rlm_wasm.api.run_handle",
     "RunBound": "rlm_wasm.policy.run_bound",
     "RunResult": "rlm_wasm.results",
@@ -82,6 +96,7 @@ _WHERE = {
     "SessionOpening": "rlm_wasm.api.opening",
     "SessionState": "rlm_wasm.outcomes",
     "Snapshot": "rlm_wasm.api.snapshot",
+    "Step": "rlm_wasm.api.rollouts",
     "StopKind": "rlm_wasm.outcomes",
     "StopReason": "rlm_wasm.outcomes",
     "StopRun": "rlm_wasm.engine.cell_judge",
@@ -94,9 +109,12 @@ _WHERE = {
     "TenantUsage": "rlm_wasm.engine.accounting",
     "Tool": "rlm_wasm.tools.tool",
     "ToolLike": "rlm_wasm.tools.tool",
+    "Trajectory": "rlm_wasm.api.trajectory",
     "Value": "rlm_wasm.values",
     "Verdict": "rlm_wasm.engine.cell_judge",
+    "chat_reply": "rlm_wasm.api.trajectory",
     "tool": "rlm_wasm.tools.tool",
+    "write_jsonl": "rlm_wasm.api.trajectory",
 }
 
 __all__ = [
@@ -104,6 +122,7 @@ __all__ = [
     "BestOpening",
     "Candidate",
     "CellResult",
+    "ChatReply",
     "Contexts",
     "Event",
     "EventReader",
@@ -129,6 +148,10 @@ __all__ = [
     "Policy",
     "PoolMetrics",
     "RefuseCell",
+    "Rollout",
+    "RolloutCell",
+    "RolloutEnvironment",
+    "RolloutTurn",
     "Run",
     "RunBound",
     "RunResult",
@@ -139,6 +162,7 @@ __all__ = [
     "SessionOpening",
     "SessionState",
     "Snapshot",
+    "Step",
     "StopKind",
     "StopReason",
     "StopRun",
@@ -151,10 +175,13 @@ __all__ = [
     "TenantUsage",
     "Tool",
     "ToolLike",
+    "Trajectory",
     "Value",
     "Verdict",
     "__version__",
+    "chat_reply",
     "tool",
+    "write_jsonl",
 ]
 
 

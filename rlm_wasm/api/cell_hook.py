@@ -37,6 +37,8 @@ class CellHook:
         self._queries = queries
         self._calls = calls
         self._tools = tools
+        # The first answer that the code declares.
+        self.finish: str | None = None
 
     async def __call__(self, frame: bytes) -> bytes:
         """Return the response frame. Raises the GuestError that ends the cell, and what is the caller's."""
@@ -48,7 +50,9 @@ class CellHook:
                 return encode_tool_response((await self._called([(tool, arguments)]))[0])
             case ToolCallBatch(tools=tools, arguments=texts):
                 return encode_tool_batch_response(await self._called(list(zip(tools, texts, strict=True))))
-            case Finish():
+            case Finish(answer=answer):
+                if self.finish is None:
+                    self.finish = answer
                 return encode_finish_response()
             case Budget():
                 return encode_response(Denied(QueryError("this session has no budget: it is no run's")))

@@ -195,6 +195,22 @@ class SandboxSession:
         live.end()
         return result
 
+    async def exec_turn(
+        self, source: str, *, on_query: OnQuery | None = None
+    ) -> tuple[CellResult, str | None]:
+        """Run a cell of a conversation; return its result, and the answer that its code declared, if it did.
+
+        `on_query` answers what it asks models, in the place of the sandbox's. Else as `exec`, and raises what
+        that does.
+        """
+        hook = self._sandbox.hook(self._calls, self._tools, on_query)
+        return await self._run_cell(self._cell(source), hook), hook.finish
+
+    @property
+    def policy(self) -> Policy:
+        """The policy of its sandbox."""
+        return self._sandbox.policy
+
     def _cell(self, source: str) -> Cell:
         return Cell(source, self._sandbox.cell_limits, report_variables=True, report_value=True)
 
@@ -469,13 +485,15 @@ class Sandbox:
         """Return what answers the frames of one cell."""
         if self._on_query is None and not tools:
             return nobody_answers
+        return self.hook(calls, tools)
+
+    def hook(self, calls: ToolCalls, tools: GrantedTools, on_query: OnQuery | None = None) -> CellHook:
+        """Return what answers the frames of one cell, and keeps the answer that its code declares."""
         policy = self.policy
         requests = CellRequests(policy.cell.requests_max)
-        queries = None
-        if self._on_query is not None:
-            queries = QueryHook(
-                self._on_query, requests, policy.boundary, parallel_max=policy.permits.total_max
-            )
+        queries, asked = None, on_query or self._on_query
+        if asked is not None:
+            queries = QueryHook(asked, requests, policy.boundary, parallel_max=policy.permits.total_max)
         reader = RequestReader(policy.boundary, policy.cell.wall_ms_max, monotonic_ns)
         return CellHook(reader, requests, queries, calls, tools)
 

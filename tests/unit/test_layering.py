@@ -86,6 +86,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         {
             "answers",
             "artifacts",
+            "conversation",
             "engine",
             "host",
             "inputs",
@@ -190,7 +191,10 @@ THIRD_PARTY: Final[dict[str, tuple[frozenset[str], str]]] = {
         frozenset({"vm"}),
         "one place to review for what can reach host memory",
     ),
-    "httpx": (frozenset({"providers"}), "one place through which anything leaves the machine"),
+    "httpx": (
+        frozenset({"providers", "integrations.verifiers"}),
+        "one place through which anything leaves the machine; and to the interception of a package that asks",
+    ),
     "anyio": (
         frozenset(
             {
@@ -248,6 +252,10 @@ THIRD_PARTY: Final[dict[str, tuple[frozenset[str], str]]] = {
     ),
     "smolagents": (
         frozenset({"integrations.smolagents"}),
+        "an extra; whoever does not ask for it does not load it",
+    ),
+    "verifiers": (
+        frozenset({"integrations.verifiers"}),
         "an extra; whoever does not ask for it does not load it",
     ),
     "re2": (
