@@ -384,6 +384,11 @@ class McpLimits:
 MCP_MESSAGE_VALUES_MAX: Final = 500_000
 MCP_MESSAGE_NESTING_MAX: Final = 64
 
+# What of its headers a client may send over HTTP.
+MCP_HEADER_BYTES_MAX: Final = 32 * KIB
+# The file, or variable, of its clients' keys.
+MCP_KEYS_BYTES_MAX: Final = MIB
+
 # Of a policy without the table.
 COMMON_MCP_LIMITS: Final = McpLimits(
     sessions_max=16,

@@ -16,6 +16,7 @@ from rlm_wasm.cli.exit_codes import ExitCode
 from rlm_wasm.cli.first_use import wait_for_first_use
 from rlm_wasm.cli.image_option import image_option, with_image
 from rlm_wasm.cli.machine_policy import policy_for
+from rlm_wasm.cli.mcp_http import HttpOptions
 from rlm_wasm.cli.preload import preload_guest
 from rlm_wasm.cli.who_answers import Taken, who_answers
 from rlm_wasm.errors import PolicyError, RlmWasmError, UsageError
@@ -92,17 +93,52 @@ class GivenServer:
     metavar="[MODEL=]IN,OUT",
     help="What a model costs, in dollars for a million tokens, or free. May be repeated.",
 )
-def mcp(**given: Any) -> int:
-    """Serve MCP over standard input and output: Python in sandboxed sessions, and questions about files.
+@click.option(
+    "--http",
+    metavar="HOST:PORT",
+    help="Serve over HTTP, at the path /mcp, instead of over pipes; port 0 is any that is free.",
+)
+@click.option(
+    "--keys",
+    "keys_file",
+    metavar="FILE",
+    help="The bearer keys of clients: a line for each, a key or a name and a key. Needed but on loopback.",
+)
+@click.option("--keys-env", metavar="NAME", help="The environment variable that has them.")
+@click.option(
+    "--allow-host",
+    "hosts",
+    multiple=True,
+    metavar="NAME[:PORT]",
+    help="What this server is called besides, as requests say it in their Host.",
+)
+@click.option(
+    "--allow-origin",
+    "origins",
+    multiple=True,
+    metavar="ORIGIN",
+    help="A page that may ask from a browser, such as https://chat.example.",
+)
+def mcp(
+    *,
+    http: str | None,
+    keys_file: str | None,
+    keys_env: str | None,
+    hosts: tuple[str, ...],
+    origins: tuple[str, ...],
+    **given: Any,
+) -> int:
+    """Serve MCP, over standard input and output or HTTP: Python in sandboxed sessions, questions about files.
 
     A client gets run_python, open_session, close_session, list_sessions, fork, write_file, read_file and
     list_files; and ask_over_files, where there is a model to ask and a --root to ask it about. The folders
-    of this machine are read by ask_over_files alone. It ends with the client's connection.
+    of this machine are read by ask_over_files alone. Over pipes it ends with the client's connection.
     """
-    return _serve(GivenServer(**given))
+    over = HttpOptions(http=http, keys_file=keys_file, keys_env=keys_env, hosts=hosts, origins=origins)
+    return _serve(GivenServer(**given), over)
 
 
-def _serve(given: GivenServer) -> int:
+def _serve(given: GivenServer, over: HttpOptions) -> int:
     _need_the_extra()
     preload_guest(given.policy_name or _LIKELY_POLICY, inline=given.inline, image=given.image)
     import anyio
@@ -110,7 +146,8 @@ def _serve(given: GivenServer) -> int:
     from rlm_wasm.cli.interrupts import interruptible
     from rlm_wasm.engine.isolation import import_worker
     from rlm_wasm.inputs.roots import Roots
-    from rlm_wasm.mcp.server import McpServer
+    from rlm_wasm.mcp.http import client_of, serve_http
+    from rlm_wasm.mcp.server import McpServer, the_only_client
     from rlm_wasm.mcp.serving import serving
     from rlm_wasm.mcp.stdio import serve_stdio
 
@@ -118,6 +155,7 @@ def _serve(given: GivenServer) -> int:
     policy = with_image(taken.policy, given.image)
     import_worker(policy)
     roots = Roots(given.roots)
+    opened = None if over.http is None else over.open()
     _log_to_stderr()
     ready()
     wait_for_first_use()
@@ -130,16 +168,26 @@ def _serve(given: GivenServer) -> int:
             if why_not is None and roots:
                 runtime, why_not = await _open_runtime(stack, policy, given)
             served = await stack.enter_async_context(serving(policy, runtime, roots))
-            output.note(f"mcp over stdio · {taken.words} · {_asks(served, why_not)}")
-            server = McpServer(served)
+            where = "over stdio" if opened is None else f"on {opened[2]}"
+            output.note(f"mcp {where} · {taken.words} · {_asks(served, why_not)}")
+            server = McpServer(served, the_only_client if opened is None else client_of)
+            stop = anyio.Event()
             with anyio.CancelScope() as scope:
 
                 def end() -> None:
                     nonlocal interrupted
                     interrupted = True
-                    scope.cancel()
+                    if opened is None:
+                        scope.cancel()
+                    stop.set()
 
-                await interruptible(lambda: serve_stdio(server, served.limits.message_bytes_max), end)
+                async def serve() -> None:
+                    if opened is None:
+                        await serve_stdio(server, served.limits.message_bytes_max)
+                    else:
+                        await serve_http(server, *opened[:2], served.limits, stop)
+
+                await interruptible(serve, end)
 
     anyio.run(main)
     return int(ExitCode.INTERRUPTED if interrupted else ExitCode.DONE)

@@ -233,6 +233,7 @@ THIRD_PARTY: Final[dict[str, tuple[frozenset[str], str]]] = {
         "an extra; whoever does not ask for it does not load it",
     ),
     "mcp": (frozenset({"mcp"}), "an extra; whoever does not ask for it does not load it"),
+    "uvicorn": (frozenset({"mcp.http"}), "what serves that package over HTTP"),
     "mcp_types": (frozenset({"mcp"}), "what the messages of that package are made of"),
     "rlm": (
         frozenset({"integrations.rlms"}),
