@@ -78,7 +78,8 @@ async def call_tool(
     try:
         made = await _perform(found, positional, named)
     except ToolError as error:
-        return Failed(ToolError(str(error)))  # its author's own kinds have no name in a guest
+        # Its author's own kinds have no name in a guest.
+        return Failed(error if type(error) is ToolTimeout else ToolError(str(error)))
     except HostExhausted as error:
         return Failed(ToolError(error.message))
     except (Exception, SystemExit):
