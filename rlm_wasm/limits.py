@@ -361,7 +361,7 @@ class ToolCaps:
 
 @dataclass(frozen=True, slots=True)
 class McpLimits:
-    """The table [mcp]: what crosses between this program and one of another's over MCP, whoever serves.
+    """The table [mcp]: what crosses between this program and its clients over MCP.
 
     What a client may have is each client's by itself; over HTTP whoever has one key is one client.
     """
@@ -376,8 +376,6 @@ class McpLimits:
     # One message that the other side sends, and one result that it is given, as JSON.
     message_bytes_max: Bytes64M
     result_bytes_max: Bytes64M
-    # How long a server of others may take to start and to say which tools it has.
-    start_ms_max: Milliseconds
 
 
 # How many values, and strings, one message may hold: an object is made of each. And how deep it may nest.
@@ -397,7 +395,6 @@ COMMON_MCP_LIMITS: Final = McpLimits(
     connections_max=256,
     message_bytes_max=16 * MIB,
     result_bytes_max=16 * MIB,
-    start_ms_max=30_000,
 )
 
 
